@@ -1,0 +1,45 @@
+"""Measure image generators: images -> encoder -> features -> moments -> distance -> report.
+
+Everything is loaded on first use, so `import fdr` costs milliseconds and needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from fdr._version import __version__
+
+_EXPORTS = {
+    "AbstractEncoder": "fdr.encoders.base",
+    "EncoderSpec": "fdr.encoders.base",
+    "FdrError": "fdr.errors",
+    "InputError": "fdr.errors",
+    "RunError": "fdr.errors",
+    "WeightsError": "fdr.errors",
+    "Moments": "fdr.moments",
+    "Report": "fdr.report",
+    "evaluate": "fdr.evaluation",
+    "extract": "fdr.extraction",
+    "fd_ratio": "fdr.frechet",
+    "fdr_k": "fdr.frechet",
+    "frechet_distance": "fdr.frechet",
+    "list_encoders": "fdr.encoders.registry",
+    "load_encoder": "fdr.encoders.registry",
+    "load_reference": "fdr.reference",
+    "open_images": "fdr.images",
+}
+
+__all__ = ["__version__", *sorted(_EXPORTS)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'fdr' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

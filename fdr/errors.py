@@ -1,0 +1,34 @@
+"""The errors a user can meet. Each message is one sentence: what was found, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FdrError(Exception):
+    """Base of every error raised on purpose; the command line prints it as one line and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class InputError(FdrError):
+    """Wrong usage or unusable input: images, statistics, options, names. Exit code 2."""
+
+
+class WeightsError(InputError):
+    """Encoder weights that are missing, damaged, or of another model. Exit code 2."""
+
+
+class RunError(FdrError):
+    """A run that started well and could not finish: full disk, failed check, unreadable cache. Exit code 1."""
+
+    exit_code = 1
+
+
+def unknown(kind: str, name: str, choices: Iterable[str], hint: str = "") -> InputError:
+    """The error for a name that is not in `choices`, with the nearest matches."""
+    names = sorted(choices)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    known = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}."
+    return InputError(f"Unknown {kind} {name!r}; {known}{' ' + hint if hint else ''}")

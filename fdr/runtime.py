@@ -1,0 +1,166 @@
+"""Device, dtype, threads, environment: the only file that reads the environment or sets a backend flag."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fdr.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bf16")
+
+
+def cache_home() -> Path:
+    """Where `fdr` keeps its own files: `$FDR_CACHE`, else `$XDG_CACHE_HOME/fdr`, else `~/.cache/fdr`."""
+    own = os.environ.get("FDR_CACHE")
+    if own:
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "fdr"
+
+
+def feature_cache_dir() -> Path:
+    """Where feature caches live unless `--cache` names another folder."""
+    return cache_home() / "features"
+
+
+def weights_dirs(explicit: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Folders searched for weight files, first match wins: the argument, `$FDR_WEIGHTS`, our cache, torch.hub's."""
+    dirs: list[Path] = []
+    if explicit is not None:
+        dirs.append(Path(explicit).expanduser())
+    env = os.environ.get("FDR_WEIGHTS")
+    if env:
+        dirs.append(Path(env).expanduser())
+    dirs.append(cache_home() / "weights")
+    torch_home = os.environ.get("TORCH_HOME")
+    if torch_home:
+        root = Path(torch_home).expanduser()
+    else:
+        base = os.environ.get("XDG_CACHE_HOME")
+        root = (Path(base).expanduser() if base else Path.home() / ".cache") / "torch"
+    dirs.append(root / "hub" / "checkpoints")
+    return dirs
+
+
+def is_offline(explicit: bool | None = None) -> bool:
+    """True when the network must not be touched: the argument, `$FDR_OFFLINE`, or `$HF_HUB_OFFLINE`."""
+    if explicit is not None:
+        return explicit
+    truthy = {"1", "true", "yes", "on"}
+    return any(os.environ.get(key, "").strip().lower() in truthy for key in ("FDR_OFFLINE", "HF_HUB_OFFLINE"))
+
+
+def available_cpus() -> int:
+    """Processors this process may run on (respects affinity and containers that set it)."""
+    try:
+        return max(1, len(os.sched_getaffinity(0)))
+    except AttributeError:
+        return max(1, os.cpu_count() or 1)
+
+
+def resolve_device(name: str | None = None) -> torch.device:
+    """The torch device for `name`; `None` or "auto" takes CUDA when there is one.
+
+    Raises `InputError` for a device that is unknown or absent.
+    """
+    import torch
+
+    if name is None or name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"Unknown device {name!r}; expected auto, cpu, cuda or cuda:N.") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise InputError(
+                f"Device {name!r} was asked for, but torch {torch.__version__} finds no CUDA device; "
+                "use --device cpu, or install a CUDA build of torch and its driver."
+            )
+        if device.index is not None and device.index >= torch.cuda.device_count():
+            raise InputError(f"Device {name!r} does not exist; {torch.cuda.device_count()} CUDA device(s) found.")
+    elif device.type not in ("cpu", "mps"):
+        raise InputError(f"Device {name!r} is not supported; expected auto, cpu, cuda or cuda:N.")
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("Device 'mps' was asked for, but this torch finds no Metal device; use --device cpu.")
+    return device
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """True when bfloat16 convolutions run at hardware speed: CUDA sm_80+, or a CPU with AVX512-BF16 or AMX."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_flags() & {"avx512_bf16", "amx_bf16"} != set()
+    return False
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith("flags"):
+                    return set(line.split(":", 1)[1].split())
+    except OSError:
+        pass
+    return set()
+
+
+def check_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The torch dtype for "float32" or "bf16"; bf16 is refused where the processor has no fast path."""
+    import torch
+
+    if dtype == "float32":
+        return torch.float32
+    if dtype == "bf16":
+        if not has_fast_bf16(device):
+            raise InputError(
+                f"--dtype bf16 was asked for, but {device} has no fast bfloat16 (it needs CUDA sm_80+, AVX512-BF16 or "
+                "AMX; without it bf16 is some 25x slower); use --dtype float32."
+            )
+        return torch.bfloat16
+    raise InputError(f"Unknown dtype {dtype!r}; expected {' or '.join(DTYPES)}.")
+
+
+def set_tf32(allow: bool) -> None:
+    """Switch TF32 for both matrix products and cuDNN; torch leaves cuDNN's on by default, `fdr` turns it off."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = allow
+    torch.backends.cudnn.allow_tf32 = allow
+
+
+def environment() -> dict[str, str]:
+    """Versions, devices and folders, for `fdr env` and for bug reports."""
+    import importlib.metadata
+    import platform
+
+    facts = {"fdr": "", "python": platform.python_version(), "platform": platform.platform()}
+    for name in ("fdr", "torch", "torchvision", "timm", "numpy", "pillow", "simplejpeg", "h5py", "huggingface_hub", "click"):
+        try:
+            facts[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            facts[name] = "not installed"
+    facts["cpus"] = str(available_cpus())
+    try:
+        import torch
+
+        facts["torch threads"] = str(torch.get_num_threads())
+        facts["cuda"] = (
+            ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none"
+            if torch.cuda.is_available()
+            else "none"
+        )
+    except Exception as error:
+        facts["torch import"] = f"failed: {error}"
+    facts["feature cache"] = str(feature_cache_dir())
+    facts["weight folders"] = ", ".join(map(str, weights_dirs()))
+    facts["offline"] = str(is_offline())
+    return facts
