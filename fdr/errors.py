@@ -32,3 +32,7 @@ def unknown(kind: str, name: str, choices: Iterable[str], hint: str = "") -> Inp
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     known = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}."
     return InputError(f"Unknown {kind} {name!r}; {known}{' ' + hint if hint else ''}")
+
+
+class FdrWarning(UserWarning):
+    """Something that makes a number doubtful without making it wrong; reports keep it, the command line prints it."""

@@ -6,10 +6,12 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fdr.errors import InputError
+from fdr.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +62,22 @@ class EncoderSpec:
         del fields["name"], fields["weights_source"]
         text = json.dumps({"features_version": FEATURES_VERSION, **fields}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """How an encoder is loaded; the defaults here are the only ones."""
+
+    weights: Path | None = None
+    """A weight file to use as it is; None searches the usual places and fetches."""
+    weights_dir: Path | None = None
+    device: str | None = None
+    dtype: str = "float32"
+    exact_order: bool = False
+    """Reproduce a peer's own order of operations instead of the faster equivalent."""
+    tf32: bool = False
+    offline: bool | None = None
+    progress: Progress = field(default_factory=SilentProgress)
 
 
 class AbstractEncoder(ABC):
