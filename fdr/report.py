@@ -1,0 +1,259 @@
+"""`Report`: what was measured, on what, against what. Data only: nothing here prints, and nothing needs torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from fdr._version import __version__
+from fdr.errors import InputError, unknown
+from fdr.files import write_atomically
+
+SCHEMA = "fdr-report/1"
+SCHEMA_MANY = "fdr-reports/1"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number with everything needed to compare it. `value` is in full precision; only renderers round."""
+
+    metric: str
+    """"fd", "fdr", "fdr_k", "is", "is:adm"."""
+    value: float
+    encoder: str | None
+    """The encoder's name; None for a metric over several encoders."""
+    output: str | None
+    count: int
+    """Images that entered the number (skipped ones excluded)."""
+    lower_is_better: bool
+    signature: str
+    stderr: float | None = None
+    """Spread reported beside the value: for the Inception Score, the standard deviation over its splits."""
+    reference_count: int | None = None
+    k: int | None = None
+    encoders: tuple[str, ...] | None = None
+    interval: tuple[float, float] | None = None
+    """For FDr and FDr^k with published constants: the range that their rounding leaves open."""
+    spec_hash: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Parts of the number (`mean_term`, `trace_term`, `route`, `val_fd`, ...)."""
+    notes: tuple[str, ...] = ()
+    """Sentences a reader of the number must know ("500 samples for 2048 dimensions: FD is biased upward")."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All results of one sample set. `report["fd", "inception"].value` is one number."""
+
+    samples: Mapping[str, Any]
+    """`source`, `count`, `digest`, `skipped` (list of {id, reason}), `policy`."""
+    reference: Mapping[str, Any] | None
+    """`name`, `source`, `digest`; None when no metric needed a reference."""
+    results: tuple[Result, ...]
+    run: Mapping[str, Any] = field(default_factory=dict)
+    """`device`, `dtype`, `seed`, `versions`."""
+    warnings: tuple[str, ...] = ()
+    fdr_version: str = __version__
+
+    def __getitem__(self, key: str | tuple[str, str]) -> Result:
+        """The result of a metric (and an encoder, where several have it). Raises `InputError` with near matches."""
+        metric, encoder = (key, None) if isinstance(key, str) else key
+        found = [r for r in self.results if r.metric == metric and encoder in (None, r.encoder)]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            wanted = metric if encoder is None else f"{metric}, {encoder}"
+            raise unknown("result", wanted, {r.metric if r.encoder is None else f"{r.metric}, {r.encoder}" for r in self})
+        names = ", ".join(str(r.encoder) for r in found)
+        raise InputError(f"{metric!r} was measured with several encoders ({names}); name one: report[{metric!r}, ...].")
+
+    def __iter__(self) -> Iterator[Result]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The stable JSON form (schema fdr-report/1)."""
+        return {
+            "schema": SCHEMA,
+            "fdr_version": self.fdr_version,
+            "samples": dict(self.samples),
+            "reference": None if self.reference is None else dict(self.reference),
+            "run": dict(self.run),
+            "warnings": list(self.warnings),
+            "results": [_result_to_dict(result) for result in self.results],
+        }
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The JSON text; written to `path` as well when one is given (atomically)."""
+        return _write_json(self.to_dict(), path)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+        """The inverse of `to_dict`. Raises `InputError` when `data` is not a report of this schema."""
+        schema = data.get("schema") if isinstance(data, Mapping) else None
+        if schema == SCHEMA_MANY:
+            raise InputError("This file holds several reports; read it with fdr.report.load_reports.")
+        if schema != SCHEMA:
+            raise InputError(f"Not a report: schema is {schema!r}, expected {SCHEMA!r}.")
+        try:
+            return cls(
+                samples=data["samples"],
+                reference=data["reference"],
+                results=tuple(_result_from_dict(row) for row in data["results"]),
+                run=data.get("run", {}),
+                warnings=tuple(data.get("warnings", ())),
+                fdr_version=data["fdr_version"],
+            )
+        except (KeyError, TypeError) as error:
+            raise InputError(f"Damaged report: {type(error).__name__} {error}; write it again with --json.") from error
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> Report:
+        """Read what `to_json` wrote. Raises `InputError` when the file is missing or not a report."""
+        return cls.from_dict(_read_json(path))
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """One line per result, full precision."""
+        return reports_to_csv([self], path)
+
+    def to_markdown(self, path: str | os.PathLike[str] | None = None) -> str:
+        """A Markdown table, rounded for reading, with the signature in every row."""
+        return reports_to_markdown([self], path)
+
+
+def reports_to_json(reports: Sequence[Report], path: str | os.PathLike[str] | None = None) -> str:
+    """One report as itself, several as {"schema": "fdr-reports/1", "reports": [...]}."""
+    if len(reports) == 1:
+        return reports[0].to_json(path)
+    return _write_json({"schema": SCHEMA_MANY, "reports": [report.to_dict() for report in reports]}, path)
+
+
+def load_reports(path: str | os.PathLike[str]) -> list[Report]:
+    """The report or reports of a JSON file that `fdr eval --json` wrote."""
+    data = _read_json(path)
+    if isinstance(data, Mapping) and data.get("schema") == SCHEMA_MANY:
+        return [Report.from_dict(entry) for entry in data["reports"]]
+    return [Report.from_dict(data)]
+
+
+_CSV_COLUMNS = (
+    "samples", "metric", "encoder", "output", "value", "stderr", "interval_low", "interval_high", "count",
+    "reference", "reference_count", "lower_is_better", "spec_hash", "signature",
+)  # fmt: skip
+
+
+def reports_to_csv(reports: Sequence[Report], path: str | os.PathLike[str] | None = None) -> str:
+    """One line per sample set and result, full precision, RFC 4180."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(_CSV_COLUMNS)
+    for report in reports:
+        for r in report:
+            low, high = r.interval or (None, None)
+            reference = report.reference["name"] if report.reference else None
+            row = (
+                report.samples["source"], r.metric, r.encoder or "+".join(r.encoders or ()), r.output, repr(r.value),
+                r.stderr, low, high, r.count, reference, r.reference_count, r.lower_is_better, r.spec_hash, r.signature,
+            )  # fmt: skip
+            writer.writerow(["" if cell is None else cell for cell in row])
+    return _maybe_write(buffer.getvalue(), path)
+
+
+def reports_to_markdown(reports: Sequence[Report], path: str | os.PathLike[str] | None = None) -> str:
+    """One Markdown row per sample set and result."""
+    lines = ["| samples | metric | encoder | value | n | signature |", "|---|---|---|---:|---:|---|"]
+    for report in reports:
+        for r in report:
+            encoder = r.encoder or ", ".join(r.encoders or ())
+            cells = (report.samples["source"], metric_label(r), encoder, format_value(r), str(r.count), f"`{r.signature}`")
+            lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    notes = dict.fromkeys(note for report in reports for r in report for note in r.notes)
+    notes.update(dict.fromkeys(text for report in reports for text in report.warnings))
+    lines += ["", *(f"- {note}" for note in notes)] if notes else []
+    return _maybe_write("\n".join(lines) + "\n", path)
+
+
+def metric_label(result: Result) -> str:
+    """How people write the metric: FID for Inception, FD otherwise, FDr^6, IS."""
+    if result.metric == "fd":
+        return "FID" if is_inception(result.encoder) else "FD"
+    if result.metric == "fdr_k":
+        return f"FDr^{result.k}"
+    return {"fdr": "FDr", "is": "IS", "is:adm": "IS (ADM)"}.get(result.metric, result.metric)
+
+
+def is_inception(encoder: str | None) -> bool:
+    """True for the encoders whose FD may be called FID."""
+    return encoder is not None and encoder.split(":")[0] == "inception"
+
+
+def format_value(result: Result) -> str:
+    """The value as tables show it: 5 significant digits, the spread or the rounding interval behind it."""
+    text = format_number(result.value)
+    if result.stderr is not None:
+        return f"{text} ± {format_number(result.stderr)}"
+    if result.interval is not None:
+        return f"{text} [{format_number(result.interval[0])}, {format_number(result.interval[1])}]"
+    return text
+
+
+def format_number(value: float) -> str:
+    """5 significant digits without an exponent where that is readable."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if 1e-4 <= abs(value) < 1e7:
+        return f"{value:.{max(0, 4 - math.floor(math.log10(abs(value))))}f}"
+    return f"{value:.4e}"
+
+
+_RESULT_FIELDS = tuple(f.name for f in fields(Result))
+
+
+def _result_to_dict(result: Result) -> dict[str, Any]:
+    row = asdict(result)
+    row["details"] = dict(result.details)
+    if result.metric != "fdr_k":
+        del row["k"], row["encoders"]
+    if result.interval is None:
+        del row["interval"]
+    return row
+
+
+def _result_from_dict(row: Mapping[str, Any]) -> Result:
+    known = {key: value for key, value in row.items() if key in _RESULT_FIELDS}
+    for key in ("encoders", "interval", "notes"):
+        if known.get(key) is not None:
+            known[key] = tuple(known[key])
+    return Result(**known)
+
+
+def _write_json(data: Mapping[str, Any], path: str | os.PathLike[str] | None) -> str:
+    try:
+        text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise InputError("A report value is not finite; JSON reports hold finite numbers only.") from error
+    return _maybe_write(text, path)
+
+
+def _maybe_write(text: str, path: str | os.PathLike[str] | None) -> str:
+    if path is not None:
+        write_atomically(Path(path), text.encode())
+    return text
+
+
+def _read_json(path: str | os.PathLike[str]) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"Cannot read report {os.fspath(path)!r}: {error.strerror}.") from error
+    except ValueError as error:
+        raise InputError(f"{os.fspath(path)!r} is not JSON ({error}); expected a report written by --json.") from error
