@@ -1,0 +1,35 @@
+"""Metrics by name. Adding one: a file beside this, a line in `METRICS`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fdr.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from fdr.metrics.base import AbstractMetric
+
+METRICS = {
+    "fd": "fdr.metrics.fd:FrechetDistance",
+    "is": "fdr.metrics.inception_score:InceptionScore",
+    "is:adm": "fdr.metrics.inception_score:InceptionScoreADM",
+}
+DERIVED = {"fdr", "fdr_k"}
+"""Given beside every FD whose reference has validation FDs; never asked for by themselves."""
+
+
+def load_metrics(names: str | Sequence[str]) -> list[AbstractMetric]:
+    """Metric objects for "fd,is" or a list of names. Raises `InputError` with near matches."""
+    split = names.split(",") if isinstance(names, str) else list(names)
+    wanted = list(dict.fromkeys("fd" if name.strip() in DERIVED else name.strip() for name in split if name.strip()))
+    if not wanted:
+        raise InputError(f"No metric was named; known: {', '.join(METRICS)}.")
+    metrics = []
+    for name in wanted:
+        if name not in METRICS:
+            raise unknown("metric", name, METRICS)
+        module, _, attribute = METRICS[name].partition(":")
+        metrics.append(getattr(importlib.import_module(module), attribute)())
+    return metrics

@@ -1,0 +1,35 @@
+"""Fréchet Distance between the moments of samples and reference (Dowson & Landau 1982; Heusel et al. 2017)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fdr.frechet import frechet_terms
+from fdr.metrics.base import AbstractMomentsMetric, Score
+from fdr.moments import Moments
+
+
+@dataclass(frozen=True)
+class FrechetDistance(AbstractMomentsMetric):
+    """FD; called FID when the encoder is Inception."""
+
+    audit: bool = False
+    device: str | None = None
+    name = "fd"
+    lower_is_better = True
+    needs_reference = True
+
+    def score(self, samples: Moments, reference: Moments) -> Score:
+        terms = frechet_terms(samples, reference, audit=self.audit, device=self.device)
+        details = {"mean_term": terms.mean_term, "covariance_term": terms.covariance_term, "route": terms.route}
+        if terms.audit is not None:
+            details["audit"] = terms.audit
+        return Score(terms.value, details=details, notes=tuple(_rank_notes(samples, reference)))
+
+
+def _rank_notes(samples: Moments, reference: Moments) -> list[str]:
+    notes = []
+    for side, moments in (("samples", samples), ("reference images", reference)):
+        if moments.count is not None and moments.count <= moments.dim:
+            notes.append(f"{moments.count} {side} for {moments.dim} dimensions: FD is biased upward")
+    return notes
