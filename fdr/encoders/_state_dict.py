@@ -1,0 +1,190 @@
+"""Reading weight files without running code from them, and loading them strictly."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fdr.errors import WeightsError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+WRAPPERS = ("state_dict", "model")
+
+
+def load_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file or of a torch checkpoint, by name, on the CPU; maps the file where it can.
+
+    The content decides the format, not the name. A dictionary under "state_dict" or "model" is unwrapped.
+    Raises `WeightsError` for a file that is damaged, of another kind, or holds more than tensors.
+    """
+    kind = _kind(path)
+    loaded = _load_safetensors(path) if kind == "safetensors" else _load_torch(path, is_zip=kind == "zip")
+    for key in WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    return _only_tensors(loaded, path)
+
+
+def load_into(module: torch.nn.Module, state_dict: Mapping[str, Tensor], path: Path, encoder: str) -> None:
+    """Copy `state_dict` into `module`; every name and shape must agree, BatchNorm's step counters excepted.
+
+    Raises `WeightsError` saying which model the file seems to be of, and what is missing, unexpected or of another shape.
+    """
+    own = module.state_dict()
+    given = {name: tensor for name, tensor in state_dict.items() if not _is_counter(name) or name in own}
+    missing = [name for name in own if name not in given and not _is_counter(name)]
+    unexpected = [name for name in given if name not in own]
+    reshaped = [name for name in own if name in given and own[name].shape != given[name].shape]
+    if missing or unexpected or reshaped:
+        shapes = [f"{name} ({_shape(given[name])} for {_shape(own[name])})" for name in reshaped]
+        faults = [
+            f"{what} {_some(names)}"
+            for what, names in (("without", missing), ("with unexpected", unexpected), ("with wrong shapes", shapes))
+            if names
+        ]
+        raise WeightsError(
+            f"{str(path)!r} does not fit encoder {encoder!r}: it seems to hold {guess_model(state_dict)}, "
+            f"{', '.join(faults)}; give the file of this encoder, or remove this one to have it fetched."
+        )
+    module.load_state_dict(given, strict=False)
+
+
+def guess_model(state_dict: Mapping[str, Tensor]) -> str:
+    """What kind of network these names belong to, for a person: "a ViT of width 1024 with 24 blocks"."""
+    for marker, what in _MARKERS:
+        if any(name.startswith(marker) for name in state_dict):
+            return what
+    if "patch_embed.proj.weight" in state_dict:
+        blocks = {name.split(".")[1] for name in state_dict if name.startswith("blocks.")}
+        return f"a ViT of width {state_dict['patch_embed.proj.weight'].shape[0]} with {len(blocks)} blocks"
+    if any(".grn." in name for name in state_dict):
+        return "a ConvNeXt V2"
+    if any(name.startswith("stages.") for name in state_dict):
+        return "a staged convolutional network such as ConvNeXt"
+    first = next(iter(state_dict), "nothing")
+    return f"a network of {len(state_dict)} tensors that begins with {first}"
+
+
+_MARKERS = (
+    ("AuxLogits.", "torchvision's Inception v3, not the FID one"),
+    ("Mixed_7c.", "an Inception v3"),
+    ("visual.", "an OpenCLIP model"),
+    ("vision_model.", "a transformers vision model"),
+    ("embeddings.patch_embeddings.", "a transformers ViT"),
+    ("layer1.", "a ResNet"),
+    ("features.", "a torchvision network with a `features` stack, such as SqueezeNet or VGG"),
+    ("encoder.", "an autoencoder or encoder-decoder"),
+)
+
+
+def _kind(path: Path) -> str:
+    """ "safetensors", "zip" (torch since 1.6) or "pickle" (torch before), from the first bytes."""
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as stream:
+            head = stream.read(512)
+    except OSError as error:
+        raise WeightsError(f"Cannot read weight file {str(path)!r}: {error.strerror or error}.") from error
+    if size == 0:
+        raise WeightsError(f"Weight file {str(path)!r} is empty; remove it and fetch it again.")
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise WeightsError(
+            f"Weight file {str(path)!r} is a web page, not weights: the download answered with an error or a login page; "
+            "fetch it again."
+        )
+    if text.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"Weight file {str(path)!r} is a Git LFS pointer, not the file; run `git lfs pull`.")
+    if head.startswith(b"PK"):
+        return "zip"
+    if head[:1] == b"\x80":
+        return "pickle"
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        return "safetensors"
+    raise WeightsError(f"{str(path)!r} is not a weight file: expected .safetensors or a torch checkpoint.")
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _load_torch(path: Path, *, is_zip: bool) -> Any:
+    import torch
+
+    if is_zip:
+        _check_zip(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # torch's advice about foreign pickles; the errors below are enough
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"Weight file {str(path)!r} holds more than tensors or is damaged, and fdr runs no code from weight "
+            "files; fetch it again, or save its state dict alone, as .safetensors or with torch.save."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _check_zip(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise WeightsError(
+            f"{str(path)!r} is a TorchScript archive (as NVIDIA's inception-2015-12-05.pt); a state dict is needed."
+        )
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise WeightsError(f"{str(path)!r} is a zip file, but not a torch checkpoint.")
+
+
+def _damaged(path: Path, error: Exception) -> WeightsError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
+    size = path.stat().st_size
+    return WeightsError(
+        f"Weight file {str(path)!r} is truncated or damaged ({size:,} bytes; {reason}); remove it and fetch it again."
+    )
+
+
+def _only_tensors(loaded: Any, path: Path) -> dict[str, Tensor]:
+    import torch
+
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise WeightsError(f"{str(path)!r} holds a {type(loaded).__name__}, not a state dict of named tensors.")
+    others = [name for name, value in loaded.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise WeightsError(
+            f"{str(path)!r} is not a state dict: {_some(map(str, others))} are not tensors; save the state dict alone."
+        )
+    return {str(name): value for name, value in loaded.items()}
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - 2} more" if len(listed) > 2 else ""
+    return ", ".join(listed[:2]) + more

@@ -1,0 +1,198 @@
+"""The encoders known by name, and the bundles: data only. `registry.py` loads them, `docs/encoders.md` shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fdr.encoders.weights import WeightsFile
+
+NON_COMMERCIAL = "CC-BY-NC-4.0 (non-commercial)"
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)
+TF128 = (128 / 255, 128 / 255, 128 / 255)
+"""(x - 128/255) / (128/255) is the (v - 128) / 128 of TensorFlow's graph for v = 255 x."""
+
+
+@dataclass(frozen=True)
+class EncoderRow:
+    """One pinned encoder: what its name stands for. The spec of a loaded encoder holds the same and more."""
+
+    name: str
+    family: str
+    """"inception", "timm" or "random": which module loads it."""
+    model: str
+    """The architecture; for the timm family timm's own name with its weight tag."""
+    width: int
+    """D of the main output."""
+    output: str
+    """The main output: "pool", "cls", "mean", "attention-pool" or "features"."""
+    input_size: int
+    """Side of the square the network sees, in pixels, before any padding."""
+    resize: str
+    """As in `EncoderSpec.resize`."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    weights: WeightsFile | None
+    """None: needs no file."""
+    licence: str
+    """Of the weights."""
+    note: str
+
+    @property
+    def preprocessing(self) -> str:
+        """One short line: "bicubic-antialias 256, ImageNet mean/std"."""
+        known = {IMAGENET_MEAN: "ImageNet mean/std", CLIP_MEAN: "CLIP mean/std", HALF: "2x-1", TF128: "(v-128)/128"}
+        return f"{self.resize} {self.input_size}, {known[self.mean]}"
+
+
+INCEPTION_WEIGHTS = WeightsFile(
+    filename="pt_inception-2015-12-05-6726825d.pth",
+    aliases=("weights-inception-2015-12-05-6726825d.pth",),
+    sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    size=95_628_359,
+    licence="Apache-2.0",
+    url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+)
+"""TensorFlow's 2015-12-05 graph as a state dict: pytorch-fid's file; the alias is torch-fidelity's (release v0.2.0)."""
+
+
+def timm_weights(model: str, size: int | None = None, licence: str = "") -> WeightsFile:
+    """The file of `model` in timm's hub account, and the other names under which a weights folder may hold it."""
+    return WeightsFile(
+        filename=f"{model}.safetensors",
+        aliases=(f"{model}.pth", f"{model}.bin", f"timm--{model}/model.safetensors"),
+        size=size,
+        licence=licence,
+        hub=(f"timm/{model}", "model.safetensors"),
+    )
+
+
+def _inception(name: str, resize: str, mean: tuple[float, float, float], note: str) -> EncoderRow:
+    return EncoderRow(
+        name=name,
+        family="inception",
+        model="fid-inception-2015",
+        width=2048,
+        output="pool",
+        input_size=299,
+        resize=resize,
+        mean=mean,
+        std=mean,  # both normalisations are (x - m) / m
+        weights=INCEPTION_WEIGHTS,
+        licence=INCEPTION_WEIGHTS.licence,
+        note=note,
+    )
+
+
+def _timm(
+    name: str,
+    model: str,
+    width: int,
+    output: str,
+    input_size: int,
+    scale: tuple[tuple[float, float, float], tuple[float, float, float]],
+    size: int,
+    licence: str,
+    note: str,
+) -> EncoderRow:
+    return EncoderRow(
+        name=name,
+        family="timm",
+        model=model,
+        width=width,
+        output=output,
+        input_size=input_size,
+        resize="bicubic-antialias",
+        mean=scale[0],
+        std=scale[1],
+        weights=timm_weights(model, size, licence),
+        licence=licence,
+        note=note,
+    )
+
+
+ROWS: tuple[EncoderRow, ...] = (
+    _inception("inception", "tf1-bilinear", TF128, "FID as ADM's evaluator and torch-fidelity compute it."),
+    _inception("inception:pytorch-fid", "torch-bilinear", HALF, "FID as pytorch-fid computes it."),
+    _inception("inception:clean", "pil-bicubic-float", TF128, "Clean-FID (Parmar et al. 2022)."),
+    _inception(
+        "inception:fdloss", "tf1-bilinear", HALF, "The Inception of FDr^6: the FD-loss evaluator scales to 2x-1."
+    ),
+    _timm(
+        "dinov2",
+        "vit_large_patch14_dinov2.lvd142m",
+        1024,
+        "cls",
+        256,
+        (IMAGENET_MEAN, IMAGENET_STD),
+        1_217_500_000,
+        "Apache-2.0",
+        "At 256 px, padded to 266 (19 x 19 tokens), as in FDr^6; not the 224 px of FD-DINOv2.",
+    ),
+    _timm(
+        "siglip",
+        "vit_so400m_patch16_siglip_256.v2_webli",
+        1152,
+        "attention-pool",
+        224,
+        (HALF, HALF),
+        1_713_000_000,
+        "Apache-2.0",
+        "SigLIP 2, native 256 px, run at 224 with resampled position embeddings, as in FDr^6.",
+    ),
+    _timm(
+        "clip",
+        "vit_large_patch14_clip_224.openai",
+        1024,
+        "cls",
+        256,
+        (CLIP_MEAN, CLIP_STD),
+        1_213_000_000,
+        "Apache-2.0",
+        "Before the projection, at 256 px padded to 266, exact GELU (timm's plain variant), as in FDr^6.",
+    ),
+    _timm(
+        "mae",
+        "vit_large_patch16_224.mae",
+        1024,
+        "cls",
+        224,
+        (IMAGENET_MEAN, IMAGENET_STD),
+        1_213_000_000,
+        NON_COMMERCIAL,
+        "Pre-trained only, not fine-tuned.",
+    ),
+    _timm(
+        "convnext",
+        "convnextv2_base.fcmae_ft_in22k_in1k",
+        1024,
+        "mean",
+        224,
+        (IMAGENET_MEAN, IMAGENET_STD),
+        355_000_000,
+        NON_COMMERCIAL,
+        "Spatial mean of the last feature map, without the head's norm, as in FDr^6.",
+    ),
+    EncoderRow(
+        name="random",
+        family="random",
+        model="random-convnet",
+        width=512,
+        output="features",
+        input_size=64,
+        resize="bicubic-antialias",
+        mean=HALF,
+        std=HALF,
+        weights=None,
+        licence="Apache-2.0",
+        note="Seeded random weights, no download; for demos and tests, never called FID.",
+    ),
+)
+
+BUNDLES: dict[str, tuple[str, ...]] = {
+    "fdr6": ("inception:fdloss", "convnext", "dinov2", "mae", "siglip", "clip"),
+}
+"""fdr6 holds `inception:fdloss`, not `inception`: the published normaliser 1.68 was measured with 2x-1 features, so only
+they make FDr^6 comparable with the published figures. Whoever wants FID beside it asks for `inception,fdr6`."""

@@ -1,0 +1,164 @@
+"""Weight files: what one is, where it lies, which digest it has. Fetching is in `_fetch.py`, reading in `_state_dict.py`.
+
+Folders searched, first match wins: `--weights-dir`, `$FDR_WEIGHTS`, our cache, torch.hub's checkpoints, the Hugging Face
+hub cache. Only then comes the network, and never with `--offline`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fdr import runtime
+from fdr.encoders._fetch import FetchError, fetch_from_hub, fetch_url
+from fdr.encoders._state_dict import load_into, load_state_dict
+from fdr.errors import FdrWarning, WeightsError
+
+if TYPE_CHECKING:
+    from fdr.encoders.base import EncoderOptions
+
+__all__ = ["FoundWeights", "WeightsFile", "file_digest", "find", "load_into", "load_state_dict", "resolve"]
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """One published weight file."""
+
+    filename: str
+    """Its name in a weights folder."""
+    aliases: tuple[str, ...] = ()
+    """Other names, tried after `filename` in the same folder; may hold a subfolder: "timm--NAME/model.safetensors"."""
+    sha256: str | None = None
+    size: int | None = None
+    """Bytes; exact where `sha256` is given, else an estimate that is only shown."""
+    licence: str = ""
+    url: str | None = None
+    hub: tuple[str, str] | None = None
+    """(repository, file) in the Hugging Face hub."""
+
+    @property
+    def source(self) -> str:
+        """The address a person can open in a browser; empty when none is known."""
+        if self.hub is None:
+            return self.url or ""
+        from huggingface_hub import constants
+
+        return f"{constants.ENDPOINT}/{self.hub[0]}/resolve/main/{self.hub[1]}"
+
+
+@dataclass(frozen=True)
+class FoundWeights:
+    """A weight file on this disk."""
+
+    path: Path
+    sha256: str
+    is_known: bool
+    """True: it is the published file. False: it is not, or no digest was published."""
+
+
+def find(file: WeightsFile, weights_dir: Path | None = None) -> Path | None:
+    """Where `file` lies on this machine, or None. No network, no hashing, no torch."""
+    for folder in runtime.weights_dirs(weights_dir):
+        for name in (file.filename, *file.aliases):
+            path = folder / name
+            if path.is_file():
+                return path
+    return _find_in_hub_cache(file)
+
+
+def resolve(file: WeightsFile, options: EncoderOptions, encoder: str) -> FoundWeights:
+    """The weight file for `encoder`: `options.weights`, else found, else fetched (unless offline).
+
+    A file of the user's that is not the published one is used with an `FdrWarning`; a fetched one is refused.
+    Raises `WeightsError` saying what to fetch from where and where to put it.
+    """
+    path = _explicit(options.weights, encoder) if options.weights is not None else find(file, options.weights_dir)
+    if path is not None:
+        return _identified(path, file, encoder)
+    if runtime.is_offline(options.offline):
+        raise WeightsError(missing_sentence(file, encoder, "not found on this machine, and the run is offline"))
+    path = _fetch(file, options, encoder)
+    digest = file_digest(path)
+    return FoundWeights(path, digest, is_known=digest == file.sha256)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of the bytes of `path`, as hex."""
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"Cannot read weight file {str(path)!r}: {error.strerror or error}.") from error
+
+
+def missing_sentence(file: WeightsFile, encoder: str, why: str) -> str:
+    """What to fetch, from where, how big it is, and where to put it."""
+    name = file.hub[1] if file.hub else file.filename
+    size = f" ({file.size / 1e6:,.0f} MB)" if file.size else ""
+    source = f" from {file.source}" if file.source else ""
+    return (
+        f"The weights of encoder {encoder!r} were {why}: fetch {name}{size}{source} and save it as "
+        f"{str(download_dir() / file.filename)!r}, or as {file.filename!r} in any folder named by --weights-dir."
+    )
+
+
+def download_dir(weights_dir: Path | None = None) -> Path:
+    """The folder that fetched files go to: the first of the searched ones that can be written."""
+    own = runtime.weights_dirs(weights_dir)[:-1]  # the last one is torch.hub's
+    return next((folder for folder in own if _is_writable(folder)), own[-1])
+
+
+def _is_writable(folder: Path) -> bool:
+    while not folder.exists():
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
+def _explicit(path: Path, encoder: str) -> Path:
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path
+    what = "is a folder: name the file, or use --weights-dir" if path.is_dir() else "does not exist: check the path"
+    raise WeightsError(f"Weight file {str(path)!r} of encoder {encoder!r} {what}.")
+
+
+def _identified(path: Path, file: WeightsFile, encoder: str) -> FoundWeights:
+    digest = file_digest(path)
+    if file.sha256 is not None and digest != file.sha256:
+        warnings.warn(
+            f"{str(path)!r} is not the published weight file of encoder {encoder!r} (sha256 {digest[:12]}, published "
+            f"{file.sha256[:12]}); its features are not comparable with published numbers.",
+            FdrWarning,
+            stacklevel=4,
+        )
+    return FoundWeights(path, digest, is_known=digest == file.sha256)
+
+
+def _find_in_hub_cache(file: WeightsFile) -> Path | None:
+    if file.hub is None:
+        return None
+    from huggingface_hub import constants
+
+    repo, name = file.hub
+    if not (Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}").is_dir():
+        return None  # spares the slow import of the downloader
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, name)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _fetch(file: WeightsFile, options: EncoderOptions, encoder: str) -> Path:
+    try:
+        if file.hub is not None:
+            return fetch_from_hub(*file.hub, progress=options.progress)
+        if file.url is not None:
+            target = download_dir(options.weights_dir) / file.filename
+            return fetch_url(file.url, target, file.sha256, progress=options.progress)
+    except FetchError as error:
+        raise WeightsError(missing_sentence(file, encoder, f"not found and could not be fetched ({error})")) from error
+    raise WeightsError(missing_sentence(file, encoder, "not found, and no address to fetch them from is known"))
