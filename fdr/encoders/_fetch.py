@@ -154,7 +154,7 @@ def _hub_bar(progress: Progress) -> Any:
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self._shown = progress.task(kwargs.get("desc") or "fetching", kwargs.get("total"), unit="B")
+            self._shown: Any = progress.task(kwargs.get("desc") or "fetching", kwargs.get("total"), unit="B")
             self._task = self._shown.__enter__()
             self._task.advance(kwargs.get("initial") or 0)
             super().__init__(*args, **{**kwargs, "disable": True})

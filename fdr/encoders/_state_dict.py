@@ -35,7 +35,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
 def load_into(module: torch.nn.Module, state_dict: Mapping[str, Tensor], path: Path, encoder: str) -> None:
     """Copy `state_dict` into `module`; every name and shape must agree, BatchNorm's step counters excepted.
 
-    Raises `WeightsError` saying which model the file seems to be of, and what is missing, unexpected or of another shape.
+    Raises `WeightsError` saying which model the file seems to be of, and what is missing, unexpected or misshapen.
     """
     own = module.state_dict()
     given = {name: tensor for name, tensor in state_dict.items() if not _is_counter(name) or name in own}
@@ -97,7 +97,7 @@ def _kind(path: Path) -> str:
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise WeightsError(
-            f"Weight file {str(path)!r} is a web page, not weights: the download answered with an error or a login page; "
+            f"Weight file {str(path)!r} is a web page, not weights: the download met an error or login page; "
             "fetch it again."
         )
     if text.startswith(b"version https://git-lfs"):

@@ -39,7 +39,7 @@ class EncoderSpec:
     output: str
     """The main output, the one FD uses: "pool", "cls", "mean", "attention-pool", "features"."""
     dim: int
-    """Width D of the main output."""
+    """Width D of the main output; 0 when only running it tells (a callable)."""
     input_size: int
     """Side of the square input in pixels after the resize; 0 when the encoder takes images as they are."""
     resize: str
@@ -94,6 +94,8 @@ class AbstractEncoder(ABC):
     """Outputs that extraction computes and caches by default: the main one and its cheap companions."""
     host_preprocess: bool = False
     """True when `preprocess` must run on the CPU (a Pillow resize); extraction then runs it in its decode threads."""
+    is_cacheable: bool = True
+    """False when `spec.hash` does not identify the features, as with a plain function."""
 
     @abstractmethod
     def preprocess(self, images: Tensor) -> Tensor:

@@ -194,5 +194,10 @@ ROWS: tuple[EncoderRow, ...] = (
 BUNDLES: dict[str, tuple[str, ...]] = {
     "fdr6": ("inception:fdloss", "convnext", "dinov2", "mae", "siglip", "clip"),
 }
-"""fdr6 holds `inception:fdloss`, not `inception`: the published normaliser 1.68 was measured with 2x-1 features, so only
-they make FDr^6 comparable with the published figures. Whoever wants FID beside it asks for `inception,fdr6`."""
+"""fdr6 holds `inception:fdloss`, not `inception`: the published normaliser 1.68 was measured with 2x-1 features, so
+only they make FDr^6 comparable with the published figures. Whoever wants FID beside it asks for `inception,fdr6`."""
+
+
+def find_row(name: str) -> EncoderRow | None:
+    """The row called `name`, or None."""
+    return next((row for row in ROWS if row.name == name), None)

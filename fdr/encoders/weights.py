@@ -1,7 +1,7 @@
-"""Weight files: what one is, where it lies, which digest it has. Fetching is in `_fetch.py`, reading in `_state_dict.py`.
+"""Weight files: what one is, where it lies, which digest it has. `_fetch.py` fetches them, `_state_dict.py` reads them.
 
-Folders searched, first match wins: `--weights-dir`, `$FDR_WEIGHTS`, our cache, torch.hub's checkpoints, the Hugging Face
-hub cache. Only then comes the network, and never with `--offline`.
+Searched in this order, first match wins: `--weights-dir`, `$FDR_WEIGHTS`, our cache, torch.hub's checkpoints, the
+Hugging Face hub cache. Only then comes the network, and never with `--offline`.
 """
 
 from __future__ import annotations

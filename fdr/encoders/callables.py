@@ -1,0 +1,91 @@
+"""Any callable from images [B, 3, H, W] to features [B, D] as an encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fdr import runtime
+from fdr.encoders.base import AbstractEncoder, EncoderSpec
+from fdr.errors import InputError
+
+UNKNOWN = "unknown"
+"""Weights of a plain function: nothing tells two versions of it apart, so its features are never cached."""
+
+
+class CallableEncoder(AbstractEncoder):
+    """A user's callable; it does its own resize and normalisation.
+
+    A module is switched to eval mode and its weights are identified by a digest of its state dict at wrapping. A plain
+    function is not cacheable, unless it carries an `EncoderSpec` as its attribute `spec`.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], device: str | None = None) -> None:
+        self.function = function
+        self.device = _device_of(function, device)
+        if isinstance(function, torch.nn.Module):
+            function.eval()
+            function.to(self.device)
+        self.spec = _spec_of(function)
+        self.is_cacheable = self.spec.weights != UNKNOWN
+        self.outputs = self.stored_outputs = (self.spec.output,)
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        return images
+
+    def forward(self, inputs: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        features = self.function(inputs)
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(inputs):
+            shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise InputError(
+                f"Encoder {self.spec.name!r} must return a tensor [B, D] for images [B, 3, H, W]; of {len(inputs)} images "
+                f"it made {shape}."
+            )
+        return {name: features.float() for name in outputs}
+
+
+def _device_of(function: Callable[[Tensor], Tensor], device: str | None) -> torch.device:
+    if device is None and isinstance(function, torch.nn.Module):
+        tensors = (*function.parameters(), *function.buffers())
+        return tensors[0].device if tensors else torch.device("cpu")
+    return runtime.resolve_device(device)
+
+
+def _spec_of(function: Callable[[Tensor], Tensor]) -> EncoderSpec:
+    given = getattr(function, "spec", None)
+    if isinstance(given, EncoderSpec):
+        return given
+    called = type(function) if isinstance(function, torch.nn.Module) else function
+    short = getattr(called, "__qualname__", type(function).__qualname__)
+    name = getattr(function, "name", None)
+    return EncoderSpec(
+        name=name if isinstance(name, str) else f"callable:{short}",
+        family="callable",
+        model=f"{getattr(called, '__module__', '')}.{short}",
+        weights=_module_digest(function) if isinstance(function, torch.nn.Module) else UNKNOWN,
+        output="features",
+        dim=0,
+        input_size=0,
+        resize="none",
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
+
+
+def _module_digest(module: torch.nn.Module) -> str:
+    """sha256 over the structure, the source of every class in it, and all weights; "unknown" without the source."""
+    digest = hashlib.sha256(repr(module).encode())
+    classes = {type(part) for part in module.modules()}
+    for kind in sorted(classes, key=lambda kind: f"{kind.__module__}.{kind.__qualname__}"):
+        try:
+            digest.update(inspect.getsource(kind).encode())
+        except (OSError, TypeError):  # typed into an interpreter: its code could change unseen
+            return UNKNOWN
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,225 @@
+"""Encoders that timm builds: the pinned ViTs and the ConvNeXt of the catalogue, and any `timm:NAME`.
+
+Preprocessing is the one of FDr^6: the float image is squashed to the input size by torch's antialiased bicubic kernel
+(left alone when it has that size already; overshoot is not clamped), then normalised with the model's own mean and std.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fdr import runtime
+from fdr.encoders import weights as weight_files
+from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
+from fdr.encoders.catalogue import ROWS, EncoderRow, timm_weights
+from fdr.encoders.weights import FoundWeights, WeightsFile
+from fdr.errors import InputError, unknown
+
+PREFIX = "timm:"
+DYNAMIC_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True}
+"""A ViT then takes any size: position embeddings are resampled in the forward pass, and the image is padded right
+and below to whole patches (256 px at patch 14: to 266, 19 x 19 tokens)."""
+TOKEN_OUTPUTS = ("cls", "attention-pool")
+"""Main outputs of the ViTs among the catalogue's rows."""
+
+
+def load(name: str, options: EncoderOptions) -> TimmEncoder:
+    """The encoder `name`: a row of the catalogue, or "timm:" and any of timm's models.
+
+    Raises `InputError` for a name timm does not know or a timm that cannot be imported, `WeightsError` for its file.
+    """
+    timm = _import_timm(name)
+    if name.startswith(PREFIX):
+        return load_row(_row_of(name, timm, has_own_weights=options.weights is not None), options)
+    return load_row(next(row for row in ROWS if row.name == name), options)
+
+
+def load_row(row: EncoderRow, options: EncoderOptions) -> TimmEncoder:
+    """The encoder that `row` describes, with every parameter read from the row's weight file."""
+    timm = _import_timm(row.name)
+    device = runtime.resolve_device(options.device)
+    runtime.check_dtype(options.dtype, device)
+    assert row.weights is not None
+    found = weight_files.resolve(row.weights, options, row.name)
+    model, extra = _build(row, timm, device)
+    _fill(model, row, found.path, timm)
+    return TimmEncoder(_spec(row, model, found, options, extra), model.eval().requires_grad_(False), device)
+
+
+class TimmEncoder(AbstractEncoder):
+    """A timm network and how its features are pooled."""
+
+    def __init__(self, spec: EncoderSpec, model: Any, device: torch.device) -> None:
+        self.spec = spec
+        self.device = device
+        self.model = model
+        is_vit = spec.output in TOKEN_OUTPUTS
+        self.outputs = (spec.output, "mean") if is_vit else (spec.output,)
+        self.stored_outputs = (spec.output,)
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        size = (self.spec.input_size, self.spec.input_size)
+        if images.shape[-2:] != size:
+            images = torch.nn.functional.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
+        mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (self.spec.mean, self.spec.std))
+        return (images - mean) / std
+
+    def forward(self, inputs: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        is_bf16 = self.spec.dtype == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16):
+            features = self.model.forward_features(inputs)
+            return {name: _POOLS[name](self.model, features).float() for name in outputs}
+
+
+def _class_token(model: Any, tokens: Tensor) -> Tensor:
+    return tokens[:, 0]
+
+
+def _mean(model: Any, features: Tensor) -> Tensor:
+    """Of the patch tokens [B, T, D] without the prefix, or over the positions of a map [B, D, h, w]."""
+    return features[:, model.num_prefix_tokens :].mean(1) if features.ndim == 3 else features.mean((2, 3))
+
+
+def _own_pooling(model: Any, features: Tensor) -> Tensor:
+    return model.forward_head(features, pre_logits=True)
+
+
+_POOLS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "cls": _class_token,
+    "mean": _mean,
+    "attention-pool": _own_pooling,
+    "features": _own_pooling,
+}
+
+
+def _import_timm(encoder: str) -> ModuleType:
+    try:
+        import timm
+    except Exception as error:  # a broken neighbour (torchvision of another torch) raises anything
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(
+            f"Encoder {encoder!r} needs timm, which failed to import: {type(error).__name__}: {reason}; reinstall timm "
+            "and the torchvision that belongs to this torch."
+        ) from error
+    return timm
+
+
+def _row_of(name: str, timm: ModuleType, *, has_own_weights: bool) -> EncoderRow:
+    """What "timm:NAME" means: timm's own input size, normalisation and pooling for that model and weight tag."""
+    config = _pretrained_config(name, timm, has_own_weights)
+    channels, height, width = config.input_size
+    if channels != 3 or height != width:
+        raise InputError(f"Encoder {name!r} takes {channels} x {height} x {width} inputs; fdr runs square RGB only.")
+    model = f"{config.architecture}.{config.tag}" if config.tag else config.architecture
+    return EncoderRow(
+        name=name,
+        family="timm",
+        model=model,
+        width=0,  # known once the network is built
+        output="features",
+        input_size=height,
+        resize="bicubic-antialias",
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+        weights=_weights_of(model, config),
+        licence=config.license or "",
+        note="",
+    )
+
+
+def _pretrained_config(name: str, timm: ModuleType, has_own_weights: bool) -> Any:
+    model = name.removeprefix(PREFIX)
+    architecture, _, tag = model.partition(".")
+    tagged = timm.list_models(pretrained=True)
+    if not timm.is_model(architecture):
+        raise _unknown_model(model, tagged if tag else timm.list_models())
+    if tag and model not in tagged:
+        raise _unknown_model(model, [name for name in tagged if name.startswith(f"{architecture}.")])
+    config = timm.get_pretrained_cfg(model)
+    if not has_own_weights and not (config and config.has_weights):
+        raise InputError(f"timm has no weights for {model!r}: give a file with weights=PATH, or name another model.")
+    return config or timm.models.PretrainedCfg(architecture=architecture)
+
+
+def _unknown_model(model: str, names: Sequence[str]) -> InputError:
+    near = difflib.get_close_matches(model, names, n=3, cutoff=0.5)
+    if near:
+        return unknown("timm model", model, near)
+    return InputError(f"Unknown timm model {model!r}; timm.list_models(pretrained=True) lists the known ones.")
+
+
+def _weights_of(model: str, config: Any) -> WeightsFile:
+    if config.hf_hub_id or not config.url:
+        return timm_weights(model, licence=config.license or "")
+    suffix = Path(config.url).suffix
+    return WeightsFile(f"{model}{suffix}", (f"{model}.safetensors",), licence=config.license or "", url=config.url)
+
+
+def _build(row: EncoderRow, timm: ModuleType, device: torch.device) -> tuple[Any, tuple[tuple[str, str], ...]]:
+    """The network with uninitialised or random parameters, without its classifier, and the settings to record."""
+    if row.name.startswith(PREFIX):
+        return timm.create_model(row.model, pretrained=False, num_classes=0).to(device), ()
+    settings = DYNAMIC_SIZE if row.output in TOKEN_OUTPUTS else {}
+    with torch.device("meta"):  # drawing 300 million random numbers that the file replaces takes seconds
+        model = timm.create_model(row.model, pretrained=False, num_classes=0, **settings)
+    return model.to_empty(device=device), tuple((key, str(value).lower()) for key, value in sorted(settings.items()))
+
+
+def _fill(model: Any, row: EncoderRow, path: Path, timm: ModuleType) -> None:
+    """Read every parameter of `model` from `path`; the file's classifier, if its model has one, is left out."""
+    own = model.state_dict()
+    given = _in_timm_names(weight_files.load_state_dict(path), model, row, timm)
+    if any(key not in own for key in given):
+        with torch.device("meta"):
+            full = timm.create_model(row.model, pretrained=False).state_dict()
+        given = {key: tensor for key, tensor in given.items() if key in own or key not in full}
+    weight_files.load_into(model, given, path, row.name)
+
+
+def _in_timm_names(raw: Mapping[str, Tensor], model: Any, row: EncoderRow, timm: ModuleType) -> dict[str, Tensor]:
+    """`raw` with the names of timm's modules, by timm's own converter, which also reads the authors' first layouts.
+
+    The converter resamples embeddings of another size; such a file is of another model, so the tensor is put back for
+    the loader to refuse.
+    """
+    entrypoint = timm.models.model_entrypoint(row.model.partition(".")[0])
+    convert = getattr(sys.modules[entrypoint.__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return dict(raw)
+    try:
+        converted = convert(dict(raw), model)
+    except (KeyError, AttributeError, IndexError, RuntimeError, ValueError, AssertionError):
+        return dict(raw)  # names or shapes it does not know: the loader says which
+    return {
+        key: raw[key] if key in raw and raw[key].numel() != tensor.numel() else tensor
+        for key, tensor in converted.items()
+    }
+
+
+def _spec(
+    row: EncoderRow, model: Any, found: FoundWeights, options: EncoderOptions, extra: tuple[tuple[str, str], ...]
+) -> EncoderSpec:
+    return EncoderSpec(
+        name=row.name,
+        family="timm",
+        model=row.model,
+        weights=found.sha256,
+        output=row.output,
+        dim=row.width or getattr(model, "head_hidden_size", model.num_features),
+        input_size=row.input_size,
+        resize=row.resize,
+        mean=row.mean,
+        std=row.std,
+        dtype=options.dtype,
+        compute="default+tf32" if options.tf32 else "default",
+        extra=extra,
+        weights_source=str(found.path),
+    )
