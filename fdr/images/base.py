@@ -1,0 +1,324 @@
+"""`ImageSource`, the contract of all sources of images, with its options and its batches."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import operator
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+
+import numpy as np
+
+from fdr.errors import InputError, RunError, unknown
+from fdr.images.decode import ALPHA, Picture, UnreadableImage, quiet_pillow
+from fdr.images.pool import ordered_map
+from fdr.images.resize import CROPS, crop_function
+from fdr.runtime import available_cpus
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PIXELS_VERSION = 1  # raised whenever a release changes the pixels of an unchanged source and options
+MAX_WORKERS = 16
+
+Loader = Callable[[], Picture]
+"""Reads and decodes one image, in any thread; raises `UnreadableImage` for a bad one."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """Which images are taken and how they become pixels; the defaults here are the only ones."""
+
+    count: int | None = None
+    """Take a seeded subset of this size, without replacement; None takes all."""
+    seed: int = 0
+    crop: str = "none"
+    """"none" (with `size`: squash to size x size), "center" or "adm"; see `fdr.images.resize`."""
+    size: int | None = None
+    alpha: str = "drop"
+    """"drop" ignores transparency, as all peers do; "white" and "black" composite over that colour."""
+    on_bad: str = "fail"
+    """"fail" raises at the first file that cannot be decoded; "skip" lists it and goes on."""
+    max_bad: float = 0.01
+    """With "skip": a pass in which a larger share than this was bad ends in `RunError`."""
+    quantize: str = "uint8"
+    """What happens to float input: "uint8" rounds 255 x, as saving to PNG would; "none" keeps the floats."""
+    max_pixels: int = 89_478_485
+    """Images with more pixels are bad (a decompression bomb); the default is Pillow's own limit."""
+
+    def __post_init__(self) -> None:
+        for name, choices in (("crop", CROPS), ("alpha", ALPHA), ("on_bad", ("fail", "skip"))):
+            if getattr(self, name) not in choices:
+                raise unknown(name.replace("_", "-"), str(getattr(self, name)), choices)
+        if self.quantize not in ("uint8", "none"):
+            raise unknown("quantize", str(self.quantize), ("uint8", "none"))
+        for name, least in (("count", 1), ("size", 1), ("seed", 0), ("max_pixels", 1)):
+            value = getattr(self, name)
+            if value is None and name in ("count", "size"):
+                continue
+            if not isinstance(value, int | np.integer) or value < least:
+                raise InputError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+        if self.crop != "none" and self.size is None:
+            raise InputError(f"crop={self.crop!r} needs a size (--size S): the side of the square in pixels.")
+        if not 0 <= self.max_bad <= 1:
+            raise InputError(f"max_bad is a share between 0 and 1; got {self.max_bad!r}.")
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """An image that could not be decoded."""
+
+    row: int
+    """Its row in the selection."""
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Consecutive rows of the selection. Sizes may differ from image to image."""
+
+    rows: list[int]
+    """The rows that decoded, ascending."""
+    images: list[Tensor]
+    """One per row: uint8 [3, H, W] RGB, or float32 in [0, 1] for float input with quantize="none"; H W C strides."""
+    bad: list[BadImage]
+
+
+class _Ready(NamedTuple):
+    image: Tensor
+    format: str
+
+
+class ImageSource(ABC):
+    """An ordered selection of images. Subclasses set `kind` and give `_loaders` and `_content_digest`.
+
+    `rows` are the positions of the selected images in the whole, ascending; None when the length is unknown.
+    """
+
+    kind: str
+    is_repeatable: bool = True
+    """False when the images can be read once only."""
+
+    def __init__(
+        self,
+        name: str,
+        options: ImageOptions,
+        ids: Sequence[str],
+        labels: np.ndarray | None = None,
+        class_names: tuple[str, ...] | None = None,
+    ) -> None:
+        self.name = name
+        self.options = options
+        self.rows = None if isinstance(ids, EndlessIds) else select(len(ids), options, name)
+        self.ids: Sequence[str] = ids if self.rows is None else Selected(ids, self.rows)
+        self.labels = labels if labels is None else np.asarray(labels, dtype=np.int64)[self.rows]
+        self.class_names = class_names
+        self._formats: dict[str, int] = {}
+        self._format_of = bytearray()
+
+    @abstractmethod
+    def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
+        """One loader for each row start..stop of the selection, in order."""
+
+    @abstractmethod
+    def _content_digest(self) -> str | None:
+        """A hash of all that the selected pixels are made of, or None for what cannot be read twice."""
+
+    def __len__(self) -> int:
+        """Number of selected images; `TypeError` for an iterable of unknown length."""
+        if self.rows is None:
+            raise TypeError(f"{self.name} has no known length")
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        length = "" if self.rows is None else f", {len(self.rows)} images"
+        return f"<{type(self).__name__} {self.name!r}{length}>"
+
+    @functools.cached_property
+    def digest(self) -> str | None:
+        """sha256 over the content of the selection and the policy; None for an iterable. Found on first use."""
+        with quiet_pillow():
+            content = self._content_digest()
+        if content is None:
+            return None
+        facts = {"pixels": PIXELS_VERSION, "content": content, "max_pixels": self.options.max_pixels, **self.policy}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def policy(self) -> dict[str, str]:
+        """Everything besides the content that decides pixels; EXIF orientation is never applied."""
+        crop, size = self.options.crop, self.options.size
+        named = "none" if size is None else f"{'squash' if crop == 'none' else crop}-{size}"
+        policy = {"crop": named, "alpha": self.options.alpha, "quantize": self.options.quantize}
+        if size is not None:
+            import PIL
+
+            policy["pillow"] = PIL.__version__
+        return policy
+
+    @property
+    def formats(self) -> Mapping[str, int]:
+        """How many of the images read so far were "jpeg", "png", ..., by their first bytes, or "array"."""
+        names = list(self._formats)
+        return {names[code - 1]: many for code, many in sorted(Counter(self._format_of).items()) if code}
+
+    def batches(
+        self, batch_size: int, num_workers: int | None = None, start: int = 0, stop: int | None = None
+    ) -> Iterator[ImageBatch]:
+        """Rows start..stop of the selection in batches of `batch_size` rows, the last one perhaps shorter.
+
+        Images are decoded ahead in `num_workers` threads (None: one per processor, at most 16; 0: none), a few batches
+        at most. The rows of a batch never depend on the threads or on bad files.
+
+        Raises `InputError` naming the first bad image, or, with on_bad="skip", `RunError` after the last batch when
+        more than the share `max_bad` of these rows was bad.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1; got {batch_size}.")
+        if num_workers is None:
+            num_workers = min(MAX_WORKERS, available_cpus())
+        elif num_workers < 0:
+            raise InputError(f"num_workers must be at least 0; got {num_workers}.")
+        if self.rows is not None:
+            start, stop, _ = slice(start, stop).indices(len(self.rows))
+        return self._pass(batch_size, num_workers, start, stop)
+
+    def _pass(self, batch_size: int, num_workers: int, start: int, stop: int | None) -> Iterator[ImageBatch]:
+        bad: list[BadImage] = []
+        row = start
+        ahead = 2 * batch_size + num_workers
+        ready = ordered_map(self._prepare, self._loaders(start, stop), num_workers, ahead)
+        with quiet_pillow(), closing(ready):
+            while results := list(islice(ready, batch_size)):
+                batch = self._collect(row, results)
+                bad += batch.bad
+                row += len(results)
+                yield batch
+        self._check_bad(bad, row - start)
+
+    def _prepare(self, load: Loader) -> _Ready | UnreadableImage:
+        import torch
+
+        try:
+            picture = load()
+        except UnreadableImage as error:
+            return error
+        array = self._resized(picture)
+        return _Ready(torch.from_numpy(array).permute(2, 0, 1), picture.format)
+
+    def _resized(self, picture: Picture) -> np.ndarray:
+        crop = crop_function(self.options.crop, self.options.size)
+        if crop is None:
+            return picture.array
+        image = picture.pixels
+        if isinstance(image, np.ndarray):
+            from PIL import Image
+
+            if image.dtype != np.uint8:
+                raise InputError(
+                    f"{self.name} holds floats and quantize='none' keeps them, but a crop or size resizes 8-bit "
+                    "pixels with Pillow; use quantize='uint8', or give images of the final size."
+                )
+            image = Image.fromarray(image)
+        return np.array(crop(image))
+
+    def _collect(self, row: int, results: Sequence[_Ready | UnreadableImage]) -> ImageBatch:
+        batch = ImageBatch([], [], [])
+        for offset, result in enumerate(results):
+            if isinstance(result, _Ready):
+                batch.rows.append(row + offset)
+                batch.images.append(result.image)
+                self._note_format(row + offset, result.format)
+                continue
+            name, reason = self.ids[row + offset], str(result)
+            if self.options.on_bad == "fail":
+                raise InputError(
+                    f"{self.name}: {name} cannot be used: {reason}. Replace or remove it, or skip bad images with "
+                    "--on-bad skip."
+                ) from result
+            batch.bad.append(BadImage(row + offset, name, reason))
+        return batch
+
+    def _note_format(self, row: int, name: str) -> None:
+        if row >= len(self._format_of):
+            self._format_of.extend(bytes(row + 1 - len(self._format_of)))
+        self._format_of[row] = self._formats.setdefault(name, len(self._formats) + 1)
+
+    def _check_bad(self, bad: Sequence[BadImage], num_rows: int) -> None:
+        if len(bad) > self.options.max_bad * num_rows:
+            first = "; ".join(f"{image.id}: {image.reason}" for image in bad[:3])
+            more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+            raise RunError(
+                f"{self.name}: {len(bad)} of {num_rows} images are bad, above the limit of {self.options.max_bad:.4g} "
+                f"(max_bad): {first}{more}."
+            )
+
+
+def select(total: int, options: ImageOptions, name: str) -> np.ndarray:
+    """Ascending rows of the seeded subset of `options.count` out of `total`; all rows when no count is set.
+
+    The same on every platform and numpy version, and nested: a smaller count with the same seed is a subset.
+    """
+    if options.count is None or options.count == total:
+        return np.arange(total)
+    if options.count > total:
+        found = "only one image" if total == 1 else f"only {total} images"
+        raise InputError(f"{name} has {found}, but {options.count} were asked for (count).")
+    keys = np.random.PCG64(options.seed).random_raw(total)
+    return np.sort(np.argsort(keys, kind="stable")[: options.count])
+
+
+class Selected(Sequence[T]):
+    """The items of `items` at the positions `rows`, not copied."""
+
+    def __init__(self, items: Sequence[T], rows: np.ndarray) -> None:
+        self._items, self._rows = items, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        if isinstance(index, slice):
+            return Selected(self._items, self._rows[index])
+        return self._items[int(self._rows[operator.index(index)])]
+
+
+class RowIds(Sequence[str]):
+    """ "arr_0[0]", "arr_0[1]", ...: the ids of the rows of one array."""
+
+    def __init__(self, prefix: str, total: int) -> None:
+        self._prefix, self._total = prefix, total
+
+    def __len__(self) -> int:
+        return self._total
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._total))]
+        return f"{self._prefix}[{range(self._total)[index]}]"
+
+
+class EndlessIds(Sequence[str]):
+    """ "item[0]", "item[1]", ...: the ids of an iterable whose length nobody knows."""
+
+    def __len__(self) -> int:
+        raise TypeError("the number of images is not known")
+
+    def __iter__(self) -> Iterator[str]:
+        raise TypeError("the number of images is not known")
+
+    def __getitem__(self, index: Any) -> Any:
+        return f"item[{operator.index(index)}]"

@@ -1,0 +1,66 @@
+"""A torch Dataset of the map style, or a list of images in memory."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fdr.errors import InputError
+from fdr.images.base import ImageOptions, ImageSource, Loader, RowIds
+from fdr.images.decode import Picture, UnreadableImage
+from fdr.images.values import image_of, picture_of
+
+
+def open_dataset(value: Any, options: ImageOptions) -> DatasetSource:
+    """The source for anything with a length and items that are images, (image, label) or {"image": image}."""
+    if len(value) == 0:
+        raise InputError(f"The {type(value).__name__} of images is empty.")
+    return DatasetSource(value, options)
+
+
+class DatasetSource(ImageSource):
+    """Images drawn from a sequence, one item after the other in the caller's thread: datasets are rarely thread-safe.
+
+    Labels come from its attribute `targets`, as torchvision's datasets have it, and class names from `classes`.
+    """
+
+    kind = "dataset"
+
+    def __init__(self, value: Any, options: ImageOptions) -> None:
+        labels, names = getattr(value, "targets", None), getattr(value, "classes", None)
+        found = np.asarray(labels) if labels is not None else np.empty(0)
+        is_labels = found.shape == (len(value),) and found.dtype.kind in "iu"
+        super().__init__(
+            f"{type(value).__name__} of {len(value)}",
+            options,
+            RowIds("item", len(value)),
+            found if is_labels else None,
+            tuple(map(str, names)) if is_labels and names is not None else None,
+        )
+        self._value = value
+
+    def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
+        assert self.rows is not None
+        for row in map(int, self.rows[start:stop]):
+            image = image_of(self._value[row])
+            yield functools.partial(picture_of, image, self.options, f"{self.name}: item[{row}]")
+
+    def _content_digest(self) -> str:
+        """One pass over all items: their pixels are the only thing that identifies them."""
+        content = hashlib.sha256()
+        for load in self._loaders(0, None):
+            content.update(_pixel_digest(load))
+        return content.hexdigest()
+
+
+def _pixel_digest(load: Loader) -> bytes:
+    try:
+        picture: Picture = load()
+    except UnreadableImage as error:
+        return hashlib.sha256(f"unreadable: {error}".encode()).digest()
+    array = np.ascontiguousarray(picture.array)
+    return hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes()).digest()

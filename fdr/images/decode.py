@@ -1,0 +1,238 @@
+"""One encoded file or PIL image -> 8-bit RGB, with Pillow's pixels; JPEG goes through the faster libjpeg-turbo binding.
+
+What decides pixels: the first frame of an animation; EXIF orientation is not applied (as in all peers); palette, 1-bit,
+grayscale and CMYK become RGB by Pillow's `convert`; 16-bit is scaled by 1/257 and rounded (Pillow alone would clip
+grayscale and truncate RGB; 16-bit gray with alpha keeps Pillow's truncation); alpha follows the policy given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ALPHA = ("drop", "white", "black")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "MPO")
+_OTHER_END = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+
+
+class UnreadableImage(Exception):
+    """One image that cannot be used; the text completes "a.png: ..."."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One decoded image."""
+
+    pixels: Image | np.ndarray
+    """RGB: a PIL image, uint8 [H, W, 3], or float32 [H, W, 3] in [0, 1]."""
+    format: str
+    """Where it came from: "jpeg", "png", ..., or "array"."""
+
+    @property
+    def array(self) -> np.ndarray:
+        """The pixels as a writable array."""
+        return self.pixels if isinstance(self.pixels, np.ndarray) else np.array(self.pixels)
+
+
+def sniff(data: bytes) -> str | None:
+    """The format by the leading bytes (never by the file name), or None when it is no image we read."""
+    starts = {
+        b"\xff\xd8\xff": "jpeg",
+        b"\x89PNG\r\n\x1a\n": "png",
+        b"GIF8": "gif",
+        b"BM": "bmp",
+        b"II*\0": "tiff",
+        b"MM\0*": "tiff",
+        b"II+\0": "tiff",
+        b"MM\0+": "tiff",
+    }
+    for start, name in starts.items():
+        if data.startswith(start):
+            return name
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[:1] == b"P" and data[1:2] in b"123456" and data[2:3].isspace():
+        return "ppm"
+    return None
+
+
+def decode(data: bytes, alpha: str, max_pixels: int) -> Picture:
+    """The first frame of an encoded image as RGB.
+
+    Raises `UnreadableImage` wherever Pillow cannot decode the file, and for more than `max_pixels` pixels, which is
+    read from the header before anything is decoded.
+    """
+    name = sniff(data)
+    if name is None:
+        raise UnreadableImage(_not_an_image(data))
+    try:
+        image = _open(data, max_pixels)
+        if image.format == "JPEG":
+            fast = _decode_jpeg(image, data)
+            if fast is not None:
+                return Picture(fast, name)
+        wide = _decode_wide(image, data, max_pixels)
+        return Picture(to_rgb(image if wide is None else wide, alpha), name)
+    except (UnreadableImage, MemoryError):
+        raise
+    except Exception as error:  # Pillow's plugins raise errors of every kind on damaged files
+        raise UnreadableImage(f"it is a truncated or damaged {name} file ({_one_line(error)})") from error
+
+
+def to_rgb(image: Image, alpha: str) -> Image:
+    """Any PIL image as mode RGB; raises `UnreadableImage` for modes that hold no displayable pixels."""
+    if image.mode == "F":
+        raise UnreadableImage("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = _from_16_bit(image)
+    if alpha != "drop" and image.has_transparency_data:
+        image = _composite(image, alpha)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def scale_16_bit(values: np.ndarray) -> np.ndarray:
+    """16-bit values -> uint8: v / 257 rounded, so that 65535 is 255 and 257 k is k."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+@contextlib.contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Keep Pillow's warnings about odd files silent while any pass over images is running, in every thread."""
+    global _quiet_users
+    with _quiet_lock:
+        _quiet_users += 1
+        if _quiet_users == 1:
+            warnings.filterwarnings("ignore", module=_QUIET_MODULES)
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_users -= 1
+            if _quiet_users == 0:
+                ours = [entry for entry in warnings.filters if getattr(entry[3], "pattern", None) == _QUIET_MODULES]
+                for entry in ours:
+                    warnings.filters.remove(entry)  # type: ignore[attr-defined]
+
+
+_QUIET_MODULES = r"PIL\b(?#fdr)"  # the comment tells our entry from a user's
+_quiet_lock = threading.Lock()
+_quiet_users = 0
+
+
+@functools.cache
+def _pillow() -> Any:
+    """The PIL.Image module with the plugins of `FORMATS` loaded, before threads use it (its lazy loading races)."""
+    from PIL import Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
+
+    Image.preinit()
+    return Image
+
+
+@functools.cache
+def _simplejpeg() -> Any:
+    """The `simplejpeg` module where its pixels are Pillow's (both are libjpeg-turbo), else None."""
+    from PIL import features
+
+    if not features.check_feature("libjpeg_turbo"):
+        return None
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+    return simplejpeg
+
+
+def _open(data: bytes, max_pixels: int) -> Image:
+    module = _pillow()
+    try:
+        image = module.open(io.BytesIO(data), formats=FORMATS)
+    except module.DecompressionBombError as error:
+        raise UnreadableImage(f"it is larger than Pillow's own limit ({_one_line(error)})") from error
+    width, height = image.size
+    if width * height > max_pixels:
+        raise UnreadableImage(f"it has {width} x {height} pixels, more than the limit max_pixels={max_pixels}")
+    return image
+
+
+def _decode_jpeg(image: Any, data: bytes) -> np.ndarray | None:
+    """uint8 [H, W, 3], or None when Pillow must decide: other colour models, and any file that is not sound.
+
+    Only plain grayscale and YCbCr take this way. In strict mode every libjpeg warning is an error, so a damaged or
+    truncated file always gets Pillow's own pixels or Pillow's own error.
+    """
+    module = _simplejpeg()
+    if module is None or image.mode not in ("L", "RGB"):
+        return None
+    is_plain = [layer[0] for layer in image.layer] == [1, 2, 3] and image.info.get("adobe_transform", 1) == 1
+    if image.mode == "RGB" and not is_plain:
+        return None
+    try:
+        return module.decode_jpeg(data, "RGB", strict=True)
+    except ValueError:
+        return None
+
+
+def _decode_wide(image: Any, data: bytes, max_pixels: int) -> Image | None:
+    """RGB and RGBA of 16 bits a channel, scaled to 8; None for anything else.
+
+    Pillow keeps the high byte only. Read with the byte order swapped, the same file gives the low byte.
+    """
+    raw_modes = {tile.args if isinstance(tile.args, str) else tile.args[0] for tile in image.tile}
+    if not raw_modes or not all(mode.partition(";16")[0] in ("RGB", "RGBA") for mode in raw_modes):
+        return None
+    if not all(mode.partition(";16")[2] in _OTHER_END for mode in raw_modes):
+        return None
+    swapped: Any = _open(data, max_pixels)
+    swapped.tile = [tile._replace(args=_swap(tile.args)) for tile in swapped.tile]
+    values = np.asarray(image).astype(np.uint32) * 256 + np.asarray(swapped)
+    return _pillow().fromarray(scale_16_bit(values), image.mode)
+
+
+def _swap(args: Any) -> Any:
+    if isinstance(args, str):
+        return args[:-1] + _OTHER_END[args[-1]]
+    return (args[0][:-1] + _OTHER_END[args[0][-1]], *args[1:])
+
+
+def _from_16_bit(image: Image) -> Image:
+    values = np.asarray(image)
+    if values.size and (values.min() < 0 or values.max() > 65535):
+        raise UnreadableImage(
+            f"its pixels are integers from {values.min()} to {values.max()}; only 8 and 16 bits are images here"
+        )
+    return _pillow().fromarray(scale_16_bit(values))
+
+
+def _composite(image: Image, alpha: str) -> Image:
+    module = _pillow()
+    above = image.convert("RGBA")
+    ground = module.new("RGBA", above.size, (255, 255, 255, 255) if alpha == "white" else (0, 0, 0, 255))
+    return module.alpha_composite(ground, above)
+
+
+def _not_an_image(data: bytes) -> str:
+    head = data[:512].lstrip().lower()
+    if not data:
+        return "the file is empty (0 bytes)"
+    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg", b"<head")):
+        return "it is not an image: it starts like an HTML or XML page"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, not the image; run git lfs pull"
+    known = ", ".join(dict.fromkeys(name.lower() for name in FORMATS if name not in ("DIB", "MPO")))
+    return f"it is not an image of a format read here ({known})"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

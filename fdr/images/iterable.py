@@ -1,0 +1,59 @@
+"""A Python iterable of images or of batches of images: a generator, a DataLoader, an iterable-style Dataset."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from fdr.errors import InputError
+from fdr.images.base import EndlessIds, ImageOptions, ImageSource, Loader, RowIds
+from fdr.images.values import image_of, is_array, picture_of
+
+
+def open_iterable(value: Iterable[Any], options: ImageOptions) -> IterableSource:
+    """The source for an iterable; `options.count` takes the first that many, as there is nothing to draw from."""
+    return IterableSource(value, options)
+
+
+class IterableSource(ImageSource):
+    """Images in the order they come, drawn in the caller's thread; read once only when it is an iterator."""
+
+    kind = "iterable"
+
+    def __init__(self, value: Iterable[Any], options: ImageOptions) -> None:
+        count = options.count
+        name = type(value).__name__ if count is None else f"first {count} of {type(value).__name__}"
+        super().__init__(name, options, EndlessIds() if count is None else RowIds("item", count))
+        self._value = value
+        self.is_repeatable = not isinstance(value, Iterator)
+        self._is_read = False
+
+    def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
+        if self._is_read and not self.is_repeatable:
+            raise InputError(f"This {self.name} of images was read already; give a list or a Dataset to read it again.")
+        self._is_read = True
+        row = -1
+        for row, image in enumerate(itertools.islice(self._images(), stop)):
+            if row >= start:
+                yield functools.partial(picture_of, image, self.options, f"{self.name}: item[{row}]")
+        if row < 0:
+            raise InputError(f"The {self.name} gave no images.")
+        if self.rows is not None and stop is not None and row + 1 < stop:
+            raise InputError(f"The {self.name} gave {row + 1} images, but count={self.options.count} were asked for.")
+
+    def _images(self) -> Iterator[Any]:
+        for item in self._value:
+            yield from _unbatched(image_of(item))
+
+    def _content_digest(self) -> None:
+        return None
+
+
+def _unbatched(value: Any) -> Iterator[Any]:
+    """The images of one item: those of a batch [B, C, H, W] or of a list, or the item itself."""
+    if (is_array(value) and value.ndim == 4) or isinstance(value, list | tuple):
+        yield from value
+    else:
+        yield value
