@@ -70,7 +70,9 @@ class Report:
             return found[0]
         if not found:
             wanted = metric if encoder is None else f"{metric}, {encoder}"
-            raise unknown("result", wanted, {r.metric if r.encoder is None else f"{r.metric}, {r.encoder}" for r in self})
+            raise unknown(
+                "result", wanted, {r.metric if r.encoder is None else f"{r.metric}, {r.encoder}" for r in self}
+            )
         names = ", ".join(str(r.encoder) for r in found)
         raise InputError(f"{metric!r} was measured with several encoders ({names}); name one: report[{metric!r}, ...].")
 
@@ -174,7 +176,14 @@ def reports_to_markdown(reports: Sequence[Report], path: str | os.PathLike[str] 
     for report in reports:
         for r in report:
             encoder = r.encoder or ", ".join(r.encoders or ())
-            cells = (report.samples["source"], metric_label(r), encoder, format_value(r), str(r.count), f"`{r.signature}`")
+            cells = (
+                report.samples["source"],
+                metric_label(r),
+                encoder,
+                format_value(r),
+                str(r.count),
+                f"`{r.signature}`",
+            )
             lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     notes = dict.fromkeys(note for report in reports for r in report for note in r.notes)
     notes.update(dict.fromkeys(text for report in reports for text in report.warnings))

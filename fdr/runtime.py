@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +100,9 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_flags() & {"avx512_bf16", "amx_bf16"} != set()
+        return (
+            bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_flags() & {"avx512_bf16", "amx_bf16"} != set()
+        )
     return False
 
 
@@ -137,29 +141,29 @@ def set_tf32(allow: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allow
 
 
+def package_versions() -> dict[str, str]:
+    """Versions of fdr and of the packages that numbers or files depend on, without importing them."""
+    versions = {}
+    for name in ("fdr", "torch", "timm", "numpy", "pillow", "simplejpeg", "h5py", "huggingface_hub", "click"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
 def environment() -> dict[str, str]:
     """Versions, devices and folders, for `fdr env` and for bug reports."""
-    import importlib.metadata
-    import platform
-
-    facts = {"fdr": "", "python": platform.python_version(), "platform": platform.platform()}
-    for name in ("fdr", "torch", "torchvision", "timm", "numpy", "pillow", "simplejpeg", "h5py", "huggingface_hub", "click"):
-        try:
-            facts[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            facts[name] = "not installed"
+    facts = {"python": platform.python_version(), "platform": platform.platform(), **package_versions()}
     facts["cpus"] = str(available_cpus())
     try:
         import torch
-
-        facts["torch threads"] = str(torch.get_num_threads())
-        facts["cuda"] = (
-            ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none"
-            if torch.cuda.is_available()
-            else "none"
-        )
-    except Exception as error:
+    except Exception as error:  # a broken torch is what the user wants to see here
         facts["torch import"] = f"failed: {error}"
+    else:
+        facts["torch threads"] = str(torch.get_num_threads())
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        facts["cuda devices"] = ", ".join(names) or "none"
     facts["feature cache"] = str(feature_cache_dir())
     facts["weight folders"] = ", ".join(map(str, weights_dirs()))
     facts["offline"] = str(is_offline())

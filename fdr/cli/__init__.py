@@ -1,0 +1,98 @@
+"""The `fdr` command: one file per subcommand, loaded when it is called, so that `--help` needs no torch."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from typing import Any
+
+import click
+
+from fdr._version import __version__
+from fdr.cli._config import load_default_map
+from fdr.errors import FdrError, FdrWarning
+
+COMMANDS = {
+    "eval": ("fdr.cli.eval", "Measure samples against a reference: FD, FDr, FDr^k, Inception Score."),
+    "stats": ("fdr.cli.stats", "Compute reference moments of a set of images."),
+    "show": ("fdr.cli.show", "Show a statistics file, a reference folder, or a report."),
+    "encoders": ("fdr.cli.encoders", "List encoders: width, input, weights found or not, licence."),
+    "cache": ("fdr.cli.cache", "List, verify or remove cached features."),
+    "env": ("fdr.cli.env", "Print versions, devices and folders, to paste into a bug report."),
+    "demo": ("fdr.cli.demo", "See it work in a minute: no data, no network."),
+    "completion": ("fdr.cli.completion", "Print the shell completion script."),
+}
+
+
+class LazyGroup(click.Group):
+    """Subcommands are imported when they are called; their one-line help is here."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return importlib.import_module(COMMANDS[cmd_name][0]).command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _dashes(name: str) -> str:
+    return name.replace("_", "-") if name.startswith("--") else name
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": _dashes,
+        "auto_envvar_prefix": "FDR",
+        "max_content_width": 110,
+    },
+    epilog="Example: fdr eval samples.npz --reps inception,dinov2",
+)
+@click.version_option(__version__, prog_name="fdr")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Measure image generators with numbers that can be trusted.
+
+    Images go through encoders to features, features become moments, two moments give a Fréchet Distance.
+    """
+    ctx.default_map = load_default_map(COMMANDS)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point: runs the command and turns every expected error into one line and an exit code."""
+    sys.exit(run(args))
+
+
+def run(args: list[str] | None = None) -> int:
+    """The exit code: 0 good, 1 failed check or run, 2 wrong usage or input, 130 interrupted."""
+    warnings.showwarning = _show_warning
+    warnings.simplefilter("always", FdrWarning)
+    try:
+        result = cli.main(args=args, prog_name="fdr", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show(file=sys.stderr)
+        return error.exit_code
+    except FdrError as error:
+        click.echo(f"fdr: error: {error}", err=True)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("fdr: interrupted; what was cached stays, the same command resumes.", err=True)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if issubclass(category, FdrWarning):
+        click.echo(f"fdr: warning: {message}", err=True)

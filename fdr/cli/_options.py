@@ -1,0 +1,169 @@
+"""Options that several commands share: one spelling, one help text, one default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from fdr.cli._config import check_known
+from fdr.progress import Progress
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Command(click.Command):
+    """A command that refuses unknown options in the configuration file."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any):  # type: ignore[no-untyped-def]
+        if parent is not None:
+            names = [parameter.name for parameter in self.params if parameter.name]
+            check_known(parent.lookup_default(info_name or "") or {}, names, info_name or "")
+        return super().make_context(info_name, args, parent, **extra)
+
+
+def stack(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Apply option decorators so that help shows them in the order given."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+reps = click.option(
+    "--reps",
+    default="inception",
+    show_default=True,
+    metavar="NAMES",
+    help="Encoders, comma-separated: inception, dinov2, fdr6, timm:NAME, ... (see fdr encoders).",
+)
+json_out = click.option(
+    "--json", "json_path", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="Write JSON; - is stdout."
+)
+quiet = click.option("-q", "--quiet", is_flag=True, default=False, help="No progress, no warnings; errors only.")
+dry_run = click.option("-n", "--dry-run", is_flag=True, default=False, help="Check everything, say what would be done, stop.")
+
+images = stack(
+    click.option("--count", type=int, metavar="N", help="Use a seeded random subset of N samples."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the subset."),
+    click.option(
+        "--crop",
+        type=click.Choice(["none", "center", "adm"]),
+        default="none",
+        show_default=True,
+        help="Crop of the images before any encoder; adm is guided-diffusion's centre crop.",
+    ),
+    click.option("--size", type=int, metavar="PX", help="Side after the crop; without a crop, a squash resize."),
+    click.option(
+        "--alpha",
+        type=click.Choice(["drop", "white", "black"]),
+        default="drop",
+        show_default=True,
+        help="Transparency: dropped as other tools do, or composited on a colour.",
+    ),
+    click.option(
+        "--on-bad",
+        type=click.Choice(["fail", "skip"]),
+        default="fail",
+        show_default=True,
+        help="Unreadable images: stop, or leave them out and list them in the report.",
+    ),
+    click.option(
+        "--max-bad", type=float, default=0.01, show_default=True, help="With --on-bad skip, fail above this share."
+    ),
+)
+compute = stack(
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    click.option("--batch-size", type=int, metavar="N", help="Images per forward pass.  [default: 32 on a CPU, 128 on a GPU]"),
+    click.option("--num-workers", type=int, metavar="N", help="Decode threads.  [default: the processors available]"),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bf16"]),
+        default="float32",
+        show_default=True,
+        help="bf16 is faster and moves FD by about 1 %; refused where the processor is slow at it.",
+    ),
+    click.option("--tf32", is_flag=True, default=False, help="Allow TF32 on the GPU (moves FD by about 0.3 %)."),
+    click.option("--exact-order", is_flag=True, default=False, help="Reproduce a peer's own order of operations (slower)."),
+)
+storage = stack(
+    click.option("--cache", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Feature cache folder.  [default: ~/.cache/fdr/features]"),
+    click.option("--no-cache", is_flag=True, default=False, help="Neither read nor keep features."),
+    click.option("--weights-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Folder searched first for weight files."),
+    click.option("--weights", "weights", multiple=True, metavar="NAME=FILE", help="Use FILE for encoder NAME; repeatable."),
+    click.option("--offline", is_flag=True, default=False, help="Never touch the network."),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The shared options as the library's own dataclasses."""
+
+    image_options: Any
+    encoder_options: Any
+    extraction_options: Any
+    weights: dict[str, Path]
+    """Explicit weight files by encoder name."""
+
+
+def library_options(
+    progress: Progress,
+    *,
+    count: int | None = None,
+    seed: int = 0,
+    crop: str,
+    size: int | None,
+    alpha: str,
+    on_bad: str,
+    max_bad: float,
+    device: str,
+    batch_size: int | None,
+    num_workers: int | None,
+    dtype: str,
+    tf32: bool,
+    exact_order: bool,
+    cache: Path | None,
+    no_cache: bool,
+    weights_dir: Path | None,
+    weights: tuple[str, ...],
+    offline: bool,
+) -> Setup:
+    """Shared flags to `ImageOptions`, `EncoderOptions` and `ExtractionOptions`."""
+    from fdr.encoders.base import EncoderOptions
+    from fdr.extraction import ExtractionOptions
+    from fdr.images import ImageOptions
+    from fdr.runtime import feature_cache_dir
+
+    if no_cache and cache is not None:
+        raise click.UsageError("--cache and --no-cache exclude each other.")
+    folder = None if no_cache else cache or feature_cache_dir()
+    return Setup(
+        ImageOptions(count=count, seed=seed, crop=crop, size=size, alpha=alpha, on_bad=on_bad, max_bad=max_bad),
+        EncoderOptions(
+            weights_dir=weights_dir,
+            device=device,
+            dtype=dtype,
+            exact_order=exact_order,
+            tf32=tf32,
+            offline=offline or None,
+            progress=progress,
+        ),
+        ExtractionOptions(folder, batch_size, num_workers, progress),
+        _pairs(weights),
+    )
+
+
+def _pairs(weights: tuple[str, ...]) -> dict[str, Path]:
+    pairs = {}
+    for text in weights:
+        name, separator, path = text.partition("=")
+        if not separator or not name or not path:
+            raise click.BadParameter(f"{text!r} is not NAME=FILE.", param_hint="--weights")
+        pairs[name] = Path(path)
+    return pairs

@@ -1,0 +1,222 @@
+"""All that a terminal shows: progress on stderr, tables on stdout. The only place for rich."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fdr.errors import FdrWarning
+from fdr.progress import Progress, SilentProgress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichBars
+    from rich.progress import TaskID
+
+    from fdr.report import Report
+
+PLAIN_INTERVAL = 30.0
+"""Seconds between progress lines where stderr is no terminal."""
+
+
+def progress_for(quiet: bool) -> Progress:
+    """Bars on a terminal, a line every 30 s elsewhere, nothing when quiet (warnings fall silent too)."""
+    if quiet:
+        warnings.simplefilter("ignore", FdrWarning)
+        return SilentProgress()
+    return RichProgress() if sys.stderr.isatty() else PlainProgress()
+
+
+class RichProgress:
+    """One bar per task: count, rate, time left."""
+
+    def task(self, title: str, total: float | None, unit: str = "images") -> AbstractContextManager[RichTask]:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichBars
+
+        bars = RichBars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        return RichTask(bars, title, total, unit)
+
+
+class RichTask:
+    """A bar, from `__enter__` to `__exit__`."""
+
+    def __init__(self, bars: RichBars, title: str, total: float | None, unit: str) -> None:
+        self._bars = bars
+        self._meter = Meter(total, unit)
+        self._task: TaskID = bars.add_task(title, total=total, state=self._meter.state())
+
+    def __enter__(self) -> RichTask:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def advance(self, amount: float = 1) -> None:
+        self._meter.add(amount)
+        self._bars.update(self._task, advance=amount, state=self._meter.state())
+
+
+class PlainProgress:
+    """A plain line at the start of a long task, every 30 s, and at the end."""
+
+    def task(self, title: str, total: float | None, unit: str = "images") -> AbstractContextManager[PlainTask]:
+        return PlainTask(title, total, unit)
+
+
+class PlainTask:
+    """Prints whole lines only, so that logs stay readable."""
+
+    def __init__(self, title: str, total: float | None, unit: str) -> None:
+        self._title = title
+        self._meter = Meter(total, unit)
+        self._next = time.monotonic() + PLAIN_INTERVAL
+
+    def __enter__(self) -> PlainTask:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._meter.done:
+            self._print()
+
+    def advance(self, amount: float = 1) -> None:
+        self._meter.add(amount)
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + PLAIN_INTERVAL
+            self._print()
+
+    def _print(self) -> None:
+        click.echo(f"{self._title}: {self._meter.state()}{self._meter.left()}", err=True)
+
+
+class Meter:
+    """Counts, and says "512/50000 images, 91.3/s"."""
+
+    def __init__(self, total: float | None, unit: str) -> None:
+        self.done = 0.0
+        self._total = total
+        self._unit = unit
+        self._start = time.monotonic()
+
+    def add(self, amount: float) -> None:
+        """`amount` more units are done."""
+        self.done += amount
+
+    def state(self) -> str:
+        """Count and rate."""
+        rate = self.done / max(time.monotonic() - self._start, 1e-9)
+        if self._unit == "bytes":
+            total = "" if self._total is None else f"/{human_bytes(self._total)}"
+            return f"{human_bytes(self.done)}{total}, {human_bytes(rate)}/s"
+        total = "" if self._total is None else f"/{self._total:.0f}"
+        return f"{self.done:.0f}{total} {self._unit}, {rate:.1f}/s"
+
+    def left(self) -> str:
+        """Time left, where it can be told."""
+        if self._total is None or not 0 < self.done < self._total:
+            return ""
+        seconds = (time.monotonic() - self._start) * (self._total - self.done) / self.done
+        return f", {human_seconds(seconds)} left"
+
+
+def human_bytes(size: float) -> str:
+    """1234567 -> "1.2 MB" (powers of 1000, as disks and hubs count)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """75 -> "1 min 15 s"."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def print_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
+    """A table on stdout; `columns` are (header, "left" | "right")."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for header, justify in columns:
+        table.add_column(header, justify="right" if justify == "right" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(120, console.width), soft_wrap=True)
+    console.print(table)
+
+
+def print_reports(reports: Sequence[Report]) -> None:
+    """One table over all sample sets, then notes and signatures."""
+    from fdr.report import format_value, metric_label
+
+    first = reports[0]
+    if first.reference is not None:
+        count = first.reference.get("count")
+        click.echo(f"reference  {first.reference['name']}" + (f" ({count} images)" if count else ""))
+    rows = []
+    for report in reports:
+        for result in report:
+            encoder = result.encoder or ", ".join(result.encoders or ())
+            arrow = "↓" if result.lower_is_better else "↑"
+            rows.append(
+                (str(report.samples["source"]), encoder, f"{metric_label(result)} {arrow}", format_value(result), str(result.count))
+            )
+    print_table([("samples", "left"), ("encoder", "left"), ("metric", "left"), ("value", "right"), ("n", "right")], rows)
+    for note in dict.fromkeys(_notes(reports)):
+        click.echo(f"note: {note}")
+    for report in reports:
+        for result in report:
+            click.echo(result.signature)
+
+
+def _notes(reports: Sequence[Report]) -> Iterable[str]:
+    for report in reports:
+        several = f"{report.samples['source']}: " if len(reports) > 1 else ""
+        for result in report:
+            yield from (f"{several}{result.encoder}: {note}" for note in result.notes)
+        skipped = report.samples["skipped"]
+        if skipped:
+            named = ", ".join(item["id"] for item in skipped[:5]) + (", ..." if len(skipped) > 5 else "")
+            yield f"{several}{len(skipped)} image(s) skipped: {named}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """To a file (atomically), or to stdout for "-"."""
+    if str(path) == "-":
+        click.echo(text, nl=False)
+        return
+    from fdr.files import write_atomically
+
+    write_atomically(path, text.encode())
+
+
+def dump(data: Any) -> str:
+    """JSON with a newline at the end."""
+    import json
+
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"

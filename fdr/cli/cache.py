@@ -1,0 +1,101 @@
+"""`fdr cache`: the feature cache."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from fdr.cli import _options
+from fdr.cli._render import dump, human_bytes, print_table, progress_for, write_text
+
+_cache_dir = click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Feature cache folder.  [default: ~/.cache/fdr/features]",
+)
+_names = click.argument("names", nargs=-1, metavar="[NAMES]...")
+
+
+def _store(cache: Path | None):  # type: ignore[no-untyped-def]
+    from fdr.cache import CacheStore
+    from fdr.runtime import feature_cache_dir
+
+    return CacheStore(cache or feature_cache_dir())
+
+
+@click.group("cache", epilog="Example: fdr cache list")
+def command() -> None:
+    """List, verify or remove cached features."""
+
+
+@command.command("list", cls=_options.Command, epilog="Example: fdr cache list --json -")
+@_cache_dir
+@_options.json_out
+def list_entries(cache: Path | None, json_path: Path | None) -> None:
+    """List entries: encoder, source, rows done, size."""
+    entries = _store(cache).entries()
+    if json_path is not None:
+        rows = [
+            {
+                "name": e.name,
+                "state": e.state,
+                "bytes": e.num_bytes,
+                "rows_done": e.rows_done,
+                "num_rows": e.num_rows,
+                "encoder": e.encoder,
+                "source": e.source,
+                "outputs": list(e.outputs),
+                "bad": e.num_bad,
+                "modified": e.modified,
+            }
+            for e in entries
+        ]
+        write_text(json_path, dump(rows))
+        return
+    columns = [("name", "left"), ("encoder", "left"), ("source", "left"), ("rows", "right"), ("size", "right"), ("state", "left")]
+    table = [
+        (e.name, e.encoder, e.source, f"{e.rows_done}/{'?' if e.num_rows is None else e.num_rows}", human_bytes(e.num_bytes), e.state)
+        for e in entries
+    ]
+    print_table(columns, table)
+    click.echo(f"{len(entries)} entries, {human_bytes(sum(e.num_bytes for e in entries))}, in {_store(cache).root}")
+
+
+@command.command("verify", cls=_options.Command, epilog="Example: fdr cache verify")
+@_names
+@_cache_dir
+@_options.quiet
+def verify(names: tuple[str, ...], cache: Path | None, quiet: bool) -> int:
+    """Check every byte of the named entries (or the start of their names; all without names).
+
+    Exit code 1 when something is damaged; damaged shards are extracted again when they are next used.
+    """
+    num_damaged = 0
+    for result in _store(cache).verify(names, progress_for(quiet)):
+        if result.is_good:
+            click.echo(f"good     {result.entry.name}  {result.num_shards} shards")
+        else:
+            num_damaged += 1
+            click.echo(f"damaged  {result.entry.name}")
+            for problem in result.problems:
+                click.echo(f"           {problem}")
+    if num_damaged:
+        click.echo(f"fdr: {num_damaged} damaged; the next run that needs them extracts the bad shards again.", err=True)
+    sys.stdout.flush()
+    return 1 if num_damaged else 0
+
+
+@command.command("remove", cls=_options.Command, epilog="Example: fdr cache remove inception- --dry-run")
+@_names
+@click.option("--all", "everything", is_flag=True, default=False, help="Remove every entry.")
+@_cache_dir
+@_options.dry_run
+def remove(names: tuple[str, ...], everything: bool, cache: Path | None, dry_run: bool) -> None:
+    """Remove the named entries (by name or its start), or --all. Touches nothing but fdr's own files."""
+    removal = _store(cache).remove(names, everything=everything, dry_run=dry_run)
+    for entry in removal.entries:
+        click.echo(f"{'would remove' if dry_run else 'removed'} {entry.name}  {human_bytes(entry.num_bytes)}")
+    click.echo(f"{len(removal.entries)} entries, {human_bytes(removal.num_bytes)}")

@@ -1,0 +1,27 @@
+"""`fdr env`: what a bug report needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fdr.cli import _options
+from fdr.cli._render import dump, write_text
+
+
+@click.command("env", cls=_options.Command, epilog="Example: fdr env")
+@_options.json_out
+def command(json_path: Path | None) -> None:
+    """Print versions, devices, threads, folders and the weights found, as Markdown to paste into a bug report."""
+    from fdr.encoders import weights
+    from fdr.encoders.registry import list_encoders
+    from fdr.runtime import environment
+
+    found = [row.name for row in list_encoders() if row.weights is None or weights.find(row.weights) is not None]
+    facts = {**environment(), "weights found": ", ".join(found)}
+    if json_path is not None:
+        write_text(json_path, dump(facts))
+    else:
+        for key, value in facts.items():
+            click.echo(f"- {key}: {value}")

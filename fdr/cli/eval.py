@@ -1,0 +1,99 @@
+"""`fdr eval`: samples against a reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fdr.cli import _options
+from fdr.cli._render import print_reports, progress_for, write_text
+
+
+@click.command(
+    "eval",
+    cls=_options.Command,
+    epilog="Examples:\n\n  fdr eval samples.npz --reps inception,dinov2\n\n"
+    "  fdr eval runA.npz runB/ --ref stats.npz --json out.json\n\n"
+    "  fdr eval samples/ --ref real_images/ --reps fdr6 --metrics fd,is",
+)
+@click.argument("samples", nargs=-1, required=True, metavar="SAMPLES...")
+@click.option(
+    "--ref",
+    "reference",
+    default="imagenet256",
+    show_default=True,
+    metavar="NAME|FILE|IMAGES",
+    help="Reference: a registry name, a statistics file or folder, or real images.",
+)
+@_options.reps
+@click.option(
+    "--metrics", default="fd", show_default=True, metavar="NAMES", help="fd, is, is:adm; FDr comes with fd where it can."
+)
+@_options.images
+@_options.compute
+@_options.storage
+@click.option("--audit", is_flag=True, default=False, help="Compute every FD by a second route as well and compare.")
+@_options.json_out
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="Write CSV; - is stdout.")
+@click.option(
+    "--markdown",
+    "markdown_path",
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="FILE",
+    help="Write a Markdown table; - is stdout.",
+)
+@_options.dry_run
+@_options.quiet
+def command(
+    samples: tuple[str, ...],
+    reference: str,
+    reps: str,
+    metrics: str,
+    audit: bool,
+    json_path: Path | None,
+    csv_path: Path | None,
+    markdown_path: Path | None,
+    dry_run: bool,
+    quiet: bool,
+    **shared: Any,
+) -> None:
+    """Measure one or several sample sets (folder, zip, tar, npz, npy, HDF5) against a reference.
+
+    Features are cached and a killed run resumes: give the same command again.
+    """
+    from fdr.evaluation import Evaluator
+    from fdr.files import check_writable
+    from fdr.images import open_images
+    from fdr.report import reports_to_csv, reports_to_json, reports_to_markdown
+
+    outputs = {"json": json_path, "csv": csv_path, "markdown": markdown_path}
+    for path in outputs.values():
+        if path is not None and str(path) != "-":
+            check_writable(path)
+    if sum(str(path) == "-" for path in outputs.values()) > 1:
+        raise click.UsageError("Only one of --json, --csv and --markdown can be stdout.")
+    setup = _options.library_options(progress_for(quiet), **shared)
+    sources = [open_images(item, setup.image_options) for item in samples]
+    evaluator = Evaluator(
+        reps,
+        reference,
+        metrics,
+        image_options=setup.image_options,
+        encoder_options=setup.encoder_options,
+        extraction_options=setup.extraction_options,
+        weights=setup.weights,
+        audit=audit,
+    )
+    if dry_run:
+        for line in evaluator.plan(sources):
+            click.echo(line)
+        return
+    reports = [evaluator.evaluate_source(source) for source in sources]
+    renderers = {"json": reports_to_json, "csv": reports_to_csv, "markdown": reports_to_markdown}
+    for kind, path in outputs.items():
+        if path is not None:
+            write_text(path, renderers[kind](reports))
+    if all(str(path) != "-" for path in outputs.values()):
+        print_reports(reports)

@@ -1,0 +1,93 @@
+"""`fdr stats`: reference moments of a set of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fdr.cli import _options
+from fdr.cli._render import dump, print_table, progress_for, write_text
+
+
+@click.command(
+    "stats",
+    cls=_options.Command,
+    epilog="Example: fdr stats imagenet/train --reps inception,dinov2 --size 256 --crop adm -o imagenet256/ "
+    "--val imagenet/val",
+)
+@click.argument("images", metavar="IMAGES")
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder of the reference."
+)
+@_options.reps
+@click.option("--val", "validation", metavar="IMAGES", help="Validation images: store their FDs, the denominators of FDr.")
+@click.option("--name", metavar="NAME", help="Name of the reference in reports.  [default: the folder's name]")
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["h5", "npz"]),
+    default="h5",
+    show_default=True,
+    help="h5 keeps full provenance; npz has the mu and sigma that other tools read, too.",
+)
+@_options.images
+@_options.compute
+@_options.storage
+@_options.json_out
+@_options.dry_run
+@_options.quiet
+def command(
+    images: str,
+    out: Path,
+    reps: str,
+    validation: str | None,
+    name: str | None,
+    file_format: str,
+    json_path: Path | None,
+    dry_run: bool,
+    quiet: bool,
+    **shared: Any,
+) -> None:
+    """Compute the moments of IMAGES under each encoder; the folder written is a reference for fdr eval --ref."""
+    from dataclasses import replace
+
+    from fdr.evaluation import load_encoders
+    from fdr.files import check_writable
+    from fdr.images import open_images
+    from fdr.reference_writer import check_reference_folder, write_reference
+
+    check_writable(out / "reference.json")
+    setup = _options.library_options(progress_for(quiet), **shared)
+    source = open_images(images, setup.image_options)
+    whole = replace(setup.image_options, count=None, seed=0)
+    val_source = None if validation is None else open_images(validation, whole)
+    check_reference_folder(out, source)
+    encoders = load_encoders(reps, setup.encoder_options, setup.weights)
+    if dry_run:
+        names = ", ".join(encoder.spec.name for encoder in encoders)
+        click.echo(f"would write moments of {len(source)} images of {source.name} under {names} to {out}")
+        return
+    index = write_reference(
+        source,
+        encoders,
+        out,
+        name=name,
+        validation=val_source,
+        file_format=file_format,
+        options=setup.extraction_options,
+    )
+    if json_path is not None:
+        write_text(json_path, dump(index))
+    if json_path is None or str(json_path) != "-":
+        _print_index(index, out)
+
+
+def _print_index(index: dict[str, Any], out: Path) -> None:
+    click.echo(f"{out}: {index['images']['count']} images of {index['images']['source']}")
+    rows = [
+        (row["name"], row["file"], f"{row['val_fd']:.6g}" if "val_fd" in row else "", row["sha256"][:8])
+        for row in index["encoders"]
+    ]
+    print_table([("encoder", "left"), ("file", "left"), ("validation FD", "right"), ("sha256", "left")], rows)

@@ -1,0 +1,413 @@
+"""Images + encoders -> features: one decode for all encoders, cached in shards, resumed, lazy."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+
+from fdr._version import __version__
+from fdr.cache import CacheKey, CacheStore, FeatureCache
+from fdr.encoders.base import AbstractEncoder, EncoderOptions
+from fdr.encoders.registry import as_encoder
+from fdr.errors import InputError, RunError
+from fdr.images import BadImage, ImageOptions, ImageSource, open_images
+from fdr.images.pool import read_ahead
+from fdr.progress import Progress, SilentProgress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHARD_SIZE = 1024
+"""Images per shard: what a killed run can lose, and the granularity of resuming."""
+_WINDOWS_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class ExtractionOptions:
+    """How features are computed and kept; the defaults here are the only ones."""
+
+    cache: Path | None = None
+    """Folder of the feature cache; None keeps nothing."""
+    batch_size: int | None = None
+    """Images per forward pass; None takes 32 on a CPU, 128 on a GPU. It moves float32 features by about 1e-5."""
+    num_workers: int | None = None
+    """Decode threads; None takes the processors this process may use."""
+    progress: Progress = field(default_factory=SilentProgress)
+
+    def batch_size_on(self, device_type: str) -> int:
+        """The batch size on a device of this type. Raises `InputError` below 1."""
+        if self.batch_size is None:
+            return 32 if device_type == "cpu" else 128
+        if self.batch_size < 1:
+            raise InputError(f"Batch size is {self.batch_size}; it must be at least 1.")
+        return self.batch_size
+
+
+@dataclass(frozen=True)
+class FeatureBlock:
+    """Features of consecutive images: `features[encoder][output][i]` belongs to row `rows[i]` of the selection."""
+
+    start: int
+    stop: int
+    rows: np.ndarray
+    features: Mapping[str, Mapping[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class _Window:
+    """One forward batch before the network: what every encoder needs of it, bad images left out."""
+
+    rows: list[int]
+    bad: list[BadImage]
+    inputs: dict[str, Tensor | list[Tensor]]
+
+
+@dataclass(frozen=True)
+class _ShardEnd:
+    start: int
+    stop: int
+    names: tuple[str, ...]
+
+
+class Extraction:
+    """A pass over a source for several encoders: iterating yields one `FeatureBlock` per shard, in row order, lazily.
+
+    `outputs` maps an encoder's name to the outputs to keep. Shards found in the cache are read, the others computed
+    and stored; an image is decoded once for all encoders that need it. Which images share a forward batch depends on
+    the shard and the batch size alone, so a resumed run repeats the bits of an uninterrupted one.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        encoders: Sequence[AbstractEncoder],
+        outputs: Mapping[str, tuple[str, ...]] | None = None,
+        options: ExtractionOptions | None = None,
+    ) -> None:
+        names = [encoder.spec.name for encoder in encoders]
+        if not names:
+            raise InputError("No encoder was given; name at least one.")
+        if len(set(names)) != len(names):
+            raise InputError(f"Encoders must have different names; got {', '.join(names)}.")
+        self.source = source
+        self.encoders = {encoder.spec.name: encoder for encoder in encoders}
+        self.outputs = {name: self._outputs_of(name, (outputs or {}).get(name, ())) for name in names}
+        self.options = options or ExtractionOptions()
+        self.batch_size = self.options.batch_size_on(encoders[0].device.type)
+        self.bad: list[BadImage] = []
+        """Images left out by `on_bad="skip"`, known after a pass."""
+        self.entries = {name: self._open_entry(name) for name in names}
+
+    def _outputs_of(self, name: str, wanted: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.encoders[name].stored_outputs, *wanted)))
+
+    def _open_entry(self, name: str) -> FeatureCache | None:
+        encoder = self.encoders[name]
+        if self.options.cache is None or not encoder.is_cacheable:
+            return None
+        if not self.source.is_repeatable:
+            raise InputError(
+                f"Features of {self.source.name} cannot be cached, because it can be read only once; "
+                "give a folder, file, list, array or Dataset, or no cache."
+            )
+        return FeatureCache.open(
+            self.options.cache,
+            cache_key(self.source, encoder, self.outputs[name]),
+            num_rows=len(self.source),
+            attributes=_cache_attributes(self.source, encoder),
+            shard_size=SHARD_SIZE,
+        )
+
+    @property
+    def num_rows(self) -> int | None:
+        """Images to go through, bad ones included; None for a generator of unknown length."""
+        try:
+            return len(self.source)
+        except TypeError:
+            return None
+
+    @property
+    def is_complete(self) -> bool:
+        """True when every feature is in the cache already."""
+        return all(entry is not None and entry.is_complete for entry in self.entries.values())
+
+    def __iter__(self) -> Iterator[FeatureBlock]:
+        self.bad = []
+        title = f"{self.source.name}: {', '.join(self.encoders)}"
+        with self.options.progress.task(title, self.num_rows) as task:
+            seen = 0
+            for block in self._blocks():
+                yield block
+                seen = block.stop
+                task.advance(block.stop - block.start)
+        self.source.check_bad(self.bad, seen)
+
+    def _blocks(self) -> Iterator[FeatureBlock]:
+        """Runs of shards that need computing share one pass of the decoder; the others are read."""
+        shards = ((start, stop, self._missing(start, stop)) for start, stop in self._shards())
+        for is_missing, run in itertools.groupby(shards, key=lambda shard: bool(shard[2])):
+            if is_missing:
+                yield from self._computed_blocks(run)
+            else:
+                for start, stop, _ in run:
+                    yield self._assemble(start, stop, {})
+
+    def _shards(self) -> Iterator[tuple[int, int]]:
+        total = self.num_rows
+        if total is None:
+            yield from ((start, start + SHARD_SIZE) for start in itertools.count(0, SHARD_SIZE))
+        else:
+            yield from ((start, min(start + SHARD_SIZE, total)) for start in range(0, total, SHARD_SIZE))
+
+    def _missing(self, start: int, stop: int) -> tuple[str, ...]:
+        return tuple(name for name, entry in self.entries.items() if entry is None or not entry.has(start, stop))
+
+    def _computed_blocks(self, run: Iterator[tuple[int, int, tuple[str, ...]]]) -> Iterator[FeatureBlock]:
+        pending: dict[str, list[dict[str, np.ndarray]]] = {}
+        rows: list[int] = []
+        bad: list[BadImage] = []
+        for item in read_ahead(self._windows(run), _WINDOWS_AHEAD):
+            if isinstance(item, _Window):
+                rows += item.rows
+                bad += item.bad
+                for name, inputs in item.inputs.items():
+                    pending.setdefault(name, []).append(self._forward(name, inputs, item.rows))
+            else:
+                computed = {name: self._joined(name, pending.get(name, [])) for name in item.names}
+                self._store(item, rows, bad, computed)
+                yield self._assemble(item.start, item.stop, computed, rows, bad)
+                pending, rows, bad = {}, [], []
+
+    def _windows(self, run: Iterator[tuple[int, int, tuple[str, ...]]]) -> Iterator[_Window | _ShardEnd]:
+        """Runs in the prefetch thread: decode, cut into forward batches at shard boundaries, preprocess."""
+        shards = list(run) if self.num_rows is not None else run
+        stream: Iterator[tuple[int, Tensor | BadImage]] | None = None
+        for start, stop, names in shards:
+            if stream is None:
+                last = shards[-1][1] if isinstance(shards, list) else None
+                stream = self._stream(start, last)
+            seen = 0
+            for at in range(start, stop, self.batch_size):
+                items = list(itertools.islice(stream, min(self.batch_size, stop - at)))
+                seen += len(items)
+                if items:
+                    yield self._window(items, names)
+            if seen:
+                yield _ShardEnd(start, start + seen, names)
+            if seen < stop - start:
+                if self.num_rows is not None:
+                    raise RunError(f"{self.source.name} ended after {start + seen} of {self.num_rows} images.")
+                return
+
+    def _stream(self, start: int, stop: int | None) -> Iterator[tuple[int, Tensor | BadImage]]:
+        for batch in self.source.batches(self.batch_size, self.options.num_workers, start, stop):
+            merged: list[tuple[int, Any]] = [*zip(batch.rows, batch.images, strict=True)]
+            merged += [(image.row, image) for image in batch.bad]
+            yield from sorted(merged, key=lambda item: item[0])
+
+    def _window(self, items: Sequence[tuple[int, Tensor | BadImage]], names: tuple[str, ...]) -> _Window:
+        bad = [item for _, item in items if isinstance(item, BadImage)]
+        good = [(row, item) for row, item in items if not isinstance(item, BadImage)]
+        images = [image for _, image in good]
+        inputs: dict[str, Tensor | list[Tensor]] = {}
+        for name in names if images else ():
+            encoder = self.encoders[name]
+            on_host = encoder.host_preprocess or encoder.device.type == "cpu"
+            inputs[name] = preprocessed(encoder, images) if on_host else images
+        return _Window([row for row, _ in good], bad, inputs)
+
+    def _forward(self, name: str, inputs: Tensor | list[Tensor], rows: list[int]) -> dict[str, np.ndarray]:
+        import torch
+
+        encoder = self.encoders[name]
+        with torch.inference_mode():
+            if isinstance(inputs, list):
+                inputs = preprocessed(encoder, inputs)
+            results = encoder.forward(inputs.to(encoder.device, non_blocking=True), self.outputs[name])
+            arrays = {output: results[output].float().cpu().numpy() for output in self.outputs[name]}
+        for output, array in arrays.items():
+            self._check_finite(name, output, array, rows)
+        return arrays
+
+    def _check_finite(self, name: str, output: str, array: np.ndarray, rows: list[int]) -> None:
+        finite = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        if not finite.all():
+            first = rows[int(np.flatnonzero(~finite)[0])]
+            label = self.source.ids[first] if self.num_rows is not None else f"image {first}"
+            raise InputError(
+                f"{name} gave non-finite {output!r} features for {int((~finite).sum())} of {len(finite)} images of a "
+                f"batch (the first is {label}); check the weights, and --dtype if it is not float32."
+            )
+
+    def _joined(self, name: str, parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        if not parts:  # every image of the shard was bad: the widths come from a blank one
+            import torch
+
+            blank = torch.zeros(3, 64, 64, dtype=torch.uint8)
+            with torch.inference_mode():
+                parts = [{key: array[:0] for key, array in self._forward(name, [blank], [0]).items()}]
+        return {output: np.concatenate([part[output] for part in parts]) for output in self.outputs[name]}
+
+    def _store(
+        self, end: _ShardEnd, rows: list[int], bad: list[BadImage], computed: Mapping[str, Mapping[str, np.ndarray]]
+    ) -> None:
+        for name, features in computed.items():
+            entry = self.entries[name]
+            if entry is not None:
+                ids = [self.source.ids[row] for row in rows]
+                failed = [(image.row, image.id, image.reason) for image in bad]
+                entry.write_shard(end.start, end.stop, np.array(rows, dtype=np.int64), ids, features, failed)
+
+    def _assemble(
+        self,
+        start: int,
+        stop: int,
+        computed: Mapping[str, Mapping[str, np.ndarray]],
+        rows: Sequence[int] = (),
+        bad: Sequence[BadImage] = (),
+    ) -> FeatureBlock:
+        """The block of a shard: what was computed now, and the cached rest."""
+        features = dict(computed)
+        good = np.array(rows, dtype=np.int64)
+        for name, entry in self.entries.items():
+            if name not in computed:
+                assert entry is not None
+                shard = entry.read_shard(start, stop)
+                features[name], good, bad = shard.features, shard.rows, [BadImage(*image) for image in shard.bad]
+        if bad and self.source.options.on_bad == "fail":
+            raise InputError(f"{self.source.name}: {bad[0].id}: {bad[0].reason}; use --on-bad skip to leave it out.")
+        self.bad += bad
+        return FeatureBlock(start, stop, good, features)
+
+
+def cache_key(source: ImageSource, encoder: AbstractEncoder, outputs: tuple[str, ...]) -> CacheKey:
+    """Content of the data, spec of the encoder, outputs: what decides a cache entry."""
+    assert source.digest is not None
+    return CacheKey(source.digest, encoder.spec.hash, outputs, label=encoder.spec.model)
+
+
+def preprocessed(encoder: AbstractEncoder, images: Sequence[Tensor]) -> Tensor:
+    """Images [3, H, W] of any sizes, uint8 or float32 in [0, 1] -> network input [B, 3, h, w].
+
+    Images of one size share one call. Runs where the encoder wants it: on the host, or on its device.
+    """
+    import torch
+
+    device = torch.device("cpu") if encoder.host_preprocess else encoder.device
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for index, image in enumerate(images):
+        groups.setdefault((image.dtype, *image.shape), []).append(index)
+    with torch.inference_mode():
+        order: list[int] = []
+        parts = []
+        for indices in groups.values():
+            stack = torch.stack([images[index] for index in indices])
+            if device.type == "cuda":
+                stack = stack.pin_memory().to(device, non_blocking=True)
+            scaled = stack.float().div_(255) if stack.dtype == torch.uint8 else stack
+            parts.append(encoder.preprocess(scaled.to(device)))
+            order += indices
+        if len(parts) == 1:
+            return parts[0]
+        if len({part.shape[1:] for part in parts}) > 1:
+            sizes = ", ".join(f"{shape[-1]}x{shape[-2]}" for shape in list(groups)[:3])
+            raise InputError(
+                f"{encoder.spec.name} takes images as they are, and these have several sizes ({sizes}, ...); "
+                "bring them to one size with --size, or resize in the encoder."
+            )
+        return torch.cat(parts)[torch.argsort(torch.tensor(order))]
+
+
+def cached_rows(root: Path, source: ImageSource, encoder: AbstractEncoder, outputs: tuple[str, ...]) -> int:
+    """How many rows of the features are in the cache already; creates nothing."""
+    if not (encoder.is_cacheable and source.is_repeatable):
+        return 0
+    wanted = tuple(dict.fromkeys((*encoder.stored_outputs, *outputs)))
+    name = cache_key(source, encoder, wanted).directory
+    return sum(entry.rows_done for entry in CacheStore(root).entries() if entry.name == name)
+
+
+def _cache_attributes(source: ImageSource, encoder: AbstractEncoder) -> dict[str, str]:
+    import torch
+
+    return {
+        "source": source.name,
+        "encoder": encoder.spec.name,
+        "spec": json.dumps(asdict(encoder.spec), sort_keys=True),
+        "policy": json.dumps(dict(source.policy), sort_keys=True),
+        "device": str(encoder.device),
+        "fdr": __version__,
+        "torch": torch.__version__,
+    }
+
+
+class Features:
+    """What `fdr.extract` returns: lazy, and sized in batches. Each pass reads the cache, or computes again.
+
+    Iterating yields float32 tensors [n, D] of the encoder's main output on the CPU; for a list of encoders, dicts
+    from encoder name to such a tensor. `bad` lists the images that were left out, after a pass.
+    """
+
+    def __init__(self, extraction: Extraction, is_many: bool) -> None:
+        self._extraction = extraction
+        self._is_many = is_many
+
+    @property
+    def num_images(self) -> int | None:
+        """Images to go through, bad ones included; None for a generator of unknown length."""
+        return self._extraction.num_rows
+
+    @property
+    def bad(self) -> list[BadImage]:
+        """Images left out by `on_bad="skip"` in the last pass."""
+        return self._extraction.bad
+
+    def __len__(self) -> int:
+        if self.num_images is None:
+            raise TypeError(f"{self._extraction.source.name} has no known length")
+        size = self._extraction.batch_size
+        return sum(-(-(stop - start) // size) for start, stop in self._extraction._shards())
+
+    def __iter__(self) -> Iterator[Any]:
+        import torch
+
+        mains = {name: encoder.spec.output for name, encoder in self._extraction.encoders.items()}
+        for block in self._extraction:
+            for at in range(block.start, block.stop, self._extraction.batch_size):
+                low, high = np.searchsorted(block.rows, (at, min(at + self._extraction.batch_size, block.stop)))
+                batch = {
+                    name: torch.from_numpy(np.ascontiguousarray(block.features[name][main][low:high]))
+                    for name, main in mains.items()
+                }
+                yield batch if self._is_many else next(iter(batch.values()))
+
+
+def extract(
+    images: Any,
+    encoder: str | AbstractEncoder | Any | Iterable[Any],
+    *,
+    cache: str | os.PathLike[str] | None = None,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    image_options: ImageOptions | None = None,
+    progress: Progress | None = None,
+) -> Features:
+    """Features of `images` under one encoder or a list of them: lazy, sized, and cached in the folder `cache`.
+
+    `images` is anything `fdr.open_images` reads; an encoder is a name, an `AbstractEncoder`, or a callable from
+    images [B, 3, H, W] in [0, 1] to [B, D]. Raises `InputError` for what cannot be read, now where possible.
+    """
+    is_many = isinstance(encoder, list | tuple)
+    encoders = [as_encoder(item, EncoderOptions(progress=progress or SilentProgress())) for item in (encoder if is_many else [encoder])]
+    options = ExtractionOptions(
+        None if cache is None else Path(cache), batch_size, num_workers, progress or SilentProgress()
+    )
+    return Features(Extraction(open_images(images, image_options or ImageOptions()), encoders, None, options), is_many)

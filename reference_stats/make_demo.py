@@ -1,0 +1,23 @@
+"""Compute `demo-random.h5`, the reference that `fdr demo` checks itself against. Run: python reference_stats/make_demo.py"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from fdr import procedural
+from fdr.demo import REFERENCE_COUNT, REFERENCE_SEED, SAMPLE_COUNT, VALIDATION_SEED, make_reference, save_images
+from fdr.encoders.registry import load_encoder
+from fdr.extraction import ExtractionOptions
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_images(folder / "reference.npz", procedural.draw_set(REFERENCE_SEED, REFERENCE_COUNT))
+        save_images(folder / "validation.npz", procedural.draw_set(VALIDATION_SEED, SAMPLE_COUNT))
+        make_reference(folder, folder / "stats", load_encoder("random", device="cpu"), ExtractionOptions())
+        shutil.copyfile(folder / "stats" / "random.h5", Path(__file__).parent / "demo-random.h5")
+
+
+if __name__ == "__main__":
+    main()
