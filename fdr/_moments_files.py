@@ -1,0 +1,154 @@
+"""The files of `Moments`: `.npz` that peers read, `.h5` of our own; written atomically, read without executing."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from fdr.errors import InputError
+from fdr.files import atomic_path
+
+H5_FORMAT = "fdr-moments/1"
+ATTRIBUTES = "fdr_attributes"
+"""The npz member that holds the attributes as JSON text; peers ignore it."""
+
+
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, KeyError, ValueError, TypeError),
+    *(RuntimeError, OverflowError, MemoryError, AttributeError, SyntaxError),
+)
+"""What zipfile, NumPy, json and h5py raise on bytes that are not what they say."""
+
+
+def save(path: str | os.PathLike[str], arrays: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+    """Write `arrays` and `attributes` in the format that the suffix names, in one step."""
+    path = Path(path)
+    if path.suffix.lower() not in (".npz", ".h5", ".hdf5"):
+        raise InputError(f"Cannot tell the format of {str(path)!r}; name a file of moments *.npz or *.h5.")
+    for name, value in attributes.items():
+        if not isinstance(value, str | int | float):
+            raise InputError(f"Attribute {name!r} is a {type(value).__name__}; expected text or a number.")
+    write = _write_npz if path.suffix.lower() == ".npz" else _write_h5
+    with atomic_path(path) as temporary, open(temporary, "w+b") as file:
+        write(file, arrays, attributes)
+
+
+def _write_npz(file: IO[bytes], arrays: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+    members: dict[str, Any] = dict(arrays)
+    if attributes:
+        members[ATTRIBUTES] = np.array(json.dumps(dict(attributes)))
+    np.savez(file, **members)
+
+
+def _write_h5(file: IO[bytes], arrays: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+    import h5py
+
+    with h5py.File(file, "w", libver=("v108", "v110")) as h5:  # v108 allows attributes above 64 KB
+        h5.attrs["format"] = H5_FORMAT
+        for name, value in arrays.items():
+            if np.ndim(value):
+                h5[name] = value
+            else:
+                h5.attrs[name] = value
+        h5.create_group("attributes").attrs.update(dict(attributes))
+
+
+def load(path: str | os.PathLike[str], keys: tuple[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of `Moments` and the attributes in a file; `keys` names mu and sigma in an npz."""
+    name = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(8)
+    except IsADirectoryError:
+        raise InputError(f"{name!r} is a folder; a statistics file (*.npz or *.h5) is expected.") from None
+    except OSError as error:
+        raise InputError(f"Cannot read {name!r}: {error.strerror}.") from None
+    if magic.startswith(b"PK"):
+        return _read_npz(name, keys)
+    if magic == b"\x89HDF\r\n\x1a\n":
+        return _read_h5(name)
+    raise InputError(
+        f"{name!r} {_what_it_is(magic)}; statistics are read from *.npz with {keys[0]} and {keys[1]}, or from our *.h5."
+    )
+
+
+def _what_it_is(magic: bytes) -> str:
+    if not magic:
+        return "is empty"
+    if magic.startswith(b"\x80"):
+        return "is a Python pickle, which can run code and is not opened"
+    if magic.startswith(b"\x93NUMPY"):
+        return "is a single .npy array (features go through Moments.from_features)"
+    return "is no statistics file"
+
+
+def _read_npz(name: str, keys: tuple[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    mu, sigma = keys
+    try:
+        with np.load(name, allow_pickle=False) as file:
+            if mu not in file or sigma not in file:
+                raise InputError(f"{name!r} has no {mu!r} and {sigma!r}; it holds {_listing(file.files)}.")
+            arrays = {"mu": np.asarray(file[mu]), "sigma": np.asarray(file[sigma])}
+            if keys == ("mu", "sigma"):
+                arrays |= {key: file[key] for key in ("count", "ddof", "factor") if key in file}
+            attributes = json.loads(str(file[ATTRIBUTES])) if ATTRIBUTES in file else {}
+    except DAMAGE as error:
+        if "allow_pickle" in str(error):
+            raise InputError(
+                f"{name!r} holds Python objects, which can run code and are not opened; save plain float64 arrays."
+            ) from None
+        raise _damaged(name, error) from None
+    if not isinstance(attributes, dict):
+        raise InputError(f"{name!r} has {ATTRIBUTES!r} that are no mapping; it was altered.")
+    return _scalars(name, arrays), attributes
+
+
+def _read_h5(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    import h5py
+
+    try:
+        with h5py.File(name, "r") as h5:
+            if h5.attrs.get("format") != H5_FORMAT:
+                raise InputError(
+                    f"{name!r} is HDF5 but not moments of the format {H5_FORMAT}; it holds {_listing(list(h5))}."
+                )
+            arrays = {key: np.asarray(h5[key][()]) for key in ("mu", "sigma", "factor") if key in h5}
+            arrays |= {key: h5.attrs[key] for key in ("count", "ddof") if key in h5.attrs}
+            attributes = {key: _plain(value) for key, value in h5["attributes"].attrs.items()}
+        if not {"mu", "sigma"} <= arrays.keys():
+            raise InputError(f"{name!r} has no 'mu' and 'sigma'; it holds {_listing(list(arrays))}.")
+        return _scalars(name, arrays), attributes
+    except DAMAGE as error:
+        raise _damaged(name, error) from None
+
+
+def _damaged(name: str, error: BaseException) -> InputError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return InputError(f"{name!r} is truncated or damaged ({reason}); copy or compute it again.")
+
+
+def _scalars(name: str, arrays: dict[str, Any]) -> dict[str, Any]:
+    """`arrays` with count and ddof as integers."""
+    for key in ("count", "ddof"):
+        if key in arrays:
+            if np.size(arrays[key]) != 1 or np.asarray(arrays[key]).dtype.kind not in "iuf":
+                raise InputError(f"{name!r} has a {key!r} that is no number.")
+            arrays[key] = np.asarray(arrays[key]).item()
+    return arrays
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _listing(names: list[str]) -> str:
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return shown or "nothing"
