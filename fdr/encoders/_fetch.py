@@ -140,7 +140,11 @@ def fetch_from_hub(repo: str, filename: str, *, progress: Progress) -> Path:
         raise FetchError("no connection to the hub") from error
     except errors.HfHubHTTPError as error:
         raise FetchError(f"the hub answered: {_first_line(error)}") from error
+    except getattr(errors, "HTTPError", errors.HfHubHTTPError) as error:  # what the hub's own HTTP client raises
+        raise FetchError(f"the connection to the hub broke: {_first_line(error)}") from error
     except OSError as error:
+        if error.errno is None or isinstance(error, ConnectionError | TimeoutError):
+            raise FetchError(f"the connection to the hub broke: {_first_line(error)}") from error
         raise RunError(f"Cannot store {filename} of {repo} in the hub cache: {_first_line(error)}.") from error
 
 

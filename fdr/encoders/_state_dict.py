@@ -104,10 +104,10 @@ def _kind(path: Path) -> str:
         raise WeightsError(f"Weight file {str(path)!r} is a Git LFS pointer, not the file; run `git lfs pull`.")
     if head.startswith(b"PK"):
         return "zip"
+    if head[5:9] == b"\x00\x00\x00{" or path.suffix == ".safetensors":  # the length of a header, and its JSON
+        return "safetensors"
     if head[:1] == b"\x80":
         return "pickle"
-    if path.suffix == ".safetensors" or head[8:9] == b"{":
-        return "safetensors"
     raise WeightsError(f"{str(path)!r} is not a weight file: expected .safetensors or a torch checkpoint.")
 
 
@@ -128,9 +128,7 @@ def _load_torch(path: Path, *, is_zip: bool) -> Any:
         _check_zip(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # torch's advice about foreign pickles; the errors below are enough
+            warnings.simplefilter("ignore", UserWarning)  # torch's advice about foreign pickles
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise WeightsError(

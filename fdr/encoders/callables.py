@@ -42,8 +42,8 @@ class CallableEncoder(AbstractEncoder):
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(inputs):
             shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise InputError(
-                f"Encoder {self.spec.name!r} must return a tensor [B, D] for images [B, 3, H, W]; of {len(inputs)} images "
-                f"it made {shape}."
+                f"Encoder {self.spec.name!r} must make a tensor [B, D] of images [B, 3, H, W]; "
+                f"of {len(inputs)} images it made {shape}."
             )
         return {name: features.float() for name in outputs}
 

@@ -1,0 +1,83 @@
+"""The catalogue is consistent data, and its names mean what the literature's protocols say."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fdr.encoders.catalogue import BUNDLES, INCEPTION_WEIGHTS, NON_COMMERCIAL, ROWS, find_row
+
+NAMES = [row.name for row in ROWS]
+
+
+def test_names_are_unique_and_complete():
+    assert len(set(NAMES)) == len(NAMES)
+    inception = {"inception", "inception:pytorch-fid", "inception:clean", "inception:fdloss"}
+    assert set(NAMES) == inception | {"dinov2", "siglip", "clip", "mae", "convnext", "random"}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=NAMES)
+def test_every_row_says_what_a_reader_needs(row):
+    assert row.width > 0
+    assert row.input_size > 0
+    assert row.licence
+    assert row.note.endswith(".")
+    assert row.preprocessing
+    assert (row.weights is None) == (row.family == "random")
+    if row.weights is not None:
+        assert row.weights.size > 0
+        assert row.weights.licence == row.licence
+        assert row.weights.source.startswith("https://")
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "size", "width"),
+    [
+        ("inception", "pool", 299, 2048),
+        ("convnext", "mean", 224, 1024),
+        ("dinov2", "cls", 256, 1024),
+        ("mae", "cls", 224, 1024),
+        ("siglip", "attention-pool", 224, 1152),
+        ("clip", "cls", 256, 1024),
+    ],
+)
+def test_the_six_encoders_are_those_of_the_fd_loss_paper(name, output, size, width):
+    row = find_row(name)
+    assert (row.output, row.input_size, row.width) == (output, size, width)
+
+
+@pytest.mark.parametrize(
+    ("name", "resize", "black", "white"),
+    [
+        ("inception", "tf1-bilinear", -1.0, 127 / 128),
+        ("inception:clean", "pil-bicubic-float", -1.0, 127 / 128),
+        ("inception:pytorch-fid", "torch-bilinear", -1.0, 1.0),
+        ("inception:fdloss", "tf1-bilinear", -1.0, 1.0),
+    ],
+)
+def test_inception_variants_normalise_as_their_owners(name, resize, black, white):
+    row = find_row(name)
+    assert row.resize == resize
+    for value, expected in ((0.0, black), (1.0, white)):
+        assert (value - row.mean[0]) / row.std[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_non_commercial_weights_are_said_to_be():
+    assert {row.name for row in ROWS if row.licence == NON_COMMERCIAL} == {"mae", "convnext"}
+
+
+def test_the_bundle_names_six_rows_with_the_inception_of_its_paper():
+    assert len(BUNDLES["fdr6"]) == len(set(BUNDLES["fdr6"])) == 6
+    assert all(find_row(name) for name in BUNDLES["fdr6"])
+    assert BUNDLES["fdr6"][0] == "inception:fdloss"
+
+
+def test_the_inception_file_carries_its_digest_in_its_names():
+    assert re.fullmatch(r"[0-9a-f]{64}", INCEPTION_WEIGHTS.sha256)
+    for name in (INCEPTION_WEIGHTS.filename, *INCEPTION_WEIGHTS.aliases):
+        assert INCEPTION_WEIGHTS.sha256[:8] in name
+
+
+def test_an_unknown_name_has_no_row():
+    assert find_row("vgg") is None
