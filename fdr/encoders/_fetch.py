@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import inspect
 import os
 import urllib.error
 import urllib.request
@@ -128,16 +129,18 @@ def fetch_from_hub(repo: str, filename: str, *, progress: Progress) -> Path:
     """Fetch a hub file into the hub's own cache, which resumes by itself. Raises `FetchError` or `RunError`."""
     from huggingface_hub import errors, hf_hub_download
 
+    # hub < 1.1 has no such parameter and draws its own bar
+    bar = {"tqdm_class": _hub_bar(progress)} if "tqdm_class" in inspect.signature(hf_hub_download).parameters else {}
     try:
-        return Path(hf_hub_download(repo, filename, tqdm_class=_hub_bar(progress)))
+        return Path(hf_hub_download(repo, filename, **bar))
     except errors.GatedRepoError as error:
         raise FetchError(f"{repo} asks for its terms to be accepted: log in with `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:
         raise FetchError(f"the hub has no repository {repo}, or it is private") from error
-    except errors.RemoteEntryNotFoundError as error:
-        raise FetchError(f"repository {repo} has no file {filename}") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise FetchError("no connection to the hub") from error
+    except errors.EntryNotFoundError as error:
+        raise FetchError(f"repository {repo} has no file {filename}") from error
     except errors.HfHubHTTPError as error:
         raise FetchError(f"the hub answered: {_first_line(error)}") from error
     except getattr(errors, "HTTPError", errors.HfHubHTTPError) as error:  # what the hub's own HTTP client raises
@@ -154,7 +157,7 @@ def _first_line(error: Exception) -> str:
 
 def _hub_bar(progress: Progress) -> Any:
     """The hub reports through a tqdm class; this one passes its bytes to `progress` and draws nothing."""
-    from tqdm import tqdm
+    from huggingface_hub.utils import tqdm
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:

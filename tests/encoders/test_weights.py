@@ -336,14 +336,14 @@ def hub_error(name, **kwargs):
     [
         ("GatedRepoError", "asks for its terms to be accepted"),
         ("RepositoryNotFoundError", "no repository timm/net.a"),
-        ("RemoteEntryNotFoundError", "has no file model.safetensors"),
+        ("EntryNotFoundError", "has no file model.safetensors"),
         ("LocalEntryNotFoundError", "no connection to the hub"),
         ("OfflineModeIsEnabled", "no connection to the hub"),
         ("HfHubHTTPError", "the hub answered"),
     ],
 )
 def test_errors_of_the_hub_are_one_sentence(places, monkeypatch, name, sentence):
-    def fail(*args, **kwargs):
+    def fail(repo, filename):
         raise hub_error(name)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
@@ -361,7 +361,7 @@ def test_errors_of_the_hub_are_one_sentence(places, monkeypatch, name, sentence)
     ],
 )
 def test_a_broken_connection_is_told_from_a_full_disk(places, monkeypatch, error, kind, sentence):
-    def fail(*args, **kwargs):
+    def fail(repo, filename):
         raise error
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
@@ -374,7 +374,7 @@ def test_the_http_client_of_the_hub_is_translated_too(places, monkeypatch):
 
     client_error = getattr(errors, "HTTPError", OSError)
 
-    def fail(*args, **kwargs):
+    def fail(repo, filename):
         raise client_error("server disconnected")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
