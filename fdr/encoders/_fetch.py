@@ -6,7 +6,9 @@ import hashlib
 import http.client
 import inspect
 import os
+import socket
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -127,8 +129,9 @@ def _copy(response: http.client.HTTPResponse, out: BinaryIO, task: ProgressTask)
 
 def fetch_from_hub(repo: str, filename: str, *, progress: Progress) -> Path:
     """Fetch a hub file into the hub's own cache, which resumes by itself. Raises `FetchError` or `RunError`."""
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import constants, errors, hf_hub_download
 
+    _check_route(constants.ENDPOINT)
     # hub < 1.1 has no such parameter and draws its own bar
     bar = {"tqdm_class": _hub_bar(progress)} if "tqdm_class" in inspect.signature(hf_hub_download).parameters else {}
     try:
@@ -149,6 +152,16 @@ def fetch_from_hub(repo: str, filename: str, *, progress: Progress) -> Path:
         if error.errno is None or isinstance(error, ConnectionError | TimeoutError):
             raise FetchError(f"the connection to the hub broke: {_first_line(error)}") from error
         raise RunError(f"Cannot store {filename} of {repo} in the hub cache: {_first_line(error)}.") from error
+
+
+def _check_route(address: str) -> None:
+    """Fail now where no name can be resolved; the hub would try for half a minute. A proxy resolves by itself."""
+    if urllib.request.getproxies():
+        return
+    try:
+        socket.getaddrinfo(urllib.parse.urlsplit(address).hostname, None)
+    except OSError as error:
+        raise FetchError(f"no connection to {address}: {error.strerror or error}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -80,7 +80,9 @@ def resolve(file: WeightsFile, options: EncoderOptions, encoder: str) -> FoundWe
     if path is not None:
         return _identified(path, file, encoder)
     if runtime.is_offline(options.offline):
-        raise WeightsError(missing_sentence(file, encoder, "not found on this machine, and the run is offline"))
+        raise WeightsError(
+            missing_sentence(file, options, encoder, "not found on this machine, and the run is offline")
+        )
     path = _fetch(file, options, encoder)
     digest = file_digest(path)
     return FoundWeights(path, digest, is_known=digest == file.sha256)
@@ -95,14 +97,14 @@ def file_digest(path: Path) -> str:
         raise WeightsError(f"Cannot read weight file {str(path)!r}: {error.strerror or error}.") from error
 
 
-def missing_sentence(file: WeightsFile, encoder: str, why: str) -> str:
+def missing_sentence(file: WeightsFile, options: EncoderOptions, encoder: str, why: str) -> str:
     """What to fetch, from where, how big it is, and where to put it."""
     name = file.hub[1] if file.hub else file.filename
     size = f" ({file.size / 1e6:,.0f} MB)" if file.size else ""
     source = f" from {file.source}" if file.source else ""
     return (
         f"The weights of encoder {encoder!r} were {why}: fetch {name}{size}{source} and save it as "
-        f"{str(download_dir() / file.filename)!r}, or as {file.filename!r} in any folder named by --weights-dir."
+        f"{str(download_dir(options.weights_dir) / file.filename)!r}, or as {file.filename!r} in any folder named by --weights-dir."
     )
 
 
@@ -160,5 +162,9 @@ def _fetch(file: WeightsFile, options: EncoderOptions, encoder: str) -> Path:
             target = download_dir(options.weights_dir) / file.filename
             return fetch_url(file.url, target, file.sha256, progress=options.progress)
     except FetchError as error:
-        raise WeightsError(missing_sentence(file, encoder, f"not found and could not be fetched ({error})")) from error
-    raise WeightsError(missing_sentence(file, encoder, "not found, and no address to fetch them from is known"))
+        raise WeightsError(
+            missing_sentence(file, options, encoder, f"not found and could not be fetched ({error})")
+        ) from error
+    raise WeightsError(
+        missing_sentence(file, options, encoder, "not found, and no address to fetch them from is known")
+    )

@@ -219,6 +219,12 @@ def test_offline_says_what_to_fetch_and_where_to_put_it_and_touches_no_network(p
         assert part in str(error.value)
 
 
+def test_a_named_folder_is_the_place_to_put_it(places):
+    with pytest.raises(WeightsError) as error:
+        resolve(INCEPTION_WEIGHTS, EncoderOptions(offline=True, weights_dir=places / "mine"), "x")
+    assert repr(str(places / "mine" / INCEPTION_WEIGHTS.filename)) in str(error.value)
+
+
 def test_the_environment_makes_it_offline(monkeypatch, no_network):
     monkeypatch.setenv("FDR_OFFLINE", "1")
     with pytest.raises(WeightsError, match="the run is offline"):
@@ -321,7 +327,29 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(places):
         _fetch.fetch_url("http://127.0.0.1:9/", blocker / "w.pth", None, progress=Recorder())
 
 
-def hub_error(name, **kwargs):
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub that can be reached; a test says what it answers."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: [])
+
+    def answer(function):
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", function)
+
+    return answer
+
+
+def test_without_a_network_the_hub_is_not_waited_for(monkeypatch):
+    def unresolved(*args, **kwargs):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unresolved)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
+    with pytest.raises(WeightsError, match=r"no connection to https://.*: Name or service not known.*save it as"):
+        resolve(timm_weights("net.a"), EncoderOptions(), "x")
+
+
+def hub_error(name):
     """An error as the hub raises it, without the response that only its server can give."""
     from huggingface_hub import errors
 
@@ -342,11 +370,11 @@ def hub_error(name, **kwargs):
         ("HfHubHTTPError", "the hub answered"),
     ],
 )
-def test_errors_of_the_hub_are_one_sentence(places, monkeypatch, name, sentence):
+def test_errors_of_the_hub_are_one_sentence(places, hub, name, sentence):
     def fail(repo, filename):
         raise hub_error(name)
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    hub(fail)
     with pytest.raises(WeightsError, match=f"{sentence}.*save it as") as error:
         resolve(timm_weights("net.a"), EncoderOptions(), "x")
     assert "\n" not in str(error.value)
@@ -360,16 +388,16 @@ def test_errors_of_the_hub_are_one_sentence(places, monkeypatch, name, sentence)
         (OSError(28, "No space left on device"), RunError, "Cannot store model.safetensors .*No space left"),
     ],
 )
-def test_a_broken_connection_is_told_from_a_full_disk(places, monkeypatch, error, kind, sentence):
+def test_a_broken_connection_is_told_from_a_full_disk(places, hub, error, kind, sentence):
     def fail(repo, filename):
         raise error
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    hub(fail)
     with pytest.raises(kind, match=sentence):
         resolve(timm_weights("net.a"), EncoderOptions(), "x")
 
 
-def test_the_http_client_of_the_hub_is_translated_too(places, monkeypatch):
+def test_the_http_client_of_the_hub_is_translated_too(places, hub):
     from huggingface_hub import errors
 
     client_error = getattr(errors, "HTTPError", OSError)
@@ -377,12 +405,12 @@ def test_the_http_client_of_the_hub_is_translated_too(places, monkeypatch):
     def fail(repo, filename):
         raise client_error("server disconnected")
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    hub(fail)
     with pytest.raises(WeightsError, match="connection to the hub broke: server disconnected"):
         resolve(timm_weights("net.a"), EncoderOptions(), "x")
 
 
-def test_the_hub_reports_to_our_progress(places, monkeypatch):
+def test_the_hub_reports_to_our_progress(places, hub):
     progress = Recorder()
 
     def download(repo, filename, tqdm_class):
@@ -390,7 +418,7 @@ def test_the_hub_reports_to_our_progress(places, monkeypatch):
             bar.update(6)
         return str(hub_entry(places, repo, filename))
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    hub(download)
     found = resolve(timm_weights("net.a"), EncoderOptions(progress=progress), "x")
     assert found.sha256 == DIGEST
     assert progress.tasks == [("model.safetensors", 10, "B")]
