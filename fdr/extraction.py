@@ -153,6 +153,9 @@ class Extraction:
     def _blocks(self) -> Iterator[FeatureBlock]:
         """Runs of shards that need computing share one pass of the decoder; the others are read."""
         shards = ((start, stop, self._missing(start, stop)) for start, stop in self._shards())
+        if self.num_rows is None:  # nothing of a generator is cached, and only its end ends the shards
+            yield from self._computed_blocks(shards)
+            return
         for is_missing, run in itertools.groupby(shards, key=lambda shard: bool(shard[2])):
             if is_missing:
                 yield from self._computed_blocks(run)
@@ -345,7 +348,7 @@ def _cache_attributes(source: ImageSource, encoder: AbstractEncoder) -> dict[str
         "policy": json.dumps(dict(source.policy), sort_keys=True),
         "device": str(encoder.device),
         "fdr": __version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
 
 

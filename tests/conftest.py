@@ -1,0 +1,19 @@
+"""Every test gets a cache home of its own, no network settings of the user, and few threads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh `$FDR_CACHE`; nothing of the user's caches or settings is seen."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("FDR_CACHE", str(home / "fdr"))
+    monkeypatch.setenv("TORCH_HOME", str(home / "torch"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("FDR_WEIGHTS", "FDR_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    return home
