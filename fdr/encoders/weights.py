@@ -102,9 +102,10 @@ def missing_sentence(file: WeightsFile, options: EncoderOptions, encoder: str, w
     name = file.hub[1] if file.hub else file.filename
     size = f" ({file.size / 1e6:,.0f} MB)" if file.size else ""
     source = f" from {file.source}" if file.source else ""
+    target = download_dir(options.weights_dir) / file.filename
     return (
         f"The weights of encoder {encoder!r} were {why}: fetch {name}{size}{source} and save it as "
-        f"{str(download_dir(options.weights_dir) / file.filename)!r}, or as {file.filename!r} in any folder named by --weights-dir."
+        f"{str(target)!r}, or as {file.filename!r} in any folder named by --weights-dir."
     )
 
 
