@@ -179,8 +179,8 @@ class ImageSource(ABC):
         Images are decoded ahead in `num_workers` threads (None: one per processor, at most 16; 0: none), a few batches
         at most. The rows of a batch never depend on the threads or on bad files.
 
-        Raises `InputError` naming the first bad image, or, with on_bad="skip", `RunError` after the last batch when
-        more than the share `max_bad` of these rows was bad.
+        Raises `InputError` naming the first bad image, or, with on_bad="skip", `RunError` after the last batch of a
+        whole pass when more than the share `max_bad` was bad.
         """
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1; got {batch_size}.")
@@ -203,7 +203,8 @@ class ImageSource(ABC):
                 bad += batch.bad
                 row += len(results)
                 yield batch
-        self._check_bad(bad, row - start)
+        if start == 0 and (self.rows is None or row == len(self.rows)):
+            self.check_bad(bad, row)
 
     def _prepare(self, load: Loader) -> _Ready | UnreadableImage:
         import torch
@@ -253,7 +254,8 @@ class ImageSource(ABC):
             self._format_of.extend(bytes(row + 1 - len(self._format_of)))
         self._format_of[row] = self._formats.setdefault(name, len(self._formats) + 1)
 
-    def _check_bad(self, bad: Sequence[BadImage], num_rows: int) -> None:
+    def check_bad(self, bad: Sequence[BadImage], num_rows: int) -> None:
+        """Raise `RunError` when `bad` is more than the share `max_bad` of `num_rows` images."""
         if len(bad) > self.options.max_bad * num_rows:
             first = "; ".join(f"{image.id}: {image.reason}" for image in bad[:3])
             more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 ALPHA = ("drop", "white", "black")
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "MPO")
 _OTHER_END = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+_SWAPPED = {f"{mode};16{end}": f"{mode};16{_OTHER_END[end]}" for mode in ("RGB", "RGBA") for end in _OTHER_END}
+"""Pillow's names for 16-bit colour in a file -> the same with the bytes of each value exchanged."""
 
 
 class UnreadableImage(Exception):
@@ -93,6 +95,7 @@ def decode(data: bytes, alpha: str, max_pixels: int) -> Picture:
 
 def to_rgb(image: Image, alpha: str) -> Image:
     """Any PIL image as mode RGB; raises `UnreadableImage` for modes that hold no displayable pixels."""
+    image.load()  # a file that Pillow opened lazily shows its damage here
     if image.mode == "F":
         raise UnreadableImage("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -189,10 +192,7 @@ def _decode_wide(image: Any, data: bytes, max_pixels: int) -> Image | None:
 
     Pillow keeps the high byte only. Read with the byte order swapped, the same file gives the low byte.
     """
-    raw_modes = {tile.args if isinstance(tile.args, str) else tile.args[0] for tile in image.tile}
-    if not raw_modes or not all(mode.partition(";16")[0] in ("RGB", "RGBA") for mode in raw_modes):
-        return None
-    if not all(mode.partition(";16")[2] in _OTHER_END for mode in raw_modes):
+    if not image.tile or not all(_raw_mode(tile.args) in _SWAPPED for tile in image.tile):
         return None
     swapped: Any = _open(data, max_pixels)
     swapped.tile = [tile._replace(args=_swap(tile.args)) for tile in swapped.tile]
@@ -200,10 +200,15 @@ def _decode_wide(image: Any, data: bytes, max_pixels: int) -> Image | None:
     return _pillow().fromarray(scale_16_bit(values), image.mode)
 
 
+def _raw_mode(args: Any) -> str:
+    """The layout of the encoded pixels in the arguments of a Pillow decoder, where it is the only or first one."""
+    first = args[0] if isinstance(args, tuple) and args else args
+    return first if isinstance(first, str) else ""
+
+
 def _swap(args: Any) -> Any:
-    if isinstance(args, str):
-        return args[:-1] + _OTHER_END[args[-1]]
-    return (args[0][:-1] + _OTHER_END[args[0][-1]], *args[1:])
+    swapped = _SWAPPED[_raw_mode(args)]
+    return (swapped, *args[1:]) if isinstance(args, tuple) else swapped
 
 
 def _from_16_bit(image: Image) -> Image:

@@ -6,6 +6,7 @@ import functools
 import itertools
 import lzma
 import tarfile
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fdr.errors import InputError
+from fdr.errors import FdrWarning, InputError
 from fdr.images.array_file import OffsetReader
 from fdr.images.base import ImageOptions, ImageSource, Loader
 from fdr.images.decode import Picture, UnreadableImage
@@ -155,6 +156,7 @@ def _index(
     path: Path, shard: int, images: list[_Member], labels: dict[tuple[int, str], int], others: list[str]
 ) -> None:
     """Read one archive's table: image entries, numbers in `.cls` entries, and the names of all else."""
+    before = len(images)
     try:
         with tarfile.open(path, "r:" if _is_plain(path) else "r|*") as archive:
             for entry in archive:
@@ -164,13 +166,24 @@ def _index(
                     images.append(_Member(shard, entry.name, entry.offset_data, entry.size))
                     continue
                 others.append(entry.name)
-                if entry.name.endswith(".cls") and entry.size <= _MAX_LABEL_BYTES:
-                    file = archive.extractfile(entry)
-                    text = file.read().strip() if file else b""
-                    if text.isdigit():
-                        labels[shard, _key(entry.name)] = int(text)
+                label = _label(archive, entry)
+                if label is not None:
+                    labels[shard, _key(entry.name)] = label
+            has_end = archive.fileobj is not None and archive.fileobj.tell() >= archive.offset + tarfile.BLOCKSIZE
     except _DAMAGE as error:
         raise InputError(f"{path} is not a complete tar file: it is truncated or damaged ({error}).") from error
+    if not has_end:
+        found = f"{len(images) - before} image(s) were found"
+        warnings.warn(f"{path} has no end marker and may be truncated; {found}.", FdrWarning, stacklevel=2)
+
+
+def _label(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> int | None:
+    """The class number in a WebDataset `.cls` entry."""
+    if not entry.name.endswith(".cls") or entry.size > _MAX_LABEL_BYTES:
+        return None
+    file = archive.extractfile(entry)
+    text = file.read().strip() if file else b""
+    return int(text) if text.isdigit() else None
 
 
 def _is_plain(path: Path) -> bool:

@@ -58,7 +58,10 @@ def _channel_axis(shape: tuple[int, ...], is_first: bool) -> int | None:
     if len(shape) == 3 and shape[0] not in CHANNELS and shape[2] not in CHANNELS:
         return None
     if len(shape) == 3:
-        raise InputError(f"The images have shape {list(shape)}, which looks like one image; add an axis: x[None].")
+        raise InputError(
+            f"The images have shape {list(shape)}, which looks like one image; add an axis, x[None] (or, for grayscale "
+            "images, x[:, None])."
+        )
     found = [axis for axis in ((0, 2) if is_first else (2, 0)) if len(shape) == 4 and shape[axis + 1] in CHANNELS]
     if not found:
         raise InputError(
