@@ -97,7 +97,8 @@ class Sums:
         mean, scatter, factor = as_numpy(self.mean), as_numpy(self.scatter), None
         if self.kept is not None:
             factor = np.concatenate([as_numpy(rows) for rows in self.kept]) - mean
-            scatter = factor.T @ factor
+            with np.errstate(over="ignore", invalid="ignore"):
+                scatter = factor.T @ factor
         if not np.isfinite(scatter).all():
             raise InputError("The features are too large: their squares overflow float64; expected values below 1e150.")
         return mean, scatter / (self.count - ddof), self.count, factor
@@ -144,7 +145,8 @@ class Sums:
         if self.kept is not None:
             self.kept = [*self.kept, block + 0.0] if self.count + rows <= block.shape[1] else None
         block -= mean
-        self.count, self.mean = chan_update(self.count, self.mean, self.scatter, rows, mean, block.T @ block)
+        with np.errstate(over="ignore", invalid="ignore"):  # `finish` looks for it
+            self.count, self.mean = chan_update(self.count, self.mean, self.scatter, rows, mean, block.T @ block)
         self.filled = 0
 
 
