@@ -168,10 +168,8 @@ class _Pair:
         return self.idle_trace + a.trace + b.trace - 2 * linalg.nuclear_norm(a.values.T @ b.values)
 
     def _covariance(self, moments: Moments) -> Tensor:
-        import torch
-
-        columns = torch.from_numpy(self.columns).to(self.device)
-        return linalg.as_float64(moments.sigma, self.device)[columns][:, columns]
+        """A fresh copy, which may be overwritten."""
+        return linalg.as_float64(moments.sigma[np.ix_(self.columns, self.columns)], self.device)
 
     def _factor(self, moments: Moments, name: str) -> _Factor:
         """The thinnest exact factor there is; the last one is kept with the moments."""

@@ -8,12 +8,13 @@ product of covariances and so keeps all digits when they are singular.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fdr._covariance import check_spectrum
 from fdr.errors import FdrWarning
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
@@ -25,11 +26,11 @@ MIN_CONGRUENCE_PIVOT = 1e-10
 BLOCK = 256
 
 
-def as_float64(array: Any, device: torch.device) -> Tensor:
-    """A float64 tensor on `device` of its own memory (NumPy's read-only arrays cannot be shared with torch)."""
+def as_float64(array: np.ndarray, device: torch.device) -> Tensor:
+    """A float64 tensor on `device`; on the CPU it shares the memory of a float64 array, which must be writable."""
     import torch
 
-    return torch.tensor(array, dtype=torch.float64, device=device)
+    return torch.from_numpy(array).to(device, torch.float64)
 
 
 def cholesky_factor(covariance: Tensor) -> Tensor | None:
@@ -83,36 +84,37 @@ def nuclear_norm(matrix: Tensor) -> float:
 def sqrt_trace_by_congruence(lower: Tensor, covariance: Tensor) -> tuple[float, float] | None:
     """tr (L L^T S)^{1/2} from the eigenvalues of M = L^T S L, and the smallest relative Cholesky pivot of M.
 
+    Overwrites `covariance`.
+
     None where M is singular to rounding: a zero eigenvalue read as eps would add sqrt(eps) to the sum. The pivot
     tells the accuracy, because the eigenvalues of a graded M = D K D are found to a relative error of about
     eps times the condition of K.
     """
     import torch
 
-    congruent = congruence(lower, covariance)
-    _, smallest = _cholesky(congruent)
+    congruent = congruence_(lower, covariance)
+    smallest = _cholesky(congruent)[1]
     if smallest < MIN_CONGRUENCE_PIVOT:
         return None
     values = torch.linalg.eigvalsh(congruent, UPLO="L").clamp(min=0)
     return float(values.sqrt().sum()), smallest
 
 
-def congruence(lower: Tensor, covariance: Tensor) -> Tensor:
-    """The lower triangle (by blocks) of L^T S L for lower-triangular L [d, d], in d^3 flops instead of 4 d^3.
+def congruence_(lower: Tensor, covariance: Tensor) -> Tensor:
+    """Turns S into the lower triangle (by blocks) of L^T S L for lower-triangular L [d, d].
 
-    Entries above the diagonal blocks are undefined.
+    d^3 flops instead of the 4 d^3 of two products: zero blocks are skipped, and all above the diagonal blocks, which
+    is left undefined. Blocks are overwritten once nothing later reads them.
     """
-    import torch
-
     dim = lower.shape[0]
-    out = torch.empty_like(covariance)
-    for start in range(0, dim, BLOCK):
-        stop = min(start + BLOCK, dim)
-        torch.mm(covariance[start:, start:], lower[start:, start:stop], out=out[start:, start:stop])
-    for start in range(0, dim, BLOCK):
-        stop = min(start + BLOCK, dim)
-        out[start:stop, :stop] = lower[start:, start:stop].T @ out[start:, :stop]
-    return out
+    blocks = [slice(start, min(start + BLOCK, dim)) for start in range(0, dim, BLOCK)]
+    for columns in blocks:
+        below = slice(columns.start, dim)
+        covariance[below, columns] = covariance[below, below] @ lower[below, columns]
+    for rows in blocks:
+        below, left = slice(rows.start, dim), slice(0, rows.stop)
+        covariance[rows, left] = lower[below, rows].T @ covariance[below, left]
+    return covariance
 
 
 def _cholesky(matrix: Tensor) -> tuple[Tensor, float]:
