@@ -82,8 +82,12 @@ def load_encoders(
     for item in given:
         for one in parse_encoders(item) if isinstance(item, str) else [item]:
             file = files.pop(one, None) if isinstance(one, str) else None
+            if isinstance(one, str) and one in loaded:
+                continue
             encoder = as_encoder(one, replace(options, weights=file))
-            loaded.setdefault(encoder.spec.name, encoder)
+            if encoder.spec.name in loaded:
+                raise InputError(f"Two encoders are called {encoder.spec.name!r}; give one of them another name.")
+            loaded[encoder.spec.name] = encoder
     if files:
         raise unknown("encoder with explicit weights", next(iter(files)), loaded, "Name it in --reps as well.")
     if not loaded:

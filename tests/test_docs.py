@@ -1,0 +1,106 @@
+"""Documentation stays true: generated pages are current, README commands are real, links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from worlds import TinyEncoder, images, npz
+
+import fdr
+from fdr.cli import COMMANDS, cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def generator():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", ["cli", "encoders"])
+def test_generated_pages_are_current(page: str) -> None:
+    expected = getattr(generator(), f"{page}_page")()
+    assert (ROOT / "docs" / f"{page}.md").read_text() == expected, "run python docs/generate.py"
+
+
+def test_every_metric_is_described() -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    assert all(f"`{name}`" in text for name in generator().metric_names())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def commands_in(text: str) -> list[list[str]]:
+    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line.removeprefix("$ ") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith(("fdr ", "$ fdr "))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_documented_commands_parse(page: Path) -> None:
+    for arguments in commands_in(page.read_text()):
+        assert arguments[0] in COMMANDS, arguments
+        command = cli.get_command(None, arguments[0])  # type: ignore[arg-type]
+        rest = arguments[1:]
+        if hasattr(command, "commands"):
+            command, rest = command.commands[rest[0]], rest[1:]
+        if "--help" not in rest:
+            command.make_context(arguments[0], rest)
+
+
+def test_readme_has_the_commands_that_ci_runs() -> None:
+    readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    match = re.search(r"```bash\n(python3 -m venv \.venv && .*pytest)\n```", readme)
+    assert match is not None
+    assert match.group(1) in ci
+
+
+def test_the_notebook_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    npz(tmp_path / "samples.npz", images(30, seed=1, side=32))
+    npz(tmp_path / "real.npz", images(30, side=32))
+    for block in blocks:
+        exec(block, {})
+
+
+def test_public_names_are_documented() -> None:
+    for name in fdr.__all__:
+        value = getattr(fdr, name)
+        assert name == "__version__" or (value.__doc__ and value.__doc__.strip()), name
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("arguments", ["--help", "show {path}", "encoders", "cache list", "completion bash", "show --help"])
+def test_light_commands_import_no_torch(arguments: str, tmp_path: Path) -> None:
+    moments = fdr.Moments.from_features(next(iter(fdr.extract(list(images(20)), TinyEncoder()))))
+    moments.save(tmp_path / "m.npz")
+    split = arguments.format(path=tmp_path / "m.npz").split()
+    code = f"import sys; from fdr.cli import run; code = run({split!r}); assert code == 0, code; sys.stdout = sys.stderr\n"
+    heavy = python(code + "print(sorted({'torch', 'timm', 'scipy'} & set(sys.modules)), file=sys.__stdout__)").splitlines()[-1]
+    assert heavy == "[]"
+
+
+def test_import_fdr_is_light() -> None:
+    assert python("import sys, fdr; print([m for m in ('torch', 'numpy', 'click', 'rich') if m in sys.modules])") == "[]"
