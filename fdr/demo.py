@@ -32,7 +32,7 @@ SETS = {
     "blurred": "fresh, blurred by 1.5 px",
     "noisy": "fresh, plus noise of standard deviation 20",
     "two-modes": "only 2 of the 8 kinds of shape",
-    "copies": "copies of 256 reference images, 4 of each",
+    "copies": "reference images themselves: pure memorisation",
 }
 
 
@@ -113,7 +113,7 @@ def _draw_all(progress: Progress) -> tuple[np.ndarray, np.ndarray, dict[str, np.
         "blurred": procedural.blurred(fresh),
         "noisy": procedural.noisy(fresh, SAMPLE_SEED),
         "two-modes": two_modes,
-        "copies": np.repeat(reference[:256], 4, axis=0),
+        "copies": reference[:SAMPLE_COUNT],
     }
     return reference, validation, samples
 

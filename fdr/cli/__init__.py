@@ -43,7 +43,7 @@ class LazyGroup(click.Group):
 
 
 def _dashes(name: str) -> str:
-    return name.replace("_", "-") if name.startswith("--") else name
+    return name.replace("_", "-")
 
 
 @click.group(

@@ -54,9 +54,9 @@ def command(out: Path, json_path: Path | None, quiet: bool) -> None:
     print_table([(text, "left" if i < 2 else "right") for i, text in enumerate(headers)], rows)
     for line in (
         "FD = mean term + trace term; FDr = FD / FD of held-out real images, so 1.0 is as good as real.",
-        "Blur and noise move every part. Dropped modes move the trace term most. Copies score as well as or",
-        "better than fresh images: no FD can see memorisation, so look at copies separately.",
-        f"The reference equals the one that ships with fdr to {demo.self_check:.0e} of its trace.",
+        "Blur and noise move the mean term most, dropped modes the trace term. Copies of the reference score better than",
+        "fresh images do: no FD sees memorisation, so look for copies separately.",
+        f"Self-check: these reference moments and the shipped ones differ by FD {demo.self_check:.1e} of their trace.",
         f"images: {out}/samples.png   report: {out}/demo.json   took {time.monotonic() - began:.0f} s",
         f"next: fdr eval {out}/blurred.npz --ref {out}/reference --reps random",
     ):

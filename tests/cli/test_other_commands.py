@@ -1,0 +1,125 @@
+"""The small commands, the group itself, and what happens on interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from worlds import images, npz
+
+from fdr.cli import COMMANDS, cli
+from fdr.encoders.registry import list_encoders
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_has_help_with_an_example(fdr_command, name: str) -> None:
+    got = fdr_command(name, "--help")
+    assert got.code == 0
+    assert "Example" in got.out and f"fdr {name}" in got.out
+    command = cli.get_command(None, name)  # type: ignore[arg-type]
+    assert all(option.help for option in command.params if isinstance(option, click.Option))
+
+
+def test_shared_options_are_spelled_once() -> None:
+    shared = "device batch-size num-workers dtype seed count cache no-cache offline weights-dir json quiet".split()
+    for name in ("eval", "stats"):
+        flags = {flag for option in cli.get_command(None, name).params for flag in option.opts}  # type: ignore[arg-type]
+        assert {f"--{flag}" for flag in shared} <= flags
+
+
+def test_no_command_shows_help_and_an_unknown_one_is_2(fdr_command) -> None:
+    assert fdr_command().code in (0, 2)
+    got = fdr_command("evaluate")
+    assert got.code == 2 and "evaluate" in got.err
+    assert fdr_command("--version").out.startswith("fdr, version")
+
+
+def test_encoders_lists_all_with_licences(fdr_command, tmp_path: Path) -> None:
+    data = json.loads(fdr_command("encoders", "--json", "-").out)
+    assert [row["name"] for row in data["encoders"]] == [row.name for row in list_encoders()]
+    by_name = {row["name"]: row for row in data["encoders"]}
+    assert "non-commercial" in by_name["mae"]["licence"] and "non-commercial" in by_name["convnext"]["licence"]
+    assert by_name["inception"]["weights"] == "missing" and by_name["random"]["weights"] == "none needed"
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "pt_inception-2015-12-05-6726825d.pth").write_bytes(b"x")
+    data = json.loads(fdr_command("encoders", "--weights-dir", tmp_path / "w", "--json", "-").out)
+    assert {row["weights"] for row in data["encoders"] if row["name"].startswith("inception")} == {"found"}
+    table = fdr_command("encoders").out
+    assert "2048" in table and "299" in table and "95.6 MB" in table
+
+
+def test_env_is_markdown_to_paste(fdr_command) -> None:
+    out = fdr_command("env").out
+    assert "- python: " in out and "- torch: " in out and "- weights found: random" in out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(fdr_command, shell: str) -> None:
+    assert "_FDR_COMPLETE" in fdr_command("completion", shell).out
+
+
+@pytest.mark.parametrize(
+    ("write", "sentence"),
+    [
+        (lambda path: None, "does not exist"),
+        (lambda path: path.write_bytes(b"\x80\x04junk"), "pickle|not"),
+        (lambda path: np.savez(path, mu=np.zeros(3)), "sigma"),
+        (lambda path: np.savez(path, mu=np.zeros(3), sigma=np.ones((3, 2))), r"\[3, 2\]"),
+        (lambda path: np.savez(path, mu=np.zeros(2), sigma=np.array([[1.0, 5], [0, 1]])), "symmetric"),
+        (lambda path: np.savez(path, mu=np.zeros(2), sigma=np.array([[1.0, 3], [3, 1]])), "semidefinite"),
+        (lambda path: np.savez(path, mu=np.array([np.nan, 0]), sigma=np.eye(2)), "NaN"),
+    ],
+)
+def test_show_refuses_what_is_no_statistics(fdr_command, tmp_path: Path, write, sentence: str) -> None:
+    import re
+
+    path = tmp_path / "s.npz"
+    write(path)
+    got = fdr_command("show", path)
+    assert got.code == 2 and re.search(sentence, got.err) and "Traceback" not in got.err
+
+
+def test_show_tells_rank_and_trace(fdr_command, tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", mu=np.ones(4), sigma=np.diag([4.0, 3, 2, 0]))
+    facts = json.loads(fdr_command("show", tmp_path / "s.npz", "--json", "-").out)
+    assert (facts["dim"], facts["rank"], facts["trace"], facts["count"], facts["mu sum"]) == (4, 3, 9.0, None, 4.0)
+
+
+def test_stats_refusals(fdr_command, tmp_path: Path) -> None:
+    source = npz(tmp_path / "a.npz", images(20, side=16))
+    (tmp_path / "file").write_text("")
+    assert "is not a folder" in fdr_command("stats", source, "--reps", "random", "-o", tmp_path / "file").err
+    assert fdr_command("stats", source, "--reps", "random").code == 2
+    got = fdr_command("stats", source, "--reps", "random", "-o", tmp_path / "s", "-n")
+    assert got.code == 0 and "would write moments of 20 images" in got.out and not (tmp_path / "s").exists()
+
+
+def test_interruption_is_130_and_one_line(tmp_path: Path) -> None:
+    source = npz(tmp_path / "a.npz", images(64, side=64))
+    code = (
+        "import time, sys\nfrom fdr.encoders import random_net\n"
+        "from fdr.cli import main\n"
+        "import fdr.extraction as e\n"
+        "forward = e.Extraction._forward\n"
+        "def slow(*a):\n    print('computing', file=sys.stderr, flush=True); time.sleep(0.2); return forward(*a)\n"
+        "e.Extraction._forward = slow\n"
+        f"main(['eval', {str(source)!r}, '--ref', {str(source)!r}, '--reps', 'random', '--batch-size', '1'])"
+    )
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    while "computing" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in rest and "interrupted" in rest
