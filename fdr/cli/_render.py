@@ -171,27 +171,46 @@ def print_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]
 
 
 def print_reports(reports: Sequence[Report]) -> None:
-    """One table over all sample sets, then notes and signatures."""
-    from fdr.report import format_value, metric_label
-
+    """One table over all sample sets, a row per encoder; then notes, and every signature once."""
     first = reports[0]
     if first.reference is not None:
         count = first.reference.get("count")
         click.echo(f"reference  {first.reference['name']}" + (f" ({count} images)" if count else ""))
-    rows = []
-    for report in reports:
-        for result in report:
-            encoder = result.encoder or ", ".join(result.encoders or ())
-            arrow = "↓" if result.lower_is_better else "↑"
-            rows.append(
-                (str(report.samples["source"]), encoder, f"{metric_label(result)} {arrow}", format_value(result), str(result.count))
-            )
-    print_table([("samples", "left"), ("encoder", "left"), ("metric", "left"), ("value", "right"), ("n", "right")], rows)
+    headers, rows = report_table(reports)
+    left = ("samples", "encoder")
+    print_table([(text, "left" if text in left else "right") for text in headers], rows)
     for note in dict.fromkeys(_notes(reports)):
         click.echo(f"note: {note}")
-    for report in reports:
+    for signature in dict.fromkeys(result.signature for report in reports for result in report):
+        click.echo(signature)
+
+
+def report_table(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells: a row per sample set and encoder, a column per metric; FDr^k has a row of its own."""
+    from fdr.report import format_value, is_inception, metric_label
+
+    results = [result for report in reports for result in report]
+    columns: dict[str, str] = {}
+    for result in results:
+        metric = "fdr" if result.metric == "fdr_k" else result.metric
+        labels = {metric_label(r) for r in results if r.metric == metric} or {"FDr"}
+        label = labels.pop() if len(labels) == 1 else "FD"
+        columns[metric] = f"{label} {'↓' if result.lower_is_better else '↑'}"
+    is_mixed = len({is_inception(result.encoder) for result in results if result.encoder}) > 1
+    rows: dict[tuple[int, str], dict[str, str]] = {}
+    for index, report in enumerate(reports):
         for result in report:
-            click.echo(result.signature)
+            if result.metric == "fdr_k":
+                row, metric = f"{metric_label(result)} (mean of {result.k})", "fdr"
+            else:
+                row, metric = str(result.encoder) + (" (FID)" if is_mixed and is_inception(result.encoder) else ""), result.metric
+            cells = rows.setdefault((index, row), {"n": str(result.count)})
+            cells[metric] = format_value(result)
+    table = [
+        [str(reports[index].samples["source"]), row, cells["n"], *(cells.get(metric, "") for metric in columns)]
+        for (index, row), cells in rows.items()
+    ]
+    return ["samples", "encoder", "n", *columns.values()], table
 
 
 def _notes(reports: Sequence[Report]) -> Iterable[str]:
