@@ -24,8 +24,8 @@ FACTORIES = {
 }
 """Family -> "module:function", called with (name, EncoderOptions)."""
 
-PREFIXES = {"timm:": "timm"}
-"""Open-ended names -> family: "timm:resnet50.a1_in1k"."""
+PREFIXES = {"timm:": "timm", "random:": "random"}
+"""Open-ended names -> family: "timm:resnet50.a1_in1k", "random:7"."""
 
 
 def list_encoders() -> tuple[EncoderRow, ...]:

@@ -1,0 +1,91 @@
+"""FID-Inception, the encoder of FID, preprocessed as torch-fidelity and ADM, pytorch-fid, Clean-FID or FD-loss do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fdr import runtime
+from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
+from fdr.encoders.catalogue import ROWS, TF128, EncoderRow
+from fdr.encoders.inception_network import FoldedInception, InceptionNetwork
+from fdr.encoders.resize import HOST_RESIZES, RESIZES
+from fdr.encoders.weights import FoundWeights, load_into, load_state_dict, resolve
+from fdr.errors import InputError, unknown
+
+_ROWS = {row.name: row for row in ROWS if row.family == "inception"}
+
+
+def load(name: str, options: EncoderOptions) -> InceptionEncoder:
+    """The encoder `name`: "inception", "inception:pytorch-fid", "inception:clean" or "inception:fdloss".
+
+    Raises `InputError` for another name or dtype, `WeightsError` for missing, damaged or foreign weights.
+    """
+    if name not in _ROWS:
+        raise unknown("encoder", name, _ROWS)
+    row = _ROWS[name]
+    device = runtime.resolve_device(options.device)
+    dtype = runtime.check_dtype(options.dtype, device)
+    if options.exact_order and dtype is not torch.float32:
+        raise InputError("--exact-order repeats a float32 computation and excludes --dtype bf16; use one of them.")
+    runtime.set_tf32(options.tf32)
+    assert row.weights is not None
+    found = resolve(row.weights, options, name)
+    network = _empty_network()
+    load_into(network, load_state_dict(found.path), found.path, name)
+    module = network if options.exact_order else FoldedInception(network).eval()
+    return InceptionEncoder(row, module.to(device, dtype), _spec(row, options, found), device)
+
+
+def _empty_network() -> InceptionNetwork:
+    """Uninitialised, since a file fills it; the global random state stays as it is."""
+    with torch.device("meta"):
+        network = InceptionNetwork()
+    return network.to_empty(device="cpu").eval().requires_grad_(False)
+
+
+def _spec(row: EncoderRow, options: EncoderOptions, found: FoundWeights) -> EncoderSpec:
+    return EncoderSpec(
+        name=row.name,
+        family=row.family,
+        model=row.model,
+        weights=found.sha256,
+        output=row.output,
+        dim=row.width,
+        input_size=row.input_size,
+        resize=row.resize,
+        mean=row.mean,
+        std=row.std,
+        dtype=options.dtype,
+        compute=("exact-order" if options.exact_order else "default") + ("+tf32" if options.tf32 else ""),
+        weights_source=str(found.path),
+    )
+
+
+class InceptionEncoder(AbstractEncoder):
+    """Outputs "pool" [B, 2048], "logits" [B, 1008] without their bias, and "spatial" [B, 2023], ADM's sFID features.
+
+    "spatial" holds the first 7 channels of the TF graph's `mixed_6/conv:0`, 17 x 17, in its (h, w, c) order.
+    """
+
+    outputs = ("pool", "logits", "spatial")
+    stored_outputs = ("pool", "logits")
+
+    def __init__(self, row: EncoderRow, network: nn.Module, spec: EncoderSpec, device: torch.device) -> None:
+        self.spec = spec
+        self.device = device
+        self.host_preprocess = row.resize in HOST_RESIZES
+        self._resize = RESIZES[row.resize]
+        self._is_tf128 = row.mean == TF128
+        self._network = network
+        self._dtype = next(network.parameters()).dtype
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        if self._is_tf128:  # on the 0..255 scale, as the peers: 255 * (u / 255) is u exactly for every byte u
+            return self._resize(images * 255, self.spec.input_size).sub_(128).div_(128)
+        return (2 * self._resize(images, self.spec.input_size)).sub_(1)
+
+    def forward(self, inputs: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        return self._network(inputs.to(self._dtype), outputs)
