@@ -246,17 +246,25 @@ def measure(route: str, path: Path, repeats: int, threads: int) -> dict[str, Any
 
 def peak_rss() -> float:
     """MiB, of this process so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    try:  # a child's ru_maxrss starts at its parent's on Linux
+        return proc_status("VmHWM")
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def current_rss() -> float:
     """MiB now; the peak so far where the system does not tell."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return proc_status("VmRSS")
     except OSError:
         return peak_rss()
-    return pages * resource.getpagesize() / 2**20
+
+
+def proc_status(field: str) -> float:
+    """A memory field of this process, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(field + ":")) / 1024
 
 
 # ------------------------------------------------------------------------------------------------------- the table
