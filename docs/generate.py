@@ -1,4 +1,4 @@
-"""Write the generated pages, docs/cli.md and docs/encoders.md. Run: python docs/generate.py (a test keeps them true)."""
+"""Write the generated pages, docs/cli.md and docs/encoders.md: python docs/generate.py (a test keeps them true)."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def encoders_page() -> str:
     """The table of named encoders, from the catalogue."""
     lines = [
         NOTE + "# Encoders\n",
-        "A bare name is a pinned preset: weights, resize kernel, input size, normalisation and output are all part of it,",
-        "and every report shows the complete spec. FID means Inception; everything else is FD. Licences are those of the",
-        "weights; none of them ship with fdr.\n",
+        "A bare name is a pinned preset: weights, resize kernel, input size, normalisation and output are all part of",
+        "it, and every report shows the complete spec. FID means Inception; everything else is FD. Licences are those",
+        "of the weights; none of them ship with fdr.\n",
         "| name | architecture | output | D | pre-processing | weights | size | licence of the weights | note |",
         "|---|---|---|---:|---|---|---:|---|---|",
     ]
@@ -67,14 +67,14 @@ def encoders_page() -> str:
         "## Where weights are looked for",
         "",
         "1. `--weights NAME=FILE`: that file, as it is.",
-        "2. `--weights-dir DIR`, then `$FDR_WEIGHTS`, then `~/.cache/fdr/weights`, then torch.hub's checkpoints, by the file",
-        "   names above (timm models also as `MODEL.safetensors`, `MODEL.pth` or `MODEL.bin`).",
+        "2. `--weights-dir DIR`, then `$FDR_WEIGHTS`, then `~/.cache/fdr/weights`, then torch.hub's checkpoints, by",
+        "   the file names above (timm models also as `MODEL.safetensors`, `MODEL.pth` or `MODEL.bin`).",
         "3. The Hugging Face hub cache.",
-        "4. The network, unless `--offline` or `$FDR_OFFLINE` or `$HF_HUB_OFFLINE` is set: with progress, resumed where a",
-        "   digest is published, checked against it, and kept in the first writable folder of 2.",
+        "4. The network, unless `--offline` or `$FDR_OFFLINE` or `$HF_HUB_OFFLINE` is set: with progress, resumed",
+        "   where a digest is published, checked against it, and kept in the first writable folder of 2.",
         "",
-        "The sha256 of what was loaded is in every report. A file under an official name whose digest is not the published",
-        "one is used with a warning; a download with another digest is refused.",
+        "The sha256 of what was loaded is in every report. A file under an official name whose digest is not the",
+        "published one is used with a warning; a download with another digest is refused.",
     ]
     return "\n".join(lines) + "\n"
 

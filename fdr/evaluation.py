@@ -47,9 +47,10 @@ def evaluate(
     """Measure one sample set; everything that can be wrong is checked before the first image is decoded.
 
     `samples` and image references are anything `fdr.open_images` reads; `reference` may also be a registry name, a
-    statistics file, a folder of `fdr stats`, or `Moments`. `encoders` are names ("inception", "fdr6"), encoder objects,
-    or callables from images [B, 3, H, W] in [0, 1] to [B, D]. With `cache`, features are kept there and a killed run
-    resumes. `weights` names weight files by encoder. `image_options.count` and `.seed` select among the samples only; crop and size hold for both sides.
+    statistics file, a folder of `fdr stats`, or `Moments`. `encoders` are names ("inception", "fdr6"), encoder
+    objects, or callables from images [B, 3, H, W] in [0, 1] to [B, D]. With `cache`, features are kept there and a
+    killed run resumes. `weights` names weight files by encoder. `image_options.count` and `.seed` select among the
+    samples only; crop and size hold for both sides.
 
     Raises `InputError` for anything unusable, `RunError` when a run cannot finish.
     """
@@ -144,7 +145,7 @@ class Evaluator:
 
     def _measure_reference(self, source: ImageSource) -> dict[str, Reference]:
         measured = measure(Extraction(source, self.encoders, None, self.extraction_options), {})
-        digest = source.digest if source.is_repeatable else ""
+        digest = source.digest or ""
         return {
             encoder.spec.name: Reference(
                 source.name, source.name, digest, measured.moments[encoder.spec.name], digest, encoder.spec.hash
@@ -189,7 +190,7 @@ class Evaluator:
         streams = [metric for metric in self.metrics if isinstance(metric, AbstractStreamMetric)]
         with collected_warnings() as texts:
             for reference in list(self.references.values())[:1]:
-                warn_if_same_images(source.digest if source.is_repeatable else None, reference)
+                warn_if_same_images(source.digest, reference)
             extraction = Extraction(source, self.encoders, self._outputs(), self.extraction_options)
             measured = measure(extraction, {encoder.spec.name: streams for encoder in self.encoders})
             results = list(self._results(source, measured))
@@ -303,10 +304,12 @@ def _samples_facts(source: ImageSource, measured: Measurement) -> dict[str, Any]
         "source": source.name,
         "kind": source.kind,
         "count": measured.count,
-        "digest": source.digest if source.is_repeatable else None,
+        "digest": source.digest,
         "skipped": [{"id": image.id, "reason": image.reason} for image in measured.bad],
         "policy": dict(source.policy),
-        "subset": None if source.options.count is None else {"count": source.options.count, "seed": source.options.seed},
+        "subset": None
+        if source.options.count is None
+        else {"count": source.options.count, "seed": source.options.seed},
     }
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
 
 from fdr._version import __version__
 from fdr.cache import CacheKey, CacheStore, FeatureCache
@@ -395,7 +394,7 @@ class Features:
 
 def extract(
     images: Any,
-    encoder: str | AbstractEncoder | Any | Iterable[Any],
+    encoder: str | AbstractEncoder | Any | Sequence[Any],
     *,
     cache: str | os.PathLike[str] | None = None,
     batch_size: int | None = None,
@@ -409,8 +408,8 @@ def extract(
     images [B, 3, H, W] in [0, 1] to [B, D]. Raises `InputError` for what cannot be read, now where possible.
     """
     is_many = isinstance(encoder, list | tuple)
-    encoders = [as_encoder(item, EncoderOptions(progress=progress or SilentProgress())) for item in (encoder if is_many else [encoder])]
-    options = ExtractionOptions(
-        None if cache is None else Path(cache), batch_size, num_workers, progress or SilentProgress()
-    )
+    given = list(encoder) if isinstance(encoder, list | tuple) else [encoder]
+    shown = progress or SilentProgress()
+    encoders = [as_encoder(item, EncoderOptions(progress=shown)) for item in given]
+    options = ExtractionOptions(None if cache is None else Path(cache), batch_size, num_workers, shown)
     return Features(Extraction(open_images(images, image_options or ImageOptions()), encoders, None, options), is_many)

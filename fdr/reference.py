@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fdr.encoders.base import EncoderSpec
 from fdr.errors import FdrWarning, InputError, unknown
 from fdr.moments import Moments
 from fdr.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
-    from fdr.encoders.base import AbstractEncoder, EncoderSpec
+    from fdr.encoders.base import AbstractEncoder
 
 INDEX_NAME = "reference.json"
 INDEX_SCHEMA = "fdr-reference/1"
@@ -104,9 +105,7 @@ def _registry_entry(name: str, entry: Mapping[str, Any]) -> RegistryEntry:
             val_fd = ValidationFD(row["val_fd"], row.get("decimals"), f"published for {name}")
         url = None if base is None else base + row["file"]
         encoders[encoder] = RegistryEncoder(row["file"], url, row.get("sha256"), row.get("dim"), val_fd)
-    return RegistryEntry(
-        name, entry["title"], entry["images"], entry.get("count"), entry["provenance"], encoders
-    )
+    return RegistryEntry(name, entry["title"], entry["images"], entry.get("count"), entry["provenance"], encoders)
 
 
 def is_statistics(path: Path) -> bool:
@@ -146,9 +145,7 @@ def names_images(reference: Any) -> bool:
         return not is_statistics(path)
     if str(reference) in registry() or "{" in str(reference):
         return "{" in str(reference)
-    raise unknown(
-        "reference", str(reference), registry(), "A path to images or to a statistics file works as well."
-    )
+    raise unknown("reference", str(reference), registry(), "A path to images or to a statistics file works as well.")
 
 
 def load_reference(
@@ -192,7 +189,7 @@ def _identity(encoder: AbstractEncoder | EncoderSpec | str) -> tuple[str, int | 
 
         row = find_row(encoder)
         return encoder, row.width if row is not None else None, None
-    spec = getattr(encoder, "spec", encoder)
+    spec = encoder if isinstance(encoder, EncoderSpec) else encoder.spec
     return spec.name, spec.dim, spec.hash
 
 
@@ -299,7 +296,7 @@ def _check_fits(found: Reference, encoder: str, dim: int | None, spec_hash: str 
         differing = _differing_fields(stored, encoder, spec_hash)
         raise InputError(
             f"{found.source} was computed with another encoder spec ({found.spec_hash}) than {encoder} has here "
-            f"({spec_hash}){differing}; the numbers would not be comparable: compute the reference again with fdr stats."
+            f"({spec_hash}){differing}; the numbers would not be comparable: make the reference again with fdr stats."
         )
 
 

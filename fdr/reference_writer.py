@@ -78,7 +78,7 @@ def _attributes(
         "spec": json.dumps(asdict(encoder.spec), sort_keys=True),
         "spec_hash": encoder.spec.hash,
         "images": source.name,
-        "images_digest": source.digest,
+        "images_digest": source.digest or "",
         "policy": json.dumps(dict(source.policy), sort_keys=True),
         "skipped": len(measured.bad),
         "fdr_version": __version__,

@@ -30,7 +30,9 @@ def result_signature(
     return "|".join(fields + _shared_fields(policy, count, reference))
 
 
-def mean_signature(encoders: Mapping[str, EncoderSpec], policy: Mapping[str, str], count: int, reference: Reference) -> str:
+def mean_signature(
+    encoders: Mapping[str, EncoderSpec], policy: Mapping[str, str], count: int, reference: Reference
+) -> str:
     """The signature of FDr^k: the encoders with their spec hashes."""
     names = "+".join(f"{name}@{spec.hash[:8]}" for name, spec in encoders.items())
     shared = _shared_fields(policy, count, reference, with_digest=False)

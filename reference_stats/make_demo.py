@@ -1,4 +1,4 @@
-"""Compute `demo-random.h5`, the reference that `fdr demo` checks itself against. Run: python reference_stats/make_demo.py"""
+"""Compute `demo-random.h5`, which `fdr demo` checks itself against: python reference_stats/make_demo.py"""
 
 import shutil
 import tempfile

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -56,4 +54,7 @@ def test_blur_keeps_the_mean_and_removes_detail() -> None:
     drawn = procedural.draw_set(0, 8)
     blurred = procedural.blurred(drawn)
     assert abs(blurred.mean() - drawn.mean()) < 1
-    assert np.abs(np.diff(blurred.astype(float), axis=2)).mean() < 0.6 * np.abs(np.diff(drawn.astype(float), axis=2)).mean()
+    assert (
+        np.abs(np.diff(blurred.astype(float), axis=2)).mean()
+        < 0.6 * np.abs(np.diff(drawn.astype(float), axis=2)).mean()
+    )

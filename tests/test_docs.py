@@ -93,15 +93,23 @@ def python(code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("arguments", ["--help", "show {path}", "encoders", "cache list", "completion bash", "show --help"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "show {path}", "encoders", "cache list", "completion bash", "show --help"]
+)
 def test_light_commands_import_no_torch(arguments: str, tmp_path: Path) -> None:
     moments = fdr.Moments.from_features(next(iter(fdr.extract(list(images(20)), TinyEncoder()))))
     moments.save(tmp_path / "m.npz")
     split = arguments.format(path=tmp_path / "m.npz").split()
-    code = f"import sys; from fdr.cli import run; code = run({split!r}); assert code == 0, code; sys.stdout = sys.stderr\n"
-    heavy = python(code + "print(sorted({'torch', 'timm', 'scipy'} & set(sys.modules)), file=sys.__stdout__)").splitlines()[-1]
+    code = (
+        f"import sys; from fdr.cli import run; code = run({split!r}); assert code == 0, code; sys.stdout = sys.stderr\n"
+    )
+    heavy = python(
+        code + "print(sorted({'torch', 'timm', 'scipy'} & set(sys.modules)), file=sys.__stdout__)"
+    ).splitlines()[-1]
     assert heavy == "[]"
 
 
 def test_import_fdr_is_light() -> None:
-    assert python("import sys, fdr; print([m for m in ('torch', 'numpy', 'click', 'rich') if m in sys.modules])") == "[]"
+    assert (
+        python("import sys, fdr; print([m for m in ('torch', 'numpy', 'click', 'rich') if m in sys.modules])") == "[]"
+    )

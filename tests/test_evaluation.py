@@ -86,7 +86,10 @@ def test_fdr_k_is_the_mean_and_carries_the_rounding(
     samples: Path, real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stats = make_reference(real, tmp_path / "stats")
-    row = {name: RegistryEncoder("tiny.h5", None, None, DIM, ValidationFD(v, 2, "x")) for name, v in (("one", 0.04), ("two", 2.0))}
+    row = {
+        name: RegistryEncoder("tiny.h5", None, None, DIM, ValidationFD(v, 2, "x"))
+        for name, v in (("one", 0.04), ("two", 2.0))
+    }
     entry = RegistryEntry("toy", "", "", 80, "", row)
     monkeypatch.setattr(reference_module, "registry", lambda: {"toy": entry})
     monkeypatch.setattr(reference_module, "reference_stats_dir", lambda: stats)
@@ -118,7 +121,11 @@ def test_too_few_samples_are_said_not_refused(tmp_path: Path, real: Path) -> Non
 
 def test_the_signature_tells_how_the_number_was_made(samples: Path, real: Path) -> None:
     plain = evaluate(samples, real, TinyEncoder())["fd"]
-    assert plain.signature.startswith("fd|enc:tiny|s:") and "|n:60|" in plain.signature and "ref:real.npz:" in plain.signature
+    assert (
+        plain.signature.startswith("fd|enc:tiny|s:")
+        and "|n:60|" in plain.signature
+        and "ref:real.npz:" in plain.signature
+    )
     for changed in (
         evaluate(samples, real, TinyEncoder(weights="seed:10")),
         evaluate(samples, real, TinyEncoder(), image_options=ImageOptions(size=8)),
@@ -134,7 +141,9 @@ def test_counts_select_samples_only(samples: Path, real: Path) -> None:
     assert report.samples["subset"] == {"count": 30, "seed": 4}
 
 
-def test_warm_runs_read_stored_moments(samples: Path, real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warm_runs_read_stored_moments(
+    samples: Path, real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = evaluate(samples, real, TinyEncoder(), cache=tmp_path / "c")
     monkeypatch.setattr("fdr.cache.FeatureCache.read_shard", lambda *_: pytest.fail("features were read"))
     encoder = TinyEncoder()
@@ -204,7 +213,11 @@ def test_a_reference_of_another_spec_is_refused(samples: Path, real: Path, tmp_p
 
 
 def test_statistics_that_are_none(samples: Path, tmp_path: Path) -> None:
-    for sigma, sentence in ((np.diag([1.0, -1.0]), "negative|semidefinite"), (np.array([[1.0, 2], [0, 1]]), "symmetric"), (np.full((2, 2), np.nan), "NaN")):
+    for sigma, sentence in (
+        (np.diag([1.0, -1.0]), "negative|semidefinite"),
+        (np.array([[1.0, 2], [0, 1]]), "symmetric"),
+        (np.full((2, 2), np.nan), "NaN"),
+    ):
         np.savez(tmp_path / "bad.npz", mu=np.zeros(2), sigma=sigma)
         with pytest.raises(InputError, match=sentence):
             evaluate(samples, tmp_path / "bad.npz", TinyEncoder(dim=2))
@@ -227,13 +240,19 @@ def test_a_reference_folder_grows_and_refuses_other_images(real: Path, samples: 
 def test_npz_references_are_readable_by_others(real: Path, tmp_path: Path) -> None:
     stats = make_reference(real, tmp_path / "stats", "npz")
     with np.load(stats / "tiny.npz", allow_pickle=False) as file:
-        np.testing.assert_allclose(file["sigma"], np.cov(features_of(images(80)).astype(np.float64), rowvar=False), atol=1e-10)
+        np.testing.assert_allclose(
+            file["sigma"], np.cov(features_of(images(80)).astype(np.float64), rowvar=False), atol=1e-10
+        )
         np.testing.assert_allclose(file["mu"], features_of(images(80)).mean(axis=0, dtype=np.float64), atol=1e-10)
 
 
 def test_the_evaluator_measures_the_reference_once(samples: Path, real: Path) -> None:
     encoder = TinyEncoder()
-    options = {"image_options": ImageOptions(), "encoder_options": EncoderOptions(), "extraction_options": ExtractionOptions()}
+    options = {
+        "image_options": ImageOptions(),
+        "encoder_options": EncoderOptions(),
+        "extraction_options": ExtractionOptions(),
+    }
     evaluator = Evaluator(encoder, real, "fd", **options)
     plan = list(evaluator.plan([open_images(samples)]))
     assert encoder.num_seen == 0 and "80 images" in plan[0] and "60 images" in plan[1]

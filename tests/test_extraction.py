@@ -39,7 +39,7 @@ def test_a_list_of_encoders_gives_dicts(tmp_path: Path) -> None:
     features = fdr.extract(npz(tmp_path / "a.npz", images(20)), [TinyEncoder("one"), TinyEncoder("two", 5)])
     for batch in features:
         assert {name: x.shape[1] for name, x in batch.items()} == {"one": DIM, "two": 5}
-    with pytest.raises(InputError, match="mapping|several encoders"):
+    with pytest.raises(InputError, match="several encoders"):
         fdr.Moments.from_features(features)
 
 
@@ -48,7 +48,9 @@ def test_batch_size_threads_and_cache_do_not_change_features(tmp_path: Path, bat
     source = npz(tmp_path / "a.npz", images(50))
     expected = all_features(fdr.extract(source, TinyEncoder(), batch_size=5, num_workers=0))
     for workers, cache in ((0, None), (3, tmp_path / "c")):
-        found = all_features(fdr.extract(source, TinyEncoder(), batch_size=batch_size, num_workers=workers, cache=cache))
+        found = all_features(
+            fdr.extract(source, TinyEncoder(), batch_size=batch_size, num_workers=workers, cache=cache)
+        )
         np.testing.assert_array_equal(found, expected)
 
 
@@ -181,4 +183,7 @@ def test_blocks_hold_all_stored_outputs() -> None:
     extraction = Extraction(open_images(list(images(20))), [TinyEncoder()], None, ExtractionOptions())
     blocks = list(extraction)
     assert [block.rows.tolist() for block in blocks] == [list(range(16)), list(range(16, 20))]
-    assert {name: x.shape for name, x in blocks[0].features["tiny"].items()} == {"features": (16, DIM), "logits": (16, 10)}
+    assert {name: x.shape for name, x in blocks[0].features["tiny"].items()} == {
+        "features": (16, DIM),
+        "logits": (16, 10),
+    }

@@ -38,7 +38,9 @@ def imports_of(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     names = {name.removeprefix("fdr.") for name in found if name.startswith("fdr.")}
-    return {n for n in names if (ROOT / (n.replace(".", "/") + ".py")).exists() or (ROOT / n.replace(".", "/")).is_dir()}
+    return {
+        n for n in names if (ROOT / (n.replace(".", "/") + ".py")).exists() or (ROOT / n.replace(".", "/")).is_dir()
+    }
 
 
 def test_a_module_imports_only_from_layers_below() -> None:

@@ -111,11 +111,22 @@ def test_a_value_that_is_not_finite_is_never_written(report: Report) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (1.23456789, "1.2346"), (123456.7, "123457"), (0.00123456, "0.0012346"), (1e-9, "1.0000e-09"), (-2, "-2.0000")],
+    [
+        (0.0, "0"),
+        (1.23456789, "1.2346"),
+        (123456.7, "123457"),
+        (0.00123456, "0.0012346"),
+        (1e-9, "1.0000e-09"),
+        (-2, "-2.0000"),
+    ],
 )
 def test_numbers_show_five_digits(value: float, text: str) -> None:
     assert format_number(value) == text
 
 
 def test_only_inception_has_a_fid() -> None:
-    assert [metric_label(result(encoder=name)) for name in ("inception", "inception:clean", "dinov2")] == ["FID", "FID", "FD"]
+    assert [metric_label(result(encoder=name)) for name in ("inception", "inception:clean", "dinov2")] == [
+        "FID",
+        "FID",
+        "FD",
+    ]

@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Command(click.Command):
     """A command that refuses unknown options in the configuration file."""
 
-    def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any):  # type: ignore[no-untyped-def]
+    def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any):
         if parent is not None:
             names = [parameter.name for parameter in self.params if parameter.name]
             check_known(parent.lookup_default(info_name or "") or {}, names, info_name or "")
@@ -44,10 +44,16 @@ reps = click.option(
     help="Encoders, comma-separated: inception, dinov2, fdr6, timm:NAME, ... (see fdr encoders).",
 )
 json_out = click.option(
-    "--json", "json_path", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="Write JSON; - is stdout."
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="FILE",
+    help="Write JSON; - is stdout.",
 )
 quiet = click.option("-q", "--quiet", is_flag=True, default=False, help="No progress, no warnings; errors only.")
-dry_run = click.option("-n", "--dry-run", is_flag=True, default=False, help="Check everything, say what would be done, stop.")
+dry_run = click.option(
+    "-n", "--dry-run", is_flag=True, default=False, help="Check everything, say what would be done, stop."
+)
 
 images = stack(
     click.option("--count", type=int, metavar="N", help="Use a seeded random subset of N samples."),
@@ -80,7 +86,9 @@ images = stack(
 )
 compute = stack(
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-    click.option("--batch-size", type=int, metavar="N", help="Images per forward pass.  [default: 32 on a CPU, 128 on a GPU]"),
+    click.option(
+        "--batch-size", type=int, metavar="N", help="Images per forward pass.  [default: 32 on a CPU, 128 on a GPU]"
+    ),
     click.option("--num-workers", type=int, metavar="N", help="Decode threads.  [default: the processors available]"),
     click.option(
         "--dtype",
@@ -90,15 +98,22 @@ compute = stack(
         help="bf16 is faster and moves FD by about 1 %; refused where the processor is slow at it.",
     ),
     click.option("--tf32", is_flag=True, default=False, help="Allow TF32 on the GPU (moves FD by about 0.3 %)."),
-    click.option("--exact-order", is_flag=True, default=False, help="Reproduce a peer's own order of operations (slower)."),
+    click.option(
+        "--exact-order", is_flag=True, default=False, help="Reproduce a peer's own order of operations (slower)."
+    ),
 )
+_folder = click.Path(path_type=Path, file_okay=False)
+cache_dir = click.option(
+    "--cache", type=_folder, metavar="DIR", help="Feature cache folder.  [default: ~/.cache/fdr/features]"
+)
+weights_dir = click.option("--weights-dir", type=_folder, metavar="DIR", help="Folder searched first for weight files.")
 storage = stack(
-    click.option("--cache", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Feature cache folder.  [default: ~/.cache/fdr/features]"),
+    cache_dir,
     click.option("--no-cache", is_flag=True, default=False, help="Neither read nor keep features."),
-    click.option("--weights-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Folder searched first for weight files."),
-    click.option("--weights", "weights", multiple=True, metavar="NAME=FILE", help="Use FILE for encoder NAME; repeatable."),
+    weights_dir,
+    click.option("--weights", multiple=True, metavar="NAME=FILE", help="Use FILE for encoder NAME; repeatable."),
     click.option("--offline", is_flag=True, default=False, help="Never touch the network."),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

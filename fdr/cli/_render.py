@@ -203,7 +203,10 @@ def report_table(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]
             if result.metric == "fdr_k":
                 row, metric = f"{metric_label(result)} (mean of {result.k})", "fdr"
             else:
-                row, metric = str(result.encoder) + (" (FID)" if is_mixed and is_inception(result.encoder) else ""), result.metric
+                row, metric = (
+                    str(result.encoder) + (" (FID)" if is_mixed and is_inception(result.encoder) else ""),
+                    result.metric,
+                )
             cells = rows.setdefault((index, row), {"n": str(result.count)})
             cells[metric] = format_value(result)
     table = [

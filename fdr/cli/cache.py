@@ -10,16 +10,10 @@ import click
 from fdr.cli import _options
 from fdr.cli._render import dump, human_bytes, print_table, progress_for, write_text
 
-_cache_dir = click.option(
-    "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Feature cache folder.  [default: ~/.cache/fdr/features]",
-)
 _names = click.argument("names", nargs=-1, metavar="[NAMES]...")
 
 
-def _store(cache: Path | None):  # type: ignore[no-untyped-def]
+def _store(cache: Path | None):
     from fdr.cache import CacheStore
     from fdr.runtime import feature_cache_dir
 
@@ -32,7 +26,7 @@ def command() -> None:
 
 
 @command.command("list", cls=_options.Command, epilog="Example: fdr cache list --json -")
-@_cache_dir
+@_options.cache_dir
 @_options.json_out
 def list_entries(cache: Path | None, json_path: Path | None) -> None:
     """List entries: encoder, source, rows done, size."""
@@ -55,9 +49,23 @@ def list_entries(cache: Path | None, json_path: Path | None) -> None:
         ]
         write_text(json_path, dump(rows))
         return
-    columns = [("name", "left"), ("encoder", "left"), ("source", "left"), ("rows", "right"), ("size", "right"), ("state", "left")]
+    columns = [
+        ("name", "left"),
+        ("encoder", "left"),
+        ("source", "left"),
+        ("rows", "right"),
+        ("size", "right"),
+        ("state", "left"),
+    ]
     table = [
-        (e.name, e.encoder, e.source, f"{e.rows_done}/{'?' if e.num_rows is None else e.num_rows}", human_bytes(e.num_bytes), e.state)
+        (
+            e.name,
+            e.encoder,
+            e.source,
+            f"{e.rows_done}/{'?' if e.num_rows is None else e.num_rows}",
+            human_bytes(e.num_bytes),
+            e.state,
+        )
         for e in entries
     ]
     print_table(columns, table)
@@ -66,7 +74,7 @@ def list_entries(cache: Path | None, json_path: Path | None) -> None:
 
 @command.command("verify", cls=_options.Command, epilog="Example: fdr cache verify")
 @_names
-@_cache_dir
+@_options.cache_dir
 @_options.quiet
 def verify(names: tuple[str, ...], cache: Path | None, quiet: bool) -> int:
     """Check every byte of the named entries (or the start of their names; all without names).
@@ -91,7 +99,7 @@ def verify(names: tuple[str, ...], cache: Path | None, quiet: bool) -> int:
 @command.command("remove", cls=_options.Command, epilog="Example: fdr cache remove inception- --dry-run")
 @_names
 @click.option("--all", "everything", is_flag=True, default=False, help="Remove every entry.")
-@_cache_dir
+@_options.cache_dir
 @_options.dry_run
 def remove(names: tuple[str, ...], everything: bool, cache: Path | None, dry_run: bool) -> None:
     """Remove the named entries (by name or its start), or --all. Touches nothing but fdr's own files."""

@@ -54,8 +54,8 @@ def command(out: Path, json_path: Path | None, quiet: bool) -> None:
     print_table([(text, "left" if i < 2 else "right") for i, text in enumerate(headers)], rows)
     for line in (
         "FD = mean term + trace term; FDr = FD / FD of held-out real images, so 1.0 is as good as real.",
-        "Blur and noise move the mean term most, dropped modes the trace term. Copies of the reference score better than",
-        "fresh images do: no FD sees memorisation, so look for copies separately.",
+        "Blur and noise move the mean term most, dropped modes the trace term. Copies of the reference score better",
+        "than fresh images do: no FD sees memorisation, so look for copies separately.",
         f"Self-check: these reference moments and the shipped ones differ by FD {demo.self_check:.1e} of their trace.",
         f"images: {out}/samples.png   report: {out}/demo.json   took {time.monotonic() - began:.0f} s",
         f"next: fdr eval {out}/blurred.npz --ref {out}/reference --reps random",

@@ -11,7 +11,7 @@ from fdr.cli._render import dump, human_bytes, print_table, write_text
 
 
 @click.command("encoders", cls=_options.Command, epilog="Example: fdr encoders --weights-dir /data/weights")
-@click.option("--weights-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Folder searched first.")
+@_options.weights_dir
 @_options.json_out
 def command(weights_dir: Path | None, json_path: Path | None) -> None:
     """List encoders with width, input size, whether their weights are here, size and licence.
@@ -43,7 +43,9 @@ def command(weights_dir: Path | None, json_path: Path | None) -> None:
             }
         )
     if json_path is not None:
-        write_text(json_path, dump({"encoders": rows, "bundles": {name: list(names) for name, names in BUNDLES.items()}}))
+        write_text(
+            json_path, dump({"encoders": rows, "bundles": {name: list(names) for name, names in BUNDLES.items()}})
+        )
         if str(json_path) == "-":
             return
     columns = ("name", "width", "input_size", "weights", "size", "licence", "note")

@@ -29,14 +29,24 @@ from fdr.cli._render import print_reports, progress_for, write_text
 )
 @_options.reps
 @click.option(
-    "--metrics", default="fd", show_default=True, metavar="NAMES", help="fd, is, is:adm; FDr comes with fd where it can."
+    "--metrics",
+    default="fd",
+    show_default=True,
+    metavar="NAMES",
+    help="fd, is, is:adm; FDr comes with fd where it can.",
 )
 @_options.images
 @_options.compute
 @_options.storage
 @click.option("--audit", is_flag=True, default=False, help="Compute every FD by a second route as well and compare.")
 @_options.json_out
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="Write CSV; - is stdout.")
+@click.option(
+    "--csv",
+    "csv_path",
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="FILE",
+    help="Write CSV; - is stdout.",
+)
 @click.option(
     "--markdown",
     "markdown_path",

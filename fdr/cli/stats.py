@@ -22,7 +22,9 @@ from fdr.cli._render import dump, print_table, progress_for, write_text
     "-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder of the reference."
 )
 @_options.reps
-@click.option("--val", "validation", metavar="IMAGES", help="Validation images: store their FDs, the denominators of FDr.")
+@click.option(
+    "--val", "validation", metavar="IMAGES", help="Validation images: store their FDs, the denominators of FDr."
+)
 @click.option("--name", metavar="NAME", help="Name of the reference in reports.  [default: the folder's name]")
 @click.option(
     "--format",

@@ -31,7 +31,9 @@ class Ratio:
             return ()
         constant = f"{self.val_fd.value:.{self.val_fd.decimals}f}"
         percent = 50 * 10.0**-self.val_fd.decimals / self.val_fd.value
-        return (f"validation FD {constant} is published to {self.val_fd.decimals} decimals: FDr is ±{percent:.3g} % wide",)
+        return (
+            f"validation FD {constant} is published to {self.val_fd.decimals} decimals: FDr is ±{percent:.3g} % wide",
+        )
 
 
 def ratio(fd: float, val_fd: ValidationFD) -> Ratio:

@@ -21,7 +21,9 @@ class Outcome:
 
 
 @pytest.fixture
-def fdr_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
+def fdr_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Outcome]:
     """Run `fdr ARGS` in this process, in an empty folder, at a width that folds nothing."""
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.chdir(tmp_path)

@@ -98,7 +98,9 @@ def test_dry_run_computes_nothing(fdr_command, samples: Path, real: Path, own_ho
 def test_cache_commands(fdr_command, samples: Path, real: Path, own_home: Path) -> None:
     fdr_command("eval", samples, "--ref", real, "--reps", "random", "-q")
     listed = json.loads(fdr_command("cache", "list", "--json", "-").out)
-    assert [(row["state"], row["rows_done"]) for row in listed] == [("complete", n) for n in (row["num_rows"] for row in listed)]
+    assert [(row["state"], row["rows_done"]) for row in listed] == [
+        ("complete", n) for n in (row["num_rows"] for row in listed)
+    ]
     assert fdr_command("cache", "verify", "-q").code == 0
     shard = next((own_home / "fdr" / "features").rglob("*.h5"))
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
@@ -149,7 +151,10 @@ def _bad(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "crop without size": ([ok, *plain, "--crop", "adm"], "--size"),
         "unwritable output": ([ok, *plain, "--json", ok / "x.json"], "Cannot write"),
         "CUDA where there is none": ([ok, *plain, "--device", "cuda"], "no CUDA device"),
-        "missing weights": ([ok, "--ref", ref, "--reps", "inception", "--offline"], r"pt_inception-2015-12-05.*--weights"),
+        "missing weights": (
+            [ok, "--ref", ref, "--reps", "inception", "--offline"],
+            r"pt_inception-2015-12-05.*--weights",
+        ),
         "cache and no cache": ([ok, *plain, "--cache", tmp_path / "c", "--no-cache"], "exclude each other"),
         "bad option": ([ok, *plain, "--batchsize", "3"], "No such option.*batch-size"),
         "bad weights pair": ([ok, *plain, "--weights", "random"], "NAME=FILE"),

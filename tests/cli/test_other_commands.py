@@ -29,7 +29,8 @@ def test_every_command_has_help_with_an_example(fdr_command, name: str) -> None:
 
 
 def test_shared_options_are_spelled_once() -> None:
-    shared = "device batch-size num-workers dtype seed count cache no-cache offline weights-dir json quiet".split()
+    shared = {"device", "batch-size", "num-workers", "dtype", "seed", "count", "cache", "no-cache", "offline"}
+    shared |= {"weights-dir", "json", "quiet"}
     for name in ("eval", "stats"):
         flags = {flag for option in cli.get_command(None, name).params for flag in option.opts}  # type: ignore[arg-type]
         assert {f"--{flag}" for flag in shared} <= flags
