@@ -12,8 +12,10 @@ from fdr._version import __version__
 
 _EXPORTS = {
     "AbstractEncoder": "fdr.encoders.base",
+    "EncoderOptions": "fdr.encoders.base",
     "EncoderSpec": "fdr.encoders.base",
     "FdrError": "fdr.errors",
+    "ImageOptions": "fdr.images",
     "InputError": "fdr.errors",
     "RunError": "fdr.errors",
     "WeightsError": "fdr.errors",

@@ -122,9 +122,7 @@ class Evaluator:
         has_images = needs_reference and names_images(reference)
         self._reference_source = self._open_reference(reference) if has_images else None
         self.encoders = load_encoders(encoders, encoder_options, weights)
-        for metric in self.metrics:
-            for encoder in self.encoders:
-                self._output(metric, encoder)
+        self._check_metrics_apply()
         self.references: dict[str, Reference] = {}
         self.warnings: list[str] = []
         if needs_reference and not has_images:
@@ -177,8 +175,20 @@ class Evaluator:
             parts.append(f"{encoder.spec.name} ({done} cached)")
         return f"{source.name}, {len(source)} images, {', '.join(parts)} on {self.encoders[0].device}"
 
-    def _output(self, metric: AbstractMetric, encoder: AbstractEncoder) -> str:
-        return metric.output_of(encoder.spec.output, encoder.outputs, encoder.spec.name)
+    def _check_metrics_apply(self) -> None:
+        names = ", ".join(encoder.spec.name for encoder in self.encoders)
+        for metric in self.metrics:
+            if not any(metric is applied for encoder in self.encoders for applied, _ in self._applied(encoder)):
+                needed = getattr(metric, "output", "")
+                raise InputError(
+                    f"Metric {metric.name!r} needs the output {needed!r}, which {names} does not give; "
+                    "use an encoder with a classifier, such as inception."
+                )
+
+    def _applied(self, encoder: AbstractEncoder) -> list[tuple[AbstractMetric, str]]:
+        """The metrics that apply to an encoder, with the output that each reads."""
+        outputs = [(metric, metric.output_of(encoder.spec.output, encoder.outputs)) for metric in self.metrics]
+        return [(metric, output) for metric, output in outputs if output is not None]
 
     def evaluate(self, samples: Any) -> Report:
         """Measure one sample set against the reference."""
@@ -187,12 +197,15 @@ class Evaluator:
     def evaluate_source(self, source: ImageSource) -> Report:
         """Measure an opened sample set."""
         self.prepare_reference()
-        streams = [metric for metric in self.metrics if isinstance(metric, AbstractStreamMetric)]
+        streams = {
+            encoder.spec.name: [m for m, _ in self._applied(encoder) if isinstance(m, AbstractStreamMetric)]
+            for encoder in self.encoders
+        }
         with collected_warnings() as texts:
             for reference in list(self.references.values())[:1]:
                 warn_if_same_images(source.digest, reference)
             extraction = Extraction(source, self.encoders, self._outputs(), self.extraction_options)
-            measured = measure(extraction, {encoder.spec.name: streams for encoder in self.encoders})
+            measured = measure(extraction, streams)
             results = list(self._results(source, measured))
         return Report(
             samples=_samples_facts(source, measured),
@@ -204,7 +217,7 @@ class Evaluator:
 
     def _outputs(self) -> dict[str, tuple[str, ...]]:
         return {
-            encoder.spec.name: tuple(dict.fromkeys(self._output(metric, encoder) for metric in self.metrics))
+            encoder.spec.name: tuple(dict.fromkeys(output for _, output in self._applied(encoder)))
             for encoder in self.encoders
         }
 
@@ -212,13 +225,12 @@ class Evaluator:
         ratios: dict[str, Ratio] = {}
         for encoder in self.encoders:
             name = encoder.spec.name
-            for metric in self.metrics:
+            for metric, output in self._applied(encoder):
                 if isinstance(metric, AbstractMomentsMetric):
                     score = metric.score(measured.moments[name], self.references[name].moments)
                 else:
                     score = measured.scores[metric.name, name]
                 reference = self.references[name] if metric.needs_reference else None
-                output = self._output(metric, encoder)
                 facts = _Facts(encoder.spec, output, source.policy, measured.count, reference)
                 yield facts.result(metric.name, score, metric.lower_is_better)
                 if metric.name == "fd" and reference is not None and reference.val_fd is not None:

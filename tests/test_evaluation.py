@@ -194,9 +194,18 @@ def test_everything_is_checked_before_the_first_image(samples: Path, real: Path,
         assert encoder.num_seen == 0
 
 
+def test_the_inception_score_is_of_the_encoders_that_can(samples: Path, real: Path) -> None:
+    report = evaluate(samples, real, [TinyEncoder(), flat], ["fd", "is"])
+    assert [(r.metric, r.encoder) for r in report] == [("fd", "tiny"), ("is", "tiny"), ("fd", "callable:flat")]
+
+
+def flat(images: torch.Tensor) -> torch.Tensor:
+    return images.flatten(1)[:, :4]
+
+
 def test_an_encoder_without_logits_has_no_inception_score(samples: Path) -> None:
     with pytest.raises(InputError, match=r"Metric 'is' needs the output 'logits'"):
-        evaluate(samples, samples, lambda x: x.flatten(1)[:, :4], "is")
+        evaluate(samples, samples, flat, "is")
 
 
 def test_one_image_is_too_few(tmp_path: Path, real: Path) -> None:

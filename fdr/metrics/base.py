@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from fdr.errors import InputError
 from fdr.moments import Moments
 
 
@@ -31,14 +30,14 @@ class AbstractMetric(ABC):
     needs_reference: bool
 
     @abstractmethod
-    def output_of(self, main: str, outputs: tuple[str, ...], encoder: str) -> str:
-        """The output of the encoder that the metric reads. Raises `InputError` when it has none."""
+    def output_of(self, main: str, outputs: tuple[str, ...]) -> str | None:
+        """The output that the metric reads, of an encoder with these; None when it does not apply to the encoder."""
 
 
 class AbstractMomentsMetric(AbstractMetric):
     """A metric over the moments of the encoder's main output."""
 
-    def output_of(self, main: str, outputs: tuple[str, ...], encoder: str) -> str:
+    def output_of(self, main: str, outputs: tuple[str, ...]) -> str | None:
         return main
 
     @abstractmethod
@@ -63,13 +62,8 @@ class AbstractStreamMetric(AbstractMetric):
 
     output: str
 
-    def output_of(self, main: str, outputs: tuple[str, ...], encoder: str) -> str:
-        if self.output not in outputs:
-            raise InputError(
-                f"Metric {self.name!r} needs the output {self.output!r}, which {encoder} does not have "
-                f"(it gives {', '.join(outputs)}); use an encoder with a classifier, such as inception."
-            )
-        return self.output
+    def output_of(self, main: str, outputs: tuple[str, ...]) -> str | None:
+        return self.output if self.output in outputs else None
 
     @abstractmethod
     def stream(self, num_rows: int) -> AbstractStream:
