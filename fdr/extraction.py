@@ -261,6 +261,7 @@ class Extraction:
     def _store(
         self, end: _ShardEnd, rows: list[int], bad: list[BadImage], computed: Mapping[str, Mapping[str, np.ndarray]]
     ) -> None:
+        self.source.check_unchanged(end.start, end.stop)
         for name, features in computed.items():
             entry = self.entries[name]
             if entry is not None:

@@ -96,6 +96,21 @@ def test_a_changed_file_in_a_folder_is_seen(tmp_path: Path) -> None:
     assert [i for i in range(20) if not np.array_equal(first[i], second[i])] == [3]
 
 
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_a_file_that_changes_during_the_run_is_noticed(tmp_path: Path, kind: str) -> None:
+    path = folder(tmp_path / "f", images(40)) if kind == "folder" else npz(tmp_path / "a.npz", images(40))
+    iterator = iter(fdr.extract(path, TinyEncoder(), cache=tmp_path / "c", batch_size=8))
+    next(iterator)
+    if kind == "folder":
+        (path / "0039.png").write_bytes((path / "0001.png").read_bytes())
+    else:
+        npz(path, images(40, seed=5))
+    with pytest.raises(RunError, match=r"changed while .* was being read"):
+        list(iterator)
+    fresh = all_features(fdr.extract(path, TinyEncoder(), cache=tmp_path / "c", batch_size=8))
+    np.testing.assert_array_equal(fresh, all_features(fdr.extract(path, TinyEncoder(), batch_size=8)))
+
+
 def test_other_weights_are_other_features(tmp_path: Path) -> None:
     source = npz(tmp_path / "a.npz", images(20))
     first = all_features(fdr.extract(source, TinyEncoder(weights="seed:0"), cache=tmp_path / "c"))

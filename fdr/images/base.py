@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 
 from fdr.errors import InputError, RunError, unknown
 from fdr.images.decode import ALPHA, Picture, UnreadableImage, quiet_pillow
+from fdr.images.digests import container_digest, file_stamp
 from fdr.images.pool import ordered_map
 from fdr.images.resize import CROPS, crop_function
 from fdr.runtime import available_cpus
@@ -122,6 +124,7 @@ class ImageSource(ABC):
         self.ids: Sequence[str] = ids if self.rows is None else Selected(ids, self.rows)
         self.labels = labels if labels is None else np.asarray(labels, dtype=np.int64)[self.rows]
         self.class_names = class_names
+        self._stamps: dict[Path, list[int] | None] = {}
         self._formats: dict[str, int] = {}
         self._format_of = bytearray()
 
@@ -129,9 +132,13 @@ class ImageSource(ABC):
     def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
         """One loader for each row start..stop of the selection, in order."""
 
-    @abstractmethod
+    def _files(self, start: int = 0, stop: int | None = None) -> Sequence[Path]:
+        """The files that rows start..stop come from; none for images in memory."""
+        return ()
+
     def _content_digest(self) -> str | None:
         """A hash of all that the selected pixels are made of, or None for what cannot be read twice."""
+        return container_digest(self._files(), self.rows)
 
     def __len__(self) -> int:
         """Number of selected images; `TypeError` for an iterable of unknown length."""
@@ -146,12 +153,22 @@ class ImageSource(ABC):
     @functools.cached_property
     def digest(self) -> str | None:
         """sha256 over the content of the selection and the policy; None for an iterable. Found on first use."""
+        self._stamps = {path: file_stamp(path) for path in self._files()}
         with quiet_pillow():
             content = self._content_digest()
         if content is None:
             return None
         facts = {"pixels": PIXELS_VERSION, "content": content, "max_pixels": self.options.max_pixels, **self.policy}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def check_unchanged(self, start: int, stop: int) -> None:
+        """Raise `RunError` when a file behind rows start..stop is no longer the one that `digest` was taken of."""
+        for path in self._files(start, stop) if self._stamps else ():
+            if file_stamp(path) != self._stamps[path]:
+                raise RunError(
+                    f"{path} changed while {self.name} was being read; run the same command again when nothing writes "
+                    "there any more."
+                )
 
     @property
     def policy(self) -> dict[str, str]:

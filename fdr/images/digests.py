@@ -48,18 +48,21 @@ def file_digests(paths: Sequence[Path], scope: str) -> list[str]:
     return [entries[key][-1] for key in keys]
 
 
+def file_stamp(path: Path) -> list[int] | None:
+    """What `stat` tells of a file: it differs after every change. None for a file that is not there."""
+    try:
+        return _identity(os.stat(path))
+    except OSError:
+        return None
+
+
 def _identity(stat: os.stat_result) -> list[int]:
     return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def _remembered(memo: Memo, key: str) -> list | None:
     entry = memo.get(key)
-    if entry is None:
-        return None
-    try:
-        return entry if entry[:-1] == _identity(os.stat(key)) else None
-    except OSError:
-        return None
+    return entry if entry is not None and entry[:-1] == file_stamp(Path(key)) else None
 
 
 def _hash(key: str) -> list:

@@ -54,11 +54,13 @@ class FolderSource(ImageSource):
         for name in self.ids[start:stop]:
             yield functools.partial(decode_file, self._root / name, self.options.alpha, self.options.max_pixels)
 
+    def _files(self, start: int = 0, stop: int | None = None) -> Sequence[Path]:
+        return [self._root / name for name in self.ids[start:stop]]
+
     def _content_digest(self) -> str:
-        names = list(self.ids)
-        digests = file_digests([self._root / name for name in names], scope=os.path.abspath(self._root))
+        digests = file_digests(self._files(), scope=os.path.abspath(self._root))
         content = hashlib.sha256()
-        for name, digest in zip(names, digests, strict=True):
+        for name, digest in zip(self.ids, digests, strict=True):
             content.update(os.fsencode(name) + b"\0" + digest.encode() + b"\n")
         return content.hexdigest()
 

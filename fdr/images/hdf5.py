@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from fdr.errors import InputError
 from fdr.images.array_file import ArrayInfo, find_images, label_key
 from fdr.images.base import ImageOptions, ImageSource, Loader, RowIds
 from fdr.images.decode import Picture
-from fdr.images.digests import container_digest
 from fdr.images.pool import read_ahead
 from fdr.images.values import array_picture
 
@@ -75,8 +74,8 @@ class Hdf5Source(ImageSource):
     def _picture(self, array: np.ndarray, row: int) -> Picture:
         return array_picture(array, self._axis, self.options, f"{self.name}: {self._info.key}[{row}]")
 
-    def _content_digest(self) -> str:
-        return container_digest([self._path], self.rows)
+    def _files(self, start: int = 0, stop: int | None = None) -> Sequence[Path]:
+        return [self._path]
 
 
 def _infos(file: Any) -> list[ArrayInfo]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ from fdr.errors import InputError
 from fdr.images.array_file import ArrayInfo, RowReader, find_images, read_header
 from fdr.images.base import ImageOptions, ImageSource, Loader, RowIds
 from fdr.images.decode import Picture
-from fdr.images.digests import container_digest
 from fdr.images.values import array_picture
 
 
@@ -46,5 +45,5 @@ class NpySource(ImageSource):
     def _load(self, row: int) -> Picture:
         return array_picture(self._reader.read(row), self._axis, self.options, f"{self.name}: row[{row}]")
 
-    def _content_digest(self) -> str:
-        return container_digest([self._path], self.rows)
+    def _files(self, start: int = 0, stop: int | None = None) -> Sequence[Path]:
+        return [self._path]

@@ -6,7 +6,7 @@ import functools
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -16,7 +16,6 @@ from fdr.errors import InputError
 from fdr.images.array_file import ArrayInfo, RowReader, find_images, label_key, read_header
 from fdr.images.base import ImageOptions, ImageSource, Loader, RowIds
 from fdr.images.decode import Picture
-from fdr.images.digests import container_digest
 from fdr.images.pool import read_ahead
 from fdr.images.values import array_picture
 
@@ -82,8 +81,8 @@ class NpzSource(ImageSource):
         except (*_DAMAGE, OSError) as error:
             raise InputError(f"{self._path} is truncated or damaged: {self._info.key} ({error}).") from error
 
-    def _content_digest(self) -> str:
-        return container_digest([self._path], self.rows)
+    def _files(self, start: int = 0, stop: int | None = None) -> Sequence[Path]:
+        return [self._path]
 
 
 def _info(archive: zipfile.ZipFile, name: str) -> ArrayInfo:

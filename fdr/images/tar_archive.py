@@ -18,7 +18,6 @@ from fdr.errors import FdrWarning, InputError
 from fdr.images.array_file import OffsetReader
 from fdr.images.base import ImageOptions, ImageSource, Loader
 from fdr.images.decode import Picture, UnreadableImage
-from fdr.images.digests import container_digest
 from fdr.images.files import (
     BRACES,
     check_file_bytes,
@@ -144,8 +143,8 @@ class TarSource(ImageSource):
         assert file is not None
         return functools.partial(self._decode, file.read(), member)
 
-    def _content_digest(self) -> str:
-        return container_digest(self._shards, self.rows)
+    def _files(self, start: int = 0, stop: int | None = None) -> Sequence[Path]:
+        return self._shards
 
 
 def _raise(error: Exception) -> Picture:

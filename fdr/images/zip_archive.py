@@ -11,7 +11,6 @@ from pathlib import Path
 from fdr.errors import InputError
 from fdr.images.base import ImageOptions, ImageSource, Loader
 from fdr.images.decode import Picture, UnreadableImage, decode
-from fdr.images.digests import container_digest
 from fdr.images.files import check_file_bytes, class_labels, is_image_name, no_images, without_common_folder
 
 
@@ -52,5 +51,5 @@ class ZipSource(ImageSource):
             raise UnreadableImage(f"its entry in the archive is damaged ({error})") from error
         return decode(data, self.options.alpha, self.options.max_pixels)
 
-    def _content_digest(self) -> str:
-        return container_digest([self._path], self.rows)
+    def _files(self, start: int = 0, stop: int | None = None) -> Sequence[Path]:
+        return [self._path]
