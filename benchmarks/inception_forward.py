@@ -32,7 +32,7 @@ from fdr.encoders.resize import tf1_bilinear, torch_bilinear
 from fdr.errors import FdrWarning
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "encoders"))
-from inception_state import make_inception_state, save_inception_state  # noqa: E402
+from inception_state import make_inception_state, save_inception_state
 
 Network = Callable[[Tensor], Tensor]
 
@@ -122,7 +122,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         weights = save_inception_state(Path(folder))
         networks = peers(weights) | ours(weights)
-        drawn = torch.from_numpy(procedural.draw_set(1, arguments.batch_size)).permute(0, 3, 1, 2).float()
+        drawn = torch.from_numpy(procedural.draw_set(1, arguments.batch_size)).permute(0, 3, 1, 2).float().contiguous()
         images = torch.nn.functional.interpolate(drawn, (256, 256), mode="bicubic").clamp(0, 255).round().byte()
         truth = truths(images)
         times: dict[int, dict[str, float]] = {}

@@ -82,7 +82,7 @@ class InceptionNetwork(nn.Module):
         self.fc = nn.Linear(POOL_DIM, NUM_CLASSES)
 
     def forward(self, x: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        return self.blocks(self.stem(x), outputs)
+        return self.blocks(self.stem(x.contiguous()), outputs)  # as the peers; channels last rounds differently
 
     def stem(self, x: Tensor) -> Tensor:
         """[B, 3, 299, 299] -> [B, 192, 35, 35]"""

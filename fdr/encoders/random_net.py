@@ -82,7 +82,7 @@ class RandomEncoder(AbstractEncoder):
 
 
 def _kernels(seed: int) -> list[Tensor]:
-    """[out, in, 3, 3] per stage, of variance 2 / fan-in; every other one of the first stage sums to zero: edges only."""
+    """[out, in, 3, 3] per stage, of variance 2 / fan-in; every other one of the first sums to zero and sees edges."""
     kernels: list[Tensor] = []
     start, in_channels = 0, 3
     for width in WIDTHS:

@@ -1,6 +1,7 @@
 """The resizes of the encoders, by the names that specs record: float images [B, 3, H, W] -> [B, 3, size, size].
 
-Each equals its owner's to float32 rounding. Those of `HOST_RESIZES` run on the CPU and have no gradient.
+Each equals its owner's to float32 rounding, whatever the memory layout of the images. Those of `HOST_RESIZES` run on
+the CPU and have no gradient.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ def _tf1_taps(length: int, size: int, like: Tensor) -> tuple[Tensor, Tensor, Ten
 
 def torch_bilinear(images: Tensor, size: int) -> Tensor:
     """torch's bilinear with half-pixel centres and without antialiasing, as pytorch-fid."""
-    return F.interpolate(images, (size, size), mode="bilinear", align_corners=False)
+    return F.interpolate(images.contiguous(), (size, size), mode="bilinear", align_corners=False)
 
 
 def bicubic_antialias(images: Tensor, size: int) -> Tensor:
     """torch's antialiased bicubic on floats; overshoots are kept, images of that size untouched."""
     if images.shape[2:] == (size, size):
         return images
-    return F.interpolate(images, (size, size), mode="bicubic", align_corners=False, antialias=True)
+    return F.interpolate(images.contiguous(), (size, size), mode="bicubic", align_corners=False, antialias=True)
 
 
 def pil_bicubic_float(images: Tensor, size: int) -> Tensor:

@@ -87,7 +87,7 @@ def test_flat_images_have_finite_features_and_gradients() -> None:
 
 
 def test_distance_rises_with_blur_and_with_noise() -> None:
-    reference, images = procedural.draw_set(0, 200), procedural.draw_set(1, 200)
+    reference, images = procedural.draw_set(0, 120), procedural.draw_set(1, 120)
     noise = np.random.RandomState(0).normal(0, 1, images.shape)
     moments = features(reference)
 
@@ -100,8 +100,8 @@ def test_distance_rises_with_blur_and_with_noise() -> None:
 
     blur = [frechet_distance(moments, features(blurred(times))) for times in (0, 1, 3, 8)]
     noisy = [frechet_distance(moments, features(images + sigma * noise)) for sigma in (0, 12, 32)]
-    assert blur == sorted(blur) and blur[-1] > 5 * blur[0]
-    assert noisy == sorted(noisy) and noisy[-1] > 5 * noisy[0]
+    assert blur == sorted(blur) and blur[-1] > 3 * blur[0]
+    assert noisy == sorted(noisy) and noisy[-1] > 3 * noisy[0]
 
 
 def test_distance_rises_when_modes_are_dropped() -> None:
