@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fdr._version import __version__
 from fdr.errors import InputError
 
 if TYPE_CHECKING:
@@ -143,8 +144,8 @@ def set_tf32(allow: bool) -> None:
 
 def package_versions() -> dict[str, str]:
     """Versions of fdr and of the packages that numbers or files depend on, without importing them."""
-    versions = {}
-    for name in ("fdr", "torch", "timm", "numpy", "pillow", "simplejpeg", "h5py", "huggingface_hub", "click"):
+    versions = {"fdr": __version__}
+    for name in ("torch", "timm", "numpy", "pillow", "simplejpeg", "h5py", "huggingface_hub", "click"):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
