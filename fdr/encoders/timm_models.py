@@ -20,6 +20,7 @@ from fdr import runtime
 from fdr.encoders import weights as weight_files
 from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
 from fdr.encoders.catalogue import ROWS, EncoderRow, timm_weights
+from fdr.encoders.resize import bicubic_antialias
 from fdr.encoders.weights import FoundWeights, WeightsFile
 from fdr.errors import InputError, unknown
 
@@ -66,9 +67,7 @@ class TimmEncoder(AbstractEncoder):
         self.stored_outputs = (spec.output,)
 
     def preprocess(self, images: Tensor) -> Tensor:
-        size = (self.spec.input_size, self.spec.input_size)
-        if images.shape[-2:] != size:
-            images = torch.nn.functional.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
+        images = bicubic_antialias(images, self.spec.input_size)
         mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (self.spec.mean, self.spec.std))
         return (images - mean) / std
 
