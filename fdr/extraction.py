@@ -22,11 +22,14 @@ from fdr.images.pool import read_ahead
 from fdr.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 SHARD_SIZE = 1024
 """Images per shard: what a killed run can lose, and the granularity of resuming."""
 _WINDOWS_AHEAD = 2
+_HOST_BATCH = 4
+"""Images that are preprocessed together on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -300,7 +303,8 @@ def cache_key(source: ImageSource, encoder: AbstractEncoder, outputs: tuple[str,
 def preprocessed(encoder: AbstractEncoder, images: Sequence[Tensor]) -> Tensor:
     """Images [3, H, W] of any sizes, uint8 or float32 in [0, 1] -> network input [B, 3, h, w].
 
-    Images of one size share one call. Runs where the encoder wants it: on the host, or on its device.
+    Runs where the encoder wants it: on the host, or on its device. Images of one size share calls; on the host a few
+    at a time, so that the temporaries of a resize stay in the processor's cache and out of the memory peak.
     """
     import torch
 
@@ -308,25 +312,34 @@ def preprocessed(encoder: AbstractEncoder, images: Sequence[Tensor]) -> Tensor:
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, image in enumerate(images):
         groups.setdefault((image.dtype, *image.shape), []).append(index)
+    step = _HOST_BATCH if device.type == "cpu" else len(images)
+    inputs: Tensor | None = None
     with torch.inference_mode():
-        order: list[int] = []
-        parts = []
         for indices in groups.values():
-            stack = torch.stack([images[index] for index in indices])
-            if device.type == "cuda":
-                stack = stack.pin_memory().to(device, non_blocking=True)
-            scaled = stack.float().div_(255) if stack.dtype == torch.uint8 else stack
-            parts.append(encoder.preprocess(scaled.to(device)))
-            order += indices
-        if len(parts) == 1:
-            return parts[0]
-        if len({part.shape[1:] for part in parts}) > 1:
-            sizes = ", ".join(f"{shape[-1]}x{shape[-2]}" for shape in list(groups)[:3])
-            raise InputError(
-                f"{encoder.spec.name} takes images as they are, and these have several sizes ({sizes}, ...); "
-                "bring them to one size with --size, or resize in the encoder."
-            )
-        return torch.cat(parts)[torch.argsort(torch.tensor(order))]
+            for at in range(0, len(indices), step):
+                chosen = indices[at : at + step]
+                part = _preprocessed_alike(encoder, [images[index] for index in chosen], device)
+                if inputs is None:
+                    inputs = part.new_empty((len(images), *part.shape[1:]))
+                if part.shape[1:] != inputs.shape[1:]:
+                    sizes = ", ".join(f"{shape[-1]}x{shape[-2]}" for shape in list(groups)[:3])
+                    raise InputError(
+                        f"{encoder.spec.name} takes images as they are, and these have several sizes ({sizes}, ...); "
+                        "bring them to one size with --size, or resize in the encoder."
+                    )
+                inputs[chosen] = part
+    assert inputs is not None
+    return inputs
+
+
+def _preprocessed_alike(encoder: AbstractEncoder, images: Sequence[Tensor], device: torch.device) -> Tensor:
+    import torch
+
+    stack = torch.stack(tuple(images))
+    if device.type == "cuda":
+        stack = stack.pin_memory().to(device, non_blocking=True)
+    scaled = stack.float().div_(255) if stack.dtype == torch.uint8 else stack
+    return encoder.preprocess(scaled.to(device))
 
 
 def cached_rows(root: Path, source: ImageSource, encoder: AbstractEncoder, outputs: tuple[str, ...]) -> int:
