@@ -111,10 +111,7 @@ class Evaluator:
         weights: Mapping[str, Path] | None = None,
         audit: bool = False,
     ) -> None:
-        self.metrics = [
-            replace(metric, audit=audit) if isinstance(metric, FrechetDistance) else metric
-            for metric in load_metrics(metrics)
-        ]
+        self.metrics = load_metrics(metrics)
         self.image_options = image_options
         self.encoder_options = encoder_options
         self.extraction_options = extraction_options
@@ -122,6 +119,9 @@ class Evaluator:
         has_images = needs_reference and names_images(reference)
         self._reference_source = self._open_reference(reference) if has_images else None
         self.encoders = load_encoders(encoders, encoder_options, weights)
+        device = self.encoders[0].device
+        frechet = FrechetDistance(audit, str(device) if device.type == "cuda" else None)
+        self.metrics = [frechet if isinstance(metric, FrechetDistance) else metric for metric in self.metrics]
         self._check_metrics_apply()
         self.references: dict[str, Reference] = {}
         self.warnings: list[str] = []

@@ -195,6 +195,11 @@ def _identity(encoder: AbstractEncoder | EncoderSpec | str) -> tuple[str, int | 
 
 def _from_file(path: Path) -> Reference:
     moments = Moments.load(path)
+    if moments.factor is None:  # centred features are a covariance by construction
+        try:
+            moments.check()
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
     attributes = moments.attributes
     return Reference(
         name=str(attributes.get("reference", path.stem)),

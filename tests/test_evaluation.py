@@ -225,11 +225,14 @@ def test_statistics_that_are_none(samples: Path, tmp_path: Path) -> None:
     for sigma, sentence in (
         (np.diag([1.0, -1.0]), "negative|semidefinite"),
         (np.array([[1.0, 2], [0, 1]]), "symmetric"),
+        (np.array([[1.0, 3], [3, 1]]), "positive semidefinite"),
         (np.full((2, 2), np.nan), "NaN"),
     ):
         np.savez(tmp_path / "bad.npz", mu=np.zeros(2), sigma=sigma)
+        encoder = TinyEncoder(dim=2)
         with pytest.raises(InputError, match=sentence):
-            evaluate(samples, tmp_path / "bad.npz", TinyEncoder(dim=2))
+            evaluate(samples, tmp_path / "bad.npz", encoder)
+        assert encoder.num_seen == 0
 
 
 def test_a_reference_folder_grows_and_refuses_other_images(real: Path, samples: Path, tmp_path: Path) -> None:
