@@ -1,0 +1,56 @@
+"""On a GPU the same numbers as on the CPU, to the tolerance of docs/precision.md. Needs CUDA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from worlds import images, npz
+
+import fdr
+from fdr.encoders.base import EncoderOptions
+from fdr.frechet import frechet_terms
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def test_random_features_equal_the_cpu_s(tmp_path: Path) -> None:
+    source = npz(tmp_path / "a.npz", images(40, side=64))
+    found = {}
+    for device in ("cpu", "cuda"):
+        encoder = fdr.load_encoder("random", device=device)
+        found[device] = torch.cat(list(fdr.extract(source, encoder)))
+    torch.testing.assert_close(found["cuda"], found["cpu"], rtol=1e-4, atol=1e-5)
+
+
+def test_mixed_sizes_share_a_batch() -> None:
+    mixed = [images(1, seed=i, side=16 + 8 * (i % 3))[0] for i in range(20)]
+    found = [torch.cat(list(fdr.extract(mixed, fdr.load_encoder("random", device=d)))) for d in ("cpu", "cuda")]
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "dim"), [(500, 64), (40, 64)])
+def test_fd_equals_the_cpu_s(count: int, dim: int) -> None:
+    generator = np.random.default_rng(0)
+    a, b = (fdr.Moments.from_features(generator.normal(shift, 1, (count, dim))) for shift in (0, 0.1))
+    on_cpu, on_gpu = frechet_terms(a, b), frechet_terms(a, b, device="cuda")
+    assert on_gpu.route == on_cpu.route
+    assert on_gpu.value == pytest.approx(on_cpu.value, rel=1e-10)
+
+
+def test_moments_of_gpu_features_equal_the_cpu_s() -> None:
+    x = torch.randn(5000, 32, generator=torch.Generator().manual_seed(0)) + 30
+    on_cpu, on_gpu = fdr.Moments.from_features(x), fdr.Moments.from_features(x.cuda())
+    np.testing.assert_allclose(on_gpu.sigma, on_cpu.sigma, rtol=0, atol=1e-12 * np.trace(on_cpu.sigma))
+
+
+def test_a_whole_evaluation(tmp_path: Path) -> None:
+    samples, real = (npz(tmp_path / f"{seed}.npz", images(300, seed=seed, side=32)) for seed in (1, 2))
+    reports = [
+        fdr.evaluate(samples, real, "random", encoder_options=EncoderOptions(device=device))
+        for device in ("cpu", "cuda")
+    ]
+    assert reports[1]["fd"].value == pytest.approx(reports[0]["fd"].value, rel=1e-3)
+    assert torch.backends.cudnn.allow_tf32 is False
