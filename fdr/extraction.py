@@ -15,6 +15,7 @@ import numpy as np
 from fdr._version import __version__
 from fdr.cache import CacheKey, CacheStore, FeatureCache
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
+from fdr.encoders.inputs import preprocessed
 from fdr.encoders.registry import as_encoder
 from fdr.errors import InputError, RunError
 from fdr.images import BadImage, ImageOptions, ImageSource, open_images
@@ -22,14 +23,11 @@ from fdr.images.pool import read_ahead
 from fdr.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 SHARD_SIZE = 1024
 """Images per shard: what a killed run can lose, and the granularity of resuming."""
 _WINDOWS_AHEAD = 2
-_HOST_BATCH = 4
-"""Images that are preprocessed together on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -298,48 +296,6 @@ def cache_key(source: ImageSource, encoder: AbstractEncoder, outputs: tuple[str,
     """Content of the data, spec of the encoder, outputs: what decides a cache entry."""
     assert source.digest is not None
     return CacheKey(source.digest, encoder.spec.hash, outputs, label=encoder.spec.model)
-
-
-def preprocessed(encoder: AbstractEncoder, images: Sequence[Tensor]) -> Tensor:
-    """Images [3, H, W] of any sizes, uint8 or float32 in [0, 1] -> network input [B, 3, h, w].
-
-    Runs where the encoder wants it: on the host, or on its device. Images of one size share calls; on the host a few
-    at a time, so that the temporaries of a resize stay in the processor's cache and out of the memory peak.
-    """
-    import torch
-
-    device = torch.device("cpu") if encoder.host_preprocess else encoder.device
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for index, image in enumerate(images):
-        groups.setdefault((image.dtype, *image.shape), []).append(index)
-    step = _HOST_BATCH if device.type == "cpu" else len(images)
-    inputs: Tensor | None = None
-    with torch.inference_mode():
-        for indices in groups.values():
-            for at in range(0, len(indices), step):
-                chosen = indices[at : at + step]
-                part = _preprocessed_alike(encoder, [images[index] for index in chosen], device)
-                if inputs is None:
-                    inputs = part.new_empty((len(images), *part.shape[1:]))
-                if part.shape[1:] != inputs.shape[1:]:
-                    sizes = ", ".join(f"{shape[-1]}x{shape[-2]}" for shape in list(groups)[:3])
-                    raise InputError(
-                        f"{encoder.spec.name} takes images as they are, and these have several sizes ({sizes}, ...); "
-                        "bring them to one size with --size, or resize in the encoder."
-                    )
-                inputs[chosen] = part
-    assert inputs is not None
-    return inputs
-
-
-def _preprocessed_alike(encoder: AbstractEncoder, images: Sequence[Tensor], device: torch.device) -> Tensor:
-    import torch
-
-    stack = torch.stack(tuple(images))
-    if device.type == "cuda":
-        stack = stack.pin_memory().to(device, non_blocking=True)
-    scaled = stack.float().div_(255) if stack.dtype == torch.uint8 else stack
-    return encoder.preprocess(scaled.to(device))
 
 
 def cached_rows(root: Path, source: ImageSource, encoder: AbstractEncoder, outputs: tuple[str, ...]) -> int:
