@@ -11,8 +11,9 @@ reference images itself, once and untimed; a timed command then does images -> f
 own; the commands take turns, so that a busy machine hits all of them. CPU seconds are user + system over the process
 and its children; "largest" memory is the peak resident set of the largest process, "tree" the sum over its processes
 of proportional sets, sampled. 1,000 samples of 2048-d features make the product of covariances singular, on which the
-peers' matrix roots are slow; so the ratios are also given without the time that a peer spent in its root, while ours
-keep the whole command.
+peers' matrix roots are slow and lose digits; so the ratios are also given without the time that a peer spent in its
+root, while ours keep the whole command, and FD is compared with the peer's, and with the exact distance of the peer's
+own features.
 
 No peer reads an npz of images: fdr's npz rows stand beside the peer's folder. clean-fid's own TorchScript network
 cannot be had without its server, so its loader, resize and distance run around pytorch-fid's network on (x - 128) /
@@ -80,7 +81,12 @@ class World:
         cache = self.root / "fdr-cache"
         shutil.rmtree(cache, ignore_errors=True)
         limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self.threads))
-        return os.environ | limits | {"TORCH_HOME": str(self.torch_home), "FDR_CACHE": str(cache), "FDR_OFFLINE": "1"}
+        own = {"TORCH_HOME": str(self.torch_home), "FDR_CACHE": str(cache), "FDR_OFFLINE": "1"}
+        return os.environ | limits | own
+
+    def features(self, peer: str, images: Path) -> Path:
+        """Where the features are kept that a peer computed of a folder."""
+        return self.root / f"{peer}-{len(os.listdir(images))}.npy"
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,7 @@ def fdr_command(world: World, command: str, images: Path, encoders: Sequence[str
 def peer_command(world: World, peer: str) -> tuple[list[str], Callable[[str], float]]:
     """The command line but for the images, and what reads FD from its output."""
     batch, workers = str(world.batch_size), str(world.workers)
-    command = [sys.executable, __file__, "--peer", peer]
+    command = [sys.executable, __file__, "--peer", peer, str(world.root)]
     if peer == "torch-fidelity":
         command += ["--fid", "--cpu", "--json", "--silent", "--batch-size", batch]
         command += [
@@ -166,11 +172,18 @@ def peer_command(world: World, peer: str) -> tuple[list[str], Callable[[str], fl
     return [*command, str(world.root / f"{peer}.npz")], lambda out: float(out.split()[-1])
 
 
-def run_peer(peer: str, arguments: Sequence[str]) -> None:
-    """In a process of its own: the peer's command, with a watch on its matrix root."""
+def run_peer(peer: str, root: str, arguments: Sequence[str]) -> None:
+    """In a process of its own: the peer's command, with a watch on its matrix root; its features are kept."""
     import numpy as np
     import scipy.linalg
 
+    covariance = np.cov
+
+    def kept(features: Any, **keywords: Any) -> Any:
+        np.save(Path(root) / f"{peer}-{len(features)}.npy", features)
+        return covariance(features, **keywords)
+
+    np.cov = kept
     scipy.linalg.sqrtm = watched(scipy.linalg.sqrtm)
     np.linalg.eigvals = watched(np.linalg.eigvals)
     sys.argv = [peer, *arguments]
@@ -224,6 +237,20 @@ def clean_fid() -> None:
         return
     with np.load(arguments.statistics) as file:
         print(frechet_distance(mu, sigma, file["mu"], file["sigma"]))
+
+
+def exact_distances(world: World) -> dict[str, float]:
+    """Peer -> FD of the features that it computed, by thin factors in float64; in a process of its own."""
+    code = (
+        "import sys, json, numpy as np, fdr\n"
+        "print(json.dumps(fdr.frechet_distance(np.load(sys.argv[1]), np.load(sys.argv[2]))))"
+    )
+    found = {}
+    for peer in MODES.values():
+        paths = [world.features(peer, folder) for folder in (world.samples("folder"), world.reference)]
+        if all(path.exists() for path in paths):
+            found[peer] = float(run_checked([sys.executable, "-c", code, *map(str, paths)], world))
+    return found
 
 
 # -------------------------------------------------------------------------------------------------- the material
@@ -318,10 +345,11 @@ def measure_references(world: World) -> None:
 # ---------------------------------------------------------------------------------------------------- measuring
 
 
-def run_checked(command: Sequence[str], world: World) -> None:
+def run_checked(command: Sequence[str], world: World) -> str:
     done = subprocess.run(command, capture_output=True, text=True, env=world.environment())
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["it failed without a word"])[-1])
+    return done.stdout
 
 
 def timed(way: Way, world: World) -> Run:
@@ -413,32 +441,33 @@ def summary(way: Way, runs: Sequence[Run], error: str | None) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------- the tables
 
 
-def tables(results: dict[str, dict[str, Any]]) -> str:
+def tables(results: dict[str, dict[str, Any]], exact: dict[str, float]) -> str:
     parts = []
     for encoder, peer in MODES.items():
         rows = [row for row in results.values() if row["encoders"] == encoder]
         if rows:
-            parts.append(mode_table(encoder, peer, rows))
+            parts.append(mode_table(encoder, peer, rows, exact.get(peer)))
     return "\n\n".join(parts + together_table(results))
 
 
-def mode_table(encoder: str, peer: str, rows: Sequence[dict[str, Any]]) -> str:
+def mode_table(encoder: str, peer: str, rows: Sequence[dict[str, Any]], exact: float | None) -> str:
     base = next((row for row in rows if row["tool"] == peer and "error" not in row), None)
     lines = [
         f"### `{encoder}` and {peer}\n",
         "| command | wall s | CPU s | in the root: wall, CPU s | ratio: wall, CPU | ratio without the root: wall, CPU "
-        "| memory, MiB: largest, tree | FD | relative difference |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| memory, MiB: largest, tree | FD | relative to the peer's FD | to the exact FD of the peer's features |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         label = ", ".join(filter(None, (row["tool"], row["images"], row["note"])))
         if "error" in row:
-            lines.append(f"| {label} | {row['error']} |" + " |" * 7)
+            lines.append(f"| {label} | {row['error']} |" + " |" * 8)
             continue
         root = f"{row['root_wall_s']:.1f}, {row['root_cpu_s']:.1f}" if row["root_wall_s"] else ""
         ratios = [""] * 3 if base is None or row is base else compared(row, base)
         cells = [label, f"{row['wall_s']:.1f}", f"{row['cpu_s']:.1f}", root, *ratios[:2]]
-        cells += [f"{row['largest_mib']:.0f}, {row['tree_mib']:.0f}", f"{row['fd']:.6f}", ratios[2]]
+        to_exact = "" if exact is None else f"{row['fd'] / exact - 1:+.1e}"
+        cells += [f"{row['largest_mib']:.0f}, {row['tree_mib']:.0f}", f"{row['fd']:.6f}", ratios[2], to_exact]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -490,7 +519,7 @@ def machine(world: World) -> dict[str, str]:
 def main() -> None:
     """Parse, prepare, measure, print."""
     if sys.argv[1:2] == ["--peer"]:
-        run_peer(sys.argv[2], sys.argv[3:])
+        run_peer(sys.argv[2], sys.argv[3], sys.argv[4:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, metavar="FOLDER", help="photographs to crop; default: drawings")
@@ -529,9 +558,11 @@ def compare(arguments: argparse.Namespace, root: Path) -> None:
     facts, count = machine(world), len(os.listdir(world.samples("folder")))
     shown = ", ".join(f"{name} {value}" for name, value in facts.items())
     print(f"{count} images, batch size {world.batch_size}, medians of {arguments.repeats} runs; {shown}.\n")
-    print(tables(results))
+    print(tables(results, exact := exact_distances(world)))
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": facts, "count": count, "results": results}, indent=1))
+        arguments.json.write_text(
+            json.dumps({"machine": facts, "count": count, "results": results, "exact": exact}, indent=1)
+        )
 
 
 if __name__ == "__main__":
