@@ -141,7 +141,8 @@ def ways(world: World) -> list[Way]:
 def fdr_way(world: World, encoders: Sequence[str], kind: str, note: str = "") -> Way:
     extra = [] if note == "features kept" else ["--no-cache"]
     extra += [note] if note.startswith("--") else []
-    extra += ["--ref", str(world.root / "fdr"), "--json", "-"]
+    reference = world.root / ("fdr-exact-order" if note == "--exact-order" else "fdr")
+    extra += ["--ref", str(reference), "--json", "-"]
     command = fdr_command(world, "eval", world.samples(kind), encoders, *extra)
     return Way("fdr", ",".join(encoders), kind, note, command, lambda out: json.loads(out)["results"][0]["value"])
 
@@ -325,8 +326,12 @@ def random_state(images: Any) -> dict[str, Any]:
 
 def measure_references(world: World) -> None:
     """Each tool's own statistics of the reference images; untimed."""
-    out = ["-o", str(world.root / "fdr"), "--no-cache"]
-    run_checked(fdr_command(world, "stats", world.reference, (*MODES, "random"), *out), world)
+    for folder, encoders, extra in (
+        ("fdr", (*MODES, "random"), []),
+        ("fdr-exact-order", ("inception:pytorch-fid",), ["--exact-order"]),
+    ):
+        out = ["-o", str(world.root / folder), "--no-cache", *extra]
+        run_checked(fdr_command(world, "stats", world.reference, encoders, *out), world)
     two = world.root / "two"
     two.mkdir()
     for path in sorted(world.reference.iterdir())[:2]:

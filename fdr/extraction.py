@@ -80,24 +80,22 @@ class _ShardEnd:
 class _ShardRows:
     """The features of a shard while it grows: one array per output, made with the first batch.
 
-    Kept batch by batch instead, small arrays would lie between the large temporaries of the next forward passes and
-    keep the allocator from using their room again: some 400 MB after 1,000 images.
+    Kept by batches, small arrays would lie between the large temporaries of later forward passes, and the memory peak
+    would grow with every batch.
     """
 
     def __init__(self) -> None:
-        self._arrays: dict[tuple[str, str], np.ndarray] = {}
+        self._arrays: dict[str, dict[str, np.ndarray]] = {}
 
     def put(self, name: str, start: int, features: Mapping[str, np.ndarray]) -> None:
-        """Set the rows from `start` on."""
+        arrays = self._arrays.setdefault(name, {})
         for output, part in features.items():
-            key = (name, output)
-            if key not in self._arrays:
-                self._arrays[key] = np.empty((SHARD_SIZE, *part.shape[1:]), part.dtype)
-            self._arrays[key][start : start + len(part)] = part
+            if output not in arrays:
+                arrays[output] = np.empty((SHARD_SIZE, *part.shape[1:]), part.dtype)
+            arrays[output][start : start + len(part)] = part
 
     def get(self, name: str, count: int) -> dict[str, np.ndarray]:
-        """The first `count` rows of every output."""
-        return {output: array[:count] for (owner, output), array in self._arrays.items() if owner == name}
+        return {output: array[:count] for output, array in self._arrays[name].items()}
 
 
 class Extraction:
