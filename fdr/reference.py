@@ -178,7 +178,7 @@ def find_reference(
         path = Path(reference).expanduser()
         found = _from_folder(path, name, spec_hash) if path.is_dir() else _from_file(path)
     else:
-        found = _from_registry(str(reference), name, weights_dir, offline, progress or SilentProgress())
+        found = registered_reference(str(reference), name, weights_dir, offline, progress)
     _check_fits(found, name, dim, spec_hash)
     return found
 
@@ -240,14 +240,23 @@ def read_index(folder: Path) -> dict[str, Any]:
         if index["schema"] != INDEX_SCHEMA:
             raise InputError(f"{str(path)!r} has schema {index['schema']!r}; expected {INDEX_SCHEMA!r}.")
         _ = [(entry["name"], entry["spec_hash"], entry["file"]) for entry in index["encoders"]]
+    except OSError as error:
+        raise InputError(
+            f"Folder {str(folder)!r} is no reference: it has no {INDEX_NAME} ({error.strerror})."
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{str(path)!r} is damaged ({error}); run fdr stats again.") from error
     return index
 
 
-def _from_registry(
-    name: str, encoder: str, weights_dir: str | os.PathLike[str] | None, offline: bool | None, progress: Progress
+def registered_reference(
+    name: str,
+    encoder: str,
+    weights_dir: str | os.PathLike[str] | None = None,
+    offline: bool | None = None,
+    progress: Progress | None = None,
 ) -> Reference:
+    """The reference that the registry has under `name`, whatever files or folders of that name there are."""
     if name not in registry():
         raise unknown("reference", name, registry(), "A path to images or to a statistics file works as well.")
     entry = registry()[name]
@@ -257,7 +266,7 @@ def _from_registry(
             "or a statistics file, or make one with fdr stats."
         )
     row = entry.encoders[encoder]
-    path = _registry_file(entry, row, encoder, weights_dir, offline, progress)
+    path = _registry_file(entry, row, encoder, weights_dir, offline, progress or SilentProgress())
     found = _from_file(path)
     return Reference(
         name=name,

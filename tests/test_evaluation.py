@@ -249,6 +249,15 @@ def test_a_reference_folder_grows_and_refuses_other_images(real: Path, samples: 
         write_reference(open_images(real), [TinyEncoder()], tmp_path / "full")
 
 
+def test_a_folder_that_shadows_a_registry_name(real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    with pytest.raises(InputError, match=r"Folder 'demo' is no reference: it has no reference\.json"):
+        load_reference("demo", "random")
+    assert reference_module.registered_reference("demo", "random").moments.dim == 256
+    assert load_reference(make_reference(real, tmp_path / "imagenet256").name, TinyEncoder()).dim == DIM
+
+
 def test_npz_references_are_readable_by_others(real: Path, tmp_path: Path) -> None:
     stats = make_reference(real, tmp_path / "stats", "npz")
     with np.load(stats / "tiny.npz", allow_pickle=False) as file:
