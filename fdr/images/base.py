@@ -124,7 +124,7 @@ class ImageSource(ABC):
         self.ids: Sequence[str] = ids if self.rows is None else Selected(ids, self.rows)
         self.labels = labels if labels is None else np.asarray(labels, dtype=np.int64)[self.rows]
         self.class_names = class_names
-        self._stamps: dict[Path, list[int] | None] = {}
+        self._stamps: dict[str | Path, list[int] | None] = {}
         self._formats: dict[str, int] = {}
         self._format_of = bytearray()
 
@@ -132,7 +132,7 @@ class ImageSource(ABC):
     def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
         """One loader for each row start..stop of the selection, in order."""
 
-    def _files(self, start: int = 0, stop: int | None = None) -> Sequence[Path]:
+    def _files(self, start: int = 0, stop: int | None = None) -> Sequence[str | Path]:
         """The files that rows start..stop come from; none for images in memory."""
         return ()
 

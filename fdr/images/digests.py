@@ -28,7 +28,7 @@ Memo = dict[str, list]
 """Absolute path -> [device, inode, size, mtime_ns, ctime_ns, sha256]."""
 
 
-def file_digests(paths: Sequence[Path], scope: str) -> list[str]:
+def file_digests(paths: Sequence[str | Path], scope: str) -> list[str]:
     """sha256 of each file, in order; one memo file per `scope` (the source's own path).
 
     A file that cannot be read gets the text of its error, so that a skipped file has a digest too.
@@ -48,7 +48,7 @@ def file_digests(paths: Sequence[Path], scope: str) -> list[str]:
     return [entries[key][-1] for key in keys]
 
 
-def file_stamp(path: Path) -> list[int] | None:
+def file_stamp(path: str | Path) -> list[int] | None:
     """What `stat` tells of a file: it differs after every change. None for a file that is not there."""
     try:
         return _identity(os.stat(path))
@@ -62,7 +62,7 @@ def _identity(stat: os.stat_result) -> list[int]:
 
 def _remembered(memo: Memo, key: str) -> list | None:
     entry = memo.get(key)
-    return entry if entry is not None and entry[:-1] == file_stamp(Path(key)) else None
+    return entry if entry is not None and entry[:-1] == file_stamp(key) else None
 
 
 def _hash(key: str) -> list:
@@ -118,7 +118,7 @@ def _write(path: Path, memo: Memo) -> None:
             old.unlink(missing_ok=True)
 
 
-def container_digest(paths: Sequence[Path], rows: np.ndarray | None) -> str:
+def container_digest(paths: Sequence[str | Path], rows: np.ndarray | None) -> str:
     """Hash of whole files and of the rows taken from them."""
     digest = hashlib.sha256("\n".join(file_digests(paths, scope=os.path.abspath(paths[0]))).encode())
     digest.update(b"" if rows is None else np.ascontiguousarray(rows, dtype="<i8").tobytes())

@@ -40,9 +40,9 @@ _CONTAINERS = (".tar", ".npz", ".npy", ".zip", ".h5", ".hdf5", ".tgz", ".gz")
 
 def is_image_name(name: str) -> bool:
     """True for a POSIX path with an image's extension in any case, outside hidden and __MACOSX folders."""
-    path = PurePosixPath(name)
-    is_hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts if part not in (".", ".."))
-    return path.suffix.lower() in SUFFIXES and not is_hidden
+    parts = [part for part in name.split("/") if part not in (".", "..")]
+    is_hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not is_hidden
 
 
 def class_labels(names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]] | tuple[None, None]:
