@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from fdr.cli._config import check_known
 from fdr.progress import Progress
+
+if TYPE_CHECKING:
+    from fdr.evaluation import Evaluator
+    from fdr.images import ImageSource
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -114,6 +118,28 @@ storage = stack(
     click.option("--weights", multiple=True, metavar="NAME=FILE", help="Use FILE for encoder NAME; repeatable."),
     click.option("--offline", is_flag=True, default=False, help="Never touch the network."),
 )
+measurement = stack(
+    click.option(
+        "--ref",
+        "reference",
+        default="imagenet256",
+        show_default=True,
+        metavar="NAME|FILE|IMAGES",
+        help="Reference: a registry name, a statistics file or folder, or real images.",
+    ),
+    reps,
+    click.option(
+        "--metrics",
+        default="fd",
+        show_default=True,
+        metavar="NAMES",
+        help="fd, is, is:adm; FDr comes with fd where it can.",
+    ),
+    images,
+    compute,
+    storage,
+)
+"""All that decides what `fdr eval` and `fdr check` measure; `prepare_evaluation` takes it."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +198,35 @@ def library_options(
         ExtractionOptions(folder, batch_size, num_workers, progress),
         _pairs(weights),
     )
+
+
+def prepare_evaluation(
+    samples: Sequence[str],
+    progress: Progress,
+    *,
+    reference: str,
+    reps: str,
+    metrics: str,
+    audit: bool = False,
+    **shared: Any,
+) -> tuple[Evaluator, list[ImageSource]]:
+    """The evaluator and the opened samples for the options of `measurement`; no image is decoded yet."""
+    from fdr.evaluation import Evaluator
+    from fdr.images import open_images
+
+    setup = library_options(progress, **shared)
+    sources = [open_images(item, setup.image_options) for item in samples]
+    evaluator = Evaluator(
+        reps,
+        reference,
+        metrics,
+        image_options=setup.image_options,
+        encoder_options=setup.encoder_options,
+        extraction_options=setup.extraction_options,
+        weights=setup.weights,
+        audit=audit,
+    )
+    return evaluator, sources
 
 
 def _pairs(weights: tuple[str, ...]) -> dict[str, Path]:

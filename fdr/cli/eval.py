@@ -19,25 +19,7 @@ from fdr.cli._render import print_reports, progress_for, write_text
     "  fdr eval samples/ --ref real_images/ --reps fdr6 --metrics fd,is",
 )
 @click.argument("samples", nargs=-1, required=True, metavar="SAMPLES...")
-@click.option(
-    "--ref",
-    "reference",
-    default="imagenet256",
-    show_default=True,
-    metavar="NAME|FILE|IMAGES",
-    help="Reference: a registry name, a statistics file or folder, or real images.",
-)
-@_options.reps
-@click.option(
-    "--metrics",
-    default="fd",
-    show_default=True,
-    metavar="NAMES",
-    help="fd, is, is:adm; FDr comes with fd where it can.",
-)
-@_options.images
-@_options.compute
-@_options.storage
+@_options.measurement
 @click.option("--audit", is_flag=True, default=False, help="Compute every FD by a second route as well and compare.")
 @_options.json_out
 @click.option(
@@ -58,24 +40,19 @@ from fdr.cli._render import print_reports, progress_for, write_text
 @_options.quiet
 def command(
     samples: tuple[str, ...],
-    reference: str,
-    reps: str,
-    metrics: str,
     audit: bool,
     json_path: Path | None,
     csv_path: Path | None,
     markdown_path: Path | None,
     dry_run: bool,
     quiet: bool,
-    **shared: Any,
+    **measuring: Any,
 ) -> None:
     """Measure one or several sample sets (folder, zip, tar, npz, npy, HDF5) against a reference.
 
     Features are cached and a killed run resumes: give the same command again.
     """
-    from fdr.evaluation import Evaluator
     from fdr.files import check_writable
-    from fdr.images import open_images
     from fdr.report import reports_to_csv, reports_to_json, reports_to_markdown
 
     outputs = {"json": json_path, "csv": csv_path, "markdown": markdown_path}
@@ -84,18 +61,7 @@ def command(
             check_writable(path)
     if sum(str(path) == "-" for path in outputs.values()) > 1:
         raise click.UsageError("Only one of --json, --csv and --markdown can be stdout.")
-    setup = _options.library_options(progress_for(quiet), **shared)
-    sources = [open_images(item, setup.image_options) for item in samples]
-    evaluator = Evaluator(
-        reps,
-        reference,
-        metrics,
-        image_options=setup.image_options,
-        encoder_options=setup.encoder_options,
-        extraction_options=setup.extraction_options,
-        weights=setup.weights,
-        audit=audit,
-    )
+    evaluator, sources = _options.prepare_evaluation(samples, progress_for(quiet), audit=audit, **measuring)
     if dry_run:
         for line in evaluator.plan(sources):
             click.echo(line)
