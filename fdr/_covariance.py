@@ -47,15 +47,24 @@ def check_shapes(mu: np.ndarray, sigma: np.ndarray) -> None:
         )
 
 
+def asymmetry(sigma: np.ndarray) -> float:
+    """How far `sigma` is from its transpose, as a share of its largest entry."""
+    if np.array_equal(sigma, sigma.T):
+        return 0.0
+    largest = float(np.abs(sigma).max())
+    gap = np.subtract(sigma, sigma.T)
+    return float(np.abs(gap, out=gap).max()) / largest
+
+
 def symmetric(sigma: np.ndarray) -> np.ndarray:
     """`sigma`, made exactly symmetric; raises `InputError` when it is far from it or has a negative variance."""
-    if not np.array_equal(sigma, sigma.T):
-        gap, largest = np.abs(sigma - sigma.T).max(), np.abs(sigma).max()
-        if gap > MAX_ASYMMETRY * largest:
-            raise InputError(
-                f"sigma is not symmetric: it differs from its transpose by up to {gap / largest:.1e} of its largest "
-                "entry; it is no covariance."
-            )
+    gap = asymmetry(sigma)
+    if gap > MAX_ASYMMETRY:
+        raise InputError(
+            f"sigma is not symmetric: it differs from its transpose by up to {gap:.1e} of its largest entry; "
+            "it is no covariance."
+        )
+    if gap > 0:
         sigma = (sigma + sigma.T) / 2
     variances = sigma.diagonal()
     limit = MAX_NEGATIVE * max(0.0, variances.max())

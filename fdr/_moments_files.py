@@ -95,7 +95,7 @@ def _read_npz(name: str, keys: tuple[str, str]) -> tuple[dict[str, Any], dict[st
     try:
         with np.load(name, allow_pickle=False) as file:
             if mu not in file or sigma not in file:
-                raise InputError(f"{name!r} has no {mu!r} and {sigma!r}; it holds {_listing(file.files)}.")
+                raise InputError(f"{name!r} has no {mu!r} and {sigma!r}; it holds {listing(file.files)}.")
             arrays = {"mu": np.asarray(file[mu]), "sigma": np.asarray(file[sigma])}
             if keys == ("mu", "sigma"):
                 arrays |= {key: file[key] for key in ("count", "ddof", "factor") if key in file}
@@ -105,7 +105,7 @@ def _read_npz(name: str, keys: tuple[str, str]) -> tuple[dict[str, Any], dict[st
             raise InputError(
                 f"{name!r} holds Python objects, which can run code and are not opened; save plain float64 arrays."
             ) from None
-        raise _damaged(name, error) from None
+        raise damaged(name, error) from None
     if not isinstance(attributes, dict):
         raise InputError(f"{name!r} has {ATTRIBUTES!r} that are no mapping; it was altered.")
     return _scalars(name, arrays), attributes
@@ -116,21 +116,56 @@ def _read_h5(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
     try:
         with h5py.File(name, "r") as h5:
-            if h5.attrs.get("format") != H5_FORMAT:
-                raise InputError(
-                    f"{name!r} is HDF5 but not moments of the format {H5_FORMAT}; it holds {_listing(list(h5))}."
-                )
+            _check_h5(name, h5)
             arrays = {key: np.asarray(h5[key][()]) for key in ("mu", "sigma", "factor") if key in h5}
             arrays |= {key: h5.attrs[key] for key in ("count", "ddof") if key in h5.attrs}
             attributes = {key: _plain(value) for key, value in h5["attributes"].attrs.items()}
         if not {"mu", "sigma"} <= arrays.keys():
-            raise InputError(f"{name!r} has no 'mu' and 'sigma'; it holds {_listing(list(arrays))}.")
+            raise InputError(f"{name!r} has no 'mu' and 'sigma'; it holds {listing(list(arrays))}.")
         return _scalars(name, arrays), attributes
     except DAMAGE as error:
-        raise _damaged(name, error) from None
+        raise damaged(name, error) from None
 
 
-def _damaged(name: str, error: BaseException) -> InputError:
+def read_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The attributes of a file that `save` wrote; empty for files of others. Reads no matrix."""
+    name = os.fspath(path)
+    try:
+        if zipfile.is_zipfile(name):
+            with np.load(name, allow_pickle=False) as file:
+                attributes = json.loads(str(file[ATTRIBUTES])) if ATTRIBUTES in file else {}
+            return attributes if isinstance(attributes, dict) else {}
+        import h5py
+
+        with h5py.File(name, "r") as h5:
+            return {key: _plain(value) for key, value in h5["attributes"].attrs.items()}
+    except DAMAGE as error:
+        raise damaged(name, error) from None
+
+
+def header_h5(path: str | os.PathLike[str]) -> tuple[int, int | None, str]:
+    """Width, count and dtype of sigma of our HDF5, without reading a matrix. Raises `InputError` for another file."""
+    import h5py
+
+    name = os.fspath(path)
+    try:
+        with h5py.File(name, "r") as h5:
+            _check_h5(name, h5)
+            if "mu" not in h5 or "sigma" not in h5:
+                raise InputError(f"{name!r} has no 'mu' and 'sigma'; it holds {listing(list(h5))}.")
+            count = _scalars(name, {"count": h5.attrs["count"]})["count"] if "count" in h5.attrs else None
+            return h5["mu"].shape[0], count, str(h5["sigma"].dtype)
+    except (*DAMAGE, IndexError) as error:
+        raise damaged(name, error) from None
+
+
+def _check_h5(name: str, h5: Any) -> None:
+    if h5.attrs.get("format") != H5_FORMAT:
+        raise InputError(f"{name!r} is HDF5 but not moments of the format {H5_FORMAT}; it holds {listing(list(h5))}.")
+
+
+def damaged(name: str, error: BaseException) -> InputError:
+    """The error for a file whose bytes are not what they say."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return InputError(f"{name!r} is truncated or damaged ({reason}); copy or compute it again.")
 
@@ -149,6 +184,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _listing(names: list[str]) -> str:
+def listing(names: list[str]) -> str:
+    """The first eight names, for a sentence."""
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     return shown or "nothing"

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Attribute = str | int | float
 
+NOTABLE_ASYMMETRY = 1e-9
+"""Of the largest entry of a float64 covariance; float64 sums stay below it."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Moments:
@@ -152,18 +155,7 @@ class Moments:
         Raises `InputError` with one sentence that names the file and what is wrong with it.
         """
         arrays, attributes = _moments_files.load(path, keys)
-        dtype = arrays["sigma"].dtype
-        if dtype in (np.float16, np.float32):
-            warnings.warn(
-                f"{os.fspath(path)!r} holds its covariance in {dtype}; FD needs statistics in float64, and "
-                "from these only the first digits can be trusted.",
-                FdrWarning,
-                stacklevel=2,
-            )
-        try:
-            return cls(**arrays, attributes=attributes)
-        except InputError as error:
-            raise InputError(f"{os.fspath(path)!r}: {error}") from None
+        return moments_from_arrays(arrays, attributes, os.fspath(path))
 
     def __repr__(self) -> str:
         return f"Moments(dim={self.dim}, count={self.count}, ddof={self.ddof})"
@@ -180,6 +172,31 @@ class Moments:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Moments, (self.mu, self.sigma, self.count, self.ddof, self.factor, dict(self.attributes))
+
+
+def moments_from_arrays(arrays: Mapping[str, Any], attributes: Mapping[str, Attribute], where: str) -> Moments:
+    """The moments of the fields that a file holds; `where` names it in errors and in the warning about float32."""
+    dtype = np.asarray(arrays["sigma"]).dtype
+    if dtype in (np.float16, np.float32):
+        warnings.warn(
+            f"{where!r} holds its covariance in {dtype}; FD needs statistics in float64, and from these only the "
+            "first digits can be trusted.",
+            FdrWarning,
+            stacklevel=3,
+        )
+    try:
+        moments = Moments(**arrays, attributes=attributes)
+    except InputError as error:
+        raise InputError(f"{where!r}: {error}") from None
+    gap = _covariance.asymmetry(np.asarray(arrays["sigma"]))
+    if gap > NOTABLE_ASYMMETRY and dtype == np.float64:
+        warnings.warn(
+            f"{where!r} holds a covariance that is symmetric only to {gap:.1e} of its largest entry, as if it had been "
+            "computed in low precision; its symmetric part is used.",
+            FdrWarning,
+            stacklevel=3,
+        )
+    return moments
 
 
 def _checked_count(count: Any) -> int:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
-import tomllib
 import warnings
-import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdr.encoders.base import EncoderSpec
 from fdr.errors import FdrWarning, InputError, unknown
 from fdr.moments import Moments
+from fdr.named_references import RegistryEncoder, RegistryEntry, ValidationFD, reference_stats_dir, registry
 from fdr.progress import Progress, SilentProgress
+from fdr.statistics import is_statistics_file, open_statistics
+from fdr.statistics.checks import examine
 
 if TYPE_CHECKING:
     from fdr.encoders.base import AbstractEncoder
@@ -25,23 +25,6 @@ if TYPE_CHECKING:
 INDEX_NAME = "reference.json"
 INDEX_SCHEMA = "fdr-reference/1"
 DEFAULT_REFERENCE = "imagenet256"
-_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-
-
-@dataclass(frozen=True)
-class ValidationFD:
-    """FD of the real validation set against the reference: the denominator of FDr."""
-
-    value: float
-    decimals: int | None
-    """Decimals of a rounded published constant; None when the value is exact."""
-    source: str
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """The interval that the rounding leaves open; a point when the value is exact."""
-        half = 0.0 if self.decimals is None else 0.5 * 10.0**-self.decimals
-        return self.value - half, self.value + half
 
 
 @dataclass(frozen=True)
@@ -58,77 +41,13 @@ class Reference:
     spec_hash: str | None = None
     """Spec of the encoder that made the moments; None when the file does not say."""
     val_fd: ValidationFD | None = None
-
-
-@dataclass(frozen=True)
-class RegistryEncoder:
-    """One row of the registry: where an encoder's moments are and what their validation FD is."""
-
-    file: str
-    url: str | None
-    sha256: str | None
-    dim: int | None
-    val_fd: ValidationFD | None
-
-
-@dataclass(frozen=True)
-class RegistryEntry:
-    """A reference known by name."""
-
-    name: str
-    title: str
-    images: str
-    count: int | None
-    provenance: str
-    encoders: Mapping[str, RegistryEncoder]
-
-
-def reference_stats_dir() -> Path:
-    """The folder that ships with the package (in a source tree: the one beside it)."""
-    inside = Path(__file__).parent / "reference_stats"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "reference_stats"
-
-
-@functools.cache
-def registry() -> Mapping[str, RegistryEntry]:
-    """The references of `reference_stats/manifest.toml`, by name."""
-    data = tomllib.loads((reference_stats_dir() / "manifest.toml").read_text(encoding="utf-8"))
-    return {name: _registry_entry(name, entry) for name, entry in data.items()}
-
-
-def _registry_entry(name: str, entry: Mapping[str, Any]) -> RegistryEntry:
-    base = entry.get("base_url")
-    encoders = {}
-    for encoder, row in entry["encoders"].items():
-        val_fd = None
-        if "val_fd" in row:
-            val_fd = ValidationFD(row["val_fd"], row.get("decimals"), f"published for {name}")
-        url = None if base is None else base + row["file"]
-        encoders[encoder] = RegistryEncoder(row["file"], url, row.get("sha256"), row.get("dim"), val_fd)
-    return RegistryEntry(name, entry["title"], entry["images"], entry.get("count"), entry["provenance"], encoders)
+    protocol_count: int | None = None
+    """Number of samples that the published protocol compares with it, such as 50,000; None when there is none."""
 
 
 def is_statistics(path: Path) -> bool:
-    """True when the content of `path` is moments (npz or HDF5 with `mu` and `sigma`) or a folder of them."""
-    if path.is_dir():
-        return (path / INDEX_NAME).is_file()
-    try:
-        with open(path, "rb") as file:
-            magic = file.read(8)
-    except OSError:
-        return False
-    if magic.startswith(b"PK"):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
-        except zipfile.BadZipFile:
-            return False
-    if magic == _HDF5_MAGIC:
-        import h5py
-
-        with h5py.File(path, "r") as file:
-            return "mu" in file
-    return False
+    """True when the content of `path` is moments or features, in any known format, or a folder of them."""
+    return (path / INDEX_NAME).is_file() if path.is_dir() else is_statistics_file(path)
 
 
 def names_images(reference: Any) -> bool:
@@ -152,54 +71,81 @@ def load_reference(
     reference: str | os.PathLike[str] | Moments,
     encoder: AbstractEncoder | EncoderSpec | str,
     *,
+    output: str | None = None,
     weights_dir: str | os.PathLike[str] | None = None,
     offline: bool | None = None,
 ) -> Moments:
     """The reference moments for `encoder`: from the registry, a statistics file, or a folder of `fdr stats`.
 
+    `output` names another output than the encoder's main one, such as "spatial" (sFID) or "mean".
+
     Raises `InputError` when nothing fits the encoder: an unknown name, another width, another encoder spec.
     """
-    return find_reference(reference, encoder, weights_dir=weights_dir, offline=offline).moments
+    return find_reference(reference, encoder, output=output, weights_dir=weights_dir, offline=offline).moments
 
 
 def find_reference(
     reference: str | os.PathLike[str] | Moments,
     encoder: AbstractEncoder | EncoderSpec | str,
     *,
+    output: str | None = None,
     weights_dir: str | os.PathLike[str] | None = None,
     offline: bool | None = None,
     progress: Progress | None = None,
 ) -> Reference:
-    """Like `load_reference`, with provenance and validation FD."""
-    name, dim, spec_hash = _identity(encoder)
+    """Like `load_reference`, with provenance, validation FD and the number of samples of the protocol.
+
+    Doubts about the moments (float32, asymmetric, singular, of unknown count) are `FdrWarning`s.
+    """
+    wanted = _wanted(encoder, output)
     if isinstance(reference, Moments):
         found = Reference("moments", "Moments object", moments_digest(reference), reference)
     elif Path(reference).expanduser().exists():
         path = Path(reference).expanduser()
-        found = _from_folder(path, name, spec_hash) if path.is_dir() else _from_file(path)
+        found = _from_folder(path, wanted) if path.is_dir() else _from_file(path, wanted)
+        _warn(examine(found.moments, str(path)))
     else:
-        found = registered_reference(str(reference), name, weights_dir, offline, progress)
-    _check_fits(found, name, dim, spec_hash)
+        found = _registered(str(reference), wanted, weights_dir, offline, progress)
+    _check_fits(found, wanted)
     return found
 
 
-def _identity(encoder: AbstractEncoder | EncoderSpec | str) -> tuple[str, int | None, str | None]:
+@dataclass(frozen=True)
+class _Wanted:
+    """Whose moments are looked for."""
+
+    encoder: str
+    dim: int | None
+    """Width of the output asked for; None or 0 when only running the encoder tells."""
+    spec_hash: str | None
+    output: str | None
+    """None: the main output."""
+
+
+def _wanted(encoder: AbstractEncoder | EncoderSpec | str, output: str | None) -> _Wanted:
     if isinstance(encoder, str):
         from fdr.encoders.catalogue import find_row
 
         row = find_row(encoder)
-        return encoder, row.width if row is not None else None, None
-    spec = encoder if isinstance(encoder, EncoderSpec) else encoder.spec
-    return spec.name, spec.dim, spec.hash
+        name, spec_hash = encoder, None
+        dim, main = (None, None) if row is None else (row.width, row.output)
+    else:
+        spec = encoder if isinstance(encoder, EncoderSpec) else encoder.spec
+        name, dim, spec_hash, main = spec.name, spec.dim, spec.hash, spec.output
+    is_main = output in (None, main)
+    return _Wanted(name, dim if is_main else None, spec_hash, None if is_main else output)
 
 
-def _from_file(path: Path) -> Reference:
-    moments = Moments.load(path)
-    if moments.factor is None:  # centred features are a covariance by construction
-        try:
-            moments.check()
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+def _warn(sentences: list[str]) -> None:
+    for sentence in sentences:
+        warnings.warn(sentence, FdrWarning, stacklevel=3)
+
+
+def _from_file(path: Path, wanted: _Wanted, entry: str | None = None) -> Reference:
+    file = open_statistics(path)
+    if entry is None:
+        entry = file.select(wanted.encoder, wanted.dim, wanted.output).name
+    moments = file.load(entry)
     attributes = moments.attributes
     return Reference(
         name=str(attributes.get("reference", path.stem)),
@@ -208,7 +154,7 @@ def _from_file(path: Path) -> Reference:
         moments=moments,
         images_digest=_text(attributes.get("images_digest")),
         spec_hash=_text(attributes.get("spec_hash")),
-        val_fd=_exact_val_fd(attributes, str(path)),
+        val_fd=_exact_val_fd(attributes, str(path)) if wanted.output is None else None,
     )
 
 
@@ -217,19 +163,20 @@ def _exact_val_fd(attributes: Mapping[str, Any], source: str) -> ValidationFD | 
     return None if value is None else ValidationFD(float(value), None, f"exact, from {Path(source).name}")
 
 
-def _from_folder(folder: Path, encoder: str, spec_hash: str | None) -> Reference:
+def _from_folder(folder: Path, wanted: _Wanted) -> Reference:
     entries = read_index(folder)["encoders"]
-    fitting = [e for e in entries if spec_hash is not None and e["spec_hash"] == spec_hash]
-    fitting = fitting or [e for e in entries if e["name"] == encoder]
+    fitting = [e for e in entries if wanted.spec_hash is not None and e["spec_hash"] == wanted.spec_hash]
+    fitting = fitting or [e for e in entries if e["name"] == wanted.encoder]
     if not fitting:
         raise InputError(
-            f"Reference {str(folder)!r} has no moments for {encoder} (it has {', '.join(e['name'] for e in entries)}); "
-            f"add them: fdr stats IMAGES --reps {encoder} -o {folder}."
+            f"Reference {str(folder)!r} has no moments for {wanted.encoder} "
+            f"(it has {', '.join(e['name'] for e in entries)}); "
+            f"add them: fdr stats IMAGES --reps {wanted.encoder} -o {folder}."
         )
     path = folder / fitting[0]["file"]
     if not path.is_file():
         raise InputError(f"Reference {str(folder)!r} lists {path.name}, which is missing; compute it again.")
-    return _from_file(path)
+    return _from_file(path, wanted)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -257,26 +204,50 @@ def registered_reference(
     progress: Progress | None = None,
 ) -> Reference:
     """The reference that the registry has under `name`, whatever files or folders of that name there are."""
+    return _registered(name, _wanted(encoder, None), weights_dir, offline, progress)
+
+
+def _registered(
+    name: str,
+    wanted: _Wanted,
+    weights_dir: str | os.PathLike[str] | None,
+    offline: bool | None,
+    progress: Progress | None,
+) -> Reference:
     if name not in registry():
         raise unknown("reference", name, registry(), "A path to images or to a statistics file works as well.")
     entry = registry()[name]
+    encoder = wanted.encoder
     if encoder not in entry.encoders:
         raise InputError(
             f"Reference {name!r} has no moments for {encoder} (it has {', '.join(entry.encoders)}); give --ref images "
             "or a statistics file, or make one with fdr stats."
         )
     row = entry.encoders[encoder]
+    if wanted.output is not None and wanted.output not in row.outputs:
+        raise _no_output(name, wanted)
     path = _registry_file(entry, row, encoder, weights_dir, offline, progress or SilentProgress())
-    found = _from_file(path)
-    return Reference(
+    found = _from_file(path, wanted, row.entry if wanted.output is None else None)
+    moments = found.moments if found.moments.count else found.moments.with_count(entry.count)
+    _warn(examine(moments, str(path)))
+    return replace(
+        found,
         name=name,
         source=row.url or row.file,
-        digest=found.digest,
-        moments=found.moments if found.moments.count else found.moments.with_count(entry.count),
-        images_digest=found.images_digest,
-        spec_hash=found.spec_hash,
-        val_fd=found.val_fd or row.val_fd,
+        moments=moments,
+        val_fd=found.val_fd or (row.val_fd if wanted.output is None else None),
+        protocol_count=entry.samples,
     )
+
+
+def _no_output(name: str, wanted: _Wanted) -> InputError:
+    having = [
+        other
+        for other, entry in registry().items()
+        if wanted.encoder in entry.encoders and wanted.output in entry.encoders[wanted.encoder].outputs
+    ]
+    hint = f"; {' and '.join(having)} have them" if having else "; give --ref a statistics file that has them"
+    return InputError(f"Reference {name!r} has no moments of the output {wanted.output!r} of {wanted.encoder}{hint}.")
 
 
 def _registry_file(
@@ -293,13 +264,15 @@ def _registry_file(
     from fdr.encoders.base import EncoderOptions
     from fdr.encoders.weights import WeightsFile, resolve
 
-    file = WeightsFile(row.file, sha256=row.sha256, url=row.url)
+    aliases = () if row.alias == row.file else (row.alias,)
+    file = WeightsFile(row.file, aliases, sha256=row.sha256, size=row.size, url=row.url)
     folder = None if weights_dir is None else Path(weights_dir)
     options = EncoderOptions(weights_dir=folder, offline=offline, progress=progress)
     return resolve(file, options, f"reference {entry.name} ({encoder})").path
 
 
-def _check_fits(found: Reference, encoder: str, dim: int | None, spec_hash: str | None) -> None:
+def _check_fits(found: Reference, wanted: _Wanted) -> None:
+    encoder, dim, spec_hash = wanted.encoder, wanted.dim, wanted.spec_hash
     if dim and found.moments.dim != dim:
         raise InputError(
             f"{found.source} holds {found.moments.dim}-d moments, but {encoder} gives {dim}-d features; "

@@ -1,0 +1,279 @@
+"""Pickles read as data: an interpreter of the opcodes that dictionaries of NumPy arrays consist of.
+
+Nothing is imported or called, so nothing can be executed: a global is a name that is looked up in a table of six, and
+whatever else a pickle asks for is refused by that name. Sizes are checked before anything is built.
+"""
+
+from __future__ import annotations
+
+import math
+import pickletools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from fdr._moments_files import DAMAGE, damaged
+from fdr.errors import InputError
+
+MAX_ITEMS = 1_000_000
+"""Opcodes of one pickle; a bundle of arrays has some hundreds."""
+_NUMERIC = re.compile(r"[<>|=]?[biuf]\d{1,2}|[<>|=]?[SU]\d{1,6}")
+
+
+class _Refused(Exception):
+    """A construct that arrays do not need, as half a sentence."""
+
+
+class _Dtype:
+    """A dtype under construction: numpy.dtype(code) and then its byte order."""
+
+    def __init__(self, code: Any) -> None:
+        if not isinstance(code, str) or not _NUMERIC.fullmatch(code):
+            raise _Refused(f"an array of dtype {str(code)[:20]!r}")
+        self.dtype = np.dtype(code)
+
+    def build(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
+            raise _Refused("an unusual dtype")
+        if any(part is not None for part in state[2:5]):
+            raise _Refused("a structured dtype")
+        self.dtype = self.dtype.newbyteorder(state[1]) if state[1] in "<>" else self.dtype
+
+
+class _Array:
+    """An array under construction: empty, until its state brings shape, dtype and bytes."""
+
+    def __init__(self) -> None:
+        self.array: np.ndarray | None = None
+
+    def build(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise _Refused("an unusual array")
+        _, shape, dtype, is_fortran, data = state
+        self.array = _array(data, dtype, shape, "F" if is_fortran else "C")
+
+
+class _Global:
+    """The name of something in a module; never that thing."""
+
+    def __init__(self, module: Any, name: Any) -> None:
+        self.path = f"{module}.{name}".replace("numpy.core.", "numpy._core.")
+        if self.path not in _TABLE:
+            raise _Refused(f"the global {str(module)[:60]}.{str(name)[:60]}")
+
+
+def _array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    if isinstance(data, str):  # Python 2 wrote its byte strings as text
+        data = data.encode("latin-1")
+    sizes_fit = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and len(shape) <= 8
+    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray) or not sizes_fit or order not in "CF":
+        raise _Refused("an array of Python objects")
+    if math.prod(shape) * dtype.dtype.itemsize != len(data):
+        raise _Refused(f"an array of shape {list(shape)} with {len(data)} bytes")
+    return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
+
+
+def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
+    if not isinstance(kind, _Global) or kind.path != "numpy.ndarray":
+        raise _Refused("an unusual array")
+    return _Array()
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    return _array(data, dtype, (), "C").item()
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise _Refused("an unusual byte string")
+    return text.encode("latin-1")
+
+
+_TABLE: dict[str, Callable[..., Any] | None] = {
+    "numpy._core.multiarray._reconstruct": _reconstruct,
+    "numpy._core.multiarray.scalar": _scalar,
+    "numpy._core.numeric._frombuffer": lambda data, dtype, shape, order: _array(data, dtype, shape, order),
+    "numpy.dtype": lambda code, *_: _Dtype(code),
+    "numpy.ndarray": None,
+    "_codecs.encode": _encode,
+}
+
+
+class _Machine:
+    """The stack, the marks and the memo of one pickle."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+
+    def step(self, name: str, arg: Any) -> None:
+        """Do one opcode; raises `_Refused` for those that arrays do not need."""
+        if name in _CONSTANTS:
+            self.stack.append(arg)
+        elif name in _FIXED:
+            self.stack.append(_FIXED[name]())
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            self.memo[len(self.memo) if name == "MEMOIZE" else arg] = self.stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            self.stack.append(self.memo[arg])
+        elif name in _IGNORED:
+            pass
+        elif hasattr(self, f"_{name.lower()}"):
+            getattr(self, f"_{name.lower()}")(arg)
+        else:
+            raise _Refused(f"the instruction {name}")
+
+    def _since_mark(self) -> list[Any]:
+        start = self.marks.pop()
+        items = self.stack[start:]
+        del self.stack[start:]
+        return items
+
+    def _take(self, count: int) -> list[Any]:
+        if len(self.stack) - (self.marks[-1] if self.marks else 0) < count:
+            raise IndexError("stack underflow")
+        items = self.stack[-count:]
+        del self.stack[-count:]
+        return items
+
+    def _mark(self, _: Any) -> None:
+        self.marks.append(len(self.stack))
+
+    def _tuple(self, _: Any) -> None:
+        self.stack.append(tuple(self._since_mark()))
+
+    def _tuple1(self, _: Any) -> None:
+        self.stack.append(tuple(self._take(1)))
+
+    def _tuple2(self, _: Any) -> None:
+        self.stack.append(tuple(self._take(2)))
+
+    def _tuple3(self, _: Any) -> None:
+        self.stack.append(tuple(self._take(3)))
+
+    def _list(self, _: Any) -> None:
+        self.stack.append(self._since_mark())
+
+    def _append(self, _: Any) -> None:
+        self._extend(self._take(1))
+
+    def _appends(self, _: Any) -> None:
+        self._extend(self._since_mark())
+
+    def _extend(self, items: list[Any]) -> None:
+        if not isinstance(self.stack[-1], list):
+            raise _Refused("an unusual list")
+        self.stack[-1].extend(items)
+
+    def _dict(self, _: Any) -> None:
+        items = self._since_mark()
+        self.stack.append({})
+        self._update(items)
+
+    def _setitem(self, _: Any) -> None:
+        self._update(self._take(2))
+
+    def _setitems(self, _: Any) -> None:
+        self._update(self._since_mark())
+
+    def _update(self, items: list[Any]) -> None:
+        if not isinstance(self.stack[-1], dict) or any(not isinstance(key, str | int) for key in items[::2]):
+            raise _Refused("a mapping whose keys are no text")
+        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+    def _global(self, arg: str) -> None:
+        self.stack.append(_Global(*arg.split(" ", 1)))
+
+    def _stack_global(self, _: Any) -> None:
+        self.stack.append(_Global(*self._take(2)))
+
+    def _reduce(self, _: Any) -> None:
+        function, arguments = self._take(2)
+        build = _TABLE[function.path] if isinstance(function, _Global) else None
+        if build is None or not isinstance(arguments, tuple):
+            raise _Refused("a call of something that is no constructor of arrays")
+        self.stack.append(build(*arguments))
+
+    def _build(self, _: Any) -> None:
+        target, state = self._take(2)
+        if not isinstance(target, _Array | _Dtype):
+            raise _Refused("a state for something that is no array")
+        target.build(state)
+        self.stack.append(target)
+
+
+_CONSTANTS = frozenset(
+    (
+        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+        *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+    )
+)
+_FIXED: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+}
+_IGNORED = frozenset(("PROTO", "FRAME", "STOP"))
+
+
+class _Bounded:
+    """Reads that never ask for more than the file has left, whatever size the pickle declares."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file, self._size = file, size
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int) -> bytes:
+        return self._file.read(min(size, self._size - self._file.tell()))
+
+    def readline(self) -> bytes:
+        return self._file.readline(1 << 16)
+
+
+def load_pickle(path: Path) -> Any:
+    """What a pickle holds: dicts, lists, tuples, text, numbers and NumPy arrays, and nothing else.
+
+    Raises `InputError` naming the first thing in it that is none of these.
+    """
+    machine = _Machine()
+    try:
+        with open(path, "rb") as file:
+            bounded = _Bounded(file, path.stat().st_size)
+            for index, (opcode, arg, _) in enumerate(pickletools.genops(bounded)):  # type: ignore[arg-type]
+                if index > MAX_ITEMS:
+                    raise _Refused(f"more than {MAX_ITEMS:,} items")
+                machine.step(opcode.name, arg)
+        (value,) = machine.stack
+    except _Refused as error:
+        raise InputError(
+            f"{str(path)!r} is a pickle with {error}; only dictionaries of numeric NumPy arrays are read from pickles, "
+            "and nothing in them is executed."
+        ) from None
+    except (*DAMAGE, IndexError) as error:
+        raise damaged(str(path), error) from None
+    return _finished(value)
+
+
+def _finished(value: Any) -> Any:
+    """`value` with its arrays in place, two levels of mappings deep."""
+    if isinstance(value, _Array):
+        return value.array
+    if isinstance(value, dict):
+        return {key: _leaf(item) for key, item in value.items()}
+    return value
+
+
+def _leaf(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: item.array if isinstance(item, _Array) else item for key, item in value.items()}
+    return value.array if isinstance(value, _Array) else value

@@ -1,0 +1,43 @@
+"""What is worth knowing about moments before a number is made of them: errors are raised, warnings returned."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fdr import _covariance
+from fdr.errors import InputError
+from fdr.moments import Moments
+
+
+def examine(moments: Moments, where: str) -> list[str]:
+    """One sentence for each doubt: an unknown count, a singular covariance.
+
+    Raises `InputError`, with `where` in front, when the covariance is not positive semidefinite.
+    """
+    sentences = []
+    if moments.count is None:
+        sentences.append(f"{where} does not tell how many images its moments are of; their bias cannot be judged.")
+    rank = _rank(moments, where)
+    if rank < moments.dim:
+        few = f", from {moments.count} images" if moments.rank_deficient else ""
+        sentences.append(
+            f"{where} has a singular covariance (rank {rank} of {moments.dim}{few}): FD to it is biased by the "
+            "directions that it does not know."
+        )
+    return sentences
+
+
+def _rank(moments: Moments, where: str) -> int:
+    """The numerical rank of sigma; eigenvalues are computed only where Cholesky fails."""
+    if moments.factor is not None:  # centred features are a covariance by construction
+        return min(len(moments.factor) - 1, moments.dim)
+    try:
+        np.linalg.cholesky(moments.sigma)
+        return moments.dim
+    except np.linalg.LinAlgError:
+        values = np.linalg.eigvalsh(moments.sigma)
+    try:
+        _covariance.check_spectrum(float(values[0]), float(values[-1]), "covariance")
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    return int((values > moments.dim * np.finfo(float).eps * values[-1]).sum())

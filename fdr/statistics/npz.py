@@ -1,0 +1,146 @@
+"""Statistics in .npz: mu/sigma of pytorch-fid, TTUR, EDM and clean-fid, ADM's reference batch, FD-loss, fd_evaluator,
+and features of dgm-eval, clean-fid's KID and fd_evaluator. Members are read one by one; images never."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fdr._moments_files import ATTRIBUTES, DAMAGE, damaged, listing, read_attributes
+from fdr.errors import InputError
+from fdr.images.array_file import read_header
+from fdr.moments import Moments
+from fdr.statistics.base import INCEPTION, Entry, StatisticsFile, stored_output
+from fdr.statistics.features import check_features, stream_rows
+
+FEATURE_KEYS = ("reps", "features", "feats", "X")
+"""dgm-eval; fd_evaluator; clean-fid's KID files; fd_evaluator."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The names of a mean and a covariance in a file, and which output they are of."""
+
+    mu: str
+    sigma: str
+    name: str
+    output: str | None = None
+    encoders: tuple[str, ...] = ()
+
+
+PAIRS = (
+    Pair("mu", "sigma", "mu"),
+    Pair("mu_s", "sigma_s", "mu_s", "spatial"),
+    Pair("mu_clip", "sigma_clip", "mu_clip", None, ("clip:*",)),
+    Pair("avg_mu", "avg_sigma", "avg_mu", "mean"),
+    Pair("ref_mu", "ref_sigma", "ref_mu"),
+)
+
+
+ADM_WIDTHS = (("mu", 2048), ("mu_s", 2023))
+"""Pool features, and 7 channels of 17 x 17 of Inception's last but one stage: an ADM file is of Inception."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """Shape and type of one member."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    is_fortran: bool
+
+
+def pairs_in(names: Mapping[str, object]) -> list[Pair]:
+    """The pairs that a file or a mapping holds; `ref_mu` only where there is no `mu`."""
+    found = [pair for pair in PAIRS if pair.mu in names and pair.sigma in names]
+    return [pair for pair in found if pair.name != "ref_mu" or "mu" not in names]
+
+
+def format_of(names: Mapping[str, object]) -> str:
+    """Which tool's layout these names are."""
+    if {"mu_s", "sigma_s"} <= names.keys():
+        return "adm"
+    if {"avg_mu", "avg_sigma"} <= names.keys():
+        return "fdloss"
+    if not {"mu", "sigma"} <= names.keys() and {"ref_mu", "ref_sigma"} <= names.keys():
+        return "fd-evaluator"
+    return "npz"
+
+
+class NpzStatistics(StatisticsFile):
+    """An .npz with one or several pairs of mean and covariance, or with features."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            headers = read_headers(path)
+        except DAMAGE as error:
+            raise damaged(str(path), error) from None
+        self.pairs = {pair.name: pair for pair in pairs_in(headers)}
+        self.has_images = "arr_0" in headers and headers["arr_0"].dtype == np.uint8
+        self._headers = headers
+        if self.pairs:
+            self.format = format_of(headers)
+            self.entries = tuple(self._pair_entry(pair) for pair in self.pairs.values())
+            return
+        key = next((key for key in FEATURE_KEYS if key in headers), None)
+        if key is None:
+            raise InputError(
+                f"{str(path)!r} has no 'mu' and 'sigma' and no features ({', '.join(FEATURE_KEYS)}); "
+                f"it holds {listing(list(headers))}."
+            )
+        self.format = {"reps": "dgm-eval", "feats": "clean-fid-kid"}.get(key, "fd-evaluator")
+        header = headers[key]
+        check_features(f"{str(path)!r}: {key}", header.shape, header.dtype)
+        count, dim = header.shape
+        self.entries = (Entry(key, "features", dim, count, str(header.dtype)),)
+
+    def _pair_entry(self, pair: Pair) -> Entry:
+        mu, sigma = self._headers[pair.mu], self._headers[pair.sigma]
+        dim = mu.shape[0] if len(mu.shape) == 1 else 0
+        is_adm = self.format == "adm" and (pair.name, dim) in ADM_WIDTHS
+        encoders = INCEPTION if is_adm else pair.encoders
+        output, count = pair.output, None
+        if pair.name == "mu" and ATTRIBUTES in self._headers:
+            output = stored_output(read_attributes(self.path))
+        if pair.name == "mu":
+            count = self._count()
+        return Entry(pair.name, "moments", dim, count, str(sigma.dtype), output, encoders)
+
+    def _count(self) -> int | None:
+        if "count" not in self._headers or self._headers["count"].shape != ():
+            return None
+        with np.load(self.path, allow_pickle=False) as file:
+            return int(file["count"])
+
+    def _load(self, entry: Entry) -> Moments:
+        if entry.kind == "features":
+            return Moments.from_features(self.rows(entry))
+        pair = self.pairs[entry.name]
+        return Moments.load(self.path, (pair.mu, pair.sigma))
+
+    def rows(self, entry: Entry) -> Iterator[np.ndarray]:
+        if entry.kind != "features":
+            yield from super().rows(entry)
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(f"{entry.name}.npy") as member:
+                shape, is_fortran, dtype = read_header(member)
+                yield from stream_rows(member, shape, np.dtype(dtype), is_fortran)
+        except DAMAGE as error:
+            raise damaged(str(self.path), error) from None
+
+
+def read_headers(path: Path) -> dict[str, Header]:
+    """The header of every array in an npz; members that are no arrays are left out."""
+    headers = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(".npy"):
+                with archive.open(name) as member:
+                    shape, is_fortran, dtype = read_header(member)
+                headers[name.removesuffix(".npy")] = Header(tuple(shape), np.dtype(dtype), is_fortran)
+    return headers

@@ -1,0 +1,108 @@
+"""Which format a file is, from its content; its name is never asked."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+from fdr._moments_files import DAMAGE, damaged
+from fdr.errors import InputError
+from fdr.images.array_file import read_header
+from fdr.statistics.base import StatisticsFile
+from fdr.statistics.npz import FEATURE_KEYS, pairs_in
+
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+EXPECTED = (
+    "statistics are read from npz (mu and sigma, ADM, FD-loss, clean-fid, dgm-eval), EDM2 and FD-loss pickles, torch "
+    "files, npy features, and fdr's own HDF5"
+)
+_LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The magic number that starts torch files of before 1.6, as a pickle."""
+
+
+def open_statistics(path: str | os.PathLike[str]) -> StatisticsFile:
+    """Open a statistics file of any known format.
+
+    Raises `InputError` with one sentence for a missing or damaged file and for anything else.
+    """
+    path = Path(path).expanduser()
+    kind = _kind(path)
+    if kind == "npz":
+        from fdr.statistics.npz import NpzStatistics
+
+        return NpzStatistics(path)
+    if kind == "torch":
+        from fdr.statistics.torch_file import TorchStatistics
+
+        return TorchStatistics(path)
+    if kind == "pickle":
+        from fdr.statistics.pickles import PickleStatistics
+
+        return PickleStatistics(path)
+    if kind == "npy":
+        from fdr.statistics.npy import NpyStatistics
+
+        return NpyStatistics(path)
+    if kind == "h5":
+        from fdr.statistics.hdf5 import Hdf5Statistics
+
+        return Hdf5Statistics(path)
+    raise InputError(f"{str(path)!r} {kind}; {EXPECTED}.")
+
+
+def is_statistics_file(path: Path) -> bool:
+    """True when the content of `path` is statistics rather than images; never raises, reads no array.
+
+    A pickle or a torch file counts as one whatever is in it: no images are kept in those.
+    """
+    try:
+        kind = _kind(path)
+        if kind == "npz":
+            with zipfile.ZipFile(path) as archive:
+                names = {name.removesuffix(".npy"): None for name in archive.namelist() if name.endswith(".npy")}
+            return bool(pairs_in(names)) or ("arr_0" not in names and any(key in names for key in FEATURE_KEYS))
+        if kind == "npy":
+            with open(path, "rb") as file:
+                shape, _, dtype = read_header(file)
+            return len(shape) == 2 and dtype.kind == "f"
+        if kind == "h5":
+            import h5py
+
+            with h5py.File(path, "r") as file:
+                return "mu" in file
+    except (InputError, *DAMAGE):
+        return False
+    return kind in ("torch", "pickle")
+
+
+def _kind(path: Path) -> str:
+    """ "npz", "torch", "pickle", "npy" or "h5", else what the file is instead, as half a sentence."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except IsADirectoryError:
+        raise InputError(f"{str(path)!r} is a folder; a statistics file is expected.") from None
+    except OSError as error:
+        raise InputError(f"Cannot read {str(path)!r}: {error.strerror}.") from None
+    if start.startswith(b"PK"):
+        return _kind_of_zip(path)
+    if start.startswith(b"\x80"):
+        return "torch" if start[2:].startswith(_LEGACY_TORCH) else "pickle"
+    for magic, kind in ((b"\x93NUMPY", "npy"), (HDF5_MAGIC, "h5")):
+        if start.startswith(magic):
+            return kind
+    return "is empty" if not start else "is no statistics file"
+
+
+def _kind_of_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except DAMAGE as error:
+        raise damaged(str(path), error) from None
+    if any(name.endswith(".npy") for name in names):
+        return "npz"
+    if any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
+        return "torch"
+    return "is a zip archive without arrays"
