@@ -249,7 +249,7 @@ class Evaluator:
             output=None,
             count=count,
             lower_is_better=True,
-            signature=mean_signature(specs, policy, count, next(iter(self.references.values()))),
+            signature=mean_signature(specs, policy, count, self.references),
             k=len(ratios),
             encoders=tuple(ratios),
             interval=interval,

@@ -47,6 +47,11 @@ class Result:
     notes: tuple[str, ...] = ()
     """Sentences a reader of the number must know ("500 samples for 2048 dimensions: FD is biased upward")."""
 
+    @property
+    def key(self) -> str:
+        """The name of this number within its report."""
+        return result_key(self.metric, self.encoder)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -107,6 +112,7 @@ class Report:
         if schema != SCHEMA:
             raise InputError(f"Not a report: schema is {schema!r}, expected {SCHEMA!r}.")
         try:
+            _ = data["samples"]["source"]
             return cls(
                 samples=data["samples"],
                 reference=data["reference"],
@@ -115,7 +121,7 @@ class Report:
                 warnings=tuple(data.get("warnings", ())),
                 fdr_version=data["fdr_version"],
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"Damaged report: {type(error).__name__} {error}; write it again with --json.") from error
 
     @classmethod
@@ -141,10 +147,29 @@ def reports_to_json(reports: Sequence[Report], path: str | os.PathLike[str] | No
 
 def load_reports(path: str | os.PathLike[str]) -> list[Report]:
     """The report or reports of a JSON file that `fdr eval --json` wrote."""
-    data = _read_json(path)
+    return reports_from_dict(_read_json(path))
+
+
+def reports_from_dict(data: Any) -> list[Report]:
+    """The report or reports of decoded JSON. Raises `InputError` when it is neither."""
     if isinstance(data, Mapping) and data.get("schema") == SCHEMA_MANY:
-        return [Report.from_dict(entry) for entry in data["reports"]]
+        entries = data.get("reports")
+        if not isinstance(entries, list) or not entries:
+            raise InputError(f"Damaged report: schema {SCHEMA_MANY!r} without a list of reports; write it again.")
+        return [Report.from_dict(entry) for entry in entries]
     return [Report.from_dict(data)]
+
+
+def sets_by_name(reports: Sequence[Report]) -> dict[str, Report]:
+    """Reports by the name of their samples; the second of a name is "samples.npz (2)"."""
+    sets: dict[str, Report] = {}
+    for report in reports:
+        name = source = str(report.samples["source"])
+        number = 2
+        while name in sets:
+            name, number = f"{source} ({number})", number + 1
+        sets[name] = report
+    return sets
 
 
 _CSV_COLUMNS = (
@@ -200,6 +225,11 @@ def metric_label(result: Result) -> str:
     return {"fdr": "FDr", "is": "IS", "is:adm": "IS (ADM)"}.get(result.metric, result.metric)
 
 
+def result_key(metric: str, encoder: str | None) -> str:
+    """How one number is named in limits, baselines and outputs: "fd:inception", "is:adm:inception", "fdr_k"."""
+    return metric if encoder is None else f"{metric}:{encoder}"
+
+
 def is_inception(encoder: str | None) -> bool:
     """True for the encoders whose FD may be called FID."""
     return encoder is not None and encoder.split(":")[0] == "inception"
@@ -242,7 +272,21 @@ def _result_from_dict(row: Mapping[str, Any]) -> Result:
     for key in ("encoders", "interval", "notes"):
         if known.get(key) is not None:
             known[key] = tuple(known[key])
-    return Result(**known)
+    result = Result(**known)
+    _check_types(result)
+    return result
+
+
+def _check_types(result: Result) -> None:
+    numbers = [result.value, *(result.interval or ()), *(() if result.stderr is None else (result.stderr,))]
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+        raise TypeError(f"{result.metric!r} needs finite numbers, not {numbers}")
+    if result.interval is not None and len(result.interval) != 2:
+        raise TypeError(f"{result.metric!r} needs an interval of two numbers, not {result.interval}")
+    if not all(isinstance(text, str) for text in (result.metric, result.signature, result.encoder or "")):
+        raise TypeError("metric, encoder and signature need to be text")
+    if not isinstance(result.lower_is_better, bool):
+        raise TypeError(f"lower_is_better needs to be true or false, not {result.lower_is_better!r}")
 
 
 def _write_json(data: Mapping[str, Any], path: str | os.PathLike[str] | None) -> str:

@@ -1,57 +1,108 @@
 """One line per number that says how it was made, in the manner of sacreBLEU (Post 2018).
 
-Two numbers are comparable when their signatures agree apart from the samples. Keys: `enc` encoder, `s` spec hash,
+Two numbers are comparable when their signatures agree apart from the version. Keys: `enc` encoder, `s` spec hash,
 `w` weights, `rs` resize and input size, `dt` dtype, `cm` order of computation (when not the default), `out` output,
-`crop`, `alpha` and `resize` of the images (when not the default), `q` quantisation, `n` images, `ref` reference and
-its digest, `v` version.
+`crop` and `alpha` of the images (when not the default), `q` quantisation, `n` images, `ref` reference and its digest,
+`val` validation FD under FDr, `k` number of encoders, `v` version. What each means for a comparison is in
+`comparison.py`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fdr._version import __version__
+from fdr.errors import InputError
 
 if TYPE_CHECKING:
     from fdr.encoders.base import EncoderSpec
     from fdr.reference import Reference
 
-_POLICY_DEFAULTS = {"crop": "none", "alpha": "drop"}
+DEFAULTS = {"crop": "none", "alpha": "drop", "cm": "default"}
+"""What the fields that are left out at their default stand for."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A signature taken apart. `fields` are in their order; "fdr_k:6" is the metric "fdr_k" with the field `k`."""
+
+    metric: str
+    fields: Mapping[str, str]
+
+    def value(self, field: str) -> str | None:
+        """The field, its default where it was left out for being that, or None."""
+        return self.fields.get(field, DEFAULTS.get(field))
+
+
+def parse_signature(text: str) -> Signature:
+    """The inverse of `result_signature` and `mean_signature`. Raises `InputError` for any other text."""
+    first, *rest = text.split("|")
+    fields: dict[str, str] = {}
+    if first.startswith("fdr_k:"):
+        first, fields["k"] = first.split(":", 1)
+    for part in rest:
+        key, separator, value = part.partition(":")
+        if not separator or not key or key in fields:
+            raise InputError(
+                f"{text!r} is not a signature: {part!r} is {'there twice' if key in fields else 'not KEY:VALUE'}; "
+                "expected one that fdr wrote, such as fd|enc:inception|...|v:0.1.0."
+            )
+        fields[key] = _unescape(value)
+    if not first or not fields:
+        raise InputError(f"{text!r} is not a signature; expected METRIC|KEY:VALUE|..., as fdr writes it.")
+    return Signature(_unescape(first), fields)
+
+
+def _escape(value: object) -> str:
+    """Names come from users; a bar or a line break in one must not end its field."""
+    return str(value).replace("%", "%25").replace("|", "%7C").replace("\n", "%0A").replace("\r", "%0D")
+
+
+def _unescape(value: str) -> str:
+    return value.replace("%0D", "\r").replace("%0A", "\n").replace("%7C", "|").replace("%25", "%")
 
 
 def result_signature(
     metric: str, spec: EncoderSpec, output: str, policy: Mapping[str, str], count: int, reference: Reference | None
 ) -> str:
     """The signature of one metric of one encoder."""
-    fields = [metric, f"enc:{spec.name}", f"s:{spec.hash[:8]}", f"w:{short_digest(spec.weights)}"]
-    fields += [f"rs:{spec.resize}-{spec.input_size}" if spec.input_size else f"rs:{spec.resize}", f"out:{output}"]
-    fields += [f"dt:{spec.dtype}", *([f"cm:{spec.compute}"] if spec.compute != "default" else [])]
-    return "|".join(fields + _shared_fields(policy, count, reference))
+    fields = {"enc": spec.name, "s": spec.hash[:8], "w": short_digest(spec.weights)}
+    fields["rs"] = f"{spec.resize}-{spec.input_size}" if spec.input_size else spec.resize
+    fields |= {"out": output, "dt": spec.dtype, "cm": spec.compute, **_image_fields(policy, count)}
+    if reference is not None:
+        fields["ref"] = f"{reference.name}:{reference.digest[:8]}" if reference.digest else reference.name
+        if metric == "fdr" and reference.val_fd is not None:
+            fields["val"] = f"{reference.val_fd.value:.6g}"
+    return _join(metric, fields)
 
 
 def mean_signature(
-    encoders: Mapping[str, EncoderSpec], policy: Mapping[str, str], count: int, reference: Reference
+    encoders: Mapping[str, EncoderSpec], policy: Mapping[str, str], count: int, references: Mapping[str, Reference]
 ) -> str:
-    """The signature of FDr^k: the encoders with their spec hashes."""
+    """The signature of FDr^k: the encoders with their spec hashes; one digest for all references and validation FDs."""
     names = "+".join(f"{name}@{spec.hash[:8]}" for name, spec in encoders.items())
-    shared = _shared_fields(policy, count, reference, with_digest=False)
-    return "|".join([f"fdr_k:{len(encoders)}", f"enc:{names}", *shared])
+    fields = {"enc": names, **_image_fields(policy, count)}
+    below = {
+        name: (reference.digest, f"{reference.val_fd.value:.6g}" if reference.val_fd else None)
+        for name, reference in references.items()
+    }
+    digest = hashlib.sha256(json.dumps(below, sort_keys=True).encode()).hexdigest()
+    fields["ref"] = f"{next(iter(references.values())).name}:{digest[:8]}"
+    return _join(f"fdr_k:{len(encoders)}", fields)
 
 
-def _shared_fields(
-    policy: Mapping[str, str], count: int, reference: Reference | None, with_digest: bool = True
-) -> list[str]:
-    fields = [
-        f"{key}:{value}"
-        for key, value in policy.items()
-        if key != "quantize" and key != "pillow" and value != _POLICY_DEFAULTS.get(key)
-    ]
-    fields += [f"q:{policy.get('quantize', 'uint8').replace('uint8', 'u8')}", f"n:{count}"]
-    if reference is not None:
-        digest = f":{reference.digest[:8]}" if with_digest and reference.digest else ""
-        fields.append(f"ref:{reference.name}{digest}")
-    return [*fields, f"v:{__version__}"]
+def _image_fields(policy: Mapping[str, str], count: int) -> dict[str, str]:
+    fields = {key: value for key, value in policy.items() if key not in ("quantize", "pillow")}
+    return fields | {"q": policy.get("quantize", "uint8").replace("uint8", "u8"), "n": str(count)}
+
+
+def _join(metric: str, fields: Mapping[str, str]) -> str:
+    told = {key: value for key, value in {**fields, "v": __version__}.items() if value != DEFAULTS.get(key)}
+    return "|".join([metric, *(f"{key}:{_escape(value)}" for key, value in told.items())])
 
 
 def short_digest(weights: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import click
 
 from fdr.errors import InputError, unknown
 
@@ -26,12 +28,38 @@ def load_default_map(commands: Iterable[str], folder: Path | None = None) -> dic
     return defaults
 
 
-def check_known(defaults: dict[str, Any] | None, names: Iterable[str], command: str) -> None:
-    """Raise for a configured option that the command does not have."""
-    known = list(names)
-    for name in defaults or {}:
-        if name not in known:
-            raise unknown(f"option in the configuration of fdr {command}", name, known)
+def apply_config(defaults: dict[str, Any], parameters: Sequence[click.Parameter], command: str) -> None:
+    """Make one command's section fit click, in place: options by any of their spellings, tables as KEY=VALUE.
+
+    `max = {"fd:inception" = 3.0}` is `--max fd:inception=3.0`; a single value does for a repeatable option. Raises
+    `InputError` for an option that the command does not have.
+    """
+    by_name = {spelling: parameter for parameter in parameters for spelling in _spellings(parameter)}
+    for name in list(defaults):
+        if name not in by_name:
+            raise unknown(f"option in the configuration of fdr {command}", name, by_name)
+        value, parameter = defaults.pop(name), by_name[name]
+        if isinstance(parameter, click.Option) and parameter.multiple:
+            value = _several(value, f"{name} of fdr {command}")
+        defaults[str(parameter.name)] = value
+
+
+def _spellings(parameter: click.Parameter) -> set[str]:
+    long = [option[2:].replace("-", "_") for option in parameter.opts if option.startswith("--")]
+    return {name for name in (parameter.name, *long) if name}
+
+
+def _several(value: Any, where: str) -> list[str]:
+    """The values of a repeatable option."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(item, dict | list):
+                raise InputError(
+                    f"In the configuration, {where} has a {type(item).__name__} under {key!r}; expected a value "
+                    '(quote names with a colon or a dot: "fd:inception" = 3.0).'
+                )
+        return [f"{key}={item}" for key, item in value.items()]
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
 
 
 def _read(folder: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fdr.cli._config import check_known
+from fdr.cli._config import apply_config
 from fdr.progress import Progress
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ class Command(click.Command):
 
     def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any):
         if parent is not None:
-            names = [parameter.name for parameter in self.params if parameter.name]
-            check_known(parent.lookup_default(info_name or "") or {}, names, info_name or "")
+            apply_config(parent.lookup_default(info_name or "") or {}, self.params, info_name or "")
         return super().make_context(info_name, args, parent, **extra)
 
 

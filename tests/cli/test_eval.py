@@ -75,6 +75,8 @@ def test_stats_then_eval_is_eval_against_images(fdr_command, samples: Path, real
 def test_underscores_are_dashes_and_the_environment_and_the_file_give_defaults(
     fdr_command, samples: Path, real: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    Path("fdr.toml").write_text(f'[eval]\nreps = "random"\nbatch-size = 8\nref = "{real}"\n')
+    assert fdr_command("eval", samples, "--num_workers", 0, "-q").code == 0
     Path("fdr.toml").write_text('[eval]\nreps = "random"\nbatch_size = 8\n')
     assert fdr_command("eval", samples, "--ref", real, "--num_workers", 0, "-q").code == 0
     monkeypatch.setenv("FDR_EVAL_METRICS", "nonsense")
