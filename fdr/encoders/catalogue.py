@@ -27,7 +27,7 @@ class EncoderRow:
     width: int
     """D of the main output."""
     output: str
-    """The main output: "pool", "cls", "mean", "attention-pool" or "features"."""
+    """The main output: "pool", "cls", "mean", "attention-pool", "embedding", "embedding-l2" or "features"."""
     input_size: int
     """Side of the square the network sees, in pixels, before any padding."""
     resize: str
@@ -39,6 +39,8 @@ class EncoderRow:
     licence: str
     """Of the weights."""
     note: str
+    extra: tuple[tuple[str, str], ...] = ()
+    """Further number-moving settings, as in `EncoderSpec.extra`."""
 
     @property
     def preprocessing(self) -> str:
@@ -58,15 +60,57 @@ INCEPTION_WEIGHTS = WeightsFile(
 """TensorFlow's 2015-12-05 graph as a state dict: pytorch-fid's file; the alias is torch-fidelity's (release v0.2.0)."""
 
 
-def timm_weights(model: str, size: int | None = None, licence: str = "") -> WeightsFile:
+def timm_weights(model: str, size: int | None = None, licence: str = "", aliases: tuple[str, ...] = ()) -> WeightsFile:
     """The file of `model` in timm's hub account, and the other names under which a weights folder may hold it."""
     return WeightsFile(
         filename=f"{model}.safetensors",
-        aliases=(f"{model}.pth", f"{model}.bin", f"timm--{model}/model.safetensors"),
+        aliases=(f"{model}.pth", f"{model}.bin", f"timm--{model}/model.safetensors", *aliases),
         size=size,
         licence=licence,
         hub=(f"timm/{model}", "model.safetensors"),
     )
+
+
+DINOV2_POSITIONS = ("positions", "dinov2")
+"""Position embeddings resampled once, as the DINOv2 code does (`positions.py`), instead of by timm in every pass."""
+
+DINOV2_FILE = "dinov2_vitl14_pretrain.pth"
+"""The authors' own file, where torch.hub keeps it; it holds the tensors of timm's file under the same names."""
+
+
+def openai_clip(name: str, sha256: str, size: int, timm_repo: str, transformers_repo: str) -> WeightsFile:
+    """OpenAI's file of a CLIP, and the publications of the same weights that OpenCLIP, timm and transformers fetch."""
+    others = ((timm_repo, "open_clip_model.safetensors"), (transformers_repo, "model.safetensors"))
+    return WeightsFile(
+        filename=f"{name}.pt",
+        aliases=(f"~/.cache/clip/{name}.pt",),
+        sha256=sha256,
+        size=size,
+        licence="MIT",
+        url=f"https://openaipublic.azureedge.net/clip/models/{sha256}/{name}.pt",
+        others=tuple(hub_file(*other, licence="MIT") for other in (*others, (transformers_repo, "pytorch_model.bin"))),
+    )
+
+
+def hub_file(repo: str, filename: str, size: int | None = None, licence: str = "") -> WeightsFile:
+    """A file of a hub repository, in a weights folder as "owner--name/file"."""
+    return WeightsFile(f"{repo.replace('/', '--')}/{filename}", size=size, licence=licence, hub=(repo, filename))
+
+
+CLIP_B32 = openai_clip(
+    "ViT-B-32",
+    "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+    354_000_000,
+    "timm/vit_base_patch32_clip_224.openai",
+    "openai/clip-vit-base-patch32",
+)
+CLIP_L14_336 = openai_clip(
+    "ViT-L-14-336px",
+    "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
+    934_000_000,
+    "timm/vit_large_patch14_clip_336.openai",
+    "openai/clip-vit-large-patch14-336",
+)
 
 
 def _inception(name: str, resize: str, mean: tuple[float, float, float], note: str) -> EncoderRow:
@@ -93,9 +137,10 @@ def _timm(
     output: str,
     input_size: int,
     scale: tuple[tuple[float, float, float], tuple[float, float, float]],
-    size: int,
-    licence: str,
+    weights: WeightsFile,
     note: str,
+    resize: str = "bicubic-antialias",
+    extra: tuple[tuple[str, str], ...] = (),
 ) -> EncoderRow:
     return EncoderRow(
         name=name,
@@ -104,13 +149,21 @@ def _timm(
         width=width,
         output=output,
         input_size=input_size,
-        resize="bicubic-antialias",
+        resize=resize,
         mean=scale[0],
         std=scale[1],
-        weights=timm_weights(model, size, licence),
-        licence=licence,
+        weights=weights,
+        licence=weights.licence,
         note=note,
+        extra=extra,
     )
+
+
+def _dinov2(name: str, input_size: int, note: str, resize: str = "bicubic-antialias", **extra: str) -> EncoderRow:
+    model = "vit_large_patch14_dinov2.lvd142m"
+    weights = timm_weights(model, 1_217_500_000, "Apache-2.0", aliases=(DINOV2_FILE,))
+    scale = (IMAGENET_MEAN, IMAGENET_STD)
+    return _timm(name, model, 1024, "cls", input_size, scale, weights, note, resize, tuple(extra.items()))
 
 
 ROWS: tuple[EncoderRow, ...] = (
@@ -120,16 +173,19 @@ ROWS: tuple[EncoderRow, ...] = (
     _inception(
         "inception:fdloss", "tf1-bilinear", HALF, "The Inception of FDr^6: the FD-loss evaluator scales to 2x-1."
     ),
-    _timm(
-        "dinov2",
-        "vit_large_patch14_dinov2.lvd142m",
-        1024,
-        "cls",
-        256,
-        (IMAGENET_MEAN, IMAGENET_STD),
-        1_217_500_000,
-        "Apache-2.0",
-        "At 256 px, padded to 266 (19 x 19 tokens), as in FDr^6; not the 224 px of FD-DINOv2.",
+    _dinov2("dinov2", 256, "At 256 px, padded to 266 (19 x 19 tokens), as in FDr^6; not the 224 px of FD-DINOv2."),
+    _dinov2(
+        "dinov2:dgm",
+        224,
+        "FD-DINOv2 of dgm-eval (Stein et al. 2023): bytes squashed by Pillow, DINOv2's own position resampling.",
+        "pil-bicubic",
+        **dict([DINOV2_POSITIONS]),
+    ),
+    _dinov2(
+        "dinov2:edm2",
+        224,
+        "FD-DINOv2 of EDM2: as dinov2:dgm with torch's antialiased bicubic on floats; runs on the GPU.",
+        **dict([DINOV2_POSITIONS]),
     ),
     _timm(
         "siglip",
@@ -138,8 +194,7 @@ ROWS: tuple[EncoderRow, ...] = (
         "attention-pool",
         224,
         (HALF, HALF),
-        1_713_000_000,
-        "Apache-2.0",
+        timm_weights("vit_so400m_patch16_siglip_256.v2_webli", 1_713_000_000, "Apache-2.0"),
         "SigLIP 2, native 256 px, run at 224 with resampled position embeddings, as in FDr^6.",
     ),
     _timm(
@@ -149,9 +204,30 @@ ROWS: tuple[EncoderRow, ...] = (
         "cls",
         256,
         (CLIP_MEAN, CLIP_STD),
-        1_213_000_000,
-        "Apache-2.0",
+        timm_weights("vit_large_patch14_clip_224.openai", 1_213_000_000, "Apache-2.0"),
         "Before the projection, at 256 px padded to 266, exact GELU (timm's plain variant), as in FDr^6.",
+    ),
+    _timm(
+        "clip:clean-fid",
+        "vit_base_patch32_clip_quickgelu_224.openai",
+        512,
+        "embedding",
+        224,
+        (CLIP_MEAN, CLIP_STD),
+        CLIP_B32,
+        "CLIP-FID of clean-fid: OpenAI's ViT-B/32, projected; short side to 224 by Pillow, centre crop.",
+        "pil-bicubic+short-crop",
+    ),
+    _timm(
+        "clip:cmmd",
+        "vit_large_patch14_clip_quickgelu_336.openai",
+        768,
+        "embedding-l2",
+        336,
+        (CLIP_MEAN, CLIP_STD),
+        CLIP_L14_336,
+        "The embedding of CMMD (Jayasumana et al. 2024): OpenAI's ViT-L/14 at 336, projected, of unit length.",
+        "pil-bicubic+square-crop",
     ),
     _timm(
         "mae",
@@ -160,8 +236,7 @@ ROWS: tuple[EncoderRow, ...] = (
         "cls",
         224,
         (IMAGENET_MEAN, IMAGENET_STD),
-        1_213_000_000,
-        NON_COMMERCIAL,
+        timm_weights("vit_large_patch16_224.mae", 1_213_000_000, NON_COMMERCIAL),
         "Pre-trained only, not fine-tuned.",
     ),
     _timm(
@@ -171,8 +246,7 @@ ROWS: tuple[EncoderRow, ...] = (
         "mean",
         224,
         (IMAGENET_MEAN, IMAGENET_STD),
-        355_000_000,
-        NON_COMMERCIAL,
+        timm_weights("convnextv2_base.fcmae_ft_in22k_in1k", 355_000_000, NON_COMMERCIAL),
         "Spatial mean of the last feature map, without the head's norm, as in FDr^6.",
     ),
     EncoderRow(

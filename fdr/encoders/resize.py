@@ -1,13 +1,14 @@
 """The resizes of the encoders, by the names that specs record: float images [B, 3, H, W] -> [B, 3, size, size].
 
 Each equals its owner's to float32 rounding, whatever the memory layout of the images. Those of `HOST_RESIZES` run on
-the CPU and have no gradient.
+the CPU and have no gradient; those of `BYTE_RESIZES` work on bytes, as Pillow does, and take images in [0, 1].
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,9 +42,18 @@ def torch_bilinear(images: Tensor, size: int) -> Tensor:
 
 def bicubic_antialias(images: Tensor, size: int) -> Tensor:
     """torch's antialiased bicubic on floats; overshoots are kept, images of that size untouched."""
+    return _antialiased(images, size, "bicubic")
+
+
+def bilinear_antialias(images: Tensor, size: int) -> Tensor:
+    """torch's antialiased bilinear on floats, as DINOv3's processor; images of that size untouched."""
+    return _antialiased(images, size, "bilinear")
+
+
+def _antialiased(images: Tensor, size: int, mode: str) -> Tensor:
     if images.shape[2:] == (size, size):
         return images
-    return F.interpolate(images.contiguous(), (size, size), mode="bicubic", align_corners=False, antialias=True)
+    return F.interpolate(images.contiguous(), (size, size), mode=mode, align_corners=False, antialias=True)
 
 
 def pil_bicubic_float(images: Tensor, size: int) -> Tensor:
@@ -54,11 +64,7 @@ def pil_bicubic_float(images: Tensor, size: int) -> Tensor:
     """
     from PIL import Image
 
-    if images.requires_grad and torch.is_grad_enabled():
-        raise InputError(
-            "The resize pil-bicubic-float runs in Pillow and has no gradient; for a loss use an encoder with another "
-            "resize, such as inception or inception:pytorch-fid."
-        )
+    _refuse_gradient(images, "pil-bicubic-float")
     resized = torch.empty((*images.shape[:2], size, size), dtype=torch.float32)
     target = resized.numpy()
     source = images.detach().float().cpu().contiguous().numpy()
@@ -70,10 +76,45 @@ def pil_bicubic_float(images: Tensor, size: int) -> Tensor:
     return resized.clamp_(0, 255)
 
 
+def pil_bytes(images: Tensor, size: tuple[int, int], kernel: str) -> Tensor:
+    """Pillow's resize of RGB bytes: [0, 1] in, rounded to bytes, resized to (height, width), [0, 1] out.
+
+    `kernel` is one of `BYTE_RESIZES`. Raises `InputError` where a gradient is asked for.
+    """
+    from PIL import Image
+
+    _refuse_gradient(images, kernel)
+    source = to_bytes(images).permute(0, 2, 3, 1).cpu().contiguous().numpy()
+    resample = Image.Resampling[BYTE_RESIZES[kernel]]
+    resized = np.stack([np.asarray(Image.fromarray(image).resize(size[::-1], resample)) for image in source])
+    return torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous().float().div_(255)
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """[0, 1] -> uint8, rounded and clamped; exact for images that were bytes."""
+    return (images.detach() * 255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _refuse_gradient(images: Tensor, resize: str) -> None:
+    if images.requires_grad and torch.is_grad_enabled():
+        raise InputError(
+            f"The resize {resize} runs in Pillow and has no gradient; for a loss use an encoder with another resize, "
+            "such as inception, inception:pytorch-fid or dinov2."
+        )
+
+
 RESIZES: Mapping[str, Callable[[Tensor, int], Tensor]] = {
     "tf1-bilinear": tf1_bilinear,
     "torch-bilinear": torch_bilinear,
     "bicubic-antialias": bicubic_antialias,
+    "bilinear-antialias": bilinear_antialias,
     "pil-bicubic-float": pil_bicubic_float,
 }
-HOST_RESIZES = frozenset({"pil-bicubic-float"})
+BYTE_RESIZES: Mapping[str, str] = {
+    "pil-bicubic": "BICUBIC",
+    "pil-bilinear": "BILINEAR",
+    "pil-lanczos": "LANCZOS",
+    "pil-nearest": "NEAREST",
+}
+"""Of Pillow on bytes, by its own names; `pil_bytes` runs them."""
+HOST_RESIZES = frozenset({"pil-bicubic-float", *BYTE_RESIZES})

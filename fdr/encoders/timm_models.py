@@ -1,7 +1,8 @@
 """Encoders that timm builds: the pinned ViTs and the ConvNeXt of the catalogue, and any `timm:NAME`.
 
-Preprocessing is the one of FDr^6: the float image is squashed to the input size by torch's antialiased bicubic kernel
-(left alone when it has that size already; overshoot is not clamped), then normalised with the model's own mean and std.
+Preprocessing is the row's own. For FDr^6 and `timm:NAME` the float image is squashed to the input size by torch's
+antialiased bicubic kernel (left alone when it has that size already; overshoot is not clamped), then normalised with
+the model's own mean and std.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from torch import Tensor
 from fdr import runtime
 from fdr.encoders import weights as weight_files
 from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
-from fdr.encoders.catalogue import ROWS, EncoderRow, timm_weights
-from fdr.encoders.resize import bicubic_antialias
+from fdr.encoders.catalogue import DINOV2_POSITIONS, ROWS, EncoderRow, timm_weights
+from fdr.encoders.clip_layouts import visual_names
+from fdr.encoders.geometry import Preprocessing
+from fdr.encoders.positions import as_dinov2
+from fdr.encoders.torchscript_archive import archive_state, is_archive
 from fdr.encoders.weights import FoundWeights, WeightsFile
 from fdr.errors import InputError, unknown
 
@@ -30,6 +34,8 @@ DYNAMIC_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True}
 and below to whole patches (256 px at patch 14: to 266, 19 x 19 tokens)."""
 TOKEN_OUTPUTS = ("cls", "attention-pool")
 """Main outputs of the ViTs among the catalogue's rows."""
+PROJECTED = ("embedding", "embedding-l2")
+"""Outputs behind the model's own projection, its `head`."""
 
 
 def load(name: str, options: EncoderOptions) -> TimmEncoder:
@@ -65,11 +71,11 @@ class TimmEncoder(AbstractEncoder):
         is_vit = spec.output in TOKEN_OUTPUTS
         self.outputs = (spec.output, "mean") if is_vit else (spec.output,)
         self.stored_outputs = (spec.output,)
+        self._preprocessing = Preprocessing(spec.resize, spec.input_size, spec.mean, spec.std)
+        self.host_preprocess = self._preprocessing.runs_on_host
 
     def preprocess(self, images: Tensor) -> Tensor:
-        images = bicubic_antialias(images, self.spec.input_size)
-        mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (self.spec.mean, self.spec.std))
-        return (images - mean) / std
+        return self._preprocessing(images)
 
     def forward(self, inputs: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         is_bf16 = self.spec.dtype == "bf16"
@@ -91,11 +97,21 @@ def _own_pooling(model: Any, features: Tensor) -> Tensor:
     return model.forward_head(features, pre_logits=True)
 
 
+def _embedding(model: Any, features: Tensor) -> Tensor:
+    return model.forward_head(features)
+
+
+def _unit_embedding(model: Any, features: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(model.forward_head(features).float(), dim=1, eps=0)
+
+
 _POOLS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "cls": _class_token,
     "mean": _mean,
     "attention-pool": _own_pooling,
     "features": _own_pooling,
+    "embedding": _embedding,
+    "embedding-l2": _unit_embedding,
 }
 
 
@@ -166,16 +182,29 @@ def _build(row: EncoderRow, timm: ModuleType, device: torch.device) -> tuple[Any
     """The network with uninitialised or random parameters, without its classifier, and the settings to record."""
     if row.name.startswith(PREFIX):
         return timm.create_model(row.model, pretrained=False, num_classes=0).to(device), ()
-    settings = DYNAMIC_SIZE if row.output in TOKEN_OUTPUTS else {}
+    settings = _settings(row)
     with torch.device("meta"):  # drawing 300 million random numbers that the file replaces takes seconds
-        model = timm.create_model(row.model, pretrained=False, num_classes=0, **settings)
-    return model.to_empty(device=device), tuple((key, str(value).lower()) for key, value in sorted(settings.items()))
+        model = timm.create_model(row.model, pretrained=False, **settings)
+    recorded = {key: str(value).lower() for key, value in settings.items() if key != "num_classes"}
+    return model.to_empty(device=device), tuple(sorted({**recorded, **dict(row.extra)}.items()))
+
+
+def _settings(row: EncoderRow) -> dict[str, int | bool]:
+    """What timm builds the network of a row of the catalogue with."""
+    if row.output in PROJECTED:
+        return {"num_classes": row.width}
+    if DINOV2_POSITIONS in row.extra:
+        return {"num_classes": 0, "img_size": row.input_size}
+    return {"num_classes": 0, **(DYNAMIC_SIZE if row.output in TOKEN_OUTPUTS else {})}
 
 
 def _fill(model: Any, row: EncoderRow, path: Path, timm: ModuleType) -> None:
     """Read every parameter of `model` from `path`; the file's classifier, if its model has one, is left out."""
     own = model.state_dict()
-    given = _in_timm_names(weight_files.load_state_dict(path), model, row, timm)
+    raw = archive_state(path) if is_archive(path) else weight_files.load_state_dict(path)
+    if DINOV2_POSITIONS in row.extra:
+        raw = as_dinov2(raw, model.patch_embed.grid_size)
+    given = _in_timm_names(visual_names(raw), model, row, timm)
     if any(key not in own for key in given):
         with torch.device("meta"):
             full = timm.create_model(row.model, pretrained=False).state_dict()

@@ -31,14 +31,17 @@ class WeightsFile:
     filename: str
     """Its name in a weights folder."""
     aliases: tuple[str, ...] = ()
-    """Other names, tried after `filename` in the same folder; may hold a subfolder: "timm--NAME/model.safetensors"."""
+    """Other names, tried after `filename` in the same folder; may hold a subfolder: "timm--NAME/model.safetensors",
+    or begin with "~/" and stand for one place."""
     sha256: str | None = None
     size: int | None = None
-    """Bytes; exact where `sha256` is given, else an estimate that is only shown."""
+    """Bytes, at least to three digits; only shown."""
     licence: str = ""
     url: str | None = None
     hub: tuple[str, str] | None = None
     """(repository, file) in the Hugging Face hub."""
+    others: tuple[WeightsFile, ...] = ()
+    """Other publications of the same weights, searched and fetched after this one."""
 
     @property
     def source(self) -> str:
@@ -61,13 +64,24 @@ class FoundWeights:
 
 
 def find(file: WeightsFile, weights_dir: Path | None = None) -> Path | None:
-    """Where `file` lies on this machine, or None. No network, no hashing, no torch."""
+    """Where `file`, or another publication of it, lies on this machine, or None. No network, no hashing, no torch."""
+    found = find_publication(file, weights_dir)
+    return None if found is None else found[1]
+
+
+def find_publication(file: WeightsFile, weights_dir: Path | None = None) -> tuple[WeightsFile, Path] | None:
+    """The first of `file` and its `others` that lies on this machine, and where."""
     for folder in runtime.weights_dirs(weights_dir):
-        for name in (file.filename, *file.aliases):
-            path = folder / name
-            if path.is_file():
-                return path
-    return _find_in_hub_cache(file)
+        for one in (file, *file.others):
+            for name in (one.filename, *one.aliases):
+                path = folder / Path(name).expanduser()
+                if path.is_file():
+                    return one, path
+    for one in (file, *file.others):
+        path_in_hub = _find_in_hub_cache(one)
+        if path_in_hub is not None:
+            return one, path_in_hub
+    return None
 
 
 def resolve(file: WeightsFile, options: EncoderOptions, encoder: str) -> FoundWeights:
@@ -76,9 +90,12 @@ def resolve(file: WeightsFile, options: EncoderOptions, encoder: str) -> FoundWe
     A file of the user's that is not the published one is used with an `FdrWarning`; a fetched one is refused.
     Raises `WeightsError` saying what to fetch from where and where to put it.
     """
-    path = _explicit(options.weights, encoder) if options.weights is not None else find(file, options.weights_dir)
-    if path is not None:
-        return _identified(path, file, encoder)
+    if options.weights is not None:
+        path = _explicit(options.weights, encoder)
+        return _identified(path, _published_as(path, file), encoder)
+    found = find_publication(file, options.weights_dir)
+    if found is not None:
+        return _identified(found[1], found[0], encoder)
     if runtime.is_offline(options.offline):
         raise WeightsError(
             missing_sentence(file, options, encoder, "not found on this machine, and the run is offline")
@@ -129,6 +146,16 @@ def _explicit(path: Path, encoder: str) -> Path:
     raise WeightsError(f"Weight file {str(path)!r} of encoder {encoder!r} {what}.")
 
 
+def _published_as(path: Path, file: WeightsFile) -> WeightsFile:
+    """The publication that a file of the user's claims to be by its name; one without a digest when that is unclear."""
+    if not file.others:
+        return file
+    for one in (file, *file.others):
+        if path.name in {Path(name).name for name in (one.filename, *one.aliases)}:
+            return one
+    return WeightsFile(path.name)
+
+
 def _identified(path: Path, file: WeightsFile, encoder: str) -> FoundWeights:
     digest = file_digest(path)
     if file.sha256 is not None and digest != file.sha256:
@@ -156,16 +183,20 @@ def _find_in_hub_cache(file: WeightsFile) -> Path | None:
 
 
 def _fetch(file: WeightsFile, options: EncoderOptions, encoder: str) -> Path:
-    try:
-        if file.hub is not None:
-            return fetch_from_hub(*file.hub, progress=options.progress)
-        if file.url is not None:
-            target = download_dir(options.weights_dir) / file.filename
-            return fetch_url(file.url, target, file.sha256, progress=options.progress)
-    except FetchError as error:
-        raise WeightsError(
-            missing_sentence(file, options, encoder, f"not found and could not be fetched ({error})")
-        ) from error
+    """Of the publications of `file` the first that can be had."""
+    reasons = []
+    for one in (file, *file.others):
+        try:
+            if one.hub is not None:
+                return fetch_from_hub(*one.hub, progress=options.progress)
+            if one.url is not None:
+                target = download_dir(options.weights_dir) / one.filename
+                return fetch_url(one.url, target, one.sha256, progress=options.progress)
+        except FetchError as error:
+            reasons.append(error)
+    if reasons:
+        why = f"not found and could not be fetched ({'; '.join(dict.fromkeys(map(str, reasons)))})"
+        raise WeightsError(missing_sentence(file, options, encoder, why)) from reasons[0]
     raise WeightsError(
         missing_sentence(file, options, encoder, "not found, and no address to fetch them from is known")
     )

@@ -14,7 +14,8 @@ NAMES = [row.name for row in ROWS]
 def test_names_are_unique_and_complete():
     assert len(set(NAMES)) == len(NAMES)
     inception = {"inception", "inception:pytorch-fid", "inception:clean", "inception:fdloss"}
-    assert set(NAMES) == inception | {"dinov2", "siglip", "clip", "mae", "convnext", "random"}
+    protocols = {"dinov2:dgm", "dinov2:edm2", "clip:clean-fid", "clip:cmmd"}
+    assert set(NAMES) == inception | protocols | {"dinov2", "siglip", "clip", "mae", "convnext", "random"}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=NAMES)
@@ -40,9 +41,13 @@ def test_every_row_says_what_a_reader_needs(row):
         ("mae", "cls", 224, 1024),
         ("siglip", "attention-pool", 224, 1152),
         ("clip", "cls", 256, 1024),
+        ("dinov2:dgm", "cls", 224, 1024),
+        ("dinov2:edm2", "cls", 224, 1024),
+        ("clip:clean-fid", "embedding", 224, 512),
+        ("clip:cmmd", "embedding-l2", 336, 768),
     ],
 )
-def test_the_six_encoders_are_those_of_the_fd_loss_paper(name, output, size, width):
+def test_the_encoders_are_those_of_their_papers(name, output, size, width):
     row = find_row(name)
     assert (row.output, row.input_size, row.width) == (output, size, width)
 

@@ -63,7 +63,7 @@ def test_names_are_parsed_in_order_and_once(text, names):
         ("inception,fdr7", "did you mean 'fdr6'"),
         ("inception:cleen", "did you mean 'inception:clean'"),
         ("timm:", "Unknown encoder 'timm:'"),
-        ("zzz", "known: clip, convnext.*timm:NAME"),
+        ("zzz", "known: clip, clip:clean-fid.*timm:NAME"),
         ("", "No encoder was named"),
         (" , ", "No encoder was named"),
         ([], "No encoder was named"),
