@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -23,20 +24,26 @@ ATTRIBUTES = "fdr_attributes"
 
 DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, KeyError, ValueError, TypeError),
-    *(RuntimeError, OverflowError, MemoryError, AttributeError, SyntaxError),
+    *(RuntimeError, OverflowError, MemoryError, AttributeError, SyntaxError, tokenize.TokenError),
 )
 """What zipfile, NumPy, json and h5py raise on bytes that are not what they say."""
 
 
-def save(path: str | os.PathLike[str], arrays: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
-    """Write `arrays` and `attributes` in the format that the suffix names, in one step."""
+SUFFIXES = {".npz": "npz", ".h5": "h5", ".hdf5": "h5"}
+
+
+def save(
+    path: str | os.PathLike[str], arrays: Mapping[str, Any], attributes: Mapping[str, Any], kind: str | None = None
+) -> None:
+    """Write `arrays` and `attributes` as "npz" or "h5", by default what the suffix names, in one step."""
     path = Path(path)
-    if path.suffix.lower() not in (".npz", ".h5", ".hdf5"):
+    kind = kind or SUFFIXES.get(path.suffix.lower())
+    if kind is None:
         raise InputError(f"Cannot tell the format of {str(path)!r}; name a file of moments *.npz or *.h5.")
     for name, value in attributes.items():
         if not isinstance(value, str | int | float):
             raise InputError(f"Attribute {name!r} is a {type(value).__name__}; expected text or a number.")
-    write = _write_npz if path.suffix.lower() == ".npz" else _write_h5
+    write = _write_npz if kind == "npz" else _write_h5
     with atomic_path(path) as temporary, open(temporary, "w+b") as file:
         write(file, arrays, attributes)
 
@@ -166,7 +173,7 @@ def _check_h5(name: str, h5: Any) -> None:
 
 def damaged(name: str, error: BaseException) -> InputError:
     """The error for a file whose bytes are not what they say."""
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
     return InputError(f"{name!r} is truncated or damaged ({reason}); copy or compute it again.")
 
 

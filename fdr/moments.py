@@ -142,9 +142,12 @@ class Moments:
 
         `attributes` are added to the moments' own and come back as `.attributes`.
         """
+        _moments_files.save(path, self.fields(), {**self.attributes, **(attributes or {})})
+
+    def fields(self) -> dict[str, Any]:
+        """What a file of these moments holds besides attributes, by name."""
         arrays = {"mu": self.mu, "sigma": self.sigma, "count": self.count, "ddof": self.ddof, "factor": self.factor}
-        known = {name: value for name, value in arrays.items() if value is not None}
-        _moments_files.save(path, known, {**self.attributes, **(attributes or {})})
+        return {name: value for name, value in arrays.items() if value is not None}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], keys: tuple[str, str] = ("mu", "sigma")) -> Moments:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,10 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)
+    try:
+        return read(file)
+    except (SyntaxError, tokenize.TokenError, TypeError, RecursionError) as error:
+        raise ValueError(f"its header is no array header: {error}") from error
 
 
 class OffsetReader:

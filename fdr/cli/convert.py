@@ -1,0 +1,70 @@
+"""`fdr convert`: statistics from one tool's layout into another's."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import click
+
+from fdr.cli import _options
+from fdr.cli._render import dump, progress_for, write_text
+from fdr.errors import FdrWarning
+
+FORMATS = ("npz", "h5", "adm", "fdloss", "clean-fid", "edm2", "torch-fidelity", "dgm-eval")
+
+
+@click.command(
+    "convert",
+    cls=_options.Command,
+    epilog="Examples:\n\n  fdr convert img512.pkl inception512.npz --entry fid\n\n"
+    "  fdr convert VIRTUAL_imagenet256_labeled.npz small.npz --to adm\n\n"
+    "  fdr convert stats.npz stats.pt --count 50000",
+)
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.option(
+    "--to", type=click.Choice(FORMATS), metavar="FORMAT", help=f"{', '.join(FORMATS)}.  [default: by the suffix of OUT]"
+)
+@click.option("--entry", metavar="NAME", help="Which moments of a file that holds several, such as fid or mu_s.")
+@click.option("--encoder", metavar="NAME", help="Say whose the moments are, where the file does not tell.")
+@click.option("--count", type=int, metavar="N", help="Say how many images they are of, where the file does not tell.")
+@click.option("--keep-images", is_flag=True, default=False, help="Copy the images (arr_0) of an ADM file, too.")
+@_options.json_out
+@_options.dry_run
+@_options.quiet
+def command(
+    source: Path,
+    target: Path,
+    to: str | None,
+    entry: str | None,
+    encoder: str | None,
+    count: int | None,
+    keep_images: bool,
+    json_path: Path | None,
+    dry_run: bool,
+    quiet: bool,
+) -> None:
+    """Convert a statistics file (moments or features) into the layout of another tool.
+
+    IN is recognised by its content: npz of pytorch-fid, TTUR, EDM, clean-fid, ADM, FD-loss, fd_evaluator or dgm-eval,
+    EDM2 and FD-loss pickles, torch-fidelity's files, npy features, fdr's own. Nothing in it is ever executed, its
+    numbers are checked, and float64 keeps every bit.
+    """
+    from dataclasses import asdict
+
+    from fdr.statistics.convert import ConvertOptions, convert
+
+    progress_for(quiet)
+    options = ConvertOptions(to, entry, encoder, count, keep_images)
+    done = convert(source, target, options, dry_run=dry_run)
+    for doubt in done.doubts:
+        warnings.warn(doubt, FdrWarning, stacklevel=1)
+    if json_path is not None:
+        write_text(json_path, dump(asdict(done)))
+        if str(json_path) == "-":
+            return
+    images = "an unknown number of images" if done.count is None else f"{done.count} images"
+    verb = "would write" if dry_run else "wrote"
+    entries = ", ".join(done.entries)
+    click.echo(f"{verb} {done.target} ({done.to_format}): {entries} of {done.from_format}, {done.dim}-d, {images}")

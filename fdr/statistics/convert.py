@@ -1,0 +1,166 @@
+"""One statistics file into the layout of another tool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fdr.encoders.catalogue import find_row
+from fdr.errors import InputError, unknown
+from fdr.files import check_writable
+from fdr.moments import Moments
+from fdr.statistics.base import Entry, StatisticsFile
+from fdr.statistics.checks import examine
+from fdr.statistics.npz import NpzStatistics
+from fdr.statistics.registry import open_statistics
+from fdr.statistics.writers import BY_SUFFIX, WRITERS, Content, edm2_metric, write
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What to take from the source and how to write it."""
+
+    to: str | None = None
+    """A name of `WRITERS`; None: by the suffix of the target."""
+    entry: str | None = None
+    """Which entry; None where the source leaves no choice."""
+    encoder: str | None = None
+    """Whose the moments are, for sources that do not tell."""
+    count: int | None = None
+    """Of how many images, for sources that do not tell."""
+    keep_images: bool = False
+    """Copy the images of an ADM file into the ADM file."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was read, and what it is written as."""
+
+    source: str
+    target: str
+    from_format: str
+    to_format: str
+    entries: tuple[str, ...]
+    dim: int
+    count: int | None
+    encoder: str | None
+    doubts: tuple[str, ...]
+    """One sentence each, for the user."""
+
+
+def convert(
+    source: Path, target: Path, options: ConvertOptions = ConvertOptions(), *, dry_run: bool = False
+) -> Conversion:
+    """Read `source`, check it, and write it to `target`; with `dry_run` everything but the writing.
+
+    float64 moments keep every bit. Raises `InputError` for a source that is no statistics, moments that are none, and
+    a target that cannot hold them.
+    """
+    to = _format(target, options.to)
+    check_writable(target)
+    if source.exists() and target.exists() and source.samefile(target):
+        raise InputError(f"{str(source)!r} cannot be converted onto itself; name another file.")
+    file = open_statistics(source)
+    entry = _main_entry(file, options)
+    content = _content(file, entry, to, options)
+    if to == "edm2":
+        edm2_metric(content)
+    doubts = examine(content.main, str(source))
+    if not dry_run:
+        write(target, content, to)
+    roles = content.moments.keys()
+    extra = [found.name for role in roles - {"main"} for found in [_companion(file, entry, role)] if found]
+    return Conversion(
+        str(source),
+        str(target),
+        file.format,
+        to,
+        (entry.name, *extra),
+        entry.dim,
+        content.main.count,
+        content.encoder,
+        tuple(doubts),
+    )
+
+
+def _format(target: Path, to: str | None) -> str:
+    if to is None:
+        to = BY_SUFFIX.get(target.suffix.lower())
+        if to is None:
+            raise InputError(
+                f"Cannot tell the format of {str(target)!r} from its suffix; say --to {', '.join(WRITERS)}."
+            )
+    if to not in WRITERS:
+        raise unknown("format", to, WRITERS)
+    return to
+
+
+def _main_entry(file: StatisticsFile, options: ConvertOptions) -> Entry:
+    if options.entry is not None:
+        return file.entry(options.entry)
+    if options.encoder is not None and len(file.entries) > 1:
+        row = find_row(options.encoder)
+        return file.select(options.encoder, None if row is None else row.width)
+    candidates = [entry for entry in file.entries if entry.output is None]
+    if len(candidates) == 1:
+        return candidates[0]
+    listed = ", ".join(map(str, file.entries[:12]))
+    raise InputError(f"{str(file.path)!r} holds {len(file.entries)} entries ({listed}); take one with --entry NAME.")
+
+
+def _companion(file: StatisticsFile, main: Entry, role: str) -> Entry | None:
+    """The entry with another output of the same images: "mu_s" beside "mu", "NAME/avg_mu" beside "NAME"."""
+    prefix = "" if main.name in ("mu", "ref_mu") else main.name + "/"
+    found = [e for e in file.entries if e.output == role and e.name.startswith(prefix) and main.output is None]
+    return found[0] if len(found) == 1 else None
+
+
+def _content(file: StatisticsFile, entry: Entry, to: str, options: ConvertOptions) -> Content:
+    writer = WRITERS[to]
+    if writer.needs_rows and entry.kind != "features":
+        raise InputError(f"{to} holds features, and {str(file.path)!r} has only moments; they cannot be turned back.")
+    encoder = _encoder(file, entry, options)
+    moments = {"main": _counted(file.load(entry), options)}
+    for role in writer.roles[1:]:
+        companion = _companion(file, entry, role)
+        if companion is not None:
+            moments[role] = _counted(file.load(companion), options)
+    known = encoder or moments["main"].attributes.get("encoder")
+    content = Content(moments, None if known is None else str(known), images=_images(file, to, options))
+    if entry.kind == "features":
+        return replace(content, rows=_rows(file, entry), rows_dtype=np.dtype(entry.dtype))
+    return content
+
+
+def _rows(file: StatisticsFile, entry: Entry) -> Callable[[], Iterator[np.ndarray]]:
+    return lambda: file.rows(entry)
+
+
+def _counted(moments: Moments, options: ConvertOptions) -> Moments:
+    return moments.with_count(options.count)
+
+
+def _encoder(file: StatisticsFile, entry: Entry, options: ConvertOptions) -> str | None:
+    """The encoder that the user says or the file tells. Raises `InputError` when its width is another."""
+    if options.encoder is None:
+        return entry.encoders[0] if entry.encoders else None
+    row = find_row(options.encoder)
+    if row is not None and row.width != entry.dim and entry.output is None:
+        raise InputError(
+            f"{str(file.path)!r} holds {entry.dim}-d moments under {entry.name!r}, but {options.encoder} gives "
+            f"{row.width}-d features; they are not of it."
+        )
+    return options.encoder
+
+
+def _images(file: StatisticsFile, to: str, options: ConvertOptions) -> tuple[Path, str] | None:
+    if not options.keep_images:
+        return None
+    if not WRITERS[to].keeps_images:
+        raise InputError(f"--keep-images goes with --to adm; {to} holds no images.")
+    if not isinstance(file, NpzStatistics) or not file.has_images:
+        raise InputError(f"{str(file.path)!r} holds no images (arr_0) to keep; leave out --keep-images.")
+    return file.path, "arr_0.npy"
