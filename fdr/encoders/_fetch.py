@@ -127,21 +127,26 @@ def _copy(response: http.client.HTTPResponse, out: BinaryIO, task: ProgressTask)
         task.advance(len(chunk))
 
 
-def fetch_from_hub(repo: str, filename: str, *, progress: Progress) -> Path:
+def fetch_from_hub(repo: str, filename: str, revision: str | None = None, *, progress: Progress) -> Path:
     """Fetch a hub file into the hub's own cache, which resumes by itself. Raises `FetchError` or `RunError`."""
     from huggingface_hub import constants, errors, hf_hub_download
 
     _check_route(constants.ENDPOINT)
     # hub < 1.1 has no such parameter and draws its own bar
-    bar = {"tqdm_class": _hub_bar(progress)} if "tqdm_class" in inspect.signature(hf_hub_download).parameters else {}
+    known = inspect.signature(hf_hub_download).parameters
+    options: dict[str, Any] = {"tqdm_class": _hub_bar(progress)} if "tqdm_class" in known else {}
+    if revision is not None:
+        options["revision"] = revision
     try:
-        return Path(hf_hub_download(repo, filename, **bar))
+        return Path(hf_hub_download(repo, filename, **options))
     except errors.GatedRepoError as error:
         raise FetchError(f"{repo} asks for its terms to be accepted: log in with `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:
         raise FetchError(f"the hub has no repository {repo}, or it is private") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise FetchError("no connection to the hub") from error
+    except errors.RevisionNotFoundError as error:
+        raise FetchError(f"repository {repo} has no revision {revision!r}") from error
     except errors.EntryNotFoundError as error:
         raise FetchError(f"repository {repo} has no file {filename}") from error
     except errors.HfHubHTTPError as error:

@@ -21,10 +21,11 @@ FACTORIES = {
     "inception": "fdr.encoders.inception:load",
     "timm": "fdr.encoders.timm_models:load",
     "random": "fdr.encoders.random_net:load",
+    "hf": "fdr.encoders.transformers_models:load",
 }
 """Family -> "module:function", called with (name, EncoderOptions)."""
 
-PREFIXES = {"timm:": "timm", "random:": "random"}
+PREFIXES = {"timm:": "timm", "random:": "random", "hf:": "hf"}
 """Open-ended names -> family: "timm:resnet50.a1_in1k", "random:7"."""
 
 

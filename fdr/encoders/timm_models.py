@@ -23,6 +23,7 @@ from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
 from fdr.encoders.catalogue import DINOV2_POSITIONS, ROWS, EncoderRow, timm_weights
 from fdr.encoders.clip_layouts import visual_names
 from fdr.encoders.geometry import Preprocessing
+from fdr.encoders.libraries import load_library
 from fdr.encoders.positions import as_dinov2
 from fdr.encoders.torchscript_archive import archive_state, is_archive
 from fdr.encoders.weights import FoundWeights, WeightsFile
@@ -43,7 +44,7 @@ def load(name: str, options: EncoderOptions) -> TimmEncoder:
 
     Raises `InputError` for a name timm does not know or a timm that cannot be imported, `WeightsError` for its file.
     """
-    timm = _import_timm(name)
+    timm = load_library("timm", name)
     if name.startswith(PREFIX):
         return load_row(_row_of(name, timm, has_own_weights=options.weights is not None), options)
     return load_row(next(row for row in ROWS if row.name == name), options)
@@ -51,7 +52,7 @@ def load(name: str, options: EncoderOptions) -> TimmEncoder:
 
 def load_row(row: EncoderRow, options: EncoderOptions) -> TimmEncoder:
     """The encoder that `row` describes, with every parameter read from the row's weight file."""
-    timm = _import_timm(row.name)
+    timm = load_library("timm", row.name)
     device = runtime.resolve_device(options.device)
     runtime.check_dtype(options.dtype, device)
     assert row.weights is not None
@@ -113,18 +114,6 @@ _POOLS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "embedding": _embedding,
     "embedding-l2": _unit_embedding,
 }
-
-
-def _import_timm(encoder: str) -> ModuleType:
-    try:
-        import timm
-    except Exception as error:  # a broken neighbour (torchvision of another torch) raises anything
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(
-            f"Encoder {encoder!r} needs timm, which failed to import: {type(error).__name__}: {reason}; reinstall timm "
-            "and the torchvision that belongs to this torch."
-        ) from error
-    return timm
 
 
 def _row_of(name: str, timm: ModuleType, *, has_own_weights: bool) -> EncoderRow:

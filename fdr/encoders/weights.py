@@ -40,6 +40,8 @@ class WeightsFile:
     url: str | None = None
     hub: tuple[str, str] | None = None
     """(repository, file) in the Hugging Face hub."""
+    revision: str | None = None
+    """Commit, tag or branch in the hub; None is its main branch."""
     others: tuple[WeightsFile, ...] = ()
     """Other publications of the same weights, searched and fetched after this one."""
 
@@ -50,7 +52,7 @@ class WeightsFile:
             return self.url or ""
         from huggingface_hub import constants
 
-        return f"{constants.ENDPOINT}/{self.hub[0]}/resolve/main/{self.hub[1]}"
+        return f"{constants.ENDPOINT}/{self.hub[0]}/resolve/{self.revision or 'main'}/{self.hub[1]}"
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def _find_in_hub_cache(file: WeightsFile) -> Path | None:
         return None  # spares the slow import of the downloader
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repo, name)
+    found = try_to_load_from_cache(repo, name, revision=file.revision)
     return Path(found) if isinstance(found, str) else None
 
 
@@ -188,7 +190,7 @@ def _fetch(file: WeightsFile, options: EncoderOptions, encoder: str) -> Path:
     for one in (file, *file.others):
         try:
             if one.hub is not None:
-                return fetch_from_hub(*one.hub, progress=options.progress)
+                return fetch_from_hub(*one.hub, one.revision, progress=options.progress)
             if one.url is not None:
                 target = download_dir(options.weights_dir) / one.filename
                 return fetch_url(one.url, target, one.sha256, progress=options.progress)

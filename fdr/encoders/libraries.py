@@ -1,0 +1,47 @@
+"""Imports of the large model libraries, where they are used; a broken one costs one encoder and one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+from collections.abc import Iterator
+from types import ModuleType
+
+from fdr.errors import InputError
+
+_ADVICE = {
+    "timm": "reinstall timm and the torchvision that belongs to this torch",
+    "transformers": "pip install 'transformers>=5,<6'",
+    "open_clip": "pip install open_clip_torch, and the torchvision that belongs to this torch",
+}
+
+
+def load_library(name: str, encoder: str) -> ModuleType:
+    """The module `name`. Raises `InputError` when its import fails, whatever it raises."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # a broken neighbour (torchvision of another torch) raises anything
+        raise InputError(
+            f"Encoder {encoder!r} needs {name}, which failed to import: {type(error).__name__}: {first_line(error)}; "
+            f"{_ADVICE[name]}."
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, as part of a sentence."""
+    return (str(error).strip().splitlines() or [""])[0].rstrip(".")[:200]
+
+
+@contextlib.contextmanager
+def quiet(*loggers: str) -> Iterator[None]:
+    """Let these loggers ("" is the root) report errors only."""
+    named = [logging.getLogger(name) for name in loggers]
+    levels = [logger.level for logger in named]
+    for logger in named:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(named, levels, strict=True):
+            logger.setLevel(level)
