@@ -145,7 +145,18 @@ def set_tf32(allow: bool) -> None:
 def package_versions() -> dict[str, str]:
     """Versions of fdr and of the packages that numbers or files depend on, without importing them."""
     versions = {"fdr": __version__}
-    for name in ("torch", "timm", "numpy", "pillow", "simplejpeg", "h5py", "huggingface_hub", "click"):
+    for name in (
+        "torch",
+        "timm",
+        "transformers",
+        "open_clip_torch",
+        "numpy",
+        "pillow",
+        "simplejpeg",
+        "h5py",
+        "huggingface_hub",
+        "click",
+    ):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -35,13 +35,19 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def quiet(*loggers: str) -> Iterator[None]:
-    """Let these loggers ("" is the root) report errors only."""
+    """Let these loggers ("" is the root) report errors only.
+
+    `logging.info` on a root without handlers installs one that prints, for good; an idle one keeps it from doing so.
+    """
     named = [logging.getLogger(name) for name in loggers]
     levels = [logger.level for logger in named]
+    idle = logging.NullHandler()
     for logger in named:
         logger.setLevel(logging.ERROR)
+        logger.addHandler(idle)
     try:
         yield
     finally:
         for logger, level in zip(named, levels, strict=True):
             logger.setLevel(level)
+            logger.removeHandler(idle)

@@ -22,10 +22,11 @@ FACTORIES = {
     "timm": "fdr.encoders.timm_models:load",
     "random": "fdr.encoders.random_net:load",
     "hf": "fdr.encoders.transformers_models:load",
+    "openclip": "fdr.encoders.openclip_models:load",
 }
 """Family -> "module:function", called with (name, EncoderOptions)."""
 
-PREFIXES = {"timm:": "timm", "random:": "random", "hf:": "hf"}
+PREFIXES = {"timm:": "timm", "random:": "random", "hf:": "hf", "openclip:": "openclip"}
 """Open-ended names -> family: "timm:resnet50.a1_in1k", "random:7"."""
 
 

@@ -1,0 +1,175 @@
+"""CLIP models of OpenCLIP, as `openclip:ARCH/TAG`: any pair that `open_clip.list_pretrained()` lists.
+
+The network and the reading of its many checkpoint layouts are the library's; files are found by fdr, and images are
+prepared as the tag says, by fdr's own resize.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fdr import runtime
+from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
+from fdr.encoders.catalogue import CLIP_MEAN, CLIP_STD, hub_file
+from fdr.encoders.geometry import Preprocessing
+from fdr.encoders.libraries import first_line, load_library, quiet
+from fdr.encoders.names import parse_open_name
+from fdr.encoders.weights import WeightsFile, resolve
+from fdr.errors import FdrWarning, InputError, WeightsError, unknown
+
+SAFE, PICKLED = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
+
+
+@dataclass(frozen=True)
+class _Pretrained:
+    """A pair of architecture and weight tag, as OpenCLIP describes it."""
+
+    architecture: str
+    tag: str
+    config: Mapping[str, Any]
+    """Of the architecture."""
+    tag_config: Mapping[str, Any]
+    """Where the weights are, and how their images are prepared; empty without a tag."""
+
+
+def load(name: str, options: EncoderOptions) -> OpenClipEncoder:
+    """The encoder "openclip:ARCH/TAG", or "openclip:ARCH" with a file of one's own in `options.weights`.
+
+    Raises `InputError` for names that OpenCLIP does not know, `WeightsError` for missing or foreign files.
+    """
+    open_clip = load_library("open_clip", name)
+    pretrained = _find(name, open_clip)
+    device = runtime.resolve_device(options.device)
+    runtime.check_dtype(options.dtype, device)
+    if not pretrained.tag and options.weights is None:
+        tags = open_clip.list_pretrained_tags_by_model(pretrained.architecture)
+        raise InputError(f"Encoder {name!r} names no weights; add a tag ({', '.join(tags)}) or give a file.")
+    _warn_of_another_activation(name, pretrained, open_clip.list_models())
+    found = resolve(_weights_of(pretrained), options, name)
+    model = _build(open_clip, pretrained, found.path, name).to(device)
+    preprocessing = _preprocessing(model, pretrained.tag_config, name)
+    spec = EncoderSpec(
+        name=name,
+        family="openclip",
+        model=f"openclip-{pretrained.architecture}",
+        weights=found.sha256,
+        output="embedding",
+        dim=pretrained.config["embed_dim"],
+        input_size=preprocessing.size,
+        resize=preprocessing.resize,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        dtype=options.dtype,
+        compute="default+tf32" if options.tf32 else "default",
+        extra=(("config", _digest(pretrained.config)),),
+        weights_source=str(found.path),
+    )
+    return OpenClipEncoder(spec, model, preprocessing, device)
+
+
+def needed_files(name: str) -> tuple[WeightsFile, ...]:
+    """The weight file of "openclip:ARCH/TAG"."""
+    pretrained = _find(name, load_library("open_clip", name))
+    return (_weights_of(pretrained),) if pretrained.tag else ()
+
+
+class OpenClipEncoder(AbstractEncoder):
+    """`encode_image` of OpenCLIP: "embedding", projected and not normalised."""
+
+    outputs = ("embedding",)
+    stored_outputs = ("embedding",)
+
+    def __init__(self, spec: EncoderSpec, model: Any, preprocessing: Preprocessing, device: torch.device) -> None:
+        self.spec = spec
+        self.device = device
+        self.host_preprocess = preprocessing.runs_on_host
+        self._model = model
+        self._preprocessing = preprocessing
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        return self._preprocessing(images)
+
+    def forward(self, inputs: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.dtype == "bf16"):
+            features = self._model.encode_image(inputs, normalize=False)
+        return {name: features.float() for name in outputs}
+
+
+def _find(name: str, open_clip: ModuleType) -> _Pretrained:
+    target = parse_open_name(name, ()).target
+    architecture, _, tag = target.partition("/")
+    config = open_clip.get_model_config(architecture)
+    if config is None:
+        raise unknown("OpenCLIP architecture", architecture, open_clip.list_models(), f"Asked for by {name!r}.")
+    tag_config = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
+    if tag and not tag_config:
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        raise unknown(f"OpenCLIP weight tag of {architecture}", tag, tags)
+    return _Pretrained(architecture, tag, config, tag_config)
+
+
+def _weights_of(pretrained: _Pretrained) -> WeightsFile:
+    """Where the tag's file is published; the library's own order: a safetensors file before a pickled one."""
+    repo, _, filename = str(pretrained.tag_config.get("hf_hub", "")).rpartition("/")
+    if repo:
+        pickled = filename or PICKLED
+        safe = SAFE if not filename else str(Path(filename).with_suffix(".safetensors"))
+        return replace(hub_file(repo, safe), others=(hub_file(repo, pickled),))
+    url = pretrained.tag_config.get("url") or None
+    stem = f"openclip--{pretrained.architecture}--{pretrained.tag}"
+    return WeightsFile(f"{stem}{Path(url).suffix if url else '.safetensors'}", url=url)
+
+
+def _warn_of_another_activation(name: str, pretrained: _Pretrained, architectures: Sequence[str]) -> None:
+    """Weights trained with QuickGELU run with exact GELU, silently worse, unless the architecture says so too."""
+    trained, built = (bool(config.get("quick_gelu")) for config in (pretrained.tag_config, pretrained.config))
+    if pretrained.tag and trained != built:
+        words = {True: "QuickGELU", False: "exact GELU"}
+        other = pretrained.architecture.removesuffix("-quickgelu") + ("-quickgelu" if trained else "")
+        better = f"; openclip:{other}/{pretrained.tag} runs them as they were trained" if other in architectures else ""
+        warnings.warn(
+            f"{name}: the weights were trained with {words[trained]}, and {pretrained.architecture} runs "
+            f"{words[built]}, as OpenCLIP does for that name{better}.",
+            FdrWarning,
+            stacklevel=3,
+        )
+
+
+def _build(open_clip: ModuleType, pretrained: _Pretrained, path: Path, name: str) -> Any:
+    try:
+        with quiet(""), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = open_clip.create_model(
+                pretrained.architecture, pretrained=str(path), pretrained_text=False, weights_only=True
+            )
+    except Exception as error:  # whatever the library's readers raise on a foreign or damaged file
+        raise WeightsError(
+            f"{str(path)!r} does not fit encoder {name!r}: OpenCLIP says {type(error).__name__}: {first_line(error)}; "
+            "give the file of this architecture and tag."
+        ) from error
+    return model.eval().requires_grad_(False)
+
+
+def _preprocessing(model: Any, tag_config: Mapping[str, Any], name: str) -> Preprocessing:
+    sizes = model.visual.image_size
+    height, width = sizes if isinstance(sizes, tuple | list) else (sizes, sizes)
+    mode = tag_config.get("resize_mode") or "shortest"
+    if height != width or mode == "longest":
+        raise InputError(f"Encoder {name!r} takes {width} x {height} px, resized by the {mode} side; fdr runs squares.")
+    kernel = "pil-bilinear" if tag_config.get("interpolation") == "bilinear" else "pil-bicubic"
+    mean, std = tag_config.get("mean") or CLIP_MEAN, tag_config.get("std") or CLIP_STD
+    return Preprocessing(kernel + ("" if mode == "squash" else "+short-crop"), height, tuple(mean), tuple(std))
+
+
+def _digest(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
