@@ -82,83 +82,18 @@ def encoders_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-REFERENCES_TOP = """# References
-
-`fdr eval --ref` takes a name of the list below, a statistics file of any tool, a folder that `fdr stats` wrote, or real
-images. `fdr convert` turns one statistics file into another, `fdr show` tells what is in one.
-
-## Statistics files
-
-A file is recognised by its content; its name and suffix are never asked.
-
-| tool | file | what is read | tells its count |
-|---|---|---|---|
-| pytorch-fid, TTUR, EDM, clean-fid, torch-fidelity forks | npz | `mu`, `sigma` | no |
-| ADM's evaluator (guided-diffusion) | npz | `mu`, `sigma`; `mu_s`, `sigma_s` as the output `spatial`; `arr_0` is never read | no |
-| FD-loss | npz | `mu`, `sigma`; `avg_mu`, `avg_sigma` as the output `mean` | no |
-| FD-loss | bundle, a pickle | file name -> the arrays of that npz | no |
-| EDM2 | pickle | `fid` for `inception`, `fd_dinov2` for `dinov2:edm2` and `dinov2:dgm` | yes |
-| fd_evaluator | npz | `ref_mu`, `ref_sigma`; features `features`, `feats` or `X` | features |
-| torch-fidelity's cache | torch file | `mu`, `sigma`; or features | features |
-| dgm-eval | npz | features `reps`; `hparams` is left alone | yes |
-| clean-fid's KID | npz | features `feats` | yes |
-| CMMD | npy | features [N, D] | yes |
-| fdr | HDF5, npz | moments with provenance | yes |
-
-Features become moments block by block; memory does not grow with N. Members of an npz are read one at a time.
-
-**Nothing is executed.** Pickles are read by an interpreter of the opcodes that dictionaries of NumPy arrays consist of: it
-imports and calls nothing, checks declared sizes before it allocates, and refuses everything else by name. Torch files go
-through `weights_only=True`; object arrays in npz and npy are refused, or left alone where they lie beside what is read.
-
-**Which entry is taken.** The one that the file says is of the encoder; else the only one of the encoder's width that says
-nothing. When several fit, or none does, the sentence lists what there is, and `fdr convert --entry` takes one out. EDM2's
-`fd_dinov2` is not `dinov2` (256 px, FDr^6), and is refused for it.
-
-**What is checked.** Refused: values that are not finite, shapes that disagree, a width that is not the encoder's, a
-covariance that is asymmetric beyond 1e-6 of its largest entry, or indefinite. Warned about, once, by `fdr eval`,
-`fdr convert` and `fdr show`: a covariance in float32, one that is symmetric only to more than 1e-9, a singular one, and
-moments that do not tell how many images they are of.
-
-**Which file it is.** A file whose sha256 is known, or whose published sums agree, is named in the report and by `fdr show`,
-whatever it is called: two different files circulate as `adm_in256_stats.npz`.
-
-## Converting
-
-```bash
-fdr convert img512.pkl fid512.npz --entry fid
-fdr convert VIRTUAL_imagenet256_labeled.npz small.npz --to adm
-fdr convert stats.npz stats.pt --count 50000
-```
-
-"""
-
-REFERENCES_NAMES = """float64 keeps every bit. A count or an encoder that the file does not tell can be said with `--count` and `--encoder`.
-
-## Named references
-
-`NAME:SOURCE` is the reference of one source; a name without a source is an alias of one of them. `imagenet256`, the
-default, is FD-loss's set of moments, whose published validation FDs make FDr^6; for a FID to compare with ADM's tables use
-`imagenet256:adm`. FID against `:adm`, `:jit` and `:edm2` differs for the same images: the moments are not of the same
-crops. clean-fid has one file per mode, so the encoder decides: `inception:clean` is its mode clean, `inception` its
-legacy_tensorflow, `inception:pytorch-fid` its legacy_pytorch.
-
-`fdr references list` tells which files are here, `fdr references fetch NAME` fetches them (to a folder of your choice with
-`--to`), `fdr references verify` checks them. They are searched for where weights are, and by the names of their sources,
-too. A digest that is known is checked; where no publisher gives one, the column says so.
-
-"""
-
-
 def references_page() -> str:
-    """Formats, checks and the named references, from the manifest."""
-    parts = [NOTE + REFERENCES_TOP, "| `--to` | what is written |\n|---|---|\n"]
-    parts += [f"| `{name}` | {writer.note} |\n" for name, writer in WRITERS.items()]
-    parts += ["\n", REFERENCES_NAMES]
-    parts.append("| name | images | count | samples of the protocol | encoders | digest | provenance |\n")
-    parts.append("|---|---|---:|---:|---|---|---|\n")
-    parts += [_reference_row(entry) for entry in references()]
-    return "".join(parts)
+    """docs/references.md with its two tables from the writers and the manifest; the text around them is its own."""
+    text = (HERE / "references.md").read_text(encoding="utf-8")
+    written = "| `--to` | what is written |\n|---|---|\n"
+    written += "".join(f"| `{name}` | {writer.note} |\n" for name, writer in WRITERS.items())
+    known = "| name | images | count | samples of the protocol | encoders | digest | provenance |\n"
+    known += "|---|---|---:|---:|---|---|---|\n" + "".join(map(_reference_row, references()))
+    for name, table in (("formats", written), ("names", known)):
+        start, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
+        before, _, rest = text.partition(start)
+        text = before + start + "\n" + table + "\n" + end + rest.partition(end)[2]
+    return text
 
 
 def _reference_row(entry: RegistryEntry) -> str:
