@@ -7,13 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import numpy as np
-
-SUM_ROUNDING = 1e-4
-"""Published sums have four decimals."""
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -49,8 +43,7 @@ class RegistryEncoder:
     """Bytes."""
     sums: tuple[float, float] | None = None
     """mu.sum() and sigma.sum() as published: they identify a file that was stored again."""
-    digest_by: str = ""
-    """Whose word `sha256` is."""
+    note: str = ""
 
     @property
     def alias(self) -> str:
@@ -70,7 +63,6 @@ class RegistryEntry:
     encoders: Mapping[str, RegistryEncoder]
     samples: int | None = None
     """Number of samples that the published protocol compares with it."""
-    aliases: tuple[str, ...] = ()
 
 
 def reference_stats_dir() -> Path:
@@ -81,40 +73,23 @@ def reference_stats_dir() -> Path:
 
 @functools.cache
 def registry() -> Mapping[str, RegistryEntry]:
-    """The references of `reference_stats/manifest.toml`, by name and by alias."""
+    """The references of `reference_stats/manifest.toml`, by name."""
     data = tomllib.loads((reference_stats_dir() / "manifest.toml").read_text(encoding="utf-8"))
-    entries = {name: _registry_entry(name, entry) for name, entry in data.items()}
-    return entries | {alias: entry for entry in entries.values() for alias in entry.aliases}
-
-
-def known_as(sha256: str, mu: np.ndarray, sigma: np.ndarray) -> RegistryEntry | None:
-    """The reference that a file is, by its digest or, where only those are published, by the sums of its moments."""
-    for entry in registry().values():
-        for row in entry.encoders.values():
-            if row.sha256 is not None and row.sha256 == sha256:
-                return entry
-            if row.sums is not None and row.dim == len(mu):
-                gaps = abs(float(mu.sum()) - row.sums[0]), abs(float(sigma.sum()) - row.sums[1])
-                if max(gaps) <= SUM_ROUNDING:
-                    return entry
-    return None
+    return {name: _registry_entry(name, entry) for name, entry in data.items()}
 
 
 def _registry_entry(name: str, entry: Mapping[str, Any]) -> RegistryEntry:
-    base = entry.get("base_url")
-    rows: dict[str, Mapping[str, Any]] = {encoder: {"file": file} for encoder, file in entry.get("files", {}).items()}
-    rows |= entry.get("encoders", {})
+    encoders = {
+        encoder: _registry_encoder(name, row, entry.get("base_url")) for encoder, row in entry["encoders"].items()
+    }
     return RegistryEntry(
-        name=name,
-        title=entry["title"],
-        images=entry["images"],
-        count=entry.get("count"),
-        provenance=entry["provenance"],
-        encoders={
-            encoder: _registry_encoder(name, {"dim": entry.get("dim"), **row}, base) for encoder, row in rows.items()
-        },
-        samples=entry.get("samples"),
-        aliases=tuple(entry.get("aliases", ())),
+        name,
+        entry["title"],
+        entry["images"],
+        entry.get("count"),
+        entry["provenance"],
+        encoders,
+        entry.get("samples"),
     )
 
 
@@ -132,5 +107,5 @@ def _registry_encoder(name: str, row: Mapping[str, Any], base: str | None) -> Re
         outputs=tuple(row.get("outputs", ())),
         size=row.get("size"),
         sums=None if "sums" not in row else (row["sums"][0], row["sums"][1]),
-        digest_by=row.get("digest_by", "its publisher") if "sha256" in row else "",
+        note=row.get("note", ""),
     )
