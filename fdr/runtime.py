@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,22 @@ def is_offline(explicit: bool | None = None) -> bool:
         return explicit
     truthy = {"1", "true", "yes", "on"}
     return any(os.environ.get(key, "").strip().lower() in truthy for key in ("FDR_OFFLINE", "HF_HUB_OFFLINE"))
+
+
+@dataclass(frozen=True)
+class GitHubJob:
+    """Where a running GitHub Actions step leaves its results."""
+
+    output: Path | None
+    summary: Path | None
+
+
+def github_job() -> GitHubJob | None:
+    """The GitHub Actions job that this process is part of; None elsewhere."""
+    if os.environ.get("GITHUB_ACTIONS") != "true":
+        return None
+    output, summary = (os.environ.get(name) for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"))
+    return GitHubJob(Path(output) if output else None, Path(summary) if summary else None)
 
 
 def available_cpus() -> int:

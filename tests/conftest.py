@@ -14,6 +14,6 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     monkeypatch.setenv("FDR_CACHE", str(home / "fdr"))
     monkeypatch.setenv("TORCH_HOME", str(home / "torch"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name in ("FDR_WEIGHTS", "FDR_OFFLINE"):
+    for name in ("FDR_WEIGHTS", "FDR_OFFLINE", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)
     return home

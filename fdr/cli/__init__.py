@@ -16,6 +16,8 @@ from fdr.errors import FdrError, FdrWarning
 
 COMMANDS = {
     "eval": ("fdr.cli.eval", "Measure samples against a reference: FD, FDr, FDr^k, Inception Score."),
+    "check": ("fdr.cli.check", "Check numbers against limits and a baseline; the exit code is the verdict."),
+    "compare": ("fdr.cli.compare", "Say whether numbers of two reports are comparable, and if not, why."),
     "stats": ("fdr.cli.stats", "Compute reference moments of a set of images."),
     "show": ("fdr.cli.show", "Show a statistics file, a reference folder, or a report."),
     "convert": ("fdr.cli.convert", "Convert statistics from one tool's layout into another's."),
@@ -86,6 +88,15 @@ def run(args: list[str] | None = None) -> int:
     except FdrError as error:
         click.echo(f"fdr: error: {error}", err=True)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.partition(".")[0] == "fdr":
+            raise
+        click.echo(
+            f"fdr: error: this needs {error.name.partition('.')[0]}, which is not installed; install fdr with its "
+            "dependencies (fdr check REPORT and fdr compare work without).",
+            err=True,
+        )
+        return 1
     except (click.Abort, KeyboardInterrupt):
         click.echo("fdr: interrupted; what was cached stays, the same command resumes.", err=True)
         return 130

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichBars
     from rich.progress import TaskID
 
+    from fdr.comparison import Comparison
+    from fdr.footgun_effects import Effect
+    from fdr.gate import Verdict
     from fdr.report import Report
 
 PLAIN_INTERVAL = 30.0
@@ -214,6 +217,47 @@ def report_table(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]
         for (index, row), cells in rows.items()
     ]
     return ["samples", "encoder", "n", *columns.values()], table
+
+
+def print_verdict(verdict: Verdict) -> None:
+    """A row per check, four sentences for each that does not pass, what was not checked, and the result."""
+    from fdr.report import format_value
+    from fdr.verdict_files import bound_of, margin_of, sentences_of
+
+    columns = ("samples", "number", "value", "limit", "beyond the limit", "outcome")
+    rows = [
+        (check.samples, check.result.key, format_value(check.result), bound_of(check), margin_of(check), check.outcome)
+        for check in verdict.checks
+    ]
+    print_table([(name, "left" if name in ("samples", "number", "outcome") else "right") for name in columns], rows)
+    for check in verdict.checks:
+        if check.outcome != "pass":
+            click.echo("\n".join([f"{check.outcome}:", *(f"  {text}" for text in sentences_of(check))]))
+    if verdict.unchecked:
+        click.echo("not checked: " + ", ".join(dict.fromkeys(row.key for _, row in verdict.unchecked)))
+    for warning in verdict.warnings:
+        click.echo(f"warning: {warning}")
+    counted = "" if verdict.result != "inconclusive" else f" (counts as {'pass' if verdict.passes else 'fail'})"
+    click.echo(f"result: {verdict.result}{counted}")
+
+
+def print_comparison(name_a: str, name_b: str, comparison: Comparison, effects: tuple[Effect, ...]) -> None:
+    """A row per pair of numbers, then what differs and how much that usually moves FD."""
+    from fdr.comparison import explanations
+    from fdr.report import format_number, format_value
+
+    click.echo(f"a  {name_a}\nb  {name_b}")
+    rows = []
+    for pair in comparison.pairs:
+        relative = pair.relative_change
+        change = format_number(pair.change) + ("" if relative is None else f" ({100 * relative:+.2f} %)")
+        key = pair.a.key if pair.a.key == pair.b.key else f"{pair.a.key}, {pair.b.key}"
+        rows.append((key, format_value(pair.a), format_value(pair.b), change, "yes" if pair.is_comparable else "no"))
+    if rows:
+        columns = [("number", "left"), ("a", "right"), ("b", "right"), ("b − a", "right"), ("comparable", "left")]
+        print_table(columns, rows)
+    for line in explanations(comparison, effects):
+        click.echo(line)
 
 
 def _notes(reports: Sequence[Report]) -> Iterable[str]:

@@ -1,0 +1,318 @@
+"""`fdr check`: numbers against limits and a baseline, with an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from fdr.cli import _options
+from fdr.cli._render import print_verdict, progress_for, write_text
+from fdr.errors import FdrError, InputError
+
+if TYPE_CHECKING:
+    from fdr.baseline import Baseline
+    from fdr.gate import GateOptions, Verdict
+    from fdr.report import Report
+    from fdr.runtime import GitHubJob
+
+_file = click.Path(path_type=Path, allow_dash=True)
+
+
+@click.command(
+    "check",
+    cls=_options.Command,
+    epilog="Examples:\n\n  fdr check report.json --max fd:inception=3.0 --max fdr_k=4\n\n"
+    "  fdr check report.json --baseline origin/main:fdr.json --tolerance 1%\n\n"
+    "  fdr check samples.npz --ref stats.npz --reps inception --max fd:inception=3.0 --junit fdr.xml\n\n"
+    "  fdr check report.json --baseline fdr.json --update-baseline",
+)
+@click.argument("inputs", nargs=-1, required=True, metavar="SAMPLES|REPORT...")
+@click.option(
+    "--max",
+    "maxima",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="Upper limit of a lower-is-better number: fd:inception=3.0, fdr_k=4; repeatable.",
+)
+@click.option(
+    "--min",
+    "minima",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="Lower limit of a higher-is-better number: is:inception=200; repeatable.",
+)
+@click.option(
+    "--baseline",
+    metavar="FILE|REV:PATH",
+    help="Earlier numbers: a report or a file of --update-baseline, from disk or from a git revision "
+    "(origin/main:fdr.json).",
+)
+@click.option(
+    "--tolerance",
+    "tolerances",
+    multiple=True,
+    metavar="[NAME=]AMOUNT",
+    help="How much worse than the baseline a number may be: 1%, fd=2%, fd:random=0.05; the most specific holds; "
+    "repeatable.  [default: 1%]",
+)
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="FIELD",
+    help="Compare with the baseline although this field of the signature differs (n, ref, rs, ...); repeatable.",
+)
+@click.option(
+    "--inconclusive",
+    type=click.Choice(["value", "pass", "fail"]),
+    default="value",
+    show_default=True,
+    help="What a number counts as whose limit lies inside its uncertainty: what its bare value says, pass, or fail.",
+)
+@click.option(
+    "--update-baseline", is_flag=True, default=False, help="Write the numbers to --baseline instead of comparing."
+)
+@click.option(
+    "--force",
+    is_flag=True,
+    default=False,
+    help="With --update-baseline, replace numbers of other signatures, or a report.",
+)
+@click.option("--report", type=_file, metavar="FILE", help="With samples, write the report of the evaluation.")
+@_options.json_out
+@click.option("--junit", type=_file, metavar="FILE", help="Write JUnit XML; - is stdout.")
+@click.option("--markdown", type=_file, metavar="FILE", help="Write a Markdown table; - is stdout.")
+@click.option("--openmetrics", type=_file, metavar="FILE", help="Write OpenMetrics text (GitLab); - is stdout.")
+@click.option(
+    "--no-annotations", is_flag=True, default=False, help="In GitHub Actions, no annotations, summary and outputs."
+)
+@_options.measurement
+@_options.dry_run
+@_options.quiet
+@click.pass_context
+def command(
+    context: click.Context,
+    inputs: tuple[str, ...],
+    maxima: tuple[str, ...],
+    minima: tuple[str, ...],
+    baseline: str | None,
+    tolerances: tuple[str, ...],
+    allow: tuple[str, ...],
+    inconclusive: Any,
+    update_baseline: bool,
+    force: bool,
+    report: Path | None,
+    json_path: Path | None,
+    junit: Path | None,
+    markdown: Path | None,
+    openmetrics: Path | None,
+    no_annotations: bool,
+    dry_run: bool,
+    quiet: bool,
+    **measuring: Any,
+) -> int:
+    """Check numbers against limits and a baseline: exit 0 when all hold, 1 when one fails, 2 for wrong use.
+
+    REPORT is a file of fdr eval --json and needs no torch; anything else is SAMPLES, measured first with the options
+    of fdr eval. Limits may be kept in [tool.fdr.check] of pyproject.toml or [check] of fdr.toml:
+    max = {"fd:inception" = 3.0}. Numbers whose signatures differ from the baseline's are refused.
+    """
+    from fdr._limits import parse_limit, parse_tolerance
+    from fdr.comparison import check_fields
+    from fdr.gate import GateOptions
+    from fdr.runtime import github_job
+
+    job = None if no_annotations else github_job()
+    outputs = _Outputs(report, json_path, junit, markdown, openmetrics)
+    try:
+        outputs.check()
+        options = GateOptions(
+            tuple(parse_limit(text, "max") for text in maxima) + tuple(parse_limit(text, "min") for text in minima),
+            tuple(parse_tolerance(text) for text in tolerances),
+            check_fields(allow),
+            inconclusive,
+        )
+        task = _Task(options, *_baseline(baseline, update_baseline, force))
+        reports = _read_reports(context, inputs, measuring)
+        if reports is None:
+            reports = _measure(inputs, task, outputs, progress_for(quiet), dry_run, measuring)
+        elif report is not None:
+            raise click.UsageError("--report goes with samples; the input is a report already.")
+        return 0 if dry_run else _finish(reports, task, outputs, job)
+    except FdrError as error:
+        if job is not None:
+            from fdr.github import annotation
+
+            click.echo(annotation("error", "fdr check", str(error)), err=True)
+        raise
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """The files to write."""
+
+    report: Path | None
+    json: Path | None
+    junit: Path | None
+    markdown: Path | None
+    openmetrics: Path | None
+
+    def check(self) -> None:
+        """Raise now for what cannot be written later."""
+        from fdr.files import check_writable
+
+        named = {name: path for name, path in vars(self).items() if path is not None}
+        for path in named.values():
+            if str(path) != "-":
+                check_writable(path)
+        if sum(str(path) == "-" for path in named.values()) > 1:
+            raise click.UsageError(f"Only one of {', '.join(f'--{name}' for name in named)} can be stdout.")
+
+    @property
+    def take_stdout(self) -> bool:
+        """True when stdout is one of the files."""
+        return any(str(path) == "-" for path in vars(self).values())
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is asked: limits, and either comparing with a baseline or writing one."""
+
+    options: GateOptions
+    baseline: Baseline | None
+    """To compare with."""
+    target: Path | None
+    """To write."""
+    replaced: Baseline | None
+    """What `target` holds, when that binds."""
+
+
+def _baseline(
+    where: str | None, is_update: bool, is_forced: bool
+) -> tuple[Baseline | None, Path | None, Baseline | None]:
+    from fdr.baseline import load_baseline
+    from fdr.files import check_writable
+
+    if is_forced and not is_update:
+        raise click.UsageError("--force goes with --update-baseline.")
+    if not is_update:
+        return (None if where is None else load_baseline(where)), None, None
+    if where is None:
+        raise click.UsageError("--update-baseline needs --baseline FILE, the file to write.")
+    target = Path(where)
+    if not target.exists() and ":" in where:
+        raise InputError(f"--update-baseline writes a file, and {where!r} is a git revision; give the FILE to commit.")
+    check_writable(target)
+    if is_forced or not target.exists():
+        return None, target, None
+    replaced = load_baseline(where)
+    if replaced.is_report:
+        raise InputError(
+            f"{where!r} is a whole report, and --update-baseline would replace it by the values alone; name another "
+            "file, or give --force."
+        )
+    return None, target, replaced
+
+
+def _read_reports(context: click.Context, inputs: Sequence[str], measuring: dict[str, Any]) -> list[Report] | None:
+    """The reports among the inputs, recognised by content; None when the inputs are samples."""
+    from fdr.report import load_reports
+
+    are_reports = [_is_json(item) for item in inputs]
+    if not any(are_reports):
+        return None
+    if not all(are_reports):
+        raise click.UsageError("Reports and samples cannot be checked in one command.")
+    typed = [name for name in measuring if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if typed:
+        raise click.UsageError(
+            f"{_flag(context, typed[0])} says how samples are measured, but {inputs[0]!r} is a report already."
+        )
+    return [report for item in inputs for report in load_reports(item)]
+
+
+def _flag(context: click.Context, name: str) -> str:
+    return next(parameter.opts[-1] for parameter in context.command.params if parameter.name == name)
+
+
+def _is_json(item: str) -> bool:
+    """True for a file that starts like JSON, as no image archive does."""
+    path = Path(item)
+    if path.suffix == ".json" and not path.exists():
+        raise InputError(f"Report {item!r} does not exist; expected a file of fdr eval --json, or samples.")
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+
+
+def _measure(
+    samples: Sequence[str], task: _Task, outputs: _Outputs, progress: Any, is_dry: bool, measuring: dict[str, Any]
+) -> list[Report]:
+    from fdr.report import reports_to_json
+
+    evaluator, sources = _options.prepare_evaluation(samples, progress, **measuring)
+    if is_dry:
+        for line in evaluator.plan(sources):
+            click.echo(line)
+        return []
+    reports = [evaluator.evaluate_source(source) for source in sources]
+    if outputs.report is not None:
+        write_text(outputs.report, reports_to_json(reports))
+    return reports
+
+
+def _finish(reports: list[Report], task: _Task, outputs: _Outputs, job: GitHubJob | None) -> int:
+    from fdr.gate import check_replaceable, judge
+
+    verdict = None
+    if task.options.limits or task.target is None:
+        verdict = judge(reports, task.options, task.baseline)
+        _tell(verdict, outputs, job)
+    if verdict is not None and not verdict.passes:
+        return 1
+    if task.target is not None:
+        if task.replaced is not None:
+            check_replaceable(reports, task.replaced, task.options.allow)
+        _write_baseline(reports, task.target, task.replaced, outputs)
+    return 0
+
+
+def _write_baseline(reports: list[Report], target: Path, replaced: Baseline | None, outputs: _Outputs) -> None:
+    from fdr.baseline import baseline_of, save_baseline
+
+    new = baseline_of(reports, str(target))
+    save_baseline(new, target)
+    old_sets = replaced.sets if replaced is not None else {}
+    for name, rows in new.sets.items():
+        for key, row in rows.items():
+            old = old_sets.get(name, {}).get(key)
+            before = "" if old is None else f" (was {old.value:.6g})"
+            click.echo(f"{target}: {key} of {name} is {row.value:.6g}{before}", err=outputs.take_stdout)
+
+
+def _tell(verdict: Verdict, outputs: _Outputs, job: GitHubJob | None) -> None:
+    from fdr import verdict_files
+
+    renderers = {
+        "json": verdict_files.verdict_to_json,
+        "junit": verdict_files.verdict_to_junit,
+        "markdown": verdict_files.verdict_to_markdown,
+        "openmetrics": verdict_files.verdict_to_openmetrics,
+    }
+    for name, render in renderers.items():
+        path = getattr(outputs, name)
+        if path is not None:
+            write_text(path, render(verdict))
+    if not outputs.take_stdout:
+        print_verdict(verdict)
+    if job is not None:
+        from fdr.github import annotations_of, write_job_files
+
+        for line in annotations_of(verdict):
+            click.echo(line, err=True)
+        write_job_files(verdict, job, outputs.report)

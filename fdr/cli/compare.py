@@ -1,0 +1,56 @@
+"""`fdr compare`: are two numbers comparable?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fdr.cli import _options
+from fdr.cli._render import dump, print_comparison, write_text
+
+if TYPE_CHECKING:
+    from fdr.comparison import Comparison
+
+_path = click.Path(path_type=Path)
+
+
+@click.command(
+    "compare",
+    cls=_options.Command,
+    epilog="Examples:\n\n  fdr compare before.json after.json\n\n  fdr compare ours.json theirs.json --json -",
+)
+@click.argument("first", type=_path, metavar="A.json")
+@click.argument("others", nargs=-1, required=True, type=_path, metavar="B.json...")
+@_options.json_out
+def command(first: Path, others: tuple[Path, ...], json_path: Path | None) -> int:
+    """Say whether the numbers of A and B are comparable, and if not, which field of the signature differs and how much
+    that usually moves FD. Several B are each compared with A. Needs no torch.
+
+    Exit 0 when every pair of numbers is comparable, 1 when one is not, 2 for wrong use.
+    """
+    from fdr.footgun_effects import load_effects
+
+    effects = load_effects()
+    comparisons = [item for other in others for item in _compare(first, other)]
+    if json_path is not None:
+        rows = [{"a": a, "b": b, **comparison.to_dict(effects)} for a, b, comparison in comparisons]
+        write_text(json_path, dump({"schema": "fdr-compare/1", "comparisons": rows}))
+    if json_path is None or str(json_path) != "-":
+        for index, (a, b, comparison) in enumerate(comparisons):
+            if index:
+                click.echo()
+            print_comparison(a, b, comparison, effects)
+    return 0 if all(comparison.is_comparable for _, _, comparison in comparisons) else 1
+
+
+def _compare(first: Path, other: Path) -> Iterator[tuple[str, str, Comparison]]:
+    """Every sample set of `first` with the one of `other` that has its name, or with its only one."""
+    from fdr.comparison import compare_reports, match_sets
+    from fdr.report import load_reports, sets_by_name
+
+    ours, theirs = sets_by_name(load_reports(first)), sets_by_name(load_reports(other))
+    for mine, yours in match_sets(ours, theirs, str(other)).items():
+        yield f"{mine} ({first})", f"{yours} ({other})", compare_reports(ours[mine], theirs[yours])

@@ -1,0 +1,90 @@
+"""How much a difference of protocol usually moves FD: the measured table behind docs/footguns.md, and its look-up."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fdr.errors import RunError
+
+TABLE = Path(__file__).with_name("footguns.toml")
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One measured change of protocol: FD under `after`, relative to FD under `before`, minus 1."""
+
+    field: str
+    """The field of the signature: "rs", "crop", "q", "dt", "n", "alpha"."""
+    before: str
+    after: str
+    encoder: str
+    median: float
+    low: float
+    high: float
+    measured_on: str
+    note: str = ""
+
+    def covers(self, value: str, other: str) -> bool:
+        """True when it was measured between just these two values."""
+        return _is(value, self.before) and _is(other, self.after)
+
+    def reversed(self) -> Effect:
+        """The same change the other way round."""
+        low, high = sorted((1 / (1 + self.low) - 1, 1 / (1 + self.high) - 1))
+        median = 1 / (1 + self.median) - 1
+        return Effect(self.field, self.after, self.before, self.encoder, median, low, high, self.measured_on, self.note)
+
+    def sentence(self) -> str:
+        """What was measured, in words; the range where there is one."""
+        spread = "" if self.low == self.high else f" ({100 * self.low:+.1f} to {100 * self.high:+.1f} %)"
+        return (
+            f"{self.before} -> {self.after} moved FD of {self.encoder} by {100 * self.median:+.1f} %{spread} "
+            f"on {self.measured_on}"
+        )
+
+
+def load_effects(path: Path = TABLE) -> tuple[Effect, ...]:
+    """The measured effects; none where the table is absent. Raises `RunError` when it is damaged."""
+    if not path.is_file():
+        return ()
+    try:
+        rows = tomllib.loads(path.read_text(encoding="utf-8")).get("effect", [])
+        return tuple(_effect(row) for row in rows)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{path} is damaged ({type(error).__name__}: {error}); install fdr again.") from error
+
+
+def usual_effect(
+    field: str, value: str, other: str, encoder: str | None, effects: tuple[Effect, ...]
+) -> tuple[Effect, ...]:
+    """What was measured of `field`: between these two values if there is that, else between any others.
+
+    Rows of `encoder` come before those of other encoders.
+    """
+    rows = [effect for effect in effects if effect.field == field]
+    exact = [effect for effect in rows if effect.covers(value, other)]
+    exact += [effect.reversed() for effect in rows if effect.covers(other, value)]
+    return tuple(sorted(exact or rows, key=lambda effect: effect.encoder != encoder))
+
+
+def _effect(row: Mapping[str, Any]) -> Effect:
+    return Effect(
+        field=str(row["field"]),
+        before=str(row["from"]),
+        after=str(row["to"]),
+        encoder=str(row["encoder"]),
+        median=float(row["median"]),
+        low=float(row["low"]),
+        high=float(row["high"]),
+        measured_on=str(row["measured_on"]),
+        note=str(row.get("note", "")),
+    )
+
+
+def _is(value: str, label: str) -> bool:
+    """ "tf1-bilinear-299" is "tf1-bilinear": a size may follow."""
+    return value == label or value.startswith(label + "-")

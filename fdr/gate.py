@@ -1,0 +1,266 @@
+"""The gate: numbers against limits and against a baseline, one-sided by the metric's direction.
+
+Every judged number has one of three outcomes. With a range [low, high] of what it may be, a lower-is-better number
+passes when high <= limit, fails when low > limit, and is inconclusive in between; without a range low = high = value.
+Against an absolute limit the range is what the report gives beside the number: value ± its stderr, or the interval that
+rounded denominators leave open. Against a baseline the tolerance is the room there is, and noise can only excuse: the
+range reaches from the value to the better side, by both stderrs in quadrature. Rounded denominators divide both numbers
+and drop out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fdr._limits import Limit, Row, Tolerance, find_limited, is_named, named, tolerance_for
+from fdr.baseline import Baseline, BaselineValue
+from fdr.comparison import Difference, combined_stderr, match_sets, signature_differences
+from fdr.errors import InputError
+from fdr.report import Report, Result, sets_by_name
+
+Outcome = Literal["pass", "fail", "inconclusive"]
+DEFAULT_TOLERANCE = Tolerance(None, 0.01, True)
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """What is asked of the numbers."""
+
+    limits: tuple[Limit, ...] = ()
+    tolerances: tuple[Tolerance, ...] = ()
+    """Of the baseline; 1 % where none is given."""
+    allow: tuple[str, ...] = ()
+    """Fields of the signature in which a number may differ from its baseline all the same."""
+    inconclusive: Literal["value", "pass", "fail"] = "value"
+    """What an inconclusive outcome counts as; with "value", what the bare value says."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One number against one bound."""
+
+    samples: str
+    result: Result
+    rule: Literal["max", "min", "baseline"]
+    limit: float
+    low: float
+    """Lower end of what the number may be."""
+    high: float
+    baseline: BaselineValue | None = None
+    baseline_name: str | None = None
+    tolerance: Tolerance | None = None
+    allowed: tuple[Difference, ...] = ()
+    """Decisive differences from the baseline that `GateOptions.allow` let pass."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """Pass, fail or inconclusive."""
+        best, worst = (self.low, self.high) if self.result.lower_is_better else (-self.high, -self.low)
+        limit = self.limit if self.result.lower_is_better else -self.limit
+        return "pass" if worst <= limit else "fail" if best > limit else "inconclusive"
+
+    @property
+    def excess(self) -> float:
+        """How far the value lies beyond the limit, in the metric's units; negative inside it."""
+        beyond = self.result.value - self.limit
+        return beyond if self.result.lower_is_better else -beyond
+
+    @property
+    def relative_excess(self) -> float | None:
+        """`excess` over |limit|; None for a limit of 0."""
+        return self.excess / abs(self.limit) if self.limit else None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All checks of all sample sets."""
+
+    checks: tuple[Check, ...]
+    options: GateOptions
+    unchecked: tuple[tuple[str, Result], ...] = ()
+    """Sample set and number, where neither a limit nor the baseline says anything."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def result(self) -> Outcome:
+        """The worst outcome."""
+        outcomes = {check.outcome for check in self.checks}
+        return "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
+
+    @property
+    def passes(self) -> bool:
+        """True when the exit code is 0."""
+        return not any(self.stops(check) for check in self.checks)
+
+    def stops(self, check: Check) -> bool:
+        """True when this check alone would stop the gate."""
+        if check.outcome != "inconclusive":
+            return check.outcome == "fail"
+        return self.options.inconclusive == "fail" or (self.options.inconclusive == "value" and check.excess > 0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Limits and baseline values matched to the numbers of one sample set, before or after they are measured."""
+
+    limits: Mapping[str, tuple[Limit, ...]]
+    """By key."""
+    baselines: Mapping[str, BaselineValue]
+    allowed: Mapping[str, tuple[Difference, ...]]
+    tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def plan_gate(
+    sets: Mapping[str, Sequence[Row]], options: GateOptions, baseline: Baseline | None = None
+) -> dict[str, Plan]:
+    """Match what is asked to the numbers that there are, or will be; needs no values, so it can run before the work.
+
+    A limit holds for every sample set that has its number. Raises `InputError` when a limit names no number or bounds
+    its good side, when a number cannot be compared with its baseline, and when nothing would be checked at all.
+    """
+    if not options.limits and baseline is None:
+        raise InputError(
+            "There is nothing to check: give --max, --min or --baseline, or keep them in [tool.fdr.check] of "
+            "pyproject.toml or [check] of fdr.toml."
+        )
+    for limit in options.limits:
+        named([row for rows in sets.values() for row in rows], limit.name)
+    matched = {} if baseline is None else match_sets(sets, baseline.sets, f"baseline {baseline.name!r}")
+    plans = {}
+    for name, rows in sets.items():
+        values = {} if baseline is None else baseline.sets[matched[name]]
+        plans[name] = _plan_set(name, rows, options, values, baseline.name if baseline else "")
+    if baseline is not None and not options.limits and not any(plan.baselines for plan in plans.values()):
+        measured = ", ".join(dict.fromkeys(row.key for rows in sets.values() for row in rows))
+        raise InputError(f"Nothing could be checked: baseline {baseline.name!r} has none of {measured}.")
+    return plans
+
+
+def check_replaceable(reports: Sequence[Report], old: Baseline, allow: Sequence[str] = ()) -> None:
+    """Raise `InputError` where a number that takes the place of one in `old` was not made in the same way."""
+    sets = sets_by_name(reports)
+    for name, report in sets.items():
+        before = next(iter(old.sets)) if len(sets) == len(old.sets) == 1 else name
+        values = old.sets.get(before, {})
+        _refuse(name, _differences([row for row in report if row.key in values], values), allow, old.name)
+
+
+def _differences(rows: Sequence[Row], values: Mapping[str, BaselineValue]) -> dict[str, tuple[Difference, ...]]:
+    return {row.key: signature_differences(row.signature, values[row.key].signature) for row in rows}
+
+
+def _plan_set(
+    name: str, rows: Sequence[Row], options: GateOptions, values: Mapping[str, BaselineValue], where: str
+) -> Plan:
+    limits: dict[str, tuple[Limit, ...]] = {}
+    for limit in options.limits:
+        if not is_named(rows, limit.name):
+            continue  # a number of another sample set
+        key = find_limited(rows, limit).key
+        limits[key] = (*limits.get(key, ()), limit)
+    compared = [row for row in rows if row.key in values]
+    differences = _differences(compared, values)
+    _refuse(name, differences, options.allow, where)
+    for tolerance in options.tolerances:
+        if tolerance.name is not None and values:
+            named(compared, tolerance.name)
+    return Plan(
+        limits,
+        {row.key: values[row.key] for row in compared},
+        {key: tuple(d for d in found if d.is_decisive) for key, found in differences.items()},
+        {row.key: tolerance_for(row, options.tolerances, DEFAULT_TOLERANCE) for row in compared},
+        tuple(dict.fromkeys(_plan_warnings(name, rows, values, differences, where))),
+    )
+
+
+def _refuse(name: str, differences: Mapping[str, Sequence[Difference]], allow: Sequence[str], where: str) -> None:
+    """Raise `InputError` naming every field that makes numbers incomparable, and the numbers that it concerns."""
+    concerned: dict[tuple[str, str, str, str], list[str]] = {}
+    for key, found in differences.items():
+        for d in found:
+            if d.is_decisive and d.field not in allow:
+                concerned.setdefault((d.field, d.meaning, d.a, d.b), []).append(key)
+    if not concerned:
+        return
+    parts = [
+        f"{field} ({meaning}) is {a} here and {b} in the baseline, for {', '.join(keys)}"
+        for (field, meaning, a, b), keys in concerned.items()
+    ]
+    fields = " ".join(f"--allow {field}" for field in dict.fromkeys(field for field, *_ in concerned))
+    raise InputError(
+        f"{name} cannot be compared with baseline {where!r}: {'; '.join(parts)}. Measure in the same way, replace "
+        f"the baseline (--update-baseline --force), or compare all the same with {fields}."
+    )
+
+
+def _plan_warnings(
+    name: str,
+    rows: Sequence[Row],
+    values: Mapping[str, BaselineValue],
+    differences: Mapping[str, Sequence[Difference]],
+    where: str,
+) -> Iterator[str]:
+    for d in (d for found in differences.values() for d in found if not d.is_decisive):
+        if d.field == "v":
+            consequence = "still comparable, unless the changelog says under Numbers that this number moved"
+        else:
+            consequence = "the content is the same"
+        yield f"{name}: {d.field} ({d.meaning}) is {d.a} here and {d.b} in baseline {where!r}; {consequence}."
+    missing = [key for key in values if key not in {row.key for row in rows}]
+    if missing:
+        yield f"{name}: baseline {where!r} has {', '.join(missing)}, which was not measured here and so is not checked."
+
+
+def judge(reports: Sequence[Report], options: GateOptions, baseline: Baseline | None = None) -> Verdict:
+    """Every limit and every baseline value against every sample set. Raises what `plan_gate` raises."""
+    sets = sets_by_name(reports)
+    plans = plan_gate({name: tuple(report) for name, report in sets.items()}, options, baseline)
+    checks = [
+        check
+        for name, report in sets.items()
+        for result in report
+        for check in _checks(name, result, plans[name], baseline)
+    ]
+    judged = {(check.samples, check.result.key) for check in checks}
+    if not checks:
+        raise InputError(
+            f"Nothing was checked: baseline {baseline and baseline.name!r} has none of the numbers measured."
+        )
+    return Verdict(
+        tuple(checks),
+        options,
+        tuple((n, r) for n, report in sets.items() for r in report if (n, r.key) not in judged),
+        tuple(warning for plan in plans.values() for warning in plan.warnings),
+    )
+
+
+def _checks(name: str, result: Result, plan: Plan, baseline: Baseline | None) -> Iterator[Check]:
+    spread = result.stderr or 0.0
+    low, high = result.interval or (result.value - spread, result.value + spread)
+    for limit in plan.limits.get(result.key, ()):
+        yield Check(name, result, limit.side, limit.bound, low, high)
+    value = plan.baselines.get(result.key)
+    if value is not None and baseline is not None:
+        yield _baseline_check(name, result, plan, value, baseline.name)
+
+
+def _baseline_check(name: str, result: Result, plan: Plan, before: BaselineValue, where: str) -> Check:
+    tolerance = plan.tolerances[result.key]
+    worse = 1 if result.lower_is_better else -1
+    noise = combined_stderr(result.stderr, before.stderr) or 0.0
+    low, high = sorted((result.value, result.value - worse * noise))
+    return Check(
+        name,
+        result,
+        "baseline",
+        limit=before.value + worse * tolerance.allowance(before.value),
+        low=low,
+        high=high,
+        baseline=before,
+        baseline_name=where,
+        tolerance=tolerance,
+        allowed=plan.allowed[result.key],
+    )

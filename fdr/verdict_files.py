@@ -1,0 +1,209 @@
+"""A verdict as sentences, JSON, Markdown, JUnit and OpenMetrics. Text only: nothing here prints or needs torch."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from typing import Any
+
+from fdr._version import __version__
+from fdr.gate import Check, Verdict
+from fdr.report import format_number, format_value, metric_label
+
+SCHEMA = "fdr-check/1"
+_OUTCOMES = {"pass": "passes", "fail": "fails", "inconclusive": "is inconclusive"}
+
+
+def title_of(check: Check) -> str:
+    """One line: "fd:random of samples.npz fails: 0.4701 > 0.3"."""
+    sign = ">" if check.result.lower_is_better else "<"
+    detail = f": {format_number(check.result.value)} {sign} {format_number(check.limit)}" if check.excess > 0 else ""
+    return f"{check.result.key} of {check.samples} {_OUTCOMES[check.outcome]}{detail}"
+
+
+def sentences_of(check: Check) -> tuple[str, ...]:
+    """What was measured, what the limit is, by how much it is missed or kept, and the signature."""
+    result = check.result
+    encoder = f" with {result.encoder}" if result.encoder else ""
+    return (
+        f"{metric_label(result)}{encoder} of {check.samples} ({result.key}) is {format_value(result)}.",
+        _limit_sentence(check),
+        _margin_sentence(check),
+        f"Signature: {result.signature}",
+    )
+
+
+def _limit_sentence(check: Check) -> str:
+    bound = "most" if check.result.lower_is_better else "least"
+    if check.baseline is None:
+        return f"The limit is at {bound} {format_number(check.limit)} (--{check.rule})."
+    text = (
+        f"The limit is at {bound} {format_number(check.limit)}: {format_number(check.baseline.value)} in baseline "
+        f"{check.baseline_name} and a tolerance of {check.tolerance}."
+    )
+    if check.allowed:
+        text += " The two differ in " + ", ".join(f"{d.field} ({d.a}; {d.b})" for d in check.allowed) + ", as allowed."
+    return text
+
+
+def _margin_sentence(check: Check) -> str:
+    amount = format_number(abs(check.excess))
+    if check.relative_excess is not None:
+        amount += f" ({100 * abs(check.relative_excess):.2f} %)"
+    side = "beyond" if check.excess > 0 else "within"
+    text = f"It is {amount} {side} the limit" if check.excess else "It is exactly at the limit"
+    if check.outcome == "inconclusive":
+        low, high = format_number(check.low), format_number(check.high)
+        text += f", which lies inside the uncertainty from {low} to {high}, so neither pass nor fail is shown"
+    return text + "."
+
+
+def bound_of(check: Check) -> str:
+    """The limit as a table shows it: "≤ 3.0000", "≤ 3.0300 (3.0000 + 1 %)"."""
+    sign = "≤" if check.result.lower_is_better else "≥"
+    text = f"{sign} {format_number(check.limit)}"
+    if check.baseline is None:
+        return text
+    direction = "+" if check.result.lower_is_better else "−"
+    return f"{text} ({format_number(check.baseline.value)} {direction} {check.tolerance})"
+
+
+def margin_of(check: Check) -> str:
+    """`excess` with its sign and, where there is one, its share of the limit."""
+    amount = ("+" if check.excess > 0 else "") + format_number(check.excess)
+    return amount if check.relative_excess is None else f"{amount} ({100 * check.relative_excess:+.1f} %)"
+
+
+def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
+    """The stable JSON form (schema fdr-check/1)."""
+    return {
+        "schema": SCHEMA,
+        "fdr_version": __version__,
+        "result": verdict.result,
+        "passes": verdict.passes,
+        "inconclusive_is": verdict.options.inconclusive,
+        "allow": list(verdict.options.allow),
+        "warnings": list(verdict.warnings),
+        "checks": [_check_to_dict(check) for check in verdict.checks],
+        "unchecked": [{"samples": name, "key": row.key, "value": row.value} for name, row in verdict.unchecked],
+    }
+
+
+def _check_to_dict(check: Check) -> dict[str, Any]:
+    result, baseline = check.result, check.baseline
+    return {
+        "samples": check.samples,
+        "key": result.key,
+        "metric": result.metric,
+        "encoder": result.encoder,
+        "lower_is_better": result.lower_is_better,
+        "value": result.value,
+        "stderr": result.stderr,
+        "range": [check.low, check.high],
+        "rule": check.rule,
+        "limit": check.limit,
+        "baseline": None if baseline is None else {"name": check.baseline_name, **vars(baseline)},
+        "tolerance": None if check.tolerance is None else str(check.tolerance),
+        "allowed": [difference.to_dict() for difference in check.allowed],
+        "excess": check.excess,
+        "relative_excess": check.relative_excess,
+        "outcome": check.outcome,
+        "signature": result.signature,
+        "message": " ".join(sentences_of(check)[:3]),
+    }
+
+
+def verdict_to_json(verdict: Verdict) -> str:
+    """One JSON object, full precision."""
+    return json.dumps(verdict_to_dict(verdict), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def verdict_to_markdown(verdict: Verdict) -> str:
+    """A heading with the result, a row per check, a sentence per check that does not pass."""
+    lines = [f"### fdr check: {verdict.result}", ""]
+    lines += ["| samples | number | value | limit | beyond the limit | outcome |", "|---|---|---:|---:|---:|---|"]
+    for check in verdict.checks:
+        cells = (
+            check.samples,
+            f"`{check.result.key}`",
+            format_value(check.result),
+            bound_of(check),
+            margin_of(check),
+            check.outcome,
+        )
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    open_points = [" ".join(sentences_of(check)[:3]) for check in verdict.checks if check.outcome != "pass"]
+    notes = [*open_points, *verdict.warnings]
+    lines += ["", *(f"- {_line(note)}" for note in notes)] if notes else []
+    signatures = dict.fromkeys(check.result.signature for check in verdict.checks)
+    lines += ["", *(f"    {_line(signature)}" for signature in signatures)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(text: str) -> str:
+    return re.sub(r"[\r\n]+", " ", text)
+
+
+def _cell(text: str) -> str:
+    return _line(text).replace("|", "\\|")
+
+
+def verdict_to_junit(verdict: Verdict) -> str:
+    """JUnit XML: a suite per sample set, a case per check; what stops the gate is a failure, tolerated doubt a skip."""
+    by_set: dict[str, list[Check]] = {}
+    for check in verdict.checks:
+        by_set.setdefault(check.samples, []).append(check)
+    root = ET.Element("testsuites", {"name": "fdr check", **_counts(verdict, verdict.checks)})
+    for name, checks in by_set.items():
+        suite = ET.SubElement(root, "testsuite", {"name": _xml(name), **_counts(verdict, checks)})
+        for check in checks:
+            _add_case(suite, check, verdict.stops(check))
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _add_case(suite: ET.Element, check: Check, is_broken: bool) -> None:
+    rule = "baseline" if check.rule == "baseline" else f"--{check.rule}"
+    case = ET.SubElement(suite, "testcase", classname=_xml(check.samples), name=_xml(f"{check.result.key} {rule}"))
+    text = _xml("\n".join(sentences_of(check)))
+    if is_broken:
+        ET.SubElement(case, "failure", message=_xml(title_of(check)), type=check.outcome).text = text
+        return
+    if check.outcome == "inconclusive":
+        ET.SubElement(case, "skipped", message=_xml(title_of(check)))
+    ET.SubElement(case, "system-out").text = text
+
+
+def _counts(verdict: Verdict, checks: tuple[Check, ...] | list[Check]) -> dict[str, str]:
+    failures = sum(verdict.stops(check) for check in checks)
+    skipped = sum(check.outcome == "inconclusive" and not verdict.stops(check) for check in checks)
+    return {"tests": str(len(checks)), "failures": str(failures), "skipped": str(skipped), "errors": "0"}
+
+
+def _xml(text: str) -> str:
+    """Without the control characters that XML 1.0 cannot hold."""
+    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "�", text)
+
+
+def verdict_to_openmetrics(verdict: Verdict) -> str:
+    """OpenMetrics text, a gauge per number, as GitLab's metrics report reads it."""
+    lines = ["# TYPE fdr_value gauge"]
+    for name, key, value in values_of(verdict):
+        lines.append(f'fdr_value{{samples="{_label(name)}",number="{_label(key)}"}} {value!r}')
+    lines += ["# TYPE fdr_limit gauge"]
+    for check in verdict.checks:
+        labels = f'samples="{_label(check.samples)}",number="{_label(check.result.key)}",rule="{check.rule}"'
+        lines.append(f"fdr_limit{{{labels}}} {check.limit!r}")
+    return "\n".join([*lines, "# EOF"]) + "\n"
+
+
+def _label(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def values_of(verdict: Verdict) -> Iterator[tuple[str, str, float]]:
+    """Sample set, key and value of everything measured, once each."""
+    rows = [(check.samples, check.result) for check in verdict.checks] + list(verdict.unchecked)
+    yield from dict.fromkeys((name, row.key, row.value) for name, row in rows)

@@ -1,0 +1,72 @@
+"""`fdr compare`: exit 0 comparable, 1 not, 2 wrong use; what differs is named."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from gate_worlds import report, row, write
+
+
+@pytest.fixture
+def a(tmp_path: Path) -> Path:
+    return write(tmp_path / "a.json", report(row(), row("is", 200.0, stderr=3.0)))
+
+
+def test_comparable(fdr_command, a: Path, tmp_path: Path) -> None:
+    b = write(tmp_path / "b.json", report(row(value=3.3), row("is", 220.0, stderr=4.0), samples="other.npz"))
+    got = fdr_command("compare", a, b)
+    assert (got.code, got.err) == (0, "")
+    assert "+10.00 %" in got.out and got.out.count(" yes") == 2
+    assert "is:inception: the change of 20.000 is 4 times the spread of both (5.0000): more than noise" in got.out
+
+
+def test_not_comparable_names_the_field(fdr_command, a: Path, tmp_path: Path) -> None:
+    b = write(tmp_path / "b.json", report(row(fields={"n": "5000", "v": "9"}), row("fdr", 2.0)))
+    got = fdr_command("compare", a, b)
+    assert got.code == 1
+    assert "not comparable: n (the number of images) is 50000 in a, 5000 in b: fd:inception" in got.out
+    assert "note: v (the version of fdr) is 0.1.0 in a, 9 in b" in got.out
+    assert "only in a: is:inception" in got.out and "only in b: fdr:inception" in got.out
+
+
+def test_json(fdr_command, a: Path, tmp_path: Path) -> None:
+    b = write(tmp_path / "b.json", report(row(value=3.3, fields={"q": "none"})))
+    got = fdr_command("compare", a, b, "--json", "-")
+    data = json.loads(got.out)
+    assert got.code == 1 and data["schema"] == "fdr-compare/1"
+    (comparison,) = data["comparisons"]
+    (pair,) = comparison["pairs"]
+    assert pair["relative_change"] == pytest.approx(0.1) and not pair["comparable"]
+    assert [(d["field"], d["a"], d["b"], d["decisive"]) for d in pair["differences"]] == [("q", "u8", "none", True)]
+
+
+def test_several_are_each_compared_with_the_first(fdr_command, a: Path, tmp_path: Path) -> None:
+    b = write(tmp_path / "b.json", report(row(value=3.1)))
+    c = write(tmp_path / "c.json", report(row(fields={"w": "bbbbbbbb"})))
+    got = fdr_command("compare", a, b, c)
+    assert got.code == 1 and got.out.count(f"a  samples.npz ({a})") == 2
+    assert "w (the weights of the encoder) is aaaaaaaa in a, bbbbbbbb in b" in got.out
+
+
+def test_sets_are_matched_by_name(fdr_command, tmp_path: Path) -> None:
+    x = write(tmp_path / "x.json", [report(samples="one"), report(row(value=9.0), samples="two")])
+    y = write(tmp_path / "y.json", [report(row(value=9.0), samples="two"), report(samples="one")])
+    got = fdr_command("compare", x, y, "--json", "-")
+    assert [pair["change"] for c in json.loads(got.out)["comparisons"] for pair in c["pairs"]] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("other, sentence", [
+    ("nothing.json", "Cannot read report"), ("text.json", "is not JSON"), ("array.json", "Not a report"),
+    ("sign.json", "is not a signature"), ("named.json", "Unknown sample set in .*named.json"),
+])  # fmt: skip
+def test_wrong_use(fdr_command, tmp_path: Path, a: Path, other: str, sentence: str) -> None:
+    (tmp_path / "text.json").write_text("x")
+    (tmp_path / "array.json").write_text("[1]")
+    (tmp_path / "sign.json").write_text(a.read_text().replace(row().signature, "?"))
+    write(tmp_path / "named.json", [report(samples="p"), report(samples="q")])
+    got = fdr_command("compare", a, tmp_path / other)
+    assert (got.code, got.out) == (2, "") and "Traceback" not in got.err
+    assert re.search(sentence, got.err), got.err

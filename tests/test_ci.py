@@ -1,0 +1,163 @@
+"""docs/ci.md and action.yml do what they say: their commands run here, on procedural images, passing and failing."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from gate_worlds import report, row, write
+
+from fdr import procedural
+
+ROOT = Path(__file__).parent.parent
+ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
+WORKFLOW = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "ci.md").read_text(), re.DOTALL)[0])
+COUNT = 64
+
+
+def draw(path: Path, is_good: bool) -> None:
+    """The samples of a generator; a bad one blurs."""
+    images = procedural.draw_set(2, COUNT)
+    np.savez(path, arr_0=images if is_good else procedural.blurred(images))
+
+
+def executable(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def runner(tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment of a hosted runner after the installation, in an empty folder."""
+    bin = tmp_path / "runner" / "fdr" / "bin"
+    executable(bin / "fdr", f'exec "{sys.executable}" -m fdr "$@"\n')
+    executable(bin / "python", f'exec "{sys.executable}" "$@"\n')
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    runner = {
+        "PATH": f"{bin}:/usr/bin:/bin",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "RUNNER_TEMP": str(tmp_path / "runner"),
+        "FDR_CACHE": str(own_home / "fdr"),
+        "OMP_NUM_THREADS": "1",
+        "GITHUB_ACTIONS": "true",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+    }
+    for name in ("OUTPUT", "STEP_SUMMARY", "PATH"):
+        runner[f"GITHUB_{name}"] = str(tmp_path / "runner" / name)
+        Path(runner[f"GITHUB_{name}"]).touch()
+    return runner
+
+
+def bash(script: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """As a runner starts a step."""
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, env=dict(environment), timeout=120)
+
+
+def git(*arguments: str) -> None:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
+
+
+def run_job(name: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Every `run:` of a documented job but the installation, until one fails; the last one that ran."""
+    for step in WORKFLOW["jobs"][name]["steps"]:
+        if "run" in step and step["name"] != "Install":
+            done = bash(step["run"], environment)
+            if done.returncode:
+                break
+    return done
+
+
+def test_the_documented_workflow_passes_on_a_good_generator_and_fails_on_a_bad_one(runner: dict[str, str]) -> None:
+    Path("generate.py").write_text("import shutil, sys\nshutil.copy('drawn.npz', sys.argv[1])\n")
+    draw(Path("drawn.npz"), is_good=True)
+    measured = run_job("measure", runner)
+    assert measured.returncode == 0, measured.stderr
+    first = bash("fdr check report.json --baseline fdr.json --update-baseline", runner)
+    assert first.returncode == 0, first.stderr
+    git("init", "-q", "-b", "main")
+    git("add", "fdr.json")
+    git("commit", "-qm", "numbers")
+    git("update-ref", "refs/remotes/origin/main", "main")
+    Path("fdr.json").unlink()
+
+    good = run_job("check", runner)
+    assert good.returncode == 0 and good.stdout.rstrip().endswith("result: pass"), good.stderr
+    assert "result=pass\n" in Path(runner["GITHUB_OUTPUT"]).read_text()
+
+    draw(Path("drawn.npz"), is_good=False)
+    assert run_job("measure", runner).returncode == 0
+    bad = run_job("check", runner)
+    assert bad.returncode == 1
+    assert bad.stderr.count("::error title=fd%3Arandom of samples.npz fails") == 2
+    assert "| samples.npz | `fd:random` |" in Path(runner["GITHUB_STEP_SUMMARY"]).read_text()
+    assert 'failures="3"' in Path("fdr.xml").read_text(), "the limit, and FD and FDr against the baseline"
+
+
+def steps() -> list[dict[str, Any]]:
+    return ACTION["runs"]["steps"] + [
+        step for job in WORKFLOW["jobs"].values() for step in job["steps"] if "run" in step
+    ]
+
+
+@pytest.mark.parametrize("step", steps(), ids=lambda step: step["name"])
+def test_scripts_are_bash_and_take_inputs_by_environment_only(step: dict[str, Any]) -> None:
+    done = subprocess.run(["bash", "-n", "-c", step["run"]], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "${{" not in step["run"], "an expression in a script is an injection"
+
+
+def test_every_input_of_the_action_is_used_and_described() -> None:
+    text = (ROOT / "action.yml").read_text()
+    assert set(re.findall(r"inputs\.(\w+)", text)) == set(ACTION["inputs"])
+    assert all(entry["description"] and "default" in entry for entry in ACTION["inputs"].values())
+    for step in ACTION["runs"]["steps"]:
+        assert set(re.findall(r"INPUT_\w+", step["run"])) == set(step["env"])
+        assert step["shell"] == "bash"
+
+
+def test_the_light_installation_has_the_bounds_of_the_package() -> None:
+    bounds = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+    light = re.findall(r"'((?:click|rich)[^']*)'", ACTION["runs"]["steps"][0]["run"])
+    assert len(light) == 2 and set(light) <= bounds
+
+
+def run_action(runner: Mapping[str, str], **inputs: str) -> subprocess.CompletedProcess[str]:
+    step = next(step for step in ACTION["runs"]["steps"] if step.get("id") == "check")
+    given = {f"INPUT_{name.upper()}": inputs.get(name, entry["default"]) for name, entry in ACTION["inputs"].items()}
+    return bash(step["run"], {**runner, **{name: given[name] for name in step["env"]}})
+
+
+def test_the_action_measures_samples_and_passes(runner: dict[str, str]) -> None:
+    draw(Path("a b.npz"), is_good=True)
+    done = run_action(
+        runner, samples="a b.npz", ref="demo", reps="random", max="fd:random=0.3\nfdr=20\n", args="--device cpu -q"
+    )
+    assert done.returncode == 0, done.stderr
+    output = Path(runner["GITHUB_OUTPUT"]).read_text()
+    assert "result=pass\n" in output
+    assert f"report={runner['RUNNER_TEMP']}/fdr-report.json\n" in output
+    assert (Path(runner["RUNNER_TEMP"]) / "fdr-report.json").is_file()
+
+
+def test_the_action_fails_on_a_report(runner: dict[str, str], tmp_path: Path) -> None:
+    write(Path("r.json"), report(row(value=3.3)))
+    done = run_action(runner, report="r.json", max="fd:inception=3.0")
+    assert done.returncode == 1 and "::error" in done.stderr
+    assert "result=fail\n" in Path(runner["GITHUB_OUTPUT"]).read_text()
+    assert run_action(runner, report="r.json", max="fd:inception=4", tolerance="; touch hacked").returncode == 2
+    assert run_action(runner, report="r.json", max="fd:inception=4\n$(touch hacked)").returncode == 2
+    assert not Path("hacked").exists()
+    assert run_action(runner, max="fd:inception=4").returncode == 2

@@ -1,0 +1,184 @@
+"""The gate's laws: one-sided, three outcomes, nothing compared that is not comparable, nothing silently unchecked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from gate_worlds import report, row
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fdr._limits import parse_limit, parse_tolerance
+from fdr.baseline import baseline_of
+from fdr.errors import InputError
+from fdr.gate import GateOptions, check_replaceable, judge
+
+
+def limits(*texts: str, side: str = "max", **more) -> GateOptions:
+    return GateOptions(tuple(parse_limit(text, side) for text in texts), **more)  # type: ignore[arg-type]
+
+
+def tolerant(*texts: str, **more) -> GateOptions:
+    return GateOptions(tolerances=tuple(parse_tolerance(text) for text in texts), **more)
+
+
+FINITE = st.floats(-1e9, 1e9)
+
+
+@given(value=FINITE, limit=FINITE)
+def test_without_uncertainty_the_value_decides(value: float, limit: float) -> None:
+    (check,) = judge([report(row(value=value))], limits(f"fd={limit!r}")).checks
+    assert check.outcome == ("pass" if value <= limit else "fail")
+    assert (check.excess > 0) == (check.outcome == "fail")
+
+
+@given(value=FINITE, limit=FINITE, spread=st.floats(0, 1e9))
+def test_a_higher_is_better_number_is_the_mirror_image(value: float, limit: float, spread: float) -> None:
+    (lower,) = judge([report(row(value=value, stderr=spread))], limits(f"fd={limit!r}")).checks
+    mirrored = judge([report(row("is", value=-value, stderr=spread))], limits(f"is={-limit!r}", side="min"))
+    assert mirrored.checks[0].outcome == lower.outcome
+    assert mirrored.checks[0].excess == lower.excess
+
+
+@pytest.mark.parametrize(
+    "value, expected",
+    [(2.8, "pass"), (2.9, "pass"), (2.95, "inconclusive"), (3.05, "inconclusive"), (3.11, "fail")],
+)
+def test_a_limit_inside_the_uncertainty_is_inconclusive(value: float, expected: str) -> None:
+    verdict = judge([report(row(value=value, stderr=0.1))], limits("fd=3.0"))
+    assert verdict.result == expected
+    interval = row("fdr", value=value, interval=(value - 0.1, value + 0.1))
+    assert judge([report(interval)], limits("fdr=3.0")).result == expected
+
+
+@pytest.mark.parametrize("value, mode, passes", [
+    (2.95, "value", True), (2.95, "pass", True), (2.95, "fail", False),
+    (3.05, "value", False), (3.05, "pass", True), (3.05, "fail", False),
+    (3.2, "pass", False), (2.8, "fail", True),
+])  # fmt: skip
+def test_an_inconclusive_outcome_counts_as_asked(value: float, mode: str, passes: bool) -> None:
+    assert judge([report(row(value=value, stderr=0.1))], limits("fd=3", inconclusive=mode)).passes == passes
+
+
+def test_one_failure_is_enough() -> None:
+    both = report(row(value=3.05, stderr=0.1), row(encoder="dinov2", value=9.0))
+    verdict = judge([both], limits("fd:inception=3", "fd:dinov2=5", inconclusive="pass"))
+    assert (verdict.result, verdict.passes) == ("fail", False)
+
+
+@pytest.mark.parametrize(
+    "value, tolerance, expected",
+    [(3.02, "1%", "pass"), (3.04, "1%", "fail"), (1.0, "0%", "pass"), (3.04, "fd=0.05", "pass"),
+     (3.06, "fd=0.05", "fail"), (3.1, "fd:inception=5%", "pass")],
+)  # fmt: skip
+def test_a_baseline_is_one_sided_with_a_tolerance(value: float, tolerance: str, expected: str) -> None:
+    before = baseline_of([report(row(value=3.0))], "main.json")
+    assert judge([report(row(value=value))], tolerant(tolerance), before).result == expected
+
+
+def test_the_default_tolerance_is_one_percent_in_the_metrics_direction() -> None:
+    before = baseline_of([report(row(value=3.0), row("is", value=200.0))], "main.json")
+    verdict = judge([report(row(value=3.02), row("is", value=198.1))], GateOptions(), before)
+    assert verdict.result == "pass"
+    assert [check.limit for check in verdict.checks] == pytest.approx([3.03, 198.0])
+    assert judge([report(row(value=3.0), row("is", value=197.9))], GateOptions(), before).result == "fail"
+
+
+def test_a_negative_baseline_is_loosened_not_tightened() -> None:
+    before = baseline_of([report(row(value=-1.0))], "main.json")
+    assert judge([report(row(value=-0.95))], tolerant("10%"), before).result == "pass"
+
+
+def test_noise_can_only_excuse_a_number_that_is_worse_than_its_baseline() -> None:
+    before = baseline_of([report(row("is", value=200.0, stderr=3.0))], "main.json")
+
+    def check(value: float, tolerance: str = "0%"):
+        return judge([report(row("is", value=value, stderr=4.0))], tolerant(tolerance), before).checks[0]
+
+    assert (check(195.0).low, check(195.0).high) == (195.0, 200.0), "3 and 4 in quadrature"
+    assert [check(value).outcome for value in (200.0, 195.0, 194.9)] == ["pass", "inconclusive", "fail"]
+    assert check(198.0, "1%").outcome == "pass"
+
+
+@given(value=FINITE, spread=st.none() | st.floats(0, 1e9), lower=st.booleans())
+def test_an_unchanged_number_passes_its_baseline(value: float, spread: float | None, lower: bool) -> None:
+    same = report(row("fd" if lower else "is", value=value, stderr=spread, interval=(value - 1, value + 1)))
+    assert judge([same], tolerant("0%"), baseline_of([same], "main.json")).result == "pass"
+
+
+def test_rounded_denominators_drop_out_against_a_baseline() -> None:
+    rounded = baseline_of([report(row("fdr", value=4.0, interval=(3.5, 4.6)))], "main.json")
+    assert judge([report(row("fdr", value=4.1, interval=(3.6, 4.7)))], tolerant("1%"), rounded).result == "fail"
+
+
+def test_numbers_with_other_signatures_are_refused_and_every_field_is_named() -> None:
+    before = baseline_of([report(row(), row("fdr"))], "main.json")
+    now = report(row(fields={"n": "5000"}), row("fdr", fields={"n": "5000", "q": "none"}))
+    with pytest.raises(InputError) as caught:
+        judge([now], GateOptions(), before)
+    message = str(caught.value)
+    assert "n (the number of images) is 5000 here and 50000 in the baseline, for fd:inception, fdr:inception" in message
+    assert "q (the quantisation of the images) is none here and u8 in the baseline, for fdr:inception" in message
+    assert "--allow n --allow q" in message
+    with pytest.raises(InputError, match=r"q .the quantisation"):
+        judge([now], GateOptions(allow=("n",)), before)
+    verdict = judge([now], GateOptions(allow=("n", "q")), before)
+    assert [[d.field for d in check.allowed] for check in verdict.checks] == [["n"], ["q", "n"]]
+
+
+def test_another_version_is_a_warning_and_a_renamed_reference_too() -> None:
+    before = baseline_of([report(row(fields={"v": "0.0.9", "ref": "mine:04e0a81f"}))], "main.json")
+    verdict = judge([report()], GateOptions(), before)
+    assert verdict.result == "pass"
+    assert ["v (the version" in text for text in verdict.warnings].count(True) == 1
+    assert any("the content is the same" in text for text in verdict.warnings)
+
+
+def test_nothing_is_silently_unchecked() -> None:
+    with pytest.raises(InputError, match="There is nothing to check"):
+        judge([report()], GateOptions())
+    with pytest.raises(InputError, match="has none of fd:inception"):
+        judge([report()], GateOptions(), baseline_of([report(row("is"))], "main.json"))
+    before = baseline_of([report(row(), row(encoder="dinov2"))], "main.json")
+    verdict = judge([report(row(), row("fdr"))], GateOptions(), before)
+    assert any("fd:dinov2, which was not measured here" in text for text in verdict.warnings)
+    assert [number.key for _, number in verdict.unchecked] == ["fdr:inception"]
+    with pytest.raises(InputError, match="Unknown number 'fdr:inception'"):
+        judge([report(row(), row("fdr"))], tolerant("fdr:inception=1%"), before)
+
+
+def test_every_sample_set_is_checked() -> None:
+    reports = [report(row(value=2.0)), report(row(value=4.0)), report(row(value=2.5), samples="b.npz")]
+    verdict = judge(reports, limits("fd=3"))
+    assert [(check.samples, check.outcome) for check in verdict.checks] == [
+        ("samples.npz", "pass"), ("samples.npz (2)", "fail"), ("b.npz", "pass")
+    ]  # fmt: skip
+    assert verdict.result == "fail"
+
+
+def test_a_limit_holds_for_the_sets_that_have_its_number() -> None:
+    reports = [report(row(value=2.0)), report(row(value=90.0, encoder="dinov2"), samples="b.npz")]
+    verdict = judge(reports, limits("fd:inception=3", "fd:dinov2=80"))
+    assert [(c.samples, c.result.key, c.outcome) for c in verdict.checks] == [
+        ("samples.npz", "fd:inception", "pass"), ("b.npz", "fd:dinov2", "fail")
+    ]  # fmt: skip
+
+
+def test_sets_are_matched_by_name_and_single_ones_without() -> None:
+    several = baseline_of([report(row(value=1.0), samples="a"), report(row(value=5.0), samples="b")], "main.json")
+    assert judge([report(row(value=4.9), samples="b")], GateOptions(), several).result == "pass"
+    single = baseline_of([report(row(value=5.0), samples="run-17.npz")], "main.json")
+    assert judge([report(row(value=4.9), samples="run-18.npz")], GateOptions(), single).result == "pass"
+    with pytest.raises(InputError, match=r"Unknown sample set in baseline 'main.json' 'c'; known: a, b"):
+        judge([report(samples="c")], GateOptions(), several)
+
+
+def test_a_baseline_is_replaced_only_by_numbers_made_in_the_same_way() -> None:
+    before = baseline_of([report(samples="a"), report(samples="b")], "main.json")
+    check_replaceable([report(row(value=9.0), samples="b"), report(samples="new")], before)
+    other = report(row(fields={"n": "10"}), samples="b")
+    with pytest.raises(InputError, match=r"n .the number of images. is 10 here"):
+        check_replaceable([other], before)
+    check_replaceable([other], before, allow=("n",))
+    check_replaceable([replace(other, samples={"source": "new"})], before)
