@@ -104,8 +104,8 @@ def _read_npz(name: str, keys: tuple[str, str]) -> tuple[dict[str, Any], dict[st
             if mu not in file or sigma not in file:
                 raise InputError(f"{name!r} has no {mu!r} and {sigma!r}; it holds {listing(file.files)}.")
             arrays = {"mu": np.asarray(file[mu]), "sigma": np.asarray(file[sigma])}
-            if keys == ("mu", "sigma"):
-                arrays |= {key: file[key] for key in ("count", "ddof", "factor") if key in file}
+            beside = ("count", "ddof", "factor") if keys == ("mu", "sigma") else ("count",)
+            arrays |= {key: file[key] for key in beside if key in file}
             attributes = json.loads(str(file[ATTRIBUTES])) if ATTRIBUTES in file else {}
     except DAMAGE as error:
         if "allow_pickle" in str(error):

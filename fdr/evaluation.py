@@ -6,35 +6,48 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
+from fdr._reference_side import ReferenceSide, opened
+from fdr._results import ResultFacts, samples_facts
+from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.registry import as_encoder, parse_encoders
 from fdr.errors import FdrWarning, InputError, unknown
 from fdr.extraction import Extraction, ExtractionOptions, cached_rows
 from fdr.images import ImageOptions, ImageSource, open_images
-from fdr.measurement import Measurement, measure
+from fdr.measurement import Key, Measurement, Needs, measure
 from fdr.metrics import load_metrics
-from fdr.metrics.base import AbstractMetric, AbstractMomentsMetric, AbstractStreamMetric, Score
+from fdr.metrics.base import (
+    AbstractFeaturesMetric,
+    AbstractMetric,
+    AbstractMomentsMetric,
+    AbstractStreamMetric,
+    Score,
+)
 from fdr.metrics.fd import FrechetDistance
 from fdr.metrics.fdr_ratio import Ratio, mean_ratio, ratio
+from fdr.moments import Moments
 from fdr.progress import Progress, SilentProgress
-from fdr.reference import DEFAULT_REFERENCE, Reference, find_reference, names_images, warn_if_same_images
+from fdr.protocols import Protocol, check_is_free, find_protocol
+from fdr.reference import DEFAULT_REFERENCE, find_reference, is_statistics, warn_if_same_images
 from fdr.report import Report, Result
 from fdr.runtime import package_versions
-from fdr.signature import mean_signature, result_signature
+from fdr.signature import mean_signature
 
+DEFAULT_ENCODER, DEFAULT_METRIC = "inception", "fd"
+STORED_NOTE = "the samples' moments are those that {name} holds (mu, sigma), not those of its images, by ADM's rule"
 Encoders = str | AbstractEncoder | Any
 
 
 def evaluate(
     samples: Any,
     reference: Any = DEFAULT_REFERENCE,
-    encoders: Encoders | Sequence[Encoders] = ("inception",),
-    metrics: str | Sequence[str] = ("fd",),
+    encoders: Encoders | Sequence[Encoders] | None = None,
+    metrics: str | Sequence[str] | None = None,
     *,
+    protocol: str | Protocol | None = None,
     image_options: ImageOptions | None = None,
     encoder_options: EncoderOptions | None = None,
     weights: Mapping[str, Path] | None = None,
@@ -48,7 +61,8 @@ def evaluate(
 
     `samples` and image references are anything `fdr.open_images` reads; `reference` may also be a registry name, a
     statistics file, a folder of `fdr stats`, or `Moments`. `encoders` are names ("inception", "fdr6"), encoder
-    objects, or callables from images [B, 3, H, W] in [0, 1] to [B, D]. With `cache`, features are kept there and a
+    objects, or callables from images [B, 3, H, W] in [0, 1] to [B, D]; without them it is inception, and FD without
+    `metrics`. A `protocol` ("adm") fixes both. With `cache`, features are kept there and a
     killed run resumes. `weights` names weight files by encoder. `image_options.count` and `.seed` select among the
     samples only; crop and size hold for both sides.
 
@@ -57,10 +71,15 @@ def evaluate(
     extraction = ExtractionOptions(
         None if cache is None else Path(cache), batch_size, num_workers, progress or SilentProgress()
     )
+    chosen = None if protocol is None else find_protocol(protocol)
+    if chosen is not None:
+        check_is_free(chosen, encoders is not None, metrics is not None)
+        encoders, metrics = chosen.encoder, chosen.metrics
     evaluator = Evaluator(
-        encoders,
+        DEFAULT_ENCODER if encoders is None else encoders,
         reference,
-        metrics,
+        DEFAULT_METRIC if metrics is None else metrics,
+        protocol=chosen,
         image_options=image_options or ImageOptions(),
         encoder_options=encoder_options or EncoderOptions(progress=extraction.progress),
         weights=weights,
@@ -110,85 +129,81 @@ class Evaluator:
         extraction_options: ExtractionOptions,
         weights: Mapping[str, Path] | None = None,
         audit: bool = False,
+        protocol: Protocol | None = None,
     ) -> None:
         self.metrics = load_metrics(metrics)
+        self.protocol = protocol
         self.image_options = image_options
         self.encoder_options = encoder_options
         self.extraction_options = extraction_options
-        needs_reference = any(metric.needs_reference for metric in self.metrics)
-        has_images = needs_reference and names_images(reference)
-        self._reference_source = self._open_reference(reference) if has_images else None
+        if any(metric.needs_reference for metric in self.metrics):
+            reference = opened(reference, image_options)  # what is wrong with it is said before weights are loaded
         self.encoders = load_encoders(encoders, encoder_options, weights)
         device = self.encoders[0].device
-        frechet = FrechetDistance(audit, str(device) if device.type == "cuda" else None)
-        self.metrics = [frechet if isinstance(metric, FrechetDistance) else metric for metric in self.metrics]
+        self._device = str(device) if device.type == "cuda" else None
+        self.metrics = [
+            replace(metric, audit=audit, device=self._device) if isinstance(metric, FrechetDistance) else metric
+            for metric in self.metrics
+        ]
         self._check_metrics_apply()
-        self.references: dict[str, Reference] = {}
-        self.warnings: list[str] = []
-        if needs_reference and not has_images:
-            with collected_warnings() as self.warnings:
-                self.references = self._find_references(reference)
-
-    def _open_reference(self, reference: Any) -> ImageSource:
-        return open_images(reference, replace(self.image_options, count=None, seed=0))
-
-    def _find_references(self, reference: Any) -> dict[str, Reference]:
-        options = self.encoder_options
-        return {
-            encoder.spec.name: find_reference(
-                reference, encoder, weights_dir=options.weights_dir, offline=options.offline, progress=options.progress
+        with collected_warnings() as self.warnings:
+            self.reference = ReferenceSide(
+                reference,
+                self.encoders,
+                {encoder.spec.name: self._needs(encoder, of_reference=True) for encoder in self.encoders},
+                image_options=image_options,
+                encoder_options=encoder_options,
+                extraction_options=extraction_options,
             )
-            for encoder in self.encoders
-        }
-
-    def _measure_reference(self, source: ImageSource) -> dict[str, Reference]:
-        measured = measure(Extraction(source, self.encoders, None, self.extraction_options), {})
-        digest = source.digest or ""
-        return {
-            encoder.spec.name: Reference(
-                source.name, source.name, digest, measured.moments[encoder.spec.name], digest, encoder.spec.hash
-            )
-            for encoder in self.encoders
-        }
 
     def prepare_reference(self) -> None:
         """Measure the reference images, if that is what the reference is; done once, at the latest by `evaluate`."""
-        if self._reference_source is not None and not self.references:
-            with collected_warnings() as self.warnings:
-                self.references = self._measure_reference(self._reference_source)
+        with collected_warnings() as texts:
+            self.reference.prepare()
+        self.warnings += texts
 
     def plan(self, sources: Sequence[ImageSource]) -> Iterator[str]:
         """What `evaluate` would do with these sources, one line each; nothing is computed or written."""
-        if self._reference_source is not None:
-            yield "reference: " + self._plan_of(self._reference_source)
-        elif self.references:
-            first = next(iter(self.references.values()))
+        if self.reference.moments:
+            first = next(iter(self.reference.moments.values()))
             yield f"reference: {first.name}, moments from {first.source}"
+        if self.reference.images is not None:
+            yield "reference: " + self._plan_of(self.reference.images, self.reference.outputs)
         for source in sources:
-            yield "samples: " + self._plan_of(source)
+            outputs = {encoder.spec.name: self._needs(encoder).outputs for encoder in self.encoders}
+            yield "samples: " + self._plan_of(source, outputs)
 
-    def _plan_of(self, source: ImageSource) -> str:
+    def _plan_of(self, source: ImageSource, outputs: Mapping[str, tuple[str, ...]]) -> str:
         cache = self.extraction_options.cache
         parts = []
         for encoder in self.encoders:
-            done = 0 if cache is None else cached_rows(cache, source, encoder, self._outputs()[encoder.spec.name])
-            parts.append(f"{encoder.spec.name} ({done} cached)")
+            if encoder.spec.name in outputs:
+                done = 0 if cache is None else cached_rows(cache, source, encoder, outputs[encoder.spec.name])
+                parts.append(f"{encoder.spec.name} ({done} cached)")
         return f"{source.name}, {len(source)} images, {', '.join(parts)} on {self.encoders[0].device}"
 
     def _check_metrics_apply(self) -> None:
         names = ", ".join(encoder.spec.name for encoder in self.encoders)
         for metric in self.metrics:
             if not any(metric is applied for encoder in self.encoders for applied, _ in self._applied(encoder)):
-                needed = getattr(metric, "output", "")
                 raise InputError(
-                    f"Metric {metric.name!r} needs the output {needed!r}, which {names} does not give; "
-                    "use an encoder with a classifier, such as inception."
+                    f"Metric {metric.name!r} needs the output {metric.output!r}, which {names} does not give; "
+                    "use an encoder that gives it, such as inception."
                 )
 
     def _applied(self, encoder: AbstractEncoder) -> list[tuple[AbstractMetric, str]]:
         """The metrics that apply to an encoder, with the output that each reads."""
         outputs = [(metric, metric.output_of(encoder.spec.output, encoder.outputs)) for metric in self.metrics]
         return [(metric, output) for metric, output in outputs if output is not None]
+
+    def _needs(self, encoder: AbstractEncoder, of_reference: bool = False) -> Needs:
+        """What the metrics want of an encoder, on the side of the samples or of the reference."""
+        applied = [(m, output) for m, output in self._applied(encoder) if m.needs_reference or not of_reference]
+        return Needs(
+            tuple(dict.fromkeys(output for m, output in applied if isinstance(m, AbstractMomentsMetric))),
+            tuple(dict.fromkeys(output for m, output in applied if isinstance(m, AbstractFeaturesMetric))),
+            tuple(m for m, _ in applied if isinstance(m, AbstractStreamMetric)),
+        )
 
     def evaluate(self, samples: Any) -> Report:
         """Measure one sample set against the reference."""
@@ -197,51 +212,72 @@ class Evaluator:
     def evaluate_source(self, source: ImageSource) -> Report:
         """Measure an opened sample set."""
         self.prepare_reference()
-        streams = {
-            encoder.spec.name: [m for m, _ in self._applied(encoder) if isinstance(m, AbstractStreamMetric)]
-            for encoder in self.encoders
-        }
+        needs = {encoder.spec.name: self._needs(encoder) for encoder in self.encoders}
         with collected_warnings() as texts:
-            for reference in list(self.references.values())[:1]:
+            stored = self._stored_moments(source)
+            if stored:
+                needs = {name: replace(need, moments=()) for name, need in needs.items()}
+            for reference in list(self.reference.moments.values())[:1]:
                 warn_if_same_images(source.digest, reference)
-            extraction = Extraction(source, self.encoders, self._outputs(), self.extraction_options)
-            measured = measure(extraction, streams)
-            results = list(self._results(source, measured))
+            outputs = {name: need.outputs for name, need in needs.items()}
+            measured = measure(Extraction(source, self.encoders, outputs, self.extraction_options), needs)
+            if stored:
+                measured = replace(measured, moments=stored)
+            results = list(self._results(source, measured, has_stored=bool(stored)))
         return Report(
-            samples=_samples_facts(source, measured),
-            reference=self._reference_facts(),
+            samples=samples_facts(source, measured),
+            reference=self.reference.facts(),
             results=tuple(results),
             run=self._run_facts(),
             warnings=tuple(dict.fromkeys((*self.warnings, *texts))),
         )
 
-    def _outputs(self) -> dict[str, tuple[str, ...]]:
+    def _stored_moments(self, source: ImageSource) -> dict[Key, Moments]:
+        """By the protocol's rule, the moments that the sample file itself holds; none without such a rule or file."""
+        has_rule = self.protocol is not None and self.protocol.takes_stored_moments
+        if not has_rule or source.path is None or not is_statistics(source.path):
+            return {}
         return {
-            encoder.spec.name: tuple(dict.fromkeys(output for _, output in self._applied(encoder)))
+            (encoder.spec.name, output): find_reference(source.path, encoder, output=output).moments
             for encoder in self.encoders
+            for output in self._needs(encoder).moments
         }
 
-    def _results(self, source: ImageSource, measured: Measurement) -> Iterator[Result]:
+    def _results(self, source: ImageSource, measured: Measurement, has_stored: bool) -> Iterator[Result]:
         ratios: dict[str, Ratio] = {}
         for encoder in self.encoders:
             name = encoder.spec.name
             for metric, output in self._applied(encoder):
-                if isinstance(metric, AbstractMomentsMetric):
-                    score = metric.score(measured.moments[name], self.references[name].moments)
-                else:
-                    score = measured.scores[metric.name, name]
-                reference = self.references[name] if metric.needs_reference else None
-                facts = _Facts(encoder.spec, output, source.policy, measured.count, reference)
+                score = self._score(metric, (name, output), measured)
+                settings: Mapping[str, str] = metric.settings
+                if has_stored and isinstance(metric, AbstractMomentsMetric):
+                    settings = {**settings, "m": "stored"}
+                    score = replace(score, notes=(*score.notes, STORED_NOTE.format(name=source.name)))
+                origin = None
+                if metric.needs_reference:
+                    origin = self.reference.origin((name, output), isinstance(metric, AbstractFeaturesMetric))
+                facts = ResultFacts(encoder.spec, output, source.policy, measured.count, origin, settings)
                 yield facts.result(metric.name, score, metric.lower_is_better)
-                if metric.name == "fd" and reference is not None and reference.val_fd is not None:
-                    ratios[name] = ratio(score.value, reference.val_fd)
+                val_fd = self.reference.moments[name, output].val_fd if metric.name == "fd" else None
+                if val_fd is not None:
+                    ratios[name] = ratio(score.value, val_fd)
                     yield facts.ratio_result(ratios[name])
         if len(self.encoders) > 1 and len(ratios) == len(self.encoders):
             yield self._mean_result(ratios, source.policy, measured.count)
 
+    def _score(self, metric: AbstractMetric, key: Key, measured: Measurement) -> Score:
+        if isinstance(metric, AbstractMomentsMetric):
+            return metric.score(measured.moments[key], self.reference.moments[key].moments)
+        if isinstance(metric, AbstractFeaturesMetric):
+            progress = self.extraction_options.progress
+            samples, reference = measured.features[key], self.reference.features[key]
+            return metric.score(samples=samples, reference=reference, device=self._device, progress=progress)
+        return measured.scores[metric.name, key[0]]
+
     def _mean_result(self, ratios: Mapping[str, Ratio], policy: Mapping[str, str], count: int) -> Result:
         value, interval = mean_ratio(ratios)
         specs = {encoder.spec.name: encoder.spec for encoder in self.encoders}
+        origins = {name: self.reference.origin((name, spec.output), False) for name, spec in specs.items()}
         return Result(
             metric="fdr_k",
             value=value,
@@ -249,20 +285,12 @@ class Evaluator:
             output=None,
             count=count,
             lower_is_better=True,
-            signature=mean_signature(specs, policy, count, self.references),
+            signature=mean_signature(specs, policy, count, origins),
             k=len(ratios),
             encoders=tuple(ratios),
             interval=interval,
             details={"fdr": {name: r.value for name, r in ratios.items()}},
         )
-
-    def _reference_facts(self) -> dict[str, Any] | None:
-        if not self.references:
-            return None
-        first = next(iter(self.references.values()))
-        digests = {name: reference.digest for name, reference in self.references.items()}
-        digest = first.digest if len(set(digests.values())) == 1 else digests
-        return {"name": first.name, "source": first.source, "digest": digest, "count": first.moments.count}
 
     def _run_facts(self) -> dict[str, Any]:
         specs = {}
@@ -273,56 +301,8 @@ class Evaluator:
             "seed": self.image_options.seed,
             "versions": package_versions(),
             "encoders": specs,
+            **({} if self.protocol is None else {"protocol": self.protocol.name}),
         }
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What the results of one encoder on one sample set have in common."""
-
-    spec: EncoderSpec
-    output: str
-    policy: Mapping[str, str]
-    count: int
-    reference: Reference | None
-
-    def result(
-        self, metric: str, score: Score, lower_is_better: bool, interval: tuple[float, float] | None = None
-    ) -> Result:
-        return Result(
-            metric=metric,
-            value=score.value,
-            encoder=self.spec.name,
-            output=self.output,
-            count=self.count,
-            lower_is_better=lower_is_better,
-            signature=result_signature(metric, self.spec, self.output, self.policy, self.count, self.reference),
-            stderr=score.stderr,
-            reference_count=None if self.reference is None else self.reference.moments.count,
-            interval=interval,
-            spec_hash=self.spec.hash,
-            details=score.details,
-            notes=score.notes,
-        )
-
-    def ratio_result(self, ratio: Ratio) -> Result:
-        denominator = {"val_fd": ratio.val_fd.value, "val_fd_source": ratio.val_fd.source}
-        score = Score(ratio.value, details=denominator, notes=ratio.notes)
-        return self.result("fdr", score, True, ratio.interval)
-
-
-def _samples_facts(source: ImageSource, measured: Measurement) -> dict[str, Any]:
-    return {
-        "source": source.name,
-        "kind": source.kind,
-        "count": measured.count,
-        "digest": source.digest,
-        "skipped": [{"id": image.id, "reason": image.reason} for image in measured.bad],
-        "policy": dict(source.policy),
-        "subset": None
-        if source.options.count is None
-        else {"count": source.options.count, "seed": source.options.seed},
-    }
 
 
 @contextmanager

@@ -1,74 +1,146 @@
-"""One pass over a source: the moments of every encoder, and the stream metrics, with what the cache has already."""
+"""One pass over a source: moments, features and stream metrics of every encoder, with what the cache has already."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from fdr._sums import Sums
 from fdr.errors import InputError
-from fdr.extraction import Extraction
+from fdr.extraction import Extraction, FeatureBlock
 from fdr.images import BadImage
 from fdr.metrics.base import AbstractStream, AbstractStreamMetric, Score
 from fdr.moments import Moments
+
+Key = tuple[str, str]
+"""(encoder, output)"""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What is wanted of one encoder."""
+
+    moments: tuple[str, ...] = ()
+    """Outputs whose moments are wanted."""
+    features: tuple[str, ...] = ()
+    """Outputs whose features are wanted as they are; they are held in memory."""
+    streams: tuple[AbstractStreamMetric, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """All outputs that have to be computed."""
+        return tuple(dict.fromkeys((*self.moments, *self.features, *(metric.output for metric in self.streams))))
 
 
 @dataclass(frozen=True)
 class Measurement:
     """What one source gave."""
 
-    moments: Mapping[str, Moments]
-    """By encoder name, of the main output."""
+    moments: Mapping[Key, Moments]
     scores: Mapping[tuple[str, str], Score]
     """By (metric name, encoder name)."""
     count: int
     """Images that entered; bad ones are not counted."""
     bad: Sequence[BadImage]
+    features: Mapping[Key, np.ndarray] = field(default_factory=dict)
+    """float32 [count, D]"""
 
 
-def measure(extraction: Extraction, streams: Mapping[str, Sequence[AbstractStreamMetric]]) -> Measurement:
-    """Moments for every encoder of the extraction, and the scores of `streams[encoder]`.
+def measure(extraction: Extraction, needs: Mapping[str, Needs] | None = None) -> Measurement:
+    """What `needs` asks of each encoder of the extraction, whose outputs must hold all of it; by default the moments
+    of every main output.
 
-    Moments that the cache holds for exactly these features are taken from it; features are then read only where a
-    stream metric needs them. Raises `InputError` below two images.
+    Moments that the cache holds for exactly these features are taken from it; features are then read only where
+    something else needs them. Raises `InputError` below two images.
     """
-    stored = _stored_moments(extraction)
-    running = {
-        (metric.name, name): (metric.output, _stream(extraction, metric))
-        for name, metrics in streams.items()
-        for metric in metrics
-    }
-    if len(stored) == len(extraction.encoders) and not running:
+    if needs is None:
+        needs = {name: Needs((encoder.spec.output,)) for name, encoder in extraction.encoders.items()}
+    stored = _stored_moments(extraction, needs)
+    taken = _Pass(extraction, needs, stored)
+    if stored and taken.is_idle:
         entries = [entry for entry in extraction.entries.values() if entry is not None]
         bad = [BadImage(*image) for image in entries[0].bad]
         extraction.source.check_bad(bad, len(extraction.source))
         return Measurement(stored, {}, entries[0].count, bad)
-    sums = {name: Sums(None) for name in extraction.encoders if name not in stored}
-    count = 0
     for block in extraction:
-        count += len(block.rows)
-        for name, running_sums in sums.items():
-            running_sums.add(block.features[name][extraction.encoders[name].spec.output])
-        for (_, name), (output, stream) in running.items():
-            stream.update(block.rows, block.features[name][output])
-    if count < 2:
-        raise InputError(f"{extraction.source.name} gave {count} image(s); a covariance needs at least 2.")
-    moments = {**stored, **{name: Moments.from_sums(running_sums) for name, running_sums in sums.items()}}
-    for name in sums:
+        taken.add(block)
+    if taken.count < 2:
+        raise InputError(f"{extraction.source.name} gave {taken.count} image(s); a covariance needs at least 2.")
+    computed = {key: Moments.from_sums(sums) for key, sums in taken.sums.items()}
+    for (name, output), moments in computed.items():
         entry = extraction.entries[name]
         if entry is not None:
-            entry.save_moments(extraction.encoders[name].spec.output, moments[name])
-    return Measurement(moments, {key: stream.score() for key, (_, stream) in running.items()}, count, extraction.bad)
+            entry.save_moments(output, moments)
+    scores = {key: stream.score() for key, (_, stream) in taken.streams.items()}
+    features = {key: rows.finish() for key, rows in taken.rows.items()}
+    return Measurement({**stored, **computed}, scores, taken.count, extraction.bad, features)
 
 
-def _stored_moments(extraction: Extraction) -> dict[str, Moments]:
+class _Pass:
+    """Everything that grows while the blocks of an extraction go by."""
+
+    def __init__(self, extraction: Extraction, needs: Mapping[str, Needs], stored: Mapping[Key, Moments]) -> None:
+        wanted = {(name, output) for name, need in needs.items() for output in need.moments}
+        self.sums = {key: Sums(None) for key in sorted(wanted - stored.keys())}
+        self.rows = {
+            (name, output): _Rows(extraction.num_rows) for name, need in needs.items() for output in need.features
+        }
+        self.streams = {
+            (metric.name, name): (metric.output, _stream(extraction, metric))
+            for name, need in needs.items()
+            for metric in need.streams
+        }
+        self.count = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """True when nothing is to be taken of any block."""
+        return not (self.sums or self.rows or self.streams)
+
+    def add(self, block: FeatureBlock) -> None:
+        self.count += len(block.rows)
+        for (name, output), sums in self.sums.items():
+            sums.add(block.features[name][output])
+        for (name, output), rows in self.rows.items():
+            rows.add(block.features[name][output])
+        for (_, name), (output, stream) in self.streams.items():
+            stream.update(block.rows, block.features[name][output])
+
+
+class _Rows:
+    """Features as they come, in one array that is made with the first of them where their number is known."""
+
+    def __init__(self, num_rows: int | None) -> None:
+        self._num_rows = num_rows
+        self._array: np.ndarray | None = None
+        self._parts: list[np.ndarray] = []
+        self._count = 0
+
+    def add(self, features: np.ndarray) -> None:
+        if self._num_rows is None:
+            self._parts.append(features)
+            return
+        if self._array is None:
+            self._array = np.empty((self._num_rows, features.shape[1]), np.float32)
+        self._array[self._count : self._count + len(features)] = features
+        self._count += len(features)
+
+    def finish(self) -> np.ndarray:
+        """float32 [N, D], bad images left out."""
+        return np.concatenate(self._parts) if self._array is None else self._array[: self._count]
+
+
+def _stored_moments(extraction: Extraction, needs: Mapping[str, Needs]) -> dict[Key, Moments]:
     if not extraction.is_complete:
         return {}
     found = {}
     for name, entry in extraction.entries.items():
-        moments = entry.load_moments(extraction.encoders[name].spec.output) if entry is not None else None
-        if moments is not None:
-            found[name] = moments
+        for output in needs[name].moments if entry is not None and name in needs else ():
+            moments = entry.load_moments(output) if entry is not None else None
+            if moments is not None:
+                found[name, output] = moments
     return found
 
 

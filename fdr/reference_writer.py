@@ -39,14 +39,16 @@ def write_reference(
     a reference already gains or replaces encoders, provided it was made from the same images. Returns the index.
     """
     check_reference_folder(folder, source)
-    measured = measure(Extraction(source, encoders, None, options), {})
-    val_measured = None if validation is None else measure(Extraction(validation, encoders, None, options), {})
+    measured = measure(Extraction(source, encoders, None, options))
+    val_measured = None if validation is None else measure(Extraction(validation, encoders, None, options))
     rows = []
     for encoder in encoders:
         attributes = _attributes(name or folder.name, source, encoder, measured)
-        moments = measured.moments[encoder.spec.name]
+        moments = measured.moments[encoder.spec.name, encoder.spec.output]
         if val_measured is not None:
-            attributes["val_fd"] = frechet_distance(val_measured.moments[encoder.spec.name], moments)
+            attributes["val_fd"] = frechet_distance(
+                val_measured.moments[encoder.spec.name, encoder.spec.output], moments
+            )
             attributes["val_count"] = val_measured.count
         rows.append(_write_moments(folder, encoder, moments, attributes, file_format))
     return _write_index(folder, name or folder.name, source, measured, rows)

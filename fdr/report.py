@@ -25,7 +25,7 @@ class Result:
     """One number with everything needed to compare it. `value` is in full precision; only renderers round."""
 
     metric: str
-    """"fd", "fdr", "fdr_k", "is", "is:adm"."""
+    """"fd", "sfid", "fdr", "fdr_k", "is", "is:adm", "precision", "recall", "precision:adm", "recall:adm"."""
     value: float
     encoder: str | None
     """The encoder's name; None for a metric over several encoders."""
@@ -216,13 +216,25 @@ def reports_to_markdown(reports: Sequence[Report], path: str | os.PathLike[str] 
     return _maybe_write("\n".join(lines) + "\n", path)
 
 
+METRIC_LABELS = {
+    "fdr": "FDr",
+    "sfid": "sFID",
+    "is": "IS",
+    "is:adm": "IS (ADM)",
+    "precision": "Precision",
+    "recall": "Recall",
+    "precision:adm": "Precision (ADM)",
+    "recall:adm": "Recall (ADM)",
+}
+
+
 def metric_label(result: Result) -> str:
     """How people write the metric: FID for Inception, FD otherwise, FDr^6, IS."""
     if result.metric == "fd":
         return "FID" if is_inception(result.encoder) else "FD"
     if result.metric == "fdr_k":
         return f"FDr^{result.k}"
-    return {"fdr": "FDr", "is": "IS", "is:adm": "IS (ADM)"}.get(result.metric, result.metric)
+    return METRIC_LABELS.get(result.metric, result.metric)
 
 
 def result_key(metric: str, encoder: str | None) -> str:

@@ -3,7 +3,8 @@
 Two numbers are comparable when their signatures agree apart from the version. Keys: `enc` encoder, `s` spec hash,
 `w` weights, `rs` resize and input size, `dt` dtype, `cm` order of computation (when not the default), `out` output,
 `crop` and `alpha` of the images (when not the default), `q` quantisation, `n` images, `ref` reference and its digest,
-`val` validation FD under FDr, `k` number of encoders, `v` version. What each means for a comparison is in
+`val` validation FD under FDr, `k` number of encoders or of neighbours, `d` rule of distances (when not exact), `m`
+"stored" where the sample file's own moments count, `v` version. What each means for a comparison is in
 `comparison.py`.
 """
 
@@ -20,7 +21,6 @@ from fdr.errors import InputError
 
 if TYPE_CHECKING:
     from fdr.encoders.base import EncoderSpec
-    from fdr.reference import Reference
 
 DEFAULTS = {"crop": "none", "alpha": "drop", "cm": "default"}
 """What the fields that are left out at their default stand for."""
@@ -66,28 +66,46 @@ def _unescape(value: str) -> str:
     return value.replace("%0D", "\r").replace("%0A", "\n").replace("%7C", "|").replace("%25", "%")
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a number says of its reference."""
+
+    name: str
+    digest: str
+    count: int | None
+    """Images behind it, where known."""
+    val_fd: float | None = None
+
+
 def result_signature(
-    metric: str, spec: EncoderSpec, output: str, policy: Mapping[str, str], count: int, reference: Reference | None
+    metric: str,
+    spec: EncoderSpec,
+    output: str,
+    policy: Mapping[str, str],
+    count: int,
+    reference: Origin | None,
+    settings: Mapping[str, str] | None = None,
 ) -> str:
     """The signature of one metric of one encoder."""
     fields = {"enc": spec.name, "s": spec.hash[:8], "w": short_digest(spec.weights)}
     fields["rs"] = f"{spec.resize}-{spec.input_size}" if spec.input_size else spec.resize
-    fields |= {"out": output, "dt": spec.dtype, "cm": spec.compute, **_image_fields(policy, count)}
+    fields |= {"out": output, "dt": spec.dtype, "cm": spec.compute, **(settings or {})}
+    fields |= _image_fields(policy, count)
     if reference is not None:
         fields["ref"] = f"{reference.name}:{reference.digest[:8]}" if reference.digest else reference.name
         if metric == "fdr" and reference.val_fd is not None:
-            fields["val"] = f"{reference.val_fd.value:.6g}"
+            fields["val"] = f"{reference.val_fd:.6g}"
     return _join(metric, fields)
 
 
 def mean_signature(
-    encoders: Mapping[str, EncoderSpec], policy: Mapping[str, str], count: int, references: Mapping[str, Reference]
+    encoders: Mapping[str, EncoderSpec], policy: Mapping[str, str], count: int, references: Mapping[str, Origin]
 ) -> str:
     """The signature of FDr^k: the encoders with their spec hashes; one digest for all references and validation FDs."""
     names = "+".join(f"{name}@{spec.hash[:8]}" for name, spec in encoders.items())
     fields = {"enc": names, **_image_fields(policy, count)}
     below = {
-        name: (reference.digest, f"{reference.val_fd.value:.6g}" if reference.val_fd else None)
+        name: (reference.digest, f"{reference.val_fd:.6g}" if reference.val_fd else None)
         for name, reference in references.items()
     }
     digest = hashlib.sha256(json.dumps(below, sort_keys=True).encode()).hexdigest()

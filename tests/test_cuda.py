@@ -12,6 +12,8 @@ from worlds import images, npz
 import fdr
 from fdr.encoders.base import EncoderOptions
 from fdr.frechet import frechet_terms
+from fdr.metrics import load_metrics
+from fdr.metrics.base import AbstractFeaturesMetric
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -44,6 +46,16 @@ def test_moments_of_gpu_features_equal_the_cpu_s() -> None:
     x = torch.randn(5000, 32, generator=torch.Generator().manual_seed(0)) + 30
     on_cpu, on_gpu = fdr.Moments.from_features(x), fdr.Moments.from_features(x.cuda())
     np.testing.assert_allclose(on_gpu.sigma, on_cpu.sigma, rtol=0, atol=1e-12 * np.trace(on_cpu.sigma))
+
+
+@pytest.mark.parametrize("name", ["precision", "recall", "precision:adm", "recall:adm"])
+def test_precision_and_recall_equal_the_cpu_s(name: str) -> None:
+    (metric,) = load_metrics(name)
+    assert isinstance(metric, AbstractFeaturesMetric)
+    generator = np.random.default_rng(0)
+    samples, reference = (np.rint(8 * generator.normal(2, 1, (n, 64))).astype(np.float32) for n in (1500, 1300))
+    found = [metric.score(samples=samples, reference=reference, device=d).value for d in ("cpu", "cuda")]
+    assert found[0] == found[1] and 0 < found[0] < 1  # whole numbers: no order of summation rounds
 
 
 def test_a_whole_evaluation(tmp_path: Path) -> None:

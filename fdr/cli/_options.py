@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from fdr.cli._config import apply_config
 from fdr.progress import Progress
+from fdr.protocols import PROTOCOLS, check_is_free, find_protocol
 
 if TYPE_CHECKING:
     from fdr.evaluation import Evaluator
@@ -132,7 +134,13 @@ measurement = stack(
         default="fd",
         show_default=True,
         metavar="NAMES",
-        help="fd, is, is:adm; FDr comes with fd where it can.",
+        help="fd, sfid, is, precision, recall, is:adm, precision:adm, recall:adm; FDr comes with fd where it can.",
+    ),
+    click.option(
+        "--protocol",
+        type=click.Choice(list(PROTOCOLS)),
+        help="A published evaluation instead of --reps and --metrics; adm: Inception Score, FID, sFID, precision and "
+        "recall as ADM's evaluator defines them, with its reference npz as --ref.",
     ),
     images,
     compute,
@@ -206,6 +214,7 @@ def prepare_evaluation(
     reference: str,
     reps: str,
     metrics: str,
+    protocol: str | None = None,
     audit: bool = False,
     **shared: Any,
 ) -> tuple[Evaluator, list[ImageSource]]:
@@ -213,6 +222,10 @@ def prepare_evaluation(
     from fdr.evaluation import Evaluator
     from fdr.images import open_images
 
+    chosen = None if protocol is None else find_protocol(protocol)
+    if chosen is not None:
+        check_is_free(chosen, is_typed("reps"), is_typed("metrics"))
+        reps, metrics = chosen.encoder, ",".join(chosen.metrics)
     setup = library_options(progress, **shared)
     sources = [open_images(item, setup.image_options) for item in samples]
     evaluator = Evaluator(
@@ -224,8 +237,14 @@ def prepare_evaluation(
         extraction_options=setup.extraction_options,
         weights=setup.weights,
         audit=audit,
+        protocol=chosen,
     )
     return evaluator, sources
+
+
+def is_typed(option: str) -> bool:
+    """True when the option is on the command line; a default of a file or of the environment gives way."""
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
 
 
 def _pairs(weights: tuple[str, ...]) -> dict[str, Path]:

@@ -16,7 +16,8 @@ from fdr.cli._render import print_reports, progress_for, write_text
     cls=_options.Command,
     epilog="Examples:\n\n  fdr eval samples.npz --reps inception,dinov2\n\n"
     "  fdr eval runA.npz runB/ --ref stats.npz --json out.json\n\n"
-    "  fdr eval samples/ --ref real_images/ --reps fdr6 --metrics fd,is",
+    "  fdr eval samples/ --ref real_images/ --reps fdr6 --metrics fd,is\n\n"
+    "  fdr eval samples.npz --ref VIRTUAL_imagenet256_labeled.npz --protocol adm",
 )
 @click.argument("samples", nargs=-1, required=True, metavar="SAMPLES...")
 @_options.measurement

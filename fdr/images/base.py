@@ -107,6 +107,8 @@ class ImageSource(ABC):
     """
 
     kind: str
+    path: Path | None = None
+    """The one file that holds all images, for an array file."""
     is_repeatable: bool = True
     """False when the images can be read once only."""
 

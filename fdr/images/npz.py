@@ -44,7 +44,8 @@ class NpzSource(ImageSource):
 
     def __init__(self, path: Path, options: ImageOptions, info: ArrayInfo, labels: np.ndarray | None) -> None:
         super().__init__(path.name, options, RowIds(info.key, info.shape[0]), labels)
-        self._path, self._info = path, info
+        self.path: Path = path
+        self._info = info
         self._axis = 2 if len(info.shape) == 4 else None
         offset = _payload_offset(path, info.key)
         self._reader = None if offset is None else RowReader(path, offset, info.shape)
@@ -70,7 +71,7 @@ class NpzSource(ImageSource):
         shape = self._info.shape[1:]
         row_bytes = int(np.prod(shape, dtype=np.int64))
         try:
-            with zipfile.ZipFile(self._path) as archive, archive.open(f"{self._info.key}.npy") as member:
+            with zipfile.ZipFile(self.path) as archive, archive.open(f"{self._info.key}.npy") as member:
                 read_header(member)
                 position = 0
                 for row in map(int, rows):
@@ -79,10 +80,10 @@ class NpzSource(ImageSource):
                     position = row + 1
                     yield functools.partial(self._picture, array, row)
         except (*_DAMAGE, OSError) as error:
-            raise InputError(f"{self._path} is truncated or damaged: {self._info.key} ({error}).") from error
+            raise InputError(f"{self.path} is truncated or damaged: {self._info.key} ({error}).") from error
 
     def _files(self, start: int = 0, stop: int | None = None) -> Sequence[Path]:
-        return [self._path]
+        return [self.path]
 
 
 def _info(archive: zipfile.ZipFile, name: str) -> ArrayInfo:

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 METRICS = {
     "fd": "fdr.metrics.fd:FrechetDistance",
+    "sfid": "fdr.metrics.fd:spatial_frechet_distance",
+    "precision": "fdr.metrics.precision_recall:precision",
+    "recall": "fdr.metrics.precision_recall:recall",
+    "precision:adm": "fdr.metrics.precision_recall:precision_adm",
+    "recall:adm": "fdr.metrics.precision_recall:recall_adm",
     "is": "fdr.metrics.inception_score:InceptionScore",
     "is:adm": "fdr.metrics.inception_score:InceptionScoreADM",
 }
@@ -29,7 +34,8 @@ def load_metrics(names: str | Sequence[str]) -> list[AbstractMetric]:
     metrics = []
     for name in wanted:
         if name not in METRICS:
-            raise unknown("metric", name, METRICS)
+            hint = "FID is the metric fd of the encoder inception." if name.lower() == "fid" else ""
+            raise unknown("metric", name, METRICS, hint)
         module, _, attribute = METRICS[name].partition(":")
         metrics.append(getattr(importlib.import_module(module), attribute)())
     return metrics

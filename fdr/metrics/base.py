@@ -1,7 +1,8 @@
-"""The two shapes a metric can have: over the moments of both sides, or over a stream of one output."""
+"""The three shapes a metric can have: over the moments of both sides, over their features, or over a stream."""
 
 from __future__ import annotations
 
+import types
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fdr.moments import Moments
+from fdr.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -26,23 +28,36 @@ class AbstractMetric(ABC):
     """A named metric of one encoder."""
 
     name: str
+    output: str | None = None
+    """The output that it reads; None for the encoder's main one."""
     lower_is_better: bool
     needs_reference: bool
+    settings: Mapping[str, str] = types.MappingProxyType({})
+    """Constants of the definition that signatures show: {"k": "3"}."""
 
-    @abstractmethod
     def output_of(self, main: str, outputs: tuple[str, ...]) -> str | None:
         """The output that the metric reads, of an encoder with these; None when it does not apply to the encoder."""
+        if self.output is None:
+            return main
+        return self.output if self.output in outputs else None
 
 
 class AbstractMomentsMetric(AbstractMetric):
-    """A metric over the moments of the encoder's main output."""
-
-    def output_of(self, main: str, outputs: tuple[str, ...]) -> str | None:
-        return main
+    """A metric over the moments of one output."""
 
     @abstractmethod
     def score(self, samples: Moments, reference: Moments) -> Score:
         """The metric between two moments of one width."""
+
+
+class AbstractFeaturesMetric(AbstractMetric):
+    """A metric over all features of one output, of both sides; a reference of moments alone is not enough for it."""
+
+    @abstractmethod
+    def score(
+        self, samples: np.ndarray, reference: np.ndarray, *, device: str | None = None, progress: Progress | None = None
+    ) -> Score:
+        """The metric between float32 features [N, D] and [M, D]. Raises `InputError` for too few rows."""
 
 
 class AbstractStream(ABC):
@@ -61,9 +76,6 @@ class AbstractStreamMetric(AbstractMetric):
     """A metric over a stream of one named output; memory does not grow with the number of images."""
 
     output: str
-
-    def output_of(self, main: str, outputs: tuple[str, ...]) -> str | None:
-        return self.output if self.output in outputs else None
 
     @abstractmethod
     def stream(self, num_rows: int) -> AbstractStream:

@@ -11,11 +11,12 @@ from fdr.moments import Moments
 
 @dataclass(frozen=True)
 class FrechetDistance(AbstractMomentsMetric):
-    """FD; called FID when the encoder is Inception."""
+    """FD of one output; called FID when the encoder is Inception and the output its main one."""
 
+    name: str = "fd"
+    output: str | None = None
     audit: bool = False
     device: str | None = None
-    name = "fd"
     lower_is_better = True
     needs_reference = True
 
@@ -25,6 +26,11 @@ class FrechetDistance(AbstractMomentsMetric):
         if terms.audit is not None:
             details["audit"] = terms.audit
         return Score(terms.value, details=details, notes=tuple(_rank_notes(samples, reference)))
+
+
+def spatial_frechet_distance() -> FrechetDistance:
+    """sFID (Nash et al. 2021): FD of Inception's "spatial" output, 17 x 17 x 7 values that are not averaged."""
+    return FrechetDistance("sfid", "spatial")
 
 
 def _rank_notes(samples: Moments, reference: Moments) -> list[str]:

@@ -107,7 +107,7 @@ class NpzStatistics(StatisticsFile):
         output, count = pair.output, None
         if pair.name == "mu" and ATTRIBUTES in self._headers:
             output = stored_output(read_attributes(self.path))
-        if pair.name == "mu":
+        if pair.name in ("mu", "mu_s"):
             count = self._count()
         return Entry(pair.name, "moments", dim, count, str(sigma.dtype), output, encoders)
 

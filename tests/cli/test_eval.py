@@ -182,3 +182,33 @@ def test_bad_input_is_one_sentence_and_exit_code_2(fdr_command, tmp_path: Path, 
     assert "Traceback" not in got.err
     assert re.search(sentence, got.err, flags=re.DOTALL), got.err
     assert "fdr: error:" in got.err or "Error:" in got.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--protocol", "adm", "--reps", "dinov2"], r"Protocol 'adm' fixes --reps \(encoders\) to inception"),
+        (["--protocol", "adm", "--metrics", "is"], r"Protocol 'adm' fixes --metrics to is:adm, fd, sfid"),
+        (["--protocol", "adn"], "'adn' is not"),
+        (["--reps", "random", "--metrics", "sfid"], "needs the output 'spatial', which random does not give"),
+        (["--reps", "random", "--metrics", "recall"], "need images of the reference"),
+    ],
+)
+def test_protocols_and_metrics_that_do_not_fit(
+    fdr_command, samples: Path, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    got = fdr_command("eval", samples, "--ref", "demo", *arguments, "-q")
+    assert got.code == 2 and "Traceback" not in got.err
+    assert re.search(sentence, got.err), got.err
+
+
+def test_a_protocol_wins_over_defaults_of_the_file(fdr_command, samples: Path, real: Path) -> None:
+    Path("fdr.toml").write_text('[eval]\nreps = "random"\nmetrics = "is"\n')
+    got = fdr_command("eval", samples, "--ref", real, "--protocol", "adm", "--offline", "-q")
+    assert got.code == 2 and "pt_inception-2015-12-05" in got.err
+
+
+def test_precision_and_recall_in_the_table(fdr_command, samples: Path, real: Path) -> None:
+    got = fdr_command("eval", samples, "--ref", real, "--reps", "random", "--metrics", "precision,recall", "-q")
+    assert got.code == 0 and "Precision ↑" in got.out and "Recall ↑" in got.out
+    assert "|k:3|" in got.out and "24 samples and 30 reference images" in got.out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -124,3 +125,21 @@ def test_interruption_is_130_and_one_line(tmp_path: Path) -> None:
     rest = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert "Traceback" not in rest and "interrupted" in rest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--reps", "dinov2"], "is of the encoder inception; leave out --reps dinov2"),
+        (["--val", "x.npz"], "no place for validation FDs; leave out --val"),
+        (["-o", "folder"], r"one npz file, but the output is 'folder'; name a file \*\.npz"),
+        (["--num-images", "0"], "num-images"),
+        (["--offline"], "pt_inception-2015-12-05"),
+    ],
+)
+def test_adm_references_that_cannot_be(fdr_command, tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    real = npz(tmp_path / "real.npz", images(8))
+    got = fdr_command("stats", real, "--format", "adm", "-o", "ref.npz", *arguments, "-q")
+    assert got.code == 2 and "Traceback" not in got.err
+    assert re.search(sentence, got.err), got.err
+    assert not Path("ref.npz").exists()

@@ -1,0 +1,136 @@
+"""The reference as an evaluation needs it: moments and features by encoder and output, from statistics or images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fdr.encoders.base import AbstractEncoder, EncoderOptions
+from fdr.errors import InputError
+from fdr.extraction import Extraction, ExtractionOptions
+from fdr.images import ImageOptions, ImageSource, open_images
+from fdr.measurement import Key, Needs, measure
+from fdr.reference import Reference, find_reference, names_images
+from fdr.signature import Origin
+
+
+def opened(reference: Any, options: ImageOptions) -> Any:
+    """`reference`, opened if it has to be read as images. Raises `InputError` for an unknown name or no images."""
+    return open_images(reference, _reference_options(options)) if names_images(reference) else reference
+
+
+def _reference_options(options: ImageOptions) -> ImageOptions:
+    """A subset is taken of the samples only; crop and size hold for both sides."""
+    return replace(options, count=None, seed=0)
+
+
+class ReferenceSide:
+    """A reference, as `opened` gives it, for several encoders; images are measured when `prepare` is called.
+
+    Moments come from statistics where the reference has them, else from its images; features always from images. A
+    file can hold both: ADM's references have the moments of a whole dataset, and 10,000 of its images in `arr_0`.
+    """
+
+    def __init__(
+        self,
+        reference: Any,
+        encoders: Sequence[AbstractEncoder],
+        needs: Mapping[str, Needs],
+        *,
+        image_options: ImageOptions,
+        encoder_options: EncoderOptions,
+        extraction_options: ExtractionOptions,
+    ) -> None:
+        self._encoders = {encoder.spec.name: encoder for encoder in encoders if needs[encoder.spec.name].outputs}
+        self._extraction_options = extraction_options
+        self.moments: dict[Key, Reference] = {}
+        self.features: dict[Key, np.ndarray] = {}
+        self.images: ImageSource | None = None
+        """The images that have to be measured, where there are such."""
+        self._needs: dict[str, Needs] = {name: needs[name] for name in self._encoders}
+        """What the images have to give."""
+        self._is_measured = False
+        if not self._encoders:
+            return
+        if isinstance(reference, ImageSource):
+            self.images = reference
+            return
+        self._read_statistics(reference, encoder_options)
+        self._needs = {name: Needs(features=need.features) for name, need in self._needs.items() if need.features}
+        if self._needs:
+            self.images = _images_in(reference, _reference_options(image_options))
+
+    def _read_statistics(self, reference: Any, options: EncoderOptions) -> None:
+        for name, need in self._needs.items():
+            for output in need.moments:
+                self.moments[name, output] = find_reference(
+                    reference,
+                    self._encoders[name],
+                    output=output,
+                    weights_dir=options.weights_dir,
+                    offline=options.offline,
+                    progress=options.progress,
+                )
+
+    def prepare(self) -> None:
+        """Measure the images, if there are any to measure; done once."""
+        if self.images is None or self._is_measured:
+            return
+        source, digest = self.images, self.images.digest or ""
+        encoders = [self._encoders[name] for name in self._needs]
+        outputs = {name: need.outputs for name, need in self._needs.items()}
+        measured = measure(Extraction(source, encoders, outputs, self._extraction_options), self._needs)
+        self.features = dict(measured.features)
+        self._is_measured = True
+        for (name, output), moments in measured.moments.items():
+            spec_hash = self._encoders[name].spec.hash
+            self.moments[name, output] = Reference(source.name, source.name, digest, moments, digest, spec_hash)
+
+    @property
+    def outputs(self) -> dict[str, tuple[str, ...]]:
+        """What the images are extracted for, by encoder."""
+        return {name: need.outputs for name, need in self._needs.items()}
+
+    def origin(self, key: Key, has_features: bool) -> Origin:
+        """Where the moments (or the features) of an encoder's output come from."""
+        if has_features:
+            assert self.images is not None
+            return Origin(self.images.name, self.images.digest or "", len(self.features[key]))
+        found = self.moments[key]
+        val_fd = None if found.val_fd is None else found.val_fd.value
+        return Origin(found.name, found.digest, found.moments.count, val_fd)
+
+    def facts(self) -> dict[str, Any] | None:
+        """The reference in a report."""
+        if not self.moments:
+            return self._image_facts()
+        first = next(iter(self.moments.values()))
+        digests = {name: found.digest for (name, _), found in self.moments.items()}
+        digest = first.digest if len({found.digest for found in self.moments.values()}) == 1 else digests
+        return {"name": first.name, "source": first.source, "digest": digest, "count": first.moments.count}
+
+    def _image_facts(self) -> dict[str, Any] | None:
+        if self.images is None:
+            return None
+        count = len(next(iter(self.features.values())))
+        return {"name": self.images.name, "source": self.images.name, "digest": self.images.digest, "count": count}
+
+
+def _images_in(reference: Any, options: ImageOptions) -> ImageSource:
+    """The images that a reference of statistics holds as well."""
+    reason = "it holds moments only"
+    if isinstance(reference, str | os.PathLike) and Path(reference).expanduser().is_file():
+        try:
+            return open_images(reference, options)
+        except InputError as error:
+            reason = str(error).rstrip(".")
+    name = os.fspath(reference) if isinstance(reference, str | os.PathLike) else "Moments object"
+    raise InputError(
+        f"Precision and recall need images of the reference, which {name!r} does not give ({reason}); give --ref real "
+        "images, or an npz with arr_0 beside its moments, as fdr stats --format adm writes."
+    )

@@ -1,0 +1,70 @@
+"""Scores with their provenance: from what a metric computed to a row of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fdr.encoders.base import EncoderSpec
+from fdr.images import ImageSource
+from fdr.measurement import Measurement
+from fdr.metrics.base import Score
+from fdr.metrics.fdr_ratio import Ratio
+from fdr.report import Result
+from fdr.signature import Origin, result_signature
+
+
+@dataclass(frozen=True)
+class ResultFacts:
+    """What the results of one encoder on one sample set have in common."""
+
+    spec: EncoderSpec
+    output: str
+    policy: Mapping[str, str]
+    count: int
+    origin: Origin | None
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def result(
+        self, metric: str, score: Score, lower_is_better: bool, interval: tuple[float, float] | None = None
+    ) -> Result:
+        """The row of the report."""
+        return Result(
+            metric=metric,
+            value=score.value,
+            encoder=self.spec.name,
+            output=self.output,
+            count=self.count,
+            lower_is_better=lower_is_better,
+            signature=result_signature(
+                metric, self.spec, self.output, self.policy, self.count, self.origin, self.settings
+            ),
+            stderr=score.stderr,
+            reference_count=None if self.origin is None else self.origin.count,
+            interval=interval,
+            spec_hash=self.spec.hash,
+            details=score.details,
+            notes=score.notes,
+        )
+
+    def ratio_result(self, ratio: Ratio) -> Result:
+        """The row of FDr."""
+        denominator = {"val_fd": ratio.val_fd.value, "val_fd_source": ratio.val_fd.source}
+        score = Score(ratio.value, details=denominator, notes=ratio.notes)
+        return self.result("fdr", score, True, ratio.interval)
+
+
+def samples_facts(source: ImageSource, measured: Measurement) -> dict[str, Any]:
+    """The samples in a report."""
+    return {
+        "source": source.name,
+        "kind": source.kind,
+        "count": measured.count,
+        "digest": source.digest,
+        "skipped": [{"id": image.id, "reason": image.reason} for image in measured.bad],
+        "policy": dict(source.policy),
+        "subset": None
+        if source.options.count is None
+        else {"count": source.options.count, "seed": source.options.seed},
+    }

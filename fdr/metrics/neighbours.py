@@ -1,0 +1,120 @@
+"""Squared distances between two sets of features, block by block, by the rules that precision and recall come with.
+
+Every rule gives |u - v|^2 through |u|^2 - 2 u.v + |v|^2. Memory holds a few blocks, whatever the size of the sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+EXACT_ROWS, EXACT_COLUMNS = 1024, 4096
+ADM_BLOCK = 10_000
+"""Rows and columns of the blocks of ADM's evaluator: the unit in which it falls back to float32."""
+ADM_ROWS = 1000
+"""Rows of such a block that are computed together here, which bounds memory and moves nothing."""
+
+
+class Block(NamedTuple):
+    """Squared distances [n, m] between `rows` of the first set and `columns` of the second."""
+
+    rows: slice
+    columns: slice
+    squared: Tensor
+
+
+@dataclass(frozen=True)
+class DistanceRule:
+    """How distances are computed: what tells `precision` from `precision:adm`."""
+
+    suffix: str
+    """Of the metrics' names."""
+    settings: Mapping[str, str]
+    blocks: Callable[[np.ndarray, np.ndarray, torch.device], Iterator[Block]]
+    """Of features [N, D] and [M, D], all blocks, once each."""
+
+
+def exact_blocks(first: np.ndarray, second: np.ndarray, device: torch.device) -> Iterator[Block]:
+    """In float64, where the products of float32 features are exact.
+
+    What lies within the rounding of the sum, D units in the last place of the norms, is the distance of equal features
+    and becomes 0, so that duplicates are found at distance 0.
+    """
+    import torch
+
+    for columns in _slices(len(second), EXACT_COLUMNS):
+        v = torch.from_numpy(second[columns]).to(device).double()
+        for rows in _slices(len(first), EXACT_ROWS):
+            u = torch.from_numpy(first[rows]).to(device).double()
+            norms = u.square().sum(1)[:, None] + v.square().sum(1)
+            squared = torch.addmm(norms, u, v.T, alpha=-2)
+            squared[squared <= first.shape[1] * torch.finfo(torch.float64).eps * norms] = 0
+            yield Block(rows, columns, squared)
+
+
+def adm_blocks(first: np.ndarray, second: np.ndarray, device: torch.device) -> Iterator[Block]:
+    """As ADM's evaluator: in float16, and in float32 the whole of a 10,000 x 10,000 block that is not all finite.
+
+    Features, squares, sums and products are each rounded to float16 once; sums of products are formed in float32, as
+    TensorFlow's half-precision kernels do on a GPU, in an order that is theirs.
+    """
+    import torch
+
+    for outer_rows in _slices(len(first), ADM_BLOCK):
+        u = torch.from_numpy(first[outer_rows]).to(device)
+        for columns in _slices(len(second), ADM_BLOCK):
+            v = torch.from_numpy(second[columns]).to(device)
+            inner = list(_slices(len(u), ADM_ROWS))
+            halves = [_half_distances(u[rows], v) for rows in inner]
+            is_finite = all(bool(torch.isfinite(half).all()) for half in halves)
+            for rows in inner:
+                squared = halves.pop(0).float() if is_finite else _single_distances(u[rows], v)
+                yield Block(slice(outer_rows.start + rows.start, outer_rows.start + rows.stop), columns, squared)
+
+
+def _half_distances(u: Tensor, v: Tensor) -> Tensor:
+    """float16 [n, m]; a product of two float16 numbers is exact in float32."""
+    u, v = u.half().float(), v.half().float()
+    norm_u, norm_v = (x.square().half().float().sum(1).half() for x in (u, v))
+    return (norm_u[:, None] - 2 * (u @ v.T).half() + norm_v).clamp_(min=0)
+
+
+def _single_distances(u: Tensor, v: Tensor) -> Tensor:
+    """float32 [n, m]"""
+    return (u.square().sum(1)[:, None] - 2 * (u @ v.T) + v.square().sum(1)).clamp_(min=0)
+
+
+def _slices(total: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+EXACT = DistanceRule("", {}, exact_blocks)
+ADM = DistanceRule(":adm", {"d": "f16"}, adm_blocks)
+
+
+def squared_radii(
+    features: np.ndarray, k: int, rule: DistanceRule, device: torch.device, done: Callable[[float], None]
+) -> Tensor:
+    """[N] squared distances to the k-th nearest neighbour in the same set, itself not counted.
+
+    A feature is at distance 0 from itself, so entry k of the sorted distances is the k-th neighbour. `done` is told how
+    many distances were computed.
+    """
+    import torch
+
+    nearest: Tensor | None = None
+    for rows, _, squared in rule.blocks(features, features, device):
+        if nearest is None:
+            nearest = squared.new_full((len(features), k + 1), torch.inf)
+        here = squared.topk(min(k + 1, squared.shape[1]), largest=False).values
+        nearest[rows] = torch.cat([nearest[rows], here], 1).topk(k + 1, largest=False).values
+        done(squared.numel())
+    assert nearest is not None
+    return nearest.max(1).values
