@@ -1,4 +1,4 @@
-"""Write the generated pages, docs/cli.md and docs/encoders.md: python docs/generate.py (a test keeps them true)."""
+"""Write the generated pages, docs/cli.md, docs/encoders.md and docs/references.md: python docs/generate.py."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from fdr.cli import cli
 from fdr.encoders.catalogue import BUNDLES
 from fdr.encoders.registry import list_encoders
 from fdr.metrics import METRICS
+from fdr.named_references import RegistryEntry
+from fdr.reference_files import references
+from fdr.statistics.writers import WRITERS
 
 HERE = Path(__file__).parent
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "terminal_width": 100, "max_content_width": 100}
@@ -79,6 +82,36 @@ def encoders_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def references_page() -> str:
+    """docs/references.md with its two tables from the writers and the manifest; the text around them is its own."""
+    text = (HERE / "references.md").read_text(encoding="utf-8")
+    written = "| `--to` | what is written |\n|---|---|\n"
+    written += "".join(f"| `{name}` | {writer.note} |\n" for name, writer in WRITERS.items())
+    known = "| name | images | count | samples of the protocol | encoders | digest | provenance |\n"
+    known += "|---|---|---:|---:|---|---|---|\n" + "".join(map(_reference_row, references()))
+    for name, table in (("formats", written), ("names", known)):
+        start, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
+        before, _, rest = text.partition(start)
+        text = before + start + "\n" + table + "\n" + end + rest.partition(end)[2]
+    return text
+
+
+def _reference_row(entry: RegistryEntry) -> str:
+    names = ", ".join(f"`{name}`" for name in (entry.name, *entry.aliases))
+    rows = entry.encoders.values()
+    known = sorted({row.digest_by for row in rows if row.sha256}) or [
+        "sums of mu and sigma"
+        if any(row.sums for row in rows)
+        else "ships with fdr"
+        if entry.name == "demo"
+        else "none"
+    ]
+    encoders = ", ".join(f"`{encoder}`" for encoder in entry.encoders)
+    numbers = ("" if number is None else f"{number:,}" for number in (entry.count, entry.samples))
+    cells = (names, f"{entry.title}; {entry.images}", *numbers, encoders, "; ".join(known), entry.provenance)
+    return "| " + " | ".join(cells) + " |\n"
+
+
 def metric_names() -> list[str]:
     """The metrics that docs/metrics.md has to describe."""
     return [*METRICS, "fdr", "fdr_k"]
@@ -87,3 +120,4 @@ def metric_names() -> list[str]:
 if __name__ == "__main__":
     (HERE / "cli.md").write_text(cli_page(), encoding="utf-8")
     (HERE / "encoders.md").write_text(encoders_page(), encoding="utf-8")
+    (HERE / "references.md").write_text(references_page(), encoding="utf-8")

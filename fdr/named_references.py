@@ -7,7 +7,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SUM_ROUNDING = 1e-4
+"""Published sums have four decimals."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,8 @@ class RegistryEncoder:
     """Bytes."""
     sums: tuple[float, float] | None = None
     """mu.sum() and sigma.sum() as published: they identify a file that was stored again."""
-    note: str = ""
+    digest_by: str = ""
+    """Whose word `sha256` is."""
 
     @property
     def alias(self) -> str:
@@ -63,6 +70,7 @@ class RegistryEntry:
     encoders: Mapping[str, RegistryEncoder]
     samples: int | None = None
     """Number of samples that the published protocol compares with it."""
+    aliases: tuple[str, ...] = ()
 
 
 def reference_stats_dir() -> Path:
@@ -73,23 +81,40 @@ def reference_stats_dir() -> Path:
 
 @functools.cache
 def registry() -> Mapping[str, RegistryEntry]:
-    """The references of `reference_stats/manifest.toml`, by name."""
+    """The references of `reference_stats/manifest.toml`, by name and by alias."""
     data = tomllib.loads((reference_stats_dir() / "manifest.toml").read_text(encoding="utf-8"))
-    return {name: _registry_entry(name, entry) for name, entry in data.items()}
+    entries = {name: _registry_entry(name, entry) for name, entry in data.items()}
+    return entries | {alias: entry for entry in entries.values() for alias in entry.aliases}
+
+
+def known_as(sha256: str, mu: np.ndarray, sigma: np.ndarray) -> RegistryEntry | None:
+    """The reference that a file is, by its digest or, where only those are published, by the sums of its moments."""
+    for entry in registry().values():
+        for row in entry.encoders.values():
+            if row.sha256 is not None and row.sha256 == sha256:
+                return entry
+            if row.sums is not None and row.dim == len(mu):
+                gaps = abs(float(mu.sum()) - row.sums[0]), abs(float(sigma.sum()) - row.sums[1])
+                if max(gaps) <= SUM_ROUNDING:
+                    return entry
+    return None
 
 
 def _registry_entry(name: str, entry: Mapping[str, Any]) -> RegistryEntry:
-    encoders = {
-        encoder: _registry_encoder(name, row, entry.get("base_url")) for encoder, row in entry["encoders"].items()
-    }
+    base = entry.get("base_url")
+    rows: dict[str, Mapping[str, Any]] = {encoder: {"file": file} for encoder, file in entry.get("files", {}).items()}
+    rows |= entry.get("encoders", {})
     return RegistryEntry(
-        name,
-        entry["title"],
-        entry["images"],
-        entry.get("count"),
-        entry["provenance"],
-        encoders,
-        entry.get("samples"),
+        name=name,
+        title=entry["title"],
+        images=entry["images"],
+        count=entry.get("count"),
+        provenance=entry["provenance"],
+        encoders={
+            encoder: _registry_encoder(name, {"dim": entry.get("dim"), **row}, base) for encoder, row in rows.items()
+        },
+        samples=entry.get("samples"),
+        aliases=tuple(entry.get("aliases", ())),
     )
 
 
@@ -107,5 +132,5 @@ def _registry_encoder(name: str, row: Mapping[str, Any], base: str | None) -> Re
         outputs=tuple(row.get("outputs", ())),
         size=row.get("size"),
         sums=None if "sums" not in row else (row["sums"][0], row["sums"][1]),
-        note=row.get("note", ""),
+        digest_by=row.get("digest_by", "its publisher") if "sha256" in row else "",
     )

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from fdr.encoders.base import EncoderSpec
 from fdr.errors import FdrWarning, InputError, unknown
 from fdr.moments import Moments
-from fdr.named_references import RegistryEncoder, RegistryEntry, ValidationFD, reference_stats_dir, registry
+from fdr.named_references import RegistryEncoder, RegistryEntry, ValidationFD, known_as, reference_stats_dir, registry
 from fdr.progress import Progress, SilentProgress
 from fdr.statistics import is_statistics_file, open_statistics
 from fdr.statistics.checks import examine
 
 if TYPE_CHECKING:
     from fdr.encoders.base import AbstractEncoder
+    from fdr.encoders.weights import WeightsFile
 
 INDEX_NAME = "reference.json"
 INDEX_SCHEMA = "fdr-reference/1"
@@ -146,15 +147,17 @@ def _from_file(path: Path, wanted: _Wanted, entry: str | None = None) -> Referen
     if entry is None:
         entry = file.select(wanted.encoder, wanted.dim, wanted.output).name
     moments = file.load(entry)
-    attributes = moments.attributes
+    attributes, digest = moments.attributes, file_digest(path)
+    known = known_as(digest, moments.mu, moments.sigma)
     return Reference(
-        name=str(attributes.get("reference", path.stem)),
+        name=str(attributes.get("reference", path.stem)) if known is None else known.name,
         source=str(path),
-        digest=file_digest(path),
+        digest=digest,
         moments=moments,
         images_digest=_text(attributes.get("images_digest")),
         spec_hash=_text(attributes.get("spec_hash")),
         val_fd=_exact_val_fd(attributes, str(path)) if wanted.output is None else None,
+        protocol_count=None if known is None else known.samples,
     )
 
 
@@ -232,7 +235,7 @@ def _registered(
     _warn(examine(moments, str(path)))
     return replace(
         found,
-        name=name,
+        name=entry.name,
         source=row.url or row.file,
         moments=moments,
         val_fd=found.val_fd or (row.val_fd if wanted.output is None else None),
@@ -262,13 +265,20 @@ def _registry_file(
     if shipped.is_file():
         return shipped
     from fdr.encoders.base import EncoderOptions
-    from fdr.encoders.weights import WeightsFile, resolve
+    from fdr.encoders.weights import resolve
 
-    aliases = () if row.alias == row.file else (row.alias,)
-    file = WeightsFile(row.file, aliases, sha256=row.sha256, size=row.size, url=row.url)
     folder = None if weights_dir is None else Path(weights_dir)
     options = EncoderOptions(weights_dir=folder, offline=offline, progress=progress)
-    return resolve(file, options, f"reference {entry.name} ({encoder})").path
+    return resolve(published_file(row), options, f"{entry.name} ({encoder})").path
+
+
+def published_file(row: RegistryEncoder) -> WeightsFile:
+    """The file of a registry row as something that is found and fetched like a weight file."""
+    from fdr.encoders.weights import WeightsFile
+
+    aliases = () if row.alias == row.file else (row.alias,)
+    what = ("moments of reference", "statistics file of reference")
+    return WeightsFile(row.file, aliases, sha256=row.sha256, size=row.size, url=row.url, what=what)
 
 
 def _check_fits(found: Reference, wanted: _Wanted) -> None:

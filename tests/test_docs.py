@@ -27,7 +27,7 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize("page", ["cli", "encoders"])
+@pytest.mark.parametrize("page", ["cli", "encoders", "references"])
 def test_generated_pages_are_current(page: str) -> None:
     expected = getattr(generator(), f"{page}_page")()
     found = (ROOT / "docs" / f"{page}.md").read_text()

@@ -21,6 +21,7 @@ COMMANDS = {
     "stats": ("fdr.cli.stats", "Compute reference moments of a set of images."),
     "show": ("fdr.cli.show", "Show a statistics file, a reference folder, or a report."),
     "convert": ("fdr.cli.convert", "Convert statistics from one tool's layout into another's."),
+    "references": ("fdr.cli.references", "List, fetch or verify the references known by name."),
     "encoders": ("fdr.cli.encoders", "List encoders: width, input, weights found or not, licence."),
     "cache": ("fdr.cli.cache", "List, verify or remove cached features."),
     "env": ("fdr.cli.env", "Print versions, devices and folders, to paste into a bug report."),

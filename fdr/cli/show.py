@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 @click.argument("path", type=click.Path(path_type=Path))
 @_options.json_out
 def command(path: Path, json_path: Path | None) -> None:
-    """Show a statistics file (npz, HDF5), a reference folder or a report. Needs no torch."""
-    from fdr.reference import INDEX_NAME, file_digest, is_statistics, read_index
+    """Show a statistics file of any tool, a reference folder or a report. Only a torch file needs torch."""
+    from fdr.reference import INDEX_NAME, is_statistics, read_index
     from fdr.report import load_reports, reports_to_json
 
     if not path.exists():
@@ -39,17 +39,48 @@ def command(path: Path, json_path: Path | None) -> None:
         facts = {row["name"]: _facts(path / row["file"]) for row in index["encoders"]}
         data: dict[str, Any] = {"name": index["name"], "images": index["images"], "encoders": facts}
     else:
-        data = {"file": str(path), "sha256": file_digest(path), **_facts(path)}
+        data = _file_facts(path)
     if json_path is not None:
         write_text(json_path, dump(data))
     else:
         _print(data)
 
 
+def _file_facts(path: Path) -> dict[str, Any]:
+    """What a statistics file is and holds; the facts of its moments one by one where it holds several."""
+    from fdr.named_references import known_as
+    from fdr.reference import file_digest
+    from fdr.statistics import open_statistics
+
+    file, sha256 = open_statistics(path), file_digest(path)
+    known, facts = None, {}
+    for entry in file.entries:
+        moments = file.load(entry)
+        known = known or known_as(sha256, moments.mu, moments.sigma)
+        _warn_about(moments, f"{path}" if len(file.entries) == 1 else f"{path}: {entry.name}")
+        of = {"output": entry.output, "encoder": ", ".join(entry.encoders) or None}
+        facts[entry.name] = {"kind": entry.kind, **{k: v for k, v in of.items() if v}, **_describe(moments)}
+    name = None if known is None else known.name
+    head = {"file": str(path), "sha256": sha256, "format": file.format, "reference": name}
+    return {**head, **(next(iter(facts.values())) if len(facts) == 1 else {"entries": facts})}
+
+
+def _warn_about(moments: Moments, where: str) -> None:
+    import warnings
+
+    from fdr.errors import FdrWarning
+    from fdr.statistics.checks import examine
+
+    for sentence in examine(moments, where):
+        warnings.warn(sentence, FdrWarning, stacklevel=2)
+
+
 def _facts(path: Path) -> dict[str, Any]:
     from fdr.moments import Moments
 
-    return _describe(Moments.load(path).check())
+    moments = Moments.load(path)
+    _warn_about(moments, str(path))
+    return _describe(moments)
 
 
 def _describe(moments: Moments) -> dict[str, Any]:

@@ -45,6 +45,9 @@ class WeightsFile:
     others: tuple[WeightsFile, ...] = ()
     """Other publications of the same weights, searched and fetched after this one."""
 
+    what: tuple[str, str] = ("weights of encoder", "weight file of encoder")
+    """What sentences call its content, and the file."""
+
     @property
     def source(self) -> str:
         """The address a person can open in a browser; empty when none is known."""
@@ -123,7 +126,7 @@ def missing_sentence(file: WeightsFile, options: EncoderOptions, encoder: str, w
     source = f" from {file.source}" if file.source else ""
     target = download_dir(options.weights_dir) / file.filename
     return (
-        f"The weights of encoder {encoder!r} were {why}: fetch {name}{size}{source} and save it as "
+        f"The {file.what[0]} {encoder!r} were {why}: fetch {name}{size}{source} and save it as "
         f"{str(target)!r}, or as {file.filename!r} in any folder named by --weights-dir."
     )
 
@@ -162,8 +165,8 @@ def _identified(path: Path, file: WeightsFile, encoder: str) -> FoundWeights:
     digest = file_digest(path)
     if file.sha256 is not None and digest != file.sha256:
         warnings.warn(
-            f"{str(path)!r} is not the published weight file of encoder {encoder!r} (sha256 {digest[:12]}, published "
-            f"{file.sha256[:12]}); its features are not comparable with published numbers.",
+            f"{str(path)!r} is not the published {file.what[1]} {encoder!r} (sha256 {digest[:12]}, published "
+            f"{file.sha256[:12]}); numbers made with it are not comparable with published ones.",
             FdrWarning,
             stacklevel=4,
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fdr.frechet import fd_ratio, fdr_k
-from fdr.reference import ValidationFD
+from fdr.named_references import ValidationFD
 
 
 @dataclass(frozen=True)

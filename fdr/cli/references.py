@@ -1,0 +1,144 @@
+"""`fdr references`: the references known by name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fdr.cli import _options
+from fdr.cli._render import dump, human_bytes, print_table, progress_for, write_text
+
+if TYPE_CHECKING:
+    from fdr.reference_files import ReferenceFile
+
+_offline = click.option("--offline", is_flag=True, default=False, help="Never touch the network.")
+
+
+@click.group("references", epilog="Example: fdr references list")
+def command() -> None:
+    """List, fetch or verify the references known by name (fdr eval --ref NAME)."""
+
+
+@command.command("list", cls=_options.Command, epilog="Example: fdr references list --json -")
+@_options.weights_dir
+@_options.json_out
+def list_references(weights_dir: Path | None, json_path: Path | None) -> None:
+    """List named references: encoders, images, whether their files are here. Needs no torch and no network."""
+    from fdr.reference_files import files_of, references
+
+    if json_path is not None:
+        rows = [_facts(reference.name, weights_dir) for reference in references()]
+        write_text(json_path, dump({"references": rows}))
+        return
+    columns = [("name", "left"), ("encoders", "left"), ("images", "right"), ("files here", "right"), ("what", "left")]
+    table = []
+    for reference in references():
+        files = files_of(reference, weights_dir)
+        here = sum(file.path is not None for file in files)
+        table.append(
+            (
+                ", ".join((reference.name, *reference.aliases)),
+                ", ".join(reference.encoders),
+                "" if reference.count is None else str(reference.count),
+                f"{here}/{len(files)}",
+                reference.title,
+            )
+        )
+    print_table(columns, table)
+    click.echo("a second name is an alias; provenance, addresses and digests: --json -")
+
+
+def _facts(name: str, weights_dir: Path | None) -> dict[str, Any]:
+    from fdr.reference_files import files_of, named
+
+    reference = named(name)
+    paths = {encoder: file.path for file in files_of(reference, weights_dir) for encoder in file.encoders}
+    encoders = {
+        encoder: {
+            "file": row.file,
+            "entry": row.entry,
+            "outputs": list(row.outputs),
+            "url": row.url,
+            "sha256": row.sha256,
+            "digest_by": row.digest_by or None,
+            "bytes": row.size,
+            "dim": row.dim,
+            "val_fd": None if row.val_fd is None else row.val_fd.value,
+            "val_fd_decimals": None if row.val_fd is None else row.val_fd.decimals,
+            "path": None if paths[encoder] is None else str(paths[encoder]),
+        }
+        for encoder, row in reference.encoders.items()
+    }
+    return {
+        "name": reference.name,
+        "aliases": list(reference.aliases),
+        "title": reference.title,
+        "images": reference.images,
+        "count": reference.count,
+        "samples": reference.samples,
+        "provenance": reference.provenance,
+        "encoders": encoders,
+    }
+
+
+@command.command(
+    "fetch", cls=_options.Command, epilog="Example: fdr references fetch imagenet256 --reps fdr6 --dry-run"
+)
+@click.argument("name")
+@click.option("--reps", metavar="NAMES", help="Only the files of these encoders or bundles.  [default: all]")
+@click.option("--to", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Put the files here.")
+@_options.weights_dir
+@_offline
+@_options.dry_run
+@_options.quiet
+def fetch_files(
+    name: str, reps: str | None, to: Path | None, weights_dir: Path | None, offline: bool, dry_run: bool, quiet: bool
+) -> None:
+    """Fetch the files of one reference, so that later runs need no network.
+
+    A file with a published digest is checked against it and refused when it differs.
+    """
+    from fdr.encoders.base import EncoderOptions
+    from fdr.reference_files import fetch, files_of, named
+
+    files = files_of(named(name), to or weights_dir, reps)
+    options = EncoderOptions(weights_dir=to or weights_dir, offline=offline or None, progress=progress_for(quiet))
+    for file in files:
+        if dry_run:
+            click.echo(_plan(file))
+        else:
+            click.echo(f"{', '.join(file.encoders)}: {fetch(file, options, to)}")
+
+
+def _plan(file: ReferenceFile) -> str:
+    names = ", ".join(file.encoders)
+    if file.path is not None:
+        return f"{names}: here, {file.path}"
+    size = "size unknown" if file.row.size is None else human_bytes(file.row.size)
+    proof = "no published digest" if file.row.sha256 is None else f"sha256 {file.row.sha256[:12]}"
+    return f"{names}: would fetch {file.row.url} ({size}, {proof})"
+
+
+@command.command("verify", cls=_options.Command, epilog="Example: fdr references verify imagenet256")
+@click.argument("names", nargs=-1, metavar="[NAMES]...")
+@_options.weights_dir
+def verify_files(names: tuple[str, ...], weights_dir: Path | None) -> int:
+    """Check the files that are here (of all references without names): by digest, or that they hold moments.
+
+    Exit code 1 when one is damaged.
+    """
+    from fdr.reference_files import files_of, named, references, verify
+
+    chosen = [named(name) for name in names] or references()
+    files = [file for reference in chosen for file in files_of(reference, weights_dir)]
+    num_here = num_damaged = 0
+    for verdict in verify(files):
+        num_here += 1
+        num_damaged += verdict.state == "damaged"
+        click.echo(f"{verdict.state:<8} {verdict.file.reference.name}  {verdict.file.path}  {verdict.sentence}")
+    click.echo(f"{num_here} of {len(files)} files are here, {num_damaged} damaged")
+    sys.stdout.flush()
+    return 1 if num_damaged else 0
