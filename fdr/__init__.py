@@ -30,6 +30,7 @@ _EXPORTS = {
     "load_encoder": "fdr.encoders.registry",
     "load_reference": "fdr.reference",
     "open_images": "fdr.images",
+    "register_encoder": "fdr.encoders.registry",
 }
 
 __all__ = ["__version__", *sorted(_EXPORTS)]

@@ -38,14 +38,18 @@ class CallableEncoder(AbstractEncoder):
         return images
 
     def forward(self, inputs: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        features = self.function(inputs)
-        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(inputs):
-            shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise InputError(
-                f"Encoder {self.spec.name!r} must make a tensor [B, D] of images [B, 3, H, W]; "
-                f"of {len(inputs)} images it made {shape}."
-            )
+        features = checked_features(self.function(inputs), len(inputs), self.spec.name)
         return {name: features.float() for name in outputs}
+
+
+def checked_features(features: object, count: int, encoder: str) -> Tensor:
+    """`features`, if they are a tensor [count, D]; raises `InputError` otherwise."""
+    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != count:
+        shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise InputError(
+            f"Encoder {encoder!r} must make a tensor [B, D] of images [B, 3, H, W]; of {count} images it made {shape}."
+        )
+    return features
 
 
 def _device_of(function: Callable[[Tensor], Tensor], device: str | None) -> torch.device:

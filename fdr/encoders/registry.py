@@ -1,17 +1,22 @@
-"""Encoder names: what they mean and which module loads them. Imports neither torch nor timm until one is loaded."""
+"""Encoder names: what they mean and which module loads them. Imports no torch and no plug-in until one is loaded."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import os
+import re
+import warnings
 from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdr import runtime
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.catalogue import BUNDLES, ROWS, EncoderRow, find_row
-from fdr.errors import InputError, unknown
+from fdr.encoders.libraries import first_line
+from fdr.errors import FdrWarning, InputError, unknown
 from fdr.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
@@ -23,15 +28,83 @@ FACTORIES = {
     "random": "fdr.encoders.random_net:load",
     "hf": "fdr.encoders.transformers_models:load",
     "openclip": "fdr.encoders.openclip_models:load",
+    "torchscript": "fdr.encoders.programs:load",
+    "export": "fdr.encoders.programs:load",
+    "py": "fdr.encoders.factories:load",
 }
 """Family -> "module:function", called with (name, EncoderOptions)."""
 
-PREFIXES = {"timm:": "timm", "random:": "random", "hf:": "hf", "openclip:": "openclip"}
-"""Open-ended names -> family: "timm:resnet50.a1_in1k", "random:7"."""
+PREFIXES = {
+    "timm": "any timm model: timm:NAME",
+    "openclip": "any OpenCLIP pair: openclip:ARCH/TAG",
+    "hf": "a vision model of transformers: hf:OWNER/NAME[@REVISION] or hf:FOLDER",
+    "torchscript": "a TorchScript file: torchscript:PATH",
+    "export": "a torch.export file: export:PATH",
+    "py": "a factory of your own: py:MODULE:FACTORY",
+    "random": "random weights of another seed: random:SEED",
+}
+"""Families of open-ended names, and how they are written; each is a key of `FACTORIES`."""
+
+GROUP = "fdr.encoders"
+"""Entry point group: "name = module:factory" of an installed package makes the encoder `name`."""
+
+_registered: dict[str, Callable[..., Any]] = {}
+
+
+def register_encoder(name: str, factory: Callable[..., Any]) -> None:
+    """Make `name` an encoder of this process, built by `factory` when it is asked for.
+
+    `factory` takes nothing or the `EncoderOptions`, and returns an `AbstractEncoder`, an `nn.Module` or a callable from
+    float32 images [B, 3, H, W] in [0, 1] to [B, D]. An installed package does the same with an entry point of the group
+    "fdr.encoders". Raises `InputError` for a name that is taken or cannot be written in a list of names.
+    """
+    fault = _fault(name)
+    if fault is not None or name in _registered:
+        raise InputError(f"Cannot register encoder {name!r}: {fault or 'it is registered already'}; choose another.")
+    if not callable(factory):
+        raise InputError(f"Cannot register encoder {name!r}: its factory is {type(factory).__name__}, not a callable.")
+    _registered[name] = factory
+
+
+def plugin_encoders() -> dict[str, str]:
+    """Encoders that were registered or are entry points of installed packages, and where they come from.
+
+    Nothing of theirs is imported. An entry point with a name that is taken gets an `FdrWarning` and is left out.
+    """
+    found = {name: f"{factory.__module__}" for name, factory in _registered.items()}
+    return found | {name: f"{point.value} ({_package(point)})" for name, point in _entry_points().items()}
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    points: dict[str, EntryPoint] = {}
+    for point in importlib.metadata.entry_points(group=GROUP):
+        fault = _fault(point.name) or ("it is registered in this process" if point.name in _registered else None)
+        if point.name in points and points[point.name].value != point.value:
+            fault = f"{_package(points[point.name])} provides it too"
+        if fault is not None:
+            warnings.warn(
+                f"Encoder {point.name!r} of package {_package(point)} is left out: {fault}.", FdrWarning, stacklevel=2
+            )
+        else:
+            points[point.name] = point
+    return points
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "an unknown package"
+
+
+def _fault(name: str) -> str | None:
+    """Why `name` cannot be the name of a plug-in, or None."""
+    if find_row(name) is not None or name in BUNDLES or name.partition(":")[0] in PREFIXES:
+        return "fdr has an encoder of that name"
+    if not re.fullmatch(r"[A-Za-z0-9_][\w.:+/@-]*", name):
+        return "a name begins with a letter or digit and has no spaces or commas"
+    return None
 
 
 def list_encoders() -> tuple[EncoderRow, ...]:
-    """The encoders known by name. Besides them, "timm:NAME" takes any model of timm."""
+    """The encoders known by name. Besides them there are the families of `PREFIXES` and the `plugin_encoders`."""
     return ROWS
 
 
@@ -100,18 +173,42 @@ def as_encoder(encoder: Any, options: EncoderOptions) -> AbstractEncoder:
 def _load(name: str, options: EncoderOptions) -> AbstractEncoder:
     if name in BUNDLES:
         raise InputError(f"{name!r} is a bundle, not one encoder; load {', '.join(BUNDLES[name])} one by one.")
-    module, _, function = FACTORIES[_family(name)].partition(":")
+    family = _family(name)
     runtime.set_tf32(options.tf32)
+    if family is None:
+        return _load_plugin(name, options)
+    module, _, function = FACTORIES[family].partition(":")
     return getattr(importlib.import_module(module), function)(name, options)
 
 
-def _family(name: str) -> str:
-    """The family that loads `name`. Raises `InputError` for a name that means nothing."""
+def _load_plugin(name: str, options: EncoderOptions) -> AbstractEncoder:
+    from fdr.encoders.factories import made_by
+
+    if name in _registered:
+        return made_by(_registered[name], name, options)
+    point = _entry_points()[name]
+    try:
+        factory = point.load()
+    except Exception as error:  # a package of someone else's
+        raise InputError(
+            f"Encoder {name!r} of package {_package(point)} failed to load from {point.value!r}: "
+            f"{type(error).__name__}: {first_line(error)}; the other encoders are not affected."
+        ) from error
+    return made_by(factory, name, options)
+
+
+def _family(name: str) -> str | None:
+    """The family that loads `name`; None for a plug-in. Raises `InputError` for a name that means nothing."""
     row = find_row(name)
     if row is not None:
         return row.family
-    for prefix, family in PREFIXES.items():
-        if name.startswith(prefix) and len(name) > len(prefix):
-            return family
-    names = [*(row.name for row in ROWS), *BUNDLES]
-    raise unknown("encoder", name, names, "Any timm model works as timm:NAME.")
+    prefix, colon, rest = name.partition(":")
+    if colon and rest and prefix in PREFIXES:
+        return prefix
+    if name in _registered:
+        return None
+    plugins = plugin_encoders()
+    if name in plugins:
+        return None
+    names = [*(row.name for row in ROWS), *BUNDLES, *plugins]
+    raise unknown("encoder", name, names, f"Or {'; '.join(PREFIXES.values())}.")

@@ -1,0 +1,204 @@
+"""Networks saved as programs: `torchscript:PATH` (torch.jit.save) and `export:PATH` (torch.export.save).
+
+A file says nothing about the images it wants, so the name or a file `PATH.json` beside it does, in one grammar:
+"torchscript:net.pt?size=224&resize=bicubic-antialias&mean=0.485:0.456:0.406&std=0.229:0.224:0.225".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fdr import runtime
+from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
+from fdr.encoders.callables import checked_features
+from fdr.encoders.export_archive import load_export
+from fdr.encoders.geometry import Preprocessing
+from fdr.encoders.names import OpenName, parse_open_name
+from fdr.encoders.torchscript_archive import load_archive
+from fdr.encoders.weights import file_digest
+from fdr.errors import InputError, WeightsError, unknown
+
+SETTINGS = {
+    "size": "side of the square the network sees, in pixels; without it images stay as they are",
+    "resize": "how they become that square: a resize of docs/encoders.md; bicubic-antialias unless said",
+    "range": "the values of black and white, LOW:HIGH; 0:1 unless said",
+    "mean": "subtracted from values in [0, 1], one number or R:G:B; excludes range",
+    "std": "divided by after that, one number or R:G:B",
+}
+"""What a name or `PATH.json` may say."""
+
+NVIDIA_RANGE = (0.0, 255.0)
+NVIDIA_FLAG = "return_features"
+"""The argument that tells NVIDIA's Inception (and its relatives): bytes in, its own resize inside."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The images a network wants."""
+
+    preprocessing: Preprocessing
+    """With a mean of 0 and a std of 1 where `range` scales instead."""
+    range: tuple[float, float] | None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        images = self.preprocessing(images)
+        if self.range is None or self.range == (0.0, 1.0):
+            return images
+        low, high = self.range
+        return images * (high - low) + low
+
+
+def load(name: str, options: EncoderOptions) -> ProgramEncoder:
+    """The encoder "torchscript:PATH" or "export:PATH", with settings.
+
+    Raises `InputError` for settings that make no sense, `WeightsError` for a file that is missing, damaged or foreign.
+    """
+    parsed = parse_open_name(name, tuple(SETTINGS))
+    path = _path(parsed, options)
+    device = runtime.resolve_device(options.device)
+    if runtime.check_dtype(options.dtype, device) is not torch.float32:
+        raise InputError(f"Encoder {name!r} runs in the precision it was saved in; drop --dtype.")
+    run, is_nvidia = (_torchscript if parsed.family == "torchscript" else _export)(path, device)
+    contract = _contract(name, _sidecar(path) | dict(parsed.settings), is_nvidia)
+    preprocessing = contract.preprocessing
+    scale = () if contract.range is None else (("range", ":".join(f"{value:g}" for value in contract.range)),)
+    spec = EncoderSpec(
+        name=name,
+        family=parsed.family,
+        model=path.name,
+        weights=file_digest(path),
+        output="features",
+        dim=0,
+        input_size=preprocessing.size,
+        resize=preprocessing.resize,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        compute="default+tf32" if options.tf32 else "default",
+        extra=scale,
+        weights_source=str(path),
+    )
+    return ProgramEncoder(spec, run, contract, device)
+
+
+class ProgramEncoder(AbstractEncoder):
+    """A saved program from images to "features" [B, D]."""
+
+    outputs = ("features",)
+    stored_outputs = ("features",)
+
+    def __init__(
+        self, spec: EncoderSpec, run: Callable[[Tensor], Any], contract: Contract, device: torch.device
+    ) -> None:
+        self.spec = spec
+        self.device = device
+        self.host_preprocess = contract.preprocessing.runs_on_host
+        self._run = run
+        self._contract = contract
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        return self._contract(images)
+
+    def forward(self, inputs: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        try:
+            features = self._run(inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip().rstrip(".")
+            raise InputError(
+                f"Encoder {self.spec.name!r} failed on a batch of shape {list(inputs.shape)}: {reason}; check its "
+                "settings (size, range), and that it was saved for batches of any length."
+            ) from error
+        features = checked_features(features, len(inputs), self.spec.name)
+        return {name: features.float() for name in outputs}
+
+
+def _path(parsed: OpenName, options: EncoderOptions) -> Path:
+    if options.weights is not None:
+        raise InputError(f"Encoder {parsed.name!r} has its file in its name; drop --weights.")
+    path = Path(parsed.target).expanduser()
+    if not path.is_file():
+        raise WeightsError(f"Encoder {parsed.name!r}: there is no file {str(path)!r}; check the path.")
+    return path
+
+
+def _torchscript(path: Path, device: torch.device) -> tuple[Callable[[Tensor], Any], bool]:
+    """How to run it, and whether it is NVIDIA's Inception or has its signature."""
+    module = load_archive(path, device)
+    forward: Any = module.forward
+    arguments = {argument.name for argument in forward.schema.arguments}
+    settings = {NVIDIA_FLAG: True} if NVIDIA_FLAG in arguments else {}
+
+    def run(inputs: Tensor) -> Any:
+        with torch.jit.optimized_execution(False):  # otherwise the first batches run other code than the later ones
+            return module(inputs, **settings)
+
+    return run, bool(settings)
+
+
+def _export(path: Path, device: torch.device) -> tuple[Callable[[Tensor], Any], bool]:
+    from torch.export.passes import move_to_device_pass
+
+    program = load_export(path)
+    return move_to_device_pass(program, str(device)).module(), False
+
+
+def _sidecar(path: Path) -> dict[str, Any]:
+    """What `PATH.json` says, if it is there."""
+    sidecar = path.with_name(path.name + ".json")
+    if not sidecar.is_file():
+        return {}
+    try:
+        settings = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(sidecar)!r} is not readable JSON ({error}); correct or remove it.") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{str(sidecar)!r} must hold an object with {', '.join(SETTINGS)}; it holds something else.")
+    for key in settings:
+        if key not in SETTINGS:
+            raise unknown(f"setting in {str(sidecar)!r}", key, SETTINGS)
+    return settings
+
+
+def _contract(name: str, settings: Mapping[str, Any], is_nvidia: bool) -> Contract:
+    has_mean = "mean" in settings or "std" in settings
+    if has_mean and "range" in settings:
+        raise InputError(f"Encoder {name!r}: range and mean/std exclude each other; both scale [0, 1].")
+    size = 0 if "size" not in settings else int(_numbers(name, "size", settings["size"], (1,))[0])
+    resize = str(settings.get("resize", "bicubic-antialias" if size else "none"))
+    if (size > 0) != (resize != "none"):
+        raise InputError(f"Encoder {name!r}: size and resize go together; got size {size or 'none'}, resize {resize}.")
+    scale: tuple[float, ...] | None = None
+    if "range" in settings:
+        scale = _numbers(name, "range", settings["range"], (2,))
+    elif is_nvidia and not has_mean:
+        scale = NVIDIA_RANGE
+    mean = _per_channel(_numbers(name, "mean", settings.get("mean", 0), (1, 3)))
+    std = _per_channel(_numbers(name, "std", settings.get("std", 1), (1, 3)))
+    if min(std) <= 0:
+        raise InputError(f"Encoder {name!r}: std must be positive; got {std}.")
+    return Contract(Preprocessing(resize, size, mean, std), None if scale is None else (scale[0], scale[1]))
+
+
+def _numbers(name: str, key: str, value: Any, counts: tuple[int, ...]) -> tuple[float, ...]:
+    """Numbers of "0.5:0.5:0.5", of a JSON list, or one alone. Raises `InputError` for another count or kind."""
+    parts = value.split(":") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    try:
+        numbers = tuple(float(part) for part in parts)
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) not in counts:
+        expected = " or ".join(map(str, counts))
+        raise InputError(f"Encoder {name!r}: {key} takes {expected} number(s), {SETTINGS[key]}; got {value!r}.")
+    return numbers
+
+
+def _per_channel(numbers: tuple[float, ...]) -> tuple[float, ...]:
+    return numbers * 3 if len(numbers) == 1 else numbers
