@@ -15,7 +15,7 @@ from fdr.errors import InputError
 from fdr.extraction import Extraction, ExtractionOptions
 from fdr.images import ImageOptions, ImageSource, open_images
 from fdr.measurement import Key, Needs, measure
-from fdr.reference import Reference, find_reference, names_images
+from fdr.reference import Reference, ValidationFD, find_reference, names_images
 from fdr.signature import Origin
 
 
@@ -97,13 +97,19 @@ class ReferenceSide:
         return {name: need.outputs for name, need in self._needs.items()}
 
     def origin(self, key: Key, has_features: bool) -> Origin:
-        """Where the moments (or the features) of an encoder's output come from."""
-        if has_features:
+        """Where the moments (or the features) of an encoder's output come from; images may be measured later."""
+        found = self.moments.get(key)
+        if has_features or found is None:
             assert self.images is not None
-            return Origin(self.images.name, self.images.digest or "", len(self.features[key]))
-        found = self.moments[key]
+            count = len(self.features[key]) if key in self.features else None
+            return Origin(self.images.name, self.images.digest or "", count)
         val_fd = None if found.val_fd is None else found.val_fd.value
         return Origin(found.name, found.digest, found.moments.count, val_fd)
+
+    def val_fd(self, key: Key) -> ValidationFD | None:
+        """The denominator of FDr, where the reference has one."""
+        found = self.moments.get(key)
+        return None if found is None else found.val_fd
 
     def facts(self) -> dict[str, Any] | None:
         """The reference in a report."""

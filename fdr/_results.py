@@ -11,8 +11,23 @@ from fdr.images import ImageSource
 from fdr.measurement import Measurement
 from fdr.metrics.base import Score
 from fdr.metrics.fdr_ratio import Ratio
-from fdr.report import Result
+from fdr.report import Result, result_key
 from fdr.signature import Origin, result_signature
+
+
+@dataclass(frozen=True)
+class PlannedResult:
+    """A number that is about to be measured."""
+
+    metric: str
+    encoder: str | None
+    lower_is_better: bool
+    signature: str
+
+    @property
+    def key(self) -> str:
+        """The name of this number within its report."""
+        return result_key(self.metric, self.encoder)
 
 
 @dataclass(frozen=True)
@@ -37,9 +52,7 @@ class ResultFacts:
             output=self.output,
             count=self.count,
             lower_is_better=lower_is_better,
-            signature=result_signature(
-                metric, self.spec, self.output, self.policy, self.count, self.origin, self.settings
-            ),
+            signature=self.signature(metric),
             stderr=score.stderr,
             reference_count=None if self.origin is None else self.origin.count,
             interval=interval,
@@ -47,6 +60,14 @@ class ResultFacts:
             details=score.details,
             notes=score.notes,
         )
+
+    def signature(self, metric: str) -> str:
+        """How a number of this metric is made."""
+        return result_signature(metric, self.spec, self.output, self.policy, self.count, self.origin, self.settings)
+
+    def planned(self, metric: str, lower_is_better: bool) -> PlannedResult:
+        """The row before it is measured."""
+        return PlannedResult(metric, self.spec.name, lower_is_better, self.signature(metric))
 
     def ratio_result(self, ratio: Ratio) -> Result:
         """The row of FDr."""

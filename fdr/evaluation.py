@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fdr._reference_side import ReferenceSide, opened
-from fdr._results import ResultFacts, samples_facts
+from fdr._results import PlannedResult, ResultFacts, samples_facts
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.registry import as_encoder, parse_encoders
 from fdr.errors import FdrWarning, InputError, unknown
@@ -243,22 +243,48 @@ class Evaluator:
             for output in self._needs(encoder).moments
         }
 
+    def planned(self, source: ImageSource) -> Iterator[PlannedResult]:
+        """The numbers that `evaluate_source` would give, with their signatures; nothing is computed."""
+        count, has_stored = len(source), bool(self._stored_moments(source))
+        ratios = []
+        for encoder in self.encoders:
+            for metric, output in self._applied(encoder):
+                facts = self._facts(encoder, metric, output, source, count, has_stored)
+                yield facts.planned(metric.name, metric.lower_is_better)
+                if metric.name == "fd" and self.reference.val_fd((encoder.spec.name, output)) is not None:
+                    ratios.append(encoder.spec.name)
+                    yield facts.planned("fdr", True)
+        if len(self.encoders) > 1 and len(ratios) == len(self.encoders):
+            yield PlannedResult("fdr_k", None, True, self._mean_signature(source.policy, count))
+
+    def _facts(
+        self,
+        encoder: AbstractEncoder,
+        metric: AbstractMetric,
+        output: str,
+        source: ImageSource,
+        count: int,
+        has_stored: bool,
+    ) -> ResultFacts:
+        settings: Mapping[str, str] = metric.settings
+        if has_stored and isinstance(metric, AbstractMomentsMetric):
+            settings = {**settings, "m": "stored"}
+        origin = None
+        if metric.needs_reference:
+            origin = self.reference.origin((encoder.spec.name, output), isinstance(metric, AbstractFeaturesMetric))
+        return ResultFacts(encoder.spec, output, source.policy, count, origin, settings)
+
     def _results(self, source: ImageSource, measured: Measurement, has_stored: bool) -> Iterator[Result]:
         ratios: dict[str, Ratio] = {}
         for encoder in self.encoders:
             name = encoder.spec.name
             for metric, output in self._applied(encoder):
                 score = self._score(metric, (name, output), measured)
-                settings: Mapping[str, str] = metric.settings
                 if has_stored and isinstance(metric, AbstractMomentsMetric):
-                    settings = {**settings, "m": "stored"}
                     score = replace(score, notes=(*score.notes, STORED_NOTE.format(name=source.name)))
-                origin = None
-                if metric.needs_reference:
-                    origin = self.reference.origin((name, output), isinstance(metric, AbstractFeaturesMetric))
-                facts = ResultFacts(encoder.spec, output, source.policy, measured.count, origin, settings)
+                facts = self._facts(encoder, metric, output, source, measured.count, has_stored)
                 yield facts.result(metric.name, score, metric.lower_is_better)
-                val_fd = self.reference.moments[name, output].val_fd if metric.name == "fd" else None
+                val_fd = self.reference.val_fd((name, output)) if metric.name == "fd" else None
                 if val_fd is not None:
                     ratios[name] = ratio(score.value, val_fd)
                     yield facts.ratio_result(ratios[name])
@@ -276,8 +302,6 @@ class Evaluator:
 
     def _mean_result(self, ratios: Mapping[str, Ratio], policy: Mapping[str, str], count: int) -> Result:
         value, interval = mean_ratio(ratios)
-        specs = {encoder.spec.name: encoder.spec for encoder in self.encoders}
-        origins = {name: self.reference.origin((name, spec.output), False) for name, spec in specs.items()}
         return Result(
             metric="fdr_k",
             value=value,
@@ -285,12 +309,17 @@ class Evaluator:
             output=None,
             count=count,
             lower_is_better=True,
-            signature=mean_signature(specs, policy, count, origins),
+            signature=self._mean_signature(policy, count),
             k=len(ratios),
             encoders=tuple(ratios),
             interval=interval,
             details={"fdr": {name: r.value for name, r in ratios.items()}},
         )
+
+    def _mean_signature(self, policy: Mapping[str, str], count: int) -> str:
+        specs = {encoder.spec.name: encoder.spec for encoder in self.encoders}
+        origins = {name: self.reference.origin((name, spec.output), False) for name, spec in specs.items()}
+        return mean_signature(specs, policy, count, origins)
 
     def _run_facts(self) -> dict[str, Any]:
         specs = {}

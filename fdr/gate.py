@@ -139,13 +139,12 @@ def plan_gate(
     return plans
 
 
-def check_replaceable(reports: Sequence[Report], old: Baseline, allow: Sequence[str] = ()) -> None:
-    """Raise `InputError` where a number that takes the place of one in `old` was not made in the same way."""
-    sets = sets_by_name(reports)
-    for name, report in sets.items():
+def check_replaceable(sets: Mapping[str, Sequence[Row]], old: Baseline, allow: Sequence[str] = ()) -> None:
+    """Raise `InputError` where a number that takes the place of one in `old` is not made in the same way."""
+    for name, rows in sets.items():
         before = next(iter(old.sets)) if len(sets) == len(old.sets) == 1 else name
         values = old.sets.get(before, {})
-        _refuse(name, _differences([row for row in report if row.key in values], values), allow, old.name)
+        _refuse(name, _differences([row for row in rows if row.key in values], values), allow, old.name)
 
 
 def _differences(rows: Sequence[Row], values: Mapping[str, BaselineValue]) -> dict[str, tuple[Difference, ...]]:

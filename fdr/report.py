@@ -162,14 +162,18 @@ def reports_from_dict(data: Any) -> list[Report]:
 
 def sets_by_name(reports: Sequence[Report]) -> dict[str, Report]:
     """Reports by the name of their samples; the second of a name is "samples.npz (2)"."""
-    sets: dict[str, Report] = {}
-    for report in reports:
-        name = source = str(report.samples["source"])
-        number = 2
-        while name in sets:
-            name, number = f"{source} ({number})", number + 1
-        sets[name] = report
-    return sets
+    return dict(zip(told_apart([str(report.samples["source"]) for report in reports]), reports, strict=True))
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """The names, each once: "a", "a (2)", "a (3)"."""
+    found: list[str] = []
+    for name in names:
+        other, number = name, 2
+        while other in found:
+            other, number = f"{name} ({number})", number + 1
+        found.append(other)
+    return found
 
 
 _CSV_COLUMNS = (

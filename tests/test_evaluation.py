@@ -105,6 +105,31 @@ def test_fdr_k_is_the_mean_and_carries_the_rounding(
     assert mean.interval == pytest.approx(((fd / 0.045 + fd / 2.005) / 2, (fd / 0.035 + fd / 1.995) / 2))
 
 
+def test_what_is_planned_is_what_is_measured(samples: Path, real: Path, tmp_path: Path) -> None:
+    two = [TinyEncoder("one"), TinyEncoder("two", 5, "seed:22")]
+    val = npz(tmp_path / "val.npz", images(70, seed=7))
+    write_reference(open_images(real), two, tmp_path / "stats", validation=open_images(val))
+    metrics = ["fd", "is", "precision"]
+    for reference, wanted in ((real, metrics), (tmp_path / "stats", metrics[:2])):
+        evaluator = Evaluator(
+            two,
+            reference,
+            wanted,
+            image_options=ImageOptions(count=50, size=8),
+            encoder_options=EncoderOptions(),
+            extraction_options=ExtractionOptions(),
+        )
+        source = open_images(samples, evaluator.image_options)
+        seen = [encoder.num_seen for encoder in two]
+        planned = list(evaluator.planned(source))
+        assert [encoder.num_seen for encoder in two] == seen, "planning decodes nothing"
+        measured = evaluator.evaluate_source(source)
+        assert [(p.key, p.signature, p.lower_is_better) for p in planned] == [
+            (r.key, r.signature, r.lower_is_better) for r in measured
+        ]
+    assert planned[-1].key == "fdr_k"
+
+
 def test_the_registry_has_the_published_constants() -> None:
     published = {"inception": 1.68, "convnext": 56.87, "dinov2": 14.19, "mae": 0.04, "siglip": 0.60, "clip": 5.60}
     rows = registry()["imagenet256"].encoders

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from fdr.cli._render import print_verdict, progress_for, write_text
 from fdr.errors import FdrError, InputError
 
 if TYPE_CHECKING:
+    from fdr._limits import Row
     from fdr.baseline import Baseline
     from fdr.gate import GateOptions, Verdict
     from fdr.report import Report
@@ -253,9 +254,11 @@ def _is_json(item: str) -> bool:
 def _measure(
     samples: Sequence[str], task: _Task, outputs: _Outputs, progress: Any, is_dry: bool, measuring: dict[str, Any]
 ) -> list[Report]:
-    from fdr.report import reports_to_json
+    from fdr.report import reports_to_json, told_apart
 
     evaluator, sources = _options.prepare_evaluation(samples, progress, **measuring)
+    names = told_apart([source.name for source in sources])
+    _check_plan({name: tuple(evaluator.planned(s)) for name, s in zip(names, sources, strict=True)}, task)
     if is_dry:
         for line in evaluator.plan(sources):
             click.echo(line)
@@ -266,8 +269,19 @@ def _measure(
     return reports
 
 
+def _check_plan(planned: Mapping[str, Sequence[Row]], task: _Task) -> None:
+    """Raise now what checking these numbers would raise after they were measured."""
+    from fdr.gate import check_replaceable, plan_gate
+
+    if task.options.limits or task.target is None:
+        plan_gate(planned, task.options, task.baseline)
+    if task.replaced is not None:
+        check_replaceable(planned, task.replaced, task.options.allow)
+
+
 def _finish(reports: list[Report], task: _Task, outputs: _Outputs, job: GitHubJob | None) -> int:
     from fdr.gate import check_replaceable, judge
+    from fdr.report import sets_by_name
 
     verdict = None
     if task.options.limits or task.target is None:
@@ -277,7 +291,8 @@ def _finish(reports: list[Report], task: _Task, outputs: _Outputs, job: GitHubJo
         return 1
     if task.target is not None:
         if task.replaced is not None:
-            check_replaceable(reports, task.replaced, task.options.allow)
+            sets = {name: tuple(report) for name, report in sets_by_name(reports).items()}
+            check_replaceable(sets, task.replaced, task.options.allow)
         _write_baseline(reports, task.target, task.replaced, outputs)
     return 0
 
