@@ -133,7 +133,7 @@ def _is_wreck(folder: Path) -> bool:
 
 
 def _own_files(folder: Path) -> list[Path]:
-    own = {*shard_files(folder), *_derived.moments_files(folder)}
+    own = {*shard_files(folder), *_derived.derived_files(folder)}
     for path in folder.iterdir():
         if path.name in (MANIFEST_NAME, *_LOCK_NAMES) or _atomic.is_tmp(path):
             own.add(path)
@@ -204,7 +204,7 @@ def _verify(entry: CacheEntry, progress: Progress) -> Verification:
     unlisted = [path for path in shard_files(entry.path) if path.name not in known]
     problems += [f"{path.name}: damaged and not listed" for path in unlisted if recover_shard(path) is None]
     problems += [
-        f"{path.name}: damaged" for path in _derived.moments_files(entry.path) if not _derived.is_undamaged(path)
+        f"{path.name}: damaged" for path in _derived.derived_files(entry.path) if not _derived.is_undamaged(path)
     ]
     return Verification(entry, num_good, tuple(problems))
 

@@ -16,6 +16,7 @@ from fdr.extraction import Extraction, ExtractionOptions
 from fdr.images import ImageOptions, ImageSource, open_images
 from fdr.measurement import Key, Needs, measure
 from fdr.reference import Reference, ValidationFD, find_reference, names_images
+from fdr.sanity import ImageSet, image_set
 from fdr.signature import Origin
 
 
@@ -52,6 +53,8 @@ class ReferenceSide:
         self.features: dict[Key, np.ndarray] = {}
         self.images: ImageSource | None = None
         """The images that have to be measured, where there are such."""
+        self.noted: ImageSet | None = None
+        """What was noted of them, once they are measured."""
         self._needs: dict[str, Needs] = {name: needs[name] for name in self._encoders}
         """What the images have to give."""
         self._is_measured = False
@@ -84,7 +87,9 @@ class ReferenceSide:
         source, digest = self.images, self.images.digest or ""
         encoders = [self._encoders[name] for name in self._needs]
         outputs = {name: need.outputs for name, need in self._needs.items()}
-        measured = measure(Extraction(source, encoders, outputs, self._extraction_options), self._needs)
+        extraction = Extraction(source, encoders, outputs, self._extraction_options)
+        measured = measure(extraction, self._needs)
+        self.noted = image_set(extraction)
         self.features = dict(measured.features)
         self._is_measured = True
         for (name, output), moments in measured.moments.items():

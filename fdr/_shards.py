@@ -43,6 +43,8 @@ class Shard:
     features: dict[str, np.ndarray]
     """float32 [n, D] per output"""
     bad: tuple[BadRow, ...]
+    images: np.ndarray | None = None
+    """What was noted of the good rows when they were decoded, [n] of `fdr.images.facts.FACTS`; None if nothing was."""
 
 
 class DamagedShardError(Exception):
@@ -159,10 +161,12 @@ def encode_shard(
     ids: Sequence[str],
     features: Mapping[str, np.ndarray],
     bad: Sequence[BadRow],
+    images: np.ndarray | None = None,
 ) -> tuple[ShardRecord, bytes]:
     """The shard as the bytes of an HDF5 file, with its record.
 
-    `rows` int64 [n] ascending, `ids` n names, `features` float32 [n, D] per output; `bad` holds the rest of the span.
+    `rows` int64 [n] ascending, `ids` n names, `features` float32 [n, D] per output; `bad` holds the rest of the span;
+    `images` are records [n] of what was noted of the good rows.
     Built in memory, so that no error of the disk can reach HDF5, and byte for byte the same for the same content.
     """
     import h5py
@@ -173,6 +177,8 @@ def encode_shard(
         _write_attributes(file, header, span)
         for name in sorted(features):
             file.create_dataset(f"features/{name}", data=features[name], dtype="<f4")
+        if images is not None:
+            file.create_dataset("images", data=images)
         file.create_dataset("rows", data=rows, dtype="<i8")
         file.create_dataset("ids", data=_to_utf8(ids))
         file.create_dataset("bad/rows", data=np.array([item.row for item in bad], np.int64), dtype="<i8")
@@ -248,7 +254,8 @@ def decode_shard(data: bytes, record: ShardRecord, outputs: Iterable[str]) -> Sh
     """The checked bytes of a shard as arrays, with the features of `outputs`."""
     with open_shard(data) as file:
         features = {name: file[f"features/{name}"][:] for name in outputs}
-        return Shard(file["rows"][:], from_utf8(file["ids"][:]), features, record.bad)
+        images = file["images"][:] if "images" in file else None
+        return Shard(file["rows"][:], from_utf8(file["ids"][:]), features, record.bad, images)
 
 
 def load_ahead(folder: Path, records: Iterable[ShardRecord]) -> Iterator[tuple[ShardRecord, bytes | DamagedShardError]]:

@@ -181,11 +181,12 @@ class FeatureCache:
         ids: Sequence[str],
         features: Mapping[str, np.ndarray],
         bad: Iterable[tuple[int, str, str]] = (),
+        images: np.ndarray | None = None,
     ) -> None:
         """Publish rows [start, stop), one of `missing`: on return they survive a kill.
 
-        `rows` int64 [n] are the rows that decoded, ascending, with their `ids` and float32 `features` [n, D]; `bad`
-        holds (row, id, reason) of the others. Where another process published the shard first, its shard stays.
+        `rows` int64 [n] are the rows that decoded, ascending, with `ids`, float32 `features` [n, D] and what was noted
+        of the `images`; `bad` holds (row, id, reason) of the others. Where another process was first, its shard stays.
 
         Raises `RunError` when it cannot be written (a full disk); nothing is left behind then.
         """
@@ -193,7 +194,7 @@ class FeatureCache:
         header = self._manifest.header
         if not header.widths:
             header = replace(header, widths={name: x.shape[1] for name, x in features.items()})
-        record, data = encode_shard(header, (start, stop), np.asarray(rows, np.int64), ids, features, listed)
+        record, data = encode_shard(header, (start, stop), np.asarray(rows, np.int64), ids, features, listed, images)
         path = self.folder / record.file
         with self._writing(), _atomic.stage_bytes(path, data) as tmp, _atomic.folder_lock(self.folder):
             self._load(is_quiet=True)

@@ -34,6 +34,7 @@ from fdr.protocols import Protocol, check_is_free, find_protocol
 from fdr.reference import DEFAULT_REFERENCE, find_reference, is_statistics, warn_if_same_images
 from fdr.report import Report, Result
 from fdr.runtime import package_versions
+from fdr.sanity import doubts
 from fdr.signature import mean_signature
 
 DEFAULT_ENCODER, DEFAULT_METRIC = "inception", "fd"
@@ -220,9 +221,12 @@ class Evaluator:
             for reference in list(self.reference.moments.values())[:1]:
                 warn_if_same_images(source.digest, reference)
             outputs = {name: need.outputs for name, need in needs.items()}
-            measured = measure(Extraction(source, self.encoders, outputs, self.extraction_options), needs)
+            extraction = Extraction(source, self.encoders, outputs, self.extraction_options)
+            measured = measure(extraction, needs)
             if stored:
                 measured = replace(measured, moments=stored)
+            for doubt in doubts(extraction, measured.moments, self.reference.moments, self.reference.noted):
+                warnings.warn(doubt, FdrWarning, stacklevel=2)
             results = list(self._results(source, measured, has_stored=bool(stored)))
         return Report(
             samples=samples_facts(source, measured),

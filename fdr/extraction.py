@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fdr import _derived
 from fdr._version import __version__
 from fdr.cache import CacheKey, CacheStore, FeatureCache
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
@@ -125,6 +126,7 @@ class Extraction:
         self.batch_size = self.options.batch_size_on(encoders[0].device.type)
         self.bad: list[BadImage] = []
         """Images left out by `on_bad="skip"`, known after a pass."""
+        self._noted: list[np.ndarray | None] = []
         self.entries = {name: self._open_entry(name) for name in names}
 
     def _outputs_of(self, name: str, wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -161,7 +163,7 @@ class Extraction:
         return all(entry is not None and entry.is_complete for entry in self.entries.values())
 
     def __iter__(self) -> Iterator[FeatureBlock]:
-        self.bad = []
+        self.bad, self._noted = [], []
         title = f"{self.source.name}: {', '.join(self.encoders)}"
         with self.options.progress.task(title, self.num_rows) as task:
             seen = 0
@@ -170,6 +172,27 @@ class Extraction:
                 seen = block.stop
                 task.advance(block.stop - block.start)
         self.source.check_bad(self.bad, seen)
+        self._save_images()
+
+    @property
+    def images(self) -> np.ndarray | None:
+        """What was noted of every image that decoded (`fdr.images.facts.FACTS`), after a pass or from the cache.
+
+        None where nothing is known of some of them.
+        """
+        known = [part for part in self._noted if part is not None]
+        if known and len(known) == len(self._noted):
+            return np.concatenate(known)
+        kept = (_derived.load_images(e.folder, e.digest) for e in self.entries.values() if e is not None)
+        return next((images for images in kept if images is not None), None) if self.is_complete else None
+
+    def _save_images(self) -> None:
+        images = self.images
+        for entry in self.entries.values():
+            if images is None or entry is None or not entry.is_complete:
+                continue
+            if _derived.load_images(entry.folder, entry.digest) is None:
+                _derived.save_images(entry.folder, entry.digest, images)
 
     def _blocks(self) -> Iterator[FeatureBlock]:
         """Runs of shards that need computing share one pass of the decoder; the others are read."""
@@ -287,7 +310,8 @@ class Extraction:
             if entry is not None:
                 ids = [self.source.ids[row] for row in rows]
                 failed = [(image.row, image.id, image.reason) for image in bad]
-                entry.write_shard(end.start, end.stop, np.array(rows, dtype=np.int64), ids, features, failed)
+                images = self.source.facts(rows)
+                entry.write_shard(end.start, end.stop, np.array(rows, dtype=np.int64), ids, features, failed, images)
 
     def _assemble(
         self,
@@ -300,14 +324,17 @@ class Extraction:
         """The block of a shard: what was computed now, and the cached rest."""
         features = dict(computed)
         good = np.array(rows, dtype=np.int64)
+        noted = self.source.facts(rows) if computed else None
         for name, entry in self.entries.items():
             if name not in computed:
                 assert entry is not None
                 shard = entry.read_shard(start, stop)
                 features[name], good, bad = shard.features, shard.rows, [BadImage(*image) for image in shard.bad]
+                noted = shard.images if noted is None else noted
         if bad and self.source.options.on_bad == "fail":
             raise InputError(f"{self.source.name}: {bad[0].id}: {bad[0].reason}; use --on-bad skip to leave it out.")
         self.bad += bad
+        self._noted.append(noted)
         return FeatureBlock(start, stop, good, features)
 
 

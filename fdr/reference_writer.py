@@ -19,6 +19,7 @@ from fdr.images import ImageSource
 from fdr.measurement import Measurement, measure
 from fdr.moments import Moments
 from fdr.reference import INDEX_NAME, INDEX_SCHEMA, file_digest, read_index
+from fdr.sanity import image_set, jpeg_share
 
 FORMATS = ("h5", "npz")
 
@@ -39,11 +40,14 @@ def write_reference(
     a reference already gains or replaces encoders, provided it was made from the same images. Returns the index.
     """
     check_reference_folder(folder, source)
-    measured = measure(Extraction(source, encoders, None, options))
+    extraction = Extraction(source, encoders, None, options)
+    measured, images = measure(extraction), image_set(extraction)
     val_measured = None if validation is None else measure(Extraction(validation, encoders, None, options))
     rows = []
     for encoder in encoders:
         attributes = _attributes(name or folder.name, source, encoder, measured)
+        if images is not None:
+            attributes["jpeg_share"] = jpeg_share(images)
         moments = measured.moments[encoder.spec.name, encoder.spec.output]
         if val_measured is not None:
             attributes["val_fd"] = frechet_distance(

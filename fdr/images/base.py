@@ -20,6 +20,7 @@ import numpy as np
 from fdr.errors import InputError, RunError, unknown
 from fdr.images.decode import ALPHA, Picture, UnreadableImage, quiet_pillow
 from fdr.images.digests import container_digest, file_stamp
+from fdr.images.facts import FACTS, FORMATS, facts_of
 from fdr.images.pool import ordered_map
 from fdr.images.resize import CROPS, crop_function
 from fdr.runtime import available_cpus
@@ -97,7 +98,7 @@ class ImageBatch:
 
 class _Ready(NamedTuple):
     image: Tensor
-    format: str
+    facts: tuple
 
 
 class ImageSource(ABC):
@@ -127,8 +128,7 @@ class ImageSource(ABC):
         self.labels = labels if labels is None else np.asarray(labels, dtype=np.int64)[self.rows]
         self.class_names = class_names
         self._stamps: dict[str | Path, list[int] | None] = {}
-        self._formats: dict[str, int] = {}
-        self._format_of = bytearray()
+        self._facts = np.zeros(0 if self.rows is None else len(self.rows), FACTS)
 
     @abstractmethod
     def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
@@ -187,8 +187,11 @@ class ImageSource(ABC):
     @property
     def formats(self) -> Mapping[str, int]:
         """How many of the images read so far were "jpeg", "png", ..., by their first bytes, or "array"."""
-        names = list(self._formats)
-        return {names[code - 1]: many for code, many in sorted(Counter(self._format_of).items()) if code}
+        return {FORMATS[code]: many for code, many in sorted(Counter(self._facts["format"].tolist()).items()) if code}
+
+    def facts(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Records of dtype `FACTS` for `rows`, which have been read and have decoded."""
+        return self._facts[np.asarray(rows, dtype=np.int64)]
 
     def batches(
         self, batch_size: int, num_workers: int | None = None, start: int = 0, stop: int | None = None
@@ -233,7 +236,7 @@ class ImageSource(ABC):
         except UnreadableImage as error:
             return error
         array = self._resized(picture)
-        return _Ready(torch.from_numpy(array).permute(2, 0, 1), picture.format)
+        return _Ready(torch.from_numpy(array).permute(2, 0, 1), facts_of(array, picture.format))
 
     def _resized(self, picture: Picture) -> np.ndarray:
         crop = crop_function(self.options.crop, self.options.size)
@@ -257,7 +260,7 @@ class ImageSource(ABC):
             if isinstance(result, _Ready):
                 batch.rows.append(row + offset)
                 batch.images.append(result.image)
-                self._note_format(row + offset, result.format)
+                self._note(row + offset, result.facts)
                 continue
             name, reason = self.ids[row + offset], str(result)
             if self.options.on_bad == "fail":
@@ -268,10 +271,10 @@ class ImageSource(ABC):
             batch.bad.append(BadImage(row + offset, name, reason))
         return batch
 
-    def _note_format(self, row: int, name: str) -> None:
-        if row >= len(self._format_of):
-            self._format_of.extend(bytes(row + 1 - len(self._format_of)))
-        self._format_of[row] = self._formats.setdefault(name, len(self._formats) + 1)
+    def _note(self, row: int, facts: tuple) -> None:
+        if row >= len(self._facts):  # a generator of unknown length
+            self._facts = np.concatenate([self._facts, np.zeros(max(1024, len(self._facts)), FACTS)])
+        self._facts[row] = (row, *facts)
 
     def check_bad(self, bad: Sequence[BadImage], num_rows: int) -> None:
         """Raise `RunError` when `bad` is more than the share `max_bad` of `num_rows` images."""
