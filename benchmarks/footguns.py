@@ -287,7 +287,7 @@ def toml_text(rows: Sequence[Row], encoder: str, measured_on: Mapping[str, str])
     ]
     for row in rows:
         texts = {"field": row.field, "from": row.before, "to": row.after, "sides": row.sides, "encoder": encoder}
-        lines += ["[[footgun]]", *(f'{key} = "{value}"' for key, value in texts.items())]
+        lines += ["[[effect]]", *(f'{key} = "{value}"' for key, value in texts.items())]
         names = ("median", "low", "high")
         lines += [f"{name} = {value:.5f}" for name, value in zip(names, row.changes[""], strict=True)]
         lines += [f"{kind} = [{', '.join(f'{value:.5f}' for value in row.changes[kind])}]" for kind in KINDS]
