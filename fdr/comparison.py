@@ -200,13 +200,20 @@ def compare_reports(a: Report, b: Report) -> Comparison:
 
 def _told(a: Report, b: Report, first: Result, second: Result) -> tuple[Difference, ...]:
     """The differences of two results; a spec hash that differs is explained by the specs in the reports."""
-    specs = [report.run.get("encoders", {}).get(row.encoder, {}) for report, row in ((a, first), (b, second))]
+    specs = [_spec(report.run, row.encoder) for report, row in ((a, first), (b, second))]
     keys = [key for key in specs[0] if key not in _UNHASHED and specs[0][key] != specs[1].get(key)]
     settings = ", ".join(f"{key} {specs[0][key]} and {specs[1].get(key)}" for key in keys)
     return tuple(
         replace(d, meaning=f"settings of the encoder: {settings}") if d.field == "s" and settings else d
         for d in signature_differences(first.signature, second.signature)
     )
+
+
+def _spec(run: Any, encoder: str | None) -> Mapping[str, Any]:
+    """What a report tells of an encoder; nothing where it tells nothing, or is damaged there."""
+    for key in ("encoders", encoder):
+        run = run.get(key) if isinstance(run, Mapping) else None
+    return run if isinstance(run, Mapping) else {}
 
 
 def _by_key(report: Report) -> dict[str, Result]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class Effect:
     low: float
     high: float
     measured_on: str
+    sides: str = ""
+    """What was changed: "both" sides, or the "samples" alone; "" where it is not told."""
     note: str = ""
 
     def covers(self, value: str, other: str) -> bool:
@@ -34,15 +36,15 @@ class Effect:
 
     def reversed(self) -> Effect:
         """The same change the other way round."""
-        low, high = sorted((1 / (1 + self.low) - 1, 1 / (1 + self.high) - 1))
-        median = 1 / (1 + self.median) - 1
-        return Effect(self.field, self.after, self.before, self.encoder, median, low, high, self.measured_on, self.note)
+        median, low, high = (1 / (1 + change) - 1 for change in (self.median, self.high, self.low))
+        return replace(self, before=self.after, after=self.before, median=median, low=low, high=high)
 
     def sentence(self) -> str:
         """What was measured, in words; the range where there is one."""
         spread = "" if self.low == self.high else f" ({100 * self.low:+.1f} to {100 * self.high:+.1f} %)"
+        told = {"both": " on both sides", "samples": " of the samples alone"}.get(self.sides, "")
         return (
-            f"{self.before} -> {self.after} moved FD of {self.encoder} by {100 * self.median:+.1f} %{spread} "
+            f"{self.before} -> {self.after}{told} moved FD of {self.encoder} by {100 * self.median:+.1f} %{spread} "
             f"on {self.measured_on}"
         )
 
@@ -81,6 +83,7 @@ def _effect(row: Mapping[str, Any]) -> Effect:
         low=float(row["low"]),
         high=float(row["high"]),
         measured_on=str(row["measured_on"]),
+        sides=str(row.get("sides", "")),
         note=str(row.get("note", "")),
     )
 

@@ -232,7 +232,8 @@ def judge(reports: Sequence[Report], options: GateOptions, baseline: Baseline | 
         tuple(checks),
         options,
         tuple((n, r) for n, report in sets.items() for r in report if (n, r.key) not in judged),
-        tuple(warning for plan in plans.values() for warning in plan.warnings),
+        tuple(warning for plan in plans.values() for warning in plan.warnings)
+        + tuple(f"{name}: {text}" for name, report in sets.items() for text in report.warnings),
     )
 
 

@@ -24,6 +24,7 @@ low = 0.20
 high = 0.25
 measured_on = "900 photos"
 note = "see the page"
+sides = "both"
 [[effect]]
 field = "n"
 from = "50000"
@@ -127,16 +128,22 @@ def test_a_differing_spec_hash_is_explained_by_the_specs_of_the_reports() -> Non
     assert difference.meaning == "settings of the encoder: mean [0.5] and [0.0]"
 
 
+@pytest.mark.parametrize("run", [{}, {"encoders": 3}, {"encoders": {"inception": []}}, "x"])
+def test_a_report_without_specs_leaves_the_field_as_it_is(run) -> None:
+    (difference,) = compare_reports(report(run=run), report(row(fields={"s": "00000000"}))).pairs[0].differences
+    assert difference.meaning == MEANINGS["s"]
+
+
 def test_usual_effects_are_told_in_the_direction_asked(effects) -> None:
     a, b = row(fields={"rs": "tf1-bilinear-299"}), row(fields={"rs": "bicubic-antialias-299"})
     forward = "\n".join(explanations(compare_reports(report(a), report(b)), effects))
-    assert (
-        "tf1-bilinear -> bicubic-antialias moved FD of squeezenet by +25.0 % (+20.0 to +25.0 %) on 900 photos"
-        in forward
-    )
+    moved = "on both sides moved FD of squeezenet by"
+    assert f"tf1-bilinear -> bicubic-antialias {moved} +25.0 % (+20.0 to +25.0 %) on 900 photos" in forward
     assert "see the page" in forward
     back = "\n".join(explanations(compare_reports(report(b), report(a)), effects))
-    assert "bicubic-antialias -> tf1-bilinear moved FD of squeezenet by -20.0 % (-20.0 to -16.7 %)" in back
+    assert (
+        "bicubic-antialias -> tf1-bilinear on both sides moved FD of squeezenet by -20.0 % (-20.0 to -16.7 %)" in back
+    )
 
 
 def test_other_values_of_a_measured_field_and_unmeasured_fields(effects) -> None:

@@ -180,3 +180,8 @@ def test_a_baseline_is_replaced_only_by_numbers_made_in_the_same_way() -> None:
         check_replaceable({"b": [other]}, before)
     check_replaceable({"b": [other]}, before, allow=("n",))
     check_replaceable({"new": [other]}, before)
+
+
+def test_what_makes_a_report_doubtful_is_told() -> None:
+    doubtful = report(warnings=("samples and reference are the same images",))
+    assert judge([doubtful], limits("fd=4")).warnings == ("samples.npz: samples and reference are the same images",)

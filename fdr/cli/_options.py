@@ -22,12 +22,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Command(click.Command):
-    """A command that refuses unknown options in the configuration file."""
+    """A command whose options have one name in the configuration file, in the environment and as flags."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any):
         if parent is not None:
             apply_config(parent.lookup_default(info_name or "") or {}, self.params, info_name or "")
+            self._name_variables(f"{parent.auto_envvar_prefix}_{info_name}")
         return super().make_context(info_name, args, parent, **extra)
+
+    def _name_variables(self, prefix: str) -> None:
+        """$FDR_CHECK_MAX gives --max, whatever the parameter is called in the code."""
+        for option in self.params:
+            if isinstance(option, click.Option) and option.opts[-1].startswith("--"):
+                option.envvar = f"{prefix}_{option.opts[-1][2:]}".upper().replace("-", "_")
 
 
 def stack(*options: Callable[[F], F]) -> Callable[[F], F]:

@@ -105,6 +105,13 @@ def test_limits_may_be_kept_in_a_file(
     assert fdr_command("check", bad, "--max", "fd:inception=9", "--tolerance", "90%").code == 0, "a flag wins"
 
 
+def test_limits_may_be_kept_in_the_environment(fdr_command, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FDR_CHECK_MAX", "fd:inception=3.0")
+    monkeypatch.setenv("FDR_CHECK_MIN", "is:inception=300 is=100")
+    got = fdr_command("check", good)
+    assert got.code == 1 and got.out.count("≤") == 1 and got.out.count("≥") == 2
+
+
 @pytest.mark.parametrize("text, sentence", [
     ("[check]\nmaximum = {}\n", "Unknown option in the configuration of fdr check 'maximum'"),
     ("[check]\nmax = {fd = {inception = 3}}\n", "quote names with a colon"),
