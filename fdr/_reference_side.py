@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,24 +59,25 @@ class ReferenceSide:
         if not self._encoders:
             return
         if isinstance(reference, ImageSource):
-            self.images = reference
+            self.images, self._name = reference, reference.name
             return
-        self._read_statistics(reference, encoder_options)
+        self._statistics, self._options = reference, encoder_options
+        self.moments = {(name, output): self._find(name, output) for name in needs for output in needs[name].moments}
         self._needs = {name: Needs(features=need.features) for name, need in self._needs.items() if need.features}
         if self._needs:
-            self.images = _images_in(reference, _reference_options(image_options))
+            name, need = next(iter(self._needs.items()))
+            found = next(iter(self.moments.values()), None) or self._find(name, need.features[0])
+            self.images, self._name = _images_in(found, _reference_options(image_options)), found.name
 
-    def _read_statistics(self, reference: Any, options: EncoderOptions) -> None:
-        for name, need in self._needs.items():
-            for output in need.moments:
-                self.moments[name, output] = find_reference(
-                    reference,
-                    self._encoders[name],
-                    output=output,
-                    weights_dir=options.weights_dir,
-                    offline=options.offline,
-                    progress=options.progress,
-                )
+    def _find(self, name: str, output: str) -> Reference:
+        return find_reference(
+            self._statistics,
+            self._encoders[name],
+            output=output,
+            weights_dir=self._options.weights_dir,
+            offline=self._options.offline,
+            progress=self._options.progress,
+        )
 
     def prepare(self) -> None:
         """Measure the images, if there are any to measure; done once."""
@@ -107,7 +106,7 @@ class ReferenceSide:
         if has_features or found is None:
             assert self.images is not None
             count = len(self.features[key]) if key in self.features else None
-            return Origin(self.images.name, self.images.digest or "", count)
+            return Origin(self._name, self.images.digest or "", count)
         val_fd = None if found.val_fd is None else found.val_fd.value
         return Origin(found.name, found.digest, found.moments.count, val_fd)
 
@@ -132,16 +131,15 @@ class ReferenceSide:
         return {"name": self.images.name, "source": self.images.name, "digest": self.images.digest, "count": count}
 
 
-def _images_in(reference: Any, options: ImageOptions) -> ImageSource:
-    """The images that a reference of statistics holds as well."""
+def _images_in(found: Reference, options: ImageOptions) -> ImageSource:
+    """The images that the file of a reference of statistics holds as well."""
     reason = "it holds moments only"
-    if isinstance(reference, str | os.PathLike) and Path(reference).expanduser().is_file():
+    if found.path is not None:
         try:
-            return open_images(reference, options)
+            return open_images(found.path, options)
         except InputError as error:
             reason = str(error).rstrip(".")
-    name = os.fspath(reference) if isinstance(reference, str | os.PathLike) else "Moments object"
     raise InputError(
-        f"Precision and recall need images of the reference, which {name!r} does not give ({reason}); give --ref real "
-        "images, or an npz with arr_0 beside its moments, as fdr stats --format adm writes."
+        f"Precision and recall need images of the reference, which {found.name!r} does not give ({reason}); give --ref "
+        "real images, or an npz with arr_0 beside its moments, as fdr stats --format adm writes."
     )

@@ -42,6 +42,8 @@ class Reference:
     spec_hash: str | None = None
     """Spec of the encoder that made the moments; None when the file does not say."""
     val_fd: ValidationFD | None = None
+    path: Path | None = None
+    """The statistics file on this machine, which may hold images as well."""
     protocol_count: int | None = None
     """Number of samples that the published protocol compares with it, such as 50,000; None when there is none."""
 
@@ -154,6 +156,7 @@ def _from_file(path: Path, wanted: _Wanted, entry: str | None = None) -> Referen
         source=str(path),
         digest=digest,
         moments=moments,
+        path=path,
         images_digest=_text(attributes.get("images_digest")),
         spec_hash=_text(attributes.get("spec_hash")),
         val_fd=_exact_val_fd(attributes, str(path)) if wanted.output is None else None,

@@ -13,15 +13,17 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from worlds import TinyEncoder, folder, images, npz
+from worlds import DIM, TinyEncoder, folder, images, npz
 
 import fdr
+from fdr import reference as reference_module
 from fdr.adm_reference import subset_of, write_adm_reference
 from fdr.encoders.base import EncoderOptions
 from fdr.errors import FdrWarning, InputError
 from fdr.evaluation import Evaluator
 from fdr.extraction import ExtractionOptions
 from fdr.images import ImageOptions, open_images
+from fdr.named_references import RegistryEncoder, RegistryEntry
 from fdr.protocols import ADM, PROTOCOLS, find_protocol
 from fdr.report import Report, metric_label
 
@@ -151,6 +153,20 @@ def _outputs(path: Path) -> list[str]:
 
     with h5py.File(path) as file:
         return list(file["features"])
+
+
+@pytest.mark.parametrize("metrics", [ADM.metrics, ("precision",)])
+def test_a_reference_known_by_name_gives_moments_and_images(
+    samples: Path, reference: Path, monkeypatch: pytest.MonkeyPatch, metrics: tuple[str, ...]
+) -> None:
+    row = RegistryEncoder("ref.npz", None, None, DIM, None, outputs=("spatial",))
+    entry = RegistryEntry("toy:adm", "", "", None, "", {"tiny": row})
+    monkeypatch.setattr(reference_module, "registry", lambda: {"toy:adm": entry})
+    monkeypatch.setattr(reference_module, "reference_stats_dir", lambda: reference.parent)
+    report = fdr.evaluate(samples, "toy:adm", SpatialEncoder(), metrics)
+    expected = fdr.evaluate(samples, reference, SpatialEncoder(), metrics)
+    assert values(report) == values(expected)
+    assert all("|ref:toy:adm:" in result.signature for result in report if result.reference_count is not None)
 
 
 def test_the_plan_names_both_parts_of_the_reference(samples: Path, reference: Path) -> None:
