@@ -14,9 +14,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fdr._limits import Limit, Row, Tolerance, find_limited, is_named, named, tolerance_for
+from fdr._limits import (
+    Limit,
+    Row,
+    Tolerance,
+    find_limited,
+    is_named,
+    named,
+    parse_limit,
+    parse_tolerance,
+    tolerance_for,
+)
 from fdr.baseline import Baseline, BaselineValue
-from fdr.comparison import Difference, combined_stderr, match_sets, signature_differences
+from fdr.comparison import Difference, check_fields, combined_stderr, match_sets, signature_differences
 from fdr.errors import InputError
 from fdr.report import Report, Result, sets_by_name
 
@@ -35,6 +45,19 @@ class GateOptions:
     """Fields of the signature in which a number may differ from its baseline all the same."""
     inconclusive: Literal["value", "pass", "fail"] = "value"
     """What an inconclusive outcome counts as; with "value", what the bare value says."""
+
+    @classmethod
+    def parse(
+        cls,
+        maxima: Sequence[str] = (),
+        minima: Sequence[str] = (),
+        tolerances: Sequence[str] = (),
+        allow: Sequence[str] = (),
+        inconclusive: Literal["value", "pass", "fail"] = "value",
+    ) -> GateOptions:
+        """From texts as the command line takes them: "fd:inception=3.0", "fd=1%", "n". Raises `InputError`."""
+        limits = [parse_limit(text, "max") for text in maxima] + [parse_limit(text, "min") for text in minima]
+        return cls(tuple(limits), tuple(map(parse_tolerance, tolerances)), check_fields(allow), inconclusive)
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,15 @@ def run_action(runner: Mapping[str, str], **inputs: str) -> subprocess.Completed
     return bash(step["run"], {**runner, **{name: given[name] for name in step["env"]}})
 
 
+def test_the_documented_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("report.json"), report(row(value=2.9)))
+    write(Path("main.json"), report(row(value=2.8)))
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "ci.md").read_text(), re.DOTALL)
+    exec(block, {})
+    assert capsys.readouterr().out.startswith("fail False [('fd:inception', 'pass', -0.1")
+
+
 def test_the_action_measures_samples_and_passes(runner: dict[str, str]) -> None:
     draw(Path("a b.npz"), is_good=True)
     done = run_action(

@@ -122,8 +122,6 @@ def command(
     of fdr eval. Limits may be kept in [tool.fdr.check] of pyproject.toml or [check] of fdr.toml:
     max = {"fd:inception" = 3.0}. Numbers whose signatures differ from the baseline's are refused.
     """
-    from fdr._limits import parse_limit, parse_tolerance
-    from fdr.comparison import check_fields
     from fdr.gate import GateOptions
     from fdr.runtime import github_job
 
@@ -131,12 +129,7 @@ def command(
     outputs = _Outputs(report, json_path, junit, markdown, openmetrics)
     try:
         outputs.check()
-        options = GateOptions(
-            tuple(parse_limit(text, "max") for text in maxima) + tuple(parse_limit(text, "min") for text in minima),
-            tuple(parse_tolerance(text) for text in tolerances),
-            check_fields(allow),
-            inconclusive,
-        )
+        options = GateOptions.parse(maxima, minima, tolerances, allow, inconclusive)
         task = _Task(options, *_baseline(baseline, update_baseline, force))
         reports = _read_reports(context, inputs, measuring)
         if reports is None:
