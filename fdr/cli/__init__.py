@@ -23,6 +23,7 @@ COMMANDS = {
     "convert": ("fdr.cli.convert", "Convert statistics from one tool's layout into another's."),
     "references": ("fdr.cli.references", "List, fetch or verify the references known by name."),
     "encoders": ("fdr.cli.encoders", "List encoders: width, input, weights found or not, licence."),
+    "weights": ("fdr.cli.weights", "List, fetch or verify weight files, or carry them to another machine."),
     "cache": ("fdr.cli.cache", "List, verify or remove cached features."),
     "env": ("fdr.cli.env", "Print versions, devices and folders, to paste into a bug report."),
     "demo": ("fdr.cli.demo", "See it work in a minute: no data, no network."),

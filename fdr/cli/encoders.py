@@ -16,12 +16,14 @@ from fdr.cli._render import dump, human_bytes, print_table, write_text
 def command(weights_dir: Path | None, json_path: Path | None) -> None:
     """List encoders with width, input size, whether their weights are here, size and licence.
 
-    Any timm model works as timm:NAME. Licences are those of the weights: MAE and ConvNeXt-V2 are non-commercial.
+    Besides them there are open-ended names, listed below the table, and those that installed packages add. Licences are
+    those of the weights: MAE and ConvNeXt-V2 are non-commercial.
     """
     from fdr.encoders import weights
     from fdr.encoders.catalogue import BUNDLES
-    from fdr.encoders.registry import list_encoders
+    from fdr.encoders.registry import PREFIXES, list_encoders, plugin_encoders
 
+    plugins = plugin_encoders()
     rows = []
     for row in list_encoders():
         path = None if row.weights is None else weights.find(row.weights, weights_dir)
@@ -43,9 +45,8 @@ def command(weights_dir: Path | None, json_path: Path | None) -> None:
             }
         )
     if json_path is not None:
-        write_text(
-            json_path, dump({"encoders": rows, "bundles": {name: list(names) for name, names in BUNDLES.items()}})
-        )
+        bundles = {name: list(names) for name, names in BUNDLES.items()}
+        write_text(json_path, dump({"encoders": rows, "bundles": bundles, "families": PREFIXES, "plug_ins": plugins}))
         if str(json_path) == "-":
             return
     columns = ("name", "width", "input_size", "weights", "size", "licence", "note")
@@ -56,4 +57,7 @@ def command(weights_dir: Path | None, json_path: Path | None) -> None:
     )
     for name, names in BUNDLES.items():
         click.echo(f"bundle {name} = {', '.join(names)}")
-    click.echo("any timm model: timm:NAME")
+    for name, origin in plugins.items():
+        click.echo(f"{name}: added by {origin}")
+    for text in PREFIXES.values():
+        click.echo(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fdr.encoders.weights import WeightsFile
 
@@ -64,7 +64,7 @@ def timm_weights(model: str, size: int | None = None, licence: str = "", aliases
     """The file of `model` in timm's hub account, and the other names under which a weights folder may hold it."""
     return WeightsFile(
         filename=f"{model}.safetensors",
-        aliases=(f"{model}.pth", f"{model}.bin", f"timm--{model}/model.safetensors", *aliases),
+        aliases=(f"{model}.pth", f"{model}.bin", f"timm--{model}/model.safetensors"),
         size=size,
         licence=licence,
         hub=(f"timm/{model}", "model.safetensors"),
@@ -74,8 +74,13 @@ def timm_weights(model: str, size: int | None = None, licence: str = "", aliases
 DINOV2_POSITIONS = ("positions", "dinov2")
 """Position embeddings resampled once, as the DINOv2 code does (`positions.py`), instead of by timm in every pass."""
 
-DINOV2_FILE = "dinov2_vitl14_pretrain.pth"
-"""The authors' own file, where torch.hub keeps it; it holds the tensors of timm's file under the same names."""
+DINOV2_WEIGHTS = WeightsFile(
+    filename="dinov2_vitl14_pretrain.pth",
+    size=1_217_600_000,
+    licence="Apache-2.0",
+    url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+)
+"""The authors' own file, as torch.hub keeps it; it holds the tensors of timm's file under the same names."""
 
 
 def openai_clip(name: str, sha256: str, size: int, timm_repo: str, transformers_repo: str) -> WeightsFile:
@@ -161,7 +166,7 @@ def _timm(
 
 def _dinov2(name: str, input_size: int, note: str, resize: str = "bicubic-antialias", **extra: str) -> EncoderRow:
     model = "vit_large_patch14_dinov2.lvd142m"
-    weights = timm_weights(model, 1_217_500_000, "Apache-2.0", aliases=(DINOV2_FILE,))
+    weights = replace(timm_weights(model, 1_217_500_000, "Apache-2.0"), others=(DINOV2_WEIGHTS,))
     scale = (IMAGENET_MEAN, IMAGENET_STD)
     return _timm(name, model, 1024, "cls", input_size, scale, weights, note, resize, tuple(extra.items()))
 

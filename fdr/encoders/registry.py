@@ -117,7 +117,7 @@ def parse_encoders(names: str | Sequence[str]) -> list[str]:
     parsed: dict[str, None] = {}
     for name in filter(None, (part.strip() for part in given)):
         for member in BUNDLES.get(name, (name,)):
-            _family(member)
+            family_of(member)
             parsed[member] = None
     if not parsed:
         raise InputError("No encoder was named; name at least one, for example inception.")
@@ -173,7 +173,7 @@ def as_encoder(encoder: Any, options: EncoderOptions) -> AbstractEncoder:
 def _load(name: str, options: EncoderOptions) -> AbstractEncoder:
     if name in BUNDLES:
         raise InputError(f"{name!r} is a bundle, not one encoder; load {', '.join(BUNDLES[name])} one by one.")
-    family = _family(name)
+    family = family_of(name)
     runtime.set_tf32(options.tf32)
     if family is None:
         return _load_plugin(name, options)
@@ -197,7 +197,7 @@ def _load_plugin(name: str, options: EncoderOptions) -> AbstractEncoder:
     return made_by(factory, name, options)
 
 
-def _family(name: str) -> str | None:
+def family_of(name: str) -> str | None:
     """The family that loads `name`; None for a plug-in. Raises `InputError` for a name that means nothing."""
     row = find_row(name)
     if row is not None:

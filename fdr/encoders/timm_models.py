@@ -50,6 +50,13 @@ def load(name: str, options: EncoderOptions) -> TimmEncoder:
     return load_row(next(row for row in ROWS if row.name == name), options)
 
 
+def needed_files(name: str) -> tuple[WeightsFile, ...]:
+    """The weight file of "timm:NAME"."""
+    row = _row_of(name, load_library("timm", name), has_own_weights=False)
+    assert row.weights is not None
+    return (row.weights,)
+
+
 def load_row(row: EncoderRow, options: EncoderOptions) -> TimmEncoder:
     """The encoder that `row` describes, with every parameter read from the row's weight file."""
     timm = load_library("timm", row.name)

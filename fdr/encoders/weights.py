@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,18 +76,25 @@ def find(file: WeightsFile, weights_dir: Path | None = None) -> Path | None:
 
 
 def find_publication(file: WeightsFile, weights_dir: Path | None = None) -> tuple[WeightsFile, Path] | None:
-    """The first of `file` and its `others` that lies on this machine, and where."""
-    for folder in runtime.weights_dirs(weights_dir):
-        for one in (file, *file.others):
-            for name in (one.filename, *one.aliases):
-                path = folder / Path(name).expanduser()
-                if path.is_file():
-                    return one, path
+    """The first of `file` and its `others` that lies on this machine, and where.
+
+    All of them are looked for in the folder that was named; then each in turn in all other places, so that a second
+    publication is taken only where the first is nowhere.
+    """
     for one in (file, *file.others):
-        path_in_hub = _find_in_hub_cache(one)
-        if path_in_hub is not None:
-            return one, path_in_hub
+        path = None if weights_dir is None else _find_in([Path(weights_dir).expanduser()], one)
+        if path is not None:
+            return one, path
+    for one in (file, *file.others):
+        path = _find_in(runtime.weights_dirs(), one) or _find_in_hub_cache(one)
+        if path is not None:
+            return one, path
     return None
+
+
+def _find_in(folders: Sequence[Path], file: WeightsFile) -> Path | None:
+    paths = (folder / Path(name).expanduser() for folder in folders for name in (file.filename, *file.aliases))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def resolve(file: WeightsFile, options: EncoderOptions, encoder: str) -> FoundWeights:

@@ -1,0 +1,187 @@
+"""`fdr weights`: the weight files of encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fdr.cli import _options
+from fdr.cli._render import dump, human_bytes, print_table, progress_for, write_text
+
+if TYPE_CHECKING:
+    from fdr.encoders.inventory import Holding, Verdict
+
+_all_without = click.argument("names", nargs=-1, metavar="[ENCODERS]...")
+_named = click.argument("names", nargs=-1, required=True, metavar="ENCODERS...")
+_offline = click.option("--offline", is_flag=True, default=False, help="Never touch the network.")
+
+
+@click.group("weights", epilog="Example: fdr weights fetch fdr6 --dry-run")
+def command() -> None:
+    """List, fetch or verify the weight files of encoders, or carry them to a machine without network.
+
+    ENCODERS are names as in --reps: dinov2, fdr6, timm:NAME, openclip:ARCH/TAG, hf:OWNER/NAME, ...
+
+    To carry: fdr weights fetch fdr6 --to DIR here, then --weights-dir DIR --offline there.
+    """
+
+
+def _holdings(names: Sequence[str], weights_dir: Path | None) -> list[Holding]:
+    """The files of the named encoders; of all known by name without any."""
+    from fdr.encoders.inventory import holdings
+    from fdr.encoders.registry import list_encoders
+
+    return holdings(list(names) or [row.name for row in list_encoders()], weights_dir)
+
+
+def _facts(holding: Holding) -> dict[str, Any]:
+    return {
+        "encoders": list(holding.encoders),
+        "file": holding.file.filename,
+        "state": "missing" if holding.path is None else "found",
+        "path": None if holding.path is None else str(holding.path),
+        "bytes": holding.num_bytes,
+        "sha256": holding.file.sha256,
+        "licence": holding.file.licence or None,
+        "source": holding.file.source or None,
+    }
+
+
+@command.command("list", cls=_options.Command, epilog="Example: fdr weights list fdr6 --json -")
+@_all_without
+@_options.weights_dir
+@_options.json_out
+def list_files(names: tuple[str, ...], weights_dir: Path | None, json_path: Path | None) -> None:
+    """List weight files: for which encoders, how large, here or missing, digest, licence.
+
+    Of all encoders known by name when none is given. Touches no network; a size of a missing file is the published one.
+    """
+    found = _holdings(names, weights_dir)
+    if json_path is not None:
+        write_text(json_path, dump({"files": [_facts(holding) for holding in found]}))
+        if str(json_path) == "-":
+            return
+    columns = [("encoders", "left"), ("size", "right"), ("weights", "left"), ("sha256", "left"), ("licence", "left")]
+    table = [
+        (
+            ", ".join(holding.encoders),
+            _size(holding),
+            "missing" if holding.path is None else str(holding.path),
+            (holding.file.sha256 or "not published")[:13],
+            holding.file.licence or "see its source",
+        )
+        for holding in found
+    ]
+    print_table(columns, table)
+    click.echo(_totals(found))
+
+
+def _size(holding: Holding) -> str:
+    return "" if holding.num_bytes is None else human_bytes(holding.num_bytes)
+
+
+def _totals(found: Sequence[Holding]) -> str:
+    """ "2 files here, 1.3 GB; 3 missing, 3.1 GB to fetch"."""
+    here, missing = ([h for h in found if (h.path is None) == is_missing] for is_missing in (False, True))
+    unknown = sum(holding.num_bytes is None for holding in missing)
+    more = f" and {unknown} of unknown size" if unknown else ""
+    sizes = [human_bytes(sum(holding.num_bytes or 0 for holding in group)) for group in (here, missing)]
+    return f"{len(here)} files here, {sizes[0]}; {len(missing)} missing, {sizes[1]}{more} to fetch"
+
+
+@command.command("fetch", cls=_options.Command, epilog="Example: fdr weights fetch fdr6 --to usb/ --dry-run")
+@_named
+@click.option("--to", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Collect the files here.")
+@_options.weights_dir
+@_offline
+@_options.dry_run
+@_options.json_out
+@_options.quiet
+def fetch_files(
+    names: tuple[str, ...],
+    to: Path | None,
+    weights_dir: Path | None,
+    offline: bool,
+    dry_run: bool,
+    json_path: Path | None,
+    quiet: bool,
+) -> None:
+    """Fetch what is missing, so that later runs need no network; with --to, collect all in one folder to carry.
+
+    The folder holds a SHA256SUMS, and --weights-dir DIR finds every file in it. A file with a published digest is
+    refused when it differs.
+    """
+    from fdr.encoders.base import EncoderOptions
+    from fdr.encoders.inventory import fetch
+
+    found = _holdings(names, weights_dir)
+    lines = json_path is None or str(json_path) != "-"
+    if dry_run:
+        for holding in found if lines else ():
+            click.echo(_plan(holding))
+        click.echo(_totals(found), err=not lines)
+    else:
+        options = EncoderOptions(weights_dir=weights_dir, offline=offline or None, progress=progress_for(quiet))
+        wanted, found = found, []
+        for holding in fetch(wanted, options, to):
+            found.append(holding)
+            if lines:
+                click.echo(f"{', '.join(holding.encoders)}: {holding.path}")
+    if json_path is not None:
+        write_text(json_path, dump({"files": [_facts(holding) for holding in found]}))
+
+
+def _plan(holding: Holding) -> str:
+    names = ", ".join(holding.encoders)
+    if holding.path is not None:
+        return f"{names}: here, {holding.path}"
+    size = "size unknown" if holding.num_bytes is None else human_bytes(holding.num_bytes)
+    proof = f"sha256 {holding.file.sha256[:12]}" if holding.file.sha256 else "no published digest"
+    return f"{names}: would fetch {holding.file.source or holding.file.filename} ({size}, {proof})"
+
+
+@command.command("verify", cls=_options.Command, epilog="Example: fdr weights verify --weights-dir usb/")
+@_all_without
+@_options.weights_dir
+@_options.json_out
+def verify_files(names: tuple[str, ...], weights_dir: Path | None, json_path: Path | None) -> int:
+    """Check the files by their digest: the publisher's, the hub's, or that of a SHA256SUMS beside them.
+
+    A file that nobody gives a digest of is read instead. Exit code 1 when one is damaged, or one of the ENCODERS named
+    is missing its file.
+    """
+    from fdr.encoders.inventory import verify
+
+    verdicts = list(verify(_holdings(names, weights_dir), tells_missing=bool(names)))
+    if json_path is not None:
+        write_text(json_path, dump({"files": [_verdict_facts(verdict) for verdict in verdicts]}))
+    if str(json_path) != "-":
+        for verdict in verdicts:
+            place = verdict.holding.path or ", ".join(verdict.holding.encoders)
+            click.echo(f"{verdict.state:<8} {place}  {verdict.sentence}")
+        bad = sum(verdict.state in ("damaged", "missing") for verdict in verdicts)
+        click.echo(f"{len(verdicts)} files, {bad} damaged or missing")
+    return 1 if any(verdict.state in ("damaged", "missing") for verdict in verdicts) else 0
+
+
+def _verdict_facts(verdict: Verdict) -> dict[str, Any]:
+    return {**_facts(verdict.holding), "state": verdict.state, "sha256": verdict.sha256, "sentence": verdict.sentence}
+
+
+@command.command("path", cls=_options.Command, epilog="Example: fdr weights path inception")
+@_named
+@_options.weights_dir
+def print_paths(names: tuple[str, ...], weights_dir: Path | None) -> None:
+    """Print where the weight files of ENCODERS are, one per line. Exit code 2 when one is missing."""
+    from fdr.encoders.base import EncoderOptions
+    from fdr.encoders.weights import missing_sentence
+    from fdr.errors import WeightsError
+
+    for holding in _holdings(names, weights_dir):
+        if holding.path is None:
+            options = EncoderOptions(weights_dir=weights_dir)
+            raise WeightsError(missing_sentence(holding.file, options, holding.encoders[0], "not found"))
+        click.echo(str(holding.path))
