@@ -22,9 +22,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -299,21 +301,23 @@ def toml_text(rows: Sequence[Row], encoder: str, measured_on: Mapping[str, str])
     return "\n".join(lines)
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The table of docs/footguns.md."""
+def markdown(effects: Sequence[Mapping[str, Any]]) -> str:
+    """The table of docs/footguns.md, from the entries of the data file."""
     lines = ["| field | from | to | changed on | near samples | far samples | note |", "|---|---|---|---|---|---|---|"]
-    for row in rows:
-        cells = [f"`{row.field}`", row.before, row.after, row.sides, *(percent(row.changes[kind]) for kind in KINDS)]
-        lines.append("| " + " | ".join([*cells, row.note]) + " |")
+    for effect in effects:
+        cells = [f"`{effect['field']}`", effect["from"], effect["to"], effect["sides"]]
+        lines.append("| " + " | ".join([*cells, *(percent(effect[kind]) for kind in KINDS), effect["note"]]) + " |")
     return "\n".join(lines)
 
 
-def percent(change: tuple[float, float, float]) -> str:
-    """ "+1.2 % (+0.9 to +1.5)", to a hundredth of a percent and two digits."""
-    median, low, high = (
-        f"{100 * value:+.{0 if abs(value) >= 0.1 else 1 if abs(value) >= 0.01 else 2}f}" for value in change
-    )
+def percent(change: Sequence[float]) -> str:
+    """ "+1.2 % (+0.9 to +1.5)": two digits, but no more than hundredths of a percent."""
+    median, low, high = (f"{round(100 * value, _decimals(value)) + 0.0:+.{_decimals(value)}f}" for value in change)
     return f"{median} % ({low} to {high})"
+
+
+def _decimals(value: float) -> int:
+    return 0 if abs(value) >= 0.1 else 1 if abs(value) >= 0.01 else 2
 
 
 def parser() -> argparse.ArgumentParser:
@@ -376,9 +380,10 @@ def main() -> None:
         "photos": f"{options.count} {options.photos_name}, {SIDE} px, {over}",
         "arrays": f"{options.arrays_name}, {over}",
     }
-    print(markdown(rows))
+    text = toml_text(rows, options.weights.stem, measured_on)
+    print(markdown(tomllib.loads(text)["effect"]))
     if options.toml:
-        write_atomically(options.toml, toml_text(rows, options.weights.stem, measured_on).encode())
+        write_atomically(options.toml, text.encode())
 
 
 if __name__ == "__main__":

@@ -7,13 +7,16 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from worlds import TinyEncoder, images, npz
 
 import fdr
+from fdr import sanity
 from fdr.cli import COMMANDS, cli
+from fdr.footgun_effects import TABLE, load_effects
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -113,3 +116,31 @@ def test_import_fdr_is_light() -> None:
     assert (
         python("import sys, fdr; print([m for m in ('torch', 'numpy', 'click', 'rich') if m in sys.modules])") == "[]"
     )
+
+
+def test_the_table_of_footguns_is_the_data_file() -> None:
+    spec = importlib.util.spec_from_file_location("footguns", ROOT / "benchmarks" / "footguns.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    sys.modules["footguns"] = script  # its dataclasses look themselves up
+    spec.loader.exec_module(script)
+    effects = tomllib.loads(TABLE.read_text())["effect"]
+    assert script.markdown(effects) in (ROOT / "docs" / "footguns.md").read_text()
+    assert len(load_effects()) == len(effects) == len({(e["field"], e["from"], e["to"], e["sides"]) for e in effects})
+    for effect in effects:
+        assert effect["low"] <= effect["median"] <= effect["high"]
+        kinds = [effect[kind] for kind in script.KINDS]
+        assert min(k[1] for k in kinds) == effect["low"] and max(k[2] for k in kinds) == effect["high"]
+
+
+def test_the_documented_thresholds_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "footguns.md").read_text()
+    thresholds = dict(re.findall(r"^\| (.+?) \| ([\d.]+) (?:%|images)", page, flags=re.MULTILINE))
+    found = {words.split()[1]: float(number) for words, number in thresholds.items()}
+    assert found == {
+        "of": 100 * sanity.FLAT_SHARE,
+        "that": 100 * sanity.REPEATED_SHARE,
+        "in": 100 * sanity.COPIED_SHARE,
+        "files": 100 * sanity.JPEG_SHARE,
+        "values": sanity.NARROW_COUNT,
+    }
