@@ -156,6 +156,10 @@ def plan_gate(
     for name, rows in sets.items():
         values = {} if baseline is None else baseline.sets[matched[name]]
         plans[name] = _plan_set(name, rows, options, values, baseline.name if baseline else "")
+    compared = [row for name, rows in sets.items() for row in rows if row.key in plans[name].baselines]
+    for tolerance in options.tolerances:
+        if tolerance.name is not None and compared:
+            named(compared, tolerance.name)
     if baseline is not None and not options.limits and not any(plan.baselines for plan in plans.values()):
         measured = ", ".join(dict.fromkeys(row.key for rows in sets.values() for row in rows))
         raise InputError(f"Nothing could be checked: baseline {baseline.name!r} has none of {measured}.")
@@ -186,9 +190,6 @@ def _plan_set(
     compared = [row for row in rows if row.key in values]
     differences = _differences(compared, values)
     _refuse(name, differences, options.allow, where)
-    for tolerance in options.tolerances:
-        if tolerance.name is not None and values:
-            named(compared, tolerance.name)
     return Plan(
         limits,
         {row.key: values[row.key] for row in compared},

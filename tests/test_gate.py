@@ -163,6 +163,12 @@ def test_a_limit_holds_for_the_sets_that_have_its_number() -> None:
     ]  # fmt: skip
 
 
+def test_a_tolerance_holds_for_the_sets_that_have_its_number() -> None:
+    reports = [report(row(value=2.0)), report(row(value=90.0, encoder="dinov2"), samples="b.npz")]
+    verdict = judge(reports, tolerant("fd:dinov2=5%", "fd:inception=0.1"), baseline_of(reports, "main.json"))
+    assert [str(check.tolerance) for check in verdict.checks] == ["0.1", "5 %"]
+
+
 def test_sets_are_matched_by_name_and_single_ones_without() -> None:
     several = baseline_of([report(row(value=1.0), samples="a"), report(row(value=5.0), samples="b")], "main.json")
     assert judge([report(row(value=4.9), samples="b")], GateOptions(), several).result == "pass"

@@ -130,6 +130,10 @@ def command(
     try:
         outputs.check()
         options = GateOptions.parse(maxima, minima, tolerances, allow, inconclusive)
+        if baseline is None and (tolerances or allow):
+            raise click.UsageError("--tolerance and --allow go with --baseline.")
+        if update_baseline and not options.limits and outputs.of_verdict:
+            raise click.UsageError("--update-baseline without limits gives no verdict that could be written to a file.")
         task = _Task(options, *_baseline(baseline, update_baseline, force))
         reports = _read_reports(context, inputs, measuring)
         if reports is None:
@@ -165,6 +169,11 @@ class _Outputs:
                 check_writable(path)
         if sum(str(path) == "-" for path in named.values()) > 1:
             raise click.UsageError(f"Only one of {', '.join(f'--{name}' for name in named)} can be stdout.")
+
+    @property
+    def of_verdict(self) -> bool:
+        """True when a file is for the verdict."""
+        return any((self.json, self.junit, self.markdown, self.openmetrics))
 
     @property
     def take_stdout(self) -> bool:

@@ -102,7 +102,8 @@ def test_limits_may_be_kept_in_a_file(
     Path(name).write_text(text)
     assert fdr_command("check", good).code == 0
     assert fdr_command("check", bad).code == 1
-    assert fdr_command("check", bad, "--max", "fd:inception=9", "--tolerance", "90%").code == 0, "a flag wins"
+    flags = ["--tolerance", "90%"] if "baseline" in text else ["--max", "fd:inception=9"]
+    assert fdr_command("check", bad, *flags).code == 0, "a flag wins"
 
 
 def test_limits_may_be_kept_in_the_environment(fdr_command, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +195,8 @@ def _wrong(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "unwritable": ([ok, *limit, "--junit", ok / "x.xml"], "Cannot write"),
         "update without file": ([ok, "--update-baseline"], "needs --baseline FILE"),
         "update of a revision": ([ok, "--baseline", "main:x.json", "--update-baseline"], "is a git revision"),
+        "tolerance alone": ([ok, *limit, "--tolerance", "1%"], "go with --baseline"),
+        "verdict of an update": ([ok, "--baseline", "b", "--update-baseline", "--json", "x"], "gives no verdict"),
         "force alone": ([ok, *limit, "--force"], "--force goes with --update-baseline"),
     }
 
@@ -202,7 +205,7 @@ CASES = (
     "nothing to check", "no input", "missing file", "no number", "unknown name", "wrong side", "tolerance",
     "unknown field", "missing baseline", "not JSON", "no report", "a text for a number", "report and samples",
     "options of samples", "report of a report", "two on stdout", "unwritable", "update without file",
-    "update of a revision", "force alone",
+    "update of a revision", "tolerance alone", "verdict of an update", "force alone",
 )  # fmt: skip
 
 
