@@ -144,12 +144,12 @@ def _warn(sentences: list[str]) -> None:
         warnings.warn(sentence, FdrWarning, stacklevel=3)
 
 
-def _from_file(path: Path, wanted: _Wanted, entry: str | None = None) -> Reference:
+def _from_file(path: Path, wanted: _Wanted, entry: str | None = None, digest: str | None = None) -> Reference:
     file = open_statistics(path)
     if entry is None:
         entry = file.select(wanted.encoder, wanted.dim, wanted.output).name
     moments = file.load(entry)
-    attributes, digest = moments.attributes, file_digest(path)
+    attributes, digest = moments.attributes, digest or file_digest(path)
     known = known_as(digest, moments.mu, moments.sigma)
     return Reference(
         name=str(attributes.get("reference", path.stem)) if known is None else known.name,
@@ -232,8 +232,8 @@ def _registered(
     row = entry.encoders[encoder]
     if wanted.output is not None and wanted.output not in row.outputs:
         raise _no_output(name, wanted)
-    path = _registry_file(entry, row, encoder, weights_dir, offline, progress or SilentProgress())
-    found = _from_file(path, wanted, row.entry if wanted.output is None else None)
+    path, digest = _registry_file(entry, row, encoder, weights_dir, offline, progress or SilentProgress())
+    found = _from_file(path, wanted, row.entry if wanted.output is None else None, digest)
     moments = found.moments if found.moments.count else found.moments.with_count(entry.count)
     _warn(examine(moments, str(path)))
     return replace(
@@ -263,16 +263,18 @@ def _registry_file(
     weights_dir: str | os.PathLike[str] | None,
     offline: bool | None,
     progress: Progress,
-) -> Path:
+) -> tuple[Path, str | None]:
+    """Where the file lies, and its sha256 where that is known already."""
     shipped = reference_stats_dir() / row.file
     if shipped.is_file():
-        return shipped
+        return shipped, None
     from fdr.encoders.base import EncoderOptions
     from fdr.encoders.weights import resolve
 
     folder = None if weights_dir is None else Path(weights_dir)
     options = EncoderOptions(weights_dir=folder, offline=offline, progress=progress)
-    return resolve(published_file(row), options, f"{entry.name} ({encoder})").path
+    found = resolve(published_file(row), options, f"{entry.name} ({encoder})")
+    return found.path, found.sha256
 
 
 def published_file(row: RegistryEncoder) -> WeightsFile:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fdr.errors import InputError
 
-BLOCK_BYTES = 1 << 25
+BLOCK_BYTES = 1 << 23
 
 
 def check_features(where: str, shape: tuple[int, ...], dtype: np.dtype) -> None:

@@ -71,6 +71,11 @@ def format_of(names: Mapping[str, object]) -> str:
     return "npz"
 
 
+def feature_key(headers: Mapping[str, Header]) -> str | None:
+    """The member that holds features: one of the known names that is no image array."""
+    return next((key for key in FEATURE_KEYS if key in headers and headers[key].dtype != np.uint8), None)
+
+
 class NpzStatistics(StatisticsFile):
     """An .npz with one or several pairs of mean and covariance, or with features."""
 
@@ -87,7 +92,7 @@ class NpzStatistics(StatisticsFile):
             self.format = format_of(headers)
             self.entries = tuple(self._pair_entry(pair) for pair in self.pairs.values())
             return
-        key = next((key for key in FEATURE_KEYS if key in headers), None)
+        key = feature_key(headers)
         if key is None:
             raise InputError(
                 f"{str(path)!r} has no 'mu' and 'sigma' and no features ({', '.join(FEATURE_KEYS)}); "

@@ -10,7 +10,7 @@ from fdr._moments_files import DAMAGE, damaged
 from fdr.errors import InputError
 from fdr.images.array_file import read_header
 from fdr.statistics.base import StatisticsFile
-from fdr.statistics.npz import FEATURE_KEYS, pairs_in
+from fdr.statistics.npz import NpzStatistics, feature_key, pairs_in, read_headers
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 EXPECTED = (
@@ -29,8 +29,6 @@ def open_statistics(path: str | os.PathLike[str]) -> StatisticsFile:
     path = Path(path).expanduser()
     kind = _kind(path)
     if kind == "npz":
-        from fdr.statistics.npz import NpzStatistics
-
         return NpzStatistics(path)
     if kind == "torch":
         from fdr.statistics.torch_file import TorchStatistics
@@ -59,9 +57,8 @@ def is_statistics_file(path: Path) -> bool:
     try:
         kind = _kind(path)
         if kind == "npz":
-            with zipfile.ZipFile(path) as archive:
-                names = {name.removesuffix(".npy"): None for name in archive.namelist() if name.endswith(".npy")}
-            return bool(pairs_in(names)) or ("arr_0" not in names and any(key in names for key in FEATURE_KEYS))
+            headers = read_headers(path)
+            return bool(pairs_in(headers)) or ("arr_0" not in headers and feature_key(headers) is not None)
         if kind == "npy":
             with open(path, "rb") as file:
                 shape, _, dtype = read_header(file)

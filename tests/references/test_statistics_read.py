@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +97,9 @@ def test_features_may_lie_in_columns_and_in_half_precision(tmp_path: Path) -> No
 def test_images_are_no_statistics(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", arr_0=np.zeros((3, 4, 4, 3), np.uint8))
     np.save(tmp_path / "a.npy", np.zeros((3, 4, 4, 3), np.uint8))
+    np.savez(tmp_path / "x.npz", X=np.zeros((3, 4, 4, 3), np.uint8), y=np.zeros(3, np.int64))
     (tmp_path / "a.txt").write_text("text")
-    assert not any(is_statistics(tmp_path / name) for name in ("a.npz", "a.npy", "a.txt", "missing"))
+    assert not any(is_statistics(tmp_path / name) for name in ("a.npz", "a.npy", "x.npz", "a.txt", "missing"))
 
 
 def test_only_torch_files_import_torch(tmp_path: Path) -> None:
@@ -108,3 +111,30 @@ def test_only_torch_files_import_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_the_images_of_a_reference_are_never_read(save: Callable[..., None], tmp_path: Path) -> None:
+    save(tmp_path / "adm.npz", arr_0=np.zeros((200, 256, 256, 3), np.uint8), **named(), **named("", "_s", SPATIAL))
+    tracemalloc.start()
+    try:
+        assert is_statistics(tmp_path / "adm.npz")
+        with pytest.warns(match="does not tell"):
+            load_reference(tmp_path / "adm.npz", TinyEncoder(dim=DIM), output="spatial")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4e6  # the images are 39 MB; hashing the file takes a buffer
+
+
+def test_features_are_streamed(tmp_path: Path) -> None:
+    np.savez(tmp_path / "f.npz", reps=np.random.default_rng(0).standard_normal((400_000, 16)))
+    file = open_statistics(tmp_path / "f.npz")
+    file.load("reps")
+    tracemalloc.start()
+    try:
+        assert sum(len(rows) for rows in file.rows(file.entries[0])) == 400_000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20e6  # the features are 51 MB
