@@ -151,6 +151,8 @@ def _from_file(path: Path, wanted: _Wanted, entry: str | None = None, digest: st
     moments = file.load(entry)
     attributes, digest = moments.attributes, digest or file_digest(path)
     known = known_as(digest, moments.mu, moments.sigma)
+    if known is not None and moments.count is None:
+        moments = moments.with_count(known.count)
     return Reference(
         name=str(attributes.get("reference", path.stem)) if known is None else known.name,
         source=str(path),
