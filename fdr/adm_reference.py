@@ -142,7 +142,6 @@ def _attributes(
     return {
         "reference": name,
         "encoder": encoder.spec.name,
-        "output": encoder.spec.output,
         "spec": json.dumps(asdict(encoder.spec), sort_keys=True),
         "spec_hash": encoder.spec.hash,
         "images": source.name,

@@ -44,7 +44,7 @@ Encoders = str | AbstractEncoder | Any
 
 def evaluate(
     samples: Any,
-    reference: Any = DEFAULT_REFERENCE,
+    reference: Any = None,
     encoders: Encoders | Sequence[Encoders] | None = None,
     metrics: str | Sequence[str] | None = None,
     *,
@@ -62,10 +62,10 @@ def evaluate(
 
     `samples` and image references are anything `fdr.open_images` reads; `reference` may also be a registry name, a
     statistics file, a folder of `fdr stats`, or `Moments`. `encoders` are names ("inception", "fdr6"), encoder
-    objects, or callables from images [B, 3, H, W] in [0, 1] to [B, D]; without them it is inception, and FD without
-    `metrics`. A `protocol` ("adm") fixes both. With `cache`, features are kept there and a
-    killed run resumes. `weights` names weight files by encoder. `image_options.count` and `.seed` select among the
-    samples only; crop and size hold for both sides.
+    objects, or callables from images [B, 3, H, W] in [0, 1] to [B, D]. Left out, they are imagenet256, inception and
+    FD; a `protocol` ("adm") fixes encoders and metrics and has a default reference of its own. With `cache`, features
+    are kept there and a killed run resumes. `weights` names weight files by encoder. `image_options.count` and `.seed`
+    select among the samples only; crop and size hold for both sides.
 
     Raises `InputError` for anything unusable, `RunError` when a run cannot finish.
     """
@@ -76,6 +76,8 @@ def evaluate(
     if chosen is not None:
         check_is_free(chosen, encoders is not None, metrics is not None)
         encoders, metrics = chosen.encoder, chosen.metrics
+    if reference is None:
+        reference = DEFAULT_REFERENCE if chosen is None else chosen.reference
     evaluator = Evaluator(
         DEFAULT_ENCODER if encoders is None else encoders,
         reference,

@@ -16,6 +16,8 @@ class Protocol:
     encoder: str
     metrics: tuple[str, ...]
     """In the order in which the original prints them."""
+    reference: str
+    """The reference where none is named."""
     takes_stored_moments: bool = False
     """True when moments `mu`, `sigma`, `mu_s`, `sigma_s` in a sample file win over its images, as in a reference."""
 
@@ -25,6 +27,7 @@ ADM = Protocol(
     "the evaluator of guided-diffusion (Dhariwal & Nichol 2021)",
     "inception",
     ("is:adm", "fd", "sfid", "precision:adm", "recall:adm"),
+    "imagenet256:adm",
     takes_stored_moments=True,
 )
 PROTOCOLS = {protocol.name: protocol for protocol in (ADM,)}

@@ -23,8 +23,8 @@ from fdr.errors import FdrWarning, InputError
 from fdr.evaluation import Evaluator
 from fdr.extraction import ExtractionOptions
 from fdr.images import ImageOptions, open_images
-from fdr.named_references import RegistryEncoder, RegistryEntry
-from fdr.protocols import ADM, PROTOCOLS, find_protocol
+from fdr.named_references import RegistryEncoder, RegistryEntry, registry
+from fdr.protocols import ADM, PROTOCOLS, Protocol, find_protocol
 from fdr.report import Report, metric_label
 
 
@@ -214,6 +214,14 @@ def test_a_protocol_fixes_encoder_and_metrics(samples: Path, real: Path) -> None
     with pytest.raises(InputError, match=r"Unknown protocol 'amd'; did you mean 'adm'"):
         fdr.evaluate(samples, real, protocol="amd")
     assert find_protocol("adm") is ADM and PROTOCOLS == {"adm": ADM}
+
+
+def test_a_protocol_has_a_reference_of_its_own_where_none_is_named(tmp_path: Path, real: Path) -> None:
+    toy = Protocol("toy", "for this test", "random", ("fd",), "demo")
+    samples = npz(tmp_path / "s.npz", images(20, seed=3, side=32))
+    assert fdr.evaluate(samples, protocol=toy).reference["name"] == "demo"
+    assert fdr.evaluate(samples, real, protocol=toy).reference["name"] == "real.npz"
+    assert ADM.reference in registry() and "spatial" in registry()[ADM.reference].encoders[ADM.encoder].outputs
 
 
 # The file of fdr stats --format adm

@@ -147,7 +147,7 @@ measurement = stack(
         "--protocol",
         type=click.Choice(list(PROTOCOLS)),
         help="A published evaluation instead of --reps and --metrics; adm: Inception Score, FID, sFID, precision and "
-        "recall as ADM's evaluator defines them, with its reference npz as --ref.",
+        "recall as ADM's evaluator defines them, with its reference npz as --ref (else imagenet256:adm).",
     ),
     images,
     compute,
@@ -233,6 +233,8 @@ def prepare_evaluation(
     if chosen is not None:
         check_is_free(chosen, is_typed("reps"), is_typed("metrics"))
         reps, metrics = chosen.encoder, ",".join(chosen.metrics)
+        if _source_of("reference") is ParameterSource.DEFAULT:
+            reference = chosen.reference
     setup = library_options(progress, **shared)
     sources = [open_images(item, setup.image_options) for item in samples]
     evaluator = Evaluator(
@@ -251,7 +253,11 @@ def prepare_evaluation(
 
 def is_typed(option: str) -> bool:
     """True when the option is on the command line; a default of a file or of the environment gives way."""
-    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
+    return _source_of(option) is ParameterSource.COMMANDLINE
+
+
+def _source_of(option: str) -> ParameterSource | None:
+    return click.get_current_context().get_parameter_source(option)
 
 
 def _pairs(weights: tuple[str, ...]) -> dict[str, Path]:

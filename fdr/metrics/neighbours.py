@@ -51,9 +51,10 @@ def exact_blocks(first: np.ndarray, second: np.ndarray, device: torch.device) ->
 
     for columns in _slices(len(second), EXACT_COLUMNS):
         v = torch.from_numpy(second[columns]).to(device).double()
+        norm_v = v.square().sum(1)
         for rows in _slices(len(first), EXACT_ROWS):
             u = torch.from_numpy(first[rows]).to(device).double()
-            norms = u.square().sum(1)[:, None] + v.square().sum(1)
+            norms = u.square().sum(1)[:, None] + norm_v
             squared = torch.addmm(norms, u, v.T, alpha=-2)
             squared[squared <= first.shape[1] * torch.finfo(torch.float64).eps * norms] = 0
             yield Block(rows, columns, squared)
@@ -72,18 +73,29 @@ def adm_blocks(first: np.ndarray, second: np.ndarray, device: torch.device) -> I
         for columns in _slices(len(second), ADM_BLOCK):
             v = torch.from_numpy(second[columns]).to(device)
             inner = list(_slices(len(u), ADM_ROWS))
-            halves = [_half_distances(u[rows], v) for rows in inner]
+            half_v = _Halves.of(v)
+            halves = [_half_distances(_Halves.of(u[rows]), half_v) for rows in inner]
             is_finite = all(bool(torch.isfinite(half).all()) for half in halves)
             for rows in inner:
                 squared = halves.pop(0).float() if is_finite else _single_distances(u[rows], v)
                 yield Block(slice(outer_rows.start + rows.start, outer_rows.start + rows.stop), columns, squared)
 
 
-def _half_distances(u: Tensor, v: Tensor) -> Tensor:
-    """float16 [n, m]; a product of two float16 numbers is exact in float32."""
-    u, v = u.half().float(), v.half().float()
-    norm_u, norm_v = (x.square().half().float().sum(1).half() for x in (u, v))
-    return (norm_u[:, None] - 2 * (u @ v.T).half() + norm_v).clamp_(min=0)
+class _Halves(NamedTuple):
+    """Features rounded to float16, held as float32, where a product of two is exact; and their squared norms."""
+
+    values: Tensor
+    norms: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> _Halves:
+        values = features.half().float()
+        return cls(values, values.square().half().float().sum(1).half())
+
+
+def _half_distances(u: _Halves, v: _Halves) -> Tensor:
+    """float16 [n, m]"""
+    return (u.norms[:, None] - 2 * (u.values @ v.values.T).half() + v.norms).clamp_(min=0)
 
 
 def _single_distances(u: Tensor, v: Tensor) -> Tensor:

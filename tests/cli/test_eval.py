@@ -14,6 +14,7 @@ import torch
 from worlds import folder, images, npz
 
 import fdr
+from fdr.protocols import Protocol
 
 
 @pytest.fixture
@@ -206,6 +207,17 @@ def test_a_protocol_wins_over_defaults_of_the_file(fdr_command, samples: Path, r
     Path("fdr.toml").write_text('[eval]\nreps = "random"\nmetrics = "is"\n')
     got = fdr_command("eval", samples, "--ref", real, "--protocol", "adm", "--offline", "-q")
     assert got.code == 2 and "pt_inception-2015-12-05" in got.err
+
+
+def test_a_protocol_has_a_reference_of_its_own_unless_one_is_named(
+    fdr_command, samples: Path, real: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = Protocol("toy", "for this test", "random", ("fd",), "demo")
+    monkeypatch.setattr("fdr.cli._options.find_protocol", lambda name: toy)
+    assert "ref:demo:" in fdr_command("eval", samples, "--protocol", "adm", "-q").out
+    assert "ref:real:" in fdr_command("eval", samples, "--protocol", "adm", "--ref", real, "-q").out
+    Path("fdr.toml").write_text(f'[eval]\nref = "{real}"\n')
+    assert "ref:real:" in fdr_command("eval", samples, "--protocol", "adm", "-q").out
 
 
 def test_precision_and_recall_in_the_table(fdr_command, samples: Path, real: Path) -> None:
