@@ -81,7 +81,13 @@ def _difference(field: str, first: Signature, second: Signature) -> Difference |
     if a == b:
         return None
     meaning = MEANINGS.get(field, "a field that this version of fdr does not know")
-    return Difference(field, a, b, meaning, field not in INFORMATIVE and not (field == "ref" and _same_digest(a, b)))
+    is_name_only = (field == "ref" and _same_digest(a, b)) or (field == "enc" and _same_spec(first, second))
+    return Difference(field, a, b, meaning, field not in INFORMATIVE and not is_name_only)
+
+
+def _same_spec(first: Signature, second: Signature) -> bool:
+    """One spec under two names is one encoder."""
+    return first.value("s") is not None and first.value("s") == second.value("s")
 
 
 def _same_digest(a: str, b: str) -> bool:

@@ -75,6 +75,13 @@ def test_version_and_name_of_one_content_inform_only() -> None:
     assert ref.is_decisive
 
 
+def test_one_encoder_under_two_names_is_comparable() -> None:
+    (enc,) = signature_differences(signature("fd", "random"), signature("fd", "random:0"))
+    assert (enc.field, enc.is_decisive) == ("enc", False)
+    found = signature_differences(signature("fd", "random"), signature("fd", "random:1", s="00000000"))
+    assert [(d.field, d.is_decisive) for d in found] == [("enc", True)]
+
+
 def test_an_unknown_field_is_decisive() -> None:
     (found,) = signature_differences(signature("fd"), signature("fd", zz="1"))
     assert found.is_decisive and (found.a, found.b) == ("not stated", "1") and "does not know" in found.meaning
