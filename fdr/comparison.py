@@ -274,7 +274,8 @@ def _effect_lines(difference: Difference, encoder: str | None, effects: tuple[Ef
     if not found:
         yield "how much this usually moves the number has not been measured"
     for effect in found[:MAX_EFFECTS]:
-        yield f"measured: {effect.sentence()}" + (f"; {effect.note}" if effect.note else "")
+        label = "measured" if effect.covers(difference.a, difference.b) else "measured of other values"
+        yield f"{label}: {effect.sentence()}" + (f"; {effect.note}" if effect.note else "")
     if len(found) > MAX_EFFECTS:
         yield f"and {len(found) - MAX_EFFECTS} more in docs/footguns.md"
 

@@ -42,7 +42,7 @@ class Effect:
     def sentence(self) -> str:
         """What was measured, in words; the range where there is one."""
         spread = "" if self.low == self.high else f" ({100 * self.low:+.1f} to {100 * self.high:+.1f} %)"
-        told = {"both": " on both sides", "samples": " of the samples alone"}.get(self.sides, "")
+        told = {"both": " (both sides)", "samples": " (samples alone)"}.get(self.sides, "")
         return (
             f"{self.before} -> {self.after}{told} moved FD of {self.encoder} by {100 * self.median:+.1f} %{spread} "
             f"on {self.measured_on}"

@@ -144,18 +144,16 @@ def test_a_report_without_specs_leaves_the_field_as_it_is(run) -> None:
 def test_usual_effects_are_told_in_the_direction_asked(effects) -> None:
     a, b = row(fields={"rs": "tf1-bilinear-299"}), row(fields={"rs": "bicubic-antialias-299"})
     forward = "\n".join(explanations(compare_reports(report(a), report(b)), effects))
-    moved = "on both sides moved FD of squeezenet by"
+    moved = "(both sides) moved FD of squeezenet by"
     assert f"tf1-bilinear -> bicubic-antialias {moved} +25.0 % (+20.0 to +25.0 %) on 900 photos" in forward
     assert "see the page" in forward
     back = "\n".join(explanations(compare_reports(report(b), report(a)), effects))
-    assert (
-        "bicubic-antialias -> tf1-bilinear on both sides moved FD of squeezenet by -20.0 % (-20.0 to -16.7 %)" in back
-    )
+    assert "bicubic-antialias -> tf1-bilinear (both sides) moved FD of squeezenet by -20.0 % (-20.0 to -16.7 %)" in back
 
 
 def test_other_values_of_a_measured_field_and_unmeasured_fields(effects) -> None:
     lines = "\n".join(explanations(compare_reports(report(), report(row(fields={"n": "7", "q": "none"}))), effects))
-    assert "50000 -> 5000 moved FD of inception by +10.0 % on drawings" in lines
+    assert "measured of other values: 50000 -> 5000 moved FD of inception by +10.0 % on drawings" in lines
     assert lines.count("has not been measured") == 1
     assert [e.encoder for e in usual_effect("n", "1", "2", "inception", effects)] == ["inception"]
 
@@ -168,5 +166,10 @@ def test_a_missing_table_is_no_effect_and_a_damaged_one_an_error(tmp_path: Path)
             load_effects(tmp_path / "bad.toml")
 
 
-def test_the_table_that_ships_can_be_read() -> None:
-    assert all(effect.low <= effect.median <= effect.high for effect in load_effects())
+def test_the_table_that_ships_speaks_of_fields_of_signatures() -> None:
+    effects = load_effects()
+    assert {"rs", "crop", "q", "dt", "n"} <= {effect.field for effect in effects}
+    assert {effect.field for effect in effects} <= {*MEANINGS, "jpeg", "pillow"}
+    assert all(effect.low <= effect.median <= effect.high for effect in effects)
+    found = usual_effect("rs", "tf1-bilinear-299", "bicubic-antialias-299", "inception", effects)
+    assert found and all(effect.covers("tf1-bilinear-299", "bicubic-antialias-299") for effect in found)
