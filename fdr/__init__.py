@@ -26,6 +26,7 @@ _EXPORTS = {
     "fd_ratio": "fdr.frechet",
     "fdr_k": "fdr.frechet",
     "frechet_distance": "fdr.frechet",
+    "join_ranks": "fdr.distributed",
     "list_encoders": "fdr.encoders.registry",
     "load_encoder": "fdr.encoders.registry",
     "load_reference": "fdr.reference",

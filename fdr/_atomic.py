@@ -37,10 +37,15 @@ _TMP_NAME = re.compile(
 _NO_FLOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
+def owner() -> str:
+    """This process, among all hosts and times."""
+    return f"{_HOST}.{os.getpid()}.{_TOKEN}"
+
+
 def tmp_path(final: Path) -> Path:
     """A name beside `final` that says whose it is, unique over hosts, processes and threads."""
     suffix = ".tmp.npz" if final.suffix == ".npz" else ".tmp"
-    return final.with_name(f"{final.name}.{_HOST}.{os.getpid()}.{_TOKEN}.{next(_COUNTER)}{suffix}")
+    return final.with_name(f"{final.name}.{owner()}.{next(_COUNTER)}{suffix}")
 
 
 @contextlib.contextmanager
@@ -146,11 +151,11 @@ def _flock(fd: int, path: Path, timeout: float) -> bool:
 @contextlib.contextmanager
 def _lock_file(path: Path, timeout: float) -> Iterator[None]:
     deadline = time.monotonic() + timeout
-    owner = f"{_HOST}.{os.getpid()}.{_TOKEN}.{next(_COUNTER)}"
+    holder = f"{owner()}.{next(_COUNTER)}"
     while True:
         try:
             with open(path, "x", encoding="ascii") as file:
-                file.write(owner)
+                file.write(holder)
             break
         except FileExistsError:
             _break_stale_lock(path)
@@ -159,7 +164,7 @@ def _lock_file(path: Path, timeout: float) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(FileNotFoundError):
-            if path.read_text(encoding="ascii") == owner:
+            if path.read_text(encoding="ascii") == holder:
                 path.unlink()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fdr import _atomic, _derived
 from fdr._manifest import MANIFEST_NAME, DamagedManifestError, Manifest, load_manifest, recover_shards
+from fdr._running_sums import sums_files
 from fdr._shards import DamagedShardError, recover_shard, shard_files
 from fdr.errors import InputError, RunError, unknown
 from fdr.progress import Progress, SilentProgress
@@ -26,7 +27,8 @@ class CacheEntry:
     name: str
     path: Path
     state: str
-    """"complete", "partial", "damaged" (manifest or shards missing, truncated, or of another format)."""
+    """"complete", "partial", "sums" (of --moments-only, without features), "damaged" (manifest or shards missing,
+    truncated, or of another format)."""
     num_bytes: int
     rows_done: int
     num_rows: int | None
@@ -133,7 +135,7 @@ def _is_wreck(folder: Path) -> bool:
 
 
 def _own_files(folder: Path) -> list[Path]:
-    own = {*shard_files(folder), *_derived.derived_files(folder)}
+    own = {*shard_files(folder), *_derived.derived_files(folder), *sums_files(folder)}
     for path in folder.iterdir():
         if path.name in (MANIFEST_NAME, *_LOCK_NAMES) or _atomic.is_tmp(path):
             own.add(path)
@@ -167,6 +169,8 @@ def _entry(folder: Path) -> CacheEntry:
     header = manifest.header
     if len(whole) < len(manifest.shards):
         state = "damaged"
+    elif not whole and sums_files(folder):
+        state = "sums"
     else:
         state = "complete" if rows == header.num_rows else "partial"
     return CacheEntry(

@@ -83,7 +83,9 @@ class ReferenceSide:
         """Measure the images, if there are any to measure; done once."""
         if self.images is None or self._is_measured:
             return
-        source, digest = self.images, self.images.digest or ""
+        source = self.images
+        source.divide_among(self._extraction_options.group)
+        digest = source.digest or ""
         encoders = [self._encoders[name] for name in self._needs]
         outputs = {name: need.outputs for name, need in self._needs.items()}
         extraction = Extraction(source, encoders, outputs, self._extraction_options)

@@ -89,6 +89,26 @@ class Sums:
             if self.filled == BLOCK_ROWS:
                 self._flush()
 
+    def state(self) -> list[np.ndarray]:
+        """Count, mean [D], scatter [D, D], and the kept rows [N, D] while there are no more than columns."""
+        self._flush()
+        if self.count == 0:
+            return []
+        kept = [] if self.kept is None else [np.concatenate([as_numpy(rows) for rows in self.kept])]
+        return [np.array(self.count), as_numpy(self.mean), as_numpy(self.scatter), *kept]
+
+    def absorb(self, state: list[np.ndarray]) -> None:
+        """Add what another has summed on a CPU, as its `state` tells; exact up to rounding."""
+        if not state:
+            return
+        count, mean, scatter, *kept = state
+        self._flush()
+        if self.block is None:
+            self._start(np.empty((0, len(mean))))
+        has_kept = self.kept is not None and bool(kept) and self.count + count <= len(mean)
+        self.kept = [*(self.kept or []), kept[0]] if has_kept else None
+        self.count, self.mean = chan_update(self.count, self.mean, self.scatter, int(count), mean, scatter)
+
     def finish(self, ddof: int) -> tuple[np.ndarray, np.ndarray, int, np.ndarray | None]:
         """mu [D], sigma [D, D], count and the centred rows [N, D] (None beyond N = D)."""
         self._flush()

@@ -7,6 +7,7 @@ in a further member, which others ignore.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from fdr.encoders.base import AbstractEncoder
 from fdr.errors import InputError
 from fdr.extraction import Extraction, ExtractionOptions
 from fdr.files import atomic_path, check_writable
+from fdr.group import failures_told
 from fdr.images import ImageSource, open_images
 from fdr.measurement import Measurement, Needs, measure
 from fdr.reference import file_digest
@@ -73,14 +75,25 @@ def write_adm_reference(
     check_adm_file(path)
     check_adm_encoder(encoder)
     options = options or ExtractionOptions()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+    with failures_told(options.group), contextlib.ExitStack() as stack:
+        source.divide_among(options.group)
+        if options.group.rank > 0:
+            _measure(source, encoder, options)
+            return options.group.broadcast({})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent))
         pixels = Path(folder) / "arr_0"
         shown = _write_pixels(subset, pixels, options)
         measured = _measure(source, encoder, options)
         members = _members(measured, encoder, shown)
         members[ATTRIBUTES] = np.array(json.dumps(_attributes(source, encoder, measured, name or path.stem)))
         _write_npz(path, pixels, shown, members)
+        return options.group.broadcast(_summary(path, source, encoder, measured, shown))
+
+
+def _summary(
+    path: Path, source: ImageSource, encoder: AbstractEncoder, measured: Measurement, shown: Shown
+) -> dict[str, Any]:
     return {
         "file": str(path),
         "sha256": file_digest(path),

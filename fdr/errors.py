@@ -26,6 +26,14 @@ class RunError(FdrError):
     exit_code = 1
 
 
+class PeerError(RunError):
+    """Another rank of a distributed run has failed, and has said why itself; carries its exit code."""
+
+    def __init__(self, text: str, exit_code: int = 1) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
 def unknown(kind: str, name: str, choices: Iterable[str], hint: str = "") -> InputError:
     """The error for a name that is not in `choices`, with the nearest matches."""
     names = sorted(choices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.registry import as_encoder, parse_encoders
 from fdr.errors import FdrWarning, InputError, unknown
 from fdr.extraction import Extraction, ExtractionOptions, cached_rows
+from fdr.group import SOLO, Group, failures_told, on_main
 from fdr.images import ImageOptions, ImageSource, open_images
 from fdr.measurement import Key, Measurement, Needs, measure
 from fdr.metrics import load_metrics
@@ -57,6 +59,7 @@ def evaluate(
     num_workers: int | None = None,
     audit: bool = False,
     progress: Progress | None = None,
+    group: Group = SOLO,
 ) -> Report:
     """Measure one sample set; everything that can be wrong is checked before the first image is decoded.
 
@@ -67,10 +70,13 @@ def evaluate(
     are kept there and a killed run resumes. `weights` names weight files by encoder. `image_options.count` and `.seed`
     select among the samples only; crop and size hold for both sides.
 
+    Under torchrun, `group=fdr.join_ranks()` divides the images among the ranks; all of them make the same call and get
+    the same report.
+
     Raises `InputError` for anything unusable, `RunError` when a run cannot finish.
     """
     extraction = ExtractionOptions(
-        None if cache is None else Path(cache), batch_size, num_workers, progress or SilentProgress()
+        None if cache is None else Path(cache), batch_size, num_workers, progress or SilentProgress(), group=group
     )
     chosen = None if protocol is None else find_protocol(protocol)
     if chosen is not None:
@@ -214,6 +220,12 @@ class Evaluator:
 
     def evaluate_source(self, source: ImageSource) -> Report:
         """Measure an opened sample set."""
+        group = self.extraction_options.group
+        with failures_told(group):
+            source.divide_among(group)
+            return self._evaluate_on(group, source)
+
+    def _evaluate_on(self, group: Group, source: ImageSource) -> Report:
         self.prepare_reference()
         needs = {encoder.spec.name: self._needs(encoder) for encoder in self.encoders}
         with collected_warnings() as texts:
@@ -227,16 +239,23 @@ class Evaluator:
             measured = measure(extraction, needs)
             if stored:
                 measured = replace(measured, moments=stored)
-            for doubt in doubts(extraction, measured.moments, self.reference.moments, self.reference.noted):
-                warnings.warn(doubt, FdrWarning, stacklevel=2)
-            results = list(self._results(source, measured, has_stored=bool(stored)))
-        return Report(
-            samples=samples_facts(source, measured),
-            reference=self.reference.facts(),
-            results=tuple(results),
-            run=self._run_facts(),
-            warnings=tuple(dict.fromkeys((*self.warnings, *texts))),
-        )
+            results = []
+            if group.rank == 0:
+                for doubt in doubts(extraction, measured.moments, self.reference.moments, self.reference.noted):
+                    warnings.warn(doubt, FdrWarning, stacklevel=2)
+                results = list(self._results(source, measured, has_stored=bool(stored)))
+        gathered = itertools.chain(self.warnings, *group.gather(texts))
+
+        def report() -> Report:
+            return Report(
+                samples=samples_facts(source, measured),
+                reference=self.reference.facts(),
+                results=tuple(results),
+                run=self._run_facts(),
+                warnings=tuple(dict.fromkeys(gathered)),
+            )
+
+        return on_main(group, report)
 
     def _stored_moments(self, source: ImageSource) -> dict[Key, Moments]:
         """By the protocol's rule, the moments that the sample file itself holds; none without such a rule or file."""
@@ -333,6 +352,7 @@ class Evaluator:
             specs[encoder.spec.name] = {**asdict(encoder.spec), "hash": encoder.spec.hash}
         return {
             "device": str(self.encoders[0].device),
+            "ranks": self.extraction_options.group.size,
             "seed": self.image_options.seed,
             "versions": package_versions(),
             "encoders": specs,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,19 +17,23 @@ from fdr import _derived
 from fdr._version import __version__
 from fdr.cache import CacheKey, CacheStore, FeatureCache
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
-from fdr.encoders.inputs import preprocessed
+from fdr.encoders.inputs import StagedBatch, stage
 from fdr.encoders.registry import as_encoder
 from fdr.errors import InputError, RunError
+from fdr.group import SOLO, Group, part_of
 from fdr.images import BadImage, ImageOptions, ImageSource, open_images
 from fdr.images.pool import read_ahead
 from fdr.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 SHARD_SIZE = 1024
 """Images per shard: what a killed run can lose, and the granularity of resuming."""
 _WINDOWS_AHEAD = 2
+_BATCHES_IN_FLIGHT = 4
+"""Forward batches that a GPU has queued while the host stores and sums the features of earlier ones."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,10 @@ class ExtractionOptions:
     num_workers: int | None = None
     """Decode threads; None takes the processors this process may use."""
     progress: Progress = field(default_factory=SilentProgress)
+    moments_only: bool = False
+    """Keep sums instead of features in `cache`: a file of D x D numbers, however many images."""
+    group: Group = SOLO
+    """The ranks that divide the images; every rank makes the same calls."""
 
     def batch_size_on(self, device_type: str) -> int:
         """The batch size on a device of this type. Raises `InputError` below 1."""
@@ -60,6 +69,8 @@ class FeatureBlock:
     stop: int
     rows: np.ndarray
     features: Mapping[str, Mapping[str, np.ndarray]]
+    bad: Sequence[BadImage] = ()
+    """Images among start..stop that did not decode."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class _Window:
 
     rows: list[int]
     bad: list[BadImage]
-    inputs: dict[str, Tensor | list[Tensor]]
+    inputs: dict[str, StagedBatch]
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,25 @@ class _ShardEnd:
     start: int
     stop: int
     names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """The features of one forward batch on their way from the device."""
+
+    name: str
+    features: dict[str, Tensor]
+    """On the host; filled when `landed` is reached."""
+    landed: torch.cuda.Event | None
+    rows: list[int]
+
+
+@dataclass(frozen=True)
+class _Launched:
+    """A window or shard end whose forward batches have been queued, in the order of the images."""
+
+    item: _Window | _ShardEnd
+    flights: list[_Flight]
 
 
 class _ShardRows:
@@ -120,14 +150,35 @@ class Extraction:
         if len(set(names)) != len(names):
             raise InputError(f"Encoders must have different names; got {', '.join(names)}.")
         self.source = source
+        self.group = (options or ExtractionOptions()).group
         self.encoders = {encoder.spec.name: encoder for encoder in encoders}
         self.outputs = {name: self._outputs_of(name, (outputs or {}).get(name, ())) for name in names}
         self.options = options or ExtractionOptions()
         self.batch_size = self.options.batch_size_on(encoders[0].device.type)
+        self._left_out: dict[str, set[tuple[int, int]]] = {name: set() for name in names}
         self.bad: list[BadImage] = []
         """Images left out by `on_bad="skip"`, known after a pass."""
         self._noted: list[np.ndarray | None] = []
+        if self.group.size > 1:
+            self._check_same_everywhere()
         self.entries = {name: self._open_entry(name) for name in names}
+
+    def _check_same_everywhere(self) -> None:
+        """Raise where the ranks could not divide the images, or do not see the same ones."""
+        source = self.source
+        if self.num_rows is None or not source.is_repeatable:
+            raise InputError(
+                f"{source.name} can be read only once, so {self.group.size} ranks cannot divide it; give a path, list, "
+                "array or Dataset, or run one process."
+            )
+        source.divide_among(self.group)
+        seen = self.group.gather((len(source), source.digest, {n: e.spec.hash for n, e in self.encoders.items()}))
+        for rank, other in enumerate(seen):
+            if other != seen[0]:
+                raise RunError(
+                    f"Rank {rank} and rank 0 do not see the same images or encoders ({other[0]} and {seen[0][0]} "
+                    f"images in {source.name}); give every rank the same files, options and versions."
+                )
 
     def _outputs_of(self, name: str, wanted: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.encoders[name].stored_outputs, *wanted)))
@@ -165,42 +216,59 @@ class Extraction:
     def __iter__(self) -> Iterator[FeatureBlock]:
         self.bad, self._noted = [], []
         title = f"{self.source.name}: {', '.join(self.encoders)}"
+        count = self.group.counter()
         with self.options.progress.task(title, self.num_rows) as task:
-            seen = 0
+            task.advance(sum(stop - start for start, stop in self._done()))
+            shown = 0
+
+            def advance(amount: int = 0) -> None:
+                nonlocal shown
+                done = count(amount)
+                task.advance(done - shown)
+                shown = done
+
             for block in self._blocks():
                 yield block
-                seen = block.stop
-                task.advance(block.stop - block.start)
-        self.source.check_bad(self.bad, seen)
-        self._save_images()
+                advance(block.stop - block.start)
+                self.group.check_peers()
+            parts = self.group.gather((self.bad, self._noted), while_waiting=advance)
+            advance()
+        self.bad = sorted((image for bad, _ in parts for image in bad), key=lambda image: image.row)
+        self._noted = [noted for _, part in parts for noted in part]
+        self.source.check_bad(self.bad, shown if self.num_rows is None else self.num_rows)
+        if self.group.rank == 0:
+            self._save_images()
 
     @property
     def images(self) -> np.ndarray | None:
         """What was noted of every image that decoded (`fdr.images.facts.FACTS`), after a pass or from the cache.
 
-        None where nothing is known of some of them.
+        In row order. None where nothing is known of some of them.
         """
         known = [part for part in self._noted if part is not None]
         if known and len(known) == len(self._noted):
-            return np.concatenate(known)
+            images = np.concatenate(known)
+            return images[np.argsort(images["row"], kind="stable")]
         kept = (_derived.load_images(e.folder, e.digest) for e in self.entries.values() if e is not None)
         return next((images for images in kept if images is not None), None) if self.is_complete else None
 
     def _save_images(self) -> None:
         images = self.images
         for entry in self.entries.values():
-            if images is None or entry is None or not entry.is_complete:
+            if images is None or entry is None or entry.missing():
                 continue
             if _derived.load_images(entry.folder, entry.digest) is None:
                 _derived.save_images(entry.folder, entry.digest, images)
 
     def _blocks(self) -> Iterator[FeatureBlock]:
         """Runs of shards that need computing share one pass of the decoder; the others are read."""
-        shards = ((start, stop, self._missing(start, stop)) for start, stop in self._shards())
         if self.num_rows is None:  # nothing of a generator is cached, and only its end ends the shards
-            yield from self._computed_blocks(shards)
+            yield from self._computed_blocks((start, stop, tuple(self.entries)) for start, stop in self._shards())
             return
-        for is_missing, run in itertools.groupby(shards, key=lambda shard: bool(shard[2])):
+        numbered = enumerate((start, stop, self._missing(start, stop)) for start, stop in self._own_shards())
+        runs = itertools.groupby(numbered, key=lambda item: (bool(item[1][2]), item[1][0] - item[0] * SHARD_SIZE))
+        for (is_missing, _), numbered_run in runs:
+            run = (shard for _, shard in numbered_run)
             if is_missing:
                 yield from self._computed_blocks(run)
             else:
@@ -214,17 +282,46 @@ class Extraction:
         else:
             yield from ((start, min(start + SHARD_SIZE, total)) for start in range(0, total, SHARD_SIZE))
 
+    def leave_out(self, name: str, spans: Collection[tuple[int, int]]) -> None:
+        """Neither compute nor read these shards for an encoder; its features are not in their blocks."""
+        self._left_out[name] = set(spans)
+
+    def _done(self) -> set[tuple[int, int]]:
+        """Shards that are left out for every encoder."""
+        return set.intersection(*self._left_out.values())
+
+    def _own_shards(self) -> list[tuple[int, int]]:
+        """The shards of this rank: its part of those that need computing, and its part of the others, each contiguous.
+
+        Main decides what needs computing, since what one rank publishes another sees a little later.
+        """
+        needed = set(self._shards()) - self._done()
+        shards = sorted(needed)
+        if self.group.size == 1:
+            return shards
+        absent = {name: shards if entry is None else entry.missing() for name, entry in self.entries.items()}
+        wanted = [set(spans) - self._left_out[name] for name, spans in absent.items()]
+        missing = self.group.broadcast(sorted(set().union(*wanted) & needed))
+        listed = sorted(set(shards) - set(missing))
+        return part_of(self.group, missing) + part_of(self.group, listed)
+
     def _missing(self, start: int, stop: int) -> tuple[str, ...]:
-        return tuple(name for name, entry in self.entries.items() if entry is None or not entry.has(start, stop))
+        return tuple(
+            name
+            for name, entry in self.entries.items()
+            if (start, stop) not in self._left_out[name] and (entry is None or not entry.has(start, stop))
+        )
 
     def _computed_blocks(self, run: Iterator[tuple[int, int, tuple[str, ...]]]) -> Iterator[FeatureBlock]:
         shard = _ShardRows()
         rows: list[int] = []
         bad: list[BadImage] = []
-        for item in read_ahead(self._windows(run), _WINDOWS_AHEAD):
+        for launched in self._launched(run):
+            self.group.check_peers()
+            item = launched.item
             if isinstance(item, _Window):
-                for name, inputs in item.inputs.items():
-                    shard.put(name, len(rows), self._forward(name, inputs, item.rows))
+                for flight in launched.flights:
+                    shard.put(flight.name, len(rows), self._land(flight))
                 rows += item.rows
                 bad += item.bad
             else:
@@ -232,6 +329,22 @@ class Extraction:
                 self._store(item, rows, bad, computed)
                 yield self._assemble(item.start, item.stop, computed, rows, bad)
                 shard, rows, bad = _ShardRows(), [], []
+
+    def _launched(self, run: Iterator[tuple[int, int, tuple[str, ...]]]) -> Iterator[_Launched]:
+        """Windows and shard ends, each some batches after it was queued: a GPU works on while the last is stored."""
+        ahead = 0 if self._is_on_cpu else _BATCHES_IN_FLIGHT
+        queue: deque[_Launched] = deque()
+        for item in read_ahead(self._windows(run), _WINDOWS_AHEAD):
+            inputs = item.inputs if isinstance(item, _Window) else {}
+            rows = item.rows if isinstance(item, _Window) else []
+            queue.append(_Launched(item, [self._launch(name, batch, rows) for name, batch in inputs.items()]))
+            while len(queue) > ahead:
+                yield queue.popleft()
+        yield from queue
+
+    @property
+    def _is_on_cpu(self) -> bool:
+        return all(encoder.device.type == "cpu" for encoder in self.encoders.values())
 
     def _windows(self, run: Iterator[tuple[int, int, tuple[str, ...]]]) -> Iterator[_Window | _ShardEnd]:
         """Runs in the prefetch thread: decode, cut into forward batches at shard boundaries, preprocess."""
@@ -264,24 +377,29 @@ class Extraction:
         bad = [item for _, item in items if isinstance(item, BadImage)]
         good = [(row, item) for row, item in items if not isinstance(item, BadImage)]
         images = [image for _, image in good]
-        inputs: dict[str, Tensor | list[Tensor]] = {}
-        for name in names if images else ():
-            encoder = self.encoders[name]
-            on_host = encoder.host_preprocess or encoder.device.type == "cpu"
-            inputs[name] = preprocessed(encoder, images) if on_host else images
+        inputs = {name: stage(self.encoders[name], images) for name in names} if images else {}
         return _Window([row for row, _ in good], bad, inputs)
 
-    def _forward(self, name: str, inputs: Tensor | list[Tensor], rows: list[int]) -> dict[str, np.ndarray]:
+    def _launch(self, name: str, batch: StagedBatch, rows: list[int]) -> _Flight:
+        """Queue the forward pass and the way back of its features; on a CPU, do both."""
         import torch
 
         encoder = self.encoders[name]
         with torch.inference_mode():
-            if isinstance(inputs, list):
-                inputs = preprocessed(encoder, inputs)
-            results = encoder.forward(inputs.to(encoder.device, non_blocking=True), self.outputs[name])
-            arrays = {output: results[output].float().cpu().numpy() for output in self.outputs[name]}
+            results = encoder.forward(batch.inputs(), self.outputs[name])
+            features = {output: results[output].float() for output in self.outputs[name]}
+            if encoder.device.type != "cuda":
+                return _Flight(name, {output: x.cpu() for output, x in features.items()}, None, rows)
+            for output, x in features.items():
+                features[output] = torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
+            return _Flight(name, features, torch.cuda.current_stream(encoder.device).record_event(), rows)
+
+    def _land(self, flight: _Flight) -> dict[str, np.ndarray]:
+        if flight.landed is not None:
+            flight.landed.synchronize()
+        arrays = {output: x.numpy() for output, x in flight.features.items()}
         for output, array in arrays.items():
-            self._check_finite(name, output, array, rows)
+            self._check_finite(flight.name, output, array, flight.rows)
         return arrays
 
     def _check_finite(self, name: str, output: str, array: np.ndarray, rows: list[int]) -> None:
@@ -299,7 +417,8 @@ class Extraction:
         import torch
 
         blank = torch.zeros(3, 64, 64, dtype=torch.uint8)
-        return {output: array[:0] for output, array in self._forward(name, [blank], [0]).items()}
+        flight = self._launch(name, stage(self.encoders[name], [blank]), [0])
+        return {output: array[:0] for output, array in self._land(flight).items()}
 
     def _store(
         self, end: _ShardEnd, rows: list[int], bad: list[BadImage], computed: Mapping[str, Mapping[str, np.ndarray]]
@@ -307,7 +426,7 @@ class Extraction:
         self.source.check_unchanged(end.start, end.stop)
         for name, features in computed.items():
             entry = self.entries[name]
-            if entry is not None:
+            if entry is not None and not self.options.moments_only:
                 ids = [self.source.ids[row] for row in rows]
                 failed = [(image.row, image.id, image.reason) for image in bad]
                 images = self.source.facts(rows)
@@ -326,7 +445,7 @@ class Extraction:
         good = np.array(rows, dtype=np.int64)
         noted = self.source.facts(rows) if computed else None
         for name, entry in self.entries.items():
-            if name not in computed:
+            if name not in computed and (start, stop) not in self._left_out[name]:
                 assert entry is not None
                 shard = entry.read_shard(start, stop)
                 features[name], good, bad = shard.features, shard.rows, [BadImage(*image) for image in shard.bad]
@@ -334,8 +453,8 @@ class Extraction:
         if bad and self.source.options.on_bad == "fail":
             raise InputError(f"{self.source.name}: {bad[0].id}: {bad[0].reason}; use --on-bad skip to leave it out.")
         self.bad += bad
-        self._noted.append(noted)
-        return FeatureBlock(start, stop, good, features)
+        self._noted.append(None if self.options.moments_only else noted)
+        return FeatureBlock(start, stop, good, features, bad)
 
 
 def cache_key(source: ImageSource, encoder: AbstractEncoder, outputs: tuple[str, ...]) -> CacheKey:

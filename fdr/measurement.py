@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from fdr._keeper import Keeper
 from fdr._sums import Sums
 from fdr.errors import InputError
 from fdr.extraction import Extraction, FeatureBlock
+from fdr.group import Combinable
 from fdr.images import BadImage
 from fdr.metrics.base import AbstractStream, AbstractStreamMetric, Score
 from fdr.moments import Moments
@@ -57,33 +59,41 @@ def measure(extraction: Extraction, needs: Mapping[str, Needs] | None = None) ->
     """
     if needs is None:
         needs = {name: Needs((encoder.spec.output,)) for name, encoder in extraction.encoders.items()}
-    stored = _stored_moments(extraction, needs)
-    taken = _Pass(extraction, needs, stored)
-    if stored and taken.is_idle:
+    group = extraction.group
+    stored = _stored_moments(extraction, needs) if group.rank == 0 else {}
+    known = group.broadcast(sorted(stored))
+    taken = _Pass(extraction, needs, known)
+    if known and taken.is_idle:
         entries = [entry for entry in extraction.entries.values() if entry is not None]
         bad = [BadImage(*image) for image in entries[0].bad]
         extraction.source.check_bad(bad, len(extraction.source))
         return Measurement(stored, {}, entries[0].count, bad)
     for block in extraction:
         taken.add(block)
-    if taken.count < 2:
-        raise InputError(f"{extraction.source.name} gave {taken.count} image(s); a covariance needs at least 2.")
+    bad = taken.all_bad()
+    count = taken.count if extraction.num_rows is None else extraction.num_rows - len(bad)
+    if count < 2:
+        raise InputError(f"{extraction.source.name} gave {count} image(s); a covariance needs at least 2.")
+    taken.combine()
+    if group.rank > 0:
+        return Measurement({}, {}, count, bad)
     computed = {key: Moments.from_sums(sums) for key, sums in taken.sums.items()}
     for (name, output), moments in computed.items():
         entry = extraction.entries[name]
-        if entry is not None:
+        if entry is not None and not entry.missing():
             entry.save_moments(output, moments)
     scores = {key: stream.score() for key, (_, stream) in taken.streams.items()}
     features = {key: rows.finish() for key, rows in taken.rows.items()}
-    return Measurement({**stored, **computed}, scores, taken.count, extraction.bad, features)
+    return Measurement({**stored, **computed}, scores, count, bad, features)
 
 
 class _Pass:
     """Everything that grows while the blocks of an extraction go by."""
 
-    def __init__(self, extraction: Extraction, needs: Mapping[str, Needs], stored: Mapping[Key, Moments]) -> None:
+    def __init__(self, extraction: Extraction, needs: Mapping[str, Needs], stored: Collection[Key]) -> None:
+        self._extraction = extraction
         wanted = {(name, output) for name, need in needs.items() for output in need.moments}
-        self.sums = {key: Sums(None) for key in sorted(wanted - stored.keys())}
+        self.sums = {key: Sums(None) for key in sorted(wanted - set(stored))}
         self.rows = {
             (name, output): _Rows(extraction.num_rows) for name, need in needs.items() for output in need.features
         }
@@ -93,6 +103,12 @@ class _Pass:
             for metric in need.streams
         }
         self.count = 0
+        self._keeper = Keeper(extraction, self.sums) if extraction.options.moments_only else None
+        if self._keeper is not None and (self.rows or self.streams):
+            raise InputError(
+                "--moments-only keeps no features, so it gives FD and FDr only; leave out --moments-only or the other "
+                "metrics."
+            )
 
     @property
     def is_idle(self) -> bool:
@@ -102,11 +118,36 @@ class _Pass:
     def add(self, block: FeatureBlock) -> None:
         self.count += len(block.rows)
         for (name, output), sums in self.sums.items():
-            sums.add(block.features[name][output])
+            if name in block.features:
+                sums.add(block.features[name][output])
         for (name, output), rows in self.rows.items():
             rows.add(block.features[name][output])
         for (_, name), (output, stream) in self.streams.items():
             stream.update(block.rows, block.features[name][output])
+        if self._keeper is not None:
+            self._keeper.add(block)
+
+    def all_bad(self) -> list[BadImage]:
+        """The images left out, of all ranks and of the shards that an earlier run has summed."""
+        earlier = [] if self._keeper is None else self._keeper.earlier_bad
+        bad = {image.row: image for image in (*self._extraction.bad, *earlier)}
+        if earlier:
+            self._extraction.source.check_bad(list(bad.values()), len(self._extraction.source))
+        return [bad[row] for row in sorted(bad)]
+
+    def combine(self) -> None:
+        """Bring together on main what all ranks have taken."""
+        if self._keeper is not None:
+            self._keeper.save()
+        accumulated: list[Combinable] = [
+            *self.sums.values(),
+            *self.rows.values(),
+            *(stream for _, stream in self.streams.values()),
+        ]
+        for item in accumulated:
+            self._extraction.group.combine(item)
+        if self._keeper is not None:
+            self._keeper.finish()
 
 
 class _Rows:
@@ -126,6 +167,15 @@ class _Rows:
             self._array = np.empty((self._num_rows, features.shape[1]), np.float32)
         self._array[self._count : self._count + len(features)] = features
         self._count += len(features)
+
+    def state(self) -> list[np.ndarray]:
+        """What `absorb` takes on the main rank."""
+        return [self.finish()] if self._count or self._parts else []
+
+    def absorb(self, state: list[np.ndarray]) -> None:
+        """Rows of another rank; their order among all does not matter to a metric over sets."""
+        for features in state:
+            self.add(features)
 
     def finish(self) -> np.ndarray:
         """float32 [N, D], bad images left out."""

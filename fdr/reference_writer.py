@@ -15,6 +15,7 @@ from fdr.errors import InputError
 from fdr.extraction import Extraction, ExtractionOptions
 from fdr.files import write_atomically
 from fdr.frechet import frechet_distance
+from fdr.group import failures_told, on_main
 from fdr.images import ImageSource
 from fdr.measurement import Measurement, measure
 from fdr.moments import Moments
@@ -39,23 +40,30 @@ def write_reference(
     With `validation` images, their FD against the moments is stored as the exact denominator of FDr. A folder that is
     a reference already gains or replaces encoders, provided it was made from the same images. Returns the index.
     """
-    check_reference_folder(folder, source)
-    extraction = Extraction(source, encoders, None, options)
-    measured, images = measure(extraction), image_set(extraction)
-    val_measured = None if validation is None else measure(Extraction(validation, encoders, None, options))
-    rows = []
-    for encoder in encoders:
-        attributes = _attributes(name or folder.name, source, encoder, measured)
-        if images is not None:
-            attributes["jpeg_share"] = jpeg_share(images)
-        moments = measured.moments[encoder.spec.name, encoder.spec.output]
-        if val_measured is not None:
-            attributes["val_fd"] = frechet_distance(
-                val_measured.moments[encoder.spec.name, encoder.spec.output], moments
-            )
-            attributes["val_count"] = val_measured.count
-        rows.append(_write_moments(folder, encoder, moments, attributes, file_format))
-    return _write_index(folder, name or folder.name, source, measured, rows)
+    options = options or ExtractionOptions()
+    sources = [source] if validation is None else [source, validation]
+    with failures_told(options.group):
+        for images in sources:
+            images.divide_among(options.group)
+        check_reference_folder(folder, source)
+        passes = [Extraction(images, encoders, None, options) for images in sources]
+        measured = [measure(extraction) for extraction in passes]
+        noted = image_set(passes[0])
+
+        def write() -> dict[str, Any]:
+            rows = []
+            for encoder in encoders:
+                attributes = _attributes(name or folder.name, source, encoder, measured[0])
+                if noted is not None:
+                    attributes["jpeg_share"] = jpeg_share(noted)
+                moments, *validated = (found.moments[encoder.spec.name, encoder.spec.output] for found in measured)
+                if validated:
+                    attributes["val_fd"] = frechet_distance(validated[0], moments)
+                    attributes["val_count"] = measured[1].count
+                rows.append(_write_moments(folder, encoder, moments, attributes, file_format))
+            return _write_index(folder, name or folder.name, source, measured[0], rows)
+
+        return on_main(options.group, write)
 
 
 def check_reference_folder(folder: Path, source: ImageSource) -> None:

@@ -12,7 +12,7 @@ import click
 
 from fdr._version import __version__
 from fdr.cli._config import load_default_map
-from fdr.errors import FdrError, FdrWarning
+from fdr.errors import FdrError, FdrWarning, PeerError
 
 COMMANDS = {
     "eval": ("fdr.cli.eval", "Measure samples against a reference: FD, FDr, FDr^k, Inception Score."),
@@ -81,12 +81,15 @@ def run(args: list[str] | None = None) -> int:
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", FdrWarning)
     try:
-        result = cli.main(args=args, prog_name="fdr", standalone_mode=False)
+        given = sys.argv[1:] if args is None else args
+        result = cli.main(args=list(given), prog_name="fdr", standalone_mode=False, obj=list(given))
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show(file=sys.stderr)
         return error.exit_code
+    except PeerError as error:
+        return error.exit_code  # the rank that failed has said why
     except FdrError as error:
         click.echo(f"fdr: error: {error}", err=True)
         return error.exit_code

@@ -11,11 +11,12 @@ import click
 from click.core import ParameterSource
 
 from fdr.cli._config import apply_config
-from fdr.progress import Progress
+from fdr.progress import Progress, SilentProgress
 from fdr.protocols import PROTOCOLS, check_is_free, find_protocol
 
 if TYPE_CHECKING:
     from fdr.evaluation import Evaluator
+    from fdr.group import Group
     from fdr.images import ImageSource
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -99,6 +100,13 @@ images = stack(
 compute = stack(
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
     click.option(
+        "--gpus",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Divide the images among N GPUs of this machine (with --device cpu, N processes). torchrun and srun work "
+        "as well, over several machines.",
+    ),
+    click.option(
         "--batch-size", type=int, metavar="N", help="Images per forward pass.  [default: 32 on a CPU, 128 on a GPU]"
     ),
     click.option("--num-workers", type=int, metavar="N", help="Decode threads.  [default: the processors available]"),
@@ -122,6 +130,12 @@ weights_dir = click.option("--weights-dir", type=_folder, metavar="DIR", help="F
 storage = stack(
     cache_dir,
     click.option("--no-cache", is_flag=True, default=False, help="Neither read nor keep features."),
+    click.option(
+        "--moments-only",
+        is_flag=True,
+        default=False,
+        help="Keep running sums instead of features: for very many images. A killed run resumes all the same.",
+    ),
     weights_dir,
     click.option("--weights", multiple=True, metavar="NAME=FILE", help="Use FILE for encoder NAME; repeatable."),
     click.option("--offline", is_flag=True, default=False, help="Never touch the network."),
@@ -170,6 +184,7 @@ class Setup:
 def library_options(
     progress: Progress,
     *,
+    group: Group,
     count: int | None = None,
     seed: int = 0,
     crop: str,
@@ -178,6 +193,7 @@ def library_options(
     on_bad: str,
     max_bad: float,
     device: str,
+    gpus: int | None,
     batch_size: int | None,
     num_workers: int | None,
     dtype: str,
@@ -185,6 +201,7 @@ def library_options(
     exact_order: bool,
     cache: Path | None,
     no_cache: bool,
+    moments_only: bool,
     weights_dir: Path | None,
     weights: tuple[str, ...],
     offline: bool,
@@ -193,11 +210,18 @@ def library_options(
     from fdr.encoders.base import EncoderOptions
     from fdr.extraction import ExtractionOptions
     from fdr.images import ImageOptions
-    from fdr.runtime import feature_cache_dir
+    from fdr.runtime import feature_cache_dir, rank_device, rank_facts, share_processors
 
     if no_cache and cache is not None:
         raise click.UsageError("--cache and --no-cache exclude each other.")
+    if no_cache and moments_only:
+        raise click.UsageError("--moments-only keeps its sums in the cache; leave out --no-cache.")
     folder = None if no_cache else cache or feature_cache_dir()
+    if group.size > 1:
+        device = rank_device(device, rank_facts(), needs_gpu=gpus is not None)
+        threads = share_processors(rank_facts())
+        num_workers = threads if num_workers is None else num_workers
+        progress = progress if group.rank == 0 else SilentProgress()
     return Setup(
         ImageOptions(count=count, seed=seed, crop=crop, size=size, alpha=alpha, on_bad=on_bad, max_bad=max_bad),
         EncoderOptions(
@@ -209,7 +233,7 @@ def library_options(
             offline=offline or None,
             progress=progress,
         ),
-        ExtractionOptions(folder, batch_size, num_workers, progress),
+        ExtractionOptions(folder, batch_size, num_workers, progress, moments_only, group),
         _pairs(weights),
     )
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from fdr.cli import _options
+from fdr.cli import _options, _ranks
 from fdr.cli._render import print_verdict, progress_for, write_text
-from fdr.errors import FdrError, InputError
+from fdr.errors import FdrError, InputError, PeerError
 
 if TYPE_CHECKING:
     from fdr._limits import Row
@@ -142,7 +142,7 @@ def command(
             raise click.UsageError("--report goes with samples; the input is a report already.")
         return 0 if dry_run else _finish(reports, task, outputs, job)
     except FdrError as error:
-        if job is not None:
+        if job is not None and not isinstance(error, PeerError):
             from fdr.github import annotation
 
             click.echo(annotation("error", "fdr check", str(error)), err=True)
@@ -258,14 +258,17 @@ def _measure(
 ) -> list[Report]:
     from fdr.report import reports_to_json, told_apart
 
-    evaluator, sources = _options.prepare_evaluation(samples, progress, **measuring)
-    names = told_apart([source.name for source in sources])
-    _check_plan({name: tuple(evaluator.planned(s)) for name, s in zip(names, sources, strict=True)}, task)
-    if is_dry:
-        for line in evaluator.plan(sources):
-            click.echo(line)
-        return []
-    reports = [evaluator.evaluate_source(source) for source in sources]
+    with _ranks.ranks(measuring["gpus"]) as group:
+        evaluator, sources = _options.prepare_evaluation(samples, progress, group=group, **measuring)
+        names = told_apart([source.name for source in sources])
+        _check_plan({name: tuple(evaluator.planned(s)) for name, s in zip(names, sources, strict=True)}, task)
+        if is_dry:
+            for line in evaluator.plan(sources) if group.rank == 0 else ():
+                click.echo(line)
+            return []
+        reports = [evaluator.evaluate_source(source) for source in sources]
+    if group.rank > 0:
+        raise click.exceptions.Exit(0)  # main judges
     if outputs.report is not None:
         write_text(outputs.report, reports_to_json(reports))
     return reports

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fdr.cli import _options
+from fdr.cli import _options, _ranks
 from fdr.cli._render import print_reports, progress_for, write_text
+
+if TYPE_CHECKING:
+    from fdr.group import Group
 
 
 @click.command(
@@ -39,6 +42,7 @@ from fdr.cli._render import print_reports, progress_for, write_text
 )
 @_options.dry_run
 @_options.quiet
+@_ranks.on_ranks
 def command(
     samples: tuple[str, ...],
     audit: bool,
@@ -47,6 +51,7 @@ def command(
     markdown_path: Path | None,
     dry_run: bool,
     quiet: bool,
+    group: Group,
     **measuring: Any,
 ) -> None:
     """Measure one or several sample sets (folder, zip, tar, npz, npy, HDF5) against a reference.
@@ -62,12 +67,16 @@ def command(
             check_writable(path)
     if sum(str(path) == "-" for path in outputs.values()) > 1:
         raise click.UsageError("Only one of --json, --csv and --markdown can be stdout.")
-    evaluator, sources = _options.prepare_evaluation(samples, progress_for(quiet), audit=audit, **measuring)
+    evaluator, sources = _options.prepare_evaluation(
+        samples, progress_for(quiet), audit=audit, group=group, **measuring
+    )
     if dry_run:
-        for line in evaluator.plan(sources):
+        for line in evaluator.plan(sources) if group.rank == 0 else ():
             click.echo(line)
         return
     reports = [evaluator.evaluate_source(source) for source in sources]
+    if group.rank > 0:
+        return
     renderers = {"json": reports_to_json, "csv": reports_to_csv, "markdown": reports_to_markdown}
     for kind, path in outputs.items():
         if path is not None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fdr.cli import _options
+from fdr.cli import _options, _ranks
 from fdr.cli._render import dump, print_table, progress_for, write_text
+
+if TYPE_CHECKING:
+    from fdr.group import Group
 
 
 @click.command(
@@ -54,6 +57,7 @@ from fdr.cli._render import dump, print_table, progress_for, write_text
 @_options.json_out
 @_options.dry_run
 @_options.quiet
+@_ranks.on_ranks
 def command(
     images: str,
     out: Path,
@@ -65,6 +69,7 @@ def command(
     json_path: Path | None,
     dry_run: bool,
     quiet: bool,
+    group: Group,
     **shared: Any,
 ) -> None:
     """Compute the moments of IMAGES under each encoder; what is written is a reference for fdr eval --ref."""
@@ -75,13 +80,14 @@ def command(
     from fdr.images import open_images
     from fdr.reference_writer import check_reference_folder, write_reference
 
-    setup = _options.library_options(progress_for(quiet), **shared)
+    setup = _options.library_options(progress_for(quiet), group=group, **shared)
     if file_format == "adm":
         _refuse_for_adm(reps, validation)
         _write_adm(images, out, name, num_images, setup, json_path, dry_run)
         return
     check_writable(out / "reference.json")
     source = open_images(images, setup.image_options)
+    source.divide_among(group)
     whole = replace(setup.image_options, count=None, seed=0)
     val_source = None if validation is None else open_images(validation, whole)
     check_reference_folder(out, source)
@@ -99,6 +105,8 @@ def command(
         file_format=file_format,
         options=setup.extraction_options,
     )
+    if group.rank > 0:
+        return
     if json_path is not None:
         write_text(json_path, dump(index))
     if json_path is None or str(json_path) != "-":
@@ -127,6 +135,8 @@ def _write_adm(
         click.echo(f"would write moments of {len(source)} images of {source.name} and {len(subset)} of them to {out}")
         return
     summary = write_adm_reference(source, subset, encoder, out, name=name, options=setup.extraction_options)
+    if setup.extraction_options.group.rank > 0:
+        return
     if json_path is not None:
         write_text(json_path, dump(summary))
     if json_path is None or str(json_path) != "-":

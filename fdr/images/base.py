@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import operator
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 import numpy as np
 
 from fdr.errors import InputError, RunError, unknown
+from fdr.group import SOLO, Group
 from fdr.images.decode import ALPHA, Picture, UnreadableImage, quiet_pillow
 from fdr.images.digests import container_digest, file_stamp
 from fdr.images.facts import FACTS, FORMATS, facts_of
@@ -112,6 +112,8 @@ class ImageSource(ABC):
     """The one file that holds all images, for an array file."""
     is_repeatable: bool = True
     """False when the images can be read once only."""
+    group: Group = SOLO
+    """The ranks that find `digest` together; set by `divide_among`."""
 
     def __init__(
         self,
@@ -127,6 +129,8 @@ class ImageSource(ABC):
         self.ids: Sequence[str] = ids if self.rows is None else Selected(ids, self.rows)
         self.labels = labels if labels is None else np.asarray(labels, dtype=np.int64)[self.rows]
         self.class_names = class_names
+        self._digest: str | None = None
+        self._is_digested = False
         self._stamps: dict[str | Path, list[int] | None] = {}
         self._facts = np.zeros(0 if self.rows is None else len(self.rows), FACTS)
 
@@ -140,7 +144,7 @@ class ImageSource(ABC):
 
     def _content_digest(self) -> str | None:
         """A hash of all that the selected pixels are made of, or None for what cannot be read twice."""
-        return container_digest(self._files(), self.rows)
+        return container_digest(self._files(), self.rows, self.group)
 
     def __len__(self) -> int:
         """Number of selected images; `TypeError` for an iterable of unknown length."""
@@ -152,9 +156,20 @@ class ImageSource(ABC):
         length = "" if self.rows is None else f", {len(self.rows)} images"
         return f"<{type(self).__name__} {self.name!r}{length}>"
 
-    @functools.cached_property
+    def divide_among(self, group: Group) -> None:
+        """Let the ranks of `group` find `digest` together; called on every rank, before any asks for it."""
+        self.group = group
+        if group.size > 1:
+            _ = self.digest
+
+    @property
     def digest(self) -> str | None:
         """sha256 over the content of the selection and the policy; None for an iterable. Found on first use."""
+        if not self._is_digested:
+            self._digest, self._is_digested = self._find_digest(), True
+        return self._digest
+
+    def _find_digest(self) -> str | None:
         self._stamps = {path: file_stamp(path) for path in self._files()}
         with quiet_pillow():
             content = self._content_digest()

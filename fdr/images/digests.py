@@ -19,33 +19,73 @@ from pathlib import Path
 
 import numpy as np
 
+from fdr.errors import RunError
+from fdr.group import SOLO, Group, part_of
 from fdr.runtime import available_cpus, cache_home
 
 SETTLED_NS = 2_000_000_000
+PROBED_FILES = 64
+_PROBE_BYTES = 1 << 16
 MAX_MEMOS = 256  # memo files kept, the least recently written go first
 
 Memo = dict[str, list]
 """Absolute path -> [device, inode, size, mtime_ns, ctime_ns, sha256]."""
 
 
-def file_digests(paths: Sequence[str | Path], scope: str) -> list[str]:
+def file_digests(paths: Sequence[str | Path], scope: str, group: Group = SOLO) -> list[str]:
     """sha256 of each file, in order; one memo file per `scope` (the source's own path).
 
-    A file that cannot be read gets the text of its error, so that a skipped file has a digest too.
+    A file that cannot be read gets the text of its error, so that a skipped file has a digest too. The ranks of a
+    `group` hash a part each, and main alone keeps the memo.
     """
-    began = time.time_ns()
     memo_path = cache_home() / "digests" / f"{hashlib.sha256(os.fsencode(scope)).hexdigest()[:24]}.json"
-    memo = _read(memo_path)
     keys = [os.path.abspath(path) for path in paths]
-    entries = {key: entry for key in keys if (entry := _remembered(memo, key)) is not None}
-    missing = [key for key in dict.fromkeys(keys) if key not in entries]
+    _check_same(keys, group)
+    memo = _read(memo_path) if group.rank == 0 else {}
+    remembered = ((index, _remembered(memo, key)) for index, key in enumerate(keys))
+    found = group.broadcast({index: entry[-1] for index, entry in remembered if entry is not None})
+    missing = [index for index in range(len(keys)) if index not in found]
+    stamps = {index: file_stamp(keys[index]) for index in missing} if group.rank == 0 else {}
+    began = time.time_ns()
+    mine = part_of(group, missing)
     with ThreadPoolExecutor(min(16, available_cpus())) as pool:
-        fresh = dict(zip(missing, pool.map(_hash, missing), strict=True))
-    settled = {key: entry for key, entry in fresh.items() if _is_settled(entry, began)}
+        parts = group.gather(dict(zip(mine, pool.map(lambda index: _hash(keys[index]), mine), strict=True)))
+    fresh = {index: entry for part in parts for index, entry in part.items()}
+    seen = {keys[index]: _as_seen_here(fresh[index], stamp) for index, stamp in stamps.items()}
+    settled = {key: entry for key, entry in seen.items() if _is_settled(entry, began)}
     if settled:
         _write(memo_path, memo | settled)
-    entries |= fresh
-    return [entries[key][-1] for key in keys]
+    found |= {index: entry[-1] for index, entry in fresh.items()}
+    return [found[index] for index in range(len(keys))]
+
+
+def _check_same(keys: Sequence[str], group: Group) -> None:
+    """Raise where ranks see other files: their number and sizes, and of few files their first and last bytes."""
+    if group.size == 1:
+        return
+    probe = hashlib.sha256()
+    for key in keys:
+        stamp = file_stamp(key)
+        probe.update(f"{os.path.basename(key)} {stamp and stamp[2]}".encode())
+        if len(keys) <= PROBED_FILES:
+            probe.update(_ends(key))
+    seen = group.gather((len(keys), probe.hexdigest()))
+    for rank, other in enumerate(seen):
+        if other != seen[0]:
+            raise RunError(
+                f"Rank {rank} and rank 0 do not see the same files ({other[0]} and {seen[0][0]} beside {keys[0]}); "
+                "give every rank the same files, and let nothing write there."
+            )
+
+
+def _ends(key: str) -> bytes:
+    try:
+        with open(key, "rb") as file:
+            first = file.read(_PROBE_BYTES)
+            file.seek(-min(_PROBE_BYTES, os.path.getsize(key)), os.SEEK_END)
+            return first + file.read()
+    except OSError:
+        return b""
 
 
 def file_stamp(path: str | Path) -> list[int] | None:
@@ -74,6 +114,12 @@ def _hash(key: str) -> list:
     except OSError as error:
         return [f"unreadable: {error.strerror}"]
     return [digest] if changed else [*before, digest]
+
+
+def _as_seen_here(entry: list, stamp: list[int] | None) -> list:
+    """What a rank found of a file, under the identity that the file has on this machine; only the hash if in doubt."""
+    is_same = len(entry) == 6 and stamp is not None and entry[2:4] == stamp[2:4]
+    return [*stamp, entry[-1]] if is_same and stamp is not None else entry[-1:]
 
 
 def _is_settled(entry: list, began: int) -> bool:
@@ -118,8 +164,8 @@ def _write(path: Path, memo: Memo) -> None:
             old.unlink(missing_ok=True)
 
 
-def container_digest(paths: Sequence[str | Path], rows: np.ndarray | None) -> str:
+def container_digest(paths: Sequence[str | Path], rows: np.ndarray | None, group: Group) -> str:
     """Hash of whole files and of the rows taken from them."""
-    digest = hashlib.sha256("\n".join(file_digests(paths, scope=os.path.abspath(paths[0]))).encode())
+    digest = hashlib.sha256("\n".join(file_digests(paths, os.path.abspath(paths[0]), group)).encode())
     digest.update(b"" if rows is None else np.ascontiguousarray(rows, dtype="<i8").tobytes())
     return digest.hexdigest()

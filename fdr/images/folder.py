@@ -59,7 +59,7 @@ class FolderSource(ImageSource):
         return [os.path.join(root, name) for name in self.ids[start:stop]]
 
     def _content_digest(self) -> str:
-        digests = file_digests(self._files(), scope=os.path.abspath(self._root))
+        digests = file_digests(self._files(), os.path.abspath(self._root), self.group)
         content = hashlib.sha256()
         for name, digest in zip(self.ids, digests, strict=True):
             content.update(os.fsencode(name) + b"\0" + digest.encode() + b"\n")

@@ -68,6 +68,14 @@ class AbstractStream(ABC):
         """`values` [n, D] float32 belong to the images `rows` [n] of the selection."""
 
     @abstractmethod
+    def state(self) -> list[np.ndarray]:
+        """All that `absorb` needs of what was seen, which must not grow with the number of images."""
+
+    @abstractmethod
+    def absorb(self, state: list[np.ndarray]) -> None:
+        """Take in what another stream of the same selection has seen, on another rank."""
+
+    @abstractmethod
     def score(self) -> Score:
         """The metric over everything seen. Raises `InputError` when that is too little."""
 

@@ -69,6 +69,16 @@ class SplitStream(AbstractStream):
         for split in np.unique(splits):
             self._sums[split] += p[splits == split].sum(axis=0)
 
+    def state(self) -> list[np.ndarray]:
+        return [] if self._sums is None else [self._counts, self._negative_entropy, self._sums]
+
+    def absorb(self, state: list[np.ndarray]) -> None:
+        if state:
+            counts, negative_entropy, sums = state
+            self._counts += counts
+            self._negative_entropy += negative_entropy
+            self._sums = sums if self._sums is None else self._sums + sums
+
     def score(self) -> Score:
         if self._sums is None or (self._counts == 0).any():
             raise InputError("The Inception Score has a split without images; give it more images.")

@@ -1,0 +1,138 @@
+"""`--gpus N`: this command again as N ranks on this machine, watched until they are done."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from fdr.errors import InputError
+from fdr.runtime import rank_environment, rank_facts
+
+if TYPE_CHECKING:
+    from fdr.group import Group
+
+T = TypeVar("T")
+
+GRACE = 10.0
+"""Seconds that ranks have to end by themselves after one has failed; to be killed costs them no cached shard."""
+
+
+def on_ranks(command: Callable[..., T]) -> Callable[..., T]:
+    """A command that takes `group`, the ranks that it is one of, made of its option `--gpus`."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> T:
+        with ranks(options["gpus"]) as group:
+            return command(*arguments, group=group, **options)
+
+    return run
+
+
+@contextlib.contextmanager
+def ranks(gpus: int | None) -> Iterator[Group]:
+    """The group that this process belongs to: of one, unless torchrun, Slurm or `--gpus` made it a rank.
+
+    With `--gpus N` in a process that is no rank yet, starts N ranks, waits for them, and exits with their code.
+    """
+    from fdr.group import SOLO, failures_told
+
+    facts = rank_facts()
+    if gpus == 1 or (gpus is None and facts.size == 1):
+        yield SOLO
+        return
+    if facts.size == 1:
+        raise click.exceptions.Exit(_watch(_start(gpus or 1)))
+    if gpus not in (None, facts.local_size):
+        raise InputError(f"--gpus {gpus} was given to a rank of {facts.local_size} on this machine; leave it out.")
+    from fdr.distributed import join_ranks
+
+    group = join_ranks()
+    if group.rank > 0:
+        _be_silent()
+    with failures_told(group):
+        yield group
+    group.leave()
+
+
+def _start(size: int) -> list[subprocess.Popen[bytes]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = click.get_current_context().find_root().obj
+    command = [sys.executable, "-m", "fdr", *arguments]
+    return [
+        subprocess.Popen(
+            command,
+            env=rank_environment(rank, size, port, os.getpid()),
+            stdout=None if rank == 0 else subprocess.DEVNULL,
+        )
+        for rank in range(size)
+    ]
+
+
+def _watch(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait for all; the exit code of the first that failed. Signals for us go to them."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: _terminate(processes))
+    try:
+        return _first_failure(processes)
+    except KeyboardInterrupt:  # the terminal has sent it to the ranks, too
+        _end(processes)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _first_failure(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    while True:
+        codes = [process.poll() for process in processes]
+        failed = [(rank, code) for rank, code in enumerate(codes) if code]
+        if failed:
+            break
+        if None not in codes:
+            return 0
+        time.sleep(0.05)
+    rank, code = next(((r, c) for r, c in failed if c < 0), failed[0])
+    if code < 0:
+        name = signal.Signals(-code).name
+        click.echo(
+            f"fdr: error: Rank {rank} of {len(processes)} was ended by {name}"
+            f"{' (out of memory?)' if name == 'SIGKILL' else ''}; what was cached stays, and the same command resumes.",
+            err=True,
+        )
+        _end(processes, grace=0)
+        return 1
+    _end(processes)
+    return code
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]], grace: float = GRACE) -> None:
+    deadline = time.monotonic() + grace
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _terminate(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+
+
+def _be_silent() -> None:
+    """Main speaks for all ranks; another one says only why it failed."""
+    import warnings
+
+    warnings.showwarning = lambda *_, **__: None

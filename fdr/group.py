@@ -1,0 +1,118 @@
+"""The ranks of a run: what they tell each other, and the group of one.
+
+`fdr.distributed` has the group of several processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from fdr.errors import PeerError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+T = TypeVar("T")
+
+
+def nothing() -> None:
+    """What to do while waiting, unless there is something."""
+
+
+class Combinable(Protocol):
+    """What ranks accumulate and combine: `a.absorb(b.state())` makes `a` the accumulation of both."""
+
+    def state(self) -> list[np.ndarray]:
+        """All that `absorb` needs; empty when nothing was accumulated."""
+
+    def absorb(self, state: list[np.ndarray]) -> None:
+        """Take in what another has accumulated."""
+
+
+class Group(Protocol):
+    """The ranks of a run. Every rank calls the same methods in the same order; rank 0 is the main one."""
+
+    rank: int
+    size: int
+
+    def broadcast(self, value: T) -> T:
+        """Main's value, on every rank."""
+
+    def gather(self, value: T, while_waiting: Callable[[], None] = nothing) -> list[T]:
+        """The values of all ranks, on every rank."""
+
+    def combine(self, item: Combinable) -> None:
+        """Make main's `item` the accumulation of all ranks' items; on other ranks it is used up."""
+
+    def counter(self) -> Callable[[int], int]:
+        """A common count: the function adds to it and returns the sum over all ranks."""
+
+    def check_peers(self) -> None:
+        """Raise `PeerError` when another rank has failed; at most one look a second."""
+
+    def fail(self, error: BaseException) -> bool:
+        """Tell the others that this rank ends with `error`; False when another was first to fail."""
+
+    def leave(self) -> None:
+        """The end of the run: wait for the others, then part."""
+
+
+class Solo:
+    """One process: nothing to exchange."""
+
+    rank = 0
+    size = 1
+
+    def broadcast(self, value: T) -> T:
+        return value
+
+    def gather(self, value: T, while_waiting: Callable[[], None] = nothing) -> list[T]:
+        return [value]
+
+    def combine(self, item: Combinable) -> None:
+        return None
+
+    def counter(self) -> Callable[[int], int]:
+        total = 0
+
+        def add(amount: int) -> int:
+            nonlocal total
+            total += amount
+            return total
+
+        return add
+
+    def check_peers(self) -> None:
+        return None
+
+    def fail(self, error: BaseException) -> bool:
+        return True
+
+    def leave(self) -> None:
+        return None
+
+
+SOLO: Group = Solo()
+
+
+@contextlib.contextmanager
+def failures_told(group: Group) -> Iterator[None]:
+    """Whatever this rank raises inside is told to the others, so that none waits for it, and only one is heard."""
+    try:
+        yield
+    except BaseException as error:
+        if not group.fail(error):
+            raise PeerError("Another rank failed first.", getattr(error, "exit_code", 1)) from error
+        raise
+
+
+def on_main(group: Group, function: Callable[[], T]) -> T:
+    """`function()` of the main rank, on every rank; called within `failures_told`, an error reaches all."""
+    return group.broadcast(function() if group.rank == 0 else None)  # type: ignore[return-value]
+
+
+def part_of(group: Group, items: list[T]) -> list[T]:
+    """This rank's contiguous part of `items`; the parts of all ranks differ in length by one at most."""
+    return items[len(items) * group.rank // group.size : len(items) * (group.rank + 1) // group.size]

@@ -1,0 +1,126 @@
+"""Real processes: torchrun's and our own launcher, one report, one error, no orphans."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rank_program import evaluate
+from worlds import images, npz
+
+from fdr.cli import run
+from fdr.cli._ranks import _watch
+from fdr.group import SOLO
+from fdr.runtime import rank_environment
+
+HERE = Path(__file__).parent
+PROGRAM = str(HERE / "rank_program.py")
+
+
+def start(size: int, *arguments: str) -> list[subprocess.Popen[bytes]]:
+    """The program as `size` ranks, as `--gpus` starts them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [
+        subprocess.Popen(
+            [sys.executable, PROGRAM, *arguments],
+            env=rank_environment(rank, size, port, os.getpid()),
+            stdout=subprocess.PIPE,
+        )
+        for rank in range(size)
+    ]
+
+
+def answers(processes: list[subprocess.Popen[bytes]]) -> list[dict]:
+    return [json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in processes]
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> tuple[str, str]:
+    """75 samples (5 shards of 16, the last one short) and 50 reference images."""
+    return str(npz(tmp_path / "a.npz", images(75, seed=1))), str(npz(tmp_path / "b.npz", images(50, seed=2)))
+
+
+def test_three_processes_give_the_report_of_one(sets: tuple[str, str]) -> None:
+    alone = evaluate(*sets, SOLO)
+    found = answers(start(3, *sets))
+    assert [answer["rank"] for answer in found] == [0, 1, 2]
+    assert sum(answer["seen"] for answer in found) == 125
+    assert min(answer["seen"] for answer in found) > 0
+    for answer in found:
+        assert answer["values"] == pytest.approx(alone, rel=1e-9)
+
+
+def test_torchrun(sets: tuple[str, str]) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
+    done = subprocess.run([*torchrun, PROGRAM, *sets], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    values = [json.loads(line)["values"] for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(values) == 2 and values[0] == values[1] == pytest.approx(evaluate(*sets, SOLO), rel=1e-9)
+
+
+def test_the_failure_of_one_rank_ends_all_with_its_sentence(sets: tuple[str, str]) -> None:
+    processes = start(2, *sets, "fail")
+    began = time.monotonic()
+    found = answers(processes)
+    assert found[1] == {"own": "no luck here"}
+    assert found[0] == {"peer": "Rank 1 of 2 failed: no luck here"}
+    assert [process.returncode for process in processes] == [2, 2]
+    assert time.monotonic() - began < 60
+
+
+class TestLauncher:
+    """`--gpus N`."""
+
+    def test_one_report_from_two_processes(self, sets: tuple[str, str], capfd: pytest.CaptureFixture[str]) -> None:
+        common = ["eval", sets[0], "--ref", sets[1], "--reps", "random", "--no-cache", "--device", "cpu", "--json", "-"]
+        assert run([*common, "--gpus", "2"]) == 0
+        together = json.loads(capfd.readouterr().out)
+        assert run(common) == 0
+        alone = json.loads(capfd.readouterr().out)
+        assert together["run"]["ranks"] == 2
+        assert together["results"][0]["value"] == pytest.approx(alone["results"][0]["value"], rel=1e-6)
+        assert together["results"][0]["signature"] == alone["results"][0]["signature"]
+
+    def test_an_error_is_said_once(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        command = ["eval", str(tmp_path / "no.npz"), "--reps", "random", "--ref", "demo", "--device", "cpu"]
+        assert run([*command, "--gpus", "2"]) == 2
+        assert capfd.readouterr().err.count("does not exist") == 1
+
+    def test_a_killed_rank_ends_the_others(self, capfd: pytest.CaptureFixture[str]) -> None:
+        codes = ["import time; time.sleep(60)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+        processes = [subprocess.Popen([sys.executable, "-c", code]) for code in codes]
+        assert _watch(processes) == 1
+        assert "Rank 1 of 2 was ended by SIGKILL" in capfd.readouterr().err
+        assert processes[0].poll() == -signal.SIGKILL
+
+    def test_an_exit_code_is_passed_on(self) -> None:
+        processes = [subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"]) for code in (0, 3)]
+        assert _watch(processes) == 3
+
+    def test_ranks_end_with_their_launcher(self, sets: tuple[str, str]) -> None:
+        """A rank whose launcher is another process than its parent takes it for dead, and ends."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        waiting = subprocess.Popen(
+            [sys.executable, PROGRAM, *sets],
+            env=rank_environment(0, 2, port, launcher=1),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        other = subprocess.Popen(
+            [sys.executable, PROGRAM, *sets],
+            env=rank_environment(1, 2, port, launcher=1),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        assert waiting.wait(timeout=60) == other.wait(timeout=60) == 1
