@@ -91,7 +91,7 @@ def _what_it_is(magic: bytes) -> str:
     if not magic:
         return "is empty"
     if magic.startswith(b"\x80"):
-        return "is a Python pickle, which can run code and is not opened"
+        return "is a Python pickle, which can run code and is not opened (fdr convert reads those of EDM2 and FD-loss)"
     if magic.startswith(b"\x93NUMPY"):
         return "is a single .npy array (features go through Moments.from_features)"
     return "is no statistics file"

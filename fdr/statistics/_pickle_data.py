@@ -66,8 +66,7 @@ class _Global:
 
 
 def _array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    if isinstance(data, str):  # Python 2 wrote its byte strings as text
-        data = data.encode("latin-1")
+    data = _encode(data, "latin1") if isinstance(data, str) else data  # Python 2 wrote its byte strings as text
     sizes_fit = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and len(shape) <= 8
     if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray) or not sizes_fit or order not in "CF":
         raise _Refused("an array of Python objects")
@@ -105,7 +104,9 @@ _TABLE: dict[str, Callable[..., Any] | None] = {
 class _Machine:
     """The stack, the marks and the memo of one pickle."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        self._text_left = size + MAX_ITEMS
+        """Characters that may still be turned into bytes: a text of the file once, not a thousand times."""
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -122,7 +123,7 @@ class _Machine:
             self.stack.append(self.memo[arg])
         elif name in _IGNORED:
             pass
-        elif hasattr(self, f"_{name.lower()}"):
+        elif name in _STEPS:
             getattr(self, f"_{name.lower()}")(arg)
         else:
             raise _Refused(f"the instruction {name}")
@@ -191,17 +192,24 @@ class _Machine:
     def _stack_global(self, _: Any) -> None:
         self.stack.append(_Global(*self._take(2)))
 
+    def _spend(self, parts: Any) -> None:
+        self._text_left -= sum(len(part) for part in parts if isinstance(part, str))
+        if self._text_left < 0:
+            raise _Refused("one text used many times")
+
     def _reduce(self, _: Any) -> None:
         function, arguments = self._take(2)
         build = _TABLE[function.path] if isinstance(function, _Global) else None
         if build is None or not isinstance(arguments, tuple):
             raise _Refused("a call of something that is no constructor of arrays")
+        self._spend(arguments)
         self.stack.append(build(*arguments))
 
     def _build(self, _: Any) -> None:
         target, state = self._take(2)
         if not isinstance(target, _Array | _Dtype):
             raise _Refused("a state for something that is no array")
+        self._spend(state if isinstance(state, tuple) else ())
         target.build(state)
         self.stack.append(target)
 
@@ -222,6 +230,13 @@ _FIXED: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
 }
 _IGNORED = frozenset(("PROTO", "FRAME", "STOP"))
+_STEPS = frozenset(
+    (
+        *("MARK", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "LIST", "APPEND", "APPENDS", "DICT", "SETITEM", "SETITEMS"),
+        *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
+    )
+)
+"""Each is a method of the machine."""
 
 
 class _Bounded:
@@ -245,10 +260,11 @@ def load_pickle(path: Path) -> Any:
 
     Raises `InputError` naming the first thing in it that is none of these.
     """
-    machine = _Machine()
+    size = path.stat().st_size
+    machine = _Machine(size)
     try:
         with open(path, "rb") as file:
-            bounded = _Bounded(file, path.stat().st_size)
+            bounded = _Bounded(file, size)
             for index, (opcode, arg, _) in enumerate(pickletools.genops(bounded)):  # type: ignore[arg-type]
                 if index > MAX_ITEMS:
                     raise _Refused(f"more than {MAX_ITEMS:,} items")

@@ -109,14 +109,13 @@ class NpzStatistics(StatisticsFile):
         dim = mu.shape[0] if len(mu.shape) == 1 else 0
         is_adm = self.format == "adm" and (pair.name, dim) in ADM_WIDTHS
         encoders = INCEPTION if is_adm else pair.encoders
-        output, count = pair.output, None
+        output = pair.output
         if pair.name == "mu" and ATTRIBUTES in self._headers:
             output = stored_output(read_attributes(self.path))
-        if pair.name in ("mu", "mu_s"):
-            count = self._count()
-        return Entry(pair.name, "moments", dim, count, str(sigma.dtype), output, encoders)
+        return Entry(pair.name, "moments", dim, self._count(), str(sigma.dtype), output, encoders)
 
     def _count(self) -> int | None:
+        """The images that all pairs of the file are of, where fdr wrote it."""
         if "count" not in self._headers or self._headers["count"].shape != ():
             return None
         with np.load(self.path, allow_pickle=False) as file:
@@ -126,7 +125,7 @@ class NpzStatistics(StatisticsFile):
         if entry.kind == "features":
             return Moments.from_features(self.rows(entry))
         pair = self.pairs[entry.name]
-        return Moments.load(self.path, (pair.mu, pair.sigma))
+        return Moments.load(self.path, (pair.mu, pair.sigma)).with_count(entry.count)
 
     def rows(self, entry: Entry) -> Iterator[np.ndarray]:
         if entry.kind != "features":

@@ -61,9 +61,11 @@ def _write_own(kind: str) -> Callable[[Path, Content], None]:
     return write_own
 
 
-def _write_pairs(suffixes: Mapping[str, tuple[str, str]]) -> Callable[[Path, Content], None]:
+def _write_pairs(suffixes: Mapping[str, tuple[str, str]], *, is_bare: bool = False) -> Callable[[Path, Content], None]:
     def write_pairs(path: Path, content: Content) -> None:
         arrays = _pairs(content, suffixes)
+        if content.main.count is not None and not is_bare:
+            arrays["count"] = np.array(content.main.count)  # other tools pass over it
         with atomic_path(path) as temporary, open(temporary, "w+b") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
             if content.images is not None:
@@ -158,7 +160,9 @@ WRITERS: dict[str, Writer] = {
         "FD-loss: mu, sigma, and avg_mu, avg_sigma where there are those of the patch means",
         ("main", "mean"),
     ),
-    "clean-fid": Writer(_write_pairs({"main": ("", "")}), "nothing but mu and sigma: clean-fid, pytorch-fid, TTUR"),
+    "clean-fid": Writer(
+        _write_pairs({"main": ("", "")}, is_bare=True), "nothing but mu and sigma: clean-fid, pytorch-fid, TTUR"
+    ),
     "edm2": Writer(_write_edm2, "EDM2's pickle: fid or fd_dinov2, and num_images"),
     "torch-fidelity": Writer(_write_torch, "torch-fidelity's cache item: a torch file of mu and sigma"),
     "dgm-eval": Writer(_write_dgm, "dgm-eval's features: reps", needs_rows=True),

@@ -83,6 +83,14 @@ def bombs(target: Path) -> dict[str, bytes]:
         "unhashable-key": opcodes(b"}]K\x01s"),
         "underflow": opcodes(b"R"),
         "mark-only": opcodes(b"("),
+        "one-text-many-times": opcodes(
+            b"X"
+            + struct.pack("<I", 1 << 20)
+            + b"a" * (1 << 20)
+            + b"\x94("
+            + b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R" * 300
+            + b"l"
+        ),
         "self-containing": opcodes(b"}\x94X\x02\x00\x00\x00muh\x00s"),
     }
 
