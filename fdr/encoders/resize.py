@@ -79,14 +79,17 @@ def pil_bicubic_float(images: Tensor, size: int) -> Tensor:
 def pil_bytes(images: Tensor, size: tuple[int, int], kernel: str) -> Tensor:
     """Pillow's resize of RGB bytes: [0, 1] in, rounded to bytes, resized to (height, width), [0, 1] out.
 
-    `kernel` is one of `BYTE_RESIZES`. Raises `InputError` where a gradient is asked for.
+    `kernel` is one of `BYTE_RESIZES`. Two calls, rows first: Pillow 13 chooses the order by size, which moves grey
+    levels. Raises `InputError` where a gradient is asked for.
     """
     from PIL import Image
 
     _refuse_gradient(images, kernel)
     source = to_bytes(images).permute(0, 2, 3, 1).cpu().contiguous().numpy()
     resample = Image.Resampling[BYTE_RESIZES[kernel]]
-    resized = np.stack([np.asarray(Image.fromarray(image).resize(size[::-1], resample)) for image in source])
+    height, width = size
+    wide = (Image.fromarray(image).resize((width, source.shape[1]), resample) for image in source)
+    resized = np.stack([np.asarray(image.resize((width, height), resample)) for image in wide])
     return torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous().float().div_(255)
 
 

@@ -12,6 +12,8 @@ from fdr.encoders.geometry import Preprocessing
 from fdr.encoders.resize import BYTE_RESIZES
 from fdr.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("pillow_before_13")
+
 MEAN, STD = (0.48, 0.45, 0.40), (0.26, 0.25, 0.27)
 SIZES = [(40, 40), (61, 40), (40, 67), (224, 224), (33, 300), (251, 117)]
 KERNELS = {

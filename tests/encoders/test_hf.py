@@ -18,6 +18,8 @@ from fdr.encoders.hf_preprocessing import preprocessing_of
 from fdr.encoders.transformers_models import load
 from fdr.errors import InputError, WeightsError
 
+pytestmark = pytest.mark.usefixtures("pillow_before_13")
+
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT = {**SMALL, "num_hidden_layers": 1, "vocab_size": 50}
 ARRAYS = [np.random.default_rng(seed).integers(0, 256, (70, 93, 3), dtype=np.uint8) for seed in range(2)]

@@ -18,6 +18,8 @@ from fdr.encoders.base import EncoderOptions
 from fdr.encoders.openclip_models import load, needed_files
 from fdr.errors import FdrWarning, InputError, WeightsError
 
+pytestmark = pytest.mark.usefixtures("pillow_before_13")
+
 ARRAYS = [np.random.default_rng(seed).integers(0, 256, (70, 93, 3), dtype=np.uint8) for seed in range(2)]
 IMAGES = torch.stack([torch.from_numpy(array).permute(2, 0, 1).float() / 255 for array in ARRAYS])
 

@@ -24,6 +24,8 @@ from fdr.encoders.timm_models import TimmEncoder, load_row
 from fdr.encoders.weights import find
 from fdr.errors import FdrWarning, InputError, WeightsError
 
+pytestmark = pytest.mark.usefixtures("pillow_before_13")
+
 BICUBIC = vision.InterpolationMode.BICUBIC
 ARRAYS = [np.random.default_rng(seed).integers(0, 256, (90, 131, 3), dtype=np.uint8) for seed in range(2)]
 IMAGES = torch.stack([torch.from_numpy(array).permute(2, 0, 1).float() / 255 for array in ARRAYS])
@@ -266,7 +268,7 @@ def as_cmmd(array: np.ndarray) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module", params=CLIPS)
-def clip(request):
+def clip(request, pillow_before_13):
     model, size, patch = CLIPS[request.param]
     network = hf_clip(size, patch)
     prepare = as_clean_fid if request.param == "clip:clean-fid" else as_cmmd

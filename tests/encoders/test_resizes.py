@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from fdr.encoders.resize import BYTE_RESIZES, HOST_RESIZES, RESIZES, bicubic_antialias, pil_bicubic_float, tf1_bilinear
+from fdr.encoders.resize import (
+    BYTE_RESIZES,
+    HOST_RESIZES,
+    RESIZES,
+    bicubic_antialias,
+    pil_bicubic_float,
+    pil_bytes,
+    tf1_bilinear,
+)
 
 sides = st.integers(1, 90)
 
@@ -105,3 +113,14 @@ def test_rows_do_not_depend_on_their_batch(name: str) -> None:
 
 def test_host_resizes_are_resizes() -> None:
     assert {*RESIZES, *BYTE_RESIZES} > HOST_RESIZES > set(BYTE_RESIZES)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(375, 500, 256), (500, 375, 224), (64, 200, 48), (32, 32, 224)])
+def test_bytes_are_resampled_rows_first_in_every_pillow(height: int, width: int, size: int) -> None:
+    """By hand in two calls; one call of Pillow 13 takes some of these the other way round."""
+    array = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    wide = Image.fromarray(array).resize((size, height), Image.Resampling.BICUBIC)
+    expected = np.asarray(wide.resize((size, size), Image.Resampling.BICUBIC))
+    images = torch.from_numpy(array).permute(2, 0, 1)[None].float() / 255
+    found = pil_bytes(images, (size, size), "pil-bicubic")
+    assert torch.equal((found[0] * 255).round().byte().permute(1, 2, 0), torch.from_numpy(expected.copy()))
