@@ -10,18 +10,15 @@ from hypothesis import strategies as st
 from worlds import TinyEncoder
 
 from fdr.errors import InputError
-from fdr.moments import Moments
-from fdr.reference import Reference, ValidationFD
-from fdr.signature import mean_signature, parse_signature, result_signature
+from fdr.signature import Origin, mean_signature, parse_signature, result_signature
 
 SPEC = TinyEncoder().spec
 POLICY = {"crop": "adm-256", "alpha": "drop", "quantize": "uint8", "pillow": "12.0"}
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
 
 
-def reference(name: str = "imagenet256", digest: str = "ab" * 32, val_fd: float | None = 1.68) -> Reference:
-    moments: Moments = None  # type: ignore[assignment]  # signatures do not look at them
-    return Reference(name, "file", digest, moments, val_fd=None if val_fd is None else ValidationFD(val_fd, 2, "paper"))
+def reference(name: str = "imagenet256", digest: str = "ab" * 32, val_fd: float | None = 1.68) -> Origin:
+    return Origin(name, digest, 50_000, val_fd)
 
 
 @given(encoder=NAMES, name=NAMES)

@@ -123,6 +123,7 @@ def command(
     max = {"fd:inception" = 3.0}. Numbers whose signatures differ from the baseline's are refused.
     """
     from fdr.gate import GateOptions
+    from fdr.report import sets_by_name
     from fdr.runtime import github_job
 
     job = None if no_annotations else github_job()
@@ -140,6 +141,8 @@ def command(
             reports = _measure(inputs, task, outputs, progress_for(quiet), dry_run, measuring)
         elif report is not None:
             raise click.UsageError("--report goes with samples; the input is a report already.")
+        elif dry_run:
+            _check_plan({name: tuple(found) for name, found in sets_by_name(reports).items()}, task)
         return 0 if dry_run else _finish(reports, task, outputs, job)
     except FdrError as error:
         if job is not None and not isinstance(error, PeerError):
@@ -249,8 +252,11 @@ def _is_json(item: str) -> bool:
         raise InputError(f"Report {item!r} does not exist; expected a file of fdr eval --json, or samples.")
     if not path.is_file():
         return False
-    with open(path, "rb") as file:
-        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+    try:
+        with open(path, "rb") as file:
+            return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+    except OSError as error:
+        raise InputError(f"Cannot read {item!r}: {error.strerror}.") from error
 
 
 def _measure(
