@@ -31,6 +31,7 @@ _EXPORTS = {
     "load_encoder": "fdr.encoders.registry",
     "load_reference": "fdr.reference",
     "open_images": "fdr.images",
+    "open_statistics": "fdr.statistics",
     "register_encoder": "fdr.encoders.registry",
 }
 

@@ -83,7 +83,7 @@ class Places:
         self.served.mkdir()
         handler = functools.partial(Quiet, directory=str(self.served))
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
         self.file = write("adm", self.served)
         self.sha256 = hashlib.sha256(self.file.read_bytes()).hexdigest()
         self.monkeypatch = monkeypatch

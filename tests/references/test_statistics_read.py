@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -138,3 +139,13 @@ def test_features_are_streamed(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 20e6  # the features are 51 MB
+
+
+def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "references.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    write("edm2", tmp_path).rename(tmp_path / "img512.pkl")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["moments"] == open_statistics("img512.pkl").load("fid")
