@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fdr.cli import cli
-from fdr.encoders.catalogue import BUNDLES
+from fdr.encoders.catalogue import BUNDLES, EncoderRow
+from fdr.encoders.programs import SETTINGS as SETTINGS_OF_PROGRAMS
 from fdr.encoders.registry import list_encoders
+from fdr.encoders.resize import BYTE_RESIZES, RESIZES
+from fdr.encoders.transformers_models import FAMILIES
 from fdr.metrics import METRICS
 from fdr.named_references import RegistryEntry
 from fdr.reference_files import references
@@ -47,51 +51,46 @@ def _help(context: click.Context, title: str) -> str:
 
 
 def encoders_page() -> str:
-    """The table of named encoders, from the catalogue."""
-    lines = [
-        NOTE + "# Encoders\n",
-        "A bare name is a pinned preset: weights, resize kernel, input size, normalisation and output are all part of",
-        "it, and every report shows the complete spec. FID means Inception; everything else is FD. Licences are those",
-        "of the weights; none of them ship with fdr.\n",
-        "| name | architecture | output | D | pre-processing | weights | size | licence of the weights | note |",
-        "|---|---|---|---:|---|---|---:|---|---|",
-    ]
-    for row in list_encoders():
-        file = "none" if row.weights is None else f"`{row.weights.filename}`"
-        size = "" if row.weights is None or row.weights.size is None else f"{row.weights.size / 1e6:,.0f} MB"
-        cells = (f"`{row.name}`", f"`{row.model}`", f"`{row.output}`", str(row.width), row.preprocessing, file, size)
-        lines.append("| " + " | ".join((*cells, row.licence, row.note)) + " |")
-    lines += ["", "Any other timm model is `timm:NAME`, with its own input size, mean and std. Bundles:\n"]
-    lines += [f"- `{name}` = {', '.join(f'`{member}`' for member in members)}" for name, members in BUNDLES.items()]
-    lines += [
-        "",
-        "In the Python API an encoder may also be any callable from float32 images [B, 3, H, W] in [0, 1] to [B, D].",
-        "",
-        "## Where weights are looked for",
-        "",
-        "1. `--weights NAME=FILE`: that file, as it is.",
-        "2. `--weights-dir DIR`, then `$FDR_WEIGHTS`, then `~/.cache/fdr/weights`, then torch.hub's checkpoints, by",
-        "   the file names above (timm models also as `MODEL.safetensors`, `MODEL.pth` or `MODEL.bin`).",
-        "3. The Hugging Face hub cache.",
-        "4. The network, unless `--offline` or `$FDR_OFFLINE` or `$HF_HUB_OFFLINE` is set: with progress, resumed",
-        "   where a digest is published, checked against it, and kept in the first writable folder of 2.",
-        "",
-        "The sha256 of what was loaded is in every report. A file under an official name whose digest is not the",
-        "published one is used with a warning; a download with another digest is refused.",
-    ]
-    return "\n".join(lines) + "\n"
+    """docs/encoders.md with its tables from the catalogue and the families; the text around them is its own."""
+    presets = "| name | architecture | output | D | pre-processing | weights | size | licence of the weights | note |\n"
+    presets += "|---|---|---|---:|---|---|---:|---|---|\n" + "".join(map(_encoder_row, list_encoders()))
+    bundles = "".join(f"- `{name}` = {', '.join(f'`{one}`' for one in members)}\n" for name, members in BUNDLES.items())
+    models = "| `model_type` | network | outputs, the main one first |\n|---|---|---|\n"
+    models += "".join(
+        f"| `{name}` | `{family.model}` | {', '.join(f'`{output}`' for output in family.outputs)} |\n"
+        for name, family in FAMILIES.items()
+    )
+    settings = "| key | what |\n|---|---|\n" + "".join(
+        f"| `{key}` | {text} |\n" for key, text in SETTINGS_OF_PROGRAMS.items()
+    )
+    resizes = ", ".join(f"`{name}`" for name in ("none", *RESIZES, *BYTE_RESIZES)) + ".\n"
+    tables = {"presets": presets, "bundles": bundles, "models": models, "settings": settings, "resizes": resizes}
+    return _with_tables("encoders.md", tables)
+
+
+def _encoder_row(row: EncoderRow) -> str:
+    file = "none" if row.weights is None else f"`{row.weights.filename}`"
+    size = "" if row.weights is None or row.weights.size is None else f"{row.weights.size / 1e6:,.0f} MB"
+    cells = (f"`{row.name}`", f"`{row.model}`", f"`{row.output}`", str(row.width), row.preprocessing, file, size)
+    return "| " + " | ".join((*cells, row.licence, row.note)) + " |\n"
 
 
 def references_page() -> str:
     """docs/references.md with its two tables from the writers and the manifest; the text around them is its own."""
-    text = (HERE / "references.md").read_text(encoding="utf-8")
     written = "| `--to` | what is written |\n|---|---|\n"
     written += "".join(f"| `{name}` | {writer.note} |\n" for name, writer in WRITERS.items())
     known = "| name | images | count | samples of the protocol | encoders | digest | provenance |\n"
     known += "|---|---|---:|---:|---|---|---|\n" + "".join(map(_reference_row, references()))
-    for name, table in (("formats", written), ("names", known)):
+    return _with_tables("references.md", {"formats": written, "names": known})
+
+
+def _with_tables(page: str, tables: Mapping[str, str]) -> str:
+    """The page with each table between its own marks; the text outside of them stays."""
+    text = (HERE / page).read_text(encoding="utf-8")
+    for name, table in tables.items():
         start, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
-        before, _, rest = text.partition(start)
+        before, found, rest = text.partition(start)
+        assert found, f"{page} has no place for {name}"
         text = before + start + "\n" + table + "\n" + end + rest.partition(end)[2]
     return text
 
