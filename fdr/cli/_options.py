@@ -147,7 +147,7 @@ measurement = stack(
         default="imagenet256",
         show_default=True,
         metavar="NAME|FILE|IMAGES",
-        help="Reference: a registry name, a statistics file or folder, or real images.",
+        help="Reference: a name (fdr references list), statistics of any tool, or real images.",
     ),
     reps,
     click.option(

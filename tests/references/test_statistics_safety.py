@@ -333,3 +333,15 @@ def test_other_arrays_are_said_to_be_other(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=sentence):
             open_statistics(tmp_path / name)
+
+
+def test_torch_files_of_numpy_1_are_read(tmp_path: Path) -> None:
+    new = write("torch", tmp_path)
+    with zipfile.ZipFile(new) as source, zipfile.ZipFile(tmp_path / "old.pt", "w") as target:
+        for info in source.infolist():
+            data = source.read(info)
+            if info.filename.endswith("data.pkl"):
+                assert b"numpy._core." in data
+                data = data.replace(b"numpy._core.", b"numpy.core.")
+            target.writestr(info.filename, data)
+    np.testing.assert_array_equal(open_statistics(tmp_path / "old.pt").load("mu").sigma, named()["sigma"])
