@@ -107,3 +107,11 @@ def stored_output(attributes: Mapping[str, Any]) -> str | None:
     except (ValueError, AttributeError):
         main = None
     return str(output) if isinstance(output, str) and main is not None and output != main else None
+
+
+def stored_encoders(attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """The encoders that fdr's own attributes name, as patterns; a spec hash, where there is one, tells more."""
+    encoder = attributes.get("encoder")
+    if not isinstance(encoder, str) or "spec_hash" in attributes:
+        return ()
+    return INCEPTION if encoder.partition(":")[0] == "inception" else (encoder,)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fdr._moments_files import header_h5, read_attributes
 from fdr.moments import Moments
-from fdr.statistics.base import Entry, StatisticsFile, stored_output
+from fdr.statistics.base import Entry, StatisticsFile, stored_encoders, stored_output
 
 
 class Hdf5Statistics(StatisticsFile):
@@ -17,7 +17,8 @@ class Hdf5Statistics(StatisticsFile):
     def __init__(self, path: Path) -> None:
         self.path = path
         dim, count, dtype = header_h5(path)
-        self.entries = (Entry("mu", "moments", dim, count, dtype, stored_output(read_attributes(path))),)
+        facts = read_attributes(path)
+        self.entries = (Entry("mu", "moments", dim, count, dtype, stored_output(facts), stored_encoders(facts)),)
 
     def _load(self, entry: Entry) -> Moments:
         return Moments.load(self.path)

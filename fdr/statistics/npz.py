@@ -14,7 +14,7 @@ from fdr._moments_files import ATTRIBUTES, DAMAGE, damaged, listing, read_attrib
 from fdr.errors import InputError
 from fdr.images.array_file import read_header
 from fdr.moments import Moments
-from fdr.statistics.base import INCEPTION, Entry, StatisticsFile, stored_output
+from fdr.statistics.base import INCEPTION, Entry, StatisticsFile, stored_encoders, stored_output
 from fdr.statistics.features import check_features, stream_rows
 
 FEATURE_KEYS = ("reps", "features", "feats", "X")
@@ -108,10 +108,10 @@ class NpzStatistics(StatisticsFile):
         mu, sigma = self._headers[pair.mu], self._headers[pair.sigma]
         dim = mu.shape[0] if len(mu.shape) == 1 else 0
         is_adm = self.format == "adm" and (pair.name, dim) in ADM_WIDTHS
-        encoders = INCEPTION if is_adm else pair.encoders
-        output = pair.output
+        output, encoders = pair.output, INCEPTION if is_adm else pair.encoders
         if pair.name == "mu" and ATTRIBUTES in self._headers:
-            output = stored_output(read_attributes(self.path))
+            facts = read_attributes(self.path)
+            output, encoders = stored_output(facts), encoders or stored_encoders(facts)
         return Entry(pair.name, "moments", dim, self._count(), str(sigma.dtype), output, encoders)
 
     def _count(self) -> int | None:

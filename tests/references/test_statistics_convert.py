@@ -95,6 +95,17 @@ def test_said_counts_and_encoders_are_kept_and_checked(tmp_path: Path) -> None:
         convert(write("edm2", tmp_path), tmp_path / "o.h5", ConvertOptions(entry="fid", count=50))
 
 
+@pytest.mark.parametrize("suffix", ["h5", "npz"])
+def test_a_converted_file_remembers_whose_it_is(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"o.{suffix}"
+    convert(write("edm2", tmp_path), path, ConvertOptions(entry="fd_dinov2"))
+    assert open_statistics(path).select("dinov2:edm2").name == "mu"
+    with pytest.raises(InputError, match=r"no moments of dinov2; it holds mu \(5-d, dinov2:edm2\)"):
+        open_statistics(path).select("dinov2", SPATIAL)
+    convert(write("edm2", tmp_path), path, ConvertOptions(entry="fid"))
+    assert open_statistics(path).select("inception:clean").name == "mu"
+
+
 def test_edm2_itself_can_read_what_is_written(tmp_path: Path) -> None:
     convert(write("edm2", tmp_path), tmp_path / "o.pkl", ConvertOptions(entry="fd_dinov2"))
     data = pickle.loads((tmp_path / "o.pkl").read_bytes())
