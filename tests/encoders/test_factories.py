@@ -55,7 +55,7 @@ def module(tmp_path, monkeypatch):
 
     def write(text: str = MODULE.format(scale=1), name: str = "my_encoder") -> str:
         (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
-        monkeypatch.delitem(sys.modules, name, raising=False)
+        sys.modules.pop(name, None)
         return name
 
     monkeypatch.chdir(tmp_path)
