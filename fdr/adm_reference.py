@@ -7,7 +7,6 @@ in a further member, which others ignore.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import tempfile
@@ -15,7 +14,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -75,19 +74,17 @@ def write_adm_reference(
     check_adm_file(path)
     check_adm_encoder(encoder)
     options = options or ExtractionOptions()
-    with failures_told(options.group), contextlib.ExitStack() as stack:
+    with failures_told(options.group):
         source.divide_among(options.group)
         if options.group.rank > 0:
             _measure(source, encoder, options)
             return options.group.broadcast({})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent))
-        pixels = Path(folder) / "arr_0"
-        shown = _write_pixels(subset, pixels, options)
-        measured = _measure(source, encoder, options)
-        members = _members(measured, encoder, shown)
-        members[ATTRIBUTES] = np.array(json.dumps(_attributes(source, encoder, measured, name or path.stem)))
-        _write_npz(path, pixels, shown, members)
+        with atomic_path(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as pixels:
+            shown = _write_pixels(subset, pixels, options)
+            measured = _measure(source, encoder, options)
+            members = _members(measured, encoder, shown)
+            members[ATTRIBUTES] = np.array(json.dumps(_attributes(source, encoder, measured, name or path.stem)))
+            _write_npz(temporary, pixels, shown, members)
         return options.group.broadcast(_summary(path, source, encoder, measured, shown))
 
 
@@ -106,11 +103,11 @@ def _summary(
     }
 
 
-def _write_pixels(subset: ImageSource, path: Path, options: ExtractionOptions) -> Shown:
-    """The bytes of `arr_0`, image after image."""
+def _write_pixels(subset: ImageSource, file: IO[bytes], options: ExtractionOptions) -> Shown:
+    """The bytes of `arr_0`, image after image; how many there are is known only at the end."""
     rows: list[int] = []
     shape: tuple[int, ...] = ()
-    with open(path, "wb") as file, options.progress.task(f"{subset.name}: arr_0", len(subset)) as task:
+    with options.progress.task(f"{subset.name}: arr_0", len(subset)) as task:
         for row, image in _images(subset, options):
             shape = shape or image.shape
             if image.shape != shape:
@@ -165,13 +162,14 @@ def _attributes(
     }
 
 
-def _write_npz(path: Path, pixels: Path, shown: Shown, members: Mapping[str, np.ndarray]) -> None:
+def _write_npz(path: Path, pixels: IO[bytes], shown: Shown, members: Mapping[str, np.ndarray]) -> None:
     """As `np.savez` would, but `arr_0` comes from a file."""
-    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        with archive.open("arr_0.npy", "w", force_zip64=True) as member, open(pixels, "rb") as file:
+    pixels.seek(0)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as member:
             header = {"descr": "|u1", "fortran_order": False, "shape": shown.shape}
             np.lib.format.write_array_header_1_0(member, header)
-            shutil.copyfileobj(file, member, _COPY_BYTES)
+            shutil.copyfileobj(pixels, member, _COPY_BYTES)
         for key, array in members.items():
             with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ import fdr
 from fdr import reference as reference_module
 from fdr.adm_reference import subset_of, write_adm_reference
 from fdr.encoders.base import EncoderOptions
-from fdr.errors import FdrWarning, InputError
+from fdr.errors import FdrWarning, InputError, RunError
 from fdr.evaluation import Evaluator
 from fdr.extraction import ExtractionOptions
 from fdr.images import ImageOptions, open_images
@@ -296,6 +297,18 @@ def test_bad_images_are_left_out_of_both_parts(tmp_path: Path) -> None:
     summary = written(root, tmp_path / "ref.npz", 100, on_bad="skip", max_bad=0.1)
     assert summary["arr_0"][0] == 39 and summary["images"]["count"] == 39
     assert [item["id"] for item in summary["skipped"]] == ["0005.png"]
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fdr.adm_reference.shutil.copyfileobj", full)
+    with pytest.raises(RunError, match=r"Cannot write '.*ref\.npz': No space left on device; free some space"):
+        written(real, tmp_path / "out" / "ref.npz")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_what_cannot_become_an_adm_reference(real: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_equals_torch_fidelity_and_brute_force(count: int, dim: int, shift: floa
     assert 0 < found[0] < 1 and 0 < found[1] < 1
 
 
-@pytest.mark.parametrize(("scale", "dim", "overflows"), [(10, 24, False), (3, 512, False), (300, 24, True)])
+@pytest.mark.parametrize(("scale", "dim", "overflows"), [(10, 24, False), (6, 100, False), (300, 24, True)])
 def test_adm_rule_is_that_of_numpys_halves(
     scale: float, dim: int, overflows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
