@@ -121,7 +121,7 @@ class _Pass:
             if name in block.features:
                 sums.add(block.features[name][output])
         for (name, output), rows in self.rows.items():
-            rows.add(block.features[name][output])
+            rows.add(block.rows, block.features[name][output])
         for (_, name), (output, stream) in self.streams.items():
             stream.update(block.rows, block.features[name][output])
         if self._keeper is not None:
@@ -151,35 +151,38 @@ class _Pass:
 
 
 class _Rows:
-    """Features as they come, in one array that is made with the first of them where their number is known."""
+    """Features in the order of their images, in one array that is made with the first of them where the number of
+    images is known."""
 
     def __init__(self, num_rows: int | None) -> None:
         self._num_rows = num_rows
         self._array: np.ndarray | None = None
+        self._is_there = np.zeros(num_rows or 0, dtype=bool)
         self._parts: list[np.ndarray] = []
-        self._count = 0
 
-    def add(self, features: np.ndarray) -> None:
+    def add(self, rows: np.ndarray, features: np.ndarray) -> None:
         if self._num_rows is None:
             self._parts.append(features)
             return
         if self._array is None:
             self._array = np.empty((self._num_rows, features.shape[1]), np.float32)
-        self._array[self._count : self._count + len(features)] = features
-        self._count += len(features)
+        self._array[rows] = features
+        self._is_there[rows] = True
 
     def state(self) -> list[np.ndarray]:
         """What `absorb` takes on the main rank."""
-        return [self.finish()] if self._count or self._parts else []
+        return [] if self._array is None else [np.flatnonzero(self._is_there), self.finish()]
 
     def absorb(self, state: list[np.ndarray]) -> None:
-        """Rows of another rank; their order among all does not matter to a metric over sets."""
-        for features in state:
-            self.add(features)
+        """Take the rows of another rank."""
+        if state:
+            self.add(*state)
 
     def finish(self) -> np.ndarray:
         """float32 [N, D], bad images left out."""
-        return np.concatenate(self._parts) if self._array is None else self._array[: self._count]
+        if self._array is None:
+            return np.concatenate(self._parts)
+        return self._array if self._is_there.all() else self._array[self._is_there]
 
 
 def _stored_moments(extraction: Extraction, needs: Mapping[str, Needs]) -> dict[Key, Moments]:

@@ -18,6 +18,7 @@ from fdr.extraction import Extraction, ExtractionOptions
 from fdr.group import SOLO, Group, part_of
 from fdr.images import ImageOptions, open_images
 from fdr.images.digests import file_digests
+from fdr.measurement import Needs, measure
 from fdr.runtime import RankFacts, rank_device, rank_environment, rank_facts
 
 
@@ -231,3 +232,26 @@ class TestFacts:
             pytest.skip("needs a machine without a GPU")
         with pytest.raises(InputError, match="this machine has 0"):
             rank_device("auto", RankFacts(1, 2, 1, 2), needs_gpu=True)
+
+
+def features_of(group: Group, path: Path, cache: Path | None, count: int | None = None) -> np.ndarray | None:
+    source = open_images(path, ImageOptions(on_bad="skip", max_bad=0.1))
+    extraction = Extraction(source, [TinyEncoder()], None, ExtractionOptions(cache, 5, 0, group=group))
+    measured = measure(extraction, {"tiny": Needs(moments=("features",), features=("features",))})
+    return measured.features.get(("tiny", "features"))
+
+
+@pytest.mark.filterwarnings("ignore:1 of 5 shards of the feature cache")
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_features_of_all_ranks_come_in_the_order_of_the_images(tmp_path: Path, size: int) -> None:
+    root = folder(tmp_path / "f", images(75))
+    (root / "0020.png").write_bytes(b"")
+    alone = features_of(SOLO, root, tmp_path / "one")
+    assert alone is not None and alone.shape == (74, 12)
+    found = on_ranks(size, lambda group: features_of(group, root, tmp_path / "many"))
+    assert found[0] is not None and found[1:] == [None] * (size - 1)
+    np.testing.assert_array_equal(found[0], alone)
+    shards = sorted((tmp_path / "many").rglob("*.h5"))
+    shards[1].unlink()  # what is missing is divided otherwise than the whole
+    again = on_ranks(size, lambda group: features_of(group, root, tmp_path / "many"))
+    np.testing.assert_array_equal(again[0], alone)
