@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from worlds import images, npz
 
 import fdr
+from fdr.cli import run
 from fdr.encoders.base import EncoderOptions
+from fdr.encoders.resize import HOST_RESIZES, RESIZES
 from fdr.frechet import frechet_terms
 from fdr.metrics import load_metrics
 from fdr.metrics.base import AbstractFeaturesMetric
@@ -66,3 +69,33 @@ def test_a_whole_evaluation(tmp_path: Path) -> None:
     ]
     assert reports[1]["fd"].value == pytest.approx(reports[0]["fd"].value, rel=1e-3)
     assert torch.backends.cudnn.allow_tf32 is False
+
+
+@pytest.mark.parametrize("resize", sorted(set(RESIZES) - set(HOST_RESIZES)))
+@pytest.mark.parametrize("side", [20, 64, 375])
+def test_a_resize_on_the_gpu_is_that_of_the_cpu(resize: str, side: int) -> None:
+    """What lets an encoder resize on its device: to float32 rounding of the sums, in 1/255 of the range."""
+    x = torch.from_numpy(images(3, side=side)).permute(0, 3, 1, 2).float() / 255
+    on_cpu, on_gpu = RESIZES[resize](x, 64), RESIZES[resize](x.cuda(), 64)
+    torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=0, atol=1e-3 / 255)
+
+
+def test_batches_in_flight_come_back_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many small shards and batches: uploads on their own stream and late landings mix nothing up."""
+    monkeypatch.setattr("fdr.extraction.SHARD_SIZE", 32)
+    source = npz(tmp_path / "a.npz", images(300, side=32))
+    found = {}
+    for device in ("cpu", "cuda"):
+        encoder = fdr.load_encoder("random", device=device)
+        found[device] = torch.cat(list(fdr.extract(source, encoder, batch_size=8, cache=tmp_path / device)))
+    torch.testing.assert_close(found["cuda"], found["cpu"], rtol=1e-4, atol=1e-5)
+
+
+def test_ranks_share_gpus(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    samples, real = (npz(tmp_path / f"{seed}.npz", images(1300, seed=seed, side=32)) for seed in (1, 2))
+    common = ["eval", str(samples), "--ref", str(real), "--reps", "random", "--no-cache", "--json", "-"]
+    values = []
+    for gpus in {1, torch.cuda.device_count()}:
+        assert run([*common, "--gpus", str(gpus)]) == 0
+        values.append(json.loads(capfd.readouterr().out)["results"][0]["value"])
+    assert max(values) == pytest.approx(min(values), rel=1e-6)

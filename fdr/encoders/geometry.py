@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
+import torch
 from torch import Tensor
 
 from fdr.encoders.resize import BYTE_RESIZES, HOST_RESIZES, RESIZES, pil_bytes
@@ -50,7 +51,7 @@ class Preprocessing:
 
     def __call__(self, images: Tensor) -> Tensor:
         images = self._fitted(images)
-        mean, std = (images.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        mean, std = (_channels(values, images.dtype, images.device) for values in (self.mean, self.std))
         return (images - mean) / std
 
     @cached_property
@@ -75,6 +76,13 @@ class Preprocessing:
             resized = pil_bytes(images, _short_to(self._short_side, images), kernel)
             return _centre(resized, self.size, is_floor=self._parts["floor"] is not None)
         return pil_bytes(images, (self.size, self.size), kernel)
+
+
+@cache
+def _channels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[1, C, 1, 1], made once: every copy of numbers to a GPU makes the host wait for it."""
+    with torch.inference_mode(False):  # the tensor will serve passes with gradient as well
+        return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
 
 
 def _short_to(side: int, images: Tensor) -> tuple[int, int]:

@@ -24,7 +24,7 @@ class StagedBatch:
     """A batch on its way into an encoder; `inputs` is called once, in the thread that runs the network."""
 
     encoder: AbstractEncoder
-    parts: list[tuple[list[int], Tensor]]
+    parts: list[tuple[Tensor, Tensor]]
     """(rows of the batch, their images [n, 3, H, W] or network inputs), each of one size, on the encoder's device."""
     is_preprocessed: bool
     uploaded: torch.cuda.Event | None
@@ -37,8 +37,8 @@ class StagedBatch:
         if self.uploaded is not None:
             stream = torch.cuda.current_stream(self.encoder.device)
             stream.wait_event(self.uploaded)
-            for _, part in self.parts:
-                part.record_stream(stream)  # it was allocated for another stream, and may be freed only after this one
+            for tensor in (tensor for part in self.parts for tensor in part):
+                tensor.record_stream(stream)  # allocated for another stream, it may be freed only after this one
         if self.is_preprocessed:
             return self.parts[0][1]
         done = ((rows, _preprocessed(self.encoder, part)) for rows, part in self.parts)
@@ -57,7 +57,7 @@ def stage(encoder: AbstractEncoder, images: Sequence[Tensor]) -> StagedBatch:
     with torch.inference_mode():
         is_preprocessed = encoder.host_preprocess or device.type == "cpu"
         if is_preprocessed:
-            parts = [(list(range(len(images))), _on_host(encoder, images))]
+            parts = [(torch.arange(len(images)), _on_host(encoder, images))]
         else:
             parts = [(rows, torch.stack([images[row] for row in rows])) for rows in _alike(images)]
         if device.type != "cuda":
@@ -65,16 +65,23 @@ def stage(encoder: AbstractEncoder, images: Sequence[Tensor]) -> StagedBatch:
             return StagedBatch(encoder, parts, is_preprocessed, None)
         stream = _upload_stream(device)
         with torch.cuda.stream(stream):
-            parts = [(rows, part.pin_memory().to(device, non_blocking=True)) for rows, part in parts]
+            parts = [(_upload(rows, device), _upload(part, device)) for rows, part in parts]
             return StagedBatch(encoder, parts, is_preprocessed, stream.record_event())
 
 
-def _alike(images: Sequence[Tensor]) -> list[list[int]]:
+def _upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """From pinned memory, on the current stream: the host does not wait."""
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _alike(images: Sequence[Tensor]) -> list[Tensor]:
     """The positions of the images of each size and dtype."""
+    import torch
+
     groups: dict[tuple[Any, ...], list[int]] = {}
     for row, image in enumerate(images):
         groups.setdefault((image.dtype, *image.shape), []).append(row)
-    return list(groups.values())
+    return [torch.tensor(rows) for rows in groups.values()]
 
 
 def _on_host(encoder: AbstractEncoder, images: Sequence[Tensor]) -> Tensor:
@@ -92,10 +99,12 @@ def _preprocessed(encoder: AbstractEncoder, images: Tensor) -> Tensor:
     return encoder.preprocess(images if images.is_floating_point() else images.float().div_(255))
 
 
-def _assembled(encoder: AbstractEncoder, parts: Iterable[tuple[list[int], Tensor]], count: int) -> Tensor:
+def _assembled(encoder: AbstractEncoder, parts: Iterable[tuple[Tensor, Tensor]], count: int) -> Tensor:
     """The batch of which `parts` hold the rows; they must have one size by now."""
     inputs: Tensor | None = None
     for rows, part in parts:
+        if len(rows) == count:
+            return part
         if inputs is None:
             inputs = part.new_empty((count, *part.shape[1:]))
         if part.shape[1:] != inputs.shape[1:]:

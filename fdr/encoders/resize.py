@@ -29,7 +29,7 @@ def tf1_bilinear(images: Tensor, size: int) -> Tensor:
 
 def _tf1_taps(length: int, size: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of each target pixel: the two source pixels, and the weight of the second."""
-    scale = torch.tensor(length / size, dtype=torch.float32, device=like.device)
+    scale = torch.full((), length / size, dtype=torch.float32, device=like.device)
     source = torch.arange(size, dtype=torch.float32, device=like.device) * scale
     first = source.long()
     return first, (first + 1).clamp_max(length - 1), (source - first).to(like.dtype)
