@@ -213,7 +213,8 @@ from fdr._sums import Sums
 group = fdr.join_ranks()
 times = []
 for _ in range(4):
-    sums = Sums(None); sums.add(np.random.default_rng(0).normal(size=(64 + {dim}, {dim})).astype(np.float32)); sums.state()
+    sums = Sums(None)
+    sums.add(np.random.default_rng(0).normal(size=(64 + {dim}, {dim})).astype(np.float32))
     group.gather(0); began = time.perf_counter(); group.combine(sums); group.gather(0)
     times.append(time.perf_counter() - began)
 if group.rank == 0: print(sorted(times)[1])
