@@ -109,10 +109,10 @@ def test_interruption_is_130_and_one_line(tmp_path: Path) -> None:
     code = (
         "import time, sys\nfrom fdr.encoders import random_net\n"
         "from fdr.cli import main\n"
-        "import fdr.extraction as e\n"
-        "forward = e.Extraction._launch\n"
+        "import fdr._pipeline as e\n"
+        "forward = e.Pipeline._launch\n"
         "def slow(*a):\n    print('computing', file=sys.stderr, flush=True); time.sleep(0.2); return forward(*a)\n"
-        "e.Extraction._launch = slow\n"
+        "e.Pipeline._launch = slow\n"
         f"main(['eval', {str(source)!r}, '--ref', {str(source)!r}, '--reps', 'random', '--batch-size', '1'])"
     )
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
