@@ -11,7 +11,7 @@ from fdr.cli import _options
 from fdr.cli._render import dump, progress_for, write_text
 from fdr.errors import FdrWarning
 
-FORMATS = ("npz", "h5", "adm", "fdloss", "clean-fid", "edm2", "torch-fidelity", "dgm-eval")
+FORMATS = ("npz", "h5", "adm", "fdloss", "clean-fid", "edm2", "torch-fidelity", "dgm-eval", "clean-fid-kid", "npy")
 
 
 @click.command(

@@ -48,7 +48,7 @@ class TorchStatistics(StatisticsFile):
         return Entry(pair.name, "moments", mu.size, None, str(sigma.dtype), pair.output, pair.encoders)
 
     def _feature_entry(self, name: str, value: Any) -> Entry:
-        dtype = str(value.dtype).removeprefix("torch.")
+        dtype = str(as_numpy(value[:0]).dtype)  # of the rows: half precision comes as float32
         check_features(f"{str(self.path)!r}: {name}", tuple(value.shape), np.dtype("f4"))
         return Entry(name, "features", value.shape[1], value.shape[0], dtype)
 

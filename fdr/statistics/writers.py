@@ -120,18 +120,31 @@ def _write_torch(path: Path, content: Content) -> None:
         torch.save(statistics, temporary)
 
 
-def _write_dgm(path: Path, content: Content) -> None:
+def _write_rows(file: IO[bytes], content: Content) -> None:
+    """The features as npy data, block by block."""
     assert content.rows is not None
-    count, dim = content.main.count or 0, content.main.dim
-    header = {"descr": content.rows_dtype.str, "fortran_order": False, "shape": (count, dim)}
-    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        with archive.open("reps.npy", "w", force_zip64=True) as member:
-            np.lib.format.write_array_header_1_0(member, header)
-            for rows in content.rows():
-                member.write(np.ascontiguousarray(rows, content.rows_dtype).tobytes())
-        if content.encoder is not None:
-            with archive.open("model.npy", "w") as member:
-                np.lib.format.write_array(member, np.array(content.encoder), allow_pickle=False)
+    shape = (content.main.count or 0, content.main.dim)
+    header = {"descr": content.rows_dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for rows in content.rows():
+        file.write(np.ascontiguousarray(rows, content.rows_dtype).tobytes())
+
+
+def _write_npy(path: Path, content: Content) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        _write_rows(file, content)
+
+
+def _write_features(key: str) -> Callable[[Path, Content], None]:
+    def write_features(path: Path, content: Content) -> None:
+        with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                _write_rows(member, content)
+            if key == "reps" and content.encoder is not None:
+                with archive.open("model.npy", "w") as member:
+                    np.lib.format.write_array(member, np.array(content.encoder), allow_pickle=False)
+
+    return write_features
 
 
 @dataclass(frozen=True)
@@ -165,7 +178,9 @@ WRITERS: dict[str, Writer] = {
     ),
     "edm2": Writer(_write_edm2, "EDM2's pickle: fid or fd_dinov2, and num_images"),
     "torch-fidelity": Writer(_write_torch, "torch-fidelity's cache item: a torch file of mu and sigma"),
-    "dgm-eval": Writer(_write_dgm, "dgm-eval's features: reps", needs_rows=True),
+    "dgm-eval": Writer(_write_features("reps"), "dgm-eval's features: reps, and model", needs_rows=True),
+    "clean-fid-kid": Writer(_write_features("feats"), "clean-fid's features for KID: feats", needs_rows=True),
+    "npy": Writer(_write_npy, "features alone, as CMMD keeps them", needs_rows=True),
 }
 
-BY_SUFFIX = {**_moments_files.SUFFIXES, ".pkl": "edm2", ".pickle": "edm2", ".pt": "torch-fidelity"}
+BY_SUFFIX = {**_moments_files.SUFFIXES, ".pkl": "edm2", ".pickle": "edm2", ".pt": "torch-fidelity", ".npy": "npy"}

@@ -42,12 +42,26 @@ def test_every_format_becomes_every_other_bit_for_bit(case: str, to: str, tmp_pa
         assert after.count == before.count
 
 
+@pytest.mark.parametrize("to", ["dgm-eval", "clean-fid-kid", "npy"])
 @pytest.mark.parametrize("case", ["torch-features", "dgm", "kid", "x", "npy"])
-def test_features_become_reps(case: str, tmp_path: Path) -> None:
-    convert(write(case, tmp_path), tmp_path / "reps.npz", ConvertOptions(to="dgm-eval", encoder="tiny"))
-    with np.load(tmp_path / "reps.npz", allow_pickle=False) as file:
-        np.testing.assert_array_equal(file["reps"], features())
-        assert str(file["model"]) == "tiny"
+def test_features_stay_features(case: str, to: str, tmp_path: Path) -> None:
+    convert(write(case, tmp_path), tmp_path / "out", ConvertOptions(to=to, encoder="tiny"))
+    file = open_statistics(tmp_path / "out")
+    assert file.format == to and file.entries[0].count == COUNT
+    np.testing.assert_array_equal(np.concatenate(list(file.rows(file.entries[0]))), features())
+    assert file.load(file.entries[0]) == Moments.from_features(features())
+    if to == "dgm-eval":
+        with np.load(tmp_path / "out", allow_pickle=False) as arrays:
+            assert str(arrays["model"]) == "tiny"
+
+
+def test_features_in_bfloat16_become_float32(tmp_path: Path) -> None:
+    import torch
+
+    rows = torch.from_numpy(features()).bfloat16()
+    torch.save({"pool": rows}, tmp_path / "f.pt")
+    convert(tmp_path / "f.pt", tmp_path / "f.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "f.npy"), rows.float().numpy())
 
 
 def test_spatial_and_mean_moments_go_along(tmp_path: Path) -> None:
