@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import numpy as np
 from fdr.encoders.catalogue import find_row
 from fdr.errors import InputError, unknown
 from fdr.files import check_writable
-from fdr.moments import Moments
 from fdr.statistics.base import Entry, StatisticsFile
 from fdr.statistics.checks import examine
 from fdr.statistics.npz import NpzStatistics
@@ -65,20 +64,19 @@ def convert(
         raise InputError(f"{str(source)!r} cannot be converted onto itself; name another file.")
     file = open_statistics(source)
     entry = _main_entry(file, options)
-    content = _content(file, entry, to, options)
+    companions = _companions(file, entry, WRITERS[to].roles[1:])
+    content = _content(file, entry, companions, to, options)
     if to == "edm2":
         edm2_metric(content)
-    doubts = examine(content.main, str(source))
+    doubts = dict.fromkeys(text for moments in content.moments.values() for text in examine(moments, str(source)))
     if not dry_run:
         write(target, content, to)
-    roles = content.moments.keys()
-    extra = [found.name for role in roles - {"main"} for found in [_companion(file, entry, role)] if found]
     return Conversion(
         str(source),
         str(target),
         file.format,
         to,
-        (entry.name, *extra),
+        (entry.name, *(companion.name for companion in companions.values())),
         entry.dim,
         content.main.count,
         content.encoder,
@@ -111,23 +109,23 @@ def _main_entry(file: StatisticsFile, options: ConvertOptions) -> Entry:
     raise InputError(f"{str(file.path)!r} holds {len(file.entries)} entries ({listed}); take one with --entry NAME.")
 
 
-def _companion(file: StatisticsFile, main: Entry, role: str) -> Entry | None:
-    """The entry with another output of the same images: "mu_s" beside "mu", "NAME/avg_mu" beside "NAME"."""
+def _companions(file: StatisticsFile, main: Entry, roles: Sequence[str]) -> dict[str, Entry]:
+    """The entries with other outputs of the same images: "mu_s" beside "mu", "NAME/avg_mu" beside "NAME"."""
+    if main.output is not None:
+        return {}
     prefix = "" if main.name in ("mu", "ref_mu") else main.name + "/"
-    found = [e for e in file.entries if e.output == role and e.name.startswith(prefix) and main.output is None]
-    return found[0] if len(found) == 1 else None
+    near = [entry for entry in file.entries if entry.name.startswith(prefix)]
+    return {role: entry for role in roles for entry in near if entry.output == role}
 
 
-def _content(file: StatisticsFile, entry: Entry, to: str, options: ConvertOptions) -> Content:
-    writer = WRITERS[to]
-    if writer.needs_rows and entry.kind != "features":
+def _content(
+    file: StatisticsFile, entry: Entry, companions: Mapping[str, Entry], to: str, options: ConvertOptions
+) -> Content:
+    if WRITERS[to].needs_rows and entry.kind != "features":
         raise InputError(f"{to} holds features, and {str(file.path)!r} has only moments; they cannot be turned back.")
     encoder = _encoder(file, entry, options)
-    moments = {"main": _counted(file.load(entry), options)}
-    for role in writer.roles[1:]:
-        companion = _companion(file, entry, role)
-        if companion is not None:
-            moments[role] = _counted(file.load(companion), options)
+    entries = {"main": entry, **companions}
+    moments = {role: file.load(one).with_count(options.count) for role, one in entries.items()}
     known = encoder or moments["main"].attributes.get("encoder")
     content = Content(moments, None if known is None else str(known), images=_images(file, to, options))
     if entry.kind == "features":
@@ -137,10 +135,6 @@ def _content(file: StatisticsFile, entry: Entry, to: str, options: ConvertOption
 
 def _rows(file: StatisticsFile, entry: Entry) -> Callable[[], Iterator[np.ndarray]]:
     return lambda: file.rows(entry)
-
-
-def _counted(moments: Moments, options: ConvertOptions) -> Moments:
-    return moments.with_count(options.count)
 
 
 def _encoder(file: StatisticsFile, entry: Entry, options: ConvertOptions) -> str | None:
