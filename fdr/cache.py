@@ -391,10 +391,8 @@ class FeatureCache:
         self._manifest = self._manifest.with_shards(r for r in self._manifest.shards if r.file not in damaged)
         if not is_quiet:
             first, reason = next(iter(damaged.items()))
-            _warn(
-                f"{len(damaged)} of {len(self.ranges)} shards of the feature cache {self.folder} are damaged "
-                f"(the first is {first}: {reason}); only their rows will be extracted again."
-            )
+            found = f"{len(damaged)} of {len(self.ranges)} shards of the feature cache {self.folder} are damaged"
+            _warn(f"{found} (the first is {first}: {reason}); only their rows will be extracted again.")
 
 
 def _warn(text: str) -> None:
