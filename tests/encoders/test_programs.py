@@ -285,5 +285,15 @@ def test_an_untouched_copy_is_accepted(folder, tmp_path):
     assert load(f"export:{path}?size=16", CPU).spec.family == "export"
 
 
+def test_an_older_layout_with_all_weights_in_one_file_is_read(folder, tmp_path):
+    stream = io.BytesIO()
+    net = Net()
+    buffers = {name: tensor * 2 for name, tensor in net.named_buffers()}
+    torch.save({name: torch.nn.Parameter(value * 2) for name, value in net.named_parameters()} | buffers, stream)
+    path = rewritten(folder / "net.pt2", tmp_path / "net.pt2", **{"data/weights/model.pt": stream.getvalue()})
+    found = features(f"export:{path}?size=16")
+    torch.testing.assert_close(found, features(f"export:{folder}/net.pt2?size=16") * 4, rtol=1e-5, atol=1e-5)
+
+
 def test_every_setting_is_described():
     assert all(text for text in SETTINGS.values())
