@@ -242,8 +242,7 @@ def join_ranks() -> Group:
             f"{facts.size} ranks were started, but this torch has no torch.distributed; start one process."
         )
     try:
-        store, _, _ = next(iter(dist.rendezvous(facts.rendezvous, facts.rank, facts.size, timeout=_TIMEOUT)))
-        store = dist.PrefixStore(f"fdr/{facts.attempt}", store)
+        store = dist.PrefixStore(f"fdr/{facts.attempt}", _store(facts))
         dist.init_process_group("gloo", store=store, rank=facts.rank, world_size=facts.size, timeout=_TIMEOUT)
     except (RuntimeError, ValueError, OSError) as error:
         raise RunError(
@@ -252,6 +251,15 @@ def join_ranks() -> Group:
         ) from error
     assert dist.group.WORLD is not None
     return Ranks(facts, store, dist.group.WORLD)
+
+
+def _store(facts: RankFacts) -> Store:
+    import torch.distributed as dist
+
+    if facts.launcher is None:
+        return next(iter(dist.rendezvous(facts.rendezvous, facts.rank, facts.size, timeout=_TIMEOUT)))[0]
+    is_main = facts.rank == 0
+    return dist.TCPStore(*facts.endpoint, facts.size, is_main, _TIMEOUT, master_listen_fd=facts.listener)
 
 
 def _join_existing() -> Group:

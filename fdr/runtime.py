@@ -95,10 +95,14 @@ class RankFacts:
     local_size: int = 1
     """Ranks on this machine, which share its processors."""
     rendezvous: str = "env://"
+    endpoint: tuple[str, int] = ("127.0.0.1", 0)
+    """Address and port at which our own launcher's ranks meet."""
     has_store: bool = False
     """True when a launcher holds the store in which the ranks find each other, false when rank 0 does."""
     launcher: int | None = None
     """Process id of our own launcher; its ranks end with it."""
+    listener: int | None = None
+    """For rank 0 of our own launcher: the file descriptor of the socket at which the others will find the store."""
     attempt: str = "0"
     """How often torchrun has restarted the ranks; what earlier attempts left in the store is not ours."""
     is_ours: bool = True
@@ -126,7 +130,7 @@ def _facts_of_torchrun(env: Mapping[str, str]) -> RankFacts:
             return RankFacts()
         rank = int(env["RANK"])
         local_rank, local_size = int(env.get("LOCAL_RANK", rank)), int(env.get("LOCAL_WORLD_SIZE", size))
-        _ = env["MASTER_ADDR"], int(env["MASTER_PORT"])
+        endpoint = env["MASTER_ADDR"], int(env["MASTER_PORT"])
     except KeyError as error:
         raise InputError(
             f"WORLD_SIZE is {env['WORLD_SIZE']}, but {error.args[0]} is not set; start the ranks with torchrun, srun "
@@ -136,11 +140,13 @@ def _facts_of_torchrun(env: Mapping[str, str]) -> RankFacts:
         raise InputError(f"The environment of torchrun holds what is no number ({error}).") from None
     if not 0 <= rank < size:
         raise InputError(f"RANK is {rank}, but WORLD_SIZE is {size}; expected 0 to {size - 1}.")
-    launcher = env.get("FDR_LAUNCHER")
+    launcher, listener = env.get("FDR_LAUNCHER"), env.get("FDR_LISTENER")
     return RankFacts(
         *(rank, size, local_rank, local_size),
+        endpoint=endpoint,
         has_store=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         launcher=None if launcher is None else int(launcher),
+        listener=None if listener is None else int(listener),
         attempt=env.get("TORCHELASTIC_RESTART_COUNT", "0"),
     )
 
@@ -198,11 +204,16 @@ def rank_device(name: str, facts: RankFacts, needs_gpu: bool = False) -> str:
     return f"cuda:{facts.local_rank}"
 
 
-def rank_environment(rank: int, size: int, port: int, launcher: int) -> dict[str, str]:
-    """What a rank on this machine needs to find the others: the names of torchrun, and a fair share of threads."""
+def rank_environment(rank: int, size: int, port: int, launcher: int, listener: int | None = None) -> dict[str, str]:
+    """What a rank on this machine needs to find the others: the names of torchrun, and a fair share of threads.
+
+    `listener` is for rank 0: the descriptor of a socket that listens at `port`, so that nobody can take the port.
+    """
     env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "FDR_LAUNCHER": str(launcher)}
     env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
     env.pop("TORCHELASTIC_USE_AGENT_STORE", None)  # of a torchrun around us; here rank 0 holds the store
+    if listener is not None:
+        env["FDR_LISTENER"] = str(listener)
     env.setdefault("OMP_NUM_THREADS", str(max(1, available_cpus() // size)))
     return env
 

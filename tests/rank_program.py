@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 from worlds import TinyEncoder
 
@@ -32,16 +34,20 @@ def evaluate(samples: str, reference: str, group: Group, encoder: TinyEncoder | 
     return {result.metric: result.value for result in report}
 
 
-if __name__ == "__main__":
-    encoder = FailingEncoder() if "fail" in sys.argv else TinyEncoder()
+def answer(encoder: TinyEncoder) -> tuple[dict[str, Any], int]:
+    """What this rank has to say, and its exit code."""
     group = fdr.join_ranks()
     try:
-        values = evaluate(sys.argv[1], sys.argv[2], group, encoder)
+        values = evaluate(sys.argv[2], sys.argv[3], group, encoder)
     except PeerError as error:
-        print(json.dumps({"peer": str(error)}))
-        sys.exit(error.exit_code)
+        return {"peer": str(error)}, error.exit_code
     except InputError as error:
-        print(json.dumps({"own": str(error)}))
-        sys.exit(error.exit_code)
-    print(json.dumps({"rank": group.rank, "seen": encoder.num_seen, "values": values}))
+        return {"own": str(error)}, error.exit_code
     group.leave()
+    return {"rank": group.rank, "seen": encoder.num_seen, "values": values}, 0
+
+
+if __name__ == "__main__":
+    told, code = answer(FailingEncoder() if "fail" in sys.argv else TinyEncoder())
+    Path(sys.argv[1], f"{os.environ['RANK']}.json").write_text(json.dumps(told))
+    sys.exit(code)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from rank_program import evaluate
 from worlds import images, npz
 
 from fdr.cli import run
-from fdr.cli._ranks import _watch
+from fdr.cli._ranks import _watch, start_ranks
 from fdr.group import SOLO
 from fdr.runtime import rank_environment
 
@@ -24,23 +23,11 @@ HERE = Path(__file__).parent
 PROGRAM = str(HERE / "rank_program.py")
 
 
-def start(size: int, *arguments: str) -> list[subprocess.Popen[bytes]]:
-    """The program as `size` ranks, as `--gpus` starts them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return [
-        subprocess.Popen(
-            [sys.executable, PROGRAM, *arguments],
-            env=rank_environment(rank, size, port, os.getpid()),
-            stdout=subprocess.PIPE,
-        )
-        for rank in range(size)
-    ]
-
-
-def answers(processes: list[subprocess.Popen[bytes]]) -> list[dict]:
-    return [json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in processes]
+def answers(folder: Path, size: int, *arguments: str) -> tuple[list[dict], list[int]]:
+    """What `size` ranks of the program say, started as `--gpus` starts them, and their exit codes."""
+    processes = start_ranks([sys.executable, PROGRAM, str(folder), *arguments], size)
+    codes = [process.wait(timeout=120) for process in processes]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)], codes
 
 
 @pytest.fixture
@@ -49,9 +36,9 @@ def sets(tmp_path: Path) -> tuple[str, str]:
     return str(npz(tmp_path / "a.npz", images(75, seed=1))), str(npz(tmp_path / "b.npz", images(50, seed=2)))
 
 
-def test_three_processes_give_the_report_of_one(sets: tuple[str, str]) -> None:
+def test_three_processes_give_the_report_of_one(sets: tuple[str, str], tmp_path: Path) -> None:
     alone = evaluate(*sets, SOLO)
-    found = answers(start(3, *sets))
+    found, _ = answers(tmp_path, 3, *sets)
     assert [answer["rank"] for answer in found] == [0, 1, 2]
     assert sum(answer["seen"] for answer in found) == 125
     assert min(answer["seen"] for answer in found) > 0
@@ -59,21 +46,19 @@ def test_three_processes_give_the_report_of_one(sets: tuple[str, str]) -> None:
         assert answer["values"] == pytest.approx(alone, rel=1e-9)
 
 
-def test_torchrun(sets: tuple[str, str]) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
-    done = subprocess.run([*torchrun, PROGRAM, *sets], capture_output=True, text=True, timeout=120)
+def test_torchrun(sets: tuple[str, str], tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    done = subprocess.run([*torchrun, PROGRAM, tmp_path, *sets], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    values = [json.loads(line)["values"] for line in done.stdout.splitlines() if line.startswith("{")]
-    assert len(values) == 2 and values[0] == values[1] == pytest.approx(evaluate(*sets, SOLO), rel=1e-9)
+    values = [json.loads((tmp_path / f"{rank}.json").read_text())["values"] for rank in range(2)]
+    assert values[0] == values[1] == pytest.approx(evaluate(*sets, SOLO), rel=1e-9)
 
 
-def test_the_failure_of_one_rank_ends_all_with_its_sentence(sets: tuple[str, str]) -> None:
-    processes = start(2, *sets, "fail")
+def test_the_failure_of_one_rank_ends_all_with_its_sentence(sets: tuple[str, str], tmp_path: Path) -> None:
     began = time.monotonic()
-    found = answers(processes)
-    assert found[1] == {"own": "no luck here"}
-    assert found[0] == {"peer": "Rank 1 of 2 failed: no luck here"}
-    assert [process.returncode for process in processes] == [2, 2]
+    found, codes = answers(tmp_path, 2, *sets, "fail")
+    assert found == [{"peer": "Rank 1 of 2 failed: no luck here"}, {"own": "no luck here"}]
+    assert codes == [2, 2]
     assert time.monotonic() - began < 60
 
 
@@ -82,7 +67,7 @@ class TestLauncher:
 
     def test_one_report_from_two_processes(self, sets: tuple[str, str], capfd: pytest.CaptureFixture[str]) -> None:
         common = ["eval", sets[0], "--ref", sets[1], "--reps", "random", "--no-cache", "--device", "cpu", "--json", "-"]
-        assert run([*common, "--gpus", "2"]) == 0
+        assert run([*common, "--gpus", "2"]) == 0, capfd.readouterr().err
         together = json.loads(capfd.readouterr().out)
         assert run(common) == 0
         alone = json.loads(capfd.readouterr().out)
@@ -108,19 +93,17 @@ class TestLauncher:
 
     def test_ranks_end_with_their_launcher(self, sets: tuple[str, str]) -> None:
         """A rank whose launcher is another process than its parent takes it for dead, and ends."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        waiting = subprocess.Popen(
-            [sys.executable, PROGRAM, *sets],
-            env=rank_environment(0, 2, port, launcher=1),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        other = subprocess.Popen(
-            [sys.executable, PROGRAM, *sets],
-            env=rank_environment(1, 2, port, launcher=1),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        assert waiting.wait(timeout=60) == other.wait(timeout=60) == 1
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            port, held = listener.getsockname()[1], listener.fileno()
+            ranks = [
+                subprocess.Popen(
+                    [sys.executable, PROGRAM, ".", *sets],
+                    env=rank_environment(rank, 2, port, launcher=1, listener=None if rank else held),
+                    pass_fds=() if rank else (held,),
+                    stderr=subprocess.DEVNULL,
+                )
+                for rank in range(2)
+            ]
+        assert [rank.wait(timeout=60) for rank in ranks] == [1, 1]

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -64,20 +64,32 @@ def ranks(gpus: int | None) -> Iterator[Group]:
     group.leave()
 
 
+def _main_speaks(rank: int) -> int | None:
+    return None if rank == 0 else subprocess.DEVNULL
+
+
 def _start(size: int) -> list[subprocess.Popen[bytes]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     arguments = click.get_current_context().find_root().obj
-    command = [sys.executable, "-m", "fdr", *arguments]
-    return [
-        subprocess.Popen(
-            command,
-            env=rank_environment(rank, size, port, os.getpid()),
-            stdout=None if rank == 0 else subprocess.DEVNULL,
-        )
-        for rank in range(size)
-    ]
+    return start_ranks([sys.executable, "-m", "fdr", *arguments], size)
+
+
+def start_ranks(
+    command: Sequence[str], size: int, stdout_of: Callable[[int], IO[bytes] | int | None] = _main_speaks
+) -> list[subprocess.Popen[bytes]]:
+    """`command` as `size` ranks on this machine."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port, held = listener.getsockname()[1], listener.fileno()
+        return [
+            subprocess.Popen(
+                command,
+                env=rank_environment(rank, size, port, os.getpid(), held if rank == 0 else None),
+                pass_fds=(held,) if rank == 0 else (),
+                stdout=stdout_of(rank),
+            )
+            for rank in range(size)
+        ]
 
 
 def _watch(processes: Sequence[subprocess.Popen[bytes]]) -> int:
