@@ -29,6 +29,7 @@ _EXPORTS = {
     "join_ranks": "fdr.distributed",
     "list_encoders": "fdr.encoders.registry",
     "load_encoder": "fdr.encoders.registry",
+    "load_generator": "fdr.generators.loading",
     "load_reference": "fdr.reference",
     "open_images": "fdr.images",
     "open_statistics": "fdr.statistics",

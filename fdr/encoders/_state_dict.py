@@ -24,12 +24,21 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     The content decides the format, not the name. A dictionary under "state_dict" or "model" is unwrapped.
     Raises `WeightsError` for a file that is damaged, of another kind, or holds more than tensors.
     """
-    kind = _kind(path)
-    loaded = _load_safetensors(path) if kind == "safetensors" else _load_torch(path, is_zip=kind == "zip")
+    loaded = read_checkpoint(path)
     for key in WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
-    return _only_tensors(loaded, path)
+    return only_tensors(loaded, path)
+
+
+def read_checkpoint(path: Path) -> Any:
+    """All that a .safetensors file or a torch checkpoint holds: tensors, numbers, text, and containers of those.
+
+    The content decides the format, not the name; a torch checkpoint is mapped where it can be. Raises `WeightsError`
+    for a file that is damaged, of another kind, or holds other objects.
+    """
+    kind = _kind(path)
+    return _load_safetensors(path) if kind == "safetensors" else _load_torch(path, is_zip=kind == "zip")
 
 
 def load_into(module: torch.nn.Module, state_dict: Mapping[str, Tensor], path: Path, encoder: str) -> None:
@@ -37,23 +46,30 @@ def load_into(module: torch.nn.Module, state_dict: Mapping[str, Tensor], path: P
 
     Raises `WeightsError` saying which model the file seems to be of, and what is missing, unexpected or misshapen.
     """
+    faults = copy_state(module, state_dict)
+    if faults:
+        raise WeightsError(
+            f"{str(path)!r} does not fit encoder {encoder!r}: it seems to hold {guess_model(state_dict)}, "
+            f"{faults}; give the file of this encoder, or remove this one to have it fetched."
+        )
+
+
+def copy_state(module: torch.nn.Module, state_dict: Mapping[str, Tensor]) -> str:
+    """Copy `state_dict` into `module` where every name and shape agrees; else copy nothing and say what does not.
+
+    BatchNorm's step counters may be missing or left over.
+    """
     own = module.state_dict()
     given = {name: tensor for name, tensor in state_dict.items() if not _is_counter(name) or name in own}
     missing = [name for name in own if name not in given and not _is_counter(name)]
     unexpected = [name for name in given if name not in own]
     reshaped = [name for name in own if name in given and own[name].shape != given[name].shape]
-    if missing or unexpected or reshaped:
-        shapes = [f"{name} ({_shape(given[name])} for {_shape(own[name])})" for name in reshaped]
-        faults = [
-            f"{what} {_some(names)}"
-            for what, names in (("without", missing), ("with unexpected", unexpected), ("with wrong shapes", shapes))
-            if names
-        ]
-        raise WeightsError(
-            f"{str(path)!r} does not fit encoder {encoder!r}: it seems to hold {guess_model(state_dict)}, "
-            f"{', '.join(faults)}; give the file of this encoder, or remove this one to have it fetched."
-        )
-    module.load_state_dict(given, strict=False)
+    shapes = [f"{name} ({_shape(given[name])} for {_shape(own[name])})" for name in reshaped]
+    kinds = (("without", missing), ("with unexpected", unexpected), ("with wrong shapes", shapes))
+    faults = ", ".join(f"{what} {_some(names)}" for what, names in kinds if names)
+    if not faults:
+        module.load_state_dict(given, strict=False)
+    return faults
 
 
 def guess_model(state_dict: Mapping[str, Tensor]) -> str:
@@ -161,7 +177,8 @@ def _damaged(path: Path, error: Exception) -> WeightsError:
     )
 
 
-def _only_tensors(loaded: Any, path: Path) -> dict[str, Tensor]:
+def only_tensors(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """`loaded` as tensors by name. Raises `WeightsError` where it is something else."""
     import torch
 
     if not isinstance(loaded, Mapping) or not loaded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ def _spec_of(function: Callable[[Tensor], Tensor]) -> EncoderSpec:
         name=name if isinstance(name, str) else f"callable:{short}",
         family="callable",
         model=f"{getattr(called, '__module__', '')}.{short}",
-        weights=_module_digest(function) if isinstance(function, torch.nn.Module) else UNKNOWN,
+        weights=module_digest(function) if isinstance(function, torch.nn.Module) else UNKNOWN,
         output="features",
         dim=0,
         input_size=0,
@@ -80,7 +81,7 @@ def _spec_of(function: Callable[[Tensor], Tensor]) -> EncoderSpec:
     )
 
 
-def _module_digest(module: torch.nn.Module) -> str:
+def module_digest(module: torch.nn.Module) -> str:
     """sha256 over the structure, the source of every class in it, and all weights; "unknown" without the source."""
     digest = hashlib.sha256(repr(module).encode())
     classes = {type(part) for part in module.modules()}
@@ -89,7 +90,12 @@ def _module_digest(module: torch.nn.Module) -> str:
             digest.update(inspect.getsource(kind).encode())
         except (OSError, TypeError):  # typed into an interpreter: its code could change unseen
             return UNKNOWN
+    digest_state(module, digest)
+    return digest.hexdigest()
+
+
+def digest_state(module: torch.nn.Module, digest: Any) -> None:
+    """Update a hash with the names, types, shapes and bytes of all weights."""
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -28,7 +28,7 @@ def load(name: str, options: EncoderOptions) -> AbstractEncoder:
     module_name, _, factory_name = name.removeprefix("py:").partition(":")
     if not module_name or not factory_name:
         raise InputError(f"Encoder {name!r} is not of the form py:MODULE:FACTORY, for example py:my_encoder:make.")
-    module = _import(module_name, name)
+    module = import_named(module_name, f"Encoder {name!r}")
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         choices = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -77,15 +77,23 @@ def _takes_options(factory: Callable[..., Any]) -> bool:
 
 def _identity(factory: Callable[..., Any], weights: str) -> str:
     """A digest over the file the factory is in and `weights`; of a function, what is recorded of its source."""
-    file = getattr(sys.modules.get(getattr(factory, "__module__", "")), "__file__", None)
-    source = hashlib.sha256(Path(file).read_bytes() if file and os.path.isfile(file) else b"")
+    source = source_digest(factory)
     if weights == UNKNOWN:
-        return f"source:{source.hexdigest()[:16]}"
-    return hashlib.sha256(f"{source.hexdigest()} {weights}".encode()).hexdigest()
+        return f"source:{source[:16]}"
+    return hashlib.sha256(f"{source} {weights}".encode()).hexdigest()
 
 
-def _import(module: str, name: str) -> ModuleType:
-    """The module, from the current folder too, as `python -m` has it."""
+def source_digest(factory: Callable[..., Any]) -> str:
+    """sha256 of the file that a factory is in; of nothing where it is in none."""
+    file = getattr(sys.modules.get(getattr(factory, "__module__", "")), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes() if file and os.path.isfile(file) else b"").hexdigest()
+
+
+def import_named(module: str, asked_by: str) -> ModuleType:
+    """The module that a user named, from the current folder too, as `python -m` has it.
+
+    Raises `InputError` for whatever its import raises, beginning with `asked_by`.
+    """
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
@@ -93,6 +101,6 @@ def _import(module: str, name: str) -> ModuleType:
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:  # what a user's module raises at import is anything
         raise InputError(
-            f"Encoder {name!r}: importing {module!r} failed with {type(error).__name__}: {first_line(error)}; it is "
+            f"{asked_by}: importing {module!r} failed with {type(error).__name__}: {first_line(error)}; it is "
             "looked for in the current folder and among the installed packages."
         ) from error

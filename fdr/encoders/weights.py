@@ -16,13 +16,24 @@ from typing import TYPE_CHECKING
 
 from fdr import runtime
 from fdr.encoders._fetch import FetchError, fetch_from_hub, fetch_url
-from fdr.encoders._state_dict import load_into, load_state_dict
+from fdr.encoders._state_dict import copy_state, load_into, load_state_dict, only_tensors, read_checkpoint
 from fdr.errors import FdrWarning, WeightsError
 
 if TYPE_CHECKING:
     from fdr.encoders.base import EncoderOptions
 
-__all__ = ["FoundWeights", "WeightsFile", "file_digest", "find", "load_into", "load_state_dict", "resolve"]
+__all__ = [
+    "FoundWeights",
+    "WeightsFile",
+    "copy_state",
+    "file_digest",
+    "find",
+    "load_into",
+    "load_state_dict",
+    "only_tensors",
+    "read_checkpoint",
+    "resolve",
+]
 
 
 @dataclass(frozen=True)

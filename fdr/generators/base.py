@@ -1,0 +1,170 @@
+"""`Generator`: a network from noise (and labels) to images, with what has to be known to use it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fdr.encoders.callables import UNKNOWN, digest_state, module_digest
+from fdr.encoders.libraries import first_line
+from fdr.errors import InputError
+from fdr.generators.sampling import labels_of, noise_of
+
+VALUE_RANGES = ((0.0, 1.0), (-1.0, 1.0))
+CHECKED_SAMPLES = 4
+OVERSHOOT = 0.1
+"""Share of the span of the range by which values may lie outside: a network without a last tanh exceeds it a little."""
+OUTSIDE_SHARE = 0.05
+"""Share of the values that may lie further outside."""
+
+
+@dataclass(frozen=True)
+class GeneratorSpec:
+    """What goes into a generator and what comes out."""
+
+    noise_shape: tuple[int, ...]
+    """Of one sample."""
+    num_classes: int | None = None
+    """Labels are 0 to num_classes - 1; None for an unconditional generator, which takes noise alone."""
+    value_range: tuple[float, float] = (0.0, 1.0)
+    """Black and white in the network's own images: (0, 1) or (-1, 1)."""
+
+    def __post_init__(self) -> None:
+        if not self.noise_shape or not all(_is_whole(size) and size > 0 for size in self.noise_shape):
+            raise InputError(
+                f"A noise shape is the sizes of one sample's noise, such as 64 or 3x32x32; got {self.noise_shape!r}."
+            )
+        if self.num_classes is not None and not (_is_whole(self.num_classes) and self.num_classes > 0):
+            raise InputError(f"The number of classes is a whole number above 0; got {self.num_classes!r}.")
+        if self.value_range not in VALUE_RANGES:
+            raise InputError(f"The value range of a generator is 0:1 or -1:1; got {self.value_range!r}.")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where the network of a generator comes from, so that a run folder can make it again."""
+
+    kind: str
+    """"factory", "torchscript" or "export"."""
+    target: str
+    """"module:factory", or the path of the program."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Of the factory: numbers, strings, booleans, None, and lists and objects of those."""
+    digest: str = ""
+    """sha256 of the file with the factory, or of the program."""
+
+
+class Generator(nn.Module):
+    """`generator(noise, labels)` -> images [B, 3, H, W], black 0 and white 1, differentiable.
+
+    The values of a network that overshoots its range are not clamped: a clamp would end the gradient there. Sampling
+    (`fdr.generators.source`) clamps. One channel is repeated to three.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: GeneratorSpec,
+        *,
+        name: str = "generator",
+        architecture: Architecture | None = None,
+        weights_label: str = "online",
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.spec = spec
+        self.name = name
+        self.architecture = architecture
+        self.weights_label = weights_label
+        """Which of a checkpoint's weights these are: "online", or the label of an average."""
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        return self.spec.noise_shape
+
+    @property
+    def num_classes(self) -> int | None:
+        return self.spec.num_classes
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are; the CPU for a network without any."""
+        first = next((*self.network.parameters(), *self.network.buffers()).__iter__(), None)
+        return torch.device("cpu") if first is None else first.device
+
+    def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images of float32 noise [B, *noise_shape] and int64 labels [B], which an unconditional network never sees."""
+        if self.spec.num_classes is None:
+            return self._images(self.network(noise), len(noise))
+        if labels is None:
+            raise InputError(f"{self.name} is class-conditional; give labels [B] of 0 to {self.spec.num_classes - 1}.")
+        return self._images(self.network(noise, labels), len(noise))
+
+    def _images(self, made: Any, count: int) -> Tensor:
+        if not isinstance(made, Tensor) or made.ndim != 4 or len(made) != count or made.shape[1] not in (1, 3):
+            shape = list(made.shape) if isinstance(made, Tensor) else type(made).__name__
+            raise InputError(
+                f"{self.name} must make images [B, 3, H, W] or [B, 1, H, W]; of {count} samples it made {shape}."
+            )
+        low, high = self.spec.value_range
+        images = made.float() if (low, high) == (0.0, 1.0) else (made.float() - low) / (high - low)
+        return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+
+    def digest(self) -> str | None:
+        """sha256 over code, weights and spec, as they are now; None where the code of a class cannot be read."""
+        facts: dict[str, Any] = asdict(self.spec)
+        digest = hashlib.sha256()
+        if self.architecture is None or self.architecture.kind == "factory":
+            structure = module_digest(self.network)
+            if structure == UNKNOWN:
+                return None
+            facts |= {"structure": structure}
+        else:
+            digest_state(self.network, digest)
+        if self.architecture is not None:
+            facts |= {"arguments": dict(self.architecture.arguments), "code": self.architecture.digest}
+        digest.update(json.dumps(facts, sort_keys=True).encode())
+        return digest.hexdigest()
+
+    def check(self) -> None:
+        """Make a few images and raise `InputError` where they are none, not finite, or not of the declared range."""
+        device, indices = self.device, range(CHECKED_SAMPLES)
+        noise = noise_of(0, indices, self.noise_shape, device)
+        labels = None if self.num_classes is None else labels_of("random", 0, indices, self.num_classes, device)
+        try:
+            with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+                images = self(noise, labels)
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # what a user's network raises is anything
+            takes = "noise" if labels is None else "noise and labels"
+            raise InputError(
+                f"{self.name} failed on {takes} of shape {list(noise.shape)} ({type(error).__name__}: "
+                f"{first_line(error)}); check the noise shape and the number of classes, and that it was saved for "
+                "batches of any length."
+            ) from error
+        self._check_range(images)
+
+    def _check_range(self, images: Tensor) -> None:
+        if not bool(images.isfinite().all()):
+            raise InputError(f"{self.name} makes values that are not finite; check its weights.")
+        outside = ((images < -OVERSHOOT) | (images > 1 + OVERSHOOT)).float().mean().item()
+        if outside <= OUTSIDE_SHARE:
+            return
+        low, high = self.spec.value_range
+        least, most = (float(value) * (high - low) + low for value in images.aminmax())
+        advice = "declare -1:1" if low == 0 and least > -1.5 and most < 1.5 else "end it in a sigmoid or tanh"
+        raise InputError(
+            f"{self.name} makes values from {least:.3g} to {most:.3g}, {outside:.0%} of them outside of its value "
+            f"range {low:g}:{high:g}; {advice}."
+        )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

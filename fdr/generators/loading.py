@@ -1,0 +1,124 @@
+"""`load_generator`: a checkpoint, a program or a run folder -> a `Generator` that has made its first images."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fdr import runtime
+from fdr.encoders.torchscript_archive import is_archive
+from fdr.errors import InputError, unknown
+from fdr.generators.architectures import build, declared, needs_labels
+from fdr.generators.base import Architecture, Generator, GeneratorSpec
+from fdr.generators.checkpoints import ONLINE, load_weights
+from fdr.generators.run_folder import read_run_folder
+
+_DECLARED = ("noise_shape", "num_classes", "value_range")
+
+
+def load_generator(
+    path: str | os.PathLike[str],
+    arch: str | None = None,
+    device: str | None = None,
+    *,
+    arch_args: Mapping[str, Any] | None = None,
+    value_range: tuple[float, float] | None = None,
+    noise_shape: Sequence[int] | None = None,
+    num_classes: int | None = None,
+    ema: str | None = None,
+) -> Generator:
+    """The generator in `path`, in eval mode on `device`, which has made a few images already.
+
+    `path` is a TorchScript archive, a torch.export file (.pt2), a run folder of fdr, or weights (.pt read with
+    weights_only, .safetensors) of the network that `arch`, "module:factory", makes when called with `arch_args`.
+    `ema` picks one of several sets of weights in a checkpoint by its label; without it, the trained ones.
+
+    Noise shape, number of classes (0: unconditional) and value range are taken from the arguments, else from
+    `PATH.json` or the run folder, else from the attributes of these names of the network. Without them a generator is
+    unconditional and of range (0, 1); a noise shape there must be.
+
+    Raises `InputError` for what is missing, contradicts itself or makes no images of the declared range, `WeightsError`
+    for a file that is damaged or does not fit.
+    """
+    place = Path(path).expanduser()
+    target = runtime.resolve_device(device)
+    asked = {"noise_shape": noise_shape, "num_classes": num_classes, "value_range": value_range}
+    given = {name: value for name, value in asked.items() if value is not None}
+    named = None if arch is None else Architecture("factory", arch, dict(arch_args or {}))
+    if named is None and arch_args:
+        raise InputError("Arguments of an architecture (--arch-args) need the architecture itself (--arch).")
+    if not place.exists():
+        raise InputError(f"There is no generator {str(place)!r}; expected a checkpoint, a program or a run folder.")
+    if place.is_dir():
+        folder = read_run_folder(place)
+        label, weights = folder.weights_file(ema)
+        network, architecture = build(named or folder.architecture, target, is_from_file=named is None)
+        load_weights(network, weights, None, place.name)
+        facts = {**declared(network), **folder.declared, **given}
+    else:
+        network, architecture, label = _from_file(place, named, ema, target)
+        facts = {**declared(network), **_sidecar(place), **given}
+    spec = _spec(place, network, facts)
+    generator = Generator(network, spec, name=place.name, architecture=architecture, weights_label=label)
+    generator.eval().check()
+    return generator
+
+
+def _from_file(
+    path: Path, named: Architecture | None, ema: str | None, device: Any
+) -> tuple[nn.Module, Architecture, str]:
+    kind = "export" if path.suffix == ".pt2" else "torchscript" if is_archive(path) else None
+    if kind is None:
+        if named is None:
+            raise InputError(
+                f"{str(path)!r} holds weights alone; name their network with --arch module:factory (arch=)."
+            )
+        network, architecture = build(named, device)
+        return network, architecture, load_weights(network, path, ema, path.name)
+    if named is not None or ema is not None:
+        option = "--arch" if named is not None else "--ema"
+        raise InputError(f"{str(path)!r} is a whole program, with its network and one set of weights; drop {option}.")
+    network, architecture = build(Architecture(kind, str(path.resolve())), device)
+    return network, architecture, ONLINE
+
+
+def _sidecar(path: Path) -> dict[str, Any]:
+    """What `PATH.json` declares, if it is there."""
+    sidecar = path.with_name(path.name + ".json")
+    if not sidecar.is_file():
+        return {}
+    try:
+        facts = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(sidecar)!r} is not readable JSON ({error}); correct or remove it.") from error
+    if not isinstance(facts, dict):
+        raise InputError(f"{str(sidecar)!r} must hold an object with {', '.join(_DECLARED)}; it holds something else.")
+    for key in facts:
+        if key not in _DECLARED:
+            raise unknown(f"setting in {str(sidecar)!r}", key, _DECLARED)
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def _spec(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> GeneratorSpec:
+    shape = facts.get("noise_shape")
+    if shape is None:
+        raise InputError(
+            f"Nothing says which noise {path.name} takes; give --noise-shape, such as 64 or 3x32x32 (noise_shape=), or "
+            f"a file {path.name}.json with noise_shape, num_classes and value_range."
+        )
+    if "num_classes" not in facts and needs_labels(network):
+        raise InputError(
+            f"{path.name} takes labels beside noise; say how many classes with --num-classes (num_classes=)."
+        )
+    try:
+        sizes = tuple(shape) if not isinstance(shape, int) else (shape,)
+        scale = tuple(float(value) for value in facts.get("value_range", (0.0, 1.0)))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path.name}: noise_shape and value_range are lists of numbers ({error}).") from error
+    classes = facts.get("num_classes")
+    return GeneratorSpec(sizes, None if classes == 0 else classes, scale)  # type: ignore[arg-type]

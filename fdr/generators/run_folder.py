@@ -1,0 +1,137 @@
+"""Generators in a folder of ours: `generator.json`, weights as .safetensors, and the program where there is one.
+
+`generator.json` is replaced last and names its weight files by their content, so that a reader finds the old generator
+or the new one, whenever a writer is killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fdr.encoders.weights import file_digest
+from fdr.errors import InputError, WeightsError
+from fdr.files import atomic_path, write_atomically
+from fdr.generators.base import Architecture, Generator
+from fdr.generators.checkpoints import ONLINE, find_weights
+
+INDEX_NAME = "generator.json"
+SCHEMA = "fdr-generator/1"
+_PREFIX = "network."
+_WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What `generator.json` says."""
+
+    folder: Path
+    architecture: Architecture
+    declared: Mapping[str, Any]
+    """noise_shape, num_classes (0: unconditional), value_range."""
+    weights: Mapping[str, str]
+    """File names by label."""
+
+    def weights_file(self, label: str | None) -> tuple[str, Path]:
+        """The label and the path of one set of weights. Raises for one that is unknown or missing."""
+        found, name = find_weights(self.weights, label, self.folder)
+        path = self.folder / name
+        if not path.is_file():
+            raise WeightsError(f"{str(self.folder / INDEX_NAME)!r} names {name!r} as {found!r}, which is not there.")
+        return found, path
+
+
+def save_generator(
+    folder: Path, generator: Generator, states: Mapping[str, Mapping[str, Tensor]] | None = None
+) -> None:
+    """Write a generator so that `fdr.load_generator(folder)` gives it back; replaces an earlier one in one step.
+
+    `states` are sets of weights by label, each with the names of `generator.state_dict()`: "online", which are taken
+    when no label is asked for, and averages; left out, the generator's own as "online". Raises `InputError` for a
+    generator that was made in Python, not by `load_generator`, and for a folder that cannot be written.
+    """
+    architecture = generator.architecture
+    if architecture is None:
+        raise InputError(f"{generator.name} was made in Python and names no architecture; make it with load_generator.")
+    folder.mkdir(parents=True, exist_ok=True)
+    target = architecture.target
+    if architecture.kind != "factory":
+        target = _keep_program(folder, architecture)
+    own = {label: _saved(folder, state) for label, state in (states or {ONLINE: generator.state_dict()}).items()}
+    spec = generator.spec
+    index = {
+        "schema": SCHEMA,
+        "architecture": {"kind": architecture.kind, "target": target, "arguments": dict(architecture.arguments)},
+        "noise_shape": list(spec.noise_shape),
+        "num_classes": spec.num_classes,
+        "value_range": list(spec.value_range),
+        "weights": own,
+    }
+    write_atomically(folder / INDEX_NAME, (json.dumps(index, indent=2) + "\n").encode())
+    for path in folder.iterdir():
+        if _WEIGHTS.fullmatch(path.name) and path.name not in own.values():
+            path.unlink(missing_ok=True)
+
+
+def read_run_folder(folder: Path) -> RunFolder:
+    """What a folder holds. Raises `InputError` for one without a readable generator.json."""
+    path = folder / INDEX_NAME
+    if not path.is_file():
+        raise InputError(
+            f"Folder {str(folder)!r} holds no generator: it has no {INDEX_NAME}; name a run folder or a file."
+        )
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        if index["schema"] != SCHEMA:
+            raise InputError(f"{str(path)!r} is of the schema {index['schema']!r}; this fdr reads {SCHEMA!r}.")
+        return _parsed(folder, index)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{str(path)!r} is not what fdr writes ({type(error).__name__}: {error}); restore it."
+        ) from error
+
+
+def _parsed(folder: Path, index: Mapping[str, Any]) -> RunFolder:
+    made_by, weights = index["architecture"], dict(index["weights"])
+    kind, target = made_by["kind"], str(made_by["target"])
+    if kind not in ("factory", "torchscript", "export"):
+        raise ValueError(f"architecture {kind!r}")
+    for name in (*weights.values(), *((target,) if kind != "factory" else ())):
+        if Path(name).name != name or name.startswith("."):
+            raise ValueError(f"{name!r} is no file name")
+    target = target if kind == "factory" else str(folder / target)
+    declared = {"noise_shape": index["noise_shape"], "value_range": index["value_range"]}
+    declared["num_classes"] = index["num_classes"] or 0
+    return RunFolder(folder, Architecture(kind, target, dict(made_by["arguments"])), declared, weights)
+
+
+def _keep_program(folder: Path, architecture: Architecture) -> str:
+    """Copy the program into the folder; its name there."""
+    source = Path(architecture.target)
+    name = f"program-{architecture.digest[:16]}{'.pt2' if architecture.kind == 'export' else '.pt'}"
+    if not (folder / name).is_file():
+        if file_digest(source) != architecture.digest:
+            raise InputError(f"{str(source)!r} has changed since the generator was loaded from it; load it again.")
+        with atomic_path(folder / name) as temporary:
+            shutil.copyfile(source, temporary)
+    return name
+
+
+def _saved(folder: Path, state: Mapping[str, Tensor]) -> str:
+    """Write one set of weights under the name of its content; the name."""
+    from safetensors.torch import save
+
+    tensors = {name.removeprefix(_PREFIX): tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    data = save(tensors)
+    name = f"weights-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+    if not (folder / name).is_file():
+        write_atomically(folder / name, data)
+    return name
