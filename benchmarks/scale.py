@@ -239,7 +239,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 def human_seconds(value: float) -> str:
     if value < 120:
-        return f"{value:.2g} s"
+        return f"{value:.0f} s" if value >= 10 else f"{value:.2g} s"
     return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.3g} h"
 
 
