@@ -11,7 +11,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from fdr._covariance import check_spectrum
-from fdr.errors import FdrWarning
+from fdr.errors import FdrWarning, RunError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,3 +126,62 @@ def _cholesky(matrix: Tensor) -> tuple[Tensor, float]:
         return lower, -1.0
     smallest = float((lower.diagonal() ** 2 / matrix.diagonal()).min())
     return lower, smallest if smallest == smallest else -1.0
+
+
+def is_singular(matrix: Tensor) -> bool:
+    """True where positive semidefinite M (its lower triangle) is singular to rounding, or empty."""
+    return matrix.numel() == 0 or _cholesky(matrix)[1] < MIN_CONGRUENCE_PIVOT
+
+
+def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues [r], ascending, and eigenvectors [r, r] of a symmetric float64 matrix, from its lower triangle.
+
+    Raises `RunError` where LAPACK gives up, as it does on NaN.
+    """
+    import torch
+
+    assert matrix.dtype == torch.float64
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError as error:
+        raise _no_convergence(matrix, error) from error
+    return values, vectors
+
+
+def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The thin U [m, k], s [k] descending and V^T [k, n] of any float64 matrix; `RunError` as `eigh`."""
+    import torch
+
+    assert matrix.dtype == torch.float64
+    try:
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    except torch.linalg.LinAlgError as error:
+        raise _no_convergence(matrix, error) from error
+    return left, values, right
+
+
+def newton_schulz(matrix: Tensor, max_steps: int, tolerance: float) -> tuple[Tensor, Tensor, float] | None:
+    """M^{1/2}, M^{-1/2} and |I - Z Y|_F / sqrt(r) of a positive definite M [r, r] by products alone.
+
+    Y_0 = M / c, Z_0 = I; W = (3 I - Z Y) / 2; Y <- Y W, Z <- W Z (Denman & Beavers 1976; Higham 2008, eq. 6.35), with
+    c >= |M|_2, so that it converges. None where the residual does not fall to `tolerance` within `max_steps`.
+    """
+    import torch
+
+    scale = torch.minimum(torch.linalg.matrix_norm(matrix), matrix.abs().sum(0).max())
+    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    root, inverse, last = matrix / scale, identity, float("inf")
+    for _ in range(max_steps):
+        product = inverse @ root
+        residual = float(torch.linalg.matrix_norm(identity - product)) / len(matrix) ** 0.5
+        if residual <= tolerance:
+            return root * scale.sqrt(), inverse / scale.sqrt(), residual
+        if not residual < last:  # NaN, or rounding has taken over: in exact arithmetic it falls at every step
+            return None
+        step = 1.5 * identity - 0.5 * product
+        root, inverse, last = root @ step, step @ inverse, residual
+    return None
+
+
+def _no_convergence(matrix: Tensor, error: Exception) -> RunError:
+    return RunError(f"The decomposition of a {list(matrix.shape)} matrix failed ({error}); are the features finite?")
