@@ -1,7 +1,8 @@
 """Processes joined to one run: how they find each other, and how the failure of one ends all.
 
-The only file that touches torch.distributed. All of it goes through the CPU (gloo): ranks exchange moments and words,
-never features, so the devices need no link to each other.
+The only file that touches torch.distributed. The ranks of an evaluation exchange moments and words, never features, and
+do it through the CPU (gloo), so that the devices need no link to each other. Those of a training program exchange
+features and their gradients, through the process group that the program has.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from fdr.errors import InputError, PeerError, RunError
-from fdr.group import SOLO, Combinable, Group, nothing
+from fdr.group import SOLO, SOLO_TENSORS, Combinable, Group, Solo, TensorGroup, nothing
 from fdr.runtime import RankFacts, rank_facts
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
     from torch.distributed import ProcessGroup, Store
 
 T = TypeVar("T")
@@ -272,6 +275,86 @@ def _join_existing() -> Group:
     process_group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
     assert isinstance(process_group, dist.ProcessGroup)
     return Ranks(facts, store, process_group)
+
+
+class TensorRanks:
+    """Ranks of a training program, over a process group of its own (NCCL, gloo or both)."""
+
+    def __init__(self, process_group: ProcessGroup) -> None:
+        import torch.distributed as dist
+
+        self.rank, self.size = dist.get_rank(process_group), dist.get_world_size(process_group)
+        self._group = process_group
+        backends = dict(part.split(":") for part in dist.get_backend_config(process_group).split(","))
+        self._has_nccl, self._has_cpu = backends.get("cuda") == "nccl", "cpu" in backends
+
+    def gather(self, value: T) -> list[T]:
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.size
+        with _translated():
+            dist.all_gather_object(values, value, group=self._group)
+        return values
+
+    def gather_rows(self, rows: Tensor) -> tuple[Tensor, slice]:
+        import torch
+        import torch.distributed as dist
+
+        counts = self._counts(rows)
+        sent = rows.new_zeros(max(counts), *rows.shape[1:])
+        sent[: len(rows)] = rows
+        sent = sent.to(self._wire(rows))
+        received = [torch.empty_like(sent) for _ in counts]
+        with _translated():
+            dist.all_gather(received, sent, group=self._group)
+        parts = [part[:count] for part, count in zip(received, counts, strict=True)]
+        start = sum(counts[: self.rank])
+        return torch.cat(parts).to(rows.device), slice(start, start + len(rows))
+
+    def share(self, value: T | None, owner: int) -> T:
+        import torch.distributed as dist
+
+        box = [value]
+        with _translated():
+            dist.broadcast_object_list(box, src=dist.get_global_rank(self._group, owner), group=self._group)
+        return box[0]  # type: ignore[return-value]
+
+    def share_tensor(self, tensor: Tensor, owner: int) -> Tensor:
+        import torch.distributed as dist
+
+        sent = tensor.contiguous().to(self._wire(tensor))
+        with _translated():
+            dist.broadcast(sent, src=dist.get_global_rank(self._group, owner), group=self._group)
+        return sent.to(tensor.device)
+
+    def _counts(self, rows: Tensor) -> list[int]:
+        import torch
+        import torch.distributed as dist
+
+        own = torch.tensor([len(rows)], device=self._wire(rows))
+        received = [torch.empty_like(own) for _ in range(self.size)]
+        with _translated():
+            dist.all_gather(received, own, group=self._group)
+        return [int(count) for count in received]
+
+    def _wire(self, tensor: Tensor) -> torch.device:
+        """The device from which the group can send: that of `tensor` where there is a fast link for it."""
+        import torch
+
+        if self._has_nccl and (tensor.is_cuda or not self._has_cpu):
+            return tensor.device if tensor.is_cuda else torch.device("cuda")
+        return torch.device("cpu")
+
+
+def tensor_ranks(group: Group | ProcessGroup | None = None) -> TensorGroup:
+    """The ranks that train together: those of `group`, else of the program's process group, else this one alone."""
+    import torch.distributed as dist
+
+    if isinstance(group, Solo) or not (dist.is_available() and dist.is_initialized()):
+        return SOLO_TENSORS
+    process_group = group if isinstance(group, dist.ProcessGroup) else dist.group.WORLD
+    assert process_group is not None
+    return SOLO_TENSORS if dist.get_world_size(process_group) == 1 else TensorRanks(process_group)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,10 @@ class RunError(FdrError):
     exit_code = 1
 
 
+class NonFiniteError(RunError):
+    """NaN or infinity in training: this step cannot be taken, the next one may. Exit code 1."""
+
+
 class PeerError(RunError):
     """Another rank of a distributed run has failed, and has said why itself; carries its exit code."""
 

@@ -14,8 +14,8 @@ from typing import Any
 from fdr._reference_side import ReferenceSide, opened
 from fdr._results import PlannedResult, ResultFacts, samples_facts
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
-from fdr.encoders.registry import as_encoder, parse_encoders
-from fdr.errors import FdrWarning, InputError, unknown
+from fdr.encoders.registry import load_encoders
+from fdr.errors import FdrWarning, InputError
 from fdr.extraction import Extraction, ExtractionOptions, cached_rows
 from fdr.group import SOLO, Group, failures_told, on_main
 from fdr.images import ImageOptions, ImageSource, open_images
@@ -96,32 +96,6 @@ def evaluate(
         audit=audit,
     )
     return evaluator.evaluate(samples)
-
-
-def load_encoders(
-    encoders: Encoders | Sequence[Encoders], options: EncoderOptions, weights: Mapping[str, Path] | None = None
-) -> list[AbstractEncoder]:
-    """Encoder objects for names, comma-separated names, bundles, objects and callables, in order, once each.
-
-    `weights` gives weight files by encoder name. Raises `InputError` when it names an encoder that is not asked for.
-    """
-    given = list(encoders) if isinstance(encoders, list | tuple) else [encoders]
-    files = dict(weights or {})
-    loaded: dict[str, AbstractEncoder] = {}
-    for item in given:
-        for one in parse_encoders(item) if isinstance(item, str) else [item]:
-            file = files.pop(one, None) if isinstance(one, str) else None
-            if isinstance(one, str) and one in loaded:
-                continue
-            encoder = as_encoder(one, replace(options, weights=file))
-            if encoder.spec.name in loaded:
-                raise InputError(f"Two encoders are called {encoder.spec.name!r}; give one of them another name.")
-            loaded[encoder.spec.name] = encoder
-    if files:
-        raise unknown("encoder with explicit weights", next(iter(files)), loaded, "Name it in --reps as well.")
-    if not loaded:
-        raise InputError("No encoder was given; name at least one, for example inception.")
-    return list(loaded.values())
 
 
 class Evaluator:

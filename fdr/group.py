@@ -1,6 +1,6 @@
-"""The ranks of a run: what they tell each other, and the group of one.
+"""The ranks of a run: what they tell each other, in evaluation and in training, and the groups of one.
 
-`fdr.distributed` has the group of several processes.
+`fdr.distributed` has the groups of several processes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from fdr.errors import PeerError
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -95,6 +96,50 @@ class Solo:
 
 
 SOLO: Group = Solo()
+
+
+class TensorGroup(Protocol):
+    """The ranks of a training program, which exchange features and gradients in every step.
+
+    Every rank calls the same methods in the same order.
+    """
+
+    rank: int
+    size: int
+
+    def gather(self, value: T) -> list[T]:
+        """The small values of all ranks, on every rank."""
+
+    def gather_rows(self, rows: Tensor) -> tuple[Tensor, slice]:
+        """The rows [n, D] of all ranks in the order of the ranks, and where this rank's are; n may differ."""
+
+    def share(self, value: T | None, owner: int) -> T:
+        """The value of rank `owner`, on every rank; what others give is ignored."""
+
+    def share_tensor(self, tensor: Tensor, owner: int) -> Tensor:
+        """The tensor of rank `owner`, on every rank; others give one of its shape and dtype."""
+
+
+class SoloTensors:
+    """One process: its rows are all."""
+
+    rank = 0
+    size = 1
+
+    def gather(self, value: T) -> list[T]:
+        return [value]
+
+    def gather_rows(self, rows: Tensor) -> tuple[Tensor, slice]:
+        return rows, slice(0, len(rows))
+
+    def share(self, value: T | None, owner: int) -> T:
+        return value  # type: ignore[return-value]
+
+    def share_tensor(self, tensor: Tensor, owner: int) -> Tensor:
+        return tensor
+
+
+SOLO_TENSORS: TensorGroup = SoloTensors()
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ def command(
     """Compute the moments of IMAGES under each encoder; what is written is a reference for fdr eval --ref."""
     from dataclasses import replace
 
-    from fdr.evaluation import load_encoders
+    from fdr.encoders.registry import load_encoders
     from fdr.files import check_writable
     from fdr.images import open_images
     from fdr.reference_writer import check_reference_folder, write_reference
@@ -124,7 +124,7 @@ def _write_adm(
     images: str, out: Path, name: str | None, num_images: int, setup: _options.Setup, json_path: Path | None, dry: bool
 ) -> None:
     from fdr.adm_reference import check_adm_file, subset_of, write_adm_reference
-    from fdr.evaluation import load_encoders
+    from fdr.encoders.registry import load_encoders
     from fdr.images import open_images
 
     check_adm_file(out)

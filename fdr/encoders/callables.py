@@ -22,7 +22,7 @@ class CallableEncoder(AbstractEncoder):
     """A user's callable; it does its own resize and normalisation.
 
     A module is switched to eval mode and its weights are identified by a digest of its state dict at wrapping. A plain
-    function is not cacheable, unless it carries an `EncoderSpec` as its attribute `spec`.
+    function is not cacheable, unless it carries an `EncoderSpec` as its attribute `spec`. Features of float64 stay so.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], device: str | None = None) -> None:
@@ -40,7 +40,8 @@ class CallableEncoder(AbstractEncoder):
 
     def forward(self, inputs: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         features = checked_features(self.function(inputs), len(inputs), self.spec.name)
-        return {name: features.float() for name in outputs}
+        features = features if features.dtype == torch.float64 else features.float()
+        return {name: features for name in outputs}
 
 
 def checked_features(features: object, count: int, encoder: str) -> Tensor:

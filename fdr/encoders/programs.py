@@ -131,7 +131,7 @@ def _path(parsed: OpenName, options: EncoderOptions) -> Path:
 
 def _torchscript(path: Path, device: torch.device) -> tuple[Callable[[Tensor], Any], bool]:
     """How to run it, and whether it is NVIDIA's Inception or has its signature."""
-    module = load_archive(path, device)
+    module = _without_training(load_archive(path, device))
     forward: Any = module.forward
     arguments = {argument.name for argument in forward.schema.arguments}
     settings = {NVIDIA_FLAG: True} if NVIDIA_FLAG in arguments else {}
@@ -147,7 +147,14 @@ def _export(path: Path, device: torch.device) -> tuple[Callable[[Tensor], Any], 
     from torch.export.passes import move_to_device_pass
 
     program = load_export(path)
-    return move_to_device_pass(program, str(device)).module(), False
+    return _without_training(move_to_device_pass(program, str(device)).module()), False
+
+
+def _without_training(module: Any) -> Any:
+    """`module`, whose parameters want no gradient when a loss differentiates through it."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module
 
 
 def _sidecar(path: Path) -> dict[str, Any]:

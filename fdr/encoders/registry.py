@@ -7,7 +7,8 @@ import importlib.metadata
 import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,6 +169,32 @@ def as_encoder(encoder: Any, options: EncoderOptions) -> AbstractEncoder:
     raise InputError(
         f"An encoder is a name, an AbstractEncoder or a callable from images to [B, D]; got {type(encoder).__name__}."
     )
+
+
+def load_encoders(
+    encoders: Any, options: EncoderOptions, weights: Mapping[str, Path] | None = None
+) -> list[AbstractEncoder]:
+    """Encoder objects for names, comma-separated names, bundles, objects and callables, in order, once each.
+
+    `weights` gives weight files by encoder name. Raises `InputError` when it names an encoder that is not asked for.
+    """
+    given = list(encoders) if isinstance(encoders, list | tuple) else [encoders]
+    files = dict(weights or {})
+    loaded: dict[str, AbstractEncoder] = {}
+    for item in given:
+        for one in parse_encoders(item) if isinstance(item, str) else [item]:
+            file = files.pop(one, None) if isinstance(one, str) else None
+            if isinstance(one, str) and one in loaded:
+                continue
+            encoder = as_encoder(one, replace(options, weights=file))
+            if encoder.spec.name in loaded:
+                raise InputError(f"Two encoders are called {encoder.spec.name!r}; give one of them another name.")
+            loaded[encoder.spec.name] = encoder
+    if files:
+        raise unknown("encoder with explicit weights", next(iter(files)), loaded, "Name it in --reps as well.")
+    if not loaded:
+        raise InputError("No encoder was given; name at least one, for example inception.")
+    return list(loaded.values())
 
 
 def _load(name: str, options: EncoderOptions) -> AbstractEncoder:

@@ -1,0 +1,146 @@
+"""The populations and solvers of a loss, one term per encoder, divided among the ranks that train together.
+
+Term i lives on rank i % size: that rank alone keeps its population and solves its distance, so that the
+eigendecompositions of several encoders run side by side. Every rank gets the value, and the gradient of its own rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fdr._terms import AbstractTerm
+from fdr.errors import FdrError, InputError, NonFiniteError, PeerError
+from fdr.group import TensorGroup
+from fdr.transport import TermValue
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the owner of a term tells the others."""
+
+    fd: float = 0.0
+    diagnostics: Any = None
+    failure: str | None = None
+    exit_code: int = 1
+
+
+class LossTerms:
+    """One `AbstractTerm` per encoder name; every rank makes the same calls in the same order."""
+
+    def __init__(self, terms: Mapping[str, AbstractTerm], dims: Mapping[str, int], ranks: TensorGroup) -> None:
+        """`terms` are those of this rank (see `owned_by`), `dims` the widths of all, in order."""
+        self._terms = terms
+        self._dims = dims
+        self._ranks = ranks
+        self._owners = {name: index % ranks.size for index, name in enumerate(dims)}
+
+    def fill(self, features: Mapping[str, Tensor], most: int | None) -> int:
+        """Rows [n, D] of every rank, n >= 0, enter the populations, `most` at most; how many did."""
+        added = 0
+        for name, (rows, _) in self._gathered(features).items():
+            entering = rows[:most]
+            added = len(entering)
+            if added and name in self._terms:
+                self._terms[name].fill(entering)
+        return added
+
+    def evaluate(self, features: Mapping[str, Tensor]) -> dict[str, TermValue]:
+        """Distances of the populations with all ranks' rows in them, and the gradients of this rank's rows.
+
+        The rows are pending until `commit` or `discard`. Raises `NonFiniteError` for rows that are not finite, on every
+        rank; what a solver raises on its rank is a `PeerError` on others. Nothing is pending then.
+        """
+        gathered = self._gathered(features)
+        values, told, own_error = self._solved({name: rows for name, (rows, _) in gathered.items()})
+        known = {name: item for part in self._ranks.gather(told) for name, item in part.items()}
+        failed = next(((name, item) for name, item in known.items() if item.failure is not None), None)
+        if failed is not None:
+            self.discard()
+            if own_error is not None:
+                raise own_error
+            raise PeerError(
+                f"The distance of {failed[0]} failed on another rank: {failed[1].failure}", failed[1].exit_code
+            )
+        return {name: self._shared(name, values.get(name), known[name], *gathered[name]) for name in features}
+
+    def commit(self) -> None:
+        """The pending rows enter the populations."""
+        for term in self._terms.values():
+            term.commit()
+
+    def discard(self) -> None:
+        """The pending rows, if any, are dropped."""
+        for term in self._terms.values():
+            term.discard()
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """The state of every term, on every rank; all ranks call it."""
+        return {name: self._state_of(name, owner) for name, owner in self._owners.items()}
+
+    def load(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """What `state` gave, on any number of ranks."""
+        for name, term in self._terms.items():
+            term.discard()
+            term.load_state_dict(dict(states[name]))
+
+    def _state_of(self, name: str, owner: int) -> dict[str, Any]:
+        state = self._terms[name].state_dict() if name in self._terms else None
+        if self._ranks.size == 1:
+            assert state is not None
+            return state
+        return self._ranks.share(None if state is None else _on_cpu(state), owner)
+
+    def _gathered(self, features: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, slice]]:
+        for name, rows in features.items():
+            if rows.shape[1] != self._dims[name]:
+                raise InputError(
+                    f"Encoder {name!r} gives {rows.shape[1]}-d features, but its reference has {self._dims[name]} "
+                    "dimensions; use moments computed with this encoder."
+                )
+        gathered = {name: self._ranks.gather_rows(rows.detach()) for name, rows in features.items()}
+        for name, (rows, _) in gathered.items():
+            finite = rows.isfinite().all(1)
+            if not bool(finite.all()):
+                raise NonFiniteError(
+                    f"Encoder {name!r} gave non-finite features for {int((~finite).sum())} of {len(rows)} images; the "
+                    "generator made such images, or the precision of one of the two is too low."
+                )
+        return gathered
+
+    def _solved(
+        self, gathered: Mapping[str, Tensor]
+    ) -> tuple[dict[str, TermValue], dict[str, _Told], BaseException | None]:
+        """This rank's terms; a failure is kept, since the others have to hear of it first."""
+        values: dict[str, TermValue] = {}
+        told: dict[str, _Told] = {}
+        for name, term in self._terms.items():
+            try:
+                values[name] = term.evaluate(gathered[name])
+            except Exception as error:
+                exit_code = error.exit_code if isinstance(error, FdrError) else 1
+                told[name] = _Told(failure=f"{type(error).__name__}: {error}", exit_code=exit_code)
+                return values, told, error
+            told[name] = _Told(float(values[name].fd), values[name].diagnostics)
+        return values, told, None
+
+    def _shared(self, name: str, value: TermValue | None, told: _Told, rows: Tensor, own: slice) -> TermValue:
+        """The owner's value on every rank, with the gradient of this rank's rows."""
+        if value is None:
+            fd = torch.tensor(told.fd, dtype=torch.float64, device=rows.device)
+            value = TermValue(fd, torch.empty_like(rows), told.diagnostics)
+        gradient = self._ranks.share_tensor(value.gradient.to(rows.dtype), self._owners[name])
+        return replace(value, gradient=gradient[own])
+
+
+def owned_by(rank: int, size: int, names: list[str]) -> list[str]:
+    """The names of the terms that live on `rank`."""
+    return names[rank::size]
+
+
+def _on_cpu(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value.cpu() if isinstance(value, Tensor) else value for key, value in state.items()}

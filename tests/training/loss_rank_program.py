@@ -1,0 +1,134 @@
+"""What every rank of tests/training/test_loss_ranks.py runs; `trained` is what the test runs alone, too."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from loss_worlds import drawn, generator, make_loss, noise
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import fdr
+from fdr.errors import FdrError, NonFiniteError, PeerError, RunError
+
+STEPS = 20
+NUM_ENCODERS = 3  # two for rank 0 and one for rank 1
+SPLIT = 14
+"""Of 24 images rank 0 makes so many: parts need not be equal."""
+OPTIMIZERS = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.05),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, betas=(0.9, 0.95)),
+}
+
+
+def part() -> tuple[int, int]:
+    """Which images of a step are this rank's."""
+    if not dist.is_initialized():
+        return 0, 24
+    return ((0, SPLIT), (SPLIT, 24))[dist.get_rank()]
+
+
+def summed(net: nn.Module) -> None:
+    """The gradients of all ranks, added."""
+    for parameter in net.parameters():
+        dist.all_reduce(parameter.grad, dist.ReduceOp.SUM)
+
+
+def filled(**options: Any) -> fdr.FDLoss:
+    """Every rank brings its part; the last rank's ends later than the first's."""
+    loss = make_loss(NUM_ENCODERS, population=fdr.EmaPopulation(0.9), **options)
+    images = generator(1)(drawn(77, 50, 5)).detach()
+    if dist.is_initialized():
+        images = images[:20] if dist.get_rank() == 0 else images[20:]
+    loss.fill(images.split(15))
+    return loss
+
+
+def trained(optimizer: str, wrap: str = "none") -> tuple[Tensor, fdr.FDLoss, list[float]]:
+    """The parameters after `STEPS`, the loss, and the FD of the first encoder by step."""
+    net, loss, fds = generator(), filled(), []
+    inner = net
+    size = dist.get_world_size() if dist.is_initialized() else 1
+    if wrap == "ddp":
+        net = DistributedDataParallel(net)
+    elif wrap == "fsdp":
+        from torch.distributed.fsdp import fully_shard
+
+        net = fully_shard(net, mesh=dist.init_device_mesh("cpu", (size,)))
+    optim = OPTIMIZERS[optimizer](net.parameters())
+    for step in range(STEPS):
+        optim.zero_grad()
+        out = loss(net(noise(step, *part())))
+        averaging = size if wrap in ("ddp", "fsdp") else 1  # both divide the sum of gradients by the ranks
+        (averaging * out.total).backward()
+        if wrap == "sum":
+            summed(net)
+        optim.step()
+        fds.append(out.fd["e0"])
+    whole = [p.full_tensor() if wrap == "fsdp" else p for p in inner.parameters()]  # type: ignore[operator]
+    return torch.cat([p.detach().flatten() for p in whole]), loss, fds
+
+
+def accumulated(wrap: str = "none") -> Tensor:
+    """The gradient of one batch in two chunks."""
+    net, loss = generator(), filled()
+    start, stop = part()
+    middle = (start + stop) // 2
+    loss.accumulate(lambda i: net(noise(0, *((start, middle), (middle, stop))[i])), 2)
+    if wrap == "sum":
+        summed(net)
+    return torch.cat([p.grad.flatten() for p in net.parameters()])  # type: ignore[union-attr]
+
+
+def errors() -> dict[str, Any]:
+    """One rank has the fault, and both hear of it; the loss can be used afterwards."""
+    told: dict[str, Any] = {}
+    net, loss = generator(), filled()
+    images = net(noise(0, *part())).detach()
+    broken = images.clone()
+    if dist.get_rank() == 1:
+        broken[2] = float("nan")
+    try:
+        loss(broken)
+    except NonFiniteError as error:
+        told["nan"] = str(error)
+    if "e1" in loss._terms._terms:
+        evaluate = loss._terms._terms["e1"].evaluate
+
+        def failing(features: Tensor) -> None:
+            loss._terms._terms["e1"].evaluate = evaluate  # type: ignore[method-assign]
+            raise RunError("no luck here")
+
+        loss._terms._terms["e1"].evaluate = failing  # type: ignore[assignment, method-assign]
+    try:
+        loss(images)
+    except FdrError as error:
+        told["failed"] = str(error)
+        told["is_peer"] = isinstance(error, PeerError)
+    told["fd"] = loss(images).fd
+    return told
+
+
+def main(folder: Path, rank: int, size: int) -> None:
+    store = dist.FileStore(str(folder / "store"), size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
+    found: dict[str, Any] = {"owned": list(filled()._terms._terms)}
+    for optimizer in OPTIMIZERS:
+        for wrap in ("sum", "ddp", "fsdp"):
+            found[f"{optimizer}-{wrap}"], loss, found[f"fds-{optimizer}-{wrap}"] = trained(optimizer, wrap)
+    found["state"] = loss.state_dict()
+    found["accumulated"] = accumulated("sum")
+    found["errors"] = errors()
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))

@@ -1,0 +1,93 @@
+"""Two processes train as one does: features gathered, gradients summed, terms divided among the ranks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from loss_rank_program import NUM_ENCODERS, OPTIMIZERS, accumulated, filled, trained
+from loss_worlds import generator, make_loss, noise
+
+import fdr
+from fdr.distributed import tensor_ranks
+from fdr.group import SOLO
+
+PROGRAM = Path(__file__).with_name("loss_rank_program.py")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    paths = [str(PROGRAM.parent), str(PROGRAM.parent.parent), str(Path(fdr.__file__).parent.parent)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(PROGRAM), str(folder)],
+            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "PYTHONPATH": os.pathsep.join(paths)},
+            stderr=(folder / f"{rank}.txt").open("w"),
+        )
+        for rank in range(2)
+    ]
+    codes = [process.wait(timeout=120) for process in processes]
+    assert codes == [0, 0], (folder / "0.txt").read_text() + (folder / "1.txt").read_text()
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, tuple[torch.Tensor, fdr.FDLoss, list[float]]]:
+    return {optimizer: trained(optimizer) for optimizer in OPTIMIZERS}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("wrap", ["sum", "ddp", "fsdp"])
+def test_twenty_steps_give_the_parameters_of_one_process(
+    ranks: list[dict[str, Any]], alone: dict[str, Any], optimizer: str, wrap: str
+) -> None:
+    parameters, _, fds = alone[optimizer]
+    start = torch.cat([p.detach().flatten() for p in generator().parameters()])
+    assert (parameters - start).abs().max() > 0.01  # there is something to compare
+    for found in ranks:
+        torch.testing.assert_close(found[f"{optimizer}-{wrap}"], parameters, rtol=1e-6, atol=1e-6)
+        assert found[f"fds-{optimizer}-{wrap}"] == pytest.approx(fds, rel=1e-6)
+
+
+def test_terms_are_divided(ranks: list[dict[str, Any]]) -> None:
+    assert [found["owned"] for found in ranks] == [["e0", "e2"], ["e1"]]
+
+
+def test_chunks_on_ranks(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        torch.testing.assert_close(found["accumulated"], accumulated(), rtol=1e-9, atol=1e-12)
+
+
+def test_their_state_goes_on_in_one_process(ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+    """Every rank has the whole."""
+    expected = alone["adamw"][1](generator()(noise(99))).fd
+    for found in ranks:
+        loss = make_loss(NUM_ENCODERS)
+        loss.load_state_dict(found["state"])
+        assert loss(generator()(noise(99))).fd == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_fault_on_one_rank_is_heard_on_both(ranks: list[dict[str, Any]]) -> None:
+    texts = [found["errors"] for found in ranks]
+    assert texts[0]["nan"] == texts[1]["nan"]
+    assert "non-finite features for 1 of 24 images" in texts[0]["nan"]
+    assert [text["is_peer"] for text in texts] == [True, False]
+    assert texts[1]["failed"] == "no luck here"
+    assert texts[0]["failed"] == "The distance of e1 failed on another rank: RunError: no luck here"
+    expected = filled()(generator()(noise(0))).fd
+    for text in texts:
+        assert text["fd"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_one_process_has_no_ranks() -> None:
+    assert tensor_ranks(None).size == tensor_ranks(SOLO).size == 1
+    rows = torch.randn(3, 2)
+    gathered, own = tensor_ranks().gather_rows(rows)
+    assert gathered is rows and own == slice(0, 3)
