@@ -115,12 +115,12 @@ def errors() -> dict[str, Any]:
     return told
 
 
-def main(folder: Path, rank: int, size: int) -> None:
+def main(folder: Path, rank: int, size: int, wraps: list[str]) -> None:
     store = dist.FileStore(str(folder / "store"), size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
     found: dict[str, Any] = {"owned": list(filled()._terms._terms)}
     for optimizer in OPTIMIZERS:
-        for wrap in ("sum", "ddp", "fsdp"):
+        for wrap in wraps:
             found[f"{optimizer}-{wrap}"], loss, found[f"fds-{optimizer}-{wrap}"] = trained(optimizer, wrap)
     found["state"] = loss.state_dict()
     found["accumulated"] = accumulated("sum")
@@ -131,4 +131,4 @@ def main(folder: Path, rank: int, size: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    main(Path(sys.argv[1]), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), sys.argv[2:])

@@ -20,14 +20,12 @@ from fdr.group import SOLO
 PROGRAM = Path(__file__).with_name("loss_rank_program.py")
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes found."""
-    folder = tmp_path_factory.mktemp("ranks")
+def two_processes(folder: Path, *wraps: str) -> list[dict[str, Any]]:
+    """What each of two processes found that trained with gradients combined in the ways `wraps`."""
     paths = [str(PROGRAM.parent), str(PROGRAM.parent.parent), str(Path(fdr.__file__).parent.parent)]
     processes = [
         subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(folder)],
+            [sys.executable, str(PROGRAM), str(folder), *wraps],
             env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "PYTHONPATH": os.pathsep.join(paths)},
             stderr=(folder / f"{rank}.txt").open("w"),
         )
@@ -35,7 +33,12 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     ]
     codes = [process.wait(timeout=120) for process in processes]
     assert codes == [0, 0], (folder / "0.txt").read_text() + (folder / "1.txt").read_text()
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return two_processes(tmp_path_factory.mktemp("ranks"), "sum", "ddp")
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +46,29 @@ def alone() -> dict[str, tuple[torch.Tensor, fdr.FDLoss, list[float]]]:
     return {optimizer: trained(optimizer) for optimizer in OPTIMIZERS}
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("wrap", ["sum", "ddp", "fsdp"])
-def test_twenty_steps_give_the_parameters_of_one_process(
-    ranks: list[dict[str, Any]], alone: dict[str, Any], optimizer: str, wrap: str
-) -> None:
+def check_same(found: list[dict[str, Any]], alone: dict[str, Any], optimizer: str, wrap: str) -> None:
     parameters, _, fds = alone[optimizer]
     start = torch.cat([p.detach().flatten() for p in generator().parameters()])
     assert (parameters - start).abs().max() > 0.01  # there is something to compare
-    for found in ranks:
-        torch.testing.assert_close(found[f"{optimizer}-{wrap}"], parameters, rtol=1e-6, atol=1e-6)
-        assert found[f"fds-{optimizer}-{wrap}"] == pytest.approx(fds, rel=1e-6)
+    for rank in found:
+        torch.testing.assert_close(rank[f"{optimizer}-{wrap}"], parameters, rtol=1e-6, atol=1e-6)
+        assert rank[f"fds-{optimizer}-{wrap}"] == pytest.approx(fds, rel=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("wrap", ["sum", "ddp"])
+def test_twenty_steps_give_the_parameters_of_one_process(
+    ranks: list[dict[str, Any]], alone: dict[str, Any], optimizer: str, wrap: str
+) -> None:
+    check_same(ranks, alone, optimizer, wrap)
+
+
+@pytest.mark.slow
+def test_so_they_do_with_fsdp(tmp_path: Path, alone: dict[str, Any]) -> None:
+    """FSDP2 (`fully_shard`) over gloo on the CPU."""
+    found = two_processes(tmp_path, "fsdp")
+    for optimizer in OPTIMIZERS:
+        check_same(found, alone, optimizer, "fsdp")
 
 
 def test_terms_are_divided(ranks: list[dict[str, Any]]) -> None:
