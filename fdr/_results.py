@@ -88,4 +88,5 @@ def samples_facts(source: ImageSource, measured: Measurement) -> dict[str, Any]:
         "subset": None
         if source.options.count is None
         else {"count": source.options.count, "seed": source.options.seed},
+        **({} if source.made_by is None else {"made_by": dict(source.made_by)}),
     }

@@ -97,15 +97,17 @@ images = stack(
         "--max-bad", type=float, default=0.01, show_default=True, help="With --on-bad skip, fail above this share."
     ),
 )
+device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+gpus = click.option(
+    "--gpus",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Divide the images among N GPUs of this machine (with --device cpu, N processes). torchrun and srun work "
+    "as well, over several machines.",
+)
 compute = stack(
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-    click.option(
-        "--gpus",
-        type=click.IntRange(1),
-        metavar="N",
-        help="Divide the images among N GPUs of this machine (with --device cpu, N processes). torchrun and srun work "
-        "as well, over several machines.",
-    ),
+    device,
+    gpus,
     click.option(
         "--batch-size", type=int, metavar="N", help="Images per forward pass.  [default: 32 on a CPU, 128 on a GPU]"
     ),
@@ -210,16 +212,15 @@ def library_options(
     from fdr.encoders.base import EncoderOptions
     from fdr.extraction import ExtractionOptions
     from fdr.images import ImageOptions
-    from fdr.runtime import feature_cache_dir, rank_device, rank_facts, share_processors
+    from fdr.runtime import feature_cache_dir
 
     if no_cache and cache is not None:
         raise click.UsageError("--cache and --no-cache exclude each other.")
     if no_cache and moments_only:
         raise click.UsageError("--moments-only keeps its sums in the cache; leave out --no-cache.")
     folder = None if no_cache else cache or feature_cache_dir()
+    device, threads = place_rank(device, gpus, group)
     if group.size > 1:
-        device = rank_device(device, rank_facts(), needs_gpu=gpus is not None)
-        threads = share_processors(rank_facts())
         num_workers = threads if num_workers is None else num_workers
         progress = progress if group.rank == 0 else SilentProgress()
     return Setup(
@@ -236,6 +237,16 @@ def library_options(
         ExtractionOptions(folder, batch_size, num_workers, progress, moments_only, group),
         _pairs(weights),
     )
+
+
+def place_rank(device: str, gpus: int | None, group: Group) -> tuple[str, int | None]:
+    """The device of this process, and its share of the processors where it is one of several."""
+    from fdr.runtime import rank_device, rank_facts, share_processors
+
+    if group.size == 1:
+        return device, None
+    facts = rank_facts()
+    return rank_device(device, facts, needs_gpu=gpus is not None), share_processors(facts)
 
 
 def prepare_evaluation(

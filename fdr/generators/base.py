@@ -83,6 +83,8 @@ class Generator(nn.Module):
         self.architecture = architecture
         self.weights_label = weights_label
         """Which of a checkpoint's weights these are: "online", or the label of an average."""
+        self.image_size: tuple[int, int] | None = None
+        """(H, W), known after `check`."""
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -150,6 +152,7 @@ class Generator(nn.Module):
                 "batches of any length."
             ) from error
         self._check_range(images)
+        self.image_size = (images.shape[2], images.shape[3])
 
     def _check_range(self, images: Tensor) -> None:
         if not bool(images.isfinite().all()):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fdr.errors import InputError
 
-NOISE, LABELS = 0, 1
+NOISE, LABELS, NETWORK = 0, 1, 2
 """Purposes of a stream; only append."""
 LABEL_POLICIES = ("random", "balanced")
 Labels = str | int
@@ -51,6 +51,11 @@ def labels_of(
     else:
         chosen = [int(policy) for _ in indices]
     return torch.tensor(chosen, dtype=torch.int64, device=device)
+
+
+def network_seed(seed: int, index: int) -> int:
+    """A seed of torch's own generator, for networks that draw by themselves, in the batch that begins at a sample."""
+    return int(_stream(seed, NETWORK, index).random_raw())
 
 
 def check_labels(policy: Labels, num_classes: int | None) -> Labels:

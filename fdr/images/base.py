@@ -178,6 +178,11 @@ class ImageSource(ABC):
         facts = {"pixels": PIXELS_VERSION, "content": content, "max_pixels": self.options.max_pixels, **self.policy}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def made_by(self) -> Mapping[str, Any] | None:
+        """How the images are made, where they are not read; reports keep it."""
+        return None
+
     def check_unchanged(self, start: int, stop: int) -> None:
         """Raise `RunError` when a file behind rows start..stop is no longer the one that `digest` was taken of."""
         for path in self._files(start, stop) if self._stamps else ():

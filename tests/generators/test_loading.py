@@ -211,7 +211,7 @@ def test_a_run_folder_calls_only_what_makes_networks(plain, tmp_path, target, mo
         fdr.load_generator(tmp_path / "run")
     if target.startswith("generator_worlds"):
         assert fdr.load_generator(tmp_path / "run", arch=target).digest() is not None
-        monkeypatch.chdir(Path(__file__).parent)  # the user's own folder
+        monkeypatch.chdir(Path(__file__).parent.parent)  # the user's own folder
         assert fdr.load_generator(tmp_path / "run").spec == loaded.spec
         path.write_text(path.read_text().replace(target, "generator_worlds:build_annotated"))
         monkeypatch.chdir(tmp_path)

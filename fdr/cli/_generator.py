@@ -1,0 +1,127 @@
+"""The options that say which generator, shared by every command that runs one."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from fdr.cli._options import stack
+
+if TYPE_CHECKING:
+    from fdr.generators.base import Generator
+
+T = TypeVar("T")
+
+RANGES = {"0:1": (0.0, 1.0), "-1:1": (-1.0, 1.0)}
+
+
+class NoiseShape(click.ParamType):
+    """ "64" or "3x32x32"."""
+
+    name = "shape"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        if not re.fullmatch(r"\d+([x,]\d+)*", str(value)):
+            self.fail(f"{value!r} is no shape of noise; expected sizes such as 64 or 3x32x32.", param, ctx)
+        return tuple(int(size) for size in re.split("[x,]", str(value)))
+
+
+_architecture = stack(
+    click.option(
+        "--arch",
+        metavar="MODULE:FACTORY",
+        help="What makes the network that the weights belong to, called with --arch-args; a run folder knows its own.",
+    ),
+    click.option(
+        "--arch-args",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Arguments of the factory, values as JSON or text; repeatable, or several in quotes.",
+    ),
+    click.option("--ema", metavar="LABEL", help="Which weights of a checkpoint, such as edm_250.  [default: online]"),
+    click.option(
+        "--noise-shape",
+        type=NoiseShape(),
+        metavar="SHAPE",
+        help="Of one sample, such as 64 or 3x32x32.  [default: what the generator declares]",
+    ),
+    click.option(
+        "--num-classes",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Classes of the labels, 0 for none.  [default: what the generator declares, else none]",
+    ),
+    click.option(
+        "--value-range",
+        type=click.Choice(list(RANGES)),
+        help="Black and white in the network's images.  [default: what the generator declares, else 0:1]",
+    ),
+)
+labels = click.option(
+    "--labels",
+    default="random",
+    show_default=True,
+    metavar="random|balanced|K",
+    help="Classes of the samples: drawn, in turn, or K for all.",
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The values of the options of `architecture`."""
+
+    arch: str | None
+    arch_args: tuple[str, ...]
+    ema: str | None
+    noise_shape: tuple[int, ...] | None
+    num_classes: int | None
+    value_range: str | None
+
+    def load(self, path: Path, device: str) -> Generator:
+        """The generator in `path` that the options describe."""
+        from fdr.generators.loading import load_generator
+
+        return load_generator(
+            path,
+            self.arch,
+            device,
+            arch_args=_arguments(self.arch_args),
+            value_range=None if self.value_range is None else RANGES[self.value_range],
+            noise_shape=self.noise_shape,
+            num_classes=self.num_classes,
+            ema=self.ema,
+        )
+
+
+def architecture(command: Callable[..., T]) -> Callable[..., T]:
+    """A command that takes `choice`, made of the options that say what a checkpoint is of."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> T:
+        chosen = {field.name: options.pop(field.name) for field in fields(Choice)}
+        return command(*arguments, choice=Choice(**chosen), **options)
+
+    return _architecture(run)
+
+
+def _arguments(given: tuple[str, ...]) -> dict[str, Any]:
+    """("width=256 act=relu", "deep=true") -> {"width": 256, "act": "relu", "deep": True}."""
+    arguments = {}
+    for text in (part for several in given for part in several.split()):
+        key, separator, value = text.partition("=")
+        if not separator or not key.isidentifier():
+            raise click.BadParameter(f"{text!r} is not KEY=VALUE.", param_hint="--arch-args")
+        try:
+            arguments[key] = json.loads(value)
+        except ValueError:
+            arguments[key] = value
+    return arguments

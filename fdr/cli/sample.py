@@ -1,0 +1,118 @@
+"""`fdr sample`: images of a generator, as a file or a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fdr.cli import _generator, _options, _ranks
+from fdr.cli._render import progress_for
+
+if TYPE_CHECKING:
+    from fdr.generators.sample_set import SampleSet
+    from fdr.group import Group
+
+
+@click.command(
+    "sample",
+    cls=_options.Command,
+    epilog="Examples:\n\n  fdr sample --gen runs/a -n 50000 -o samples.npz\n\n"
+    "  fdr sample --gen weights.safetensors --arch my_model:build --arch-args width=256 --labels balanced -o samples/",
+)
+@click.option(
+    "--gen",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Checkpoint (.pt, .safetensors, with --arch), TorchScript, torch.export file (.pt2) or run folder.",
+)
+@click.option(
+    "-n",
+    "--num-images",
+    type=click.IntRange(min=1),
+    default=50_000,
+    show_default=True,
+    metavar="N",
+    help="Number of samples; the first N of a seed are always the same.",
+)
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="An .npz in ADM's layout (arr_0 images, arr_1 labels where there are classes), or a folder of PNG files.",
+)
+@_generator.labels
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of noise and labels.")
+@_generator.architecture
+@_options.device
+@_options.gpus
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Samples per pass.  [default: 32 on a CPU, 128 on a GPU]",
+)
+@click.option("--dry-run", is_flag=True, default=False, help="Check everything, say what would be done, stop.")
+@_options.quiet
+@_ranks.on_ranks
+def command(
+    gen: Path,
+    num_images: int,
+    out: Path,
+    labels: str,
+    seed: int,
+    device: str,
+    gpus: int | None,
+    batch_size: int | None,
+    dry_run: bool,
+    quiet: bool,
+    group: Group,
+    choice: _generator.Choice,
+) -> None:
+    """Write samples of a generator as 8-bit images, round(255 x).
+
+    Noise and label of sample i depend on the seed and i alone: not on the batch size, the device or the number of GPUs.
+    A killed run resumes: give the same command again.
+    """
+    from fdr.extraction import ExtractionOptions
+    from fdr.generators.sample_set import sample_set, write_samples
+    from fdr.generators.source import GeneratorSource
+
+    progress = progress_for(quiet)
+    device, _ = _options.place_rank(device, gpus, group)
+    generator = choice.load(gen, device)
+    size = ExtractionOptions(batch_size=batch_size).batch_size_on(generator.device.type)
+    source = GeneratorSource(generator, num_images, seed=seed, labels=labels, batch_size=size)
+    samples = sample_set(source, out)
+    if dry_run:
+        if group.rank == 0:
+            click.echo(_plan(samples))
+        return
+    is_new = write_samples(samples, progress if group.rank == 0 else None, group)
+    if group.rank == 0:
+        click.echo(f"{out}: {_facts(samples)}{'' if is_new else ' (finished already)'}")
+
+
+def _facts(samples: SampleSet) -> str:
+    source = samples.source
+    height, width = source.generator.image_size or (0, 0)
+    made = source.made_by
+    of = "" if made["labels"] is None else f", labels {made['labels']}"
+    return (
+        f"{len(source)} samples {width} x {height} of {source.name} ({made['weights']}), seed {source.seed}{of}; "
+        f"digest {source.digest[:8] if source.digest else 'unknown'}"
+    )
+
+
+def _plan(samples: SampleSet) -> str:
+    if samples.is_finished():
+        return f"{samples.path} is finished: {_facts(samples)}"
+    total = len(samples.source)
+    done = total - sum(stop - start for start, stop in samples.missing())
+    height, width = samples.source.generator.image_size or (0, 0)
+    size = total * height * width * 3 / 1e6
+    return f"would write {_facts(samples)}; {size:,.1f} MB of pixels to {samples.path}, {done} samples are there"

@@ -1,0 +1,104 @@
+"""A generator as a source of images: drawn on the fly, the same ones every time."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from fdr.errors import InputError
+from fdr.generators.base import Generator
+from fdr.generators.sampling import Labels, check_labels, labels_of, network_seed, noise_of
+from fdr.images import ImageOptions, ImageSource
+from fdr.images.base import Loader, RowIds
+from fdr.images.values import array_picture
+
+DEFAULT_COUNT = 50_000
+
+
+class GeneratorSource(ImageSource):
+    """Samples 0 to count - 1 of a seed, as images that went through an 8-bit file (with quantize="uint8").
+
+    A batch of the generator is samples k B to (k + 1) B - 1, whoever asks for which of them: so a resumed pass, and
+    every rank, sees the bits of one uninterrupted pass. Values outside of [0, 1] are clamped.
+    """
+
+    kind = "generator"
+
+    def __init__(
+        self,
+        generator: Generator,
+        count: int = DEFAULT_COUNT,
+        *,
+        seed: int = 0,
+        labels: Labels = "random",
+        batch_size: int = 32,
+        options: ImageOptions | None = None,
+    ) -> None:
+        options = options or ImageOptions()
+        if options.count is not None:
+            raise InputError("A generator makes as many images as asked for; leave out the subset (count).")
+        for name, value, least in (("number of images", count, 1), ("batch size", batch_size, 1), ("seed", seed, 0)):
+            if value < least:
+                raise InputError(f"The {name} is {value}; it must be at least {least}.")
+        super().__init__(generator.name, options, RowIds("sample", count))
+        self.generator = generator
+        self.seed = seed
+        self.label_policy = check_labels(labels, generator.num_classes)
+        self.batch_size = batch_size
+        self._code = generator.digest()
+        self.is_repeatable = self._code is not None  # code that cannot be read could change between two passes
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """How these samples are made, for reports and for files of samples."""
+        return {
+            "generator": self.name,
+            "digest": self._code,
+            "weights": self.generator.weights_label,
+            "count": len(self),
+            "seed": self.seed,
+            "labels": None if self.generator.num_classes is None else self.label_policy,
+        }
+
+    def labels_at(self, start: int, stop: int) -> np.ndarray | None:
+        """int64 [stop - start]: the classes of samples start..stop; None for an unconditional generator."""
+        classes = self.generator.num_classes
+        if classes is None:
+            return None
+        return labels_of(self.label_policy, self.seed, range(start, stop), classes).numpy()
+
+    def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
+        end = len(self) if stop is None else stop
+        for at in range(start - start % self.batch_size, end, self.batch_size):
+            images = self._made(at, min(at + self.batch_size, len(self)))
+            for row in range(max(start, at), min(at + len(images), end)):
+                where = f"{self.name}: {self.ids[row]}"
+                yield functools.partial(array_picture, images[row - at], 0, self.options, where)
+
+    def _made(self, start: int, stop: int) -> np.ndarray:
+        """float32 [stop - start, 3, H, W], clamped to [0, 1]; values that are not finite stay."""
+        device, indices = self.generator.device, range(start, stop)
+        noise = noise_of(self.seed, indices, self.generator.noise_shape, device)
+        labels = self.labels_at(start, stop)
+        classes = None if labels is None else torch.from_numpy(labels).to(device)
+        is_cuda = device.type == "cuda"
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.random.fork_rng([device] if is_cuda else []))
+            if is_cuda:
+                stack.enter_context(torch.cuda.device(device))
+            torch.manual_seed(network_seed(self.seed, start))
+            return self.generator(noise, classes).clamp(0, 1).cpu().numpy()
+
+    def _content_digest(self) -> str | None:
+        if self._code is None:
+            return None
+        facts = {"code": self._code, "seed": self.seed, "labels": self.label_policy, "count": len(self)}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
