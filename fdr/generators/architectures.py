@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -104,16 +105,19 @@ def _find(target: str, is_from_file: bool) -> Callable[..., Any]:
     module_name, _, factory_name = target.partition(":")
     if not module_name or not factory_name:
         raise InputError(f"Architecture {target!r} is not of the form module:factory, for example my_model:build.")
+    refused = InputError(
+        f"The run folder asks for {target!r}, a function that might do anything: say --arch {target} (arch=) if "
+        "you trust it, or annotate that it returns an nn.Module."
+    )
+    if is_from_file and module_name.partition(".")[0] in sys.stdlib_module_names:
+        raise refused  # before its import, which may do something itself
     module = import_named(module_name, f"Architecture {target!r}")
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         choices = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise unknown(f"factory of module {module_name}", factory_name, choices, f"Asked for by {target!r}.")
     if is_from_file and not (_only_makes_networks(factory) or _is_here(module)):
-        raise InputError(
-            f"The run folder asks for {target!r}, a function that might do anything: say --arch {target} (arch=) if "
-            "you trust it, or annotate that it returns an nn.Module."
-        )
+        raise refused
     return factory
 
 

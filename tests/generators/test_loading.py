@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 import warnings
 from pathlib import Path
 
@@ -199,7 +200,7 @@ def test_nothing_is_unpickled(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "target", ["os:system", "subprocess:Popen", "torch.hub:load", "generator_worlds:build", "builtins:exec"]
+    "target", ["os:system", "subprocess:Popen", "torch.hub:load", "generator_worlds:build", "builtins:exec", "this:s"]
 )
 def test_a_run_folder_calls_only_what_makes_networks(plain, tmp_path, target, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -209,6 +210,7 @@ def test_a_run_folder_calls_only_what_makes_networks(plain, tmp_path, target, mo
     path.write_text(path.read_text().replace("generator_worlds:Plain", target))
     with pytest.raises(InputError, match=rf"asks for '{target}', a function that might do anything: say --arch"):
         fdr.load_generator(tmp_path / "run")
+    assert "this" not in sys.modules  # not even imported
     if target.startswith("generator_worlds"):
         assert fdr.load_generator(tmp_path / "run", arch=target).digest() is not None
         monkeypatch.chdir(Path(__file__).parent.parent)  # the user's own folder
