@@ -38,8 +38,9 @@ class NoiseShape(click.ParamType):
 _architecture = stack(
     click.option(
         "--arch",
-        metavar="MODULE:FACTORY",
-        help="What makes the network that the weights belong to, called with --arch-args; a run folder knows its own.",
+        metavar="NAME|MODULE:FACTORY",
+        help="The network that the weights belong to: pmf-b-256, jit-b-256, ..., or what makes it, called with "
+        "--arch-args; a run folder knows its own.",
     ),
     click.option(
         "--arch-args",

@@ -20,6 +20,7 @@ from fdr.encoders.torchscript_archive import load_archive
 from fdr.encoders.weights import file_digest
 from fdr.errors import FdrError, InputError, unknown
 from fdr.generators.base import Architecture
+from fdr.generators.presets import PRESETS
 
 
 class ScriptedNetwork(nn.Module):
@@ -61,7 +62,7 @@ def build(
     if architecture.kind == "factory":
         factory = _find(architecture.target, is_from_file)
         network = _made_by(factory, architecture)
-        code = source_digest(factory)
+        code = source_digest(getattr(factory, "func", factory))  # a preset is a partial
     else:
         path = Path(architecture.target)
         read = _scripted if architecture.kind == "torchscript" else _exported
@@ -102,9 +103,16 @@ def _exported(path: Path, device: torch.device) -> nn.Module:
 
 
 def _find(target: str, is_from_file: bool) -> Callable[..., Any]:
-    module_name, _, factory_name = target.partition(":")
+    module_name, separator, factory_name = target.partition(":")
+    if not separator and target in PRESETS:
+        return PRESETS[target]
+    if not separator and "-" in target:  # no module's name
+        raise unknown("architecture", target, PRESETS)
     if not module_name or not factory_name:
-        raise InputError(f"Architecture {target!r} is not of the form module:factory, for example my_model:build.")
+        raise InputError(
+            f"Architecture {target!r} is neither known by name ({', '.join(PRESETS)}) nor of the form module:factory, "
+            "for example my_model:build."
+        )
     refused = InputError(
         f"The run folder asks for {target!r}, a function that might do anything: say --arch {target} (arch=) if "
         "you trust it, or annotate that it returns an nn.Module."

@@ -53,7 +53,7 @@ class Architecture:
     kind: str
     """"factory", "torchscript" or "export"."""
     target: str
-    """"module:factory", or the path of the program."""
+    """"module:factory", the name of a preset, or the path of the program."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Of the factory: numbers, strings, booleans, None, and lists and objects of those."""
     digest: str = ""

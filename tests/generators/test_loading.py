@@ -225,7 +225,7 @@ def test_a_run_folder_calls_only_what_makes_networks(plain, tmp_path, target, mo
     [
         ({}, r"holds weights alone; name their network with --arch"),
         ({"arch_args": {"width": 3}}, r"need the architecture itself"),
-        ({"arch": "generator_worlds"}, r"not of the form module:factory"),
+        ({"arch": "generator_worlds"}, r"nor of the form module:factory"),
         ({"arch": "no_such_module:f"}, r"importing 'no_such_module' failed"),
         ({"arch": "generator_worlds:Plane"}, r"did you mean 'Plain'"),
         ({"arch": "generator_worlds:broken"}, r"with no arguments raised RuntimeError: no luck; check --arch-args"),
