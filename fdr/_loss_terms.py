@@ -6,9 +6,9 @@ eigendecompositions of several encoders run side by side. Every rank gets the va
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,17 +16,19 @@ from torch import Tensor
 from fdr._terms import AbstractTerm
 from fdr.errors import FdrError, InputError, NonFiniteError, PeerError
 from fdr.group import TensorGroup
-from fdr.transport import TermValue
+from fdr.transport import Diagnostics, TermValue
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What the owner of a term tells the others."""
+class _Failure:
+    """What went wrong on another rank."""
 
-    fd: float = 0.0
-    diagnostics: Any = None
-    failure: str | None = None
-    exit_code: int = 1
+    name: str
+    text: str
+    exit_code: int
 
 
 class LossTerms:
@@ -41,12 +43,15 @@ class LossTerms:
 
     def fill(self, features: Mapping[str, Tensor], most: int | None) -> int:
         """Rows [n, D] of every rank, n >= 0, enter the populations, `most` at most; how many did."""
-        added = 0
-        for name, (rows, _) in self._gathered(features).items():
-            entering = rows[:most]
-            added = len(entering)
-            if added and name in self._terms:
-                self._terms[name].fill(entering)
+        gathered = self._gathered(features)
+        added = min(len(rows[:most]) for rows, _ in gathered.values())
+
+        def enter(name: str, term: AbstractTerm) -> tuple[None, None]:
+            term.fill(gathered[name][0][:most])
+            return None, None
+
+        if added:
+            self._on_owners(enter)
         return added
 
     def evaluate(self, features: Mapping[str, Tensor]) -> dict[str, TermValue]:
@@ -56,17 +61,17 @@ class LossTerms:
         rank; what a solver raises on its rank is a `PeerError` on others. Nothing is pending then.
         """
         gathered = self._gathered(features)
-        values, told, own_error = self._solved({name: rows for name, (rows, _) in gathered.items()})
-        known = {name: item for part in self._ranks.gather(told) for name, item in part.items()}
-        failed = next(((name, item) for name, item in known.items() if item.failure is not None), None)
-        if failed is not None:
+
+        def solve(name: str, term: AbstractTerm) -> tuple[TermValue, tuple[float, Diagnostics]]:
+            value = term.evaluate(gathered[name][0])
+            return value, (float(value.fd), value.diagnostics)
+
+        try:
+            values, told = self._on_owners(solve)
+        except Exception:
             self.discard()
-            if own_error is not None:
-                raise own_error
-            raise PeerError(
-                f"The distance of {failed[0]} failed on another rank: {failed[1].failure}", failed[1].exit_code
-            )
-        return {name: self._shared(name, values.get(name), known[name], *gathered[name]) for name in features}
+            raise
+        return {name: self._shared(name, values.get(name), *told[name], *gathered[name]) for name in features}
 
     def commit(self) -> None:
         """The pending rows enter the populations."""
@@ -84,9 +89,35 @@ class LossTerms:
 
     def load(self, states: Mapping[str, Mapping[str, Any]]) -> None:
         """What `state` gave, on any number of ranks."""
+
+        def take(name: str, term: AbstractTerm) -> tuple[None, None]:
+            term.load_state_dict(states[name])
+            return None, None
+
+        self._on_owners(take)
+
+    def _on_owners(self, act: Callable[[str, AbstractTerm], tuple[T, U]]) -> tuple[dict[str, T], dict[str, U]]:
+        """`act` on every term where it lives: what it keeps there, and what it tells all ranks.
+
+        The failure of one rank ends the call on all, so that none waits for it.
+        """
+        kept: dict[str, T] = {}
+        told: dict[str, U] = {}
+        failure, own_error = None, None
         for name, term in self._terms.items():
-            term.discard()
-            term.load_state_dict(dict(states[name]))
+            try:
+                kept[name], told[name] = act(name, term)
+            except Exception as error:  # whatever it is, the others have to hear of it first
+                exit_code = error.exit_code if isinstance(error, FdrError) else 1
+                failure, own_error = _Failure(name, f"{type(error).__name__}: {error}", exit_code), error
+                break
+        parts = self._ranks.gather((told, failure))
+        if own_error is not None:
+            raise own_error
+        for _, other in parts:
+            if other is not None:
+                raise PeerError(f"The term of {other.name} failed on another rank: {other.text}", other.exit_code)
+        return kept, {name: item for part, _ in parts for name, item in part.items()}
 
     def _state_of(self, name: str, owner: int) -> dict[str, Any]:
         state = self._terms[name].state_dict() if name in self._terms else None
@@ -112,27 +143,13 @@ class LossTerms:
                 )
         return gathered
 
-    def _solved(
-        self, gathered: Mapping[str, Tensor]
-    ) -> tuple[dict[str, TermValue], dict[str, _Told], BaseException | None]:
-        """This rank's terms; a failure is kept, since the others have to hear of it first."""
-        values: dict[str, TermValue] = {}
-        told: dict[str, _Told] = {}
-        for name, term in self._terms.items():
-            try:
-                values[name] = term.evaluate(gathered[name])
-            except Exception as error:
-                exit_code = error.exit_code if isinstance(error, FdrError) else 1
-                told[name] = _Told(failure=f"{type(error).__name__}: {error}", exit_code=exit_code)
-                return values, told, error
-            told[name] = _Told(float(values[name].fd), values[name].diagnostics)
-        return values, told, None
-
-    def _shared(self, name: str, value: TermValue | None, told: _Told, rows: Tensor, own: slice) -> TermValue:
+    def _shared(
+        self, name: str, value: TermValue | None, fd: float, diagnostics: Diagnostics, rows: Tensor, own: slice
+    ) -> TermValue:
         """The owner's value on every rank, with the gradient of this rank's rows."""
         if value is None:
-            fd = torch.tensor(told.fd, dtype=torch.float64, device=rows.device)
-            value = TermValue(fd, torch.empty_like(rows), told.diagnostics)
+            distance = torch.tensor(fd, dtype=torch.float64, device=rows.device)
+            value = TermValue(distance, torch.empty_like(rows), diagnostics)
         gradient = self._ranks.share_tensor(value.gradient.to(rows.dtype), self._owners[name])
         return replace(value, gradient=gradient[own])
 

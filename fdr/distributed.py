@@ -300,8 +300,8 @@ class TensorRanks:
         import torch
         import torch.distributed as dist
 
-        counts = self._counts(rows)
-        sent = rows.new_zeros(max(counts), *rows.shape[1:])
+        counts, dtype = self._counts(rows)
+        sent = rows.new_zeros(max(counts), *rows.shape[1:], dtype=dtype)
         sent[: len(rows)] = rows
         sent = sent.to(self._wire(rows))
         received = [torch.empty_like(sent) for _ in counts]
@@ -327,15 +327,17 @@ class TensorRanks:
             dist.broadcast(sent, src=dist.get_global_rank(self._group, owner), group=self._group)
         return sent.to(tensor.device)
 
-    def _counts(self, rows: Tensor) -> list[int]:
+    def _counts(self, rows: Tensor) -> tuple[list[int], torch.dtype]:
+        """How many rows the ranks have, and float64 if any has that: a rank without rows cannot know."""
         import torch
         import torch.distributed as dist
 
-        own = torch.tensor([len(rows)], device=self._wire(rows))
+        own = torch.tensor([len(rows), rows.dtype == torch.float64], device=self._wire(rows))
         received = [torch.empty_like(own) for _ in range(self.size)]
         with _translated():
             dist.all_gather(received, own, group=self._group)
-        return [int(count) for count in received]
+        facts = torch.stack(received).tolist()
+        return [count for count, _ in facts], torch.float64 if any(double for _, double in facts) else rows.dtype
 
     def _wire(self, tensor: Tensor) -> torch.device:
         """The device from which the group can send: that of `tensor` where there is a fast link for it."""

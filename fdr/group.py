@@ -111,7 +111,7 @@ class TensorGroup(Protocol):
         """The small values of all ranks, on every rank."""
 
     def gather_rows(self, rows: Tensor) -> tuple[Tensor, slice]:
-        """The rows [n, D] of all ranks in the order of the ranks, and where this rank's are; n may differ."""
+        """The rows [n, D] of all ranks in the order of the ranks, and where this rank's are; n >= 0 may differ."""
 
     def share(self, value: T | None, owner: int) -> T:
         """The value of rank `owner`, on every rank; what others give is ignored."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import fdr
-from fdr.errors import FdrError, NonFiniteError, PeerError, RunError
+from fdr.errors import FdrError, InputError, NonFiniteError, PeerError, RunError
 
 STEPS = 20
 NUM_ENCODERS = 3  # two for rank 0 and one for rank 1
@@ -45,7 +45,7 @@ def filled(**options: Any) -> fdr.FDLoss:
     loss = make_loss(NUM_ENCODERS, population=fdr.EmaPopulation(0.9), **options)
     images = generator(1)(drawn(77, 50, 5)).detach()
     if dist.is_initialized():
-        images = images[:20] if dist.get_rank() == 0 else images[20:]
+        images = images[:12] if dist.get_rank() == 0 else images[12:]
     loss.fill(images.split(15))
     return loss
 
@@ -112,6 +112,15 @@ def errors() -> dict[str, Any]:
         told["failed"] = str(error)
         told["is_peer"] = isinstance(error, PeerError)
     told["fd"] = loss(images).fd
+    loss.commit()
+    try:
+        loss.fill(images)
+    except InputError as error:
+        told["late fill"] = str(error)
+    try:
+        loss.load_state_dict(make_loss(NUM_ENCODERS).state_dict() | {"version": 0})
+    except InputError as error:
+        told["load"] = str(error)
     return told
 
 

@@ -13,12 +13,14 @@ from worlds import TinyEncoder
 
 import fdr
 from fdr._loss_encoders import LossEncoder
-from fdr.encoders.base import AbstractEncoder, EncoderOptions
+from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
 from fdr.encoders.callables import CallableEncoder
 from fdr.encoders.catalogue import ROWS
 from fdr.encoders.geometry import Preprocessing
 from fdr.encoders.inception import InceptionEncoder
+from fdr.encoders.inception_network import FoldedInception, InceptionNetwork
 from fdr.encoders.resize import HOST_RESIZES
+from fdr.encoders.timm_models import TimmEncoder
 from fdr.errors import InputError
 
 CPU = EncoderOptions(device="cpu")
@@ -77,6 +79,46 @@ class TestGradient:
         with torch.no_grad():
             difference = ((preprocess(images + step) - preprocess(images - step)) * weights).sum() / 2
         assert (gradient * step).sum().item() == pytest.approx(difference.item(), rel=1e-6)
+
+    @pytest.mark.slow
+    def test_inception_folded_as_unfolded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its in-place operations and its stem in parts are not in the way of the gradient."""
+        monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "encoders"))
+        from inception_state import make_inception_state
+
+        row = next(row for row in ROWS if row.name == "inception")
+        spec = EncoderSpec(
+            "inception", "inception", row.model, "seed:0", "pool", 2048, 299, row.resize, *[row.mean] * 2
+        )
+        found = []
+        for fold in (lambda network: network, FoldedInception):
+            network = InceptionNetwork().eval().requires_grad_(False)
+            network.load_state_dict(make_inception_state(), strict=False)
+            encoder = InceptionEncoder(row, fold(network), spec, torch.device("cpu"))
+            found.append(gradient_of(frozen(encoder), drawn(3, 40)))
+        (plain, plain_gradient), (folded, folded_gradient) = found
+        assert (folded - plain).norm() < 1e-4 * plain.norm()
+        # rounding of 1e-5 flips single ReLUs and max pools of this random network: 2e-2; a lost branch would be order 1
+        assert (folded_gradient - plain_gradient).norm() < 5e-2 * plain_gradient.norm()
+
+    def test_a_vision_transformer_of_timm(self) -> None:
+        """Against the same network called by hand, in a loop's own autocast and in chunks."""
+        timm = pytest.importorskip("timm")
+        model = timm.create_model("test_vit3.r160_in1k", pretrained=False, num_classes=0, dynamic_img_size=True)
+        spec = EncoderSpec(
+            "vit", "timm", "test_vit3", "seed:0", "cls", 96, 48, "bicubic-antialias", (0.5,) * 3, (0.5,) * 3
+        )
+        encoder = TimmEncoder(spec, model.eval(), torch.device("cpu"))
+        images = drawn(3, 40).requires_grad_()
+        resized = nn.functional.interpolate(images, (48, 48), mode="bicubic", antialias=True)
+        tokens = model.forward_features((resized - 0.5) / 0.5)[:, 0]
+        weights = torch.cos(torch.arange(tokens.numel()).float()).view_as(tokens)
+        (expected,) = torch.autograd.grad((tokens * weights).sum(), images)
+        with torch.autocast("cpu", torch.bfloat16):
+            features, gradient = gradient_of(frozen(encoder, batch_size=2), drawn(3, 40))
+        torch.testing.assert_close(features, tokens.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
+        assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
     def test_the_random_encoder(self) -> None:
         encode = frozen(fdr.load_encoder("random", device="cpu"))

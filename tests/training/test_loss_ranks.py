@@ -91,14 +91,16 @@ def test_their_state_goes_on_in_one_process(ranks: list[dict[str, Any]], alone: 
 
 def test_a_fault_on_one_rank_is_heard_on_both(ranks: list[dict[str, Any]]) -> None:
     texts = [found["errors"] for found in ranks]
+    assert texts[0]["load"] == texts[1]["load"]
     assert texts[0]["nan"] == texts[1]["nan"]
     assert "non-finite features for 1 of 24 images" in texts[0]["nan"]
     assert [text["is_peer"] for text in texts] == [True, False]
     assert texts[1]["failed"] == "no luck here"
-    assert texts[0]["failed"] == "The distance of e1 failed on another rank: RunError: no luck here"
+    assert texts[0]["failed"] == "The term of e1 failed on another rank: RunError: no luck here"
     expected = filled()(generator()(noise(0))).fd
     for text in texts:
         assert text["fd"] == pytest.approx(expected, rel=1e-9)
+        assert "already holds steps of training" in text["late fill"]
 
 
 def test_one_process_has_no_ranks() -> None:
