@@ -77,12 +77,14 @@ def make_term(
 ) -> AbstractTerm:
     """The running state of `population` for one encoder, against its `reference`.
 
-    `solver` is "exact" (float64 eigendecomposition), "fast" (the same where nothing faster is sound) or
-    "newton-schulz". `gradient` is "raw", dFD/dfeatures, or "unit", divided by the share of the population that the
-    batch is, so that it does not depend on `beta` or `size`. The state lives and is solved on `device` (default: CPU).
+    `solver` is "fast" (for an EMA a frozen eigenbasis, refreshed when its estimated error asks for it; else exact),
+    "exact" (a float64 eigendecomposition at every step) or "newton-schulz". `gradient` is "raw", dFD/dfeatures, or
+    "unit", divided by the share of the population that the batch is, so that it does not depend on `beta` or `size`.
+    The state lives and is solved on `device` (default: CPU).
 
     Raises `InputError` for names that are none of these.
     """
+    from fdr._frozen_basis import FastEmaTerm
     from fdr._queue import QueueTerm
     from fdr._terms import BatchTerm, EmaTerm
     from fdr.transport import Target, solver_named
@@ -94,6 +96,8 @@ def make_term(
     where = resolve_device("cpu" if device is None else str(device))
     target, is_unit = Target.of(reference, where), gradient == "unit"
     solve = solver_named("exact" if solver == "fast" else solver)
+    if isinstance(population, EmaPopulation) and solver == "fast":
+        return FastEmaTerm(target, is_unit, population.beta)
     if isinstance(population, EmaPopulation):
         return EmaTerm(target, is_unit, solve, population.beta)
     if isinstance(population, QueuePopulation):

@@ -141,7 +141,7 @@ def solve_exact(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
     kept = values > len(values) * linalg.EPS * values[-1]
     roots = values[kept].sqrt()
     basis = target.factor @ vectors[:, kept]
-    moved = (rows[:, target.columns] @ basis / roots) @ basis.T
+    moved = _moved(rows[:, target.columns], basis, roots)
     return Transport(roots.sum(), target.spread(moved), "cholesky" if target.is_lower else "eigen")
 
 
@@ -152,7 +152,7 @@ def solve_by_factors(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
     _, roots, right = linalg.svd(own.T @ target.factor)
     kept = _above_rounding(roots, max(own.shape[0], 1))
     basis = target.factor @ right[kept].T
-    moved = (rows[:, target.columns] @ basis / roots[kept]) @ basis.T
+    moved = _moved(rows[:, target.columns], basis, roots[kept])
     return Transport(roots.sum(), target.spread(moved), "factors")
 
 
@@ -222,6 +222,13 @@ def check_rows(features: Tensor, dim: int) -> None:
         raise RunError(
             "The features hold NaN, infinity or values above 1e150; the generator or the encoder has overflowed."
         )
+
+
+def _moved(rows: Tensor, basis: Tensor, roots: Tensor) -> Tensor:
+    """rows T for T = W s^{-1} W^T with W [c, k], in the order that takes fewer operations."""
+    if len(rows) > len(basis):
+        return rows @ ((basis / roots) @ basis.T)
+    return (rows @ basis / roots) @ basis.T
 
 
 def _above_rounding(roots: Tensor, size: int) -> Tensor:

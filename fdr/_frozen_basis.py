@@ -1,0 +1,292 @@
+"""The fast solver: between eigendecompositions the eigenbasis is frozen, and M^{-1/2} is followed to first order.
+
+FD needs of the population only its mean, tr S_q and M = P^T S_q P, where P is any factor of the reference, P P^T = S_p.
+At a refresh P is turned so that M = diag(s^2). From then on M = s (I + D) s with a small D, whose first-order effect on
+M^{-1/2} solves a Sylvester equation that is elementwise in this basis:
+
+    H_ij = D_ij / (s_i + s_j),   M^{-1/2} = 1/s - H,
+    tr M^{1/2} = sum s + sum D_ii s_i / 2 - sum D_ij^2 s_i s_j / (s_i + s_j) / 4.
+
+A step costs four products of B x d by d x d in float32 and nothing cubic in d. The error is estimated from the second
+order, by one chord step on N M N = I, and a step whose estimate is too large is solved exactly instead, which is a
+refresh. No covariance in the coordinates of the features is ever stored.
+
+D is stored, never I + D: in float32, (1 - a) + a is not 1, and the difference would add up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from fdr import linalg
+from fdr._terms import AbstractTerm, Averaging, Weights, check_state
+from fdr.transport import Diagnostics, Target, TermValue, frechet_distance_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TOLERANCE = 5e-4
+"""Largest estimated relative error of a step's gradient; the estimate is right to some 20 %."""
+MAX_CHANGE = 0.05
+"""Largest |D|_F / sqrt(r) that the expansion is asked to bridge."""
+MAX_AGE = 100
+"""Steps after which the basis is refreshed in any case."""
+CHECK_EVERY = 20
+"""Steps between two estimates at most."""
+MIN_RATIO = 1e-12
+"""l_min / l_max of M below which whitening by 1/s means nothing, and each step is solved exactly."""
+
+
+@dataclass(frozen=True)
+class Advance:
+    """How the moments move when a batch enters them."""
+
+    averaging: Averaging
+    share: float
+    """a, of the batch in the population."""
+    centred: Tensor
+    """The batch about the old mean [B, d]."""
+    shift: Tensor
+    """Its mean [d]."""
+    mean: Tensor
+    """The new mean [d]."""
+    trace: Tensor
+    """The new tr S_q."""
+
+    def moments(self, basis: Basis) -> FrozenMoments:
+        """The population with the batch in it, given M."""
+        return FrozenMoments(self.averaging, self.mean, self.trace, basis)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """M in float64, for states that no frozen basis describes: before the first step, singular, or in a fill."""
+
+    factor: Tensor
+    """P [c, r], float64."""
+    matrix: Tensor
+    """M [r, r], float64; only the lower triangle counts."""
+
+    def matrix64(self) -> Tensor:
+        """M."""
+        return self.matrix
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """M = s (I + D) s in a basis in which it was diagonal."""
+
+    factor: Tensor
+    """P [c, r], float64."""
+    roots: Tensor
+    """s [r], float64."""
+    change: Tensor
+    """D [r, r], float32."""
+    age: int = 0
+    """Steps since the refresh."""
+    unchecked: int = 0
+    """Steps since the error was last estimated."""
+    limit: float = 0.0
+    """The size of the first-order correction above which it is estimated again."""
+
+    def matrix64(self) -> Tensor:
+        """M in float64."""
+        matrix = self.change.double()
+        matrix.diagonal().add_(1)
+        return matrix.mul_(self.roots).mul_(self.roots[:, None])
+
+
+Basis = Plain | Frozen
+
+
+@dataclass(frozen=True)
+class FrozenMoments:
+    """A population: all that FD needs of it."""
+
+    averaging: Averaging
+    mean: Tensor
+    """m_q [d], float64."""
+    trace: Tensor
+    """tr S_q, a float64 scalar."""
+    basis: Basis
+    """M."""
+
+    def advance(self, rows: Tensor, averaging: Averaging, share: float) -> Advance:
+        """How mean and trace move when `rows` [B, d] enter at `share`."""
+        anchor = self.mean if self.averaging.weight > 0 else rows.mean(0)
+        centred = rows - anchor
+        shift = centred.mean(0)
+        mean_square = centred.square().sum() / len(rows)
+        trace = (1 - share) * self.trace + share * mean_square - share**2 * shift.square().sum()
+        return Advance(averaging, share, centred, shift, anchor + share * shift, trace)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a solve of either kind gives."""
+
+    basis: Basis
+    root_trace: Tensor
+    moved: Tensor
+    """(z - m_q) T over the reference's columns [B, c]."""
+    diagnostics: Diagnostics
+
+
+def absorbed(basis: Basis, columns: Tensor, advance: Advance) -> tuple[Plain, Tensor]:
+    """M with the batch in it, in float64, and the batch in its coordinates, (z - m_q) P [B, r]."""
+    rows = advance.centred[:, columns] @ basis.factor
+    shift = advance.shift[columns] @ basis.factor
+    share = advance.share
+    matrix = torch.addmm(basis.matrix64(), rows.T, rows, beta=1 - share, alpha=share / len(rows))
+    matrix.addr_(shift, shift, alpha=-(share**2))
+    return Plain(basis.factor, matrix), rows.sub_(shift, alpha=share)
+
+
+def solve_plain(basis: Basis, columns: Tensor, advance: Advance) -> Step:
+    """Exact: one eigendecomposition of M with the batch in it, in float64; a frozen basis where M allows one."""
+    plain, rows = absorbed(basis, columns, advance)
+    values, vectors = linalg.eigh(plain.matrix)
+    kept = values > len(values) * linalg.EPS * values[-1:].clamp(min=0)
+    roots = values.clamp(min=0).sqrt()
+    turned = plain.factor @ vectors
+    whitened = (rows @ vectors) * torch.where(kept, 1 / roots, 0)
+    nothing = torch.zeros((), dtype=torch.float32, device=turned.device).expand_as(vectors)
+    frozen = Frozen(turned, roots, nothing)
+    is_regular = len(values) > 0 and bool(values[0] > MIN_RATIO * values[-1])
+    diagnostics = Diagnostics("refresh" if is_regular else "plain", refreshed=True)
+    return Step(frozen if is_regular else plain, roots[kept].sum(), whitened @ turned.T, diagnostics)
+
+
+def solve_frozen(basis: Frozen, columns: Tensor, advance: Advance, rest: Tensor) -> Step | None:
+    """First order in the frozen basis, in float32; None where the step has to be exact.
+
+    `rest` [B, d] is what the gradient holds besides -(z - m_q) T, up to a factor: the estimate is relative to both.
+    """
+    if basis.age + 1 >= MAX_AGE:
+        return None
+    factor, roots = basis.factor.float(), basis.roots.float()
+    share, size = advance.share, len(advance.centred)
+    whitened = advance.centred[:, columns].float() @ factor / roots
+    shift = (advance.shift[columns] @ basis.factor / basis.roots).float()
+    change = torch.addmm(basis.change, whitened.T, whitened, beta=1 - share, alpha=share / size)
+    change.diagonal().sub_(share)
+    change.addr_(shift, shift, alpha=-(share**2))
+    if not float(torch.linalg.matrix_norm(change)) <= MAX_CHANGE * len(roots) ** 0.5:
+        return None
+    whitened.sub_(shift, alpha=share)
+    sums = roots + roots[:, None]
+    first = change / sums
+    scaled = whitened * roots
+    correction = scaled @ first
+    lengths = torch.linalg.vector_norm(factor, dim=0)
+    correction_size = float(torch.linalg.norm(correction * lengths) / torch.linalg.norm(whitened * lengths))
+    moved = (whitened - correction) @ factor.T
+    after = dataclasses.replace(basis, change=change, age=basis.age + 1, unchecked=basis.unchecked + 1)
+    estimate = None
+    if correction_size > basis.limit or after.unchecked >= CHECK_EVERY:
+        second = (scaled @ _second_order(change, first, roots, sums)) @ factor.T
+        moved += second
+        whole = rest.float()
+        whole[:, columns] -= moved
+        estimate = float(torch.linalg.norm(second) / torch.linalg.norm(whole))
+        if not estimate <= TOLERANCE:
+            return None
+        growth = min(max(0.9 * (TOLERANCE / max(estimate, 1e-12)) ** 0.5, 1.05), 2.0)
+        after = dataclasses.replace(after, unchecked=0, limit=correction_size * growth)
+    route = "frozen" if estimate is None else "frozen-2"
+    root_trace = _root_trace(basis.roots, change, first)
+    return Step(after, root_trace, moved.double(), Diagnostics(route, estimate))
+
+
+def _second_order(change: Tensor, first: Tensor, roots: Tensor, sums: Tensor) -> Tensor:
+    """What to add to M^{-1/2} = 1/s - H [r, r]: E / (s_i + s_j) with the residual E = I - N M N.
+
+    With W = H s and W + W^T = D, the first order cancels in closed form: E = W D + (W D)^T - (W + W D) W^T.
+    """
+    scaled = first * roots
+    product = scaled @ change
+    return (product + product.T - (scaled + product) @ scaled.T) / sums
+
+
+def _root_trace(roots: Tensor, change: Tensor, first: Tensor) -> Tensor:
+    """tr M^{1/2} to second order, in float64."""
+    linear = (change.diagonal().double() * roots).sum() / 2
+    weights = roots.float()
+    return roots.sum() + linear - (weights @ (change * first) @ weights).double() / 4
+
+
+class FastEmaTerm(AbstractTerm):
+    """Exponentially averaged moments in a frozen basis: P in float64 and D in float32, 1.5 d^2 float64 in all.
+
+    A pending step adds D, 0.5 d^2, or P, d^2, where it refreshed.
+    """
+
+    def __init__(self, target: Target, is_unit: bool, beta: float) -> None:
+        factor, rank = target.factor, target.factor.shape[1]
+        super().__init__(
+            dataclasses.replace(target, factor=torch.empty_like(factor[:0])), is_unit
+        )  # the basis holds its own
+        self.beta = beta
+        empty = Plain(factor, factor.new_zeros(rank, rank))
+        self.moments = FrozenMoments(Averaging(), torch.zeros_like(target.mean), factor.new_zeros(()), empty)
+        self.pending: FrozenMoments | None = None
+
+    def commit(self) -> None:
+        self.moments, self.pending = self.pending or self.moments, None
+
+    def discard(self) -> None:
+        self.pending = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        moments, basis = self.moments, self.moments.basis
+        state = {"mean": moments.mean, "trace": moments.trace, "factor": basis.factor, **moments.averaging.state()}
+        if isinstance(basis, Plain):
+            return state | {"matrix": basis.matrix}
+        schedule = torch.tensor([basis.age, basis.unchecked, basis.limit], dtype=torch.float64)
+        return state | {"roots": basis.roots, "change": basis.change.contiguous(), "schedule": schedule}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        check_state(state, self._expected(is_frozen="change" in state))
+        own = {name: value.to(self.device, copy=True) for name, value in state.items()}
+        if "matrix" in own:
+            basis: Basis = Plain(own["factor"], own["matrix"])
+        else:
+            age, unchecked, limit = state["schedule"].tolist()
+            basis = Frozen(own["factor"], own["roots"], own["change"], int(age), int(unchecked), limit)
+        self.moments, self.pending = FrozenMoments(Averaging.of(state), own["mean"], own["trace"], basis), None
+
+    def _expected(self, is_frozen: bool) -> dict[str, Tensor]:
+        """A state of the right names, shapes and dtypes, of no memory."""
+        c, r = self.moments.basis.factor.shape
+        zero, shapes = torch.zeros((), dtype=torch.float64), {"mean": (self.dim,), "trace": (), "factor": (c, r)}
+        expected = {name: zero.expand(shape) for name, shape in shapes.items()} | self.moments.averaging.state()
+        if not is_frozen:
+            return expected | {"matrix": zero.expand(r, r)}
+        return expected | {"roots": zero.expand(r), "change": zero.float().expand(r, r), "schedule": zero.expand(3)}
+
+    def _fill(self, rows: Tensor) -> None:
+        self.discard()
+        advance = self.moments.advance(rows, *self.moments.averaging.filled(len(rows)))
+        plain, _ = absorbed(self.moments.basis, self.target.columns, advance)
+        self.moments = advance.moments(plain)
+
+    def _evaluate(self, rows: Tensor) -> TermValue:
+        advance = self.moments.advance(rows, *self.moments.averaging.stepped(self.beta))
+        basis, columns = self.moments.basis, self.target.columns
+        centred = advance.centred - advance.share * advance.shift
+        step = None
+        if isinstance(basis, Frozen):
+            step = solve_frozen(basis, columns, advance, centred + (advance.mean - self.target.mean))
+        if step is None:
+            step = solve_plain(basis, columns, advance)
+        fd = frechet_distance_of(self.target, advance.mean, advance.trace, step.root_trace)
+        weights = Weights(advance.share / len(rows), advance.share / len(rows), advance.share)
+        moved = self.target.spread(step.moved)
+        gradient = weights.gradient(self.target, advance.mean, centred, moved, self.is_unit)
+        self.pending = advance.moments(step.basis)
+        return TermValue(fd, gradient, step.diagnostics)
