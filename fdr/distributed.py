@@ -12,7 +12,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +35,8 @@ BEAT_INTERVAL = 5.0
 LOST_AFTER = 90.0
 """A rank that gave no sign for so many seconds is taken for dead."""
 POLL_INTERVAL = 0.05
+BUCKET = 8_000_000
+"""Elements of the gradients that are summed together."""
 _CHECK_INTERVAL = 1.0
 _TIMEOUT = timedelta(minutes=10)
 """For ranks to find each other, and for one exchange; they enter it together, however long the slowest worked."""
@@ -327,6 +329,26 @@ class TensorRanks:
             dist.broadcast(sent, src=dist.get_global_rank(self._group, owner), group=self._group)
         return sent.to(tensor.device)
 
+    def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
+        import torch
+        import torch.distributed as dist
+
+        for part in _buckets(tensors):
+            flat = torch.cat([tensor.flatten() for tensor in part])
+            sent = flat.to(self._wire(flat))
+            with _translated():
+                dist.all_reduce(sent, group=self._group)
+            sums = sent.to(flat.device).split([tensor.numel() for tensor in part])
+            for tensor, total in zip(part, sums, strict=True):
+                tensor.copy_(total.view_as(tensor))
+
+    def is_any(self, fact: bool) -> bool:
+        import torch
+
+        count = torch.tensor([float(fact)], device=self._wire(torch.empty(0)))
+        self.sum_tensors([count])
+        return bool(count > 0)
+
     def _counts(self, rows: Tensor) -> tuple[list[int], torch.dtype]:
         """How many rows the ranks have, and float64 if any has that: a rank without rows cannot know."""
         import torch
@@ -346,6 +368,19 @@ class TensorRanks:
         if self._has_nccl and (tensor.is_cuda or not self._has_cpu):
             return tensor.device if tensor.is_cuda else torch.device("cuda")
         return torch.device("cpu")
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Consecutive tensors of one dtype and device, of some `BUCKET` elements together: few messages, little memory."""
+    part: list[Tensor] = []
+    for tensor in tensors:
+        is_other = bool(part) and (tensor.dtype, tensor.device) != (part[0].dtype, part[0].device)
+        if is_other or sum(one.numel() for one in part) >= BUCKET:
+            yield part
+            part = []
+        part.append(tensor)
+    if part:
+        yield part
 
 
 def tensor_ranks(group: Group | ProcessGroup | None = None) -> TensorGroup:

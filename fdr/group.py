@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from fdr.errors import PeerError
@@ -119,6 +119,12 @@ class TensorGroup(Protocol):
     def share_tensor(self, tensor: Tensor, owner: int) -> Tensor:
         """The tensor of rank `owner`, on every rank; others give one of its shape and dtype."""
 
+    def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
+        """Make each tensor the sum of all ranks', in place; the same shapes and dtypes on every rank."""
+
+    def is_any(self, fact: bool) -> bool:
+        """True on every rank when `fact` is true on one."""
+
 
 class SoloTensors:
     """One process: its rows are all."""
@@ -137,6 +143,12 @@ class SoloTensors:
 
     def share_tensor(self, tensor: Tensor, owner: int) -> Tensor:
         return tensor
+
+    def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
+        return None
+
+    def is_any(self, fact: bool) -> bool:
+        return fact
 
 
 SOLO_TENSORS: TensorGroup = SoloTensors()

@@ -286,6 +286,20 @@ def check_dtype(dtype: str, device: torch.device) -> torch.dtype:
     raise InputError(f"Unknown dtype {dtype!r}; expected {' or '.join(DTYPES)}.")
 
 
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes at the peak so far: of torch's memory on a GPU, of this process on a CPU; None where none can tell."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else 1024 * peak
+
+
 def set_tf32(allow: bool) -> None:
     """Switch TF32 for both matrix products and cuDNN; torch leaves cuDNN's on by default, `fdr` turns it off."""
     import torch

@@ -87,20 +87,22 @@ class Choice:
     num_classes: int | None
     value_range: str | None
 
+    def settings(self) -> dict[str, Any]:
+        """The arguments of `fdr.load_generator` beside path and device."""
+        return {
+            "arch": self.arch,
+            "arch_args": _arguments(self.arch_args),
+            "value_range": None if self.value_range is None else RANGES[self.value_range],
+            "noise_shape": self.noise_shape,
+            "num_classes": self.num_classes,
+            "ema": self.ema,
+        }
+
     def load(self, path: Path, device: str) -> Generator:
         """The generator in `path` that the options describe."""
         from fdr.generators.loading import load_generator
 
-        return load_generator(
-            path,
-            self.arch,
-            device,
-            arch_args=_arguments(self.arch_args),
-            value_range=None if self.value_range is None else RANGES[self.value_range],
-            noise_shape=self.noise_shape,
-            num_classes=self.num_classes,
-            ema=self.ema,
-        )
+        return load_generator(path, device=device, **self.settings())
 
 
 def architecture(command: Callable[..., T]) -> Callable[..., T]:

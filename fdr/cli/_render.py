@@ -18,6 +18,7 @@ from fdr.progress import Progress, SilentProgress
 if TYPE_CHECKING:
     from rich.progress import Progress as RichBars
     from rich.progress import TaskID
+    from rich.table import Table
 
     from fdr.comparison import Comparison
     from fdr.footgun_effects import Effect
@@ -74,6 +75,31 @@ class RichTask:
     def advance(self, amount: float = 1) -> None:
         self._meter.add(amount)
         self._bars.update(self._task, advance=amount, state=self._meter.state())
+
+
+class LiveTable:
+    """A table on stderr that is drawn over itself, from `__enter__` to `__exit__`."""
+
+    def __init__(self, columns: Sequence[tuple[str, str]]) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._columns = columns
+        self._live = Live(console=Console(stderr=True), refresh_per_second=4)
+
+    def __enter__(self) -> LiveTable:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, rows: Iterable[Sequence[str]], lines: Iterable[str]) -> None:
+        """The rows, and the lines below them."""
+        from rich.console import Group
+        from rich.text import Text
+
+        self._live.update(Group(_table(self._columns, rows), *(Text(line) for line in lines if line)))
 
 
 class PlainProgress:
@@ -158,8 +184,16 @@ def human_seconds(seconds: float) -> str:
 
 def print_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
     """A table on stdout; `columns` are (header, "left" | "right")."""
-    from rich import box
     from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(120, console.width), soft_wrap=True)
+    console.print(_table(columns, rows, title))
+
+
+def _table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
+    from rich import box
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -167,10 +201,7 @@ def print_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]
         table.add_column(header, justify="right" if justify == "right" else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(120, console.width), soft_wrap=True)
-    console.print(table)
+    return table
 
 
 def print_reports(reports: Sequence[Report]) -> None:

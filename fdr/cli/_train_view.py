@@ -1,0 +1,130 @@
+"""A training run on the terminal: a live table where there is one, lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from fdr.cli._render import PLAIN_INTERVAL, LiveTable, PlainProgress, RichProgress, human_bytes, human_seconds
+from fdr.errors import FdrWarning
+from fdr.training.view import SilentView, View
+
+if TYPE_CHECKING:
+    from fdr.training.log import StepRecord
+
+_COLUMNS = (("encoder", "left"), ("FD", "right"), ("since the start", "right"), ("FDr", "right"), ("", "left"))
+
+
+def view_for(quiet: bool, is_main: bool) -> View:
+    """A live table on a terminal, a line every 30 s elsewhere; nothing for ranks beside the main one, and when quiet
+    (warnings fall silent too)."""
+    if quiet:
+        warnings.simplefilter("ignore", FdrWarning)
+    if quiet or not is_main:
+        return SilentView()
+    return LiveView() if sys.stderr.isatty() else PlainView()
+
+
+class _Pace:
+    """How fast the steps go, and how long those take that are left."""
+
+    def __init__(self, steps: int, done: int) -> None:
+        self.steps, self.step = steps, done
+        self._first, self._began = done, time.monotonic()
+
+    def left(self) -> str:
+        """ "3 min 2 s left"."""
+        if self.step == self._first:
+            return "..."
+        seconds = (time.monotonic() - self._began) * (self.steps - self.step) / (self.step - self._first)
+        return f"{human_seconds(seconds)} left"
+
+
+class PlainView(PlainProgress):
+    """Whole lines: the first record, one every 30 s, the last."""
+
+    def __init__(self) -> None:
+        self._pace = _Pace(0, 0)
+        self._record: StepRecord | None = None
+        self._printed: StepRecord | None = None
+        self._next = 0.0
+
+    @contextmanager
+    def running(self, steps: int, done: int) -> Iterator[None]:
+        self._pace = _Pace(steps, done)
+        yield
+        self._print()
+
+    def reached(self, step: int) -> None:
+        self._pace.step = step
+
+    def show(self, record: StepRecord) -> None:
+        self._record = record
+        if time.monotonic() >= self._next:
+            self._print()
+
+    def _print(self) -> None:
+        if self._record is None or self._record is self._printed:
+            return
+        self._printed, self._next = self._record, time.monotonic() + PLAIN_INTERVAL
+        fds = ", ".join(_fd_words(self._record, name) for name in self._record.fd)
+        click.echo(f"step {self._record.step}/{self._pace.steps}: {fds}; {_machine(self._record)}", err=True)
+
+
+class LiveView(RichProgress):
+    """A table that is drawn again at every logged step."""
+
+    def __init__(self) -> None:
+        self._pace = _Pace(0, 0)
+        self._first: StepRecord | None = None
+        self._table: LiveTable | None = None
+        self._rows: list[tuple[str, ...]] = []
+        self._machine = ""
+
+    @contextmanager
+    def running(self, steps: int, done: int) -> Iterator[None]:
+        self._pace = _Pace(steps, done)
+        with LiveTable(_COLUMNS) as self._table:
+            yield
+
+    def reached(self, step: int) -> None:
+        self._pace.step = step
+        self._draw()
+
+    def show(self, record: StepRecord) -> None:
+        self._first = self._first or record
+        self._rows = [_row(record, self._first, name) for name in record.fd]
+        self._machine = _machine(record)
+        self._draw()
+
+    def _draw(self) -> None:
+        if self._table is not None:
+            line = f"step {self._pace.step}/{self._pace.steps}, {self._pace.left()}"
+            self._table.show(self._rows, [line, self._machine])
+
+
+def _row(record: StepRecord, first: StepRecord, name: str) -> tuple[str, ...]:
+    start, now = first.fd.get(name, 0.0), record.fd[name]
+    change = f"{now / start - 1:+.1%}" if start > 0 else ""
+    ratio = f"{record.fdr[name]:.4g}" if name in record.fdr else ""
+    return name, f"{now:.5g}", change, ratio, "watched" if name in record.watched else ""
+
+
+def _fd_words(record: StepRecord, name: str) -> str:
+    ratio = f" (FDr {record.fdr[name]:.4g})" if name in record.fdr else ""
+    return f"{'watched ' if name in record.watched else ''}{name} {record.fd[name]:.5g}{ratio}"
+
+
+def _machine(record: StepRecord) -> str:
+    """Speed, memory, and where the time goes."""
+    total = sum(record.seconds.values()) or 1.0
+    shares = " ".join(f"{name} {seconds / total:.0%}" for name, seconds in record.seconds.items())
+    memory = "" if record.memory is None else f", {human_bytes(record.memory)}"
+    skipped = f", {record.skipped} skipped" if record.skipped else ""
+    return f"lr {record.lr:.2g}, {record.images_per_second:.1f} images/s{memory}, {shares}{skipped}"

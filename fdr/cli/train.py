@@ -1,0 +1,267 @@
+"""`fdr train`: post-train a generator with the Fréchet distance as its loss."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fdr.cli import _generator, _options, _ranks
+from fdr.cli._train_view import view_for
+from fdr.errors import InputError
+from fdr.training.options import GRADIENTS, SOLVERS, RunOptions, TrainOptions
+
+if TYPE_CHECKING:
+    from fdr.group import Group
+    from fdr.training.loop import TrainResult
+
+_DEFAULTS = {field.name: field.default for cls in (TrainOptions, RunOptions) for field in fields(cls)}
+
+
+def _option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
+    """An option of a field, with the field's default."""
+    from fdr.training.options import flag
+
+    default = _DEFAULTS[name]
+    if isinstance(default, bool):
+        settings |= {"is_flag": True}
+    elif default is not None:
+        settings |= {"show_default": default != ()}
+        settings.setdefault("type", None if isinstance(default, tuple) else type(default))
+    shown = (
+        ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in default)
+        if isinstance(default, tuple)
+        else default
+    )
+    return click.option(flag(name), name, default=shown, help=text, **settings)
+
+
+_loss = _options.stack(
+    _options.reps,
+    _option("monitor", "Encoders that are watched and not trained on, comma-separated.", metavar="NAMES"),
+    click.option(
+        "--ref",
+        "reference",
+        default=_DEFAULTS["reference"],
+        show_default=True,
+        metavar="NAME|FILE|IMAGES",
+        help="Reference: a name (fdr references list), statistics of any tool, or real images.",
+    ),
+    _option(
+        "population",
+        "What FD is of: ema:BETA (BETA a batch, not an image), queue:SIZE (images), or the batch alone.",
+        metavar="KIND",
+    ),
+    _option("fill", "Images that the population begins with.", metavar="N"),
+    _option("solver", "fast, or exact float64 eigendecompositions at every step.", type=click.Choice(SOLVERS)),
+    _option("eps", "The term of an encoder is FD / (its own value + EPS).", metavar="EPS"),
+    _option(
+        "gradient",
+        "raw, or unit: not scaled by the weight of a batch in its population.",
+        type=click.Choice(GRADIENTS),
+    ),
+)
+_descent = _options.stack(
+    _option("steps", "Steps in all.", metavar="N"),
+    _option("batch_size", "Images per step, over all ranks.", metavar="N"),
+    _option(
+        "chunks",
+        "Parts of a batch that pass the networks in turn: less memory, one more forward pass, the same gradient.",
+        metavar="N",
+    ),
+    _option("lr", "AdamW's rate after the warm-up; a cosine brings it to 0.", metavar="LR"),
+    click.option(
+        "--warmup-steps",
+        type=int,
+        metavar="N",
+        help="Steps in which the rate rises from 0.  [default: a tenth of the steps]",
+    ),
+    _option("betas", "AdamW's two.", metavar="B1,B2"),
+    _option("weight_decay", "AdamW's.", metavar="W"),
+    click.option("--clip", type=float, metavar="NORM", help="Clip the norm of the gradient.  [default: no]"),
+    _option("ema_kimg", "Half-lives of the weight averages, in thousands of images.", metavar="LIST"),
+    _option("seed", "Of all noise and labels.", metavar="N"),
+    _option("dtype", "Of the generator; bf16 by autocast.", type=click.Choice(["float32", "bf16"])),
+    _option("encoder_dtype", "Of the encoders.", type=click.Choice(["float32", "bf16"])),
+    _option("tf32", "Allow TF32 on the GPU."),
+    _option("max_skipped", "Stop after so many steps in a row without a finite gradient.", metavar="N"),
+)
+_running = _options.stack(
+    _options.device,
+    click.option(
+        "--gpus",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Divide every batch among N GPUs of this machine (with --device cpu, N processes); torchrun and srun work "
+        "as well.",
+    ),
+    click.option(
+        "--encoder-batch-size", type=int, metavar="N", help="Images per encoder pass: less memory, one more pass."
+    ),
+    _options.weights_dir,
+    click.option("--offline", is_flag=True, default=False, help="Never touch the network."),
+    _options.cache_dir,
+)
+_records = _options.stack(
+    _option("log_every", "Steps between lines of log.jsonl.", metavar="N"),
+    _option("checkpoint_every", "Steps between checkpoints.", metavar="N"),
+    _option("keep", "Newest checkpoints that stay.", metavar="N"),
+    click.option("--milestone-every", type=int, metavar="N", help="Checkpoints at multiples of N stay for good."),
+    _option("grid_every", "Steps between sample grids, of the same latents every time.", metavar="N"),
+    _option("grid_size", "Images on a grid.", metavar="N"),
+    click.option("--eval-every", type=int, metavar="N", help="Evaluate as fdr eval does every N steps and at the end."),
+    _option("eval_count", "Images of an evaluation.", metavar="N"),
+    _option("tensorboard", "Log to RUN/tensorboard as well."),
+    click.option("--wandb", metavar="PROJECT", help="Log to a project of Weights & Biases as well."),
+)
+
+
+@click.command(
+    "train",
+    cls=_options.Command,
+    epilog="Examples:\n\n  fdr train --gen model.pt2 --reps inception,dinov2 --monitor clip -o runs/a\n\n"
+    "  fdr train --gen weights.safetensors --arch mypkg.models:build --ref stats.npz --lr 1e-5 -o runs/b\n\n"
+    "  fdr train --resume runs/a",
+)
+@click.option("-o", "--out", type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run.")
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Go on with a run, with the options that it was started with.",
+)
+@click.option(
+    "--gen",
+    metavar="PATH",
+    help="The generator to start from: TorchScript, torch.export (.pt2), a state dict (.pt, .safetensors) with --arch, "
+    "or a run folder.",
+)
+@_generator.architecture
+@_loss
+@_descent
+@_running
+@_records
+@_options.dry_run
+@_options.quiet
+@_ranks.on_ranks
+def command(
+    out: Path | None,
+    resume: Path | None,
+    choice: _generator.Choice,
+    gpus: int | None,
+    dry_run: bool,
+    quiet: bool,
+    group: Group,
+    **given: Any,
+) -> None:
+    """Post-train a generator: the FD of its images to a reference, under one or several encoders, is the loss.
+
+    The folder RUN has everything: checkpoints, log.jsonl, sample grids, and the generator, for fdr sample --gen RUN and
+    fdr eval --gen RUN. A run that was stopped or killed goes on with the same command, or with --resume RUN; SIGTERM
+    saves first.
+    """
+    from fdr.training.loop import train
+    from fdr.training.planning import plan
+
+    given |= choice.settings()
+    run, options = _what(out, resume, given)
+    named = resume is None or _options.is_typed("arch")
+    device, _ = _options.place_rank(given["device"], gpus, group)
+    run_options = _run_options({**given, "device": device, "is_arch_named": named})
+    if dry_run:
+        for line in plan(options, run, run_options, group):
+            click.echo(line)
+        return
+    view = view_for(quiet, group.rank == 0)
+    with _stopping() as stop:
+        result = train(options, run, run_options, group=group, view=view, should_stop=stop.is_wanted)
+    if group.rank == 0 and not quiet:
+        click.echo(_closing(result))
+    if stop.signal == signal.SIGINT:
+        raise KeyboardInterrupt
+
+
+def _what(out: Path | None, resume: Path | None, given: Mapping[str, Any]) -> tuple[Path, TrainOptions]:
+    """The folder and the options of the run: all given, or those of an earlier one with what is typed now."""
+    from fdr.training.folder import read_options
+
+    names = [field.name for field in fields(TrainOptions)]
+    if resume is None:
+        if given["gen"] is None or out is None:
+            raise click.UsageError("Give --gen PATH and -o RUN to start a run, or --resume RUN to go on with one.")
+        return out, TrainOptions(**{name: _value(name, given[name]) for name in names})
+    if out is not None and out != resume:
+        raise click.UsageError("--resume names the folder already; leave out -o.")
+    typed = {name: _value(name, given[name]) for name in names if _options.is_typed(name)}
+    return resume, replace(read_options(resume), **typed)
+
+
+def _run_options(given: Mapping[str, Any]) -> RunOptions:
+    from fdr.runtime import feature_cache_dir
+
+    values = {field.name: given[field.name] for field in fields(RunOptions)}
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    values |= {"offline": values["offline"] or None, "cache": values["cache"] or str(feature_cache_dir())}
+    return RunOptions(**values)
+
+
+def _value(name: str, text: Any) -> Any:
+    """What click gives as what the field takes."""
+    from fdr.encoders.registry import parse_encoders
+
+    if name == "reps" or (name == "monitor" and text):
+        return tuple(parse_encoders(text))
+    if name == "monitor":
+        return ()
+    if name in ("betas", "ema_kimg"):
+        return _numbers(name, text)
+    return text
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    from fdr.training.options import flag
+
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise InputError(f"{flag(name)} is a list of numbers; got {text!r}.") from None
+
+
+def _closing(result: TrainResult) -> str:
+    if result.had_finished:
+        return f"{result.run} has finished already, at step {result.step}; nothing to do."
+    if not result.is_finished:
+        return f"stopped at step {result.step} of {result.steps}, saved; go on with: fdr train --resume {result.run}"
+    skipped = f", {result.skipped} skipped" if result.skipped else ""
+    return f"finished {result.steps} steps{skipped}; next: fdr eval --gen {result.run}"
+
+
+class _Stop:
+    """Which signal wants the run to end after the step it is in."""
+
+    signal: int | None = None
+
+    def is_wanted(self) -> bool:
+        return self.signal is not None
+
+    def take(self, number: int, _: Any) -> None:
+        if self.signal == signal.SIGINT == number:
+            raise KeyboardInterrupt  # a second time: at once
+        self.signal = number
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[_Stop]:
+    """SIGTERM and the first Ctrl-C end the run after a step, with a checkpoint."""
+    stop = _Stop()
+    before = {number: signal.signal(number, stop.take) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

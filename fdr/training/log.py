@@ -1,0 +1,186 @@
+"""What a run writes down: a JSON line per logged step, always; TensorBoard and Weights & Biases when asked for."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from fdr.errors import InputError
+from fdr.files import write_atomically
+from fdr.training.folder import LOG_NAME
+from fdr.training.options import RunOptions, TrainOptions
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One logged step. FD and FDr are of the population with the step's batch, before its parameters changed."""
+
+    step: int
+    """Steps done, this one included."""
+    images: int
+    """Images that entered steps that were taken."""
+    lr: float
+    loss: float
+    fd: Mapping[str, float]
+    """By encoder."""
+    fdr: Mapping[str, float]
+    """By encoder whose reference has a validation FD."""
+    watched: tuple[str, ...]
+    """The encoders that are not trained on."""
+    grad_norm: float
+    """Before clipping."""
+    skipped: int
+    """Steps skipped so far."""
+    images_per_second: float
+    """Since the record before, over all ranks, evaluations and checkpoints left out."""
+    memory: int | None
+    """Bytes: the peak of the GPU's memory, or of the process on a CPU."""
+    seconds: Mapping[str, float]
+    """Of this step on this rank: "generator", "encoders", "solver", "rest"."""
+
+    def values(self) -> dict[str, Any]:
+        """What a sink takes."""
+        return asdict(self)
+
+
+class Sink(Protocol):
+    """Takes what is logged. `kind` is "step", "evaluation", "warning" or "skipped"."""
+
+    def write(self, kind: str, values: Mapping[str, Any]) -> None:
+        """One entry; `values` has its "step"."""
+
+    def close(self) -> None:
+        """The end of the run."""
+
+
+class JsonLines:
+    """`log.jsonl`: one object a line, flushed at once. A resumed run first drops what its checkpoint does not know."""
+
+    def __init__(self, path: Path, resumed_at: int) -> None:
+        if path.is_file():
+            kept = [line for line in path.read_bytes().splitlines(keepends=True) if _is_known(line, resumed_at)]
+            write_atomically(path, b"".join(kept))
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+
+    def write(self, kind: str, values: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps({"kind": kind, **_finite(values)}, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoard:
+    """Scalars by name, "fd/inception"; at the number of the step."""
+
+    def __init__(self, folder: Path, resumed_at: int) -> None:
+        module = _library("torch.utils.tensorboard", "tensorboard", "--tensorboard")
+        self._writer = module.SummaryWriter(str(folder), purge_step=resumed_at or None)
+
+    def write(self, kind: str, values: Mapping[str, Any]) -> None:
+        for name, value in scalars(kind, values).items():
+            self._writer.add_scalar(name, value, values["step"])
+        if "text" in values:
+            self._writer.add_text(kind, values["text"], values["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """The same scalars in a project of W&B. The id of the run is kept, so that a resumed one goes on there."""
+
+    def __init__(self, folder: Path, project: str, config: Mapping[str, Any]) -> None:
+        wandb = _library("wandb", "wandb", "--wandb")
+        path = folder / "wandb-id.txt"
+        if not path.is_file():
+            write_atomically(path, wandb.util.generate_id().encode())
+        name = path.read_text(encoding="utf-8")
+        self._run = wandb.init(
+            project=project, id=name, resume="allow", dir=str(folder), config=dict(config), name=folder.name
+        )
+
+    def write(self, kind: str, values: Mapping[str, Any]) -> None:
+        self._run.log(scalars(kind, values), step=values["step"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def scalars(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of an entry, mappings flattened: {"fd": {"inception": 3}} -> {"fd/inception": 3}."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        rows = {f"{name}/{key}": item for key, item in value.items()} if isinstance(value, Mapping) else {name: value}
+        for key, item in rows.items():
+            if isinstance(item, int | float) and math.isfinite(item) and key != "step":
+                found[key if kind == "step" else f"{kind}/{key}"] = item
+    return found
+
+
+def open_sinks(run: Path, options: TrainOptions, run_options: RunOptions, step: int) -> list[Sink]:
+    """All that a run logs to, which goes on after `step`. Raises `InputError` for a library that is not there."""
+    sinks: list[Sink] = []
+    if run_options.tensorboard:
+        sinks.append(TensorBoard(run / "tensorboard", step))
+    if run_options.wandb is not None:
+        sinks.append(WeightsAndBiases(run, run_options.wandb, asdict(options)))
+    return [JsonLines(run / LOG_NAME, step), *sinks]
+
+
+class Clock:
+    """Images per second of the steps alone."""
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._began = time.perf_counter()
+
+    def count(self, images: int) -> None:
+        """A step of so many images is done."""
+        self._images += images
+
+    def rate(self) -> float:
+        """Since the last call."""
+        now = time.perf_counter()
+        rate = self._images / max(now - self._began, 1e-9)
+        self._images, self._began = 0, now
+        return rate
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """What happens inside does not count."""
+        began = time.perf_counter()
+        yield
+        self._began += time.perf_counter() - began
+
+
+def _library(module: str, package: str, option: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"{option} was asked for, but {package} cannot be imported ({error}); install it, or leave {option} out: "
+            "log.jsonl has the same numbers."
+        ) from error
+
+
+def _is_known(line: bytes, step: int) -> bool:
+    """False for what was logged after `step`, and for a line that a kill has cut short."""
+    try:
+        return line.endswith(b"\n") and json.loads(line)["step"] <= step
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,228 @@
+"""The post-training loop: steps, and what is logged, saved, drawn and measured between them."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fdr.distributed import tensor_ranks
+from fdr.errors import FdrWarning, RunError
+from fdr.generators.checkpoints import ONLINE
+from fdr.generators.run_folder import save_generator
+from fdr.group import SOLO, Group, failures_told, on_main
+from fdr.runtime import peak_memory, resolve_device
+from fdr.training import folder
+from fdr.training.checkpoint import list_checkpoints, load_checkpoint, prune, save_checkpoint
+from fdr.training.log import Clock, Sink, StepRecord, open_sinks
+from fdr.training.options import RunOptions, TrainOptions
+from fdr.training.parting import Parting
+from fdr.training.setup import Parts, build
+from fdr.training.snapshots import FILL_BATCH, Snapshots, evaluated
+from fdr.training.step import StepOutcome, Stepper, own_randomness
+from fdr.training.view import SilentView, View
+from fdr.training.weight_ema import WeightEmas
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a call of `train` ended."""
+
+    run: Path
+    step: int
+    """Steps done, in this call and before it."""
+    steps: int
+    skipped: int
+    """Steps that were skipped in this call and before it."""
+    had_finished: bool = False
+    """True when there was nothing left to do."""
+
+    @property
+    def is_finished(self) -> bool:
+        """False for a run that was asked to stop; the same call goes on with it."""
+        return self.step == self.steps
+
+
+def train(
+    options: TrainOptions,
+    run: Path,
+    run_options: RunOptions | None = None,
+    *,
+    group: Group = SOLO,
+    view: View | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainResult:
+    """Post-train a generator in the folder `run`; what was begun there with the same options goes on.
+
+    After every step `should_stop` is asked on every rank; when one says yes the state is saved and the call returns.
+    Under torchrun, `group=fdr.join_ranks()` divides every batch; the parameters are those of one process up to
+    rounding. A run that was killed gives, on a CPU, the parameters of an uninterrupted one bit for bit.
+
+    Raises `InputError` for unusable options or a folder of other options, `RunError` when the run cannot go on.
+    """
+    run_options, shown = run_options or RunOptions(), view or SilentView()
+    with failures_told(group):
+        last = on_main(group, lambda: _last_step(run, options))
+        if last == options.steps:
+            return TrainResult(run, last, options.steps, 0, had_finished=True)
+        device = resolve_device(run_options.device)
+        with folder.locked(run) if group.rank == 0 else contextlib.nullcontext(), own_randomness(device):
+            parts = build(options, run, run_options, group, is_new=last is None, progress=shown)
+            return _Run(options, run, run_options, group, shown, parts).go(last, should_stop)
+
+
+def _last_step(run: Path, options: TrainOptions) -> int | None:
+    folder.check_folder(run, options)
+    return max(list_checkpoints(run), default=None)
+
+
+class _Run:
+    """The state of a run in this process."""
+
+    def __init__(
+        self, options: TrainOptions, run: Path, run_options: RunOptions, group: Group, view: View, parts: Parts
+    ) -> None:
+        self.options, self.run, self.run_options = options, run, run_options
+        self.ranks, self.view, self.parts = tensor_ranks(group), view, parts
+        self.is_main = group.rank == 0
+        self.stepper = Stepper(options, parts.generator, parts.loss, parts.draws, self.ranks)
+        half_lives = options.ema_kimg if self.is_main else ()
+        self.emas = WeightEmas(parts.generator, half_lives, options.batch_size)
+        self.parting = Parting()
+        self.snapshots = Snapshots(options, run, run_options, parts, self.stepper.images, group, view)
+        self.step, self.taken, self.in_a_row = 0, 0, 0
+        self.sinks: list[Sink] = []
+        self.clock = Clock()
+
+    def go(self, last: int | None, should_stop: Callable[[], bool]) -> TrainResult:
+        """All steps that are left, or those until `should_stop`."""
+        if last is None:
+            self._begin()
+        else:
+            self._resume(last)
+        if self.is_main:
+            self.sinks = open_sinks(self.run, self.options, self.run_options, self.step)
+        try:
+            with self.view.running(self.options.steps, self.step):
+                self._steps(should_stop)
+        finally:
+            for sink in self.sinks:
+                sink.close()
+        return TrainResult(self.run, self.step, self.options.steps, self.step - self.taken)
+
+    def _begin(self) -> None:
+        if self.is_main:
+            folder.write_options(self.run, self.options)
+        if self.options.fill and self.options.population != "batch":
+            self._fill()
+        self.snapshots.reals()
+        self.snapshots.grid(0)
+        self._save()
+
+    def _fill(self) -> None:
+        draws, count = self.parts.draws, self.options.fill
+        with evaluated(self.parts.generator):
+            batches = (self.stepper.images(*d) for d in draws.batches("fill", count, FILL_BATCH, self.ranks))
+            self.parts.loss.fill(batches, count, progress=self.view)
+
+    def _resume(self, last: int) -> None:
+        state = load_checkpoint(list_checkpoints(self.run)[last], self.parts.device)
+        self.step, self.taken, self.in_a_row = state["step"], state["taken"], state["in_a_row"]
+        self.parts.generator.load_state_dict(state["model"])
+        self.stepper.optimizer.load_state_dict(state["optimizer"])
+        self.emas.load(state["model_ema"]["shadows"])
+        self.parts.loss.load_state_dict(state["loss"])
+        self.parting.load_state_dict(state["parting"])
+
+    def _steps(self, should_stop: Callable[[], bool]) -> None:
+        stops = False
+        self.parts.generator.train()
+        while self.step < self.options.steps and not stops:
+            is_logged = self._is_due(self.run_options.log_every, self.step + 1)
+            outcome = self.stepper.step(self.step, is_timed=is_logged)
+            self.step += 1
+            self.clock.count(self.options.batch_size)
+            self._take_in(outcome)
+            if is_logged and outcome.fault is None and self.is_main:
+                self._log(outcome)
+            self.view.reached(self.step)
+            stops = self.ranks.is_any(should_stop())
+            with self.clock.stopped():
+                self._between(stops)
+
+    def _take_in(self, outcome: StepOutcome) -> None:
+        """A step into the averages; one that was skipped into the log, and the end of the run after too many."""
+        if outcome.fault is None:
+            self.taken, self.in_a_row = self.taken + 1, 0
+            self.emas.update(self.taken)
+            return
+        self.in_a_row += 1
+        self._write("skipped", {"step": self.step, "text": outcome.fault})
+        if self.in_a_row >= self.options.max_skipped:
+            raise RunError(
+                f"{self.in_a_row} steps in a row were skipped; of step {self.step} the reason is: "
+                f"{outcome.fault.rstrip('.')}. Lower --lr, set --clip, or leave out bf16."
+            )
+
+    def _log(self, outcome: StepOutcome) -> None:
+        watched = tuple(name for name, weight in self.parts.loss.weights.items() if weight == 0)
+        record = StepRecord(
+            step=self.step,
+            images=self.taken * self.options.batch_size,
+            lr=outcome.lr,
+            loss=outcome.loss,
+            fd=outcome.fd,
+            fdr=outcome.fdr,
+            watched=watched,
+            grad_norm=outcome.grad_norm,
+            skipped=self.step - self.taken,
+            images_per_second=self.clock.rate(),
+            memory=peak_memory(self.parts.device),
+            seconds=outcome.seconds,
+        )
+        self._write("step", record.values())
+        self.view.show(record)
+        trained = {name: fd for name, fd in outcome.fd.items() if name not in watched}
+        for sentence in self.parting.look(self.step, trained, {name: outcome.fd[name] for name in watched}):
+            self._write("warning", {"step": self.step, "text": sentence})
+            warnings.warn(sentence, FdrWarning, stacklevel=2)
+
+    def _between(self, stops: bool) -> None:
+        """What is due after a step: the checkpoint last, so that a resumed run repeats what it does not know of."""
+        options, is_last = self.run_options, self.step == self.options.steps
+        if self._is_due(options.grid_every, self.step):
+            self.snapshots.grid(self.step)
+        if self._is_due(options.eval_every, self.step):
+            values = self.snapshots.evaluate(self.step)
+            self._write("evaluation", values)
+        if is_last or stops or self.step % options.checkpoint_every == 0:
+            self._save()
+
+    def _is_due(self, every: int | None, step: int) -> bool:
+        return every is not None and (step % every == 0 or step == self.options.steps)
+
+    def _save(self) -> None:
+        """A checkpoint, and the generator as others load it."""
+        loss, model = self.parts.loss.state_dict(), self.parts.generator.state_dict()
+        if not self.is_main:
+            return
+        state: dict[str, Any] = {
+            "taken": self.taken,
+            "in_a_row": self.in_a_row,
+            "images": self.taken * self.options.batch_size,
+            "model": model,
+            "model_ema": {"shadows": self.emas.shadows},
+            "optimizer": self.stepper.optimizer.state_dict(),
+            "loss": loss,
+            "parting": self.parting.state_dict(),
+        }
+        save_generator(self.run, self.parts.generator, {ONLINE: model, **self.emas.shadows})
+        save_checkpoint(self.run, self.step, state)  # after the generator, which a resumed run loads first
+        prune(self.run, self.run_options.keep, self.run_options.milestone_every)
+
+    def _write(self, kind: str, values: dict[str, Any]) -> None:
+        for sink in self.sinks:
+            sink.write(kind, values)

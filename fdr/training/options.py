@@ -1,0 +1,190 @@
+"""What a training run is told; the defaults here are the only ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from fdr.errors import InputError, unknown
+from fdr.population import GRADIENTS, SOLVERS, BatchPopulation, EmaPopulation, QueuePopulation
+from fdr.reference import DEFAULT_REFERENCE
+from fdr.runtime import DTYPES
+
+POPULATIONS = ("ema:0.999", "queue:50000", "batch")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """All that decides which parameters a run ends with: kept in its folder, and the same whenever it is resumed.
+
+    The defaults are those of FD-loss (arXiv 2604.28190) for a pixel generator on ImageNet.
+    """
+
+    gen: str
+    """The generator to start from: TorchScript, torch.export, a state dict with `arch`, or a run folder."""
+    arch: str | None = None
+    """"module:factory" that makes the network of a state dict."""
+    arch_args: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the factory."""
+    ema: str | None = None
+    """Which weights of `gen` to start from, such as "edm_500"; None takes the trained ones."""
+    value_range: tuple[float, float] | None = None
+    """Of the network's own images, (0, 1) or (-1, 1); this and the next two are None where `gen` says it."""
+    noise_shape: tuple[int, ...] | None = None
+    num_classes: int | None = None
+    reps: tuple[str, ...] = ("inception",)
+    """Encoders that are trained on."""
+    monitor: tuple[str, ...] = ()
+    """Encoders that are watched only."""
+    reference: str = DEFAULT_REFERENCE
+    population: str = "ema:0.999"
+    """"ema:BETA" (per batch), "queue:SIZE" (in images) or "batch"."""
+    fill: int = 50_000
+    """Images that the populations begin with; 0 begins with the first batch."""
+    solver: str = "fast"
+    eps: float = 0.01
+    """The term of an encoder is FD / (its own value + eps)."""
+    gradient: str = "raw"
+    """"raw" is dFD/dx; "unit" does not shrink with the weight of a batch in its population."""
+    steps: int = 62_500
+    batch_size: int = 1024
+    """Images per step, over all ranks."""
+    chunks: int = 1
+    """Parts of a batch that pass the networks one after another, for less memory; the gradient is that of the whole."""
+    lr: float = 1e-6
+    """At the end of the warm-up."""
+    warmup_steps: int | None = None
+    """None: a tenth of the steps."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    clip: float | None = None
+    """Largest norm of the gradient over all parameters; None leaves it."""
+    ema_kimg: tuple[float, ...] = (250, 500, 1000, 2000)
+    """Half-lives of the weight averages in thousands of images."""
+    seed: int = 0
+    dtype: str = "float32"
+    """Of the generator's forward pass: "float32", or "bf16" by autocast; its parameters stay float32."""
+    encoder_dtype: str = "float32"
+    tf32: bool = False
+    max_skipped: int = 10
+    """So many steps in a row without a finite gradient end the run."""
+
+    def __post_init__(self) -> None:
+        if not self.reps:
+            raise InputError("No encoder was given to train on; name at least one, for example --reps inception.")
+        both = [name for name in self.monitor if name in self.reps]
+        if both:
+            raise InputError(f"Encoder {both[0]!r} is trained on and watched; leave it out of one of the two.")
+        for name, least in (
+            ("steps", 1),
+            ("batch_size", 2),
+            ("chunks", 1),
+            ("fill", 0),
+            ("seed", 0),
+            ("max_skipped", 1),
+        ):
+            if getattr(self, name) < least:
+                raise InputError(f"{flag(name)} must be at least {least}; got {getattr(self, name)}.")
+        for name, value in (("lr", self.lr), ("eps", self.eps), ("clip", 1.0 if self.clip is None else self.clip)):
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"{flag(name)} must be a number above 0; got {value}.")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise InputError(f"--weight-decay must be 0 or above; got {self.weight_decay}.")
+        if not all(0 <= beta < 1 for beta in self.betas) or len(self.betas) != 2:
+            raise InputError(f"--betas are two numbers in [0, 1); got {self.betas}.")
+        if not all(math.isfinite(half_life) and half_life > 0 for half_life in self.ema_kimg):
+            raise InputError(f"--ema-kimg are half-lives above 0; got {', '.join(map(str, self.ema_kimg))}.")
+        if self.warmup_steps is not None and not 0 <= self.warmup_steps < self.steps:
+            raise InputError(
+                f"--warmup-steps must be 0 to {self.steps - 1}, less than the {self.steps} steps; "
+                f"got {self.warmup_steps}."
+            )
+        for name, choices in (("solver", SOLVERS), ("gradient", GRADIENTS), ("dtype", DTYPES)):
+            if getattr(self, name) not in choices:
+                raise unknown(name, getattr(self, name), choices)
+        if self.encoder_dtype not in DTYPES:
+            raise unknown("encoder dtype", self.encoder_dtype, DTYPES)
+        parse_population(self.population)
+
+    @property
+    def warmup(self) -> int:
+        """Steps of the warm-up."""
+        return self.steps // 10 if self.warmup_steps is None else self.warmup_steps
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a run is computed and what it leaves behind; may differ whenever it is resumed.
+
+    Device, ranks and `encoder_batch_size` change rounding only. `None` for an interval is never.
+    """
+
+    device: str | None = None
+    weights_dir: str | None = None
+    offline: bool | None = None
+    cache: str | None = None
+    """Feature cache for reference images."""
+    encoder_batch_size: int | None = None
+    """Images per forward pass of an encoder: less memory, one more forward pass."""
+    log_every: int = 10
+    checkpoint_every: int = 500
+    keep: int = 2
+    """Newest checkpoints that stay."""
+    milestone_every: int | None = None
+    """Checkpoints at multiples of so many steps stay for good."""
+    grid_every: int | None = 500
+    grid_size: int = 64
+    """Images on a grid."""
+    eval_every: int | None = None
+    eval_count: int = 50_000
+    tensorboard: bool = False
+    wandb: str | None = None
+    """Project of Weights & Biases."""
+    is_arch_named: bool = True
+    """False when the architecture was read from the run folder, which may then not name any function it likes."""
+
+    def __post_init__(self) -> None:
+        for name in (item.name for item in fields(self)):
+            value, least = getattr(self, name), 2 if name == "eval_count" else 1
+            is_count = name.endswith(("_every", "_size", "_count")) or name == "keep"
+            if is_count and value is not None and value < least:
+                raise InputError(f"{flag(name)} must be at least {least}; got {value}.")
+
+
+def flag(name: str) -> str:
+    """The option of the command line for a field: "batch_size" -> "--batch-size"."""
+    return "--" + {"reference": "ref", "eval_count": "eval-images"}.get(name, name).replace("_", "-")
+
+
+def parse_population(text: str) -> EmaPopulation | QueuePopulation | BatchPopulation:
+    """ "ema:0.999", "queue:50000" or "batch"; without its number, the usual one. Raises `InputError` otherwise."""
+    kind, _, value = text.partition(":")
+    try:
+        if kind == "ema":
+            return EmaPopulation(float(value)) if value else EmaPopulation()
+        if kind == "queue":
+            return QueuePopulation(int(value)) if value else QueuePopulation()
+    except ValueError:
+        raise InputError(f"Population {text!r}: {value!r} is no number; expected, for example, ema:0.999.") from None
+    if text != "batch":
+        raise unknown("population", text, POPULATIONS)
+    return BatchPopulation()
+
+
+def changed(stored: TrainOptions, given: TrainOptions) -> str | None:
+    """The first field in which two sets of options differ, as a sentence; None when they agree."""
+    for name in (item.name for item in fields(TrainOptions)):
+        old, new = getattr(stored, name), getattr(given, name)
+        if old != new:
+            return f"it was started with {flag(name)} {_words(old)}, not {_words(new)}"
+    return None
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "(none)"
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={item}" for key, item in value.items()) or "(none)"
+    return "(none)" if value is None else str(value)

@@ -1,0 +1,110 @@
+"""What a run is made of: generator, reference, encoders, losses. What is wrong with it is said before any step."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fdr.encoders.base import AbstractEncoder, EncoderOptions
+from fdr.encoders.registry import load_encoders, parse_encoders
+from fdr.extraction import ExtractionOptions
+from fdr.generators.base import Generator
+from fdr.generators.loading import load_generator
+from fdr.group import Group
+from fdr.images import open_images
+from fdr.loss import FDLoss
+from fdr.progress import Progress
+from fdr.reference import names_images
+from fdr.reference_writer import write_reference
+from fdr.runtime import check_dtype, resolve_device
+from fdr.training import folder
+from fdr.training.draws import Draws
+from fdr.training.options import RunOptions, TrainOptions, parse_population
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the loop works with."""
+
+    device: torch.device
+    generator: Generator
+    encoders: Mapping[str, AbstractEncoder]
+    """Trained on and watched, by name."""
+    reference: str
+    """Name, or path of statistics."""
+    loss: FDLoss
+    draws: Draws
+
+
+def build(
+    options: TrainOptions, run: Path, run_options: RunOptions, group: Group, *, is_new: bool, progress: Progress
+) -> Parts:
+    """Load everything. A resumed run takes the generator, and the moments of reference images, from its own folder."""
+    device = resolve_device(run_options.device)
+    check_dtype(options.dtype, device)
+    check_dtype(options.encoder_dtype, device)
+    generator = _generator(options, run_options, run, device, is_new)
+    encoder_options = EncoderOptions(
+        weights_dir=None if run_options.weights_dir is None else Path(run_options.weights_dir),
+        device=str(device),
+        offline=run_options.offline,
+        tf32=options.tf32,
+        progress=progress,
+    )
+    names = parse_encoders([*options.reps, *options.monitor])
+    encoders = {encoder.spec.name: encoder for encoder in load_encoders(names, encoder_options)}
+    cache = None if run_options.cache is None else Path(run_options.cache)
+    extraction = ExtractionOptions(cache, progress=progress, group=group)
+    reference = _reference(options.reference, run, list(encoders.values()), extraction, is_new)
+    loss = FDLoss(
+        list(encoders.values()),
+        reference,
+        parse_population(options.population),
+        options.solver,
+        weights={name: 0.0 for name in encoders if name not in parse_encoders(list(options.reps))},
+        eps=options.eps,
+        gradient=options.gradient,
+        encoder_batch_size=run_options.encoder_batch_size,
+        autocast="bf16" if options.encoder_dtype == "bf16" else None,
+        encoder_options=encoder_options,
+        group=group,
+    )
+    draws = Draws(options.seed, generator.noise_shape, generator.num_classes, device)
+    return Parts(device, generator, encoders, reference, loss, draws)
+
+
+def _generator(
+    options: TrainOptions, run_options: RunOptions, run: Path, device: torch.device, is_new: bool
+) -> Generator:
+    if not is_new:
+        arch = options.arch if run_options.is_arch_named else None
+        arguments = options.arch_args if arch is not None else None
+        return load_generator(run, arch, str(device), arch_args=arguments)
+    return load_generator(
+        options.gen,
+        options.arch,
+        str(device),
+        arch_args=options.arch_args,
+        value_range=options.value_range,
+        noise_shape=options.noise_shape,
+        num_classes=options.num_classes,
+        ema=options.ema,
+    )
+
+
+def _reference(
+    reference: str, run: Path, encoders: list[AbstractEncoder], options: ExtractionOptions, is_new: bool
+) -> str:
+    """What the loss and the evaluations compare with; of images, the moments are computed once, into the run."""
+    if not names_images(reference):
+        return reference
+    own = run / folder.REFERENCE_NAME
+    if is_new:
+        if options.group.rank == 0:
+            shutil.rmtree(own, ignore_errors=True)  # of a run that was killed before its first checkpoint
+        write_reference(open_images(reference), encoders, own, name=Path(reference).name, options=options)
+    return str(own)

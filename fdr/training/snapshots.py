@@ -1,0 +1,116 @@
+"""Pictures and evaluations of a run at one of its steps, with noise of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fdr.encoders.base import EncoderOptions
+from fdr.errors import FdrError
+from fdr.evaluation import Evaluator
+from fdr.extraction import ExtractionOptions
+from fdr.files import write_atomically
+from fdr.generators.source import GeneratorSource
+from fdr.group import Group
+from fdr.images import ImageOptions, open_images
+from fdr.progress import Progress
+from fdr.report import reports_to_json
+from fdr.training.draws import stream_seed
+from fdr.training.grid import as_bytes, save_sheet
+from fdr.training.options import RunOptions, TrainOptions
+from fdr.training.setup import Parts
+
+GRIDS, EVALUATIONS = "grids", "evaluations"
+FILL_BATCH = 64
+"""Images that are generated together without gradient."""
+
+
+class Snapshots:
+    """Grids, reference images and evaluations in the folder of a run."""
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        run: Path,
+        run_options: RunOptions,
+        parts: Parts,
+        images_of: Callable[[Tensor, Tensor | None], Tensor],
+        group: Group,
+        progress: Progress,
+    ) -> None:
+        self._options, self._run, self._run_options, self._parts = options, run, run_options, parts
+        self._images_of, self._group, self._progress = images_of, group, progress
+        self._evaluator: Evaluator | None = None
+
+    def grid(self, step: int) -> None:
+        """The images of the same latents as at every other step."""
+        if self._group.rank > 0 or self._run_options.grid_every is None:
+            return
+        with evaluated(self._parts.generator):
+            batches = self._parts.draws.batches("grid", self._run_options.grid_size, FILL_BATCH)
+            images = [as_bytes(self._images_of(*batch)) for batch in batches]
+        save_sheet(self._run / GRIDS / f"step-{step:08d}.png", np.concatenate(images))
+
+    def reals(self) -> None:
+        """As many reference images beside the grids, where the reference is images, or a file that has some."""
+        if self._group.rank > 0 or self._run_options.grid_every is None:
+            return
+        images = first_images(self._options.reference, self._run_options.grid_size)
+        if images is not None:
+            save_sheet(self._run / GRIDS / "reals.png", images)
+
+    def evaluate(self, step: int) -> dict[str, Any]:
+        """What `fdr eval` says of the generator as it is: one entry for the log; the report is kept as well."""
+        options, seed = self._run_options, stream_seed(self._options.seed, "evaluation")
+        with evaluated(self._parts.generator):
+            source = GeneratorSource(self._parts.generator, options.eval_count, seed=seed, batch_size=FILL_BATCH)
+            report = self._prepared().evaluate_source(source)
+        if self._group.rank == 0:
+            write_atomically(self._run / EVALUATIONS / f"step-{step:08d}.json", reports_to_json([report]).encode())
+        values: dict[str, Any] = {"step": step, "count": options.eval_count}
+        for result in report:
+            if result.encoder is not None:
+                values.setdefault(result.metric, {})[result.encoder] = result.value
+        return values
+
+    def _prepared(self) -> Evaluator:
+        if self._evaluator is None:
+            self._evaluator = Evaluator(
+                list(self._parts.encoders.values()),
+                self._parts.reference,
+                "fd",
+                image_options=ImageOptions(),
+                encoder_options=EncoderOptions(device=str(self._parts.device), progress=self._progress),
+                extraction_options=ExtractionOptions(progress=self._progress, group=self._group),
+            )
+        return self._evaluator
+
+
+@contextmanager
+def evaluated(generator: torch.nn.Module) -> Iterator[None]:
+    """The generator as it samples: in eval mode, without gradient; afterwards in the mode it was in."""
+    was_training = generator.training
+    generator.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        generator.train(was_training)
+
+
+def first_images(reference: str, count: int) -> np.ndarray | None:
+    """uint8 [n, H, W, 3], of the first `count` images those that are as large as the first; None without any."""
+    if not Path(reference).expanduser().exists():
+        return None
+    try:
+        batch = next(iter(open_images(reference).batches(count)))
+    except FdrError:  # statistics without images
+        return None
+    images = [image.permute(1, 2, 0).numpy() for image in batch.images]
+    return np.stack([image for image in images if image.shape == images[0].shape])

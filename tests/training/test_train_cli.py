@@ -1,0 +1,180 @@
+"""`fdr train` as a user meets it: exit codes, sentences, signals, resumption, ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import train_worlds
+from test_train_parts import RECORD
+from worlds import images, npz
+
+from fdr.cli import run
+from fdr.cli._train_view import LiveView, PlainView
+from fdr.training.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
+
+HERE = Path(__file__).parent
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
+    """Exit code, stdout and stderr of `fdr ARGS` in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def one(*arguments: object) -> tuple[int, str, str]:
+        code = run([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return one
+
+
+def start(folder: Path, *more: object) -> list[object]:
+    """Arguments of a small run."""
+    reference = npz(folder / "real.npz", images(40))
+    given = ["--gen", train_worlds.weights(folder), "--arch", "train_worlds:Net", "--ref", reference, "--device", "cpu"]
+    given += ["--reps", "py:train_worlds:tiny", "--population", "ema:0.9", "--fill", 40, "--batch-size", 8]
+    return ["train", *given, "--lr", "1e-2", "--steps", 12, "--log-every", 2, "--ema-kimg", "0.1", *more]
+
+
+def test_a_run_from_start_to_end(call: Call, tmp_path: Path) -> None:
+    code, out, err = call(*start(tmp_path), "--monitor", "py:train_worlds:other", "-o", "run")
+    assert (code, out) == (0, "finished 12 steps; next: fdr eval --gen run\n"), err
+    assert "step 2/12: py:train_worlds:tiny " in err and "watched py:train_worlds:other" in err
+    assert "images/s" in err and "solver" in err and "step 12/12: " in err
+    for again in ([*start(tmp_path), "--monitor", "py:train_worlds:other", "-o", "run"], ["train", "--resume", "run"]):
+        assert call(*again) == (0, "run has finished already, at step 12; nothing to do.\n", "")
+    code, out, err = call("train", "--resume", "run", "--lr", "1e-3")
+    assert code == 2 and "it was started with --lr 0.01, not 0.001" in err and len(err.splitlines()) == 1
+    code, out, err = call(
+        "eval", "--gen", "run", "--num-images", 20, "--reps", "py:train_worlds:tiny", "--ref", "real.npz"
+    )
+    assert code == 0 and "py:train_worlds:tiny" in out, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Give --gen PATH and -o RUN to start a run, or --resume RUN"),
+        (["--gen", "g.pt"], "Give --gen PATH and -o RUN"),
+        (["--resume", "none"], "'none' is no run of fdr train: it has no train.json"),
+        (["--resume", "a", "-o", "b"], "--resume names the folder already"),
+        (["--gen", "g.pt2", "-o", "r", "--reps", "random"], "There is no generator 'g.pt2'"),
+        (["--gen", "g.pt", "-o", "r", "--reps", "incepton"], "Unknown encoder 'incepton'; did you mean 'inception'"),
+        (["--gen", "g.pt", "-o", "r", "--monitor", "inception"], "'inception' is trained on and watched"),
+        (["--gen", "g.pt", "-o", "r", "--betas", "a,b"], "--betas is a list of numbers; got 'a,b'"),
+        (["--gen", "g.pt", "-o", "r", "--population", "ema:2"], "beta is 2.0"),
+        (["--gen", "g.pt", "-o", "r", "--keep", "0"], "--keep must be at least 1"),
+        (["--gen", "g.pt", "-o", "r", "--device", "tpu"], "Unknown device 'tpu'"),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_leaves_nothing(
+    call: Call, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    code, out, err = call("train", *arguments)
+    assert code == 2 and out == "" and message in err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run(call: Call, tmp_path: Path) -> None:
+    code, out, err = call(*start(tmp_path), "-o", "run", "--dry-run")
+    assert code == 0 and not (tmp_path / "run").exists(), err
+    assert "12 steps on cpu" in out and "a step: " in out and "checkpoints of" in out
+
+
+def test_sigterm_saves_and_exits_with_0(call: Call, tmp_path: Path) -> None:
+    paths = os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parent.parent)))
+    command = [sys.executable, "-m", "fdr", *map(str, start(tmp_path, "--steps", 100_000, "-o", "run"))]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log = tmp_path / "run" / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    step = max(list_checkpoints(tmp_path / "run"))
+    assert step > 0 and f"stopped at step {step} of 100000, saved; go on with: fdr train --resume run" in out
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()][-1] in (step, step - 1)
+
+
+def test_interrupted_it_saves_and_exits_with_130(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fdr.training.step import Stepper
+
+    step = Stepper.step
+
+    def interrupted(self: Stepper, number: int, is_timed: bool) -> object:
+        if number == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, number, is_timed)
+
+    monkeypatch.setattr(Stepper, "step", interrupted)
+    code, out, _ = call(*start(tmp_path), "-o", "run")
+    assert code == 130 and "stopped at step 5 of 12, saved" in out
+    assert list(list_checkpoints(tmp_path / "run"))[-1] == 5
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_resumed_run_does_not_call_any_function_its_folder_names(call: Call, tmp_path: Path) -> None:
+    """Of a folder from elsewhere, the factory is called only when the user names it."""
+    assert call(*start(tmp_path), "-o", "run")[0] == 0
+    for path in ("train.json", "generator.json"):
+        text = (tmp_path / "run" / path).read_text()
+        (tmp_path / "run" / path).write_text(
+            text.replace("train_worlds:Net", "os:abort").replace('"steps": 12', '"steps": 14')
+        )
+    code, _, err = call("train", "--resume", "run")
+    assert code == 2 and "asks for 'os:abort'" in err
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_parameters_of_one(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parent.parent)))
+    monkeypatch.setenv("PYTHONPATH", paths)
+    common = start(tmp_path, "--monitor", "py:train_worlds:other", "--batch-size", 9, "--fill", 41)
+    assert call(*common, "-o", "one")[0] == 0
+    code, _, err = call(*common, "-o", "two", "--gpus", 2)
+    assert code == 0, err
+    one, two = (load_checkpoint(checkpoint_path(tmp_path / name, 12), torch.device("cpu")) for name in ("one", "two"))
+    for name, value in one["model"].items():
+        torch.testing.assert_close(two["model"][name], value, rtol=1e-4, atol=1e-5)
+    assert not list((tmp_path / "two").rglob(".*.tmp"))
+
+
+class TestView:
+    def test_lines(self, capsys: pytest.CaptureFixture[str]) -> None:
+        view = PlainView()
+        with view.running(100, 0):
+            view.show(replace(RECORD, lr=0.01))
+            view.show(replace(RECORD, step=4))
+        first, last = capsys.readouterr().err.splitlines()
+        assert first == "step 3/100: a 1 (FDr 0.5), watched w 2; lr 0.01, 9.0 images/s, solver 100%"
+        assert last.startswith("step 4/100")
+
+    def test_live_table(self, capsys: pytest.CaptureFixture[str]) -> None:
+        view = LiveView()
+        with view.running(100, 0):
+            view.show(RECORD)
+            view.reached(4)
+            view.show(replace(RECORD, fd={"a": 0.5, "w": 3.0}, skipped=2))
+        shown = capsys.readouterr().err
+        assert "-50.0%" in shown and "+50.0%" in shown and "watched" in shown and "2 skipped" in shown
+        assert "step 4/100" in shown

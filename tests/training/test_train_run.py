@@ -1,0 +1,336 @@
+"""Whole runs in a folder: killed and resumed, stopped, finished, changed, skipped, divided, published."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import train_program
+import train_worlds
+from train_program import SPARSE, STEPS, options
+
+import fdr
+from fdr.errors import InputError, RunError
+from fdr.training.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint, prune, save_checkpoint
+from fdr.training.loop import train
+from fdr.training.options import RunOptions
+from fdr.training.planning import plan
+
+HERE = Path(__file__).parent
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch):
+    """The parameters are the same bit for bit with one number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.syspath_prepend(str(HERE))
+    yield
+    torch.set_num_threads(before)
+
+
+def final(run: Path, step: int = STEPS) -> dict[str, Any]:
+    return load_checkpoint(checkpoint_path(run, step), CPU)
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Bit for bit, through nested containers."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for index, pair in enumerate(zip(a, b, strict=True)):
+            assert_same(*pair, f"{where}/{index}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def log_of(run: Path, kind: str = "step") -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == kind]
+
+
+EVERYWHERE = [*(f"step {step}" for step in range(1, STEPS)), *(f"write {write}" for write in range(1, 24))]
+
+
+@pytest.mark.parametrize(
+    "places", [["step 7", "write 15"], pytest.param(EVERYWHERE, marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_killed_and_resumed_it_is_the_uninterrupted_run_bit_for_bit(tmp_path: Path, places: list[str]) -> None:
+    """Weights, averages, moments of Adam, populations; and the log, but for what a clock says."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parent.parent)))}
+    done = subprocess.run(
+        [sys.executable, HERE / "train_program.py", tmp_path, *places],
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    train_program.go(tmp_path, tmp_path / "whole")
+    expected = final(tmp_path / "whole")
+    timings = ("images_per_second", "memory", "seconds")
+    rows = [{k: v for k, v in row.items() if k not in timings} for row in log_of(tmp_path / "whole")]
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
+    for place in places:
+        assert_same(final(tmp_path / place), expected, place)
+        found = [{k: v for k, v in row.items() if k not in timings} for row in log_of(tmp_path / place)]
+        assert found == rows, place
+        assert not list((tmp_path / place).rglob(".*.tmp"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder, and a finished run in it."""
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(HERE))
+        train_program.go(folder, folder / "run")
+    return folder, folder / "run"
+
+
+class TestRun:
+    """One finished run, looked at from all sides."""
+
+    def test_fd_falls(self, world: tuple[Path, Path]) -> None:
+        rows = log_of(world[1])
+        assert rows[-1]["fd"]["py:train_worlds:tiny"] < rows[0]["fd"]["py:train_worlds:tiny"]
+        assert rows[0]["watched"] == ["py:train_worlds:other"]
+        assert rows[-1]["images"] == STEPS * 8 and rows[-1]["skipped"] == 0
+        assert set(rows[0]["seconds"]) == {"generator", "encoders", "solver", "rest"}
+
+    def test_what_lies_there(self, world: tuple[Path, Path]) -> None:
+        names = {path.name for path in world[1].iterdir()} - {".lock"}
+        weights = {name for name in names if name.startswith("weights-")}
+        assert len(weights) == 3  # the trained ones and two averages
+        assert names - weights == {"train.json", "log.jsonl", "generator.json", "checkpoints", "grids", "reference"}
+        assert list(list_checkpoints(world[1])) == [10, 12]
+        grids = {path.name for path in (world[1] / "grids").iterdir()}
+        assert grids == {"reals.png", *(f"step-{step:08d}.png" for step in (0, 5, 10, 12))}
+
+    def test_the_run_is_a_generator(self, world: tuple[Path, Path]) -> None:
+        state = final(world[1])
+        online, average = fdr.load_generator(world[1]), fdr.load_generator(world[1], ema="edm_0.002")
+        assert_same(dict(online.state_dict()), dict(state["model"]))
+        assert_same(dict(average.state_dict()), dict(state["model_ema"]["shadows"]["edm_0.002"]))
+        again = fdr.load_generator(checkpoint_path(world[1], STEPS), "train_worlds:Net", arch_args={"dropout": 0.2})
+        assert_same(dict(again.state_dict()), dict(state["model"]))
+
+    def test_a_finished_run_says_so_and_changes_nothing(self, world: tuple[Path, Path]) -> None:
+        before = {path: path.stat().st_mtime_ns for path in world[1].rglob("*")}
+        result = train_program.go(*world)
+        assert result.had_finished and result.is_finished
+        assert {path: path.stat().st_mtime_ns for path in world[1].rglob("*")} == before
+
+    @pytest.mark.parametrize(
+        ("change", "named"),
+        [
+            ({"lr": 1e-3}, "--lr 0.01, not 0.001"),
+            ({"seed": 1}, "--seed 0, not 1"),
+            ({"monitor": ()}, r"--monitor py:train_worlds:other, not \(none\)"),
+            ({"population": "ema:0.99"}, "--population ema:0.9, not ema:0.99"),
+            ({"steps": 20}, "--steps 12, not 20"),
+        ],
+    )
+    def test_an_option_that_moves_parameters_cannot_change(
+        self, world: tuple[Path, Path], change: dict, named: str
+    ) -> None:
+        with pytest.raises(InputError, match=f"cannot go on with these options: it was started with {named}"):
+            train(options(world[0], **change), world[1], SPARSE)
+
+    def test_only_the_image_noise_of_the_seed_moves_the_grid(self, world: tuple[Path, Path], tmp_path: Path) -> None:
+        other = replace(options(world[0]), lr=1e-9)
+        train(other, tmp_path / "still", SPARSE)
+        first = (world[1] / "grids" / "step-00000000.png").read_bytes()
+        assert (tmp_path / "still" / "grids" / "step-00000012.png").read_bytes() == first
+        assert (world[1] / "grids" / "step-00000012.png").read_bytes() != first
+
+
+class Killer:
+    """Says stop after `count` steps."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+def test_stopped_by_the_caller_it_saves_and_goes_on(tmp_path: Path) -> None:
+    stopped = train_program.go(tmp_path, tmp_path / "run", Killer(7))
+    assert (stopped.step, stopped.is_finished) == (7, False)
+    assert 7 in list_checkpoints(tmp_path / "run")
+    assert train_program.go(tmp_path, tmp_path / "run").is_finished
+    train_program.go(tmp_path, tmp_path / "whole")
+    assert_same(final(tmp_path / "run"), final(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("population", ["queue:64", "batch"])
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_every_population_resumes(tmp_path: Path, population: str, chunks: int) -> None:
+    given = options(tmp_path, population=population, chunks=chunks, batch_size=32)
+    train(given, tmp_path / "run", SPARSE, should_stop=Killer(6))
+    train(given, tmp_path / "run", SPARSE)
+    train(given, tmp_path / "whole", SPARSE)
+    assert_same(final(tmp_path / "run"), final(tmp_path / "whole"))
+
+
+def test_chunks_change_rounding_only(tmp_path: Path) -> None:
+    plain = options(tmp_path, arch_args={}, fill=200, lr=1e-3)
+    train(plain, tmp_path / "one", SPARSE)
+    train(replace(plain, chunks=3), tmp_path / "three", SPARSE)
+    one, three = final(tmp_path / "one")["model"], final(tmp_path / "three")["model"]
+    for name, value in one.items():
+        torch.testing.assert_close(three[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_logged_drawn_and_evaluated_moves_no_parameter(tmp_path: Path) -> None:
+    given = options(tmp_path)
+    often = {"log_every": 1, "checkpoint_every": 1, "grid_every": 1}
+    busy = RunOptions(device="cpu", **often, grid_size=3, eval_every=4, eval_count=20)
+    idle = RunOptions(device="cpu", log_every=99, checkpoint_every=99, grid_every=None)
+    torch.manual_seed(5)
+    train(given, tmp_path / "busy", busy)
+    drawn = torch.rand(1)
+    train(given, tmp_path / "idle", idle)
+    busy_state, idle_state = ({**final(tmp_path / name), "parting": None} for name in ("busy", "idle"))
+    assert_same(busy_state, idle_state)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(1), drawn)  # the caller's own randomness is left alone
+    assert [row["step"] for row in log_of(tmp_path / "busy", "evaluation")] == [4, 8, 12]
+    report = json.loads((tmp_path / "busy" / "evaluations" / "step-00000012.json").read_text())
+    values = {row["encoder"]: row["value"] for row in report["results"]}
+    assert values == log_of(tmp_path / "busy", "evaluation")[-1]["fd"]
+    assert set(values) == {"py:train_worlds:tiny", "py:train_worlds:other"}
+
+
+class TestSkipped:
+    """A step without a finite gradient changes nothing and is counted."""
+
+    @staticmethod
+    def broken_at(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+        from fdr.training.draws import Draws
+
+        draw = Draws.of_step
+
+        def drawn(self: Draws, step: int, *rest: Any) -> Any:
+            noise, labels = draw(self, step, *rest)
+            return (noise * float("nan") if step in steps else noise), labels
+
+        monkeypatch.setattr(Draws, "of_step", drawn)
+
+    def test_it_is_counted_and_left_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.broken_at(monkeypatch, {3})
+        given = options(tmp_path)
+        train(given, tmp_path / "run", replace(SPARSE, log_every=1, checkpoint_every=1, keep=99))
+        (row,) = log_of(tmp_path / "run", "skipped")
+        assert row["step"] == 4 and "non-finite features for 8 of 8 images" in row["text"]
+        before, after = final(tmp_path / "run", 3), final(tmp_path / "run", 4)
+        for part in ("model", "model_ema", "optimizer", "loss"):
+            # the rate of the schedule is all that a skipped step sets
+            a, b = before[part], after[part]
+            if part == "optimizer":
+                a, b = a["state"], b["state"]
+            assert_same(dict(a), dict(b), part)
+        assert final(tmp_path / "run")["taken"] == STEPS - 1
+        assert log_of(tmp_path / "run")[-1]["skipped"] == 1
+
+    def test_too_many_in_a_row_end_the_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.broken_at(monkeypatch, {2, 4, 5, 6})
+        with pytest.raises(RunError, match="3 steps in a row were skipped; of step 7 the reason is: Encoder"):
+            train(options(tmp_path, max_skipped=3), tmp_path / "run", SPARSE)
+        assert [row["step"] for row in log_of(tmp_path / "run", "skipped")] == [3, 5, 6, 7]
+
+    def test_an_infinite_gradient_is_skipped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        norm = torch.nn.utils.get_total_norm
+        calls: list[int] = []
+
+        def counted(gradients: Any) -> Any:
+            calls.append(1)
+            return torch.tensor(float("inf")) if len(calls) == 2 else norm(gradients)
+
+        monkeypatch.setattr(torch.nn.utils, "get_total_norm", counted)
+        result = train(options(tmp_path), tmp_path / "run", SPARSE)
+        assert result.skipped == 1
+        (row,) = log_of(tmp_path / "run", "skipped")
+        assert row["text"].startswith("the norm of the gradient is inf")
+
+
+class TestCheckpoints:
+    def test_newest_and_milestones_stay(self, tmp_path: Path) -> None:
+        for step in range(0, 100, 10):
+            save_checkpoint(tmp_path, step, {})
+        prune(tmp_path, keep=2, milestone_every=30)
+        assert list(list_checkpoints(tmp_path)) == [0, 30, 60, 80, 90]
+
+    @pytest.mark.parametrize("content", [b"", b"nonsense", None])
+    def test_damage_is_one_sentence(self, tmp_path: Path, content: bytes | None) -> None:
+        path = save_checkpoint(tmp_path, 3, {"weights": torch.zeros(1000)})
+        path.write_bytes(path.read_bytes()[:900] if content is None else content)
+        with pytest.raises(InputError, match=r"is damaged .*remove it to resume from an earlier one"):
+            load_checkpoint(path, CPU)
+
+    def test_another_file_is_refused(self, tmp_path: Path) -> None:
+        torch.save({"model": {}}, tmp_path / "x.pt")
+        with pytest.raises(InputError, match="no checkpoint of fdr train"):
+            load_checkpoint(tmp_path / "x.pt", CPU)
+
+    def test_nothing_is_unpickled(self, tmp_path: Path) -> None:
+        import pickle
+
+        path = checkpoint_path(tmp_path, 1)
+        path.parent.mkdir()
+        path.write_bytes(pickle.dumps(Bomb(tmp_path / "exploded"), protocol=2))
+        with pytest.raises(InputError, match="is damaged"):
+            load_checkpoint(path, CPU)
+        assert not (tmp_path / "exploded").exists()
+
+
+class Bomb:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return Path.touch, (self.path,)
+
+
+def test_the_plan_leaves_nothing(tmp_path: Path) -> None:
+    given = options(tmp_path)
+    lines = list(plan(given, tmp_path / "run", replace(SPARSE, eval_every=4), fdr.group.SOLO))
+    assert not (tmp_path / "run").exists()
+    text = "\n".join(lines)
+    for part in ("new, 12 steps on cpu", "FD of py:train_worlds:tiny", "watched: py:train_worlds:other", "a step: "):
+        assert part in text
+    for part in ("refreshes: ", "memory: ", "time: about ", "2 checkpoints of ", "a grid of 4 images", "a report on"):
+        assert part in text
+    train(given, tmp_path / "run", SPARSE)
+    (line,) = plan(given, tmp_path / "run", SPARSE, fdr.group.SOLO)
+    assert line.endswith("has finished already, at step 12; nothing would be done")
+
+
+def test_a_generator_without_parameters_cannot_be_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen = train_worlds.Net.__init__
+
+    def init(self: Any, **arguments: Any) -> None:
+        frozen(self, **arguments)
+        self.requires_grad_(False)
+
+    monkeypatch.setattr(train_worlds.Net, "__init__", init)
+    with pytest.raises(InputError, match="no parameter that wants a gradient"):
+        train(options(tmp_path), tmp_path / "run", SPARSE)

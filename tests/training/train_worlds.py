@@ -1,0 +1,53 @@
+"""A small world to train in: a generator of 16 x 16 images with a factory, its weights, and reference moments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from worlds import TinyEncoder, images
+
+from fdr.moments import Moments
+
+
+class Net(nn.Module):
+    """Noise [B, 6] -> images [B, 3, 16, 16] in (0, 1); with dropout, so that the run's own randomness matters."""
+
+    def __init__(self, width: int = 16, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.noise_shape = (6,)
+        self.first = nn.Linear(6, width)
+        self.drop = nn.Dropout(dropout)
+        self.last = nn.Linear(width, 3 * 8 * 8)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        small = torch.sigmoid(self.last(self.drop(torch.tanh(self.first(noise))))).unflatten(1, (3, 8, 8))
+        return nn.functional.interpolate(small, scale_factor=2)
+
+
+def tiny() -> TinyEncoder:
+    """An encoder that `py:train_worlds:tiny` names."""
+    return TinyEncoder("py:train_worlds:tiny")
+
+
+def other() -> TinyEncoder:
+    """Another one, to be watched."""
+    return TinyEncoder("py:train_worlds:other", weights="seed:11")
+
+
+def weights(folder: Path, **arguments: float) -> Path:
+    """Weights of a seeded `Net`, in a file."""
+    torch.manual_seed(0)
+    path = folder / "weights.safetensors"
+    save_file(Net(**arguments).state_dict(), path)  # type: ignore[arg-type]
+    return path
+
+
+def reference(folder: Path) -> Path:
+    """Moments of drawn images under `tiny`."""
+    path = folder / "moments.npz"
+    features = tiny()(torch.from_numpy(images(80)).permute(0, 3, 1, 2) / 255)["features"]
+    Moments.from_features(features).save(path)
+    return path
