@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -83,11 +83,11 @@ class LossTerms:
         for term in self._terms.values():
             term.discard()
 
-    def state(self) -> dict[str, dict[str, Any]]:
-        """The state of every term, on every rank; all ranks call it."""
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """The state of every term, on every rank, as copies on the CPU; all ranks call it."""
         return {name: self._state_of(name, owner) for name, owner in self._owners.items()}
 
-    def load(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+    def load(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
         """What `state` gave, on any number of ranks."""
 
         def take(name: str, term: AbstractTerm) -> tuple[None, None]:
@@ -119,12 +119,11 @@ class LossTerms:
                 raise PeerError(f"The term of {other.name} failed on another rank: {other.text}", other.exit_code)
         return kept, {name: item for part, _ in parts for name, item in part.items()}
 
-    def _state_of(self, name: str, owner: int) -> dict[str, Any]:
-        state = self._terms[name].state_dict() if name in self._terms else None
-        if self._ranks.size == 1:
-            assert state is not None
-            return state
-        return self._ranks.share(None if state is None else _on_cpu(state), owner)
+    def _state_of(self, name: str, owner: int) -> dict[str, Tensor]:
+        state = None
+        if name in self._terms:
+            state = {key: tensor.to("cpu", copy=True) for key, tensor in self._terms[name].state_dict().items()}
+        return self._ranks.share(state, owner)
 
     def _gathered(self, features: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, slice]]:
         for name, rows in features.items():
@@ -157,7 +156,3 @@ class LossTerms:
 def owned_by(rank: int, size: int, names: list[str]) -> list[str]:
     """The names of the terms that live on `rank`."""
     return names[rank::size]
-
-
-def _on_cpu(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value.cpu() if isinstance(value, Tensor) else value for key, value in state.items()}

@@ -25,7 +25,7 @@ from fdr.encoders.base import EncoderOptions
 from fdr.errors import InputError
 from fdr.frechet import fd_ratio
 from fdr.group import Group
-from fdr.population import EmaPopulation, make_term
+from fdr.population import EmaPopulation, Population, make_term
 from fdr.progress import Progress, SilentProgress
 from fdr.reference import DEFAULT_REFERENCE, moments_digest
 from fdr.transport import TermValue, frechet_loss
@@ -94,7 +94,7 @@ class FDLoss:
         self,
         encoders: Any,
         reference: Any = DEFAULT_REFERENCE,
-        population: Any = EmaPopulation(),  # noqa: B008 (frozen)
+        population: Population = EmaPopulation(),  # noqa: B008 (frozen)
         solver: str = "fast",
         *,
         weights: Mapping[str, float] | None = None,
@@ -221,7 +221,7 @@ class FDLoss:
         self._batch = _Batch()
 
     def state_dict(self) -> dict[str, Any]:
-        """All populations, with what they belong to: nested dicts of tensors, texts and numbers.
+        """All populations, with what they belong to: nested dicts of tensors on the CPU, texts and numbers.
 
         A batch whose gradient was used enters first. On several ranks every rank calls it and gets the whole; it may be
         loaded on another number of ranks.

@@ -244,9 +244,12 @@ class TestAccumulate:
 
 
 class TestState:
-    @pytest.mark.parametrize("population", [fdr.EmaPopulation(0.9), fdr.QueuePopulation(40)])
-    def test_round_trip_through_a_file(self, population: object) -> None:
-        loss, other = make_loss(population=population), make_loss(population=population)
+    @pytest.mark.parametrize(
+        ("population", "solver"),
+        [(fdr.EmaPopulation(0.9), "exact"), (fdr.EmaPopulation(0.99), "fast"), (fdr.QueuePopulation(40), "fast")],
+    )
+    def test_round_trip_through_a_file(self, population: object, solver: str) -> None:
+        loss, other = (make_loss(population=population, solver=solver) for _ in range(2))
         loss.fill(generator(1)(drawn_noise(60)).detach())
         loss(generator()(noise(0))).total.backward()
         file = io.BytesIO()
@@ -258,6 +261,18 @@ class TestState:
             first, second = loss(images), other(images)
             assert first.fd == second.fd
             (first.total + second.total).backward()
+
+    @pytest.mark.parametrize("population", [fdr.EmaPopulation(0.99), fdr.QueuePopulation(40)])
+    def test_a_state_stays_what_it_is_while_training_goes_on(self, population: object) -> None:
+        loss = make_loss(1, population=population, solver="fast")
+        loss.fill(generator(1)(drawn_noise(60)).detach())
+        loss(generator()(noise(0))).total.backward()
+        term = loss.state_dict()["encoders"]["e0"]["term"]
+        before = {key: value.clone() for key, value in term.items()}
+        for step in range(30):
+            loss(generator(step)(noise(step))).total.backward()
+        loss.commit()
+        torch.testing.assert_close(dict(term), before, rtol=0, atol=0)
 
     @pytest.mark.parametrize(
         ("options", "message"),
