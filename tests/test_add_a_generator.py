@@ -52,9 +52,9 @@ def test_its_commands_measure_the_same_samples(space, capsys):
     assert run([*commands[0], "-q"]) == 0, capsys.readouterr().err
     assert run([*commands[1], "-q", "--no-cache", "--json", "a.json"]) == 0, capsys.readouterr().err
     assert np.bincount(np.load("samples.npz")["arr_1"]).tolist() == [20] * 10
-    report = fdr.evaluate("samples.npz", "real.npz", "random")
     value = json.loads(Path("a.json").read_text())["results"][0]["value"]
-    assert report["fd", "random"].value == pytest.approx(value, rel=1e-12)
+    for report in (space["report"], fdr.evaluate("samples.npz", "real.npz", "random")):
+        assert report["fd", "random"].value == pytest.approx(value, rel=1e-12)
 
 
 def test_the_run_folder_is_as_the_page_says(space):

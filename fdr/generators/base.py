@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -97,8 +98,9 @@ class Generator(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where its weights are; the CPU for a network without any."""
-        first = next((*self.network.parameters(), *self.network.buffers()).__iter__(), None)
-        return torch.device("cpu") if first is None else first.device
+        for tensor in itertools.chain(self.network.parameters(), self.network.buffers()):
+            return tensor.device
+        return torch.device("cpu")
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images of float32 noise [B, *noise_shape] and int64 labels [B], which an unconditional network never sees."""

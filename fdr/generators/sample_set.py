@@ -45,7 +45,7 @@ class SampleSet(ABC):
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides the samples."""
-        return {**self.source.made_by, **self.source.policy}
+        return {**self.source.made_by, **self.source.policy, "samples": self.source.digest}
 
     def is_finished(self) -> bool:
         """True when `path` holds these very samples. Raises `InputError` for anything else that is there."""

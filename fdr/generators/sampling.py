@@ -15,6 +15,8 @@ from torch import Tensor
 
 from fdr.errors import InputError
 
+SAMPLING_VERSION = 1
+"""Raised whenever a release draws other noise or labels for the same seed, so that no cached feature is stale."""
 NOISE, LABELS, NETWORK = 0, 1, 2
 """Purposes of a stream; only append."""
 LABEL_POLICIES = ("random", "balanced")

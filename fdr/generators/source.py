@@ -14,7 +14,7 @@ import torch
 
 from fdr.errors import InputError
 from fdr.generators.base import Generator
-from fdr.generators.sampling import Labels, check_labels, labels_of, network_seed, noise_of
+from fdr.generators.sampling import SAMPLING_VERSION, Labels, check_labels, labels_of, network_seed, noise_of
 from fdr.images import ImageOptions, ImageSource
 from fdr.images.base import Loader, RowIds
 from fdr.images.values import array_picture
@@ -43,7 +43,9 @@ class GeneratorSource(ImageSource):
     ) -> None:
         options = options or ImageOptions()
         if options.count is not None:
-            raise InputError("A generator makes as many images as asked for; leave out the subset (count).")
+            raise InputError(
+                "A generator makes as many images as asked for (--num-images); leave out --count (count=)."
+            )
         for name, value, least in (("number of images", count, 1), ("batch size", batch_size, 1), ("seed", seed, 0)):
             if value < least:
                 raise InputError(f"The {name} is {value}; it must be at least {least}.")
@@ -101,4 +103,5 @@ class GeneratorSource(ImageSource):
         if self._code is None:
             return None
         facts = {"code": self._code, "seed": self.seed, "labels": self.label_policy, "count": len(self)}
+        facts |= {"sampling": SAMPLING_VERSION}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -96,4 +96,4 @@ def test_a_subset_of_a_generator_is_refused(fdr_command, checkpoint, tmp_path):
     npz(tmp_path / "real.npz", images(30, side=4))
     options = ("--ref", "real.npz", "--reps", "random", "--no-cache", "--count", 5)
     refused = fdr_command("eval", "--gen", checkpoint, *ARCH, *options)
-    assert refused.code == 2 and "leave out the subset (count)" in refused.err
+    assert refused.code == 2 and "leave out --count" in refused.err

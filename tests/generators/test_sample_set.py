@@ -156,7 +156,7 @@ def test_code_that_cannot_be_read_is_not_sampled(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.npz", "pngs"])
-def test_a_killed_command_resumes_to_the_same_bytes(tmp_path, name):
+def test_a_killed_command_resumes_on_two_ranks_to_the_same_bytes(tmp_path, name):
     weights(tmp_path / "g.safetensors", Classes)
     program = [sys.executable, "-m", "fdr", "sample", "--gen", "g.safetensors", "--arch", "generator_worlds:Classes"]
     program += ["-n", "6000", "-q", "--device", "cpu", "-o"]
@@ -171,5 +171,5 @@ def test_a_killed_command_resumes_to_the_same_bytes(tmp_path, name):
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL and not (tmp_path / name).exists()
-    subprocess.run([*program, name], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    subprocess.run([*program, name, "--gpus", "2"], cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert contents(tmp_path / name) == contents(tmp_path / "whole" / name)
