@@ -72,6 +72,11 @@ class LossEncoder:
         return self._encoder.device
 
     @property
+    def term_device(self) -> torch.device:
+        """Where its population lives: beside it, but not on a Mac's GPU, which has no float64."""
+        return torch.device("cpu") if self.device.type == "mps" else self.device
+
+    @property
     def has_gradient(self) -> bool:
         """False for an encoder that resizes in Pillow."""
         return not self._encoder.host_preprocess

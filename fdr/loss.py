@@ -130,7 +130,7 @@ class FDLoss:
                 self.references[name].moments,
                 solver,
                 gradient=gradient,
-                device=self._encoders[name].device,
+                device=self._encoders[name].term_device,
             )
             for name in owned_by(ranks.rank, ranks.size, list(dims))
         }
@@ -289,7 +289,7 @@ class FDLoss:
         return values, time.perf_counter() - began
 
     def _total(self, features: Mapping[str, Tensor], values: Mapping[str, TermValue]) -> Tensor:
-        total = torch.zeros((), dtype=torch.float64, device=next(iter(features.values())).device)
+        total = torch.zeros((), dtype=torch.float64, device=next(iter(values.values())).fd.device)
         for name, value in values.items():
             scale = self.weights[name] / (float(value.fd) + self.eps)
             total = total + scale * frechet_loss(features[name], value.fd, value.gradient).to(total.device)

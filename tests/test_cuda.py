@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,3 +100,22 @@ def test_ranks_share_gpus(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
         assert run([*common, "--gpus", str(gpus)]) == 0
         values.append(json.loads(capfd.readouterr().out)["results"][0]["value"])
     assert max(values) == pytest.approx(min(values), rel=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"encoder_batch_size": 16}, {"solver": "exact"}])
+def test_the_loss_and_its_gradient_equal_the_cpu_s(options: dict[str, Any]) -> None:
+    random = torch.Generator().manual_seed(0)
+    reals, fakes = (torch.rand(count, 3, 32, 32, generator=random) for count in (300, 40))
+    reference = fdr.Moments.from_features(fdr.load_encoder("random", device="cpu")(reals)["features"])
+    found = []
+    for device in ("cpu", "cuda"):
+        loss = fdr.FDLoss("random", reference, encoder_options=EncoderOptions(device=device), **options)
+        loss.fill(reals.to(device))
+        leaf = fakes.to(device).requires_grad_()
+        out = loss(leaf)
+        out.total.backward()
+        assert leaf.grad is not None
+        found.append((out.fd["random"], leaf.grad.cpu()))
+        assert all(not tensor.is_cuda for tensor in loss.state_dict()["encoders"]["random"]["term"].values())
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-3)
+    assert (found[1][1] - found[0][1]).norm() < 1e-2 * found[0][1].norm()
