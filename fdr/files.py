@@ -23,7 +23,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise _sentence(path, error) from error
+        raise write_error(path, error) from error
     temporary = Path(name)
     try:
         yield temporary
@@ -33,7 +33,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        raise _sentence(path, error) from error
+        raise write_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -73,7 +73,8 @@ def _umask() -> int:
     return mask
 
 
-def _sentence(path: Path, error: OSError) -> InputError | RunError:
+def write_error(path: Path, error: OSError) -> InputError | RunError:
+    """The sentence for a file or folder that could not be written: `RunError` for a full disk, else `InputError`."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(f"Cannot write {str(path)!r}: {reason}; free some space or name another place.")

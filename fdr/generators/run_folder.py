@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fdr.encoders.weights import file_digest
 from fdr.errors import InputError, WeightsError
-from fdr.files import atomic_path, write_atomically
+from fdr.files import atomic_path, check_writable, write_atomically
 from fdr.generators.base import Architecture, Generator
 from fdr.generators.checkpoints import ONLINE, find_weights
 
@@ -61,6 +61,7 @@ def save_generator(
     architecture = generator.architecture
     if architecture is None:
         raise InputError(f"{generator.name} was made in Python and names no architecture; make it with load_generator.")
+    check_writable(folder / INDEX_NAME)
     folder.mkdir(parents=True, exist_ok=True)
     target = architecture.target
     if architecture.kind != "factory":

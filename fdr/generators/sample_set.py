@@ -5,7 +5,6 @@ Until the last image is there, everything lies in a folder `.NAME.parts` beside 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
@@ -19,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.files import atomic_path, check_writable, sync_folder, write_atomically
+from fdr.files import atomic_path, check_writable, sync_folder, write_atomically, write_error
 from fdr.generators.source import GeneratorSource
 from fdr.group import SOLO, Group, on_main, part_of
 from fdr.images.pool import ordered_map
@@ -61,9 +60,8 @@ class SampleSet(ABC):
         spans = [(start, min(start + PART_SIZE, total)) for start in range(0, total, PART_SIZE)]
         if not self.parts.is_dir():
             return spans
-        with contextlib.suppress(FileNotFoundError):  # killed before the first word was written
-            begun = json.loads((self.parts / SETTINGS).read_text(encoding="utf-8"))
-            self._check_same(begun, self.parts, "finish those first, or remove the folder")
+        if (self.parts / SETTINGS).is_file():  # else killed before the first word was written
+            self._check_same(_read_json(self.parts / SETTINGS), self.parts, "finish those first, or remove the folder")
         found = {entry.name for entry in os.scandir(self.parts)}
         return [span for span in spans if not self._has(found, *span)]
 
@@ -142,10 +140,7 @@ class PngSamples(SampleSet):
         return all(self._name(index) in found for index in range(start, stop))
 
     def _published_settings(self) -> Any:
-        try:
-            return json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
+        return _read_json(self.path / SETTINGS)
 
     def write_part(self, start: int, stop: int, images: Sequence[np.ndarray]) -> None:
         named = zip(map(self._name, range(start, stop)), images, strict=True)
@@ -159,7 +154,10 @@ class PngSamples(SampleSet):
         write_atomically(self.parts / SETTINGS, _json(settings))
         for left in self.parts.glob(".*"):  # by a killed run
             left.unlink(missing_ok=True)
-        os.replace(self.parts, self.path)
+        try:
+            os.replace(self.parts, self.path)
+        except OSError as error:
+            raise write_error(self.path, error) from error
         sync_folder(self.path.parent)
 
 
@@ -214,8 +212,11 @@ def _write_png(folder: Path, named: tuple[str, np.ndarray]) -> None:
 
     name, image = named
     temporary = folder / f".{name}.{os.getpid()}"
-    Image.fromarray(image).save(temporary, format="PNG", compress_level=3)
-    os.replace(temporary, folder / name)
+    try:
+        Image.fromarray(image).save(temporary, format="PNG", compress_level=3)
+        os.replace(temporary, folder / name)
+    except OSError as error:
+        raise write_error(folder / name, error) from error
 
 
 def _add(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...], parts: Sequence[np.ndarray]) -> None:
@@ -225,6 +226,13 @@ def _add(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...], parts: Sequ
         np.lib.format.write_array_header_1_0(member, header)
         for part in parts:
             member.write(np.ascontiguousarray(part).data)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _json(settings: Any) -> bytes:

@@ -322,6 +322,12 @@ def test_a_generator_made_in_python_is_not_saved(tmp_path):
         save_generator(tmp_path / "run", generator())
 
 
+def test_a_folder_that_cannot_be_written(plain):
+    loaded = fdr.load_generator(plain, "generator_worlds:Plain")
+    with pytest.raises(InputError, match="is not a folder"):
+        save_generator(plain / "run", loaded)
+
+
 def test_weights_keep_the_names_of_the_network(plain, tmp_path):
     """So that they load into the architecture without fdr, too."""
     save_generator(tmp_path / "run", fdr.load_generator(plain, "generator_worlds:Plain"))

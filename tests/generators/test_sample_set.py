@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from PIL import Image
 from thread_ranks import on_ranks
 
 import fdr
-from fdr.errors import InputError
+from fdr.errors import InputError, RunError
 from fdr.generators import sample_set as module
 from fdr.generators.sample_set import sample_set, write_samples
 from fdr.generators.source import GeneratorSource
@@ -138,6 +139,24 @@ def test_what_is_in_the_way_is_left_alone(tmp_path):
         sample_set(source(), tmp_path / "a.tar")
     (tmp_path / "empty").mkdir()
     assert write_samples(sample_set(source(), tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("name", ["a.npz", "pngs"])
+def test_a_full_disk_is_one_sentence_and_costs_no_sample(tmp_path, name, monkeypatch):
+    samples = sample_set(source(), tmp_path / name)
+    with monkeypatch.context() as full:
+        for module_name in ("numpy.save", "PIL.Image.Image.save"):
+            full.setattr(module_name, lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+        with pytest.raises(RunError, match=r"Cannot write .*: No space left; free some space"):
+            write_samples(samples)
+    assert write_samples(samples)
+
+
+def test_parts_that_are_not_ours_are_left_alone(tmp_path):
+    (tmp_path / ".a.npz.parts").mkdir()
+    (tmp_path / ".a.npz.parts" / "samples.json").write_text("{")
+    with pytest.raises(InputError, match=r"is not what fdr sample wrote; finish those first, or remove the folder"):
+        write_samples(sample_set(source(), tmp_path / "a.npz"))
 
 
 @pytest.mark.parametrize("name", ["a.npz", "pngs"])
