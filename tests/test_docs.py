@@ -80,8 +80,9 @@ def test_the_notebook_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     npz(tmp_path / "samples.npz", images(30, seed=1, side=32))
     npz(tmp_path / "real.npz", images(30, side=32))
+    names: dict[str, object] = {}
     for block in blocks:
-        exec(block, {})
+        exec(block, names)
 
 
 def test_public_names_are_documented() -> None:

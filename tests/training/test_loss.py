@@ -102,6 +102,31 @@ class TestValue:
         assert watched.fd["e1"] > 0
         assert watched.total.item() == alone.total.item()
 
+    @pytest.mark.parametrize("solver", ["fast", "exact", "newton-schulz"])
+    @pytest.mark.parametrize("population", [fdr.EmaPopulation(0.9), fdr.QueuePopulation(30), fdr.BatchPopulation()])
+    @pytest.mark.parametrize("fault", ["equal images", "two images", "dead feature", "collapse"])
+    def test_hazards_are_finite(self, fault: str, population: object, solver: str) -> None:
+        encode = encoder(0)
+        both = (
+            {"e": lambda x: encode(x) * torch.tensor([1, 1, 0, 1, 1, 1.0])}
+            if fault == "dead feature"
+            else {"e": encode}
+        )
+        loss = fdr.FDLoss(both, references(1)["e0"], population, solver)  # type: ignore[arg-type]
+        for step in range(4):
+            images = generator(step)(noise(step)).detach()
+            images = {
+                "equal images": images[:1].expand(24, -1, -1, -1),
+                "two images": images[:2],
+                "dead feature": images,
+                "collapse": images if step < 2 else images[:1] + 1e-9 * images,
+            }[fault]
+            leaf = images.clone().requires_grad_()
+            out = loss(leaf)
+            out.total.backward()
+            assert leaf.grad is not None and leaf.grad.isfinite().all()
+            assert math.isfinite(out.fd["e"]) and out.fd["e"] > -1e-9
+
     def test_without_gradient_there_is_only_a_value(self) -> None:
         loss = make_loss(**BATCH)
         with torch.no_grad():
