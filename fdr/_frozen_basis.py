@@ -38,6 +38,10 @@ MAX_AGE = 100
 """Steps after which the basis is refreshed in any case."""
 CHECK_EVERY = 20
 """Steps between two estimates at most."""
+ERROR_ORDER = 5
+"""The error grows at most as this power of the age: under a steady drift D grows as age^2, and the error as D^2."""
+SUDDEN = 1.5
+"""How much faster than D under a steady drift the first-order correction may grow between two estimates."""
 MIN_RATIO = 1e-12
 """l_min / l_max of M below which whitening by 1/s means nothing, and each step is solved exactly."""
 
@@ -89,10 +93,10 @@ class Frozen:
     """D [r, r], float32."""
     age: int = 0
     """Steps since the refresh."""
-    unchecked: int = 0
-    """Steps since the error was last estimated."""
+    due: int = 0
+    """The age at which the error is estimated next."""
     limit: float = 0.0
-    """The size of the first-order correction above which it is estimated again."""
+    """The size of the first-order correction above which it is estimated before that."""
 
     def matrix64(self) -> Tensor:
         """M in float64."""
@@ -186,9 +190,9 @@ def solve_frozen(basis: Frozen, columns: Tensor, advance: Advance, rest: Tensor)
     lengths = torch.linalg.vector_norm(factor, dim=0)
     correction_size = float(torch.linalg.norm(correction * lengths) / torch.linalg.norm(whitened * lengths))
     moved = (whitened - correction) @ factor.T
-    after = dataclasses.replace(basis, change=change, age=basis.age + 1, unchecked=basis.unchecked + 1)
+    after = dataclasses.replace(basis, change=change, age=basis.age + 1)
     estimate = None
-    if correction_size > basis.limit or after.unchecked >= CHECK_EVERY:
+    if after.age >= basis.due or correction_size > basis.limit:
         second = (scaled @ _second_order(change, first, roots, sums)) @ factor.T
         moved += second
         whole = rest.float()
@@ -196,8 +200,10 @@ def solve_frozen(basis: Frozen, columns: Tensor, advance: Advance, rest: Tensor)
         estimate = float(torch.linalg.norm(second) / torch.linalg.norm(whole))
         if not estimate <= TOLERANCE:
             return None
-        growth = min(max(0.9 * (TOLERANCE / max(estimate, 1e-12)) ** 0.5, 1.05), 2.0)
-        after = dataclasses.replace(after, unchecked=0, limit=correction_size * growth)
+        due = after.age * (TOLERANCE / max(estimate, 1e-12)) ** (1 / ERROR_ORDER)
+        due = min(max(int(due), after.age + 1), after.age + CHECK_EVERY)
+        limit = SUDDEN * correction_size * (due / after.age) ** 2
+        after = dataclasses.replace(after, due=due, limit=limit)
     route = "frozen" if estimate is None else "frozen-2"
     root_trace = _root_trace(basis.roots, change, first)
     return Step(after, root_trace, moved.double(), Diagnostics(route, estimate))
@@ -247,7 +253,7 @@ class FastEmaTerm(AbstractTerm):
         state = {"mean": moments.mean, "trace": moments.trace, "factor": basis.factor, **moments.averaging.state()}
         if isinstance(basis, Plain):
             return state | {"matrix": basis.matrix}
-        schedule = torch.tensor([basis.age, basis.unchecked, basis.limit], dtype=torch.float64)
+        schedule = torch.tensor([basis.age, basis.due, basis.limit], dtype=torch.float64)
         return state | {"roots": basis.roots, "change": basis.change.contiguous(), "schedule": schedule}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -256,8 +262,8 @@ class FastEmaTerm(AbstractTerm):
         if "matrix" in own:
             basis: Basis = Plain(own["factor"], own["matrix"])
         else:
-            age, unchecked, limit = state["schedule"].tolist()
-            basis = Frozen(own["factor"], own["roots"], own["change"], int(age), int(unchecked), limit)
+            age, due, limit = state["schedule"].tolist()
+            basis = Frozen(own["factor"], own["roots"], own["change"], int(age), int(due), limit)
         self.moments, self.pending = FrozenMoments(Averaging.of(state), own["mean"], own["trace"], basis), None
 
     def _expected(self, is_frozen: bool) -> dict[str, Tensor]:
