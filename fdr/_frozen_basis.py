@@ -42,8 +42,8 @@ ERROR_ORDER = 5
 """The error grows at most as this power of the age: under a steady drift D grows as age^2, and the error as D^2."""
 SUDDEN = 1.5
 """How much faster than D under a steady drift the first-order correction may grow between two estimates."""
-MIN_RATIO = 1e-12
-"""l_min / l_max of M below which whitening by 1/s means nothing, and each step is solved exactly."""
+MAX_NOISE = 1e-2
+"""Largest float32 rounding of a whitened feature that is let through."""
 
 
 @dataclass(frozen=True)
@@ -155,13 +155,20 @@ def solve_plain(basis: Basis, columns: Tensor, advance: Advance) -> Step:
     """Exact: one eigendecomposition of M with the batch in it, in float64; a frozen basis where M allows one."""
     plain, rows = absorbed(basis, columns, advance)
     values, vectors = linalg.eigh(plain.matrix)
-    kept = values > len(values) * linalg.EPS * values[-1:].clamp(min=0)
+    if len(values) and not values[0] > linalg.MIN_RATIO * values[-1]:
+        graded = linalg.graded_eigh(plain.matrix)
+        is_regular = graded is not None
+        values, vectors = graded or (values, vectors)
+    else:
+        is_regular = len(values) > 0
+    kept = values > (0 if is_regular else len(values) * linalg.EPS * values[-1:].clamp(min=0))
     roots = values.clamp(min=0).sqrt()
     turned = plain.factor @ vectors
     whitened = (rows @ vectors) * torch.where(kept, 1 / roots, 0)
     nothing = torch.zeros((), dtype=torch.float32, device=turned.device).expand_as(vectors)
     frozen = Frozen(turned, roots, nothing)
-    is_regular = len(values) > 0 and bool(values[0] > MIN_RATIO * values[-1])
+    noise = torch.finfo(torch.float32).eps * advance.trace.sqrt() * torch.linalg.vector_norm(turned, dim=0) / roots
+    is_regular = is_regular and bool((noise <= MAX_NOISE).all())
     diagnostics = Diagnostics("refresh" if is_regular else "plain", refreshed=True)
     return Step(frozen if is_regular else plain, roots[kept].sum(), whitened @ turned.T, diagnostics)
 
@@ -233,7 +240,8 @@ class FastEmaTerm(AbstractTerm):
     """
 
     def __init__(self, target: Target, is_unit: bool, beta: float) -> None:
-        factor, rank = target.factor, target.factor.shape[1]
+        left, roots, _ = linalg.svd(target.factor)
+        factor, rank = left * roots, len(roots)  # graded, so that M keeps the digits of its small eigenvalues
         super().__init__(
             dataclasses.replace(target, factor=torch.empty_like(factor[:0])), is_unit
         )  # the basis holds its own

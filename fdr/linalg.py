@@ -23,6 +23,8 @@ MIN_PIVOT = 1e-12
 """A Cholesky pivot below this share of its own variance is taken as rounding of a singular matrix."""
 MIN_CONGRUENCE_PIVOT = 1e-10
 """The same for L^T S L, whose rounding is larger; above it the eigenvalue route is good to 1e-11."""
+MIN_RATIO = 1e-11
+"""l_min / l_max below which `eigh` leaves too few digits of l_min for its inverse root."""
 BLOCK = 256
 
 
@@ -146,6 +148,18 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     except torch.linalg.LinAlgError as error:
         raise _no_convergence(matrix, error) from error
     return values, vectors
+
+
+def graded_eigh(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
+    """`eigh` of a positive definite M = D K D of any D, with small eigenvalues to the digits that K has.
+
+    From the singular values of a Cholesky factor, several times slower. None where M is singular to rounding.
+    """
+    lower, smallest = _cholesky(matrix)
+    if smallest < MIN_CONGRUENCE_PIVOT:
+        return None
+    _, roots, right = svd(lower.T)
+    return roots.square().flip(0), right.T.flip(1)
 
 
 def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -131,16 +131,17 @@ def solver_named(name: str) -> Solver:
 
 
 def solve_exact(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
-    """One symmetric eigendecomposition of M; by factors of both covariances where M is singular to rounding."""
+    """One symmetric eigendecomposition of M; by factors of both covariances where its small eigenvalues need them."""
     if len(target.columns) == 0:
         return Transport(rows.new_zeros(()), torch.zeros_like(rows), "constant")
     congruent = target.congruence(sigma)
     if linalg.is_singular(congruent):
         return solve_by_factors(target, sigma, rows)
     values, vectors = linalg.eigh(congruent)
-    kept = values > len(values) * linalg.EPS * values[-1]
-    roots = values[kept].sqrt()
-    basis = target.factor @ vectors[:, kept]
+    if not values[0] > linalg.MIN_RATIO * values[-1]:
+        return solve_by_factors(target, sigma, rows)
+    roots = values.sqrt()
+    basis = target.factor @ vectors
     moved = _moved(rows[:, target.columns], basis, roots)
     return Transport(roots.sum(), target.spread(moved), "cholesky" if target.is_lower else "eigen")
 
@@ -148,7 +149,9 @@ def solve_exact(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
 def solve_by_factors(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
     """From the singular values of F_q^T F, which keeps the digits that a singular product of covariances loses."""
     covariance = sigma[target.columns][:, target.columns]
-    own = linalg.eigen_factor(covariance, "population's covariance")
+    own = linalg.cholesky_factor(covariance)
+    if own is None:
+        own = linalg.eigen_factor(covariance, "population's covariance")
     _, roots, right = linalg.svd(own.T @ target.factor)
     kept = _above_rounding(roots, max(own.shape[0], 1))
     basis = target.factor @ right[kept].T

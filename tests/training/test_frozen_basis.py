@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numerics.covariances import features, relu_features, rotation
+from numerics.covariances import features, relu_features, rotation, transported
 from oracles import batch, reference
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from fdr import _frozen_basis
 from fdr._frozen_basis import TOLERANCE, FastEmaTerm, Frozen, Plain, solve_frozen, solve_plain
 from fdr.errors import InputError
 from fdr.moments import Moments
-from fdr.population import EmaPopulation, make_term
+from fdr.population import BatchPopulation, EmaPopulation, make_term
 from fdr.transport import frechet_loss
 
 DIM, SIZE = 48, 64
@@ -166,6 +166,33 @@ def test_gradcheck_before_the_first_step() -> None:
             return frechet_loss(rows, value.fd, value.gradient)
 
         assert torch.autograd.gradcheck(fd, batch(20, 6, 3).requires_grad_(), atol=1e-8, rtol=1e-5)
+
+
+@pytest.mark.parametrize("condition", [1e4, 1e7, 1e9])
+def test_ill_conditioned_features_keep_their_gradient(condition: float) -> None:
+    """Samples of exactly S_q = T S_p T, T known: the gradient is 2 a / B (z - z T), after a refresh and after it."""
+    dim, size = 48, 200
+    s_p, s_q, root = transported(dim, condition, seed=4)
+    values, vectors = np.linalg.eigh(s_p)
+    other = rotation(dim, 5)
+    transform = torch.from_numpy((other * np.linspace(0.5, 1.5, dim)) @ other.T)  # takes S_p to S_q
+    noise = torch.linalg.qr(torch.from_numpy(np.random.default_rng(0).standard_normal((size, dim + 1))))[0]
+    noise = torch.linalg.qr(noise - noise.mean(0))[0][:, :dim] * size**0.5
+    rows = noise @ torch.from_numpy((vectors * values**0.5) @ vectors.T) @ transform
+    truth = rows - rows @ torch.linalg.inv(transform)
+    target = Moments(np.zeros(dim), s_p)
+    exact = make_term(BatchPopulation(), target, "exact").evaluate(rows)
+    assert gap(exact.gradient * size / 2, truth) < 1e-6
+    term = make_term(EmaPopulation(0.9), target, "fast", gradient="unit")
+    term.fill(rows)
+    routes = []
+    for _ in range(3):
+        value = term.evaluate(rows)
+        term.commit()
+        routes.append(value.diagnostics.route)
+        assert float(value.fd) == pytest.approx(s_p.trace() + s_q.trace() - 2 * root, rel=1e-6)
+        assert gap(value.gradient * size / 2, truth) < 1e-4
+    assert routes[0] == "refresh" and set(routes[1:]) <= {"frozen", "frozen-2"}
 
 
 def test_no_drift_adds_up_over_many_steps() -> None:

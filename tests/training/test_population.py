@@ -12,7 +12,7 @@ from numerics.covariances import features, relu_features, transported
 from oracles import autograd_fd, batch, ema, moments, moments_of, reference
 from torch import Tensor
 
-from fdr import frechet_distance
+from fdr import frechet_distance, linalg
 from fdr.errors import InputError, RunError
 from fdr.moments import Moments
 from fdr.population import BatchPopulation, EmaPopulation, ExactPopulation, QueuePopulation, make_term
@@ -420,3 +420,16 @@ def test_the_state_of_another_population_is_refused() -> None:
 def test_the_known_gradient_needs_its_shape() -> None:
     with pytest.raises(InputError, match="The gradient has shape"):
         frechet_loss(torch.zeros(2, 3), torch.tensor(1.0), torch.zeros(3, 3))
+
+
+@pytest.mark.parametrize(("condition", "steps"), [(1e2, 15), (1e4, 20), (1e6, 25), (1e8, 30)])
+def test_newton_schulz_takes_the_steps_that_the_condition_tells(condition: float, steps: int) -> None:
+    """The smallest eigenvalue grows by 1.5^2 a step until it is of order 1, and then the residual is squared."""
+    spectrum = torch.from_numpy(np.geomspace(1, 1 / condition, 64))
+    basis = torch.linalg.qr(torch.from_numpy(np.random.default_rng(0).standard_normal((64, 64))))[0]
+    matrix = (basis * spectrum) @ basis.T
+    assert linalg.newton_schulz(matrix, steps - 5, 1e-10) is None
+    found = linalg.newton_schulz(matrix, steps + 1, 1e-10)
+    assert found is not None
+    assert float(found[0].trace()) == pytest.approx(float(spectrum.sqrt().sum()), rel=1e-9)
+    assert torch.linalg.norm(found[0] @ found[1] - torch.eye(64)) < 1e-7
