@@ -174,8 +174,9 @@ def command(
     device, _ = _options.place_rank(given["device"], gpus, group)
     run_options = _run_options({**given, "device": device, "is_arch_named": named})
     if dry_run:
-        for line in plan(options, run, run_options, group):
-            click.echo(line)
+        lines = list(plan(options, run, run_options, group))  # every rank takes part
+        if group.rank == 0:
+            click.echo("\n".join(lines))
         return
     view = view_for(quiet, group.rank == 0)
     with _stopping() as stop:

@@ -45,10 +45,10 @@ def save_checkpoint(run: Path, step: int, state: Mapping[str, Any]) -> Path:
     return path
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """The state of a file, on `device`. Raises `InputError` when it is damaged or no checkpoint of ours."""
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state of a file, on the CPU. Raises `InputError` when it is damaged or no checkpoint of ours."""
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(

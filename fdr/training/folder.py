@@ -22,8 +22,7 @@ OPTIONS_NAME = "train.json"
 LOG_NAME = "log.jsonl"
 REFERENCE_NAME = "reference"
 LOCK_NAME = ".lock"
-_EARLY = (LOCK_NAME, REFERENCE_NAME)
-"""What a run may have left that was killed before its first checkpoint."""
+_HALF_WRITTEN = ".*.tmp"
 
 
 def is_run(folder: Path) -> bool:
@@ -60,7 +59,7 @@ def check_folder(run: Path, options: TrainOptions) -> None:
                 f"Run {str(run)!r} cannot go on with these options: {difference}; leave that out, or name another "
                 "folder."
             )
-    elif run.exists() and (not run.is_dir() or any(path.name not in _EARLY for path in run.iterdir())):
+    elif run.exists() and (not run.is_dir() or not all(map(_is_early, run.iterdir()))):
         raise InputError(f"{str(run)!r} exists and is no run of fdr train; name another folder with -o.")
 
 
@@ -84,10 +83,15 @@ def locked(run: Path) -> Iterator[None]:
     except Timeout:
         raise InputError(f"Another process is training in {str(run)!r}; wait for it, or name another folder.") from None
     try:
-        for path in run.rglob(".*.tmp"):
+        for path in run.rglob(_HALF_WRITTEN):
             path.unlink(missing_ok=True)
         yield
     finally:
         lock.release()
         if is_new and all(path.name == LOCK_NAME for path in run.iterdir()):
             shutil.rmtree(run)
+
+
+def _is_early(path: Path) -> bool:
+    """True for what a run may have left that was killed before it had its options."""
+    return path.name in (LOCK_NAME, REFERENCE_NAME) or path.match(_HALF_WRITTEN)

@@ -99,13 +99,14 @@ class _Run:
 
     def go(self, last: int | None, should_stop: Callable[[], bool]) -> TrainResult:
         """All steps that are left, or those until `should_stop`."""
-        if last is None:
-            self._begin()
-        else:
-            self._resume(last)
         if self.is_main:
-            self.sinks = open_sinks(self.run, self.options, self.run_options, self.step)
+            folder.write_options(self.run, self.options)
+            self.sinks = open_sinks(self.run, self.options, self.run_options, last or 0)
         try:
+            if last is None:
+                self._begin()
+            else:
+                self._resume(last)
             with self.view.running(self.options.steps, self.step):
                 self._steps(should_stop)
         finally:
@@ -114,8 +115,6 @@ class _Run:
         return TrainResult(self.run, self.step, self.options.steps, self.step - self.taken)
 
     def _begin(self) -> None:
-        if self.is_main:
-            folder.write_options(self.run, self.options)
         if self.options.fill and self.options.population != "batch":
             self._fill()
         self.snapshots.reals()
@@ -129,7 +128,7 @@ class _Run:
             self.parts.loss.fill(batches, count, progress=self.view)
 
     def _resume(self, last: int) -> None:
-        state = load_checkpoint(list_checkpoints(self.run)[last], self.parts.device)
+        state = load_checkpoint(list_checkpoints(self.run)[last])
         self.step, self.taken, self.in_a_row = state["step"], state["taken"], state["in_a_row"]
         self.parts.generator.load_state_dict(state["model"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])

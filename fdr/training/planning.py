@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fdr.distributed import tensor_ranks
-from fdr.group import Group
+from fdr.group import Group, on_main
 from fdr.population import EmaPopulation, QueuePopulation
 from fdr.runtime import peak_memory, resolve_device
 from fdr.training import folder
@@ -36,7 +36,7 @@ def plan(options: TrainOptions, run: Path, run_options: RunOptions, group: Group
         yield f"{run} has finished already, at step {last}; nothing would be done"
         return
     with tempfile.TemporaryDirectory() as scratch, own_randomness(resolve_device(run_options.device)):
-        place = Path(scratch) if last is None else run
+        place = on_main(group, lambda: Path(scratch)) if last is None else run
         parts = build(options, place, run_options, group, is_new=last is None, progress=SilentView())
         yield from _contents(options, parts, run, last or 0)
         yield from _costs(options, parts, group)

@@ -153,7 +153,7 @@ def test_two_ranks_give_the_parameters_of_one(call: Call, tmp_path: Path, monkey
     assert call(*common, "-o", "one")[0] == 0
     code, _, err = call(*common, "-o", "two", "--gpus", 2)
     assert code == 0, err
-    one, two = (load_checkpoint(checkpoint_path(tmp_path / name, 12), torch.device("cpu")) for name in ("one", "two"))
+    one, two = (load_checkpoint(checkpoint_path(tmp_path / name, 12)) for name in ("one", "two"))
     for name, value in one["model"].items():
         torch.testing.assert_close(two["model"][name], value, rtol=1e-4, atol=1e-5)
     assert not list((tmp_path / "two").rglob(".*.tmp"))

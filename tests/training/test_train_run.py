@@ -24,7 +24,6 @@ from fdr.training.options import RunOptions
 from fdr.training.planning import plan
 
 HERE = Path(__file__).parent
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +37,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch):
 
 
 def final(run: Path, step: int = STEPS) -> dict[str, Any]:
-    return load_checkpoint(checkpoint_path(run, step), CPU)
+    return load_checkpoint(checkpoint_path(run, step))
 
 
 def assert_same(a: Any, b: Any, where: str = "") -> None:
@@ -282,12 +281,12 @@ class TestCheckpoints:
         path = save_checkpoint(tmp_path, 3, {"weights": torch.zeros(1000)})
         path.write_bytes(path.read_bytes()[:900] if content is None else content)
         with pytest.raises(InputError, match=r"is damaged .*remove it to resume from an earlier one"):
-            load_checkpoint(path, CPU)
+            load_checkpoint(path)
 
     def test_another_file_is_refused(self, tmp_path: Path) -> None:
         torch.save({"model": {}}, tmp_path / "x.pt")
         with pytest.raises(InputError, match="no checkpoint of fdr train"):
-            load_checkpoint(tmp_path / "x.pt", CPU)
+            load_checkpoint(tmp_path / "x.pt")
 
     def test_nothing_is_unpickled(self, tmp_path: Path) -> None:
         import pickle
@@ -296,7 +295,7 @@ class TestCheckpoints:
         path.parent.mkdir()
         path.write_bytes(pickle.dumps(Bomb(tmp_path / "exploded"), protocol=2))
         with pytest.raises(InputError, match="is damaged"):
-            load_checkpoint(path, CPU)
+            load_checkpoint(path)
         assert not (tmp_path / "exploded").exists()
 
 
