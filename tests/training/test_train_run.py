@@ -188,6 +188,33 @@ def test_every_population_resumes(tmp_path: Path, population: str, chunks: int) 
     assert_same(final(tmp_path / "run"), final(tmp_path / "whole"))
 
 
+@pytest.mark.parametrize("kind", ["factory", "torchscript", "export"])
+def test_every_kind_of_generator_is_trained_and_resumed(tmp_path: Path, kind: str) -> None:
+    """A conditional one of one channel in [-1, 1]; the source is gone when the run goes on."""
+    torch.manual_seed(0)
+    network = train_worlds.ClassNet()
+    given = options(tmp_path, arch=None, arch_args={}, num_classes=5, noise_shape=(4,), value_range=(-1.0, 1.0))
+    example = torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64)
+    path = tmp_path / "source.pt"
+    if kind == "factory":
+        torch.save(network.state_dict(), path)
+        given = replace(given, arch="train_worlds:ClassNet")
+    elif kind == "torchscript":
+        torch.jit.trace(network, example).save(path)
+    else:
+        path = tmp_path / "source.pt2"
+        batch = torch.export.Dim("batch", min=1, max=1024)
+        torch.export.save(torch.export.export(network, example, dynamic_shapes=({0: batch}, {0: batch})), path)
+    given = replace(given, gen=str(path))
+    train(given, tmp_path / "whole", SPARSE)
+    train(given, tmp_path / "run", SPARSE, should_stop=Killer(6))
+    path.unlink()
+    train(given, tmp_path / "run", SPARSE)
+    assert_same(final(tmp_path / "run"), final(tmp_path / "whole"))
+    rows = [row["fd"]["py:train_worlds:tiny"] for row in log_of(tmp_path / "whole")]
+    assert rows[-1] < rows[0]
+
+
 def test_chunks_change_rounding_only(tmp_path: Path) -> None:
     plain = options(tmp_path, arch_args={}, fill=200, lr=1e-3)
     train(plain, tmp_path / "one", SPARSE)

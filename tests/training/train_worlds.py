@@ -51,3 +51,16 @@ def reference(folder: Path) -> Path:
     features = tiny()(torch.from_numpy(images(80)).permute(0, 3, 1, 2) / 255)["features"]
     Moments.from_features(features).save(path)
     return path
+
+
+class ClassNet(nn.Module):
+    """Noise [B, 4] and labels of 5 classes -> one channel in (-1, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise_shape, self.num_classes, self.value_range = (4,), 5, (-1.0, 1.0)
+        self.table = nn.Embedding(5, 4)
+        self.last = nn.Linear(4, 256)
+
+    def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
+        return torch.tanh(self.last(noise + self.table(labels))).unflatten(1, (1, 16, 16))
