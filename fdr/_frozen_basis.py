@@ -40,6 +40,8 @@ CHECK_EVERY = 20
 """Steps between two estimates at most."""
 ERROR_ORDER = 5
 """The error grows at most as this power of the age: under a steady drift D grows as age^2, and the error as D^2."""
+OVERSHOOT = 1.4
+"""Of the tolerance, the error foreseen for the step at which it is estimated next."""
 SUDDEN = 1.5
 """How much faster than D under a steady drift the first-order correction may grow between two estimates."""
 MAX_NOISE = 1e-2
@@ -62,6 +64,10 @@ class Advance:
     trace: Tensor
     """The new tr S_q."""
 
+    def recentred(self) -> Tensor:
+        """The batch about the new mean, z - m_q [B, d]."""
+        return self.centred - self.share * self.shift
+
     def moments(self, basis: Basis) -> FrozenMoments:
         """The population with the batch in it, given M."""
         return FrozenMoments(self.averaging, self.mean, self.trace, basis)
@@ -72,7 +78,7 @@ class Plain:
     """M in float64, for states that no frozen basis describes: before the first step, singular, or in a fill."""
 
     factor: Tensor
-    """P [c, r], float64."""
+    """P [d, r], float64; rows of 0 where the reference does not vary."""
     matrix: Tensor
     """M [r, r], float64; only the lower triangle counts."""
 
@@ -86,7 +92,7 @@ class Frozen:
     """M = s (I + D) s in a basis in which it was diagonal."""
 
     factor: Tensor
-    """P [c, r], float64."""
+    """P [d, r], float64; rows of 0 where the reference does not vary."""
     roots: Tensor
     """s [r], float64."""
     change: Tensor
@@ -137,23 +143,23 @@ class Step:
     basis: Basis
     root_trace: Tensor
     moved: Tensor
-    """(z - m_q) T over the reference's columns [B, c]."""
+    """(z - m_q) T [B, d], in the precision of the solve."""
     diagnostics: Diagnostics
 
 
-def absorbed(basis: Basis, columns: Tensor, advance: Advance) -> tuple[Plain, Tensor]:
+def absorbed(basis: Basis, advance: Advance) -> tuple[Plain, Tensor]:
     """M with the batch in it, in float64, and the batch in its coordinates, (z - m_q) P [B, r]."""
-    rows = advance.centred[:, columns] @ basis.factor
-    shift = advance.shift[columns] @ basis.factor
+    rows = advance.centred @ basis.factor
+    shift = advance.shift @ basis.factor
     share = advance.share
     matrix = torch.addmm(basis.matrix64(), rows.T, rows, beta=1 - share, alpha=share / len(rows))
     matrix.addr_(shift, shift, alpha=-(share**2))
     return Plain(basis.factor, matrix), rows.sub_(shift, alpha=share)
 
 
-def solve_plain(basis: Basis, columns: Tensor, advance: Advance) -> Step:
+def solve_plain(basis: Basis, advance: Advance) -> Step:
     """Exact: one eigendecomposition of M with the batch in it, in float64; a frozen basis where M allows one."""
-    plain, rows = absorbed(basis, columns, advance)
+    plain, rows = absorbed(basis, advance)
     values, vectors = linalg.eigh(plain.matrix)
     if len(values) and not values[0] > linalg.MIN_RATIO * values[-1]:
         graded = linalg.graded_eigh(plain.matrix)
@@ -173,17 +179,17 @@ def solve_plain(basis: Basis, columns: Tensor, advance: Advance) -> Step:
     return Step(frozen if is_regular else plain, roots[kept].sum(), whitened @ turned.T, diagnostics)
 
 
-def solve_frozen(basis: Frozen, columns: Tensor, advance: Advance, rest: Tensor) -> Step | None:
+def solve_frozen(basis: Frozen, advance: Advance, pull: Tensor) -> Step | None:
     """First order in the frozen basis, in float32; None where the step has to be exact.
 
-    `rest` [B, d] is what the gradient holds besides -(z - m_q) T, up to a factor: the estimate is relative to both.
+    `pull` = m_q - m_p [d], which the gradient holds besides (z - m_q)(I - T): the estimate is relative to both.
     """
     if basis.age + 1 >= MAX_AGE:
         return None
     factor, roots = basis.factor.float(), basis.roots.float()
     share, size = advance.share, len(advance.centred)
-    whitened = advance.centred[:, columns].float() @ factor / roots
-    shift = (advance.shift[columns] @ basis.factor / basis.roots).float()
+    whitened = (advance.centred.float() @ factor).div_(roots)
+    shift = (advance.shift @ basis.factor / basis.roots).float()
     change = torch.addmm(basis.change, whitened.T, whitened, beta=1 - share, alpha=share / size)
     change.diagonal().sub_(share)
     change.addr_(shift, shift, alpha=-(share**2))
@@ -202,18 +208,17 @@ def solve_frozen(basis: Frozen, columns: Tensor, advance: Advance, rest: Tensor)
     if after.age >= basis.due or correction_size > basis.limit:
         second = (scaled @ _second_order(change, first, roots, sums)) @ factor.T
         moved += second
-        whole = rest.float()
-        whole[:, columns] -= moved
+        whole = advance.recentred().float().add_(pull.float()).sub_(moved)
         estimate = float(torch.linalg.norm(second) / torch.linalg.norm(whole))
         if not estimate <= TOLERANCE:
             return None
-        due = after.age * (TOLERANCE / max(estimate, 1e-12)) ** (1 / ERROR_ORDER)
-        due = min(max(int(due), after.age + 1), after.age + CHECK_EVERY)
+        due = after.age * (OVERSHOOT * TOLERANCE / max(estimate, 1e-12)) ** (1 / ERROR_ORDER)
+        due = min(max(round(due), after.age + 1), after.age + CHECK_EVERY)
         limit = SUDDEN * correction_size * (due / after.age) ** 2
         after = dataclasses.replace(after, due=due, limit=limit)
     route = "frozen" if estimate is None else "frozen-2"
     root_trace = _root_trace(basis.roots, change, first)
-    return Step(after, root_trace, moved.double(), Diagnostics(route, estimate))
+    return Step(after, root_trace, moved, Diagnostics(route, estimate))
 
 
 def _second_order(change: Tensor, first: Tensor, roots: Tensor, sums: Tensor) -> Tensor:
@@ -241,9 +246,11 @@ class FastEmaTerm(AbstractTerm):
 
     def __init__(self, target: Target, is_unit: bool, beta: float) -> None:
         left, roots, _ = linalg.svd(target.factor)
-        factor, rank = left * roots, len(roots)  # graded, so that M keeps the digits of its small eigenvalues
+        rank = len(roots)
+        factor = left.new_zeros(target.dim, rank)
+        factor[target.columns] = left * roots  # graded, so that M keeps the digits of its small eigenvalues
         super().__init__(
-            dataclasses.replace(target, factor=torch.empty_like(factor[:0])), is_unit
+            dataclasses.replace(target, factor=torch.empty_like(target.factor[:0])), is_unit
         )  # the basis holds its own
         self.beta = beta
         empty = Plain(factor, factor.new_zeros(rank, rank))
@@ -276,8 +283,8 @@ class FastEmaTerm(AbstractTerm):
 
     def _expected(self, is_frozen: bool) -> dict[str, Tensor]:
         """A state of the right names, shapes and dtypes, of no memory."""
-        c, r = self.moments.basis.factor.shape
-        zero, shapes = torch.zeros((), dtype=torch.float64), {"mean": (self.dim,), "trace": (), "factor": (c, r)}
+        r = self.moments.basis.factor.shape[1]
+        zero, shapes = torch.zeros((), dtype=torch.float64), {"mean": (self.dim,), "trace": (), "factor": (self.dim, r)}
         expected = {name: zero.expand(shape) for name, shape in shapes.items()} | self.moments.averaging.state()
         if not is_frozen:
             return expected | {"matrix": zero.expand(r, r)}
@@ -286,21 +293,19 @@ class FastEmaTerm(AbstractTerm):
     def _fill(self, rows: Tensor) -> None:
         self.discard()
         advance = self.moments.advance(rows, *self.moments.averaging.filled(len(rows)))
-        plain, _ = absorbed(self.moments.basis, self.target.columns, advance)
+        plain, _ = absorbed(self.moments.basis, advance)
         self.moments = advance.moments(plain)
 
     def _evaluate(self, rows: Tensor) -> TermValue:
         advance = self.moments.advance(rows, *self.moments.averaging.stepped(self.beta))
-        basis, columns = self.moments.basis, self.target.columns
-        centred = advance.centred - advance.share * advance.shift
-        step = None
+        basis, step = self.moments.basis, None
         if isinstance(basis, Frozen):
-            step = solve_frozen(basis, columns, advance, centred + (advance.mean - self.target.mean))
+            step = solve_frozen(basis, advance, advance.mean - self.target.mean)
         if step is None:
-            step = solve_plain(basis, columns, advance)
+            step = solve_plain(basis, advance)
         fd = frechet_distance_of(self.target, advance.mean, advance.trace, step.root_trace)
         weights = Weights(advance.share / len(rows), advance.share / len(rows), advance.share)
-        moved = self.target.spread(step.moved)
-        gradient = weights.gradient(self.target, advance.mean, centred, moved, self.is_unit)
+        centred = advance.recentred().to(step.moved.dtype)
+        gradient = weights.gradient(self.target, advance.mean, centred, step.moved, self.is_unit)
         self.pending = advance.moments(step.basis)
         return TermValue(fd, gradient, step.diagnostics)

@@ -109,7 +109,7 @@ class Weights:
         """dFD/dz = 2 w_mean (m_q - m_p) + 2 w_scatter (z - m_q)(I - T) for rows z - m_q, (z - m_q) T [B, d]."""
         unit = self.share if is_unit else 1.0
         pull = (centred - moved).mul_(2 * self.scatter / unit)
-        return pull.add_(mean - target.mean, alpha=2 * self.mean / unit)
+        return pull.add_((mean - target.mean).to(pull.dtype), alpha=2 * self.mean / unit)
 
 
 def finish(

@@ -267,8 +267,8 @@ def test_a_sudden_change_is_refused_by_the_guard() -> None:
     assert isinstance(fast.moments.basis, Frozen)
     rows = 10 * generator.batch(2, 256).double()
     advance = fast.moments.advance(rows, *fast.moments.averaging.stepped(0.9))
-    assert solve_frozen(fast.moments.basis, fast.target.columns, advance, advance.centred) is None
-    assert solve_plain(fast.moments.basis, fast.target.columns, advance).diagnostics.refreshed
+    assert solve_frozen(fast.moments.basis, advance, advance.mean) is None
+    assert solve_plain(fast.moments.basis, advance).diagnostics.refreshed
 
 
 def test_the_basis_is_refreshed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
