@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fdr.encoders.base import EncoderSpec
+from fdr._version import __version__
+from fdr.encoders.base import AbstractEncoder, EncoderSpec
 from fdr.images import ImageSource
 from fdr.measurement import Measurement
 from fdr.metrics.base import Score
@@ -89,4 +91,21 @@ def samples_facts(source: ImageSource, measured: Measurement) -> dict[str, Any]:
         if source.options.count is None
         else {"count": source.options.count, "seed": source.options.seed},
         **({} if source.made_by is None else {"made_by": dict(source.made_by)}),
+    }
+
+
+def moments_facts(
+    name: str, source: ImageSource, encoder: AbstractEncoder, measured: Measurement
+) -> dict[str, str | int | float]:
+    """Where moments come from, as the attributes of the file that keeps them; `name` is the reference's."""
+    return {
+        "reference": name,
+        "encoder": encoder.spec.name,
+        "spec": json.dumps(asdict(encoder.spec), sort_keys=True),
+        "spec_hash": encoder.spec.hash,
+        "images": source.name,
+        "images_digest": source.digest or "",
+        "policy": json.dumps(dict(source.policy), sort_keys=True),
+        "skipped": len(measured.bad),
+        "fdr_version": __version__,
     }

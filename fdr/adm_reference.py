@@ -12,14 +12,14 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from fdr._moments_files import ATTRIBUTES
-from fdr._version import __version__
+from fdr._results import moments_facts
 from fdr.encoders.base import AbstractEncoder
 from fdr.errors import InputError
 from fdr.extraction import Extraction, ExtractionOptions
@@ -83,7 +83,7 @@ def write_adm_reference(
             shown = _write_pixels(subset, pixels, options)
             measured = _measure(source, encoder, options)
             members = _members(measured, encoder, shown)
-            members[ATTRIBUTES] = np.array(json.dumps(_attributes(source, encoder, measured, name or path.stem)))
+            members[ATTRIBUTES] = np.array(json.dumps(moments_facts(name or path.stem, source, encoder, measured)))
             _write_npz(temporary, pixels, shown, members)
         return options.group.broadcast(_summary(path, source, encoder, measured, shown))
 
@@ -144,22 +144,6 @@ def _members(measured: Measurement, encoder: AbstractEncoder, shown: Shown) -> d
     members = {"mu": pool.mu, "sigma": pool.sigma, "mu_s": spatial.mu, "sigma_s": spatial.sigma}
     members["count"] = np.array(measured.count)
     return members if shown.labels is None else {"arr_1": shown.labels, **members}
-
-
-def _attributes(
-    source: ImageSource, encoder: AbstractEncoder, measured: Measurement, name: str
-) -> Mapping[str, str | int]:
-    return {
-        "reference": name,
-        "encoder": encoder.spec.name,
-        "spec": json.dumps(asdict(encoder.spec), sort_keys=True),
-        "spec_hash": encoder.spec.hash,
-        "images": source.name,
-        "images_digest": source.digest or "",
-        "policy": json.dumps(dict(source.policy), sort_keys=True),
-        "skipped": len(measured.bad),
-        "fdr_version": __version__,
-    }
 
 
 def _write_npz(path: Path, pixels: IO[bytes], shown: Shown, members: Mapping[str, np.ndarray]) -> None:

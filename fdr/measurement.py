@@ -103,12 +103,12 @@ class _Pass:
             for metric in need.streams
         }
         self.count = 0
-        self._keeper = Keeper(extraction, self.sums) if extraction.options.moments_only else None
-        if self._keeper is not None and (self.rows or self.streams):
+        if extraction.options.moments_only and (self.rows or self.streams):
             raise InputError(
                 "--moments-only keeps no features, so it gives FD and FDr only; leave out --moments-only or the other "
                 "metrics."
             )
+        self._keeper = Keeper(extraction, self.sums) if extraction.options.moments_only else None
 
     @property
     def is_idle(self) -> bool:
@@ -137,7 +137,7 @@ class _Pass:
 
     def combine(self) -> None:
         """Bring together on main what all ranks have taken."""
-        if self._keeper is not None:
+        if self._keeper is not None and self._extraction.group.size > 1:  # what a failing rank had must not be lost
             self._keeper.save()
         accumulated: list[Combinable] = [
             *self.sums.values(),

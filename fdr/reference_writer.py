@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fdr._version import __version__
+from fdr._results import moments_facts
 from fdr.encoders.base import AbstractEncoder
 from fdr.errors import InputError
 from fdr.extraction import Extraction, ExtractionOptions
@@ -86,16 +85,8 @@ def _attributes(
     name: str, source: ImageSource, encoder: AbstractEncoder, measured: Measurement
 ) -> dict[str, str | int | float]:
     return {
-        "reference": name,
-        "encoder": encoder.spec.name,
+        **moments_facts(name, source, encoder, measured),
         "output": encoder.spec.output,
-        "spec": json.dumps(asdict(encoder.spec), sort_keys=True),
-        "spec_hash": encoder.spec.hash,
-        "images": source.name,
-        "images_digest": source.digest or "",
-        "policy": json.dumps(dict(source.policy), sort_keys=True),
-        "skipped": len(measured.bad),
-        "fdr_version": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -6,7 +6,6 @@ A file says nothing about the images it wants, so the name or a file `PATH.json`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,8 @@ from fdr.encoders.geometry import Preprocessing
 from fdr.encoders.names import OpenName, parse_open_name
 from fdr.encoders.torchscript_archive import load_archive
 from fdr.encoders.weights import file_digest
-from fdr.errors import InputError, WeightsError, unknown
+from fdr.errors import InputError, WeightsError
+from fdr.sidecar import read_sidecar
 
 SETTINGS = {
     "size": "side of the square the network sees, in pixels; without it images stay as they are",
@@ -66,7 +66,7 @@ def load(name: str, options: EncoderOptions) -> ProgramEncoder:
     if runtime.check_dtype(options.dtype, device) is not torch.float32:
         raise InputError(f"Encoder {name!r} runs in the precision it was saved in; drop --dtype.")
     run, is_nvidia = (_torchscript if parsed.family == "torchscript" else _export)(path, device)
-    contract = _contract(name, _sidecar(path) | dict(parsed.settings), is_nvidia)
+    contract = _contract(name, read_sidecar(path, SETTINGS) | dict(parsed.settings), is_nvidia)
     preprocessing = contract.preprocessing
     scale = () if contract.range is None else (("range", ":".join(f"{value:g}" for value in contract.range)),)
     spec = EncoderSpec(
@@ -155,23 +155,6 @@ def _without_training(module: Any) -> Any:
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return module
-
-
-def _sidecar(path: Path) -> dict[str, Any]:
-    """What `PATH.json` says, if it is there."""
-    sidecar = path.with_name(path.name + ".json")
-    if not sidecar.is_file():
-        return {}
-    try:
-        settings = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{str(sidecar)!r} is not readable JSON ({error}); correct or remove it.") from error
-    if not isinstance(settings, dict):
-        raise InputError(f"{str(sidecar)!r} must hold an object with {', '.join(SETTINGS)}; it holds something else.")
-    for key in settings:
-        if key not in SETTINGS:
-            raise unknown(f"setting in {str(sidecar)!r}", key, SETTINGS)
-    return settings
 
 
 def _contract(name: str, settings: Mapping[str, Any], is_nvidia: bool) -> Contract:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +11,12 @@ from torch import nn
 
 from fdr import runtime
 from fdr.encoders.torchscript_archive import is_archive
-from fdr.errors import InputError, unknown
+from fdr.errors import InputError
 from fdr.generators.architectures import build, declared, needs_labels
 from fdr.generators.base import Architecture, Generator, GeneratorSpec
 from fdr.generators.checkpoints import ONLINE, load_weights
 from fdr.generators.run_folder import read_run_folder
+from fdr.sidecar import read_sidecar
 
 _DECLARED = ("noise_shape", "num_classes", "value_range")
 
@@ -62,7 +62,8 @@ def load_generator(
         facts = {**declared(network), **folder.declared, **given}
     else:
         network, architecture, label = _from_file(place, named, ema, target)
-        facts = {**declared(network), **_sidecar(place), **given}
+        beside = {key: value for key, value in read_sidecar(place, _DECLARED).items() if value is not None}
+        facts = {**declared(network), **beside, **given}
     spec = _spec(place, network, facts)
     generator = Generator(network, spec, name=place.name, architecture=architecture, weights_label=label)
     generator.eval().check()
@@ -85,23 +86,6 @@ def _from_file(
         raise InputError(f"{str(path)!r} is a whole program, with its network and one set of weights; drop {option}.")
     network, architecture = build(Architecture(kind, str(path.resolve())), device)
     return network, architecture, ONLINE
-
-
-def _sidecar(path: Path) -> dict[str, Any]:
-    """What `PATH.json` declares, if it is there."""
-    sidecar = path.with_name(path.name + ".json")
-    if not sidecar.is_file():
-        return {}
-    try:
-        facts = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{str(sidecar)!r} is not readable JSON ({error}); correct or remove it.") from error
-    if not isinstance(facts, dict):
-        raise InputError(f"{str(sidecar)!r} must hold an object with {', '.join(_DECLARED)}; it holds something else.")
-    for key in facts:
-        if key not in _DECLARED:
-            raise unknown(f"setting in {str(sidecar)!r}", key, _DECLARED)
-    return {key: value for key, value in facts.items() if value is not None}
 
 
 def _spec(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> GeneratorSpec:

@@ -1,0 +1,27 @@
+"""`PATH.json`: what a file beside another says of it, where that one cannot say it itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from fdr.errors import InputError, unknown
+
+
+def read_sidecar(path: Path, settings: Collection[str]) -> dict[str, Any]:
+    """What `PATH.json` says, if it is there. Raises `InputError` for anything but an object of these settings."""
+    sidecar = path.with_name(path.name + ".json")
+    if not sidecar.is_file():
+        return {}
+    try:
+        said = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(sidecar)!r} is not readable JSON ({error}); correct or remove it.") from error
+    if not isinstance(said, dict):
+        raise InputError(f"{str(sidecar)!r} must hold an object with {', '.join(settings)}; it holds something else.")
+    for key in said:
+        if key not in settings:
+            raise unknown(f"setting in {str(sidecar)!r}", key, settings)
+    return said
