@@ -23,6 +23,8 @@ MIN_PIVOT = 1e-12
 """A Cholesky pivot below this share of its own variance is taken as rounding of a singular matrix."""
 MIN_CONGRUENCE_PIVOT = 1e-10
 """The same for L^T S L, whose rounding is larger; above it the eigenvalue route is good to 1e-11."""
+NEGATIVE_ROUNDING = 1e-12
+"""Share of l_max to which an eigenvalue of a difference of float64 sums over some thousand samples may be negative."""
 MIN_RATIO = 1e-11
 """l_min / l_max below which `eigh` leaves too few digits of l_min for its inverse root."""
 BLOCK = 256
@@ -44,19 +46,20 @@ def cholesky_factor(covariance: Tensor) -> Tensor | None:
     return lower if smallest >= MIN_PIVOT else None
 
 
-def eigen_factor(covariance: Tensor, name: str = "covariance") -> Tensor:
+def eigen_factor(covariance: Tensor, name: str = "covariance", scale: float = 0.0) -> Tensor:
     """F = V sqrt(l) [d, r] over the eigenvalues above rounding, d * eps * l_max; r is the numerical rank.
 
-    Raises `InputError` when an eigenvalue is negative beyond any rounding, and warns when it is negative beyond
-    float64 rounding: both mean that S is no float64 covariance.
+    `scale` is a variance that the covariance is held against: one that is rounding of it throughout, as that of equal
+    samples is, has rank 0. Raises `InputError` when an eigenvalue is negative beyond any rounding, and warns when it is
+    negative beyond the rounding of float64 sums: both mean that S is no float64 covariance.
     """
     import torch
 
     values, vectors = torch.linalg.eigh(covariance)
-    largest, smallest = float(values[-1]), float(values[0])
+    largest, smallest = max(float(values[-1]), EPS * scale), float(values[0])
     floor = covariance.shape[0] * EPS * largest
     check_spectrum(smallest, largest, name)
-    if smallest < -10 * floor:
+    if smallest < -max(10 * floor, NEGATIVE_ROUNDING * largest):
         warnings.warn(
             f"The {name} has negative eigenvalues (down to {smallest / largest:.1e} of the largest), as statistics "
             "computed in float32 have; they count as zero and FD is uncertain by about the square root of that share.",

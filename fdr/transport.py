@@ -154,7 +154,7 @@ def solve_by_factors(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
     covariance = sigma[target.columns][:, target.columns]
     own = linalg.cholesky_factor(covariance)
     if own is None:
-        own = linalg.eigen_factor(covariance, "population's covariance")
+        own = linalg.eigen_factor(covariance, "population's covariance", scale=target.trace)
     _, roots, right = linalg.svd(own.T @ target.factor)
     kept = _above_rounding(roots, max(own.shape[0], 1))
     basis = target.factor @ right[kept].T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import settings
 
 settings.register_profile("fdr", deadline=None, derandomize=True)  # a busy machine is slow, not wrong
 settings.load_profile("fdr")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the processors; what they start inherits it
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

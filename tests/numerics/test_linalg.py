@@ -86,5 +86,12 @@ def test_negative_eigenvalues_are_rounding_then_a_warning_then_an_error() -> Non
         linalg.eigen_factor(with_smallest(-0.1), "sample covariance")
 
 
+def test_rounding_throughout_has_rank_0_when_held_against_a_variance() -> None:
+    rounding = tensor(np.diag([-1e-47, 4e-64, 0.0]))
+    with pytest.raises(InputError, match="not positive semidefinite"):
+        linalg.eigen_factor(rounding)
+    assert linalg.eigen_factor(rounding, scale=0.4).shape == (3, 0)
+
+
 def test_float64_is_used_whatever_comes_in() -> None:
     assert tensor(relu_features(5, 0).astype(np.float32)).dtype == torch.float64
