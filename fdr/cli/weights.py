@@ -24,17 +24,18 @@ def command() -> None:
     """List, fetch or verify the weight files of encoders, or carry them to a machine without network.
 
     ENCODERS are names as in --reps: dinov2, fdr6, timm:NAME, openclip:ARCH/TAG, hf:OWNER/NAME, ...
+    The name lpips stands for the two files of LPIPS.
 
     To carry: fdr weights fetch fdr6 --to DIR here, then --weights-dir DIR --offline there.
     """
 
 
 def _holdings(names: Sequence[str], weights_dir: Path | None) -> list[Holding]:
-    """The files of the named encoders; of all known by name without any."""
-    from fdr.encoders.inventory import holdings
+    """The files of the named encoders and scores; of all known by name without any."""
+    from fdr.encoders.inventory import SCORES, holdings
     from fdr.encoders.registry import list_encoders
 
-    return holdings(list(names) or [row.name for row in list_encoders()], weights_dir)
+    return holdings(list(names) or [*(row.name for row in list_encoders()), *SCORES], weights_dir)
 
 
 def _facts(holding: Holding) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from fdr.encoders import weights
 from fdr.encoders.base import EncoderOptions
 from fdr.encoders.catalogue import find_row
+from fdr.encoders.lpips_files import lpips_files
 from fdr.encoders.registry import family_of, parse_encoders
 from fdr.encoders.weights import WeightsFile
 from fdr.errors import WeightsError
@@ -21,11 +22,16 @@ SUMS = "SHA256SUMS"
 """Digests of the files of a folder made by `fetch(..., to=...)`; `sha256sum -c` reads it too."""
 
 
+SCORES = {"lpips": lpips_files}
+"""Names of scores, no encoders, whose networks have weight files as well."""
+
+
 @dataclass(frozen=True)
 class Holding:
     """One file that encoders need, and where it is."""
 
     encoders: tuple[str, ...]
+    """Their names; of `SCORES` as well."""
     file: WeightsFile
     """The publication that lies here; the first one when none does."""
     path: Path | None
@@ -49,10 +55,12 @@ class Verdict:
 
 
 def needed_files(name: str) -> tuple[WeightsFile, ...]:
-    """The files that the encoder `name` is loaded from; none for random weights and encoders of one's own.
+    """The files that the encoder or score `name` is loaded from; none for random weights and encoders of one's own.
 
     Only open-ended names import their library. Raises `InputError` for a name that means nothing.
     """
+    if name in SCORES:
+        return SCORES[name]()
     family = family_of(name)
     row = find_row(name)
     if row is not None:
@@ -76,16 +84,24 @@ def needed_files(name: str) -> tuple[WeightsFile, ...]:
 
 
 def holdings(names: str | Sequence[str], weights_dir: Path | None = None) -> list[Holding]:
-    """The files of these encoders or bundles, each once, in order. No network and no hashing.
+    """The files of these encoders, bundles or scores, each once, in order. No network and no hashing.
 
     The parts that a transformers index lists follow it, once the index is here.
     """
     by_file: dict[WeightsFile, list[str]] = {}
-    for name in parse_encoders(names):
+    for name in _parsed(names):
         for file in needed_files(name):
             by_file.setdefault(file, []).append(name)
     found = [_located(tuple(encoders), file, weights_dir) for file, encoders in by_file.items()]
     return [one for holding in found for one in (holding, *_shards(holding, weights_dir))]
+
+
+def _parsed(names: str | Sequence[str]) -> list[str]:
+    """The encoders that are named, then the scores."""
+    given = names.split(",") if isinstance(names, str) else [part for name in names for part in name.split(",")]
+    scores = [name for name in dict.fromkeys(part.strip() for part in given) if name in SCORES]
+    encoders = [name for name in given if name.strip() not in SCORES]
+    return [*(parse_encoders(encoders) if any(encoders) or not scores else ()), *scores]
 
 
 def _located(encoders: tuple[str, ...], file: WeightsFile, weights_dir: Path | None) -> Holding:

@@ -141,7 +141,7 @@ def file_digest(path: Path) -> str:
 def missing_sentence(file: WeightsFile, options: EncoderOptions, encoder: str, why: str) -> str:
     """What to fetch, from where, how big it is, and where to put it."""
     name = file.hub[1] if file.hub else file.filename
-    size = f" ({file.size / 1e6:,.0f} MB)" if file.size else ""
+    size = "" if not file.size else f" ({file.size / 1e6:,.0f} MB)" if file.size > 1e6 else f" ({file.size:,} bytes)"
     source = f" from {file.source}" if file.source else ""
     target = download_dir(options.weights_dir) / file.filename
     return (

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from fdr.cli import run
 from fdr.encoders.catalogue import INCEPTION_WEIGHTS, find_row
-from fdr.encoders.inventory import SUMS, holdings, needed_files, read_sums
+from fdr.encoders.inventory import SCORES, SUMS, holdings, needed_files, read_sums
 from fdr.encoders.registry import list_encoders
 
 DINOV2 = "vit_large_patch14_dinov2.lvd142m"
@@ -31,6 +31,7 @@ def empty_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("urllib.request.urlopen", None)
+    monkeypatch.setattr("fdr.encoders.lpips_files.packaged_heads", lambda: None)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
 
@@ -60,7 +61,8 @@ def test_every_known_encoder_is_listed_once_with_its_licence(capsys):
     code, out, _ = call(capsys, "weights", "list", "--json", "-")
     files = json.loads(out)["files"]
     assert code == 0
-    assert {name for file in files for name in file["encoders"]} == {row.name for row in list_encoders() if row.weights}
+    known = {row.name for row in list_encoders() if row.weights}
+    assert {name for file in files for name in file["encoders"]} == known | set(SCORES)
     assert len({file["file"] for file in files}) == len(files)
     assert all(file["licence"] and file["bytes"] and file["state"] == "missing" for file in files)
     by_file = {file["file"]: file for file in files}
