@@ -12,6 +12,7 @@ from fdr._version import __version__
 
 _EXPORTS = {
     "AbstractEncoder": "fdr.encoders.base",
+    "AutoencoderSpec": "fdr.autoencoders.base",
     "EncoderOptions": "fdr.encoders.base",
     "EncoderSpec": "fdr.encoders.base",
     "BatchPopulation": "fdr.population",
@@ -33,6 +34,7 @@ _EXPORTS = {
     "frechet_distance": "fdr.frechet",
     "join_ranks": "fdr.distributed",
     "list_encoders": "fdr.encoders.registry",
+    "load_autoencoder": "fdr.autoencoders.loading",
     "load_encoder": "fdr.encoders.registry",
     "load_generator": "fdr.generators.loading",
     "load_reference": "fdr.reference",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fdr.encoders.base import AbstractEncoder
+from fdr.encoders.base import AbstractEncoder, AbstractRowEncoder
 from fdr.encoders.inputs import StagedBatch, stage
 from fdr.errors import InputError, RunError
 from fdr.group import Group
@@ -193,7 +193,10 @@ class Pipeline:
 
         encoder = self.encoders[name]
         with torch.inference_mode():
-            results = encoder.forward(batch.inputs(), self.outputs[name])
+            if isinstance(encoder, AbstractRowEncoder):
+                results = encoder.forward_rows(batch.inputs(), self.outputs[name], rows)
+            else:
+                results = encoder.forward(batch.inputs(), self.outputs[name])
             features = {output: results[output].float() for output in self.outputs[name]}
             if encoder.device.type != "cuda":
                 return _Flight(name, {output: x.cpu() for output, x in features.items()}, None, rows)

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fdr._stored import item_size, read_dataset, read_tensor, write_dataset
 from fdr.runtime import available_cpus
 
 if TYPE_CHECKING:
     import h5py
+    from torch import Tensor
 
 SCHEMA = "fdr-features/1"
 _NAME = re.compile(r"shard-(\d{9,})-(\d{9,})-([0-9a-f]{16})\.h5")
@@ -85,6 +87,8 @@ class EntryHeader:
     """D per output; empty until the first shard tells."""
     attributes: Mapping[str, str] = field(default_factory=dict)
     """For people: source and encoder names, spec JSON, versions, device; not compared."""
+    dtype: str = "float32"
+    """What features are stored as; follows from the spec, and every dataset tells its own."""
 
     def __post_init__(self) -> None:
         if self.num_rows < 1 or self.shard_size < 1:
@@ -99,7 +103,7 @@ class EntryHeader:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row's features."""
-        return 4 * sum(self.widths.values())
+        return item_size(self.dtype) * sum(self.widths.values())
 
     def ranges(self) -> list[tuple[int, int]]:
         """(start, stop) of every shard, in order."""
@@ -176,7 +180,7 @@ def encode_shard(
     with h5py.File(buffer, "w") as file:
         _write_attributes(file, header, span)
         for name in sorted(features):
-            file.create_dataset(f"features/{name}", data=features[name], dtype="<f4")
+            write_dataset(file, f"features/{name}", features[name], header.dtype)
         if images is not None:
             file.create_dataset("images", data=images)
         file.create_dataset("rows", data=rows, dtype="<i8")
@@ -253,9 +257,15 @@ def open_shard(data: bytes) -> h5py.File:
 def decode_shard(data: bytes, record: ShardRecord, outputs: Iterable[str]) -> Shard:
     """The checked bytes of a shard as arrays, with the features of `outputs`."""
     with open_shard(data) as file:
-        features = {name: file[f"features/{name}"][:] for name in outputs}
+        features = {name: read_dataset(file[f"features/{name}"]) for name in outputs}
         images = file["images"][:] if "images" in file else None
         return Shard(file["rows"][:], from_utf8(file["ids"][:]), features, record.bad, images)
+
+
+def decode_tensor(data: bytes, output: str) -> tuple[np.ndarray, Tensor]:
+    """Rows [n] and features [n, D] of the checked bytes of a shard, the features in the dtype they are stored in."""
+    with open_shard(data) as file:
+        return file["rows"][:], read_tensor(file[f"features/{output}"])
 
 
 def load_ahead(folder: Path, records: Iterable[ShardRecord]) -> Iterator[tuple[ShardRecord, bytes | DamagedShardError]]:

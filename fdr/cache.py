@@ -35,15 +35,19 @@ from fdr._shards import (
     Shard,
     ShardRecord,
     decode_shard,
+    decode_tensor,
     encode_shard,
     load_ahead,
     open_shard,
     remove_superseded,
 )
+from fdr._stored import read_into
 from fdr.errors import FdrWarning, RunError
 from fdr.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fdr.moments import Moments
 
 __all__ = ["BadRow", "CacheEntry", "CacheKey", "CacheStore", "FeatureCache", "Removal", "Shard", "Verification"]
@@ -73,16 +77,17 @@ class FeatureCache:
         widths: Mapping[str, int] | None = None,
         attributes: Mapping[str, str] | None = None,
         shard_size: int = 1024,
+        dtype: str = "float32",
     ) -> FeatureCache:
         """The entry for `key` under `root`, as far as it was extracted; made when it is not there.
 
         `widths` gives D per output (else the first shard does), `attributes` what people want to know: encoder,
-        source, spec, versions. An entry made before keeps its `shard_size`; a complete one may be read-only. Shards
+        source, spec, versions; `dtype` is what features are stored as, which the spec must imply. An entry made before keeps its `shard_size`; a complete one may be read-only. Shards
         that are gone or truncated are warned of and become `missing`; altered content is found when it is read.
 
         Raises `RunError` when the folder cannot be written although rows are missing, or holds another entry.
         """
-        header = EntryHeader(key, num_rows, shard_size, dict(widths or {}), dict(attributes or {}))
+        header = EntryHeader(key, num_rows, shard_size, dict(widths or {}), dict(attributes or {}), dtype)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         cache = cls(Path(root).expanduser() / key.directory, Manifest(header, now))
         was_good = cache._load()
@@ -239,6 +244,14 @@ class FeatureCache:
         ((record, data),) = self._load_shards(self._records(start, stop))
         return decode_shard(data, record, self.outputs if outputs is None else outputs)
 
+    def read_tensor(self, start: int, stop: int, output: str) -> tuple[np.ndarray, Tensor]:
+        """Rows int64 [n] of the shard [start, stop) and the features of `output` [n, D] in the dtype they are stored in.
+
+        Raises `RunError` as `read_shard`.
+        """
+        ((_, data),) = self._load_shards(self._records(start, stop))
+        return decode_tensor(data, output)
+
     def read(
         self, start: int = 0, stop: int | None = None, outputs: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
@@ -256,7 +269,7 @@ class FeatureCache:
             with open_shard(data) as file:
                 for name, array in out.items():
                     if n:
-                        file[f"features/{name}"].read_direct(array, np.s_[skip : skip + n], np.s_[at : at + n])
+                        read_into(file[f"features/{name}"], array[at : at + n], slice(skip, skip + n))
             at += n
         return out
 
@@ -364,7 +377,8 @@ class FeatureCache:
         if found is not None:
             self._check_header(found.header)
             own = self._manifest.header
-            header = replace(found.header, key=own.key, widths=found.header.widths or own.widths)
+            widths = found.header.widths or own.widths
+            header = replace(found.header, key=own.key, widths=widths, dtype=own.dtype)
             shards = [record for record in found.shards if record.file not in self._damaged]
             self._manifest = replace(found, header=header).with_shards(shards)
             self._drop(absent_shards(self._manifest, self.folder), is_quiet)

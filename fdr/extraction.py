@@ -42,6 +42,8 @@ class ExtractionOptions:
     """Keep sums instead of features in `cache`: a file of D x D numbers, however many images."""
     group: Group = SOLO
     """The ranks that divide the images; every rank makes the same calls."""
+    shard_size: int | None = None
+    """Images per shard, which a killed run can lose; None takes `SHARD_SIZE`. An entry has one size for ever."""
 
     def batch_size_on(self, device_type: str) -> int:
         """The batch size on a device of this type. Raises `InputError` below 1."""
@@ -90,6 +92,7 @@ class Extraction:
         self.outputs = {name: self._outputs_of(name, (outputs or {}).get(name, ())) for name in names}
         self.options = options or ExtractionOptions()
         self.batch_size = self.options.batch_size_on(encoders[0].device.type)
+        self.shard_size = self.options.shard_size or SHARD_SIZE
         self._left_out: dict[str, set[tuple[int, int]]] = {name: set() for name in names}
         self.bad: list[BadImage] = []
         """Images left out by `on_bad="skip"`, known after a pass."""
@@ -132,7 +135,8 @@ class Extraction:
             cache_key(self.source, encoder, self.outputs[name]),
             num_rows=len(self.source),
             attributes=_cache_attributes(self.source, encoder),
-            shard_size=SHARD_SIZE,
+            shard_size=self.shard_size,
+            dtype=encoder.stored_dtype,
         )
 
     @property
@@ -201,7 +205,7 @@ class Extraction:
             yield from self._computed_blocks((start, stop, tuple(self.entries)) for start, stop in self._shards())
             return
         numbered = enumerate((start, stop, self._missing(start, stop)) for start, stop in self._own_shards())
-        runs = itertools.groupby(numbered, key=lambda item: (bool(item[1][2]), item[1][0] - item[0] * SHARD_SIZE))
+        runs = itertools.groupby(numbered, key=lambda item: (bool(item[1][2]), item[1][0] - item[0] * self.shard_size))
         for (is_missing, _), numbered_run in runs:
             run = (shard for _, shard in numbered_run)
             if is_missing:
@@ -211,11 +215,11 @@ class Extraction:
                     yield self._assemble(start, stop, {})
 
     def _shards(self) -> Iterator[tuple[int, int]]:
-        total = self.num_rows
+        total, size = self.num_rows, self.shard_size
         if total is None:
-            yield from ((start, start + SHARD_SIZE) for start in itertools.count(0, SHARD_SIZE))
+            yield from ((start, start + size) for start in itertools.count(0, size))
         else:
-            yield from ((start, min(start + SHARD_SIZE, total)) for start in range(0, total, SHARD_SIZE))
+            yield from ((start, min(start + size, total)) for start in range(0, total, size))
 
     def leave_out(self, name: str, spans: Collection[tuple[int, int]]) -> None:
         """Neither compute nor read these shards for an encoder; its features are not in their blocks."""
@@ -256,7 +260,7 @@ class Extraction:
             num_workers=self.options.num_workers,
             group=self.group,
         )
-        for shard in pipeline.shards(run, SHARD_SIZE, is_sized=self.num_rows is not None):
+        for shard in pipeline.shards(run, self.shard_size, is_sized=self.num_rows is not None):
             self._store(shard)
             yield self._assemble(shard.start, shard.stop, shard.features, shard.rows, shard.bad)
 

@@ -96,6 +96,8 @@ class AbstractEncoder(ABC):
     """True when `preprocess` must run on the CPU (a Pillow resize); extraction then runs it in its decode threads."""
     is_cacheable: bool = True
     """False when `spec.hash` does not identify the features, as with a plain function."""
+    stored_dtype: str = "float32"
+    """What the cache keeps outputs as; another one must be part of the spec."""
 
     @abstractmethod
     def preprocess(self, images: Tensor) -> Tensor:
@@ -131,3 +133,14 @@ class AbstractEncoder(ABC):
         images = images.float()
         inputs = self.preprocess(images.cpu() if self.host_preprocess else images.to(self.device))
         return self.forward(inputs.to(self.device), wanted)
+
+
+class AbstractRowEncoder(AbstractEncoder):
+    """An encoder whose outputs also depend on which image it is: noise of its own, or a counterpart elsewhere."""
+
+    @abstractmethod
+    def forward_rows(self, inputs: Tensor, outputs: Sequence[str], rows: Sequence[int]) -> dict[str, Tensor]:
+        """As `forward`, of the images that are `rows` of their selection."""
+
+    def forward(self, inputs: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        return self.forward_rows(inputs, outputs, range(len(inputs)))

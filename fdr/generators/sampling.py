@@ -17,15 +17,19 @@ from fdr.errors import InputError
 
 SAMPLING_VERSION = 1
 """Raised whenever a release draws other noise or labels for the same seed, so that no cached feature is stale."""
-NOISE, LABELS, NETWORK = 0, 1, 2
-"""Purposes of a stream; only append."""
+NOISE, LABELS, NETWORK, POSTERIOR = 0, 1, 2, 3
+"""Purposes of a stream; only append. POSTERIOR is the noise of an autoencoder's posterior."""
 LABEL_POLICIES = ("random", "balanced")
 Labels = str | int
 """One of `LABEL_POLICIES`, or the class of all samples."""
 
 
 def noise_of(
-    seed: int, indices: Iterable[int], shape: Sequence[int], device: torch.device | str | None = None
+    seed: int,
+    indices: Iterable[int],
+    shape: Sequence[int],
+    device: torch.device | str | None = None,
+    purpose: int = NOISE,
 ) -> Tensor:
     """Standard normal noise of the samples `indices`, float32 [len(indices), *shape]; drawn on the CPU.
 
@@ -35,7 +39,7 @@ def noise_of(
     numbers = list(indices)
     noise = torch.empty((len(numbers), math.prod(shape)))
     for row, number in zip(noise, numbers, strict=True):
-        _draw_normal(seed, number, row)
+        _draw_normal(seed, purpose, number, row)
     return noise.reshape(len(numbers), *shape).to(device or "cpu")
 
 
@@ -81,9 +85,9 @@ def _stream(seed: int, purpose: int, index: int) -> np.random.SFC64:
     return np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(purpose, index)))
 
 
-def _draw_normal(seed: int, index: int, out: Tensor) -> None:
+def _draw_normal(seed: int, purpose: int, index: int, out: Tensor) -> None:
     """Fill one row. Row by row, so that vector units treat every sample alike, whatever its place in the batch."""
-    words = _stream(seed, NOISE, index).random_raw((out.numel() + 1) // 2).astype("<u8", copy=False)
+    words = _stream(seed, purpose, index).random_raw((out.numel() + 1) // 2).astype("<u8", copy=False)
     bits = torch.from_numpy(words.view("<i4")[: out.numel()])
     bits.bitwise_right_shift_(8)  # 24 bits: exact in float32
     out.copy_(bits).mul_(2.0**-23).add_(2.0**-24).erfinv_().mul_(math.sqrt(2))

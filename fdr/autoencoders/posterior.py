@@ -1,0 +1,98 @@
+"""What `encode` and `decode` of an autoencoder may return, read as a posterior and as images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fdr.errors import InputError
+
+_INNER = ("latent_dist", "latents", "latent")
+"""Where the outputs of diffusers keep what matters."""
+_LOGVAR_RANGE = (-30.0, 20.0)
+"""Of KL autoencoders, whose own distributions clamp it so."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A diagonal Gaussian over latents, or the one latent of a deterministic encoder."""
+
+    mean: Tensor
+    """[B, ...]"""
+    std: Tensor | None = None
+    """Of the shape of `mean`; None: the encoder is deterministic."""
+
+
+def read_posterior(output: Any, name: str) -> Posterior:
+    """The posterior in whatever `encode` returned.
+
+    Read are a tensor; a distribution with `mean` and `std`, `stddev`, `logvar` or `var` as attributes or as the items
+    of a dict, or with `mode()` alone; an object or dict with one of these as `latent_dist`, `latents` or `latent`; a
+    tuple that begins with one of these. Raises `InputError` for anything else.
+    """
+    if isinstance(output, Posterior):
+        return output
+    if isinstance(output, Tensor):
+        return Posterior(output)
+    if isinstance(output, tuple | list) and output:
+        return read_posterior(output[0], name)
+    for key in _INNER:
+        inner = _field(output, key)
+        if inner is not None:
+            return read_posterior(inner, name)
+    mean = _tensor(output, "mean")
+    if mean is not None:
+        return Posterior(mean, _std(output))
+    mode = getattr(output, "mode", None)
+    if callable(mode):
+        return read_posterior(mode(), name)
+    raise InputError(
+        f"encode of {name} returned {_kind(output)}; expected latents [B, ...], or a distribution with mean and logvar "
+        "(or std), as an object or a dict."
+    )
+
+
+def read_images(output: Any, name: str) -> Tensor:
+    """The images in whatever `decode` returned: a tensor, `sample` of an object or dict, the first of a tuple.
+
+    Raises `InputError` for anything else.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, tuple | list) and output:
+        return read_images(output[0], name)
+    sample = _tensor(output, "sample")
+    if sample is None:
+        raise InputError(f"decode of {name} returned {_kind(output)}; expected images [B, 3, H, W].")
+    return sample
+
+
+def _std(output: Any) -> Tensor | None:
+    for key in ("std", "stddev"):
+        std = _tensor(output, key)
+        if std is not None:
+            return std
+    logvar = _tensor(output, "logvar")
+    if logvar is not None:
+        return torch.exp(0.5 * logvar.float().clamp(*_LOGVAR_RANGE))
+    var = _tensor(output, "var")
+    return None if var is None else var.float().sqrt()
+
+
+def _field(output: Any, key: str) -> Any:
+    return output.get(key) if isinstance(output, Mapping) else getattr(output, key, None)
+
+
+def _tensor(output: Any, key: str) -> Tensor | None:
+    value = _field(output, key)
+    return value if isinstance(value, Tensor) else None
+
+
+def _kind(output: Any) -> str:
+    if isinstance(output, Mapping):
+        return f"a dict of {', '.join(map(str, output)) or 'nothing'}"
+    return "an empty tuple" if isinstance(output, tuple | list) else f"a {type(output).__name__}"
