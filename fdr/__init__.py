@@ -32,6 +32,7 @@ _EXPORTS = {
     "fd_ratio": "fdr.frechet",
     "fdr_k": "fdr.frechet",
     "frechet_distance": "fdr.frechet",
+    "interpolated_fid": "fdr.ifid.interpolated",
     "join_ranks": "fdr.distributed",
     "list_encoders": "fdr.encoders.registry",
     "load_autoencoder": "fdr.autoencoders.loading",

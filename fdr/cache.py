@@ -82,8 +82,9 @@ class FeatureCache:
         """The entry for `key` under `root`, as far as it was extracted; made when it is not there.
 
         `widths` gives D per output (else the first shard does), `attributes` what people want to know: encoder,
-        source, spec, versions; `dtype` is what features are stored as, which the spec must imply. An entry made before keeps its `shard_size`; a complete one may be read-only. Shards
-        that are gone or truncated are warned of and become `missing`; altered content is found when it is read.
+        source, spec, versions; `dtype`, what features are stored as, must follow from the spec. An entry made before
+        keeps its `shard_size`; a complete one may be read-only. Shards that are gone or truncated are warned of and
+        become `missing`; altered content is found when it is read.
 
         Raises `RunError` when the folder cannot be written although rows are missing, or holds another entry.
         """
@@ -245,7 +246,7 @@ class FeatureCache:
         return decode_shard(data, record, self.outputs if outputs is None else outputs)
 
     def read_tensor(self, start: int, stop: int, output: str) -> tuple[np.ndarray, Tensor]:
-        """Rows int64 [n] of the shard [start, stop) and the features of `output` [n, D] in the dtype they are stored in.
+        """Rows int64 [n] of the shard [start, stop) and its features of `output` [n, D] in the dtype they are stored in.
 
         Raises `RunError` as `read_shard`.
         """

@@ -25,7 +25,8 @@ class Result:
     """One number with everything needed to compare it. `value` is in full precision; only renderers round."""
 
     metric: str
-    """"fd", "sfid", "fdr", "fdr_k", "is", "is:adm", "precision", "recall", "precision:adm", "recall:adm"."""
+    """"fd", "sfid", "fdr", "fdr_k", "is", "is:adm", "precision", "recall", "precision:adm", "recall:adm"; of an
+    autoencoder "ifd", "ifd:ALPHA", "rfd", "nfd", "psnr", "ssim", "ms_ssim", "lpips"."""
     value: float
     encoder: str | None
     """The encoder's name; None for a metric over several encoders."""
@@ -229,13 +230,21 @@ METRIC_LABELS = {
     "recall": "Recall",
     "precision:adm": "Precision (ADM)",
     "recall:adm": "Recall (ADM)",
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "lpips": "LPIPS",
 }
+FD_LABELS = {"fd": "", "ifd": "i", "rfd": "r", "nfd": "neighbour "}
+"""What stands before FID, or FD, by metric: of samples, interpolants, reconstructions, neighbours."""
 
 
 def metric_label(result: Result) -> str:
     """How people write the metric: FID for Inception, FD otherwise, FDr^6, IS."""
-    if result.metric == "fd":
-        return "FID" if is_inception(result.encoder) else "FD"
+    metric, _, alpha = result.metric.partition(":")
+    if metric in FD_LABELS:
+        distance = "FID" if is_inception(result.encoder) else "FD"
+        return f"{FD_LABELS[metric]}{distance}{f' ({alpha})' if alpha else ''}"
     if result.metric == "fdr_k":
         return f"FDr^{result.k}"
     return METRIC_LABELS.get(result.metric, result.metric)

@@ -4,8 +4,10 @@ Two numbers are comparable when their signatures agree apart from the version. K
 `w` weights, `rs` resize and input size, `dt` dtype, `cm` order of computation (when not the default), `out` output,
 `crop` and `alpha` of the images (when not the default), `q` quantisation, `n` images, `ref` reference and its digest,
 `val` validation FD under FDr, `k` number of encoders or of neighbours, `d` rule of distances (when not exact), `m`
-"stored" where the sample file's own moments count, `v` version. What each means for a comparison is in
-`comparison.py`.
+"stored" where the sample file's own moments count, `v` version. Of an autoencoder: `ae` itself and the hash of its spec,
+`z` its posterior, `clamp` of decoded values, `nb` the set of the neighbours, `by` the distance that they are nearest by,
+`draw` the seed of their draw, `lat` what their latents are stored as, `mix` interpolation and alpha, `compat` a published
+code whose conventions hold. What each means for a comparison is in `comparison.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from fdr.errors import InputError
 if TYPE_CHECKING:
     from fdr.encoders.base import EncoderSpec
 
-DEFAULTS = {"crop": "none", "alpha": "drop", "cm": "default"}
+DEFAULTS = {"crop": "none", "alpha": "drop", "cm": "default", "clamp": "yes", "lat": "float32"}
 """What the fields that are left out at their default stand for."""
 
 
@@ -96,6 +98,11 @@ def result_signature(
         if metric == "fdr" and reference.val_fd is not None:
             fields["val"] = f"{reference.val_fd:.6g}"
     return _join(metric, fields)
+
+
+def images_signature(metric: str, policy: Mapping[str, str], count: int, settings: Mapping[str, str]) -> str:
+    """The signature of a number that no encoder is behind."""
+    return _join(metric, {**settings, **_image_fields(policy, count)})
 
 
 def mean_signature(

@@ -18,6 +18,7 @@ COMMANDS = {
     "eval": ("fdr.cli.eval", "Measure samples against a reference: FD, FDr, FDr^k, Inception Score."),
     "sample": ("fdr.cli.sample", "Write samples of a generator: npz or PNG files, seeded, resumable."),
     "train": ("fdr.cli.train", "Post-train a generator with FD as its loss: resumable, watched, logged."),
+    "ifid": ("fdr.cli.ifid", "Measure an autoencoder: iFID, rFID, PSNR, SSIM."),
     "check": ("fdr.cli.check", "Check numbers against limits and a baseline; the exit code is the verdict."),
     "compare": ("fdr.cli.compare", "Say whether numbers of two reports are comparable, and if not, why."),
     "stats": ("fdr.cli.stats", "Compute reference moments of a set of images."),

@@ -91,7 +91,7 @@ class Choice:
         """The arguments of `fdr.load_generator` beside path and device."""
         return {
             "arch": self.arch,
-            "arch_args": _arguments(self.arch_args),
+            "arch_args": arguments(self.arch_args),
             "value_range": None if self.value_range is None else RANGES[self.value_range],
             "noise_shape": self.noise_shape,
             "num_classes": self.num_classes,
@@ -116,13 +116,13 @@ def architecture(command: Callable[..., T]) -> Callable[..., T]:
     return _architecture(run)
 
 
-def _arguments(given: tuple[str, ...]) -> dict[str, Any]:
+def arguments(given: tuple[str, ...], option: str = "--arch-args") -> dict[str, Any]:
     """("width=256 act=relu", "deep=true") -> {"width": 256, "act": "relu", "deep": True}."""
     arguments = {}
     for text in (part for several in given for part in several.split()):
         key, separator, value = text.partition("=")
         if not separator or not key.isidentifier():
-            raise click.BadParameter(f"{text!r} is not KEY=VALUE.", param_hint="--arch-args")
+            raise click.BadParameter(f"{text!r} is not KEY=VALUE.", param_hint=option)
         try:
             arguments[key] = json.loads(value)
         except ValueError:

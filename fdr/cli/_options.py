@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,24 +69,27 @@ dry_run = click.option(
     "-n", "--dry-run", is_flag=True, default=False, help="Check everything, say what would be done, stop."
 )
 
-images = stack(
+subset = stack(
     click.option("--count", type=int, metavar="N", help="Use a seeded random subset of N samples."),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of the subset."),
+)
+crop = stack(
     click.option(
         "--crop",
-        type=click.Choice(["none", "center", "adm"]),
+        type=click.Choice(["none", "center", "center-bilinear", "adm"]),
         default="none",
         show_default=True,
         help="Crop of the images before any encoder; adm is guided-diffusion's centre crop.",
     ),
     click.option("--size", type=int, metavar="PX", help="Side after the crop; without a crop, a squash resize."),
-    click.option(
-        "--alpha",
-        type=click.Choice(["drop", "white", "black"]),
-        default="drop",
-        show_default=True,
-        help="Transparency: dropped as other tools do, or composited on a colour.",
-    ),
+)
+ALPHA = {
+    "type": click.Choice(["drop", "white", "black"]),
+    "default": "drop",
+    "show_default": True,
+    "help": "Transparency: dropped as other tools do, or composited on a colour.",
+}
+bad_images = stack(
     click.option(
         "--on-bad",
         type=click.Choice(["fail", "skip"]),
@@ -97,6 +101,7 @@ images = stack(
         "--max-bad", type=float, default=0.01, show_default=True, help="With --on-bad skip, fail above this share."
     ),
 )
+images = stack(subset, crop, click.option("--alpha", **ALPHA), bad_images)  # type: ignore[arg-type]
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 gpus = click.option(
     "--gpus",
@@ -105,13 +110,16 @@ gpus = click.option(
     help="Divide the images among N GPUs of this machine (with --device cpu, N processes). torchrun and srun work "
     "as well, over several machines.",
 )
-compute = stack(
-    device,
-    gpus,
+batches = stack(
     click.option(
         "--batch-size", type=int, metavar="N", help="Images per forward pass.  [default: 32 on a CPU, 128 on a GPU]"
     ),
     click.option("--num-workers", type=int, metavar="N", help="Decode threads.  [default: the processors available]"),
+)
+compute = stack(
+    device,
+    gpus,
+    batches,
     click.option(
         "--dtype",
         type=click.Choice(["float32", "bf16"]),
@@ -129,18 +137,22 @@ cache_dir = click.option(
     "--cache", type=_folder, metavar="DIR", help="Feature cache folder.  [default: ~/.cache/fdr/features]"
 )
 weights_dir = click.option("--weights-dir", type=_folder, metavar="DIR", help="Folder searched first for weight files.")
+no_cache = click.option("--no-cache", is_flag=True, default=False, help="Neither read nor keep features.")
+weight_files = stack(
+    weights_dir,
+    click.option("--weights", multiple=True, metavar="NAME=FILE", help="Use FILE for encoder NAME; repeatable."),
+    click.option("--offline", is_flag=True, default=False, help="Never touch the network."),
+)
 storage = stack(
     cache_dir,
-    click.option("--no-cache", is_flag=True, default=False, help="Neither read nor keep features."),
+    no_cache,
     click.option(
         "--moments-only",
         is_flag=True,
         default=False,
         help="Keep running sums instead of features: for very many images. A killed run resumes all the same.",
     ),
-    weights_dir,
-    click.option("--weights", multiple=True, metavar="NAME=FILE", help="Use FILE for encoder NAME; repeatable."),
-    click.option("--offline", is_flag=True, default=False, help="Never touch the network."),
+    weight_files,
 )
 measurement = stack(
     click.option(
@@ -170,6 +182,23 @@ measurement = stack(
     storage,
 )
 """All that decides what `fdr eval` and `fdr check` measure; `prepare_evaluation` takes it."""
+
+
+class ByteSize(click.ParamType):
+    """ "4GB", "24 GiB", "500MB": a number of bytes."""
+
+    name = "size"
+    _UNITS = {"": 1, "K": 1, "M": 2, "G": 3, "T": 4}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", str(value).upper())
+        if found is None:
+            self.fail(f"{value!r} is no amount of memory; expected one such as 4GB or 512MiB.", param, ctx)
+        number, unit, binary = found.groups()
+        power = self._UNITS[unit] if unit else 0
+        return int(float(number) * (1024 if binary else 1000) ** power)
 
 
 @dataclass(frozen=True)

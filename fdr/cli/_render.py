@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,6 +221,35 @@ def print_reports(reports: Sequence[Report]) -> None:
         click.echo(signature)
 
 
+def print_autoencoder_report(report: Report) -> None:
+    """The distances of every encoder, the qualities of reconstructions, how neighbours were drawn, and the signatures."""
+    from fdr.report import format_number, metric_label
+
+    about = report.run["ifid"]
+    others = about["neighbours"]
+    model = report.run["autoencoder"]
+    click.echo(
+        f"autoencoder  {model['name']} ({model['posterior']}), latents {'x'.join(map(str, about['latent_shape']))}"
+    )
+    click.echo(f"images       {report.samples['source']} ({report.samples['count']})")
+    click.echo(
+        f"neighbours   {others['source']} ({others['count']}), one of {about['top_k']} by closeness, entropy "
+        f"{format_number(about['neighbour_entropy'])} of {format_number(math.log(about['top_k']))}; {about['mode']}, alpha "
+        f"{about['alphas'][-1]:g}"
+    )
+    distances = [result for result in report if result.encoder is not None]
+    rest = [result for result in report if result.encoder is None]
+    headers, rows = report_table([replace(report, results=tuple(distances))])
+    print_table([(name, "left" if name == "encoder" else "right") for name in headers[1:]], [row[1:] for row in rows])
+    arrows = {True: "↓", False: "↑"}
+    qualities = (f"{metric_label(r)} {arrows[r.lower_is_better]} {format_number(r.value)}" for r in rest)
+    click.echo("reconstructions: " + "   ".join(qualities))
+    for note in dict.fromkeys(_notes([report])):
+        click.echo(f"note: {note}")
+    for signature in dict.fromkeys(result.signature for result in report):
+        click.echo(signature)
+
+
 def report_table(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]:
     """Headers and cells: a row per sample set and encoder, a column per metric; FDr^k has a row of its own."""
     from fdr.report import format_value, is_inception, metric_label
@@ -228,7 +259,7 @@ def report_table(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]
     for result in results:
         metric = "fdr" if result.metric == "fdr_k" else result.metric
         labels = {metric_label(r) for r in results if r.metric == metric} or {"FDr"}
-        label = labels.pop() if len(labels) == 1 else "FD"
+        label = labels.pop() if len(labels) == 1 else min(labels).replace("FID", "FD")
         columns[metric] = f"{label} {'↓' if result.lower_is_better else '↑'}"
     is_mixed = len({is_inception(result.encoder) for result in results if result.encoder}) > 1
     rows: dict[tuple[int, str], dict[str, str]] = {}
@@ -238,7 +269,7 @@ def report_table(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]
                 row, metric = f"{metric_label(result)} (mean of {result.k})", "fdr"
             else:
                 row, metric = (
-                    str(result.encoder) + (" (FID)" if is_mixed and is_inception(result.encoder) else ""),
+                    (result.encoder or "") + (" (FID)" if is_mixed and is_inception(result.encoder) else ""),
                     result.metric,
                 )
             cells = rows.setdefault((index, row), {"n": str(result.count)})

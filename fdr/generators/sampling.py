@@ -17,8 +17,8 @@ from fdr.errors import InputError
 
 SAMPLING_VERSION = 1
 """Raised whenever a release draws other noise or labels for the same seed, so that no cached feature is stale."""
-NOISE, LABELS, NETWORK, POSTERIOR = 0, 1, 2, 3
-"""Purposes of a stream; only append. POSTERIOR is the noise of an autoencoder's posterior."""
+NOISE, LABELS, NETWORK, POSTERIOR, NEIGHBOUR = 0, 1, 2, 3, 4
+"""Purposes of a stream; only append. POSTERIOR is the noise of an autoencoder's posterior, NEIGHBOUR the draw of one."""
 LABEL_POLICIES = ("random", "balanced")
 Labels = str | int
 """One of `LABEL_POLICIES`, or the class of all samples."""
@@ -62,6 +62,12 @@ def labels_of(
 def network_seed(seed: int, index: int) -> int:
     """A seed of torch's own generator, for networks that draw by themselves, in the batch that begins at a sample."""
     return int(_stream(seed, NETWORK, index).random_raw())
+
+
+def uniform_of(seed: int, purpose: int, indices: Iterable[int]) -> np.ndarray:
+    """One number in [0, 1) for each of `indices`, float64 [len(indices)]."""
+    words = [int(_stream(seed, purpose, index).random_raw()) for index in indices]
+    return (np.array(words, np.uint64) >> np.uint64(11)) * 2.0**-53
 
 
 def check_labels(policy: Labels, num_classes: int | None) -> Labels:

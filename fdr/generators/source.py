@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,18 +13,17 @@ import torch
 from fdr.errors import InputError
 from fdr.generators.base import Generator
 from fdr.generators.sampling import SAMPLING_VERSION, Labels, check_labels, labels_of, network_seed, noise_of
-from fdr.images import ImageOptions, ImageSource
-from fdr.images.base import Loader, RowIds
-from fdr.images.values import array_picture
+from fdr.images import ImageOptions
+from fdr.images.base import RowIds
+from fdr.images.made import MadeSource
 
 DEFAULT_COUNT = 50_000
 
 
-class GeneratorSource(ImageSource):
+class GeneratorSource(MadeSource):
     """Samples 0 to count - 1 of a seed, as images that went through an 8-bit file (with quantize="uint8").
 
-    A batch of the generator is samples k B to (k + 1) B - 1, whoever asks for which of them: so a resumed pass, and
-    every rank, sees the bits of one uninterrupted pass. Values outside of [0, 1] are clamped.
+    Values outside of [0, 1] are clamped.
     """
 
     kind = "generator"
@@ -75,14 +72,6 @@ class GeneratorSource(ImageSource):
         if classes is None:
             return None
         return labels_of(self.label_policy, self.seed, range(start, stop), classes).numpy()
-
-    def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
-        end = len(self) if stop is None else stop
-        for at in range(start - start % self.batch_size, end, self.batch_size):
-            images = self._made(at, min(at + self.batch_size, len(self)))
-            for row in range(max(start, at), min(at + len(images), end)):
-                where = f"{self.name}: {self.ids[row]}"
-                yield functools.partial(array_picture, images[row - at], 0, self.options, where)
 
     def _made(self, start: int, stop: int) -> np.ndarray:
         """float32 [stop - start, 3, H, W], clamped to [0, 1]; values that are not finite stay."""

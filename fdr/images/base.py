@@ -44,7 +44,7 @@ class ImageOptions:
     """Take a seeded subset of this size, without replacement; None takes all."""
     seed: int = 0
     crop: str = "none"
-    """"none" (with `size`: squash to size x size), "center" or "adm"; see `fdr.images.resize`."""
+    """"none" (with `size`: squash to size x size), "center", "center-bilinear" or "adm"; see `fdr.images.resize`."""
     size: int | None = None
     alpha: str = "drop"
     """"drop" ignores transparency, as all peers do; "white" and "black" composite over that colour."""

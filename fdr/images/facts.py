@@ -23,7 +23,7 @@ def facts_of(pixels: np.ndarray, image_format: str) -> tuple[int, int, bool, int
     """A record of dtype `FACTS` but for the row; pixels [H, W, 3], uint8 or floats in [0, 1] (told in 255ths)."""
     low, high = pixels.min(), pixels.max()
     if pixels.dtype != np.uint8:
-        low, high = np.rint(low * 255), np.rint(high * 255)
+        low, high = np.rint([low * 255, high * 255]).clip(0, 255)
     code = FORMATS.index(image_format) if image_format in FORMATS else FORMATS.index("other")
     return int(low), int(high), is_flat(pixels), code, pixel_digest(pixels)
 

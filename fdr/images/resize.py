@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.Image import Image, Resampling
 
-CROPS = ("none", "center", "adm")
+CROPS = ("none", "center", "center-bilinear", "adm")
 
 
 def crop_function(crop: str, size: int | None) -> Callable[[Image], Image] | None:
     """The function RGB image -> RGB image of size x size for a crop name; None when nothing is resized."""
     if size is None:
         return None
-    functions = {"none": squash, "center": center_crop, "adm": adm_crop}
+    functions = {"none": squash, "center": center_crop, "center-bilinear": bilinear_center_crop, "adm": adm_crop}
     function = functions[crop]
     return lambda image: function(image, size)
 
@@ -42,10 +42,24 @@ def center_crop(image: Image, size: int) -> Image:
 
     The sizes and offsets of torchvision's `Resize(size, BICUBIC)` followed by `CenterCrop(size)`.
     """
+    from PIL.Image import Resampling
+
+    return _center_crop(image, size, Resampling.BICUBIC)
+
+
+def bilinear_center_crop(image: Image, size: int) -> Image:
+    """`center_crop` with a bilinear filter: torchvision's `Resize(size)` followed by `CenterCrop(size)`."""
+    from PIL.Image import Resampling
+
+    return _center_crop(image, size, Resampling.BILINEAR)
+
+
+def _center_crop(image: Image, size: int, resample: Resampling) -> Image:
     width, height = image.size
     short = min(width, height)
     wide, high = int(size * width / short), int(size * height / short)
-    return _resize_and_crop(image, (wide, high), (round((wide - size) / 2.0), round((high - size) / 2.0)), size)
+    offset = round((wide - size) / 2.0), round((high - size) / 2.0)
+    return _resize_and_crop(image, (wide, high), offset, size, resample)
 
 
 def adm_crop(image: Image, size: int) -> Image:
@@ -60,16 +74,17 @@ def adm_crop(image: Image, size: int) -> Image:
         image = resize(image, (image.width // 2, image.height // 2), Resampling.BOX)
     scale = size / min(image.size)
     wide, high = round(image.width * scale), round(image.height * scale)
-    return _resize_and_crop(image, (wide, high), ((wide - size) // 2, (high - size) // 2), size)
+    offset = (wide - size) // 2, (high - size) // 2
+    return _resize_and_crop(image, (wide, high), offset, size, Resampling.BICUBIC)
 
 
-def _resize_and_crop(image: Image, target: tuple[int, int], offset: tuple[int, int], size: int) -> Image:
-    """Bicubic to `target`, then the square at `offset`; columns outside it are dropped before the vertical pass."""
-    from PIL.Image import Resampling
-
+def _resize_and_crop(
+    image: Image, target: tuple[int, int], offset: tuple[int, int], size: int, resample: Resampling
+) -> Image:
+    """Resampled to `target`, then the square at `offset`; columns outside it are dropped before the vertical pass."""
     (wide, high), (left, top) = target, offset
-    image = image.resize((wide, image.height), Resampling.BICUBIC)
+    image = image.resize((wide, image.height), resample)
     if wide > size:
         image = image.crop((left, 0, left + size, image.height))
-    image = image.resize((size, high), Resampling.BICUBIC)
+    image = image.resize((size, high), resample)
     return image.crop((0, top, size, top + size)) if high > size else image

@@ -1,0 +1,319 @@
+"""`fdr ifid`: an autoencoder, by what it decodes between an image and its neighbour in latent space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fdr.cli import _options, _ranks
+from fdr.cli._generator import RANGES, arguments
+from fdr.cli._render import print_autoencoder_report, progress_for, write_text
+
+if TYPE_CHECKING:
+    from fdr.autoencoders.base import LoadedAutoencoder
+    from fdr.group import Group
+    from fdr.ifid.run import InterpolatedFid
+
+
+class Alphas(click.ParamType):
+    """ "0.5", "0,0.25,0.5" or "0,0.1,...,0.5"."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",")]
+        try:
+            if "..." not in parts:
+                return tuple(float(part) for part in parts)
+            first, second, dots, last = parts
+            if dots == "...":
+                return _progression(float(first), float(second), float(last))
+        except ValueError:
+            pass
+        self.fail(f"{value!r} is no alpha; expected numbers such as 0.5, 0,0.25,0.5 or 0,0.1,...,0.5.", param, ctx)
+
+
+def _progression(first: float, second: float, last: float) -> tuple[float, ...]:
+    """All numbers from first to last in equal steps; `ValueError` where the steps do not end there."""
+    steps = (last - first) / (second - first) if second != first else 0.0
+    if steps < 1 or abs(steps - round(steps)) > 1e-6:
+        raise ValueError("no progression")
+    return tuple(round(first + number * (second - first), 10) for number in range(round(steps) + 1))
+
+
+_model = _options.stack(
+    click.option(
+        "--vae",
+        required=True,
+        metavar="NAME|PATH|MODULE:FACTORY",
+        help="Autoencoder: haar, dct or pixel-unshuffle (weight-free), a diffusers folder or hub name, a program, or what "
+        "makes an object with encode and decode.",
+    ),
+    click.option("--vae-weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights of MODULE:FACTORY."),
+    click.option(
+        "--vae-args",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Arguments of MODULE:FACTORY, values as JSON or text; repeatable, or several in quotes.",
+    ),
+    click.option(
+        "--posterior",
+        type=click.Choice(["sample", "mean"]),
+        help="Latents of a distribution: sampled, by the seed and the number of the image, or its mean.  [default: the "
+        "autoencoder's own; sample for a KL autoencoder]",
+    ),
+    click.option(
+        "--value-range",
+        type=click.Choice(list(RANGES)),
+        help="Black and white, as the autoencoder takes and returns them.  [default: what it declares, else -1:1]",
+    ),
+)
+_sets = _options.stack(
+    click.option("--images", required=True, metavar="IMAGES", help="The images: folder, zip, tar, npz, npy or HDF5."),
+    click.option(
+        "--neighbours",
+        metavar="IMAGES",
+        help="Where their neighbours come from.  [default: the images themselves, never an image itself]",
+    ),
+    click.option("--neighbour-count", type=int, metavar="N", help="Use a seeded random subset of N neighbours."),
+    click.option("--count", type=int, metavar="N", help="Use a seeded random subset of N images."),
+    click.option(
+        "--seed",
+        type=int,
+        default=0,
+        show_default=True,
+        help="Of subsets, of posterior samples and of the draw of neighbours.",
+    ),
+    _options.crop,
+    click.option("--transparency", **_options.ALPHA),  # type: ignore[arg-type]
+    _options.bad_images,
+)
+_pairing = _options.stack(
+    click.option(
+        "--mode",
+        type=click.Choice(["slerp", "linear", "mask"]),
+        default="slerp",
+        show_default=True,
+        help="Interpolation; neighbours are nearest by cosine, for linear by L2.",
+    ),
+    click.option(
+        "--alpha",
+        "alphas",
+        type=Alphas(),
+        default="0.5",
+        show_default=True,
+        metavar="A,B,...",
+        help="How far towards the neighbour; of several, such as 0,0.1,...,0.5, the last is that of iFID.",
+    ),
+    click.option(
+        "--top-k",
+        type=int,
+        default=10,
+        show_default=True,
+        metavar="K",
+        help="Draw the neighbour from the K nearest, by closeness.",
+    ),
+    click.option("--same-class", is_flag=True, default=False, help="Neighbours of the image's own class only."),
+)
+_decoding = _options.stack(
+    click.option("--no-clamp", is_flag=True, default=False, help="Leave decoded values outside of [0, 1] as they are."),
+    click.option(
+        "--quantize",
+        type=click.Choice(["uint8", "none"]),
+        default="uint8",
+        show_default=True,
+        help="Decoded images are rounded to 8 bits, or measured as floats.",
+    ),
+    click.option("--lpips", is_flag=True, default=False, help="Measure LPIPS of the reconstructions as well."),
+    click.option(
+        "--compat",
+        type=click.Choice(["reference"]),
+        help="The conventions of the paper's code, for its published numbers: --no-clamp --quantize none --reps "
+        "inception:pytorch-fid --crop center-bilinear (with --size), and its scaling in PSNR and SSIM.",
+    ),
+)
+_search = _options.stack(
+    click.option(
+        "--latent-dtype",
+        type=click.Choice(["float32", "float16", "bfloat16"]),
+        default="float32",
+        show_default=True,
+        help="What the neighbours' latents are kept as; the halves take half of the disk and of the reading.",
+    ),
+    click.option(
+        "--memory",
+        type=_options.ByteSize(),
+        default="4GiB",
+        show_default=True,
+        metavar="SIZE",
+        help="Most that the neighbour search holds; any size gives the same neighbours.",
+    ),
+)
+
+
+@click.command(
+    "ifid",
+    cls=_options.Command,
+    epilog="Examples:\n\n  fdr ifid --vae stabilityai/sd-vae-ft-mse --images imagenet/val --neighbours imagenet/train "
+    "--size 256 --crop center\n\n"
+    "  fdr ifid --vae my_model:build --vae-weights vae.safetensors --images photos/ --size 256 --reps dinov2\n\n"
+    "  fdr ifid --vae haar --images photos/ --size 64 --alpha 0,0.1,...,0.5 --picture ifid.png",
+)
+@_model
+@_sets
+@_options.reps
+@_pairing
+@_decoding
+@_search
+@_options.device
+@_options.gpus
+@_options.batches
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bf16"]),
+    default="float32",
+    show_default=True,
+    help="Of autoencoder and encoders; bf16 is faster and moves numbers by about 1 %.",
+)
+@click.option("--tf32", is_flag=True, default=False, help="Allow TF32 on the GPU.")
+@_options.cache_dir
+@click.option("--no-cache", is_flag=True, default=False, help="Keep latents for the time of the run only.")
+@_options.weight_files
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write originals, reconstructions, neighbours and interpolants side by side, as PNG.",
+)
+@_options.json_out
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="Write CSV.")
+@_options.dry_run
+@_options.quiet
+@_ranks.on_ranks
+def command(
+    images: str,
+    neighbours: str | None,
+    neighbour_count: int | None,
+    picture: Path | None,
+    json_path: Path | None,
+    csv_path: Path | None,
+    dry_run: bool,
+    quiet: bool,
+    group: Group,
+    **options: Any,
+) -> None:
+    """Interpolated FID of an autoencoder: how good are images between an image and its neighbour in latent space?
+
+    Of every encoder iFID (iFD), rFID of the reconstructions and FID of the decoded neighbours, all against the images;
+    and PSNR, SSIM and MS-SSIM of the reconstructions. Latents, neighbours and features are cached and a killed run
+    resumes: give the same command again.
+    """
+    from fdr.files import check_writable
+
+    for path in (json_path, csv_path, picture):
+        if path is not None and str(path) != "-":
+            check_writable(path)
+    if json_path is not None and str(json_path) == str(csv_path) == "-":
+        raise click.UsageError("Only one of --json and --csv can be stdout.")
+    run = _prepared(images, neighbours, neighbour_count, progress_for(quiet), group, **options)
+    if dry_run:
+        for line in run.plan() if group.rank == 0 else ():
+            click.echo(line)
+        return
+    report = run.run(picture)
+    if group.rank > 0:
+        return
+    if json_path is not None:
+        write_text(json_path, report.to_json())
+    if csv_path is not None:
+        write_text(csv_path, report.to_csv())
+    if "-" not in (str(json_path), str(csv_path)):
+        print_autoencoder_report(report)
+        if picture is not None:
+            click.echo(f"picture: {picture}")
+
+
+def _prepared(
+    images: str,
+    neighbours: str | None,
+    neighbour_count: int | None,
+    progress: Any,
+    group: Group,
+    *,
+    reps: str,
+    mode: str,
+    alphas: tuple[float, ...],
+    top_k: int,
+    same_class: bool,
+    no_clamp: bool,
+    quantize: str,
+    lpips: bool,
+    compat: str | None,
+    latent_dtype: str,
+    memory: int,
+    transparency: str,
+    vae: str,
+    vae_weights: Path | None,
+    vae_args: tuple[str, ...],
+    posterior: str | None,
+    value_range: str | None,
+    **shared: Any,
+) -> InterpolatedFid:
+    from fdr.encoders.registry import load_encoders
+    from fdr.ifid.interpolated import open_sets
+    from fdr.ifid.options import REFERENCE_COMPAT, IfidOptions
+    from fdr.ifid.run import InterpolatedFid
+    from fdr.lpips import load_lpips
+
+    if compat == "reference":
+        no_clamp, quantize = not REFERENCE_COMPAT["clamp"], REFERENCE_COMPAT["quantize"]
+        reps = reps if _options.is_typed("reps") else "inception:pytorch-fid"
+        if shared["size"] is not None and not _options.is_typed("crop"):
+            shared["crop"] = "center-bilinear"
+    options = IfidOptions(
+        mode=mode,
+        alphas=alphas,
+        top_k=top_k,
+        seed=shared["seed"],
+        same_class=same_class,
+        clamp=not no_clamp,
+        quantize=quantize,
+        latent_dtype=latent_dtype,
+        memory=memory,
+        lpips=lpips,
+        compat=compat,
+    )
+    setup = _options.library_options(
+        progress, group=group, alpha=transparency, exact_order=False, moments_only=False, **shared
+    )
+    queries, others = open_sets(images, neighbours, setup.image_options, neighbour_count)
+    autoencoder = _autoencoder(vae, vae_weights, vae_args, posterior, value_range, options.seed, setup.encoder_options)
+    encoders = load_encoders(reps, setup.encoder_options, setup.weights)
+    distance = load_lpips(setup.encoder_options) if lpips else None
+    return InterpolatedFid(autoencoder, queries, others, encoders, options, setup.extraction_options, distance)
+
+
+def _autoencoder(
+    name: str,
+    weights: Path | None,
+    given: tuple[str, ...],
+    posterior: str | None,
+    value_range: str | None,
+    seed: int,
+    options: Any,
+) -> LoadedAutoencoder:
+    from fdr.autoencoders.loading import load_autoencoder
+
+    return load_autoencoder(
+        name,
+        device=options.device,
+        posterior=posterior,
+        seed=seed,
+        value_range=None if value_range is None else RANGES[value_range],
+        dtype=options.dtype,
+        tf32=options.tf32,
+    )

@@ -1,0 +1,118 @@
+"""The latents of the drawn neighbours, in the order of the queries: gathered in one pass over the neighbours' set."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fdr.files import write_atomically, write_error
+from fdr.ifid.latents import Latents
+from fdr.progress import Progress
+
+_TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class DrawnLatents:
+    """A file of latents [Q, D] as they are stored in the cache, one for each query."""
+
+    path: Path
+    count: int
+    latent_shape: tuple[int, ...]
+    dtype: str
+
+    def at(self, start: int, stop: int) -> Tensor:
+        """float32 [stop - start, *latent_shape] of the queries start..stop."""
+        values = int(np.prod(self.latent_shape))
+        dtype = _TORCH[self.dtype]
+        with open(self.path, "rb") as file:
+            file.seek(start * values * dtype.itemsize)
+            data = bytearray(file.read((stop - start) * values * dtype.itemsize))
+        return torch.frombuffer(data, dtype=dtype).float().reshape(-1, *self.latent_shape)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the file."""
+        return self.count * int(np.prod(self.latent_shape)) * _TORCH[self.dtype].itemsize
+
+    def remove(self) -> None:
+        """Free the disk."""
+        for path in (self.path, _part(self.path), _progress(self.path)):
+            path.unlink(missing_ok=True)
+
+
+def gather(latents: Latents, rows: np.ndarray, path: Path, dtype: str, progress: Progress) -> DrawnLatents:
+    """Write the latents of `rows` [Q] of a set, which may repeat, to `path`; what was begun there goes on.
+
+    A killed run loses one shard of reading. Raises `RunError` when the disk is full.
+    """
+    drawn = DrawnLatents(path, len(rows), latents.latent_shape, dtype)
+    if path.exists() and path.stat().st_size == drawn.num_bytes:
+        return drawn
+    part, done, title = _part(path), _done(path), "gathering neighbours"
+    shards = latents.shards()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "r+b" if done else "wb") as file, progress.task(title, len(shards), "shards") as task:
+            task.advance(done)
+            for number, picked in enumerate(_picked(latents, rows, shards[done:]), done + 1):
+                for query, latent in picked:
+                    file.seek(query * latent.nbytes)
+                    file.write(latent.contiguous().view(torch.uint8).numpy())
+                file.flush()
+                os.fsync(file.fileno())
+                write_atomically(_progress(path), json.dumps({"shards": number}).encode())
+                task.advance()
+        part.replace(path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    _progress(path).unlink(missing_ok=True)
+    return drawn
+
+
+def _picked(
+    latents: Latents, rows: np.ndarray, shards: list[tuple[int, int]]
+) -> Iterator[Iterator[tuple[int, Tensor]]]:
+    """For every shard, the queries whose neighbour is in it, with its latent; shards without any are not read."""
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    for start, stop in shards:
+        low, high = np.searchsorted(ordered, (start, stop))
+        if low == high:
+            yield iter(())
+            continue
+        there, values = latents.read(start, stop)
+        places = np.searchsorted(there, ordered[low:high])
+        yield ((int(query), values[int(place)]) for query, place in zip(order[low:high], places, strict=True))
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
+def _progress(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _done(path: Path) -> int:
+    """Shards that an earlier run has gathered; the file with them must be there."""
+    try:
+        return int(json.loads(_progress(path).read_text())["shards"]) if _part(path).exists() else 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def gathered(latents: Latents, rows: np.ndarray) -> Tensor:
+    """float32 [len(rows), *latent_shape] of a few rows, in memory."""
+    out = torch.empty(len(rows), latents.dim)
+    for picked in _picked(latents, rows, list(latents.shards())):
+        for place, latent in picked:
+            out[place] = latent.float()
+    return out.reshape(-1, *latents.latent_shape)

@@ -1,0 +1,93 @@
+"""How near reconstructions are to their originals, image by image, in the pass that measures the reconstructions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fdr import image_quality
+from fdr.encoders.base import AbstractRowEncoder, EncoderSpec
+from fdr.errors import InputError
+from fdr.ifid.latents import Latents
+
+if TYPE_CHECKING:
+    from fdr.image_quality import Lpips
+
+QUALITY_VERSION = 1
+"""Raised whenever a release changes one of the scores."""
+ENCODER = "reconstruction quality"
+LOWER_IS_BETTER = {"psnr": False, "ssim": False, "ms_ssim": False, "lpips": True}
+
+
+class QualityEncoder(AbstractRowEncoder):
+    """Reconstructions -> PSNR, SSIM and MS-SSIM where images are large enough for them, and LPIPS: each [B, 1].
+
+    The original of an image is found by its row. `compat` "reference" scales images as the paper's code does.
+    """
+
+    def __init__(
+        self, queries: Latents, size: tuple[int, int], device: torch.device, compat: str | None, lpips: Lpips | None
+    ) -> None:
+        self._queries = queries
+        self._compat = compat
+        self._lpips = lpips
+        self.device = device
+        self.is_cacheable = queries.source.digest is not None
+        least = {"psnr": 1, "ssim": image_quality.MIN_SSIM_SIDE, "ms_ssim": image_quality.MIN_MS_SSIM_SIDE}
+        names = tuple(name for name, side in least.items() if min(size) >= side)
+        self.outputs = self.stored_outputs = names if lpips is None else (*names, "lpips")
+        extra = (
+            ("compat", compat or "none"),
+            ("heads", "none" if lpips is None else lpips.heads),
+            ("originals", queries.source.digest or ""),
+            ("version", str(QUALITY_VERSION)),
+        )
+        self.spec = EncoderSpec(
+            name=ENCODER,
+            family="quality",
+            model="image-quality",
+            weights="none" if lpips is None else lpips.weights,
+            output=names[0],
+            dim=1,
+            input_size=0,
+            resize="none",
+            mean=(),
+            std=(),
+            extra=extra,
+        )
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        return images
+
+    def forward_rows(self, inputs: Tensor, outputs: Sequence[str], rows: Sequence[int]) -> dict[str, Tensor]:
+        originals = self._originals(rows).to(inputs.device)
+        seen = inputs, originals
+        if self._compat == "reference":
+            seen = image_quality.half_range(inputs), image_quality.half_range(originals)
+        scores: dict[str, Callable[[], Tensor]] = {
+            "psnr": lambda: image_quality.psnr(*seen),
+            "ssim": lambda: image_quality.ssim(*seen),
+            "ms_ssim": lambda: image_quality.ms_ssim(*seen),
+            "lpips": lambda: self._distances(inputs, originals),
+        }
+        return {name: scores[name]().reshape(-1, 1).float() for name in outputs}
+
+    def _distances(self, images: Tensor, originals: Tensor) -> Tensor:
+        assert self._lpips is not None
+        return self._lpips(images, originals)
+
+    def _originals(self, rows: Sequence[int]) -> Tensor:
+        """float32 [B, 3, H, W] in [0, 1] of the good images `rows`, which are consecutive."""
+        source, good = self._queries.source, self._queries.good[list(rows)]
+        first, last = int(good[0]), int(good[-1])
+        found = {}
+        for batch in source.batches(last + 1 - first, None, first, last + 1):
+            found |= dict(zip(batch.rows, batch.images, strict=True))
+        lost = [row for row in good.tolist() if row not in found]
+        if lost:
+            raise InputError(f"{source.name}: {source.ids[lost[0]]} was readable before and is not now.")
+        images = [found[row] for row in good.tolist()]
+        return torch.stack([x if x.is_floating_point() else x.float() / 255 for x in images])

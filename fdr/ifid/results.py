@@ -1,0 +1,96 @@
+"""The numbers of an interpolated FID with their provenance, as rows of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fdr._results import ResultFacts
+from fdr.autoencoders.base import AutoencoderSpec
+from fdr.encoders.base import AbstractEncoder
+from fdr.ifid.options import IfidOptions
+from fdr.ifid.quality import LOWER_IS_BETTER
+from fdr.images import ImageSource
+from fdr.metrics.fd import FrechetDistance
+from fdr.moments import Moments
+from fdr.report import Result
+from fdr.signature import Origin, images_signature
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What all numbers of a run have in common."""
+
+    images: ImageSource
+    neighbours: ImageSource
+    autoencoder: AutoencoderSpec
+    options: IfidOptions
+    count: int
+
+    @property
+    def policy(self) -> Mapping[str, str]:
+        """Of the decoded images: the crop of the originals, a quantisation of their own."""
+        return {**self.images.policy, "quantize": self.options.quantize}
+
+    @property
+    def origin(self) -> Origin:
+        """FD is against the originals."""
+        return Origin(self.images.name, self.images.digest or "", self.count)
+
+    def decoding(self) -> dict[str, str]:
+        """Settings that decide reconstructions."""
+        posterior = {"sample": f"sample-{self.autoencoder.seed}", "mean": "mean"}.get(self.autoencoder.posterior)
+        return {
+            "ae": f"{self.autoencoder.name}:{self.autoencoder.hash[:8]}",
+            **({} if posterior is None else {"z": posterior}),
+            "clamp": "yes" if self.options.clamp else "no",
+        }
+
+    def pairing(self) -> dict[str, str]:
+        """Settings that decide the neighbours."""
+        digest = self.neighbours.digest
+        options = self.options
+        return {
+            "nb": f"{self.neighbours.name}:{digest[:8]}" if digest else self.neighbours.name,
+            "by": options.distance + ("-same-class" if options.same_class else ""),
+            "k": str(options.top_k),
+            "draw": str(options.seed),
+            "lat": options.latent_dtype,
+        }
+
+
+def results(
+    scores: Scores,
+    encoders: Mapping[str, AbstractEncoder],
+    moments: Mapping[str, Mapping[str, Moments]],
+    qualities: Mapping[str, float],
+    device: torch.device,
+) -> Iterator[Result]:
+    """iFD of every alpha, FD of reconstructions and of decoded neighbours by encoder, and the qualities of
+    reconstructions."""
+    metric = FrechetDistance(device=str(device) if device.type == "cuda" else None)
+    for name, encoder in encoders.items():
+        for variant, label, settings in _variants(scores):
+            score = metric.score(moments[variant][name], moments["originals"][name])
+            facts = ResultFacts(encoder.spec, encoder.spec.output, scores.policy, scores.count, scores.origin, settings)
+            yield facts.result(label, score, lower_is_better=True)
+    compat = {} if scores.options.compat is None else {"compat": scores.options.compat}
+    for name, value in qualities.items():
+        settings = {**scores.decoding(), **compat, "ref": f"{scores.origin.name}:{scores.origin.digest[:8]}"}
+        signature = images_signature(name, scores.policy, scores.count, settings)
+        yield Result(name, value, None, None, scores.count, LOWER_IS_BETTER[name], signature)
+
+
+def _variants(scores: Scores) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """(name of the decoded images, metric, settings)"""
+    options, decoding = scores.options, scores.decoding()
+    pairing = {**decoding, **scores.pairing()}
+    for alpha in (options.alpha, *sorted(options.alphas[:-1])):
+        label = "ifd" if alpha == options.alpha else f"ifd:{alpha:g}"
+        yield f"interpolated {alpha:g}", label, {**pairing, "mix": f"{options.mode}-{alpha:g}"}
+    yield "reconstructions", "rfd", decoding
+    yield "neighbours", "nfd", pairing

@@ -1,0 +1,402 @@
+"""Interpolated FID: encode, find neighbours, interpolate, decode, measure (arXiv 2603.05630)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fdr._results import samples_facts
+from fdr.autoencoders.base import LoadedAutoencoder
+from fdr.encoders.base import AbstractEncoder
+from fdr.errors import InputError
+from fdr.evaluation import collected_warnings
+from fdr.extraction import Extraction, ExtractionOptions
+from fdr.group import failures_told, on_main
+from fdr.ifid.decoded import DecodedSource
+from fdr.ifid.draws import Draws, draw
+from fdr.ifid.drawn import DrawnLatents, gather, gathered
+from fdr.ifid.interpolation import interpolate
+from fdr.ifid.latents import LatentEncoder, LatentReader, Latents, encode, latent_extraction, stored_bytes
+from fdr.ifid.options import IfidOptions
+from fdr.ifid.quality import ENCODER, QualityEncoder
+from fdr.ifid.results import Scores, results
+from fdr.images import ImageOptions, ImageSource
+from fdr.lpips import Lpips
+from fdr.measurement import Measurement, Needs, measure
+from fdr.moments import Moments
+from fdr.neighbour_search import Neighbours, SearchOptions, nearest, plan_search
+from fdr.report import Report
+from fdr.runtime import package_versions
+
+FOLDER = "ifid"
+"""Below the cache: what the neighbour search has found, and what it has begun."""
+RECONSTRUCTIONS, NEIGHBOURS = "reconstructions", "neighbours"
+
+
+def between(alpha: float) -> str:
+    """The name of the images at `alpha`."""
+    return f"interpolated {alpha:g}"
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Every query with the latents of its own set and of the neighbours' set, and the neighbour that was drawn."""
+
+    queries: Latents
+    references: Latents
+    draws: Draws
+
+
+class InterpolatedFid:
+    """An autoencoder, two image sets and encoders, checked before the first image is encoded.
+
+    `neighbours` None takes the neighbours from `images` themselves; an image is never its own neighbour. Raises
+    `InputError` for anything unusable.
+    """
+
+    def __init__(
+        self,
+        autoencoder: LoadedAutoencoder,
+        images: ImageSource,
+        neighbours: ImageSource | None,
+        encoders: Sequence[AbstractEncoder],
+        options: IfidOptions,
+        extraction_options: ExtractionOptions,
+        lpips: Lpips | None = None,
+    ) -> None:
+        self.autoencoder = autoencoder
+        self.images = images
+        self.neighbours = neighbours
+        self.encoders = {encoder.spec.name: encoder for encoder in encoders}
+        self.options = options
+        self.extraction_options = extraction_options
+        self.group = extraction_options.group
+        self.lpips = lpips
+        self.size = _first_size(images)
+        self._check()
+        dtype = options.latent_dtype
+        self._query_encoder = LatentEncoder(autoencoder, self.size, "float32")
+        self._reference_encoder = LatentEncoder(autoencoder, self.size, dtype, is_neighbours=neighbours is not None)
+
+    def _check(self) -> None:
+        for source in filter(None, (self.images, self.neighbours)):
+            if not source.is_repeatable:
+                raise InputError(
+                    f"{source.name} can be read only once, but its images are needed several times; give a path, list, "
+                    "array or Dataset."
+                )
+        if len(self.images) < 2:
+            raise InputError(f"{self.images.name} has {len(self.images)} image; a covariance needs at least 2.")
+        others = len(self.images) - 1 if self.neighbours is None else len(self.neighbours)
+        if others < self.options.top_k:
+            raise InputError(
+                f"{(self.neighbours or self.images).name} has {others} images that can be a neighbour, fewer than the "
+                f"{self.options.top_k} to draw from; lower --top-k, or give more images."
+            )
+        if self.neighbours is not None and (found := _first_size(self.neighbours)) != self.size:
+            theirs, ours = (f"{width} x {height}" for height, width in (found, self.size))
+            raise InputError(
+                f"The neighbours of {self.neighbours.name} are {theirs} and the images {ours}; bring both to one size "
+                "with --size (and --crop)."
+            )
+        if self.options.same_class:
+            self._check_classes()
+        self.autoencoder.check(*self.size)
+
+    def _check_classes(self) -> None:
+        sources = [self.images] if self.neighbours is None else [self.images, self.neighbours]
+        for source in sources:
+            if source.labels is None:
+                raise InputError(
+                    f"{source.name} has no classes, so neighbours cannot be kept to one (--same-class); give a folder "
+                    "with class subfolders, or an npz with arr_1."
+                )
+        if len({source.class_names for source in sources}) > 1:
+            raise InputError(
+                "The two sets have other classes (the names of their class folders differ), so --same-class cannot "
+                "match them."
+            )
+
+    # What is done
+
+    def plan(self) -> Iterator[str]:
+        """What `run` would do, one line each; nothing is computed or written."""
+        about = self.autoencoder.spec
+        shape = "x".join(map(str, self._query_encoder.latent_shape))
+        yield (
+            f"autoencoder: {about.name} ({about.posterior}), {self.size[1]} x {self.size[0]} -> latents {shape}, on "
+            f"{self.autoencoder.device}"
+        )
+        for title, source, encoder in self._encodings():
+            gigabytes = stored_bytes(encoder, len(source)) / 1e9
+            yield (
+                f"{title}: {source.name}, {len(source)} images, {self._num_encoded(source, encoder)} encoded already; "
+                f"latents {encoder.stored_dtype}, {gigabytes:,.2f} GB on disk"
+            )
+        num_references = len(self.neighbours or self.images)
+        plan = plan_search(
+            len(self.images),
+            num_references,
+            self._query_encoder.spec.dim,
+            self._search_options(),
+            shard_rows=self._reference_encoder.shard_size,
+            dtype=self.options.latent_dtype,
+        )
+        yield f"search: {plan.describe()}"
+        variants = [RECONSTRUCTIONS, NEIGHBOURS, *(between(alpha) for alpha in self.options.alphas if alpha)]
+        yield f"decode: {', '.join(variants)}, {len(self.images)} images each; measured with {', '.join(self.encoders)}"
+
+    def _encodings(self) -> Iterator[tuple[str, ImageSource, LatentEncoder]]:
+        yield "images", self.images, self._query_encoder
+        if not self._is_one_set:
+            yield "neighbours", self.neighbours or self.images, self._reference_encoder
+
+    def _num_encoded(self, source: ImageSource, encoder: LatentEncoder) -> int:
+        from fdr.extraction import cached_rows
+
+        cache = self.extraction_options.cache
+        return 0 if cache is None else cached_rows(cache, source, encoder, ())
+
+    @property
+    def _is_one_set(self) -> bool:
+        """True when queries and references are the same latents."""
+        return self.neighbours is None and self._reference_encoder.spec == self._query_encoder.spec
+
+    def run(self, picture: Path | None = None) -> Report:
+        """Measure; what an earlier run has encoded, found or measured is taken from the cache.
+
+        `picture` is where a sheet of originals, reconstructions, neighbours and interpolants is written to.
+        """
+        with failures_told(self.group), ExitStack() as stack:
+            self.images.divide_among(self.group)
+            if self.neighbours is not None:
+                self.neighbours.divide_among(self.group)
+            folder = self._folder(stack)
+            with collected_warnings() as texts:
+                paired = self._paired(folder)
+                measured, qualities, originals = self._measured(paired, folder)
+                if picture is not None and self.group.rank == 0:
+                    self.draw_picture(paired, picture)
+            gathered_texts = [text for part in self.group.gather(texts) for text in part]
+            return on_main(self.group, lambda: self._report(paired, originals, measured, qualities, gathered_texts))
+
+    def _folder(self, stack: ExitStack) -> Path:
+        """Where latents and neighbours are kept: the cache, or a folder that ends with the run."""
+        cache = self.extraction_options.cache
+        if cache is not None and self.autoencoder.is_cacheable:
+            return cache
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="fdr-ifid-")) if self.group.rank == 0 else ""
+        return Path(self.group.broadcast(name))
+
+    def _paired(self, folder: Path) -> Paired:
+        options = self.extraction_options
+        queries = encode(self._query_encoder, self.images, options, folder)
+        references = queries
+        if not self._is_one_set:
+            references = encode(self._reference_encoder, self.neighbours or self.images, options, folder)
+        found = self._search(queries, references, folder)
+        return Paired(queries, references, draw(found, queries.dim, self.options.seed))
+
+    def _search_options(self) -> SearchOptions:
+        return SearchOptions(
+            top_k=self.options.top_k,
+            metric=self.options.distance,
+            memory=self.options.memory,
+            device=str(self.autoencoder.device),
+        )
+
+    def _search(self, queries: Latents, references: Latents, folder: Path) -> Neighbours:
+        labels = (queries.labels(), references.labels()) if self.options.same_class else None
+        facts = {
+            "queries": [queries.source.digest, queries.entry.digest],
+            "references": [references.source.digest, references.entry.digest],
+            "same_class": self.options.same_class,
+        }
+        key = _digest(facts)
+        return nearest(
+            queries,
+            references,
+            self._search_options(),
+            identities=_identities(queries, references),
+            labels=labels,
+            state=folder / FOLDER / key[:16],
+            state_key=key,
+            progress=self.extraction_options.progress,
+            group=self.group,
+        )
+
+    # Decoding and measuring
+
+    def _measured(
+        self, paired: Paired, folder: Path
+    ) -> tuple[dict[str, Mapping[str, Moments]], dict[str, float], Measurement]:
+        """Moments by variant and encoder, mean qualities, and the originals; complete on rank 0 alone."""
+        drawn = self._drawn(paired, folder)
+        sources = self.sources(paired, lambda start, stop: drawn.at(start, stop))
+        quality = QualityEncoder(paired.queries, self.size, self.autoencoder.device, self.options.compat, self.lpips)
+        encoders = list(self.encoders.values())
+        passes = {
+            name: self._pass(source, [*encoders, quality] if name == RECONSTRUCTIONS else encoders)
+            for name, source in sources.items()
+        }
+        if not all(extraction.is_complete for extraction in passes.values()):
+            path, dtype = drawn.path, drawn.dtype
+            rows, progress = paired.draws.rows, self.extraction_options.progress
+            on_main(self.group, lambda: bool(gather(paired.references, rows, path, dtype, progress)))
+        main = {name: encoder.spec.output for name, encoder in self.encoders.items()}
+        needs = {name: Needs((output,)) for name, output in main.items()}
+        originals = measure(self._pass(self.images, encoders), needs)
+        moments: dict[str, Mapping[str, Moments]] = {"originals": _by_encoder(originals, main)}
+        qualities: dict[str, float] = {}
+        for name, extraction in passes.items():
+            is_compared = name == RECONSTRUCTIONS
+            wanted = {**needs, ENCODER: Needs(features=quality.outputs)} if is_compared else needs
+            found = measure(extraction, wanted)
+            moments[name] = _by_encoder(found, main)
+            if is_compared and self.group.rank == 0:
+                qualities = {
+                    output: float(found.features[ENCODER, output].mean(dtype=np.float64)) for output in quality.outputs
+                }
+        if 0.0 in self.options.alphas:
+            moments[between(0.0)] = moments[RECONSTRUCTIONS]
+        self.group.gather(None)
+        if self.group.rank == 0:
+            drawn.remove()
+        return moments, qualities, originals
+
+    def _pass(self, source: ImageSource, encoders: Sequence[AbstractEncoder]) -> Extraction:
+        options = self.extraction_options
+        if not self.autoencoder.is_cacheable and isinstance(source, DecodedSource):
+            options = replace(options, cache=None)
+        return Extraction(source, encoders, options=replace(options, moments_only=False))
+
+    def _drawn(self, paired: Paired, folder: Path) -> DrawnLatents:
+        key = _digest([paired.references.entry.digest, hashlib.sha256(paired.draws.rows.tobytes()).hexdigest()])
+        path = folder / FOLDER / f"drawn-{key[:16]}.bin"
+        encoder = self._query_encoder if self._is_one_set else self._reference_encoder
+        return DrawnLatents(path, len(paired.draws.rows), paired.queries.latent_shape, encoder.stored_dtype)
+
+    def sources(self, paired: Paired, neighbours_at: Any) -> dict[str, DecodedSource]:
+        """Everything that is decoded, by name; `neighbours_at(start, stop)` gives the drawn latents."""
+        own = LatentReader(paired.queries).at
+        options = ImageOptions(quantize=self.options.quantize)
+        batch_size = self.extraction_options.batch_size_on(self.autoencoder.device.type)
+        pairing = {
+            "mode": self.options.mode,
+            "drawn": hashlib.sha256(paired.draws.rows.tobytes()).hexdigest(),
+            "references": paired.references.source.digest,
+            "stored": self._reference_encoder.spec.hash,
+        }
+
+        def mixed(alpha: float) -> Any:
+            return lambda start, stop: interpolate(
+                self.options.mode, own(start, stop), neighbours_at(start, stop), alpha
+            )
+
+        takes = {RECONSTRUCTIONS: (own, {}), NEIGHBOURS: (neighbours_at, {**pairing, "mode": "neighbours"})}
+        for alpha in self.options.alphas:
+            if alpha:
+                takes[between(alpha)] = mixed(alpha), {**pairing, "alpha": alpha}
+        return {
+            name: DecodedSource(
+                f"{self.images.name} ({name})",
+                self.autoencoder,
+                paired.queries,
+                take,
+                facts,
+                batch_size=batch_size,
+                options=options,
+                is_clamped=self.options.clamp,
+            )
+            for name, (take, facts) in takes.items()
+        }
+
+    def draw_picture(self, paired: Paired, path: Path) -> None:
+        """A sheet of a few images with what becomes of them."""
+        from fdr.ifid.picture import sheet, spread, write_sheet
+
+        places = spread(len(paired.queries.good))
+        latents = gathered(paired.references, paired.draws.rows[places])
+        at = {int(place): latents[number] for number, place in enumerate(places)}
+        sources = self.sources(paired, lambda start, stop: at[start][None])
+        write_sheet(sheet(paired.queries, sources, places), path)
+
+    # Report
+
+    def _report(
+        self,
+        paired: Paired,
+        originals: Measurement,
+        moments: Mapping[str, Mapping[str, Moments]],
+        qualities: Mapping[str, float],
+        warnings: Sequence[str],
+    ) -> Report:
+        scores = Scores(
+            self.images, self.neighbours or self.images, self.autoencoder.spec, self.options, originals.count
+        )
+        device = self.autoencoder.device
+        return Report(
+            samples=samples_facts(self.images, originals),
+            reference={
+                "name": self.images.name,
+                "source": f"the originals, {self.images.name}",
+                "digest": self.images.digest,
+            },
+            results=tuple(results(scores, self.encoders, moments, qualities, device)),
+            run={
+                "device": str(device),
+                "ranks": self.group.size,
+                "seed": self.options.seed,
+                "versions": package_versions(),
+                "encoders": {n: {**asdict(e.spec), "hash": e.spec.hash} for n, e in self.encoders.items()},
+                "autoencoder": {**asdict(self.autoencoder.spec), "hash": self.autoencoder.spec.hash},
+                "ifid": {
+                    **asdict(self.options),
+                    "latent_shape": list(paired.queries.latent_shape),
+                    "neighbours": {
+                        "source": paired.references.source.name,
+                        "count": len(paired.references.good),
+                        "digest": paired.references.source.digest,
+                    },
+                    "neighbour_entropy": paired.draws.entropy,
+                },
+            },
+            warnings=tuple(dict.fromkeys(warnings)),
+        )
+
+
+def _by_encoder(measured: Measurement, outputs: Mapping[str, str]) -> dict[str, Moments]:
+    return {
+        name: measured.moments[name, output] for name, output in outputs.items() if (name, output) in measured.moments
+    }
+
+
+def _identities(queries: Latents, references: Latents) -> tuple[np.ndarray, np.ndarray] | None:
+    """Numbers that equal images share; None where no image of one set can be told to be one of the other."""
+    if queries.pixels is not None and references.pixels is not None:
+        known, numbers = np.unique(np.concatenate([queries.pixels, references.pixels]), return_inverse=True)
+        return numbers[: queries.num_rows], numbers[queries.num_rows :]
+    if queries.source is references.source:
+        return np.arange(queries.num_rows), np.arange(references.num_rows)
+    return None
+
+
+def _first_size(source: ImageSource) -> tuple[int, int]:
+    """(H, W) of the first image that decodes."""
+    for batch in source.batches(1, 0):
+        for image in batch.images:
+            return image.shape[1], image.shape[2]
+    raise InputError(f"{source.name} has no image that decodes.")
+
+
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,164 @@
+"""Interpolated FID against an account of it step by step; laws; neighbours; the report."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ifid_worlds import as_float, autoencoder, expected, quantised
+from torch import Tensor
+from worlds import TinyEncoder, folder, images, npz
+
+import fdr
+from fdr.autoencoders.loading import as_autoencoder
+from fdr.report import Report, metric_label
+
+QUERIES, OTHERS = images(40, seed=1), images(70, seed=2)
+
+
+def measured(autoencoder: Any, images: Any = QUERIES, neighbours: Any = OTHERS, **options: Any) -> Report:
+    return fdr.interpolated_fid(autoencoder, images, neighbours, TinyEncoder(), **options)
+
+
+class TestValue:
+    @pytest.mark.parametrize("mode", ["slerp", "linear", "mask"])
+    @pytest.mark.parametrize("neighbours", [OTHERS, None])
+    def test_it_is_what_the_steps_give(self, mode: str, neighbours: np.ndarray | None) -> None:
+        report = measured(autoencoder(), neighbours=neighbours, mode=mode, top_k=4, seed=3)
+        for metric, value in expected(QUERIES, neighbours, mode, 0.5, 4, 3).items():
+            assert report[metric].value == pytest.approx(value, rel=1e-6), metric
+
+    def test_a_curve_from_the_reconstruction_on(self) -> None:
+        report = measured(autoencoder(), alpha=(0.0, 0.25, 0.5))
+        assert report["ifd:0"].value == report["rfd"].value
+        for alpha, metric in ((0.25, "ifd:0.25"), (0.5, "ifd")):
+            steps = expected(QUERIES, OTHERS, "slerp", alpha, 10, 0)
+            assert report[metric].value == pytest.approx(steps["ifd"], rel=1e-6)
+
+    @pytest.mark.parametrize("name", ["haar", "dct", "pixel-unshuffle"])
+    def test_an_invertible_autoencoder_reconstructs(self, name: str) -> None:
+        report = measured(name)
+        assert report["rfd"].value == pytest.approx(0, abs=1e-9)
+        assert report["psnr"].value > 60
+        assert report["ssim"].value == pytest.approx(1)
+        assert report["ifd"].value > 1e-3
+
+    def test_qualities_are_of_the_pixels_that_are_measured(self) -> None:
+        report, model = measured(autoencoder()), as_autoencoder(autoencoder())
+        x = as_float(QUERIES)
+        y = quantised(model.decode(model.encode(x, range(40))))
+        psnr = (-10 * (x - y).double().square().mean((1, 2, 3)).log10()).mean()
+        assert report["psnr"].value == pytest.approx(float(psnr), rel=1e-5)
+
+    def test_the_conventions_of_the_papers_code(self) -> None:
+        plain = measured(autoencoder(), clamp=False, quantize="none")
+        compat = measured(autoencoder(), clamp=False, quantize="none", compat="reference")
+        assert compat["psnr"].value - plain["psnr"].value == pytest.approx(20 * math.log10(2), abs=1e-4)
+        assert compat["ssim"].value > plain["ssim"].value
+        assert compat["ifd"].value == plain["ifd"].value
+        assert "clamp:no" in plain["psnr"].signature and "compat:reference" in compat["psnr"].signature
+
+    @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 1e-2), ("bfloat16", 1e-1)])
+    def test_half_precision_moves_little(self, dtype: str, tolerance: float) -> None:
+        exact = measured(autoencoder())["ifd"].value
+        half = measured(autoencoder(), latent_dtype=dtype)["ifd"]
+        assert half.value == pytest.approx(exact, rel=tolerance) and f"lat:{dtype}" in half.signature
+
+
+class Points:
+    """Images of one colour -> their red and green: two dimensions, decoded exactly."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3))[:, :2]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        full = torch.cat([latents, torch.zeros(len(latents), 1)], 1)
+        return full[:, :, None, None].expand(-1, -1, 4, 4)
+
+
+CENTRES = torch.tensor([(x, y) for x in np.linspace(0.1, 0.9, 5) for y in np.linspace(0.1, 0.9, 5)]).float()
+
+
+def nearness(images: Tensor) -> Tensor:
+    """How near a point is to each of the 25 modes [B, 25]: what tells points between the modes."""
+    points = images.mean((2, 3))[:, :2]
+    return torch.exp(-torch.cdist(points, CENTRES).square() / (2 * 0.04**2))
+
+
+def grid_of_modes(spread: float, count: int = 600) -> np.ndarray:
+    """float32 [count, 3, 4, 4]: points about the 25 modes."""
+    draws = np.random.default_rng(0)
+    points = CENTRES.numpy()[np.arange(count) % 25] + draws.normal(0, spread, (count, 2))
+    full = np.concatenate([points.clip(0, 1), np.full((count, 1), 0.5)], 1).astype(np.float32)
+    return np.broadcast_to(full[:, :, None, None], (count, 3, 4, 4)).copy()
+
+
+def test_isolated_modes_have_a_large_ifid_and_connected_ones_a_small_one() -> None:
+    def of(spread: float) -> Report:
+        points = torch.from_numpy(grid_of_modes(spread))
+        options = fdr.ImageOptions(quantize="none")
+        return fdr.interpolated_fid(Points(), points, None, nearness, quantize="none", image_options=options)
+
+    isolated, connected = of(0.01), of(0.12)
+    for report in (isolated, connected):
+        assert report["rfd"].value == pytest.approx(0, abs=1e-9)
+    assert isolated["ifd"].value > 5 * connected["ifd"].value > 0
+
+
+class TestNeighbours:
+    def test_an_image_is_neither_its_own_neighbour_nor_that_of_its_copies(self) -> None:
+        twice = np.concatenate([QUERIES, QUERIES])
+        alone = measured("haar", images=twice, neighbours=None, top_k=1)
+        assert alone["nfd"].value > 1e-3  # 0 if copies counted
+        overlapping = measured("haar", neighbours=np.concatenate([OTHERS, QUERIES]), top_k=1)
+        assert overlapping["nfd"].value > 1e-3
+
+    def test_of_the_same_class_only(self, tmp_path: Path) -> None:
+        dark, bright = (np.clip(images(35, seed=s) // 4 + 192 * s, 0, 255).astype(np.uint8) for s in (0, 1))
+        everything = np.concatenate([dark, bright])
+        sets = npz(tmp_path / "n.npz", everything, arr_1=np.repeat([0, 1], 35))
+        all_dark = npz(tmp_path / "q.npz", bright, arr_1=np.zeros(35, np.int64))
+        free = measured("pixel-unshuffle", all_dark, sets, mode="linear", top_k=3)
+        kept = measured("pixel-unshuffle", all_dark, sets, mode="linear", top_k=3, same_class=True)
+        assert kept["nfd"].value > 20 * free["nfd"].value  # bright images have to take dark neighbours
+        assert "by:l2-same-class" in kept["ifd"].signature
+
+
+class TestReport:
+    def test_it_says_what_was_done(self, tmp_path: Path) -> None:
+        report = measured(autoencoder(), npz(tmp_path / "q.npz", QUERIES), npz(tmp_path / "n.npz", OTHERS))
+        assert [r.metric for r in report] == ["ifd", "rfd", "nfd", "psnr", "ssim"]
+        assert [metric_label(r) for r in report][:3] == ["iFD", "rFD", "neighbour FD"]
+        about = report.run["ifid"]
+        assert about["neighbours"]["count"] == 70 and about["latent_shape"] == [4, 4, 4]
+        assert 0 < about["neighbour_entropy"] <= math.log(10)
+        assert report.run["autoencoder"]["posterior"] == "deterministic"
+        assert Report.from_dict(report.to_dict()).results == report.results
+
+    def test_ms_ssim_of_images_that_are_large_enough(self) -> None:
+        large = images(4, side=176)
+        assert "ms_ssim" in {r.metric for r in measured("pixel-unshuffle:16", large, None, top_k=2)}
+
+    def test_the_picture(self, tmp_path: Path) -> None:
+        from PIL import Image
+
+        measured(autoencoder(), picture=tmp_path / "sheet.png", alpha=(0.25, 0.5))
+        with Image.open(tmp_path / "sheet.png") as sheet:
+            pixels = np.asarray(sheet)
+        assert pixels.shape == (18 + 8 * 100 + 4, 5 * 100 + 4, 3)
+        enlarged = QUERIES[0].repeat(6, 0).repeat(6, 1)
+        np.testing.assert_array_equal(pixels[22 : 22 + 96, 4 : 4 + 96], enlarged)
+
+    def test_bad_images_are_left_out_on_both_sides(self, tmp_path: Path) -> None:
+        queries, others = folder(tmp_path / "q", QUERIES), folder(tmp_path / "n", OTHERS)
+        for path in (queries / "0003.png", others / "0005.png"):
+            path.write_bytes(b"no image")
+        options = fdr.ImageOptions(on_bad="skip", max_bad=0.1)
+        report = measured(autoencoder(), queries, others, image_options=options)
+        kept = np.delete(QUERIES, 3, 0), np.delete(OTHERS, 5, 0)
+        assert report["ifd"].count == 39 and len(report.samples["skipped"]) == 1
+        assert report["rfd"].value == pytest.approx(expected(*kept, "slerp", 0.5, 10, 0)["rfd"], rel=1e-6)
