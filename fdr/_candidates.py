@@ -1,0 +1,84 @@
+"""For every query the references that may be among its K nearest: an interval around each one's distance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+NOBODY = -1
+CANDIDATE_BYTES = 3 * 8
+
+
+class Candidates:
+    """Of each of Q queries up to C references, those with the smallest lower bounds.
+
+    What was never offered, for its lower bound was above `limit`, cannot be among the K nearest; what was offered and
+    found no place had a lower bound of at least `lost`.
+    """
+
+    def __init__(self, num_queries: int, capacity: int, top_k: int, device: torch.device) -> None:
+        import torch
+
+        shape = num_queries, capacity
+        self.top_k = top_k
+        self.rows = torch.full(shape, NOBODY, dtype=torch.int64, device=device)
+        self.low = torch.full(shape, torch.inf, dtype=torch.float64, device=device)
+        self.high = torch.full(shape, torch.inf, dtype=torch.float64, device=device)
+        self.squared = torch.full(shape, torch.inf, dtype=torch.float64, device=device)
+        self.lost = torch.full((num_queries,), torch.inf, dtype=torch.float64, device=device)
+        self.limit = torch.full((num_queries,), torch.inf, dtype=torch.float64, device=device)
+
+    @property
+    def capacity(self) -> int:
+        return self.rows.shape[1]
+
+    def offer(self, queries: Tensor, rows: Tensor, low: Tensor, high: Tensor) -> None:
+        """References [q, m] with bounds, to the queries [q], each named once; `NOBODY` has bounds of infinity."""
+        import torch
+
+        all_low = torch.cat([self.low[queries], low], 1)
+        order = all_low.argsort(dim=1, stable=True)
+        kept = order[:, : self.capacity]
+        self.low[queries] = all_low.gather(1, kept)
+        self.rows[queries] = torch.cat([self.rows[queries], rows], 1).gather(1, kept)
+        all_high = torch.cat([self.high[queries], high], 1).gather(1, kept)
+        self.high[queries] = all_high
+        if all_low.shape[1] > self.capacity:
+            first_out = all_low.gather(1, order[:, self.capacity : self.capacity + 1])[:, 0]
+            self.lost[queries] = torch.minimum(self.lost[queries], first_out)
+        self.limit[queries] = self._limits(all_high)
+
+    def lose(self, queries: slice, low: Tensor) -> None:
+        """Further references, with lower bounds of at least `low` [q], were not offered although they might be near."""
+        import torch
+
+        self.lost[queries] = torch.minimum(self.lost[queries], low)
+
+    def refine(self, places: Tensor, distances: Tensor, squared: Tensor) -> None:
+        """The distances of the candidates at flat `places` [n] are now known."""
+        self.low.view(-1)[places] = distances
+        self.high.view(-1)[places] = distances
+        self.squared.view(-1)[places] = squared
+
+    def tighten(self, queries: Tensor) -> None:
+        """Bring `limit` up to date for `queries` after `refine`."""
+        self.limit[queries] = self._limits(self.high[queries])
+
+    def _limits(self, high: Tensor) -> Tensor:
+        """The K-th smallest upper bound of each row: K references are at least as near."""
+        if high.shape[1] < self.top_k:
+            return high.new_full((len(high),), float("inf"))
+        return high.topk(self.top_k, dim=1, largest=False).values.amax(1)
+
+
+def grouped(queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For ascending `queries` [n] with repeats: each one once [q]; for every item its line and its place therein."""
+    import torch
+
+    unique, counts = torch.unique_consecutive(queries, return_counts=True)
+    first = counts.cumsum(0) - counts
+    line = torch.repeat_interleave(torch.arange(len(unique), device=queries.device), counts)
+    return unique, line, torch.arange(len(queries), device=queries.device) - first[line]

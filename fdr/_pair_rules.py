@@ -1,0 +1,115 @@
+"""Which references count for which query: not itself, and with classes only its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fdr.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+class PairRules:
+    """`identities` and `labels` are integers of all query rows and all reference rows, or None."""
+
+    def __init__(self, identities: Pair | None, labels: Pair | None, num_rows: tuple[int, int]) -> None:
+        self._identities = _checked(identities, num_rows, "identities")
+        self._labels = _checked(labels, num_rows, "labels")
+
+    @property
+    def facts(self) -> list[np.ndarray]:
+        """All that the rules depend on."""
+        return [array for pair in (self._identities, self._labels) if pair is not None for array in pair]
+
+    def order(self, rows: np.ndarray) -> np.ndarray:
+        """An order of the queries `rows` in which those of a class are together."""
+        if self._labels is None:
+            return np.arange(len(rows))
+        return np.argsort(self._labels[0][rows], kind="stable")
+
+    def concerned(self, queries: np.ndarray, references: np.ndarray) -> slice:
+        """Those of the ordered `queries` (rows) for which some of `references` may count."""
+        if self._labels is None or not len(references):
+            return slice(0, len(queries))
+        own, theirs = self._labels[0][queries], self._labels[1][references]
+        return slice(int(np.searchsorted(own, theirs.min())), int(np.searchsorted(own, theirs.max(), side="right")))
+
+    def forbid(self, scores: Tensor, queries: np.ndarray, references: np.ndarray) -> None:
+        """Set the scores [q, t] of pairs that do not count to minus infinity."""
+        import torch
+
+        if self._labels is not None:
+            own, theirs = self._labels[0][queries], self._labels[1][references]
+            if own.min() != own.max() or theirs.min() != theirs.max() or own[0] != theirs[0]:
+                first, second = (torch.from_numpy(side).to(scores.device) for side in (own, theirs))
+                scores.masked_fill_(first[:, None] != second, -torch.inf)
+        if self._identities is not None:
+            i, j = _equal(self._identities[0][queries], self._identities[1][references])
+            if len(i):
+                scores[torch.from_numpy(i).to(scores.device), torch.from_numpy(j).to(scores.device)] = -torch.inf
+
+    def check_counts(self, queries: np.ndarray, num_references: int, top_k: int) -> None:
+        """Raise `InputError` when one of `queries` (rows) has fewer than K references even if none is missing."""
+        counts = self._counts(queries, num_references)
+        short = np.flatnonzero(counts < top_k)
+        if len(short):
+            raise self.too_few(int(queries[short[0]]), int(counts[short[0]]), top_k)
+
+    def too_few(self, row: int, count: int, top_k: int) -> InputError:
+        """The sentence for a query that has `count` references only."""
+        whose, what = f"The query in row {row}", "of the reference set"
+        if self._labels is not None:
+            whose, what = f"{whose} (class {self._labels[0][row]})", "of its class"
+        less = ", the image itself not counted" if self._identities is not None else ""
+        return InputError(
+            f"{whose} has {count:,} latents {what} to choose from{less}, but {top_k} nearest are to be found; give "
+            f"more reference images{', or search all classes' if self._labels is not None else ''}, or lower top-k to "
+            f"{max(1, count)}."
+        )
+
+    def _counts(self, queries: np.ndarray, num_references: int) -> np.ndarray:
+        counts = np.full(len(queries), num_references)
+        if self._labels is not None:
+            counts = _occurrences(self._labels[1], self._labels[0][queries])
+        if self._identities is not None:
+            own, theirs = self._identities[0][queries], self._identities[1]
+            if self._labels is not None:
+                codes = np.unique(np.concatenate([own, theirs]), return_inverse=True)[1]
+                classes, labels = np.unique(
+                    np.concatenate([self._labels[0][queries], self._labels[1]]), return_inverse=True
+                )
+                both = codes * np.int64(len(classes)) + labels
+                own, theirs = both[: len(own)], both[len(own) :]
+            counts = counts - _occurrences(theirs, own)
+        return counts
+
+
+def _checked(pair: Pair | None, num_rows: tuple[int, int], what: str) -> Pair | None:
+    if pair is None:
+        return None
+    arrays = np.asarray(pair[0]), np.asarray(pair[1])
+    for array, count in zip(arrays, num_rows, strict=True):
+        if array.shape != (count,) or array.dtype.kind not in "iu":
+            raise ValueError(f"{what} are {array.dtype} {array.shape}; expected integers ({count},)")
+    return arrays[0].astype(np.int64), arrays[1].astype(np.int64)
+
+
+def _occurrences(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    ordered = np.sort(values)
+    return np.searchsorted(ordered, wanted, side="right") - np.searchsorted(ordered, wanted)
+
+
+def _equal(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All (i, j) with first[i] == second[j]."""
+    order = np.argsort(first, kind="stable")
+    ordered = first[order]
+    start, stop = np.searchsorted(ordered, second), np.searchsorted(ordered, second, side="right")
+    counts = stop - start
+    j = np.repeat(np.arange(len(second)), counts)
+    place = np.arange(len(j)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return order[np.repeat(start, counts) + place], j
