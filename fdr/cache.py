@@ -246,7 +246,7 @@ class FeatureCache:
         return decode_shard(data, record, self.outputs if outputs is None else outputs)
 
     def read_tensor(self, start: int, stop: int, output: str) -> tuple[np.ndarray, Tensor]:
-        """Rows int64 [n] of the shard [start, stop) and its features of `output` [n, D] in the dtype they are stored in.
+        """Rows int64 [n] of the shard [start, stop), and `output` of them [n, D] in the dtype it is stored in.
 
         Raises `RunError` as `read_shard`.
         """

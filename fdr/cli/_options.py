@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,23 +181,6 @@ measurement = stack(
     storage,
 )
 """All that decides what `fdr eval` and `fdr check` measure; `prepare_evaluation` takes it."""
-
-
-class ByteSize(click.ParamType):
-    """ "4GB", "24 GiB", "500MB": a number of bytes."""
-
-    name = "size"
-    _UNITS = {"": 1, "K": 1, "M": 2, "G": 3, "T": 4}
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", str(value).upper())
-        if found is None:
-            self.fail(f"{value!r} is no amount of memory; expected one such as 4GB or 512MiB.", param, ctx)
-        number, unit, binary = found.groups()
-        power = self._UNITS[unit] if unit else 0
-        return int(float(number) * (1024 if binary else 1000) ** power)
 
 
 @dataclass(frozen=True)

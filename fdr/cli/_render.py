@@ -222,7 +222,7 @@ def print_reports(reports: Sequence[Report]) -> None:
 
 
 def print_autoencoder_report(report: Report) -> None:
-    """The distances of every encoder, the qualities of reconstructions, how neighbours were drawn, and the signatures."""
+    """How neighbours were drawn, the distances of every encoder, the qualities of reconstructions, the signatures."""
     from fdr.report import format_number, metric_label
 
     about = report.run["ifid"]
@@ -232,10 +232,10 @@ def print_autoencoder_report(report: Report) -> None:
         f"autoencoder  {model['name']} ({model['posterior']}), latents {'x'.join(map(str, about['latent_shape']))}"
     )
     click.echo(f"images       {report.samples['source']} ({report.samples['count']})")
+    entropy, most = (format_number(value) for value in (about["neighbour_entropy"], math.log(about["top_k"])))
     click.echo(
-        f"neighbours   {others['source']} ({others['count']}), one of {about['top_k']} by closeness, entropy "
-        f"{format_number(about['neighbour_entropy'])} of {format_number(math.log(about['top_k']))}; {about['mode']}, alpha "
-        f"{about['alphas'][-1]:g}"
+        f"neighbours   {others['source']} ({others['count']}), one of {about['top_k']} by closeness, entropy {entropy} "
+        f"of {most}; {about['mode']}, alpha {about['alphas'][-1]:g}"
     )
     distances = [result for result in report if result.encoder is not None]
     rest = [result for result in report if result.encoder is None]

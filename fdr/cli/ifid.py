@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fdr.cli import _options, _ranks
-from fdr.cli._generator import RANGES, arguments
+from fdr.cli._generator import RANGES
+from fdr.cli._numbers import Alphas, ByteSize
 from fdr.cli._render import print_autoencoder_report, progress_for, write_text
 
 if TYPE_CHECKING:
@@ -17,41 +18,13 @@ if TYPE_CHECKING:
     from fdr.ifid.run import InterpolatedFid
 
 
-class Alphas(click.ParamType):
-    """ "0.5", "0,0.25,0.5" or "0,0.1,...,0.5"."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = [part.strip() for part in str(value).split(",")]
-        try:
-            if "..." not in parts:
-                return tuple(float(part) for part in parts)
-            first, second, dots, last = parts
-            if dots == "...":
-                return _progression(float(first), float(second), float(last))
-        except ValueError:
-            pass
-        self.fail(f"{value!r} is no alpha; expected numbers such as 0.5, 0,0.25,0.5 or 0,0.1,...,0.5.", param, ctx)
-
-
-def _progression(first: float, second: float, last: float) -> tuple[float, ...]:
-    """All numbers from first to last in equal steps; `ValueError` where the steps do not end there."""
-    steps = (last - first) / (second - first) if second != first else 0.0
-    if steps < 1 or abs(steps - round(steps)) > 1e-6:
-        raise ValueError("no progression")
-    return tuple(round(first + number * (second - first), 10) for number in range(round(steps) + 1))
-
-
 _model = _options.stack(
     click.option(
         "--vae",
         required=True,
         metavar="NAME|PATH|MODULE:FACTORY",
-        help="Autoencoder: haar, dct or pixel-unshuffle (weight-free), a diffusers folder or hub name, a program, or what "
-        "makes an object with encode and decode.",
+        help="Autoencoder: haar, dct or pixel-unshuffle (weight-free), a diffusers folder or hub name, a program, or "
+        "what makes an object with encode and decode.",
     ),
     click.option("--vae-weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights of MODULE:FACTORY."),
     click.option(
@@ -146,7 +119,7 @@ _search = _options.stack(
     ),
     click.option(
         "--memory",
-        type=_options.ByteSize(),
+        type=ByteSize(),
         default="4GiB",
         show_default=True,
         metavar="SIZE",

@@ -5,21 +5,44 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fdr.autoencoders.base import LoadedAutoencoder
 from fdr.errors import InputError
-from fdr.ifid.latents import Latents
+from fdr.ifid.draws import Draws
+from fdr.ifid.interpolation import interpolate
+from fdr.ifid.latents import LatentReader, Latents
+from fdr.ifid.options import IfidOptions
 from fdr.images import ImageOptions
 from fdr.images.base import Selected
 from fdr.images.made import MadeSource
 
 Take = Callable[[int, int], Tensor]
 """Latents [stop - start, *latent_shape] to decode, of the good images start..stop."""
+RECONSTRUCTIONS, NEIGHBOURS = "reconstructions", "neighbours"
+
+
+def between(alpha: float) -> str:
+    """The name of the images at `alpha`."""
+    return f"interpolated {alpha:g}"
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The latents of the queries, those of the neighbours' set, and the neighbour that was drawn for every query."""
+
+    queries: Latents
+    references: Latents
+    draws: Draws
+
+    @property
+    def drawn_digest(self) -> str:
+        """sha256 of the rows that were drawn."""
+        return hashlib.sha256(self.draws.rows.tobytes()).hexdigest()
 
 
 class DecodedSource(MadeSource):
@@ -73,3 +96,43 @@ class DecodedSource(MadeSource):
         if not self.autoencoder.is_cacheable:
             return None
         return hashlib.sha256(json.dumps(self._facts_of_latents, sort_keys=True).encode()).hexdigest()
+
+
+def decoded_sources(
+    autoencoder: LoadedAutoencoder,
+    paired: Paired,
+    neighbours_at: Take,
+    options: IfidOptions,
+    stored: str,
+    batch_size: int,
+) -> dict[str, DecodedSource]:
+    """Reconstructions, neighbours, and interpolants at every alpha above 0, by name.
+
+    `neighbours_at` gives the drawn latents; `stored` tells how they were encoded and kept.
+    """
+    own = LatentReader(paired.queries).at
+    pairing = {"drawn": paired.drawn_digest, "references": paired.references.source.digest, "stored": stored}
+    takes: dict[str, tuple[Take, dict[str, Any]]] = {
+        RECONSTRUCTIONS: (own, {}),
+        NEIGHBOURS: (neighbours_at, {**pairing, "mode": "neighbours"}),
+    }
+    for alpha in filter(None, options.alphas):
+        facts = {**pairing, "mode": options.mode, "alpha": alpha}
+        takes[between(alpha)] = _mixed(own, neighbours_at, options.mode, alpha), facts
+    return {
+        name: DecodedSource(
+            f"{paired.queries.source.name} ({name})",
+            autoencoder,
+            paired.queries,
+            take,
+            facts,
+            batch_size=batch_size,
+            options=ImageOptions(quantize=options.quantize),
+            is_clamped=options.clamp,
+        )
+        for name, (take, facts) in takes.items()
+    }
+
+
+def _mixed(own: Take, neighbours_at: Take, mode: str, alpha: float) -> Take:
+    return lambda start, stop: interpolate(mode, own(start, stop), neighbours_at(start, stop), alpha)

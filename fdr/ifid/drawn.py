@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def gather(latents: Latents, rows: np.ndarray, path: Path, dtype: str, progress:
             for number, picked in enumerate(_picked(latents, rows, shards[done:]), done + 1):
                 for query, latent in picked:
                     file.seek(query * latent.nbytes)
-                    file.write(latent.contiguous().view(torch.uint8).numpy())
+                    file.write(latent.contiguous().view(torch.uint8).numpy().tobytes())
                 file.flush()
                 os.fsync(file.fileno())
                 write_atomically(_progress(path), json.dumps({"shards": number}).encode())
@@ -78,7 +78,7 @@ def gather(latents: Latents, rows: np.ndarray, path: Path, dtype: str, progress:
 
 
 def _picked(
-    latents: Latents, rows: np.ndarray, shards: list[tuple[int, int]]
+    latents: Latents, rows: np.ndarray, shards: Sequence[tuple[int, int]]
 ) -> Iterator[Iterator[tuple[int, Tensor]]]:
     """For every shard, the queries whose neighbour is in it, with its latent; shards without any are not read."""
     order = np.argsort(rows, kind="stable")
@@ -112,7 +112,7 @@ def _done(path: Path) -> int:
 def gathered(latents: Latents, rows: np.ndarray) -> Tensor:
     """float32 [len(rows), *latent_shape] of a few rows, in memory."""
     out = torch.empty(len(rows), latents.dim)
-    for picked in _picked(latents, rows, list(latents.shards())):
+    for picked in _picked(latents, rows, latents.shards()):
         for place, latent in picked:
             out[place] = latent.float()
     return out.reshape(-1, *latents.latent_shape)

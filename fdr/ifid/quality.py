@@ -14,7 +14,7 @@ from fdr.errors import InputError
 from fdr.ifid.latents import Latents
 
 if TYPE_CHECKING:
-    from fdr.image_quality import Lpips
+    from fdr.lpips import Lpips
 
 QUALITY_VERSION = 1
 """Raised whenever a release changes one of the scores."""
@@ -83,7 +83,7 @@ class QualityEncoder(AbstractRowEncoder):
         """float32 [B, 3, H, W] in [0, 1] of the good images `rows`, which are consecutive."""
         source, good = self._queries.source, self._queries.good[list(rows)]
         first, last = int(good[0]), int(good[-1])
-        found = {}
+        found: dict[int, Tensor] = {}
         for batch in source.batches(last + 1 - first, None, first, last + 1):
             found |= dict(zip(batch.rows, batch.images, strict=True))
         lost = [row for row in good.tolist() if row not in found]

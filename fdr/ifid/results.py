@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fdr._results import ResultFacts
 from fdr.autoencoders.base import AutoencoderSpec
 from fdr.encoders.base import AbstractEncoder
+from fdr.ifid.decoded import NEIGHBOURS, RECONSTRUCTIONS, between
 from fdr.ifid.options import IfidOptions
 from fdr.ifid.quality import LOWER_IS_BETTER
 from fdr.images import ImageSource
@@ -91,6 +92,6 @@ def _variants(scores: Scores) -> Iterator[tuple[str, str, dict[str, str]]]:
     pairing = {**decoding, **scores.pairing()}
     for alpha in (options.alpha, *sorted(options.alphas[:-1])):
         label = "ifd" if alpha == options.alpha else f"ifd:{alpha:g}"
-        yield f"interpolated {alpha:g}", label, {**pairing, "mix": f"{options.mode}-{alpha:g}"}
-    yield "reconstructions", "rfd", decoding
-    yield "neighbours", "nfd", pairing
+        yield between(alpha), label, {**pairing, "mix": f"{options.mode}-{alpha:g}"}
+    yield RECONSTRUCTIONS, "rfd", decoding
+    yield NEIGHBOURS, "nfd", pairing

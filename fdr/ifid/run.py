@@ -8,28 +8,28 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from fdr._results import samples_facts
+from fdr._stored import item_size
 from fdr.autoencoders.base import LoadedAutoencoder
 from fdr.encoders.base import AbstractEncoder
 from fdr.errors import InputError
 from fdr.evaluation import collected_warnings
 from fdr.extraction import Extraction, ExtractionOptions
 from fdr.group import failures_told, on_main
-from fdr.ifid.decoded import DecodedSource
-from fdr.ifid.draws import Draws, draw
+from fdr.ifid.decoded import NEIGHBOURS, RECONSTRUCTIONS, DecodedSource, Paired, Take, between, decoded_sources
 from fdr.ifid.drawn import DrawnLatents, gather, gathered
-from fdr.ifid.interpolation import interpolate
-from fdr.ifid.latents import LatentEncoder, LatentReader, Latents, encode, latent_extraction, stored_bytes
+from fdr.ifid.draws import draw
+from fdr.ifid.latents import LatentEncoder, Latents, encode, stored_bytes
 from fdr.ifid.options import IfidOptions
 from fdr.ifid.quality import ENCODER, QualityEncoder
 from fdr.ifid.results import Scores, results
-from fdr.images import ImageOptions, ImageSource
+from fdr.images import ImageSource
 from fdr.lpips import Lpips
 from fdr.measurement import Measurement, Needs, measure
 from fdr.moments import Moments
@@ -39,21 +39,25 @@ from fdr.runtime import package_versions
 
 FOLDER = "ifid"
 """Below the cache: what the neighbour search has found, and what it has begun."""
-RECONSTRUCTIONS, NEIGHBOURS = "reconstructions", "neighbours"
-
-
-def between(alpha: float) -> str:
-    """The name of the images at `alpha`."""
-    return f"interpolated {alpha:g}"
 
 
 @dataclass(frozen=True)
-class Paired:
-    """Every query with the latents of its own set and of the neighbours' set, and the neighbour that was drawn."""
+class _Planned:
+    """Latents that are not there yet, as far as a plan needs them."""
 
-    queries: Latents
-    references: Latents
-    draws: Draws
+    num_rows: int
+    encoder: LatentEncoder
+
+    @property
+    def dim(self) -> int:
+        return self.encoder.spec.dim
+
+    def shards(self) -> list[tuple[int, int]]:
+        size = self.encoder.shard_size
+        return [(start, min(start + size, self.num_rows)) for start in range(0, self.num_rows, size)]
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, Tensor]:
+        raise AssertionError("a plan reads nothing")
 
 
 class InterpolatedFid:
@@ -142,16 +146,17 @@ class InterpolatedFid:
                 f"{title}: {source.name}, {len(source)} images, {self._num_encoded(source, encoder)} encoded already; "
                 f"latents {encoder.stored_dtype}, {gigabytes:,.2f} GB on disk"
             )
-        num_references = len(self.neighbours or self.images)
         plan = plan_search(
-            len(self.images),
-            num_references,
-            self._query_encoder.spec.dim,
+            _Planned(len(self.images), self._query_encoder),
+            _Planned(len(self.neighbours or self.images), self._reference_encoder),
             self._search_options(),
-            shard_rows=self._reference_encoder.shard_size,
-            dtype=self.options.latent_dtype,
+            (item_size(self._query_encoder.stored_dtype), item_size(self._reference_encoder.stored_dtype)),
+            self.group.size,
         )
-        yield f"search: {plan.describe()}"
+        yield (
+            f"search: {plan.query_rows} images at a time, in {plan.num_blocks} passes over the neighbours' latents; "
+            f"{plan.precision} products, {max(plan.device_bytes, plan.host_bytes) / 2**20:,.0f} MiB"
+        )
         variants = [RECONSTRUCTIONS, NEIGHBOURS, *(between(alpha) for alpha in self.options.alphas if alpha)]
         yield f"decode: {', '.join(variants)}, {len(self.images)} images each; measured with {', '.join(self.encoders)}"
 
@@ -241,7 +246,7 @@ class InterpolatedFid:
     ) -> tuple[dict[str, Mapping[str, Moments]], dict[str, float], Measurement]:
         """Moments by variant and encoder, mean qualities, and the originals; complete on rank 0 alone."""
         drawn = self._drawn(paired, folder)
-        sources = self.sources(paired, lambda start, stop: drawn.at(start, stop))
+        sources = self.sources(paired, drawn.at)
         quality = QualityEncoder(paired.queries, self.size, self.autoencoder.device, self.options.compat, self.lpips)
         encoders = list(self.encoders.values())
         passes = {
@@ -280,45 +285,16 @@ class InterpolatedFid:
         return Extraction(source, encoders, options=replace(options, moments_only=False))
 
     def _drawn(self, paired: Paired, folder: Path) -> DrawnLatents:
-        key = _digest([paired.references.entry.digest, hashlib.sha256(paired.draws.rows.tobytes()).hexdigest()])
+        key = _digest([paired.references.entry.digest, paired.drawn_digest])
         path = folder / FOLDER / f"drawn-{key[:16]}.bin"
         encoder = self._query_encoder if self._is_one_set else self._reference_encoder
         return DrawnLatents(path, len(paired.draws.rows), paired.queries.latent_shape, encoder.stored_dtype)
 
-    def sources(self, paired: Paired, neighbours_at: Any) -> dict[str, DecodedSource]:
-        """Everything that is decoded, by name; `neighbours_at(start, stop)` gives the drawn latents."""
-        own = LatentReader(paired.queries).at
-        options = ImageOptions(quantize=self.options.quantize)
+    def sources(self, paired: Paired, neighbours_at: Take) -> dict[str, DecodedSource]:
+        """Everything that is decoded, by name; `neighbours_at` gives the drawn latents."""
         batch_size = self.extraction_options.batch_size_on(self.autoencoder.device.type)
-        pairing = {
-            "mode": self.options.mode,
-            "drawn": hashlib.sha256(paired.draws.rows.tobytes()).hexdigest(),
-            "references": paired.references.source.digest,
-            "stored": self._reference_encoder.spec.hash,
-        }
-
-        def mixed(alpha: float) -> Any:
-            return lambda start, stop: interpolate(
-                self.options.mode, own(start, stop), neighbours_at(start, stop), alpha
-            )
-
-        takes = {RECONSTRUCTIONS: (own, {}), NEIGHBOURS: (neighbours_at, {**pairing, "mode": "neighbours"})}
-        for alpha in self.options.alphas:
-            if alpha:
-                takes[between(alpha)] = mixed(alpha), {**pairing, "alpha": alpha}
-        return {
-            name: DecodedSource(
-                f"{self.images.name} ({name})",
-                self.autoencoder,
-                paired.queries,
-                take,
-                facts,
-                batch_size=batch_size,
-                options=options,
-                is_clamped=self.options.clamp,
-            )
-            for name, (take, facts) in takes.items()
-        }
+        stored = self._reference_encoder.spec.hash
+        return decoded_sources(self.autoencoder, paired, neighbours_at, self.options, stored, batch_size)
 
     def draw_picture(self, paired: Paired, path: Path) -> None:
         """A sheet of a few images with what becomes of them."""

@@ -48,7 +48,9 @@ class TestCache:
                 return latents
 
         measured(Typed(), cache=tmp_path)
-        assert {entry.outputs for entry in CacheStore(tmp_path).entries()} == {("features",)}  # of the originals
+        assert {entry.outputs for entry in CacheStore(tmp_path).entries()} == {
+            ("features", "logits")
+        }  # of the originals
         assert not (tmp_path / "ifid").exists()
 
     def test_no_large_file_stays(self, tmp_path: Path) -> None:
