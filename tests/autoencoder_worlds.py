@@ -78,3 +78,54 @@ FORMS: dict[str, Any] = {
 def seeded(kind: type[nn.Module] = Plain, *arguments: Any, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     return kind(*arguments)
+
+
+class ScriptedGaussian(nn.Module):
+    """What TorchScript takes, in [0, 1]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value_range = (0.0, 1.0)
+        self.down = nn.Conv2d(3, 8, 4, stride=4)
+        self.up = nn.ConvTranspose2d(4, 3, 4, stride=4)
+
+    @torch.jit.export
+    def encode(self, images: Tensor) -> dict[str, Tensor]:
+        mean, logvar = self.down(images).chunk(2, dim=1)
+        return {"mean": mean, "logvar": logvar}
+
+    @torch.jit.export
+    def decode(self, latents: Tensor) -> Tensor:
+        return torch.sigmoid(self.up(latents))
+
+
+class Halving:
+    """No module: half the image, twice the latent."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images / 2
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return 2 * latents
+
+
+def build(width: int = 4) -> Gaussian:
+    return Gaussian("dict", width)
+
+
+def make_codec():
+    return Halving()
+
+
+def broken():
+    raise RuntimeError("no luck")
+
+
+def no_model():
+    return 3
+
+
+def already():
+    from fdr.autoencoders.loading import as_autoencoder
+
+    return as_autoencoder(Halving())

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from fdr import runtime
-from fdr.autoencoders import weight_free
+from fdr.autoencoders import diffusers_models, factories, programs, weight_free
 from fdr.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
 from fdr.autoencoders.objects import AutoencoderOptions, wrap, wrap_object
-from fdr.errors import unknown
+from fdr.errors import InputError
+from fdr.progress import Progress, SilentProgress
 
 
 def load_autoencoder(
@@ -23,9 +27,40 @@ def load_autoencoder(
     value_range: tuple[float, float] | None = None,
     dtype: str = "float32",
     tf32: bool = False,
+    weights: str | os.PathLike[str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    weights_dir: str | os.PathLike[str] | None = None,
+    offline: bool | None = None,
+    progress: Progress | None = None,
 ) -> LoadedAutoencoder:
-    """The autoencoder `name`, in eval mode on `device`."""
-    return _load(os.fspath(name), AutoencoderOptions(device, posterior, seed, value_range, dtype, tf32))
+    """The autoencoder `name`, in eval mode on `device` (None: a GPU if there is one).
+
+    `name` is a transform without weights ("haar", "dct", "pixel-unshuffle", each with a size as in "dct:8"); a
+    repository or folder of diffusers ("stabilityai/sd-vae-ft-mse", "owner/name/vae"); a TorchScript file with methods
+    `encode` and `decode`; a pair of torch.export files, by their folder or one of them; or "module:factory", which is
+    called with `arguments` and given `weights`, a state dict as .safetensors or .pt. No code from a file or a
+    repository runs; that of the factory does.
+
+    Posteriors are sampled (`posterior="sample"`, with noise of the image from `seed`) unless the model is used
+    otherwise; `value_range` overrides black and white of its images, -1 and 1 unless it says so itself.
+
+    Raises `InputError` for a name that is none and options that do not fit it, `WeightsError` for files that are
+    missing, damaged or do not fit.
+    """
+    options = AutoencoderOptions(
+        device,
+        posterior,
+        seed,
+        value_range,
+        dtype,
+        tf32,
+        weights=None if weights is None else Path(weights),
+        arguments=dict(arguments or {}),
+        weights_dir=None if weights_dir is None else Path(weights_dir),
+        offline=offline,
+        progress=progress or SilentProgress(),
+    )
+    return _load(os.fspath(name), options)
 
 
 def as_autoencoder(
@@ -57,10 +92,38 @@ def as_autoencoder(
 
 
 def _load(name: str, options: AutoencoderOptions) -> LoadedAutoencoder:
-    if options.device is None:
-        options = AutoencoderOptions(**{**vars(options), "device": runtime.resolve_device(None)})
+    device = runtime.resolve_device(None if options.device is None else str(options.device))
+    options = replace(options, device=device)
+    if factories.is_factory(name) and not weight_free.is_weight_free(name):
+        return factories.load(name, options)
+    if options.arguments:
+        raise InputError(f"Autoencoder {name!r} is made by no factory; drop its arguments (--vae-args, arguments=).")
+    path = Path(name).expanduser()
+    is_repository = not path.exists() and diffusers_models.is_repository(name)
+    folder = diffusers_models.folder_of(path) if path.is_dir() else None
+    if folder is not None or (is_repository and path.suffix not in _FILES):
+        return diffusers_models.load(name, folder, options)
+    if options.weights is not None:
+        raise InputError(f"Autoencoder {name!r} brings its own weights; drop {str(options.weights)!r}.")
     if weight_free.is_weight_free(name):
         full_name, transform = weight_free.make_transform(name)
         spec = AutoencoderSpec(name=name, family="weight-free", model=full_name, weights="none")
-        return wrap(transform, spec, options)
-    raise unknown("autoencoder", name, weight_free.TRANSFORMS)
+        return wrap(transform, spec, replace(options, dtype="float32"))
+    if not path.exists():
+        raise InputError(
+            f"There is no autoencoder {name!r}; expected {', '.join(weight_free.TRANSFORMS)}, a repository of the hub "
+            "as OWNER/NAME, a file or folder that is there, or module:factory."
+        )
+    pair = programs.export_pair(path)
+    if pair is not None:
+        return programs.load_export_pair(name, pair, options)
+    if path.is_dir():
+        raise InputError(
+            f"Folder {name!r} holds no autoencoder; expected {diffusers_models.CONFIG} of a diffusers model, or "
+            f"{programs.ENCODER} and {programs.DECODER}."
+        )
+    return programs.load_torchscript(name, path, options)
+
+
+_FILES = (".pt", ".pth", ".pt2", ".ckpt", ".bin", ".safetensors", ".json", ".onnx")
+"""Endings that no repository has: who wrote models/vae.pt meant a file."""

@@ -31,8 +31,10 @@ _OPERATORS = re.compile(
     r"|_operator\.(getitem|add|sub|mul|truediv|floordiv|mod|pow|neg|pos|and_|or_|eq|ne|lt|le|gt|ge)"
 )
 _EXPRESSION = re.compile(r"([\w\s()+\-*/,<>=&|~.]|'\w+')*")
-_FUNCTIONS = frozenset({"Symbol", "Integer", "Max", "Min", "Mod", "PythonMod", "FloorDiv", "CleanDiv", "CeilDiv"})
-"""What torch writes into the sizes of a network with a free batch dimension."""
+_FUNCTIONS = frozenset(
+    {"Symbol", "Integer", "Add", "Mul", "Pow", "Max", "Min", "Mod", "PythonMod", "FloorDiv", "CleanDiv", "CeilDiv"}
+)
+"""What torch writes into the sizes of a network with a free batch dimension, or of one for images of any size."""
 
 
 def load_export(path: Path) -> torch.export.ExportedProgram:

@@ -28,12 +28,17 @@ def load(name: str, options: EncoderOptions) -> AbstractEncoder:
     module_name, _, factory_name = name.removeprefix("py:").partition(":")
     if not module_name or not factory_name:
         raise InputError(f"Encoder {name!r} is not of the form py:MODULE:FACTORY, for example py:my_encoder:make.")
-    module = import_named(module_name, f"Encoder {name!r}")
+    return made_by(find_factory(module_name, factory_name, f"Encoder {name!r}"), name, options)
+
+
+def find_factory(module_name: str, factory_name: str, asked_by: str) -> Callable[..., Any]:
+    """The callable of that name. Raises `InputError` for a module that fails, and for another name."""
+    module = import_named(module_name, asked_by)
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         choices = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise unknown(f"factory of module {module_name}", factory_name, choices, f"Asked for by {name!r}.")
-    return made_by(factory, name, options)
+        raise unknown(f"factory of module {module_name}", factory_name, choices, f"Asked for by {asked_by}.")
+    return factory
 
 
 def made_by(factory: Callable[..., Any], name: str, options: EncoderOptions) -> AbstractEncoder:

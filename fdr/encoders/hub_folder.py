@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdr.encoders.catalogue import hub_file
-from fdr.encoders.weights import WeightsFile, find, load_state_dict, resolve
+from fdr.encoders.weights import FoundWeights, WeightsFile, find, load_state_dict, resolve
 from fdr.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class ModelFiles:
 
 def needed_files(target: str) -> tuple[WeightsFile, ...]:
     """The files of the repository or folder `target` ("owner/name", "owner/name@revision", a path)."""
-    weights = replace(_file(target, WEIGHTS), others=(_file(target, INDEX), _file(target, PICKLED)))
-    return _file(target, CONFIG), _file(target, PREPROCESSOR), weights
+    weights = replace(file_in(target, WEIGHTS), others=(file_in(target, INDEX), file_in(target, PICKLED)))
+    return file_in(target, CONFIG), file_in(target, PREPROCESSOR), weights
 
 
 def is_folder(target: str) -> bool:
@@ -65,19 +65,14 @@ def resolve_files(target: str, options: EncoderOptions, encoder: str) -> ModelFi
             "hf:OWNER/NAME, or a folder that save_pretrained wrote."
         )
     described = replace(options, weights=None)
+    asked_by = f"Encoder {encoder!r}"
     config_file, preprocessor_file, weights_file = needed_files(target)
     config_path = resolve(config_file, described, encoder).path
-    preprocessor = _read_json(resolve(preprocessor_file, described, encoder).path, encoder)
+    preprocessor = read_json(resolve(preprocessor_file, described, encoder).path, asked_by)
     found = resolve(weights_file, options, encoder)
-    shards: tuple[Path, ...] = (found.path,)
-    digest = found.sha256
-    if found.path.name == INDEX:
-        names = sorted(set(_read_json(found.path, encoder).get("weight_map", {}).values()))
-        parts = [resolve(_file(target, name), described, encoder) for name in names]
-        shards = tuple(part.path for part in parts)
-        digest = hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
+    shards, digest = shards_of(found, lambda part: resolve(file_in(target, part), described, encoder), asked_by)
     config_digest = hashlib.sha256(config_path.read_bytes()).hexdigest()[:16]
-    return ModelFiles(_read_json(config_path, encoder), preprocessor, config_digest, found.path, digest, shards)
+    return ModelFiles(read_json(config_path, asked_by), preprocessor, config_digest, found.path, digest, shards)
 
 
 def is_here(target: str, weights_dir: Path | None = None) -> bool:
@@ -85,7 +80,20 @@ def is_here(target: str, weights_dir: Path | None = None) -> bool:
     return all(find(file, weights_dir) is not None for file in needed_files(target))
 
 
-def _file(target: str, name: str) -> WeightsFile:
+def shards_of(
+    found: FoundWeights, resolve_part: Callable[[str], FoundWeights], asked_by: str
+) -> tuple[tuple[Path, ...], str]:
+    """The weight files and their digest, where `found` is one, or the index of several."""
+    if not found.path.name.endswith(".index.json"):
+        return (found.path,), found.sha256
+    names = sorted(set(read_json(found.path, asked_by).get("weight_map", {}).values()))
+    parts = [resolve_part(name) for name in names]
+    digest = hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
+    return tuple(part.path for part in parts), digest
+
+
+def file_in(target: str, name: str) -> WeightsFile:
+    """The file `name` of a repository or folder."""
     if is_folder(target):
         return WeightsFile(str(Path(target).expanduser().absolute() / name))
     repo, _, revision = target.partition("@")
@@ -95,11 +103,12 @@ def _file(target: str, name: str) -> WeightsFile:
     return replace(file, filename=f"{repo.replace('/', '--')}@{revision}/{name}", revision=revision)
 
 
-def _read_json(path: Path, encoder: str) -> dict[str, Any]:
+def read_json(path: Path, asked_by: str) -> dict[str, Any]:
+    """The object in a file. Raises `WeightsError`, beginning with `asked_by`, for anything else."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"Encoder {encoder!r}: {str(path)!r} is not readable JSON ({error}).") from error
+        raise WeightsError(f"{asked_by}: {str(path)!r} is not readable JSON ({error}).") from error
     if not isinstance(data, dict):
-        raise WeightsError(f"Encoder {encoder!r}: {str(path)!r} holds a {type(data).__name__}, not an object.")
+        raise WeightsError(f"{asked_by}: {str(path)!r} holds a {type(data).__name__}, not an object.")
     return data

@@ -13,17 +13,18 @@ from fdr.errors import InputError
 _ADVICE = {
     "timm": "reinstall timm and the torchvision that belongs to this torch",
     "transformers": "pip install 'transformers>=5,<6'",
+    "diffusers": "pip install 'diffusers>=0.36'",
     "open_clip": "pip install open_clip_torch, and the torchvision that belongs to this torch",
 }
 
 
-def load_library(name: str, encoder: str) -> ModuleType:
-    """The module `name`. Raises `InputError` when its import fails, whatever it raises."""
+def load_library(name: str, user: str, kind: str = "Encoder") -> ModuleType:
+    """The module `name`, for the encoder `user`. Raises `InputError` when its import fails, whatever it raises."""
     try:
         return importlib.import_module(name)
     except Exception as error:  # a broken neighbour (torchvision of another torch) raises anything
         raise InputError(
-            f"Encoder {encoder!r} needs {name}, which failed to import: {type(error).__name__}: {first_line(error)}; "
+            f"{kind} {user!r} needs {name}, which failed to import: {type(error).__name__}: {first_line(error)}; "
             f"{_ADVICE[name]}."
         ) from error
 

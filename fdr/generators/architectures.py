@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fdr.encoders.export_archive import load_export
-from fdr.encoders.factories import import_named, source_digest
+from fdr.encoders.factories import find_factory, source_digest
 from fdr.encoders.libraries import first_line
 from fdr.encoders.torchscript_archive import load_archive
 from fdr.encoders.weights import file_digest
@@ -119,12 +119,8 @@ def _find(target: str, is_from_file: bool) -> Callable[..., Any]:
     )
     if is_from_file and module_name.partition(".")[0] in sys.stdlib_module_names:
         raise refused  # before its import, which may do something itself
-    module = import_named(module_name, f"Architecture {target!r}")
-    factory = getattr(module, factory_name, None)
-    if not callable(factory):
-        choices = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise unknown(f"factory of module {module_name}", factory_name, choices, f"Asked for by {target!r}.")
-    if is_from_file and not (_only_makes_networks(factory) or _is_here(module)):
+    factory = find_factory(module_name, factory_name, f"Architecture {target!r}")
+    if is_from_file and not (_only_makes_networks(factory) or _is_here(sys.modules[module_name])):
         raise refused
     return factory
 

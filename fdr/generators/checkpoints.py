@@ -18,21 +18,22 @@ _ONLINE_KEYS = ("model", "state_dict", "generator")
 _EMA_KEY = re.compile(r"(?:model_)?(ema\w*)")
 
 
-def load_weights(network: nn.Module, path: Path, label: str | None, name: str) -> str:
+def load_weights(
+    network: nn.Module, path: Path, label: str | None, name: str, to_check: str = "--arch and --arch-args"
+) -> str:
     """Copy the weights `label` (None: "online") of a checkpoint into a network, strictly; returns their label.
 
     A prefix that all names have in common and the network's have not ("module.", "net.") is dropped; then a network
     with a method `adapt_state` may rename what it knows by other names. Raises `InputError` for an unknown label,
-    `WeightsError` for a file that does not fit.
+    `WeightsError` for a file that does not fit, which
+    advises to look at `to_check`.
     """
     found, state = find_weights(weight_sets(read_checkpoint(path)), label, path)
     tensors = _without_common_prefix(only_tensors(state, path), network.state_dict())
     adapt = getattr(network, "adapt_state", None)
     faults = copy_state(network, tensors if adapt is None else adapt(tensors))
     if faults:
-        raise WeightsError(
-            f"{str(path)!r} does not fit the architecture of {name}: {faults}; check --arch and --arch-args."
-        )
+        raise WeightsError(f"{str(path)!r} does not fit the architecture of {name}: {faults}; check {to_check}.")
     return found
 
 
