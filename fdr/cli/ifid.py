@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fdr.cli import _options, _ranks
-from fdr.cli._generator import RANGES
+from fdr.cli._generator import RANGES, arguments
 from fdr.cli._numbers import Alphas, ByteSize
 from fdr.cli._render import print_autoencoder_report, progress_for, write_text
 
 if TYPE_CHECKING:
     from fdr.autoencoders.base import LoadedAutoencoder
+    from fdr.encoders.base import EncoderOptions
     from fdr.group import Group
     from fdr.ifid.run import InterpolatedFid
 
@@ -277,7 +278,7 @@ def _autoencoder(
     posterior: str | None,
     value_range: str | None,
     seed: int,
-    options: Any,
+    options: EncoderOptions,
 ) -> LoadedAutoencoder:
     from fdr.autoencoders.loading import load_autoencoder
 
@@ -289,4 +290,9 @@ def _autoencoder(
         value_range=None if value_range is None else RANGES[value_range],
         dtype=options.dtype,
         tf32=options.tf32,
+        weights=weights,
+        arguments=arguments(given, "--vae-args"),
+        weights_dir=options.weights_dir,
+        offline=options.offline,
+        progress=options.progress,
     )

@@ -18,7 +18,7 @@ from fdr.errors import InputError
 SAMPLING_VERSION = 1
 """Raised whenever a release draws other noise or labels for the same seed, so that no cached feature is stale."""
 NOISE, LABELS, NETWORK, POSTERIOR, NEIGHBOUR = 0, 1, 2, 3, 4
-"""Purposes of a stream; only append. POSTERIOR is the noise of an autoencoder's posterior, NEIGHBOUR the draw of one."""
+"""Purposes of a stream; only append. POSTERIOR: noise of an autoencoder's posterior; NEIGHBOUR: the draw of one."""
 LABEL_POLICIES = ("random", "balanced")
 Labels = str | int
 """One of `LABEL_POLICIES`, or the class of all samples."""

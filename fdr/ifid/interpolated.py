@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fdr.autoencoders.loading import as_autoencoder
+from fdr.autoencoders.base import LoadedAutoencoder
+from fdr.autoencoders.loading import as_autoencoder, load_autoencoder
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.registry import load_encoders
 from fdr.extraction import ExtractionOptions
@@ -78,15 +79,7 @@ def interpolated_fid(
         compat=compat,
     )
     encoder_options = encoder_options or EncoderOptions(progress=shown)
-    loaded = as_autoencoder(
-        autoencoder,
-        device=encoder_options.device,
-        posterior=posterior,
-        seed=seed,
-        value_range=value_range,
-        dtype=encoder_options.dtype,
-        tf32=encoder_options.tf32,
-    )
+    loaded = _loaded(autoencoder, posterior, seed, value_range, encoder_options)
     queries, others = open_sets(images, neighbours, image_options or ImageOptions())
     extraction = ExtractionOptions(None if cache is None else Path(cache), batch_size, num_workers, shown, group=group)
     given = list(encoders) if isinstance(encoders, list | tuple) else encoders
@@ -94,6 +87,28 @@ def interpolated_fid(
     distance = load_lpips(encoder_options) if lpips else None
     run = InterpolatedFid(loaded, queries, others, measured_with, options, extraction, distance)
     return run.run(None if picture is None else Path(picture))
+
+
+def _loaded(
+    item: Any, posterior: str | None, seed: int, value_range: tuple[float, float] | None, options: EncoderOptions
+) -> LoadedAutoencoder:
+    device, dtype, tf32 = options.device, options.dtype, options.tf32
+    if not isinstance(item, str | os.PathLike):
+        return as_autoencoder(
+            item, device=device, posterior=posterior, seed=seed, value_range=value_range, dtype=dtype, tf32=tf32
+        )
+    return load_autoencoder(
+        item,
+        device=device,
+        posterior=posterior,
+        seed=seed,
+        value_range=value_range,
+        dtype=dtype,
+        tf32=tf32,
+        weights_dir=options.weights_dir,
+        offline=options.offline,
+        progress=options.progress,
+    )
 
 
 def open_sets(images: Any, neighbours: Any, options: ImageOptions, neighbour_count: int | None = None) -> tuple:

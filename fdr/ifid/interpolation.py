@@ -47,7 +47,7 @@ def slerp(latents: Tensor, neighbours: Tensor, alpha: float) -> Tensor:
 
 
 def mask(latents: Tensor, neighbours: Tensor, alpha: float) -> Tensor:
-    """The first share `alpha` of the rows (of the tokens, of latents [B, L, C] or [B, D]) from z', the others from z."""
+    """The first share `alpha` of the rows (of latents [B, L, C] or [B, D]: of the tokens) from z', the rest from z."""
     axis = 2 if latents.ndim == 4 else 1
     taken = round(alpha * latents.shape[axis])
     between = latents.clone()

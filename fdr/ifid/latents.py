@@ -1,4 +1,4 @@
-"""Latents of an image set: encoded once into the cache, in shards that a kill cannot spoil, and read back by position."""
+"""Latents of an image set: encoded once into the cache, shard by shard, and read back by position."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class LatentEncoder(AbstractRowEncoder):
         if tuple(images.shape[2:]) != self.size:
             found, wanted = (f"{width} x {height}" for height, width in (images.shape[2:], self.size))
             raise InputError(
-                f"An autoencoder takes images of one size, and these are {wanted}, {found}, ...; bring them to one with "
-                "--size (and --crop)."
+                f"An autoencoder takes images of one size, and these are {wanted}, {found}, ...; bring them to one "
+                "with --size (and --crop)."
             )
         return images
 

@@ -359,7 +359,7 @@ def _by_encoder(measured: Measurement, outputs: Mapping[str, str]) -> dict[str, 
 def _identities(queries: Latents, references: Latents) -> tuple[np.ndarray, np.ndarray] | None:
     """Numbers that equal images share; None where no image of one set can be told to be one of the other."""
     if queries.pixels is not None and references.pixels is not None:
-        known, numbers = np.unique(np.concatenate([queries.pixels, references.pixels]), return_inverse=True)
+        _, numbers = np.unique(np.concatenate([queries.pixels, references.pixels]), return_inverse=True)
         return numbers[: queries.num_rows], numbers[queries.num_rows :]
     if queries.source is references.source:
         return np.arange(queries.num_rows), np.arange(references.num_rows)
