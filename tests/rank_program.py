@@ -1,4 +1,4 @@
-"""What every rank of tests/test_launch.py runs: an evaluation with a tiny encoder and small shards."""
+"""What every rank of tests/test_launch.py runs: a measurement with a tiny encoder and small shards."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from autoencoder_worlds import Plain, seeded
 from worlds import TinyEncoder
 
 import fdr
 import fdr.extraction
+import fdr.ifid.latents
 from fdr.errors import InputError, PeerError
 from fdr.group import Group
 
@@ -34,11 +36,21 @@ def evaluate(samples: str, reference: str, group: Group, encoder: TinyEncoder | 
     return {result.metric: result.value for result in report}
 
 
+def interpolate(samples: str, neighbours: str, group: Group) -> dict[str, float]:
+    """All numbers of an interpolated FID, by name."""
+    fdr.extraction.SHARD_SIZE = fdr.ifid.latents.SHARD_SIZE = 16
+    report = fdr.interpolated_fid(seeded(Plain), samples, neighbours, TinyEncoder(), batch_size=8, group=group)
+    return {result.metric: result.value for result in report}
+
+
 def answer(encoder: TinyEncoder) -> tuple[dict[str, Any], int]:
     """What this rank has to say, and its exit code."""
     group = fdr.join_ranks()
     try:
-        values = evaluate(sys.argv[2], sys.argv[3], group, encoder)
+        if "ifid" in sys.argv:
+            values = interpolate(sys.argv[2], sys.argv[3], group)
+        else:
+            values = evaluate(sys.argv[2], sys.argv[3], group, encoder)
     except PeerError as error:
         return {"peer": str(error)}, error.exit_code
     except InputError as error:

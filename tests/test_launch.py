@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from rank_program import evaluate
+from rank_program import evaluate, interpolate
 from worlds import images, npz
 
 from fdr.cli import run
@@ -43,6 +43,12 @@ def test_three_processes_give_the_report_of_one(sets: tuple[str, str], tmp_path:
     assert sum(answer["seen"] for answer in found) == 125
     assert min(answer["seen"] for answer in found) > 0
     for answer in found:
+        assert answer["values"] == pytest.approx(alone, rel=1e-9)
+
+
+def test_two_processes_interpolate_as_one(sets: tuple[str, str], tmp_path: Path) -> None:
+    alone = interpolate(*sets, SOLO)
+    for answer in answers(tmp_path, 2, *sets, "ifid")[0]:
         assert answer["values"] == pytest.approx(alone, rel=1e-9)
 
 

@@ -47,6 +47,12 @@ class TestValue:
         assert report["ssim"].value == pytest.approx(1)
         assert report["ifd"].value > 1e-3
 
+    @pytest.mark.parametrize("mode", ["slerp", "linear"])
+    def test_all_orthonormal_transforms_have_one_ifid(self, mode: str) -> None:
+        """They keep distances and angles, so neighbours and interpolants are those of the pixels."""
+        found = [measured(name, mode=mode)["ifd"].value for name in ("haar", "dct:16", "pixel-unshuffle:4")]
+        assert found == pytest.approx([found[0]] * 3, rel=1e-3)  # rounding to 8 bits may fall either way
+
     def test_qualities_are_of_the_pixels_that_are_measured(self) -> None:
         report, model = measured(autoencoder()), as_autoencoder(autoencoder())
         x = as_float(QUERIES)
