@@ -71,7 +71,7 @@ class QualityEncoder(AbstractRowEncoder):
             "psnr": lambda: image_quality.psnr(*seen),
             "ssim": lambda: image_quality.ssim(*seen),
             "ms_ssim": lambda: image_quality.ms_ssim(*seen),
-            "lpips": lambda: self._distances(inputs, originals),
+            "lpips": lambda: self._distances(*seen),
         }
         return {name: scores[name]().reshape(-1, 1).float() for name in outputs}
 
