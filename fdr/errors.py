@@ -39,9 +39,10 @@ class PeerError(RunError):
 
 
 def unknown(kind: str, name: str, choices: Iterable[str], hint: str = "") -> InputError:
-    """The error for a name that is not in `choices`, with the nearest matches."""
+    """The error for a name that is not in `choices`, with the nearest matches; case counts for little."""
     names = sorted(choices)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    lowered = {choice.lower(): choice for choice in names}
+    near = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
     known = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}."
     return InputError(f"Unknown {kind} {name!r}; {known}{' ' + hint if hint else ''}")
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "ifid": ("fdr.cli.ifid", "Measure an autoencoder: iFID, rFID, PSNR, SSIM."),
     "check": ("fdr.cli.check", "Check numbers against limits and a baseline; the exit code is the verdict."),
     "compare": ("fdr.cli.compare", "Say whether numbers of two reports are comparable, and if not, why."),
+    "correlate": ("fdr.cli.correlate", "Correlate two columns of a table, with intervals and a scatter plot."),
     "stats": ("fdr.cli.stats", "Compute reference moments of a set of images."),
     "show": ("fdr.cli.show", "Show a statistics file, a reference folder, or a report."),
     "convert": ("fdr.cli.convert", "Convert statistics from one tool's layout into another's."),

@@ -1,0 +1,120 @@
+"""`fdr correlate`: how well one column of a table predicts another."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fdr.cli import _options
+from fdr.cli._render import dump, print_table, write_text
+from fdr.errors import FdrWarning, InputError
+
+if TYPE_CHECKING:
+    from fdr.correlation import Coefficient, Correlations
+    from fdr.tables import Points
+
+
+@click.command(
+    "correlate",
+    cls=_options.Command,
+    epilog="Example: fdr correlate vaes.csv --x ifid --y gfid --label vae --plot ifid.svg",
+)
+@click.argument("table", type=click.Path(path_type=Path), metavar="TABLE.csv")
+@click.option("--x", "x_name", required=True, metavar="COLUMN", help="The column that predicts.")
+@click.option("--y", "y_name", required=True, metavar="COLUMN", help="The column to be predicted.")
+@click.option("--label", metavar="COLUMN", help="The column that names rows, in the plot and where rows are left out.")
+@click.option("--log-x", is_flag=True, default=False, help="Take x by its logarithm: for Pearson, and in the plot.")
+@click.option("--log-y", is_flag=True, default=False, help="Take y by its logarithm.")
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Of the intervals.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the resamples.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Save a scatter plot, .svg, .pdf or .png; needs matplotlib.",
+)
+@_options.json_out
+def command(
+    table: Path,
+    x_name: str,
+    y_name: str,
+    label: str | None,
+    log_x: bool,
+    log_y: bool,
+    confidence: float,
+    seed: int,
+    plot: Path | None,
+    json_path: Path | None,
+) -> None:
+    """Correlate two columns of a CSV or TSV table: Pearson, Spearman and Kendall (tau-b), with intervals.
+
+    Rows with an empty cell, a dash or NaN in one of the two columns are left out, and told. Needs no torch.
+    """
+    from fdr.correlation import correlate
+    from fdr.scatter import Scatter, check_plot, save_scatter
+    from fdr.tables import points, read_table
+
+    if plot is not None:
+        check_plot(plot)
+    found = points(read_table(table), x_name, y_name, label)
+    for name in found.repeated_labels():
+        warnings.warn(f"{name!r} names several rows; rows of one thing are not independent.", FdrWarning, stacklevel=2)
+    x, y = (
+        _logarithms(values, name) if is_log else values
+        for values, name, is_log in ((found.x, x_name, log_x), (found.y, y_name, log_y))
+    )
+    correlations = correlate(x, y, confidence, seed, names=(x_name, y_name))
+    if plot is not None:
+        save_scatter(plot, Scatter(found.x, found.y, x_name, y_name, found.labels, log_x, log_y), correlations)
+    if json_path is not None:
+        facts = {"table": str(table), "x": x_name, "y": y_name, "log_x": log_x, "log_y": log_y}
+        rest = {"left_out": list(found.left_out), **correlations.to_dict()}
+        write_text(json_path, dump({"schema": "fdr-correlation/1", **facts, **rest}))
+    if str(json_path) != "-":
+        _print(correlations, found, _name(x_name, log_x), _name(y_name, log_y))
+
+
+def _logarithms(values: tuple[float, ...], name: str) -> tuple[float, ...]:
+    if values and min(values) <= 0:
+        raise InputError(f"Column {name} holds {min(values):g}, which has no logarithm; drop --log-x or --log-y.")
+    return tuple(map(math.log10, values))
+
+
+def _name(column: str, is_log: bool) -> str:
+    return f"log {column}" if is_log else column
+
+
+def _print(correlations: Correlations, found: Points, x_name: str, y_name: str) -> None:
+    rows = (
+        ("Pearson r", correlations.pearson),
+        ("Spearman rho", correlations.spearman),
+        ("Kendall tau-b", correlations.kendall),
+    )
+    columns = [("", "left"), ("value", "right"), (f"{100 * correlations.confidence:g} % interval", "right")]
+    print_table(columns, [(name, f"{one.value:.4f}", _interval(one)) for name, one in rows])
+    click.echo(f"{x_name} and {y_name} of {correlations.count:,} rows; {_method(correlations)}")
+    if found.left_out:
+        names = ", ".join(found.left_out[:5]) + (", ..." if len(found.left_out) > 5 else "")
+        click.echo(f"{len(found.left_out):,} left out, without a number: {names}")
+
+
+def _interval(coefficient: Coefficient) -> str:
+    return "none" if coefficient.low is None else f"{coefficient.low:.4f} to {coefficient.high:.4f}"
+
+
+def _method(correlations: Correlations) -> str:
+    if correlations.method is None:
+        return "too few rows for intervals"
+    if correlations.method == "jackknife":
+        return "intervals by the jackknife"
+    return f"intervals by the BCa bootstrap, {correlations.resamples:,} resamples, seed {correlations.seed}"
