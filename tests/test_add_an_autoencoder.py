@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from worlds import images, npz
 
-import fdr
 from fdr.autoencoders.weight_free import TRANSFORMS
+from fdr.cli import run
 
 PAGE = (Path(__file__).parent.parent / "docs" / "add-an-autoencoder.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
@@ -26,6 +29,7 @@ def space(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
+    npz(tmp_path / "real.npz", images(24, side=32))
     variables: dict = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript
@@ -38,20 +42,25 @@ def space(tmp_path, monkeypatch):
 
 def test_its_programs_run_and_agree(space):
     assert set(FILES) == {"my_autoencoder.py"}
-    images, latents = space["images"], space["latents"]
-    assert latents.shape == (6, 4, 16, 16) and space["decoded"].shape == images.shape
+    given, latents = space["images"], space["latents"]
+    assert latents.shape == (6, 4, 16, 16) and space["decoded"].shape == given.shape
     for name in ("same", "scripted", "exported"):
         other = space[name]
-        torch.testing.assert_close(other.encode(images, range(6)), latents, rtol=0, atol=1e-5)
+        torch.testing.assert_close(other.encode(given, range(6)), latents, rtol=0, atol=1e-5)
         torch.testing.assert_close(other.decode(latents), space["decoded"], rtol=0, atol=1e-5)
         other.check(48, 64)
 
 
-def test_its_command_line_is_the_program(space):
-    """The three options in the text, as they will be given, load the model of the program below them."""
-    (name, weights, width) = re.search(r"`--vae (\S+) --vae-weights (\S+) --vae-args width=(\d+)`", PAGE).groups()
-    vae = fdr.load_autoencoder(name, weights=weights, arguments={"width": int(width)})
-    assert vae.spec == space["vae"].spec
+def test_its_commands_measure_one_model(space, capsys):
+    blocks = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
+    commands = [shlex.split(line)[1:] for block in blocks for line in block.splitlines()]
+    assert len(commands) == 3
+    found = []
+    for command in commands:
+        assert run([*command, "-q", "--no-cache", "--device", "cpu", "--json", "a.json"]) == 0, capsys.readouterr().err
+        found.append({row["metric"]: row["value"] for row in json.loads(Path("a.json").read_text())["results"]})
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=1e-3)
 
 
 def test_its_transforms_are_those_there_are():

@@ -229,7 +229,7 @@ class LoadedAutoencoder:
             least, most = (float(value) * (high - low) + low for value in decoded.aminmax())
             raise InputError(
                 f"{self.name} decodes to values from {least:.3g} to {most:.3g}, {outside:.0%} of them far outside of "
-                f"its value range {low:g}:{high:g}; give the range of its images."
+                f"its value range {low:g}:{high:g}; give --value-range (value_range=)."
             )
 
     def _compare_ranges(self, images: Tensor, decoded: Tensor) -> None:
@@ -243,7 +243,7 @@ class LoadedAutoencoder:
         if here > max(_SUSPICIOUS[0] * there, _SUSPICIOUS[1]) and again.shape == images.shape:
             warnings.warn(
                 f"{self.name} reconstructs with a mean squared error of {here:.2g} in the value range "
-                f"{_shown(self.value_range)}, and of {there:.2g} in {_shown(other)}; give the range of its images.",
+                f"{_shown(self.value_range)}, and of {there:.2g} in {_shown(other)}; give --value-range.",
                 FdrWarning,
                 stacklevel=3,
             )

@@ -67,9 +67,7 @@ def test_a_distribution_with_a_mode():
     found = read_posterior(ModeOnly(IMAGES, logvar=torch.tensor([-100.0, 0.0, 2.0, 100.0])), "it").std
     torch.testing.assert_close(found, torch.tensor([-15.0, 0.0, 1.0, 10.0]).exp())
     torch.testing.assert_close(read_posterior({"mean": IMAGES, "var": IMAGES}, "it").std, IMAGES.sqrt())
-    with pytest.raises(
-        InputError, match="a ModeOnly without logvar, std or var, whose samples fdr cannot draw"
-    ):
+    with pytest.raises(InputError, match="a ModeOnly without logvar, std or var, whose samples fdr cannot draw"):
         read_posterior(ModeOnly(IMAGES, sample=lambda: IMAGES), "it")
 
 
@@ -233,7 +231,7 @@ def test_the_wrong_range_is_told():
             return {"sample": super().decode(latents)["sample"].clamp(0, 1)}
 
     as_autoencoder(Unit()).check(16, 24)
-    with pytest.warns(FdrWarning, match=r"in the value range -1:1, and of 0 in 0:1; give the range of its images"):
+    with pytest.warns(FdrWarning, match=r"in the value range -1:1, and of 0 in 0:1; give --value-range"):
         as_autoencoder(Unit(), value_range=(-1, 1)).check(16, 24)
 
 
