@@ -334,6 +334,7 @@ def package_versions() -> dict[str, str]:
         "timm",
         "transformers",
         "open_clip_torch",
+        "diffusers",
         "numpy",
         "pillow",
         "simplejpeg",

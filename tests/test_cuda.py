@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from autoencoder_worlds import Gaussian, seeded
 from worlds import images, npz
 
 import fdr
+from fdr.autoencoders.loading import as_autoencoder
 from fdr.cli import run
 from fdr.encoders.base import EncoderOptions
 from fdr.encoders.resize import HOST_RESIZES, RESIZES
@@ -50,6 +52,20 @@ def test_moments_of_gpu_features_equal_the_cpu_s() -> None:
     x = torch.randn(5000, 32, generator=torch.Generator().manual_seed(0)) + 30
     on_cpu, on_gpu = fdr.Moments.from_features(x), fdr.Moments.from_features(x.cuda())
     np.testing.assert_allclose(on_gpu.sigma, on_cpu.sigma, rtol=0, atol=1e-12 * np.trace(on_cpu.sigma))
+
+
+@pytest.mark.parametrize("posterior", ["sample", "mean"])
+def test_latents_and_decoded_images_equal_the_cpu_s(posterior: str) -> None:
+    pictures = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for device in ("cpu", "cuda"):
+        for item in (seeded(Gaussian), "dct", "haar"):
+            model = as_autoencoder(item, device=device, posterior=posterior if item not in ("dct", "haar") else None)
+            model.check(32, 32)
+            latents = model.encode(pictures, range(4))
+            found[device, model.name] = latents.cpu(), model.decode(latents).cpu()
+    for device, name in list(found):
+        torch.testing.assert_close(found[device, name], found["cpu", name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["precision", "recall", "precision:adm", "recall:adm"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -93,6 +94,10 @@ class Codec(Protocol):
     def decode(self, latents: Tensor, /) -> Any: ...
 
 
+class _NotSampled(InputError):
+    """A sample was asked for of an encoder that has no distribution, whatever the size of the images."""
+
+
 class LoadedAutoencoder:
     """An autoencoder on its device. Made by `as_autoencoder` and `load_autoencoder`.
 
@@ -171,8 +176,10 @@ class LoadedAutoencoder:
         One channel is repeated to three. A decoder that draws noise draws the same for every batch. Raises `InputError`
         for a model that fails or makes no images.
         """
-        on_cuda = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(on_cuda):
+        return self._decoded(latents, self.value_range)
+
+    def _decoded(self, latents: Tensor, value_range: tuple[float, float]) -> Tensor:
+        with self._fork_rng():
             torch.manual_seed(0)
             output = self._run("decode", self._codec.decode, latents.to(self.device, torch.float32))
         images = read_images(output, self.name)
@@ -181,7 +188,7 @@ class LoadedAutoencoder:
                 f"decode of {self.name} must make images [B, 3, H, W]; of latents {list(latents.shape)} it made "
                 f"{list(images.shape)}."
             )
-        low, high = self.value_range
+        low, high = value_range
         images = (images.float() - low) / (high - low)
         return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
@@ -192,7 +199,7 @@ class LoadedAutoencoder:
         or far outside of the range of values; warns (`FdrWarning`) where another range reconstructs far better.
         """
         images = _drawn(height, width)
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        with self._fork_rng():
             torch.manual_seed(0)
             first = self._posterior_of(images).mean
             torch.manual_seed(1)
@@ -222,34 +229,31 @@ class LoadedAutoencoder:
             least, most = (float(value) * (high - low) + low for value in decoded.aminmax())
             raise InputError(
                 f"{self.name} decodes to values from {least:.3g} to {most:.3g}, {outside:.0%} of them far outside of "
-                f"its value range {low:g}:{high:g}; give the range of its images."
+                f"its value range {low:g}:{high:g}; give --value-range (value_range=)."
             )
 
     def _compare_ranges(self, images: Tensor, decoded: Tensor) -> None:
         """A model of [0, 1] that is used as one of [-1, 1] still makes images; that they are poor ones is told."""
         other = UNIT if self.value_range == SIGNED else SIGNED
-        declared, self._declared = self._declared, replace(self._declared, value_range=other)
         try:
-            again = self.decode(self._posterior_of(images).mean)
+            again = self._decoded(self._posterior_of(images, other).mean, other)
         except InputError:
             return
-        finally:
-            self._declared = declared
         here, there = (float((one - images).square().mean()) for one in (decoded, again))
         if here > max(_SUSPICIOUS[0] * there, _SUSPICIOUS[1]) and again.shape == images.shape:
             warnings.warn(
                 f"{self.name} reconstructs with a mean squared error of {here:.2g} in the value range "
-                f"{_shown(self.value_range)}, and of {there:.2g} in {_shown(other)}; give the range of its images.",
+                f"{_shown(self.value_range)}, and of {there:.2g} in {_shown(other)}; give --value-range.",
                 FdrWarning,
                 stacklevel=3,
             )
 
-    def _posterior_of(self, images: Tensor) -> Posterior:
+    def _posterior_of(self, images: Tensor, value_range: tuple[float, float] | None = None) -> Posterior:
         """float32, each [B, *latent_shape], of images in [0, 1]."""
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             found = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
             raise InputError(f"{self.name} takes float32 images [B, 3, H, W] in [0, 1]; got {found}.")
-        low, high = self.value_range
+        low, high = value_range or self.value_range
         scaled = images.to(self.device, torch.float32) * (high - low) + low
         posterior = read_posterior(self._run("encode", self._codec.encode, scaled), self.name)
         mean, std = posterior.mean.float(), None if posterior.std is None else posterior.std.float()
@@ -268,12 +272,16 @@ class LoadedAutoencoder:
         if self._spec is not None:
             return
         if not is_distribution and self._posterior == "sample":
-            raise InputError(
+            raise _NotSampled(
                 f"{self.name} has a deterministic encoder, whose posterior cannot be sampled; leave it out."
             )
         chosen = (self._posterior or self._usual_posterior) if is_distribution else "deterministic"
         seed = self._declared.seed if chosen == "sample" else 0
         self._spec = replace(self._declared, posterior=chosen, seed=seed)
+
+    def _fork_rng(self) -> contextlib.AbstractContextManager[None]:
+        """torch's generators are what they were after it."""
+        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
 
     def _probe(self) -> None:
         failure: InputError | None = None
@@ -281,6 +289,8 @@ class LoadedAutoencoder:
             try:
                 self.latent_shape(side, side)
                 return
+            except _NotSampled:
+                raise
             except InputError as error:
                 failure = failure or error
         raise InputError(

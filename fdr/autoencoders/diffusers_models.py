@@ -55,10 +55,11 @@ def load(name: str, folder: Path | None, options: AutoencoderOptions) -> LoadedA
     Files are searched as those of encoders are, the network last. Raises `InputError` without diffusers, and for a
     class that is no autoencoder; `WeightsError` for files that are missing, damaged or do not fit.
     """
+    diffusers = load_library("diffusers", name, "Autoencoder")  # before anything is fetched
     files = _find(name, folder, options)
     facts = {key: value for key, value in files.facts.items() if not key.startswith("_")}
     class_name = str(files.facts.get("_class_name", ""))
-    model = _build(name, class_name, files)
+    model = _build(diffusers, name, class_name, files)
     config = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     spec = AutoencoderSpec(name, "diffusers", class_name, files.digest, extra=(("config", config),))
     return wrap(model, spec, options)
@@ -92,8 +93,7 @@ def _file(name: str, folder: Path | None, file: str) -> WeightsFile:
     return file_in(f"{repository}{revision or ''}", f"{inside.removeprefix('/')}/{file}".removeprefix("/"))
 
 
-def _build(name: str, class_name: str, files: _Files) -> torch.nn.Module:
-    diffusers = load_library("diffusers", name, "Autoencoder")
+def _build(diffusers: Any, name: str, class_name: str, files: _Files) -> torch.nn.Module:
     kind = getattr(diffusers, class_name, None)
     is_model = isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin)
     if not (is_model and hasattr(kind, "encode") and hasattr(kind, "decode")):

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from fdr.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
-from fdr.autoencoders.objects import AutoencoderOptions, check_object, wrap
-from fdr.encoders.callables import UNKNOWN, module_digest
+from fdr.autoencoders.objects import AutoencoderOptions, check_object, identity_of, wrap
+from fdr.encoders.callables import UNKNOWN
 from fdr.encoders.factories import find_factory, source_digest
 from fdr.encoders.libraries import first_line
 from fdr.errors import FdrError, InputError, WeightsError
@@ -81,5 +81,5 @@ def _load_weights(model: Any, name: str, options: AutoencoderOptions) -> None:
 
 
 def _identity(model: Any, factory: Any) -> str:
-    inner = module_digest(model) if isinstance(model, nn.Module) else UNKNOWN
+    inner = identity_of(model)
     return UNKNOWN if inner == UNKNOWN else hashlib.sha256(f"{source_digest(factory)} {inner}".encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,10 +50,30 @@ def wrap_object(item: Any, options: AutoencoderOptions) -> LoadedAutoencoder:
         name=own if isinstance(own, str) else f"object:{kind.__qualname__}",
         family="object",
         model=f"{kind.__module__}.{kind.__qualname__}",
-        weights=module_digest(item) if isinstance(item, nn.Module) else UNKNOWN,
+        weights=identity_of(item),
     )
     given = getattr(item, "spec", None)
     return wrap(item, given if isinstance(given, AutoencoderSpec) else spec, options)
+
+
+def identity_of(model: Any) -> str:
+    """sha256 over the weights, the structure, the source and the plain attributes of a module; else "unknown"."""
+    digest = module_digest(model) if isinstance(model, nn.Module) else UNKNOWN
+    if digest == UNKNOWN:
+        return UNKNOWN
+    settings = [
+        (name, key, value)
+        for name, part in model.named_modules()
+        for key, value in sorted(vars(part).items())
+        if not key.startswith("_") and key != "training" and _is_plain(value)
+    ]
+    return hashlib.sha256(f"{digest} {settings!r}".encode()).hexdigest()
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def check_object(item: Any, said: str) -> None:

@@ -31,8 +31,8 @@ def read_posterior(output: Any, name: str) -> Posterior:
     """The posterior in whatever `encode` returned.
 
     Read are a tensor; a distribution with `mean` and `std`, `stddev`, `logvar` or `var` as attributes or as the items
-    of a dict, or with `mode()` alone; an object or dict with one of these as `latent_dist`, `latents` or `latent`; a
-    tuple that begins with one of these. Raises `InputError` for anything else.
+    of a dict, with `mode()` for want of a `mean`; an object or dict with one of these as `latent_dist`, `latents` or
+    `latent`; a tuple that begins with one of these. Raises `InputError` for anything else.
     """
     if isinstance(output, Posterior):
         return output
@@ -44,12 +44,14 @@ def read_posterior(output: Any, name: str) -> Posterior:
         inner = _field(output, key)
         if inner is not None:
             return read_posterior(inner, name)
-    mean = _tensor(output, "mean")
+    mean, std = _mean(output), _std(output)
+    if std is None and callable(getattr(output, "sample", None)):
+        raise InputError(
+            f"encode of {name} returned {_kind(output)} without logvar, std or var, whose samples fdr cannot draw"
+            "; return mean and logvar."
+        )
     if mean is not None:
-        return Posterior(mean, _std(output))
-    mode = getattr(output, "mode", None)
-    if callable(mode):
-        return read_posterior(mode(), name)
+        return Posterior(mean, std)
     raise InputError(
         f"encode of {name} returned {_kind(output)}; expected latents [B, ...], or a distribution with mean and logvar "
         "(or std), as an object or a dict."
@@ -69,6 +71,12 @@ def read_images(output: Any, name: str) -> Tensor:
     if sample is None:
         raise InputError(f"decode of {name} returned {_kind(output)}; expected images [B, 3, H, W].")
     return sample
+
+
+def _mean(output: Any) -> Tensor | None:
+    mean, mode = _tensor(output, "mean"), getattr(output, "mode", None)
+    made = mode() if mean is None and callable(mode) else mean
+    return made if isinstance(made, Tensor) else None
 
 
 def _std(output: Any) -> Tensor | None:

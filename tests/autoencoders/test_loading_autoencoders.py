@@ -114,7 +114,7 @@ def test_the_hash_of_a_factory_is_of_its_weights(tmp_path):
 def test_a_factory_of_an_object():
     model = fdr.load_autoencoder("autoencoder_worlds:make_codec", device="cpu")
     assert not model.is_cacheable
-    with pytest.raises(InputError, match="is a Halving, no nn.Module; it cannot be given weights"):
+    with pytest.raises(InputError, match=r"is a Halving, no nn.Module; it cannot be given weights"):
         fdr.load_autoencoder("autoencoder_worlds:make_codec", weights="a.safetensors")
 
 

@@ -10,8 +10,10 @@ import torch
 from autoencoder_worlds import FORMS, Gaussian, Plain, seeded
 
 import fdr
+from fdr import runtime
 from fdr.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
 from fdr.autoencoders.loading import as_autoencoder
+from fdr.autoencoders.posterior import read_posterior
 from fdr.errors import FdrWarning, InputError
 from fdr.generators.sampling import POSTERIOR, noise_of
 
@@ -52,6 +54,41 @@ def test_posteriors_of_every_form_are_sampled_by_row(form):
     model.check(16, 24)
 
 
+class ModeOnly:
+    """A distribution with methods, as some write it."""
+
+    def __init__(self, values, **more):
+        self.mode = lambda: values
+        vars(self).update(more)
+
+
+def test_a_distribution_with_a_mode():
+    torch.testing.assert_close(read_posterior(ModeOnly(IMAGES), "it").mean, IMAGES)
+    found = read_posterior(ModeOnly(IMAGES, logvar=torch.tensor([-100.0, 0.0, 2.0, 100.0])), "it").std
+    torch.testing.assert_close(found, torch.tensor([-15.0, 0.0, 1.0, 10.0]).exp())
+    torch.testing.assert_close(read_posterior({"mean": IMAGES, "var": IMAGES}, "it").std, IMAGES.sqrt())
+    with pytest.raises(InputError, match="a ModeOnly without logvar, std or var, whose samples fdr cannot draw"):
+        read_posterior(ModeOnly(IMAGES, sample=lambda: IMAGES), "it")
+
+
+def test_bf16_is_autocast(monkeypatch):
+    monkeypatch.setattr(runtime, "has_fast_bf16", lambda device: True)
+    network = seeded(Gaussian)
+    exact = as_autoencoder(network)
+    model = as_autoencoder(network, dtype="bf16")
+    latents = model.encode(IMAGES, range(5))
+    difference = (latents - exact.encode(IMAGES, range(5))).abs().max().item()
+    assert latents.dtype == model.decode(latents).dtype == torch.float32 and 1e-5 < difference < 0.05
+    assert model.spec.dtype == "bf16" and model.spec.hash != exact.spec.hash
+    assert network.down.weight.dtype == torch.float32
+
+
+def test_bf16_is_refused_where_it_is_slow(monkeypatch):
+    monkeypatch.setattr(runtime, "has_fast_bf16", lambda device: False)
+    with pytest.raises(InputError, match="has no fast bfloat16"):
+        as_autoencoder(seeded(), dtype="bf16")
+
+
 def test_the_noise_of_a_posterior_has_a_stream_of_its_own():
     """The normal quantiles of the words of SFC64, seeded by the seed, purpose 3 and the number of the image."""
     words = np.random.SFC64(np.random.SeedSequence(7, spawn_key=(3, 11))).random_raw(8).astype("<u8")
@@ -71,6 +108,7 @@ def test_the_hash_is_of_what_moves_numbers():
         as_autoencoder(seeded(seed=1)),
         as_autoencoder(seeded(Plain, 5)),
         as_autoencoder(seeded(Gaussian)),
+        as_autoencoder(seeded(Gaussian, "torch")),
         as_autoencoder(seeded(Gaussian), seed=1),
         as_autoencoder(seeded(Gaussian), posterior="mean"),
     ):
@@ -193,7 +231,7 @@ def test_the_wrong_range_is_told():
             return {"sample": super().decode(latents)["sample"].clamp(0, 1)}
 
     as_autoencoder(Unit()).check(16, 24)
-    with pytest.warns(FdrWarning, match=r"in the value range -1:1, and of 0 in 0:1; give the range of its images"):
+    with pytest.warns(FdrWarning, match=r"in the value range -1:1, and of 0 in 0:1; give --value-range"):
         as_autoencoder(Unit(), value_range=(-1, 1)).check(16, 24)
 
 
