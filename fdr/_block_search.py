@@ -9,28 +9,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fdr._candidates import NOBODY, Candidates, grouped
-from fdr._exact_distances import pair_distances, squared_norms
-from fdr._latent_rows import LatentRows, read_between, read_shards
-from fdr._pair_rules import PairRules
-from fdr._products import Arithmetic, Points, arithmetic, space_of
-from fdr._search_plan import SearchPlan
+from fdr._latent_rows import read_shards
+from fdr._products import Arithmetic, arithmetic, space_of
+from fdr._query_block import ExactQueries, QueryBlock, SearchSetting, Span, survey
 from fdr._search_state import SearchState, Shapes
-from fdr._sweep import Products, QueryPoints, Sweeper
+from fdr._sweep import Products, Sweeper
 from fdr.errors import RunError
 from fdr.progress import ProgressTask
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-
-Span = tuple[int, int]
 
 
 class Nearest(NamedTuple):
@@ -51,118 +45,27 @@ class Nearest(NamedTuple):
         return {"rows": (shape, np.int64), "distances": (shape, np.float64), "squared": (shape, np.float64)}
 
 
-@dataclass(frozen=True)
-class SearchSetting:
-    """What all blocks of a search have in common."""
-
-    queries: LatentRows
-    references: LatentRows
-    metric: str
-    top_k: int
-    plan: SearchPlan
-    how: Arithmetic
-    rules: PairRules
-    check: Callable[[], None]
-    """Called at every shard; raises when another rank has failed."""
-
-    @property
-    def exact_device(self) -> torch.device:
-        """Where float64 is at home."""
-        import torch
-
-        return torch.device("cpu") if self.how.device.type == "mps" else self.how.device
-
-
 def search_block(
     setting: SearchSetting, span: Span, state: SearchState, task: ProgressTask
 ) -> tuple[Nearest, np.ndarray]:
     """The K nearest of the queries in the rows `span`, and the rows [Q] of these queries."""
-    numbers, largest = _survey(setting, span)
+    numbers, largest = survey(setting, span)
     shapes = Nearest.shapes(len(numbers), setting.top_k)
     found = state.finished(shapes) if len(numbers) else Nearest.nobody(0, setting.top_k)._asdict()
     if found is not None:
         task.advance(setting.references.num_rows)
         return Nearest(**found), numbers
-    block = _Block(setting, span, numbers, largest)
+    block = QueryBlock(setting, span, numbers, largest)
     result = _Search(setting, block, state).run(task)
     result = Nearest(*(array[block.place] for array in result))
     state.finish(result._asdict())
     return result, numbers
 
 
-def _survey(setting: SearchSetting, span: Span) -> tuple[np.ndarray, float]:
-    """Which rows of `span` are there, and for l2 the largest norm."""
-    import torch
-
-    numbers, largest = [np.empty(0, np.int64)], 0.0
-    for rows, latents in read_between(setting.queries, *span):
-        numbers.append(rows)
-        if setting.metric == "l2" and len(rows):
-            largest = max(largest, float(torch.linalg.vector_norm(latents, dim=1, dtype=torch.float64).max()))
-    return np.concatenate(numbers), largest
-
-
-class _Block:
-    """The queries of a block, in the order of their classes."""
-
-    def __init__(self, setting: SearchSetting, span: Span, numbers: np.ndarray, largest: float) -> None:
-        order = setting.rules.order(numbers)
-        self.rows = numbers[order]
-        self.place = np.empty_like(order)
-        """Where the queries, in the order of rows, are in this order."""
-        self.place[order] = np.arange(len(order))
-        self.span, self.largest, self._numbers, self._setting = span, largest, numbers, setting
-
-    def points(self, sweeper: Sweeper, chosen: np.ndarray) -> QueryPoints:
-        """Of the queries at `chosen` places, ascending."""
-        import torch
-
-        device, dim = sweeper.how.device, self._setting.queries.dim
-        values = torch.empty(len(chosen), dim, dtype=sweeper.how.dtype, device=device)
-        exact = self._setting.exact_device
-        norm, residual, square = (torch.empty(len(chosen), dtype=torch.float64, device=exact) for _ in range(3))
-        wild = []
-        for where, rows, latents in self._parts(chosen):
-            part = sweeper.points(latents, rows, "queries")
-            at = torch.from_numpy(where)
-            values[at.to(device)] = part.values
-            at = at.to(exact)
-            norm[at], residual[at], square[at] = part.norm, part.residual, part.square
-            if part.wild is not None:
-                wild.append(at[part.wild])
-        points = Points(values, norm, residual, square, torch.cat(wild) if wild else None)
-        return QueryPoints.of(points, self.rows[chosen], sweeper.space)
-
-    def latents(self, chosen: np.ndarray) -> Tensor:
-        """As they are stored, [n, D], where float64 is at home."""
-        import torch
-
-        values = None
-        for where, _, latents in self._parts(chosen):
-            if values is None:
-                shape = len(chosen), latents.shape[1]
-                values = torch.empty(shape, dtype=latents.dtype, device=self._setting.exact_device)
-            values[torch.from_numpy(where).to(values.device)] = latents.to(values.device)
-        assert values is not None
-        return values
-
-    def _parts(self, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, Tensor]]:
-        """Places among `chosen`, rows and latents, in parts of a few."""
-        line = np.full(len(self.rows), -1)
-        line[chosen] = np.arange(len(chosen))
-        size = self._setting.plan.chunk_rows
-        for rows, latents in read_between(self._setting.queries, *self.span):
-            where = line[self.place[np.searchsorted(self._numbers, rows)]]
-            wanted = np.flatnonzero(where >= 0)
-            for start in range(0, len(wanted), size):
-                part = wanted[start : start + size]
-                yield where[part], rows[part], latents[part]
-
-
 class _Search:
     """The steps, each of which can be taken up where it was saved."""
 
-    def __init__(self, setting: SearchSetting, block: _Block, state: SearchState) -> None:
+    def __init__(self, setting: SearchSetting, block: QueryBlock, state: SearchState) -> None:
         self.setting, self.block, self.state, self.plan = setting, block, state, setting.plan
         self.spans = list(setting.references.shards())
         num_queries = len(block.rows)
@@ -206,7 +109,7 @@ class _Search:
         rows = torch.from_numpy(products.rows).to(self.candidates.rows.device)
         places = products.near(self.candidates.limit[products.part])
         capacity = self.candidates.capacity
-        while len(places) > capacity * len(products.values) // 4:  # many at first, or where nothing stands out
+        if len(places) > capacity * len(products.values) // 4:  # many at first, or where nothing stands out
             columns, low, high, others = products.best(capacity)
             chosen = torch.arange(products.part.start, products.part.stop, device=low.device)
             self.candidates.offer(chosen, rows[columns].masked_fill(low == torch.inf, NOBODY), low, high)
@@ -239,12 +142,12 @@ class _Search:
         todo = [(span, slice(*end)) for span, end in zip(self.spans, ends, strict=True) if end[0] < end[1]]
         if not todo:
             return
-        queries = _Exact.of(self.block.latents(np.arange(len(self.block.rows))), self.setting)
+        queries = ExactQueries.of(self.block.latents(np.arange(len(self.block.rows))), self.setting)
         for (_, part), (rows, latents) in zip(todo, self._shards([span for span, _ in todo]), strict=True):
             self._rank_shard(queries, flat[part], np.searchsorted(rows, numbers[part]), latents)
             self._keep()
 
-    def _rank_shard(self, queries: _Exact, flat: np.ndarray, columns: np.ndarray, latents: Tensor) -> None:
+    def _rank_shard(self, queries: ExactQueries, flat: np.ndarray, columns: np.ndarray, latents: Tensor) -> None:
         import torch
 
         found = self.candidates
@@ -291,9 +194,11 @@ class _Search:
 
         if tuple(self.anew[:2]) != (start, len(chosen)):
             self.anew[:] = start, len(chosen), 0
+            for own, empty in zip(self.best, Nearest.nobody(len(chosen), self.setting.top_k), strict=True):
+                own[chosen] = empty
         sweeper = self._sweeper(arithmetic("float32", self.setting.how.device))
         queries = self.block.points(sweeper, chosen)
-        exact = _Exact.of(self.block.latents(chosen), self.setting)
+        exact = ExactQueries.of(self.block.latents(chosen), self.setting)
         scratch = sweeper.scratch(self.setting.references.dim)
         for rows, latents in self._shards(self.spans[int(self.anew[2]) :]):
             for products in sweeper.products(queries, rows, latents, scratch):
@@ -305,7 +210,13 @@ class _Search:
         self.anew[:] = start + len(chosen), 0, 0
 
     def _compare(
-        self, products: Products, exact: _Exact, limit: Tensor, chosen: np.ndarray, rows: np.ndarray, latents: Tensor
+        self,
+        products: Products,
+        exact: ExactQueries,
+        limit: Tensor,
+        chosen: np.ndarray,
+        rows: np.ndarray,
+        latents: Tensor,
     ) -> None:
         places = products.near(limit)
         size = self.plan.score_rows * self.plan.capacity
@@ -385,30 +296,3 @@ class _Search:
         self.best = Nearest(*(saved[f"best_{name}"] for name in Nearest._fields))
         self.shards_done = int(np.clip(saved["shards_done"], 0, len(self.spans)))
         self.anew = saved["anew"]
-
-
-class _Exact(NamedTuple):
-    """Queries for distances in float64."""
-
-    metric: str
-    latents: Tensor
-    norms: Tensor | None
-    at_once: int
-
-    @classmethod
-    def of(cls, latents: Tensor, setting: SearchSetting) -> _Exact:
-        import torch
-
-        rows = torch.arange(len(latents), device=latents.device)
-        at_once = setting.plan.pairs_at_once
-        norms = squared_norms(latents, rows, at_once) if setting.metric == "cosine" else None
-        return cls(setting.metric, latents, norms, at_once)
-
-    @property
-    def device(self) -> torch.device:
-        return self.latents.device
-
-    def to(self, references: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
-        """Distances and squared distances, float64 [n], of queries i [n] and references j [n]."""
-        references = references.to(self.device)
-        return pair_distances(self.metric, self.latents, self.norms, i, references, j, self.at_once)

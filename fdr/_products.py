@@ -36,6 +36,8 @@ _F32 = 2.0**-24
 """Unit roundoff of float32."""
 _WILD = 2.0**40
 """Points of greater length, in units, are left to exact distances: their squares could overflow float32."""
+_UNDERFLOW = 2.0**-100
+"""More than what up to 2^24 products lose that are too small for float32; keeps all bounds apart from distances."""
 _UP = 1 + 2.0**-20
 """Rounds bounds up: far more than the rounding of the few float64 operations they come from."""
 
@@ -55,7 +57,7 @@ class Arithmetic:
 
     @property
     def is_float32(self) -> bool:
-        return self.output_unit == 0 and self.dtype.itemsize == 4
+        return self.dtype.itemsize == 4
 
     def num_blocks(self, dim: int) -> int:
         """Products that make one product of length `dim`."""
@@ -87,8 +89,9 @@ def arithmetic(precision: str, device: torch.device) -> Arithmetic:
         return Arithmetic(device, dtype, _F32, 4096, 0.0)
     if device.type == "cuda":
         return Arithmetic(device, dtype, 4 * _F32, 2048, 0.0)
-    output_unit = 2.0**-8 if precision == "bfloat16" else 2.0**-11
-    return Arithmetic(device, dtype, 2 * _F32, 8192, output_unit)
+    if precision == "float16":
+        return Arithmetic(device, dtype, _F32, 2048, 0.0)
+    return Arithmetic(device, dtype, 2 * _F32, 8192, 2.0**-8)
 
 
 @dataclass(frozen=True)
@@ -221,12 +224,12 @@ def bounds_of(tile: Points, space: Space, how: Arithmetic) -> Bounds:
     rounded = (tile.norm + tile.residual) * _UP
     is_relative = space.metric == "cosine" and how.num_blocks(dim) == 1
     sum_error = how.sum_error(dim) + (0 if is_relative else 1.1 * how.output_unit)
-    slope = (tile.residual + sum_error * rounded + dim * 2.0**-120) * _UP
+    slope = (tile.residual + sum_error * rounded) * _UP
     reach = rounded * ((1 + sum_error) * _UP)
     if space.metric == "cosine":
-        offset = slope.new_full(slope.shape, unit_error(dim))
+        offset = slope.new_full(slope.shape, unit_error(dim) + _UNDERFLOW)
         return Bounds(slope, reach, offset, None, how.output_unit if is_relative else 0.0)
-    offset = tile.norm.square() * (2.0**-21 + unit_error(dim)) + 2.0**-100  # never 0: a bound is no distance
+    offset = tile.norm.square() * (2.0**-21 + unit_error(dim)) + _UNDERFLOW
     bias = (tile.square / -2).float().to(how.device)
     return Bounds(slope + tile.norm * 2.0**-22, reach, offset, bias, 0.0)
 
@@ -240,7 +243,7 @@ def query_offsets(queries: Points, space: Space) -> tuple[Tensor, Tensor]:
 
 
 def scores(queries: Tensor, tile: Points, bounds: Bounds, how: Arithmetic, scratch: tuple[Tensor, Tensor]) -> Tensor:
-    """v~, float32 [q, t], in the first of two float32 or output buffers; the second is used where D has blocks."""
+    """v~, float32 [q, t], in the first of two buffers; the second is used where D has blocks."""
     out = scratch[0][: len(queries) * len(tile.values)].view(len(queries), len(tile.values))
     for start in range(0, queries.shape[1], how.block):
         columns = slice(start, start + how.block)
@@ -262,4 +265,6 @@ def _product(x: Tensor, y: Tensor, spare: Tensor | None, out: Tensor, how: Arith
         return torch.mm(x, y, out=out if spare is None else spare[: out.numel()].view(out.shape))
     if how.device.type == "cuda":
         return torch.mm(x, y, out_dtype=torch.float32)
+    if how.dtype == torch.float16:  # no processor is fast at it, and a result in float16 could overflow
+        return torch.mm(x.float(), y.float())
     return torch.mm(x, y)

@@ -158,10 +158,11 @@ class _Layout:
         return task.dim * max(references, task.query_shard * task.query_itemsize * 2)
 
     def _fixed_device(self) -> int:
+        """A tile as points, copies that a product may make of its operands, scores, and exact distances at work."""
         task = self.task
         score_rows = min(self.score_rows, max(1, task.num_queries))
         tile = self.tile_rows * task.dim * 4 + self.chunk_rows * task.dim * 16
-        packed = (self.tile_rows + score_rows) * task.dim * self.itemsize  # copies that a product may make
+        packed = (self.tile_rows + score_rows) * max(task.dim * self.itemsize, min(task.dim, 2048) * 4)
         scores = score_rows * (self.tile_rows * 12 + self.capacity * 128)
         raw = task.reference_shard * task.dim * task.reference_itemsize if self.is_split else 0
         return tile + packed + scores + raw + self.pairs * PAIR_BYTES + task.dim * 8

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fdr._block_search import Nearest, SearchSetting, search_block
+from fdr._block_search import Nearest, search_block
 from fdr._latent_rows import ArrayRows, LatentRows, largest_shard
 from fdr._pair_rules import Pair, PairRules
 from fdr._products import METRICS, arithmetic, resolve_precision
+from fdr._query_block import SearchSetting
 from fdr._search_plan import SearchPlan, SearchTask, plan_blocks
 from fdr._search_state import SearchState, state_digest
 from fdr.errors import InputError
