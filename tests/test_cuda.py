@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from autoencoder_worlds import Gaussian, seeded
+from autoencoder_worlds import Gaussian, Plain, seeded
 from worlds import images, npz
 
 import fdr
@@ -135,3 +135,25 @@ def test_the_loss_and_its_gradient_equal_the_cpu_s(options: dict[str, Any]) -> N
         assert all(not tensor.is_cuda for tensor in loss.state_dict()["encoders"]["random"]["term"].values())
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-3)
     assert (found[1][1] - found[0][1]).norm() < 1e-2 * found[0][1].norm()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_interpolated_fid(tmp_path: Path, dtype: str) -> None:
+    """Neighbours and draws are exactly the same, distances nearly."""
+    queries, others = (npz(tmp_path / f"{seed}.npz", images(200, seed=seed, side=32)) for seed in (1, 2))
+    reports = [
+        fdr.interpolated_fid(
+            seeded(Plain),
+            queries,
+            others,
+            "random",
+            latent_dtype=dtype,
+            encoder_options=EncoderOptions(device=device),
+            cache=tmp_path / device,
+        )
+        for device in ("cpu", "cuda")
+    ]
+    entropies = [report.run["ifid"]["neighbour_entropy"] for report in reports]
+    assert entropies[1] == pytest.approx(entropies[0], rel=1e-5)
+    for metric in ("ifd", "rfd", "nfd", "psnr"):
+        assert reports[1][metric].value == pytest.approx(reports[0][metric].value, rel=1e-2)
