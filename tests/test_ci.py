@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from gate_worlds import report, row, write
+from generator_worlds import Classes, weights
 
 from fdr import procedural
 
@@ -158,6 +159,14 @@ def test_the_action_measures_samples_and_passes(runner: dict[str, str]) -> None:
     output = Path(runner["GITHUB_OUTPUT"]).read_text()
     assert "result=pass\n" in output
     assert f"report={runner['RUNNER_TEMP']}/fdr-report.json\n" in output
+    assert (Path(runner["RUNNER_TEMP"]) / "fdr-report.json").is_file()
+
+
+def test_the_action_measures_a_generator(runner: dict[str, str]) -> None:
+    weights(Path("a b.safetensors"), Classes)
+    args = "--arch generator_worlds:Classes --num-images 20 --device cpu -q"
+    done = run_action(runner, gen="a b.safetensors", ref="demo", reps="random", max="fd:random=1e-9", args=args)
+    assert done.returncode == 1 and "fd%3Arandom of a b.safetensors fails" in done.stderr, done.stderr
     assert (Path(runner["RUNNER_TEMP"]) / "fdr-report.json").is_file()
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fdr.cli._options import stack
+from fdr.cli._options import flag, is_typed, prepare_evaluation, stack
+from fdr.progress import Progress
 
 if TYPE_CHECKING:
+    from fdr.evaluation import Evaluator
     from fdr.generators.base import Generator
+    from fdr.images import ImageSource
 
 T = TypeVar("T")
 
@@ -74,6 +77,23 @@ labels = click.option(
     metavar="random|balanced|K",
     help="Classes of the samples: drawn, in turn, or K for all.",
 )
+_which_samples = stack(
+    click.option(
+        "--gen",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="Measure a generator: its samples (those of fdr sample) are made on the fly, with --seed as their seed.",
+    ),
+    click.option(
+        "--num-images",
+        type=click.IntRange(min=1),
+        default=50_000,
+        show_default=True,
+        metavar="N",
+        help="With --gen: number of samples.",
+    ),
+    labels,
+)
 
 
 @dataclass(frozen=True)
@@ -114,6 +134,55 @@ def architecture(command: Callable[..., T]) -> Callable[..., T]:
         return command(*arguments, choice=Choice(**chosen), **options)
 
     return _architecture(run)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The samples that --gen asks for."""
+
+    path: Path
+    choice: Choice
+    num_images: int
+    labels: str
+
+    def source(self, evaluator: Evaluator, seed: int) -> ImageSource:
+        """Made where the first encoder is, and as many at a time."""
+        from fdr.generators.source import GeneratorSource
+
+        device = evaluator.encoders[0].device
+        return GeneratorSource(
+            self.choice.load(self.path, str(device)),
+            self.num_images,
+            seed=seed,
+            labels=self.labels,
+            batch_size=evaluator.extraction_options.batch_size_on(device.type),
+            options=evaluator.image_options,
+        )
+
+
+def measured(command: Callable[..., T]) -> Callable[..., T]:
+    """A command that takes `drawn`, the samples of a generator or None, made of the options that say which."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, gen: Path | None, num_images: int, labels: str, choice: Choice, **options: Any) -> T:
+        names = ("num_images", "labels", *(field.name for field in fields(Choice)))
+        typed = [name for name in names if is_typed(name)]
+        if gen is None and typed:
+            raise click.UsageError(f"{flag(typed[0])} goes with --gen, the generator that it is about.")
+        drawn = None if gen is None else Drawn(gen, choice, num_images, labels)
+        return command(*arguments, drawn=drawn, **options)
+
+    return _which_samples(architecture(run))
+
+
+def prepare_samples(
+    samples: Sequence[str], drawn: Drawn | None, progress: Progress, **measuring: Any
+) -> tuple[Evaluator, list[ImageSource]]:
+    """`prepare_evaluation`, with the samples of a generator as one more set."""
+    evaluator, sources = prepare_evaluation(samples, progress, **measuring)
+    if drawn is not None:
+        sources.append(drawn.source(evaluator, measuring["seed"]))
+    return evaluator, sources
 
 
 def arguments(given: tuple[str, ...], option: str = "--arch-args") -> dict[str, Any]:

@@ -302,6 +302,12 @@ def is_typed(option: str) -> bool:
     return _source_of(option) is ParameterSource.COMMANDLINE
 
 
+def flag(option: str) -> str:
+    """A parameter of the command as it is typed: "num_images" -> "--num-images"."""
+    parameters = click.get_current_context().command.params
+    return next(parameter.opts[-1] for parameter in parameters if parameter.name == option)
+
+
 def _source_of(option: str) -> ParameterSource | None:
     return click.get_current_context().get_parameter_source(option)
 

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from fdr.cli import _options, _ranks
-from fdr.cli._render import print_verdict, progress_for, write_text
+from fdr.cli import _generator, _options, _ranks
+from fdr.cli._render import progress_for, write_text
+from fdr.cli._verdict_outputs import Outputs
 from fdr.errors import FdrError, InputError, PeerError
 
 if TYPE_CHECKING:
     from fdr._limits import Row
     from fdr.baseline import Baseline
-    from fdr.gate import GateOptions, Verdict
+    from fdr.gate import GateOptions
     from fdr.report import Report
     from fdr.runtime import GitHubJob
 
@@ -30,9 +30,10 @@ _file = click.Path(path_type=Path, allow_dash=True)
     epilog="Examples:\n\n  fdr check report.json --max fd:inception=3.0 --max fdr_k=4\n\n"
     "  fdr check report.json --baseline origin/main:fdr.json --tolerance 1%\n\n"
     "  fdr check samples.npz --ref stats.npz --reps inception --max fd:inception=3.0 --junit fdr.xml\n\n"
+    "  fdr check --gen runs/a --reps inception --max fd:inception=3.0\n\n"
     "  fdr check report.json --baseline fdr.json --update-baseline",
 )
-@click.argument("inputs", nargs=-1, required=True, metavar="SAMPLES|REPORT...")
+@click.argument("inputs", nargs=-1, metavar="SAMPLES|REPORT...")
 @click.option(
     "--max",
     "maxima",
@@ -91,12 +92,11 @@ _file = click.Path(path_type=Path, allow_dash=True)
 @click.option(
     "--no-annotations", is_flag=True, default=False, help="In GitHub Actions, no annotations, summary and outputs."
 )
+@_generator.measured
 @_options.measurement
 @_options.dry_run
 @_options.quiet
-@click.pass_context
 def command(
-    context: click.Context,
     inputs: tuple[str, ...],
     maxima: tuple[str, ...],
     minima: tuple[str, ...],
@@ -112,23 +112,26 @@ def command(
     markdown: Path | None,
     openmetrics: Path | None,
     no_annotations: bool,
+    drawn: _generator.Drawn | None,
     dry_run: bool,
     quiet: bool,
     **measuring: Any,
 ) -> int:
     """Check numbers against limits and a baseline: exit 0 when all hold, 1 when one fails, 2 for wrong use.
 
-    REPORT is a file of fdr eval --json and needs no torch; anything else is SAMPLES, measured first with the options
-    of fdr eval. Limits may be kept in [tool.fdr.check] of pyproject.toml or [check] of fdr.toml:
-    max = {"fd:inception" = 3.0}. Numbers whose signatures differ from the baseline's are refused.
+    REPORT is a file of fdr eval --json and needs no torch; anything else is SAMPLES, or a generator with --gen,
+    measured first with the options of fdr eval. Limits may be kept in [tool.fdr.check] of pyproject.toml or [check] of
+    fdr.toml: max = {"fd:inception" = 3.0}. Numbers whose signatures differ from the baseline's are refused.
     """
     from fdr.gate import GateOptions
     from fdr.report import sets_by_name
     from fdr.runtime import github_job
 
     job = None if no_annotations else github_job()
-    outputs = _Outputs(report, json_path, junit, markdown, openmetrics)
+    outputs = Outputs(report, json_path, junit, markdown, openmetrics)
     try:
+        if not inputs and drawn is None:
+            raise click.UsageError("Name a report, sample sets, or a generator with --gen.")
         outputs.check()
         options = GateOptions.parse(maxima, minima, tolerances, allow, inconclusive)
         if baseline is None and (tolerances or allow):
@@ -136,9 +139,10 @@ def command(
         if update_baseline and not options.limits and outputs.of_verdict:
             raise click.UsageError("--update-baseline without limits gives no verdict that could be written to a file.")
         task = _Task(options, *_baseline(baseline, update_baseline, force))
-        reports = _read_reports(context, inputs, measuring)
+        reports = _read_reports(inputs, measuring)
         if reports is None:
-            reports = _measure(inputs, task, outputs, progress_for(quiet), dry_run, measuring)
+            asked = {"drawn": drawn, "progress": progress_for(quiet), **measuring}
+            reports = _measure(inputs, task, outputs, dry_run, asked)
         elif report is not None:
             raise click.UsageError("--report goes with samples; the input is a report already.")
         elif dry_run:
@@ -150,38 +154,6 @@ def command(
 
             click.echo(annotation("error", "fdr check", str(error)), err=True)
         raise
-
-
-@dataclass(frozen=True)
-class _Outputs:
-    """The files to write."""
-
-    report: Path | None
-    json: Path | None
-    junit: Path | None
-    markdown: Path | None
-    openmetrics: Path | None
-
-    def check(self) -> None:
-        """Raise now for what cannot be written later."""
-        from fdr.files import check_writable
-
-        named = {name: path for name, path in vars(self).items() if path is not None}
-        for path in named.values():
-            if str(path) != "-":
-                check_writable(path)
-        if sum(str(path) == "-" for path in named.values()) > 1:
-            raise click.UsageError(f"Only one of {', '.join(f'--{name}' for name in named)} can be stdout.")
-
-    @property
-    def of_verdict(self) -> bool:
-        """True when a file is for the verdict."""
-        return any((self.json, self.junit, self.markdown, self.openmetrics))
-
-    @property
-    def take_stdout(self) -> bool:
-        """True when stdout is one of the files."""
-        return any(str(path) == "-" for path in vars(self).values())
 
 
 @dataclass(frozen=True)
@@ -224,25 +196,21 @@ def _baseline(
     return None, target, replaced
 
 
-def _read_reports(context: click.Context, inputs: Sequence[str], measuring: dict[str, Any]) -> list[Report] | None:
-    """The reports among the inputs, recognised by content; None when the inputs are samples."""
+def _read_reports(inputs: Sequence[str], measuring: dict[str, Any]) -> list[Report] | None:
+    """The reports among the inputs, recognised by content; None when there are samples to measure."""
     from fdr.report import load_reports
 
     are_reports = [_is_json(item) for item in inputs]
     if not any(are_reports):
         return None
-    if not all(are_reports):
+    if not all(are_reports) or _options.is_typed("gen"):
         raise click.UsageError("Reports and samples cannot be checked in one command.")
-    typed = [name for name in measuring if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    typed = [name for name in measuring if _options.is_typed(name)]
     if typed:
         raise click.UsageError(
-            f"{_flag(context, typed[0])} says how samples are measured, but {inputs[0]!r} is a report already."
+            f"{_options.flag(typed[0])} says how samples are measured, but {inputs[0]!r} is a report already."
         )
     return [report for item in inputs for report in load_reports(item)]
-
-
-def _flag(context: click.Context, name: str) -> str:
-    return next(parameter.opts[-1] for parameter in context.command.params if parameter.name == name)
 
 
 def _is_json(item: str) -> bool:
@@ -260,12 +228,12 @@ def _is_json(item: str) -> bool:
 
 
 def _measure(
-    samples: Sequence[str], task: _Task, outputs: _Outputs, progress: Any, is_dry: bool, measuring: dict[str, Any]
+    samples: Sequence[str], task: _Task, outputs: Outputs, is_dry: bool, measuring: dict[str, Any]
 ) -> list[Report]:
     from fdr.report import reports_to_json, told_apart
 
     with _ranks.ranks(measuring["gpus"]) as group:
-        evaluator, sources = _options.prepare_evaluation(samples, progress, group=group, **measuring)
+        evaluator, sources = _generator.prepare_samples(samples, group=group, **measuring)
         names = told_apart([source.name for source in sources])
         _check_plan({name: tuple(evaluator.planned(s)) for name, s in zip(names, sources, strict=True)}, task)
         if is_dry:
@@ -290,14 +258,14 @@ def _check_plan(planned: Mapping[str, Sequence[Row]], task: _Task) -> None:
         check_replaceable(planned, task.replaced, task.options.allow)
 
 
-def _finish(reports: list[Report], task: _Task, outputs: _Outputs, job: GitHubJob | None) -> int:
+def _finish(reports: list[Report], task: _Task, outputs: Outputs, job: GitHubJob | None) -> int:
     from fdr.gate import check_replaceable, judge
     from fdr.report import sets_by_name
 
     verdict = None
     if task.options.limits or task.target is None:
         verdict = judge(reports, task.options, task.baseline)
-        _tell(verdict, outputs, job)
+        outputs.tell(verdict, job)
     if verdict is not None and not verdict.passes:
         return 1
     if task.target is not None:
@@ -308,7 +276,7 @@ def _finish(reports: list[Report], task: _Task, outputs: _Outputs, job: GitHubJo
     return 0
 
 
-def _write_baseline(reports: list[Report], target: Path, replaced: Baseline | None, outputs: _Outputs) -> None:
+def _write_baseline(reports: list[Report], target: Path, replaced: Baseline | None, outputs: Outputs) -> None:
     from fdr.baseline import baseline_of, save_baseline
 
     new = baseline_of(reports, str(target))
@@ -319,26 +287,3 @@ def _write_baseline(reports: list[Report], target: Path, replaced: Baseline | No
             old = old_sets.get(name, {}).get(key)
             before = "" if old is None else f" (was {old.value:.6g})"
             click.echo(f"{target}: {key} of {name} is {row.value:.6g}{before}", err=outputs.take_stdout)
-
-
-def _tell(verdict: Verdict, outputs: _Outputs, job: GitHubJob | None) -> None:
-    from fdr import verdict_files
-
-    renderers = {
-        "json": verdict_files.verdict_to_json,
-        "junit": verdict_files.verdict_to_junit,
-        "markdown": verdict_files.verdict_to_markdown,
-        "openmetrics": verdict_files.verdict_to_openmetrics,
-    }
-    for name, render in renderers.items():
-        path = getattr(outputs, name)
-        if path is not None:
-            write_text(path, render(verdict))
-    if not outputs.take_stdout:
-        print_verdict(verdict)
-    if job is not None:
-        from fdr.github import annotations_of, write_job_files
-
-        for line in annotations_of(verdict):
-            click.echo(line, err=True)
-        write_job_files(verdict, job, outputs.report)

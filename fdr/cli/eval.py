@@ -11,9 +11,7 @@ from fdr.cli import _generator, _options, _ranks
 from fdr.cli._render import print_reports, progress_for, write_text
 
 if TYPE_CHECKING:
-    from fdr.evaluation import Evaluator
     from fdr.group import Group
-    from fdr.images import ImageSource
 
 
 @click.command(
@@ -26,22 +24,7 @@ if TYPE_CHECKING:
     "  fdr eval --gen runs/a --reps fdr6",
 )
 @click.argument("samples", nargs=-1, metavar="SAMPLES...")
-@click.option(
-    "--gen",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="Measure a generator: its samples (those of fdr sample) are made on the fly, with --seed as their seed.",
-)
-@click.option(
-    "--num-images",
-    type=click.IntRange(min=1),
-    default=50_000,
-    show_default=True,
-    metavar="N",
-    help="With --gen: number of samples.",
-)
-@_generator.labels
-@_generator.architecture
+@_generator.measured
 @_options.measurement
 @click.option("--audit", is_flag=True, default=False, help="Compute every FD by a second route as well and compare.")
 @_options.json_out
@@ -64,10 +47,7 @@ if TYPE_CHECKING:
 @_ranks.on_ranks
 def command(
     samples: tuple[str, ...],
-    gen: Path | None,
-    num_images: int,
-    labels: str,
-    choice: _generator.Choice,
+    drawn: _generator.Drawn | None,
     audit: bool,
     json_path: Path | None,
     csv_path: Path | None,
@@ -90,13 +70,11 @@ def command(
             check_writable(path)
     if sum(str(path) == "-" for path in outputs.values()) > 1:
         raise click.UsageError("Only one of --json, --csv and --markdown can be stdout.")
-    if not samples and gen is None:
+    if not samples and drawn is None:
         raise click.UsageError("Name sample sets, or a generator with --gen.")
-    evaluator, sources = _options.prepare_evaluation(
-        samples, progress_for(quiet), audit=audit, group=group, **measuring
+    evaluator, sources = _generator.prepare_samples(
+        samples, drawn, progress_for(quiet), audit=audit, group=group, **measuring
     )
-    if gen is not None:
-        sources.append(_samples_of(gen, choice, evaluator, num_images, measuring["seed"], labels))
     if dry_run:
         for line in evaluator.plan(sources) if group.rank == 0 else ():
             click.echo(line)
@@ -110,20 +88,3 @@ def command(
             write_text(path, renderers[kind](reports))
     if all(str(path) != "-" for path in outputs.values()):
         print_reports(reports)
-
-
-def _samples_of(
-    path: Path, choice: _generator.Choice, evaluator: Evaluator, num_images: int, seed: int, labels: str
-) -> ImageSource:
-    """The samples of a generator, made where the first encoder is."""
-    from fdr.generators.source import GeneratorSource
-
-    device = evaluator.encoders[0].device
-    return GeneratorSource(
-        choice.load(path, str(device)),
-        num_images,
-        seed=seed,
-        labels=labels,
-        batch_size=evaluator.extraction_options.batch_size_on(device.type),
-        options=evaluator.image_options,
-    )

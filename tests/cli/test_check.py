@@ -183,7 +183,7 @@ def _wrong(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
     limit = ["--max", "fd=3"]
     return {
         "nothing to check": ([ok], "There is nothing to check"),
-        "no input": (limit, "Missing argument"),
+        "no input": (limit, "Name a report, sample sets, or a generator with --gen"),
         "missing file": ([tmp_path / "no.json", *limit], "does not exist|no such"),
         "no number": ([ok, "--max", "fd"], "is not NAME=NUMBER"),
         "unknown name": ([ok, "--max", "fd:incption=3"], "did you mean 'fd:inception'"),
@@ -195,6 +195,8 @@ def _wrong(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "no report": ([other, *limit], "Not a report: schema is 'something'"),
         "a text for a number": ([types, *limit], "Damaged report: .*finite numbers"),
         "report and samples": ([ok, tmp_path, *limit], "cannot be checked in one command"),
+        "report and generator": ([ok, "--gen", "runs/a", *limit], "cannot be checked in one command"),
+        "no generator": ([ok, "--arch", "pmf-b-256", *limit], "--arch goes with --gen"),
         "options of samples": ([ok, "--ref", "x", *limit], "--ref says how samples are measured"),
         "report of a report": ([ok, "--report", "x.json", *limit], "--report goes with samples"),
         "two on stdout": ([ok, *limit, "--json", "-", "--junit", "-"], "Only one of --json, --junit"),
@@ -210,8 +212,9 @@ def _wrong(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
 CASES = (
     "nothing to check", "no input", "missing file", "no number", "unknown name", "wrong side", "tolerance",
     "unknown field", "missing baseline", "not JSON", "no report", "a text for a number", "report and samples",
-    "options of samples", "report of a report", "two on stdout", "unwritable", "update without file",
-    "update of a revision", "tolerance alone", "verdict of an update", "force alone",
+    "report and generator", "no generator", "options of samples", "report of a report", "two on stdout",
+    "unwritable", "update without file", "update of a revision", "tolerance alone", "verdict of an update",
+    "force alone",
 )  # fmt: skip
 
 

@@ -7,7 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+from gate_worlds import report, row, write
+from generator_worlds import Classes, weights
 from worlds import images, npz
+
+import fdr
+from fdr.generators.run_folder import save_generator
 
 
 @pytest.fixture
@@ -66,3 +71,65 @@ def test_dry_run_measures_nothing(fdr_command, samples: Path, plain: list[object
     assert got.code == 0 and "samples: a.npz, 24 images, random (0 cached) on cpu" in got.out
     assert not (own_home / "fdr" / "features").exists()
     assert fdr_command("check", samples, *plain, "--max", "fdd=3", "-n").code == 2
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> list[object]:
+    """A reference for generators of 4 x 4 pixels, and 40 of their samples."""
+    reference = npz(tmp_path / "real.npz", images(30, side=4))
+    return ["--num-images", 40, "--seed", 3, "--ref", reference, "--reps", "random", "--device", "cpu", "-q"]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> list[object]:
+    return ["--gen", weights(tmp_path / "g.safetensors", Classes), "--arch", "generator_worlds:Classes"]
+
+
+def test_a_generator_is_measured_as_eval_does_and_then_checked(
+    fdr_command, checkpoint: list[object], small: list[object]
+) -> None:
+    assert fdr_command("eval", *checkpoint, *small, "--labels", "balanced", "--json", "eval.json").code == 0
+    got = fdr_command("check", *checkpoint, *small, "--labels", "balanced", "--max", "fd=99", "--report", "check.json")
+    assert got.code == 0, got.err
+    assert "g.safetensors" in got.out and got.out.endswith("result: pass\n")
+    rows = [json.loads(Path(name).read_text()) for name in ("eval.json", "check.json")]
+    assert rows[0]["results"] == rows[1]["results"] and rows[0]["samples"] == rows[1]["samples"]
+    assert rows[1]["samples"]["made_by"]["labels"] == "balanced" and rows[1]["samples"]["count"] == 40
+    assert fdr_command("check", *checkpoint, *small, "--max", "fd=1e-9").code == 1
+
+
+def test_a_run_folder_and_its_samples_are_two_sets_of_one_gate(
+    fdr_command, small: list[object], tmp_path: Path
+) -> None:
+    made = fdr.load_generator(weights(tmp_path / "p.safetensors"), arch="generator_worlds:build_annotated")
+    save_generator(tmp_path / "run", made)
+    sampled = fdr_command("sample", "--gen", "run", "-n", 40, "--seed", 3, "-o", "a.npz", "-q")
+    assert sampled.code == 0, sampled.err
+    got = fdr_command("check", "a.npz", "--gen", "run", *small, "--baseline", "b.json", "--update-baseline")
+    assert got.code == 0, got.err
+    sets = json.loads(Path("b.json").read_text())["sets"]
+    values = [sets[name]["fd:random"]["value"] for name in ("a.npz", "run")]
+    assert values[0] == values[1]
+
+
+def test_what_would_fail_later_fails_before_a_sample_of_a_generator_is_measured(
+    fdr_command, checkpoint: list[object], small: list[object], own_home: Path
+) -> None:
+    for arguments, sentence in (
+        (["--max", "fdd=3"], "Unknown number 'fdd'"),
+        (["--max", "fd=3", "--labels", "7"], "the generator has the classes 0 to 4"),
+        (["--max", "fd=3", "--ema", "edm_500"], "Unknown weights"),
+        (["--max", "fd=3", "--count", 5], "leave out --count"),
+    ):
+        got = fdr_command("check", *checkpoint, *small, *arguments)
+        assert got.code == 2 and sentence in got.err, got.err
+    got = fdr_command("check", *checkpoint, *small, "--max", "fd=3", "-n")
+    assert got.code == 0 and "samples: g.safetensors, 40 images, random (0 cached) on cpu" in got.out
+    assert not (own_home / "fdr" / "features").exists()
+
+
+def test_a_generator_of_the_file_gives_way_to_a_report(fdr_command, tmp_path: Path) -> None:
+    Path("fdr.toml").write_text('[check]\ngen = "runs/none"\nmax = {fd = 3}\n')
+    assert fdr_command("check", write(tmp_path / "r.json", report(row(value=2.0)))).code == 0
+    got = fdr_command("check", "-q", "--ref", "demo", "--reps", "random")
+    assert got.code == 2 and "There is no generator 'runs/none'" in got.err

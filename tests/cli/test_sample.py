@@ -92,6 +92,11 @@ def test_eval_needs_samples_or_a_generator(fdr_command):
     assert nothing.code == 2 and "Name sample sets, or a generator with --gen" in nothing.err
 
 
+def test_options_of_a_generator_need_one(fdr_command):
+    refused = fdr_command("eval", "a.npz", "--num-images", 5, "--reps", "random")
+    assert refused.code == 2 and "--num-images goes with --gen" in refused.err
+
+
 def test_a_subset_of_a_generator_is_refused(fdr_command, checkpoint, tmp_path):
     npz(tmp_path / "real.npz", images(30, side=4))
     options = ("--ref", "real.npz", "--reps", "random", "--no-cache", "--count", 5)
