@@ -8,6 +8,7 @@ import os
 import platform
 import re
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,8 +55,22 @@ def weights_dirs(explicit: str | os.PathLike[str] | None = None) -> list[Path]:
     return dirs
 
 
+_IS_OFFLINE: ContextVar[bool | None] = ContextVar("is_offline", default=None)
+
+
+@contextlib.contextmanager
+def offline(is_asked: bool | None) -> Iterator[None]:
+    """What `is_offline()` says inside, for code that no option reaches; None leaves it as it is."""
+    token = _IS_OFFLINE.set(_IS_OFFLINE.get() if is_asked is None else is_asked)
+    try:
+        yield
+    finally:
+        _IS_OFFLINE.reset(token)
+
+
 def is_offline(explicit: bool | None = None) -> bool:
-    """True when the network must not be touched: the argument, `$FDR_OFFLINE`, or `$HF_HUB_OFFLINE`."""
+    """True when the network must not be touched: the argument, `offline`, `$FDR_OFFLINE`, or `$HF_HUB_OFFLINE`."""
+    explicit = _IS_OFFLINE.get() if explicit is None else explicit
     if explicit is not None:
         return explicit
     truthy = {"1", "true", "yes", "on"}

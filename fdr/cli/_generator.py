@@ -118,11 +118,11 @@ class Choice:
             "ema": self.ema,
         }
 
-    def load(self, path: Path, device: str) -> Generator:
+    def load(self, path: Path, device: str, offline: bool | None = None) -> Generator:
         """The generator in `path` that the options describe."""
         from fdr.generators.loading import load_generator
 
-        return load_generator(path, device=device, **self.settings())
+        return load_generator(path, device=device, offline=offline, **self.settings())
 
 
 def architecture(command: Callable[..., T]) -> Callable[..., T]:
@@ -151,7 +151,7 @@ class Drawn:
 
         device = evaluator.encoders[0].device
         return GeneratorSource(
-            self.choice.load(self.path, str(device)),
+            self.choice.load(self.path, str(device), evaluator.encoder_options.offline),
             self.num_images,
             seed=seed,
             labels=self.labels,

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fdr.errors import InputError
 from fdr.generators.transformer import (
     TIME_FLOOR,
     BottleneckPatches,
     RMSNorm,
+    Sampler,
+    Sizes,
     attend,
-    rotary_table,
+    grid_table,
     sinusoid,
     unpatchify,
 )
@@ -107,44 +108,28 @@ class FinalLayer(nn.Module):
 class JustImageTransformer(nn.Module):
     """`network(noise, labels)` -> images [B, 3, S, S] around [-1, 1].
 
-    One step has no guidance. More are Heun's from t = 1 to 0, the last one Euler's, with guidance of strength `omega`
-    at the times inside of `interval` (of t).
+    One step has no guidance. More are Heun's from t = 1 to 0, the last one Euler's, with guidance at the times inside
+    of the interval (of t). The class joins the patches before the block of number `context_start`.
     """
 
     value_range = (-1.0, 1.0)
     num_classes = 1000
 
-    def __init__(
-        self,
-        *,
-        depth: int,
-        width: int,
-        heads: int,
-        bottleneck: int,
-        patch: int,
-        size: int,
-        context_start: int,
-        omega: float,
-        interval: tuple[float, float],
-        noise_scale: float,
-        steps: int = 1,
-    ) -> None:
+    def __init__(self, sizes: Sizes, sampler: Sampler, context_start: int) -> None:
         super().__init__()
-        if steps < 1:
-            raise InputError(f"A sampler takes at least 1 step; got steps={steps}.")
-        self.noise_shape = (3, size, size)
-        self.patch, self.side, self.head_dim, self.context_start = patch, size // patch, width // heads, context_start
-        self.omega, self.interval, self.noise_scale, self.steps = omega, interval, noise_scale, steps
+        self.sizes, self.sampler, self.context_start = sizes, sampler, context_start
+        self.noise_shape, width = (3, sizes.size, sizes.size), sizes.width
         self.t_embedder, self.y_embedder = TimeEmbedder(width), LabelEmbedder(self.num_classes, width)
-        self.x_embedder = BottleneckPatches(patch, bottleneck, width, bias=False)
-        self.pos_embed = nn.Parameter(torch.zeros(1, self.side**2, width))
+        self.x_embedder = BottleneckPatches(sizes.patch, sizes.bottleneck, width, bias=False)
+        self.pos_embed = nn.Parameter(torch.zeros(1, sizes.side**2, width))
         self.in_context_posemb = nn.Parameter(torch.zeros(1, NUM_CONTEXT, width))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.final_layer = FinalLayer(width, patch)
+        self.blocks = nn.ModuleList(Block(width, sizes.heads) for _ in range(sizes.depth))
+        self.final_layer = FinalLayer(width, sizes.patch)
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        z = noise * self.noise_scale
-        times = [1 - index / self.steps for index in range(self.steps)] + [0.0]
+        z = noise * self.sampler.noise_scale
+        steps = self.sampler.steps
+        times = [1 - index / steps for index in range(steps)] + [0.0]
         for time, following in itertools.pairwise(times):
             step = following - time
             velocity = self._velocity(z, time, labels)
@@ -155,13 +140,13 @@ class JustImageTransformer(nn.Module):
 
     def _velocity(self, z: Tensor, time: float, labels: Tensor) -> Tensor:
         """dz/dt, guided where that is due."""
-        low, high = self.interval
+        low, high = self.sampler.interval
         floored = max(time, TIME_FLOOR)
         guided = (z - self.estimate(z, time, labels)) / floored
-        if self.steps == 1 or not low < time < high:
+        if self.sampler.steps == 1 or not low < time < high:
             return guided
         free = (z - self.estimate(z, time, torch.full_like(labels, self.num_classes))) / floored
-        return free + self.omega * (guided - free)
+        return free + self.sampler.omega * (guided - free)
 
     def estimate(self, z: Tensor, time: float, labels: Tensor) -> Tensor:
         """The image x that z [B, 3, S, S] at the time t is of."""
@@ -169,10 +154,11 @@ class JustImageTransformer(nn.Module):
         told = torch.full(labels.shape, 1 - time, device=z.device, dtype=torch.float32)
         condition = self.t_embedder(told) + label
         x = self.x_embedder(z) + self.pos_embed
-        table = rotary_table(0, self.side, self.head_dim, z.device)
+        side, head_dim = self.sizes.side, self.sizes.head_dim
+        table = grid_table(0, side, head_dim, z.device)
         for index, block in enumerate(self.blocks):
             if index == self.context_start:
                 x = torch.cat([label[:, None] + self.in_context_posemb, x], dim=1)
-                table = rotary_table(NUM_CONTEXT, self.side, self.head_dim, z.device)
+                table = grid_table(NUM_CONTEXT, side, head_dim, z.device)
             x = block(x, condition, table)
-        return unpatchify(self.final_layer(x[:, NUM_CONTEXT:], condition), self.patch)
+        return unpatchify(self.final_layer(x[:, NUM_CONTEXT:], condition), self.sizes.patch)

@@ -31,12 +31,14 @@ def load_generator(
     noise_shape: Sequence[int] | None = None,
     num_classes: int | None = None,
     ema: str | None = None,
+    offline: bool | None = None,
 ) -> Generator:
     """The generator in `path`, in eval mode on `device`, which has made a few images already.
 
     `path` is a TorchScript archive, a torch.export file (.pt2), a run folder of fdr, or weights (.pt read with
     weights_only, .safetensors) of the network that `arch`, "module:factory", makes when called with `arch_args`.
-    `ema` picks one of several sets of weights in a checkpoint by its label; without it, the trained ones.
+    `ema` picks one of several sets of weights in a checkpoint by its label; without it, the trained ones. `offline`
+    keeps what the architecture needs beside its weights (the decoder of a latent generator) from being fetched.
 
     Noise shape, number of classes (0: unconditional) and value range are taken from the arguments, else from
     `PATH.json` or the run folder, else from the attributes of these names of the network. Without them a generator is
@@ -54,25 +56,29 @@ def load_generator(
         raise InputError("Arguments of an architecture (--arch-args) need the architecture itself (--arch).")
     if not place.exists():
         raise InputError(f"There is no generator {str(place)!r}; expected a checkpoint, a program or a run folder.")
-    if place.is_dir():
-        folder = read_run_folder(place)
-        label, weights = folder.weights_file(ema)
-        network, architecture = build(named or folder.architecture, target, is_from_file=named is None)
-        load_weights(network, weights, None, place.name)
-        facts = {**declared(network), **folder.declared, **given}
-    else:
-        network, architecture, label = _from_file(place, named, ema, target)
-        beside = {key: value for key, value in read_sidecar(place, _DECLARED).items() if value is not None}
-        facts = {**declared(network), **beside, **given}
-    spec = _spec(place, network, facts)
+    with runtime.offline(offline):
+        read = _from_folder if place.is_dir() else _from_file
+        network, architecture, label, said = read(place, named, ema, target)
+    spec = _spec(place, network, {**declared(network), **said, **given})
     generator = Generator(network, spec, name=place.name, architecture=architecture, weights_label=label)
     generator.eval().check()
     return generator
 
 
-def _from_file(
-    path: Path, named: Architecture | None, ema: str | None, device: Any
-) -> tuple[nn.Module, Architecture, str]:
+_Read = tuple[nn.Module, Architecture, str, Mapping[str, Any]]
+"""A network, where it comes from, the label of its weights, and what was said of it beside them."""
+
+
+def _from_folder(path: Path, named: Architecture | None, ema: str | None, device: Any) -> _Read:
+    folder = read_run_folder(path)
+    label, weights = folder.weights_file(ema)
+    network, architecture = build(named or folder.architecture, device, is_from_file=named is None)
+    load_weights(network, weights, None, path.name)
+    return network, architecture, label, folder.declared
+
+
+def _from_file(path: Path, named: Architecture | None, ema: str | None, device: Any) -> _Read:
+    beside = {key: value for key, value in read_sidecar(path, _DECLARED).items() if value is not None}
     kind = "export" if path.suffix == ".pt2" else "torchscript" if is_archive(path) else None
     if kind is None:
         if named is None:
@@ -80,12 +86,12 @@ def _from_file(
                 f"{str(path)!r} holds weights alone; name their network with --arch module:factory (arch=)."
             )
         network, architecture = build(named, device)
-        return network, architecture, load_weights(network, path, ema, path.name)
+        return network, architecture, load_weights(network, path, ema, path.name), beside
     if named is not None or ema is not None:
         option = "--arch" if named is not None else "--ema"
         raise InputError(f"{str(path)!r} is a whole program, with its network and one set of weights; drop {option}.")
     network, architecture = build(Architecture(kind, str(path.resolve())), device)
-    return network, architecture, ONLINE
+    return network, architecture, ONLINE, beside
 
 
 def _spec(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> GeneratorSpec:

@@ -1,17 +1,62 @@
-"""What the image transformers pMF and JiT share: normalisation, rotary positions, embeddings of scalars, patches."""
+"""What the transformers pMF, iMF and JiT share: settings, normalisation, rotary positions, embeddings, patches."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fdr.errors import InputError
+
 EPS = 1e-6
 THETA = 10_000.0
 TIME_FLOOR = 0.05
 """Velocities (z - x) / t are divided by no less."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a transformer over a square image, or over the latents of one."""
+
+    depth: int
+    """Blocks."""
+    width: int
+    """Of a token."""
+    heads: int
+    patch: int
+    """Side of a patch."""
+    size: int
+    """Side of the image or of its latents."""
+    bottleneck: int = 0
+    """Channels of the narrow layer that pixels pass on their way into tokens; 0 where there is none."""
+
+    @property
+    def side(self) -> int:
+        """Patches in a row."""
+        return self.size // self.patch
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """From noise, at t = 1, to the image, at t = 0."""
+
+    omega: float
+    """Strength of guidance."""
+    interval: tuple[float, float]
+    """Times of it, low and high."""
+    noise_scale: float = 1.0
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"A sampler takes at least 1 step; got steps={self.steps}.")
 
 
 class RMSNorm(nn.Module):
@@ -40,10 +85,10 @@ class BottleneckPatches(nn.Module):
 
 
 def unpatchify(tokens: Tensor, patch: int) -> Tensor:
-    """Tokens [B, N, p p 3] of a square grid -> images [B, 3, H, W]; a token is (pixel row, pixel column, channel)."""
+    """Tokens [B, N, p p C] of a square grid -> images [B, C, H, W]; a token is (pixel row, pixel column, channel)."""
     side = math.isqrt(tokens.shape[1])
-    x = tokens.unflatten(2, (patch, patch, 3)).unflatten(1, (side, side))
-    return x.permute(0, 5, 1, 3, 2, 4).reshape(len(tokens), 3, side * patch, side * patch)
+    x = tokens.unflatten(2, (patch, patch, -1)).unflatten(1, (side, side))
+    return x.permute(0, 5, 1, 3, 2, 4).flatten(2, 3).flatten(3, 4)
 
 
 def sinusoid(values: Tensor) -> Tensor:
@@ -53,7 +98,7 @@ def sinusoid(values: Tensor) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def rotary_table(num_prefix: int, side: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def grid_table(num_prefix: int, side: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines [N, head_dim / 2] for `num_prefix` tokens that do not turn and side x side patches.
 
     The first half of the pairs turns with the row, the second with the column.
@@ -63,6 +108,13 @@ def rotary_table(num_prefix: int, side: int, head_dim: int, device: torch.device
     rows = steps[:, None].expand(-1, side, -1)
     angles = torch.cat([rows, rows.transpose(0, 1)], dim=2).reshape(side * side, head_dim // 2)
     angles = F.pad(angles, (0, 0, num_prefix, 0))
+    return angles.cos(), angles.sin()
+
+
+def sequence_table(num_tokens: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [N, head_dim / 2] for tokens that turn with their place in the sequence."""
+    frequencies = THETA ** (-2 * torch.arange(head_dim // 2, device=device) / head_dim)
+    angles = torch.arange(num_tokens, device=device)[:, None] * frequencies
     return angles.cos(), angles.sin()
 
 

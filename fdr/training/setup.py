@@ -83,7 +83,7 @@ def _generator(
     if not is_new:
         arch = options.arch if run_options.is_arch_named else None
         arguments = options.arch_args if arch is not None else None
-        return load_generator(run, arch, str(device), arch_args=arguments)
+        return load_generator(run, arch, str(device), arch_args=arguments, offline=run_options.offline)
     return load_generator(
         options.gen,
         options.arch,
@@ -93,6 +93,7 @@ def _generator(
         noise_shape=options.noise_shape,
         num_classes=options.num_classes,
         ema=options.ema,
+        offline=run_options.offline,
     )
 
 

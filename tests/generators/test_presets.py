@@ -1,4 +1,4 @@
-"""pMF and JiT: sizes and names of the published checkpoints, and a second implementation in numpy."""
+"""pMF, iMF and JiT: sizes and names of the published checkpoints, and a second implementation in numpy."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from latent_worlds import original_names, save_vae
 from safetensors.torch import save_file
+from torch import nn
+from transformer_oracle import imf_estimate, jit_estimate, pmf_estimate
 
 import fdr
 from fdr.errors import InputError
 from fdr.generators.jit import JustImageTransformer
-from fdr.generators.pmf import PixelMeanFlow
+from fdr.generators.mean_flow import LatentMeanFlow, PixelMeanFlow
 from fdr.generators.presets import PRESETS
 from fdr.generators.run_folder import save_generator
+from fdr.generators.transformer import Sampler, Sizes
 
 COUNTS = {
     "pmf-b-256": 118_234_240,
@@ -23,23 +27,35 @@ COUNTS = {
     "pmf-b-512": 120.30e6,
     "pmf-l-512": 412.98e6,
     "pmf-h-512": 959.05e6,
+    "imf-b": 88_935_184,
+    "imf-l": 409.05e6,
+    "imf-xl": 610.42e6,
     "jit-b-256": 131_320_320,
     "jit-l-256": 458.88e6 + 256 * 1024,  # published without the position table
     "jit-h-256": 952.51e6 + 256 * 1280,
 }
-TINY = {"width": 16, "heads": 2, "bottleneck": 6, "patch": 2, "size": 4, "noise_scale": 2.0}
-"""Of four patches."""
+PIXELS = {"width": 16, "heads": 2, "bottleneck": 6, "patch": 2, "size": 4}
+"""Four patches."""
+LATENTS = {"width": 16, "heads": 2, "patch": 2, "size": 4}
 
 
 def tiny_pmf(steps: int = 1) -> PixelMeanFlow:
-    return PixelMeanFlow(depth=9, omega=5.0, interval=(0.1, 0.7), steps=steps, **TINY)
+    return PixelMeanFlow(Sizes(depth=9, **PIXELS), Sampler(5.0, (0.1, 0.7), 2.0, steps))
+
+
+def tiny_imf(steps: int = 1) -> LatentMeanFlow:
+    """Its decoder hands on the latents, as the autoencoder would get them."""
+    return LatentMeanFlow(Sizes(depth=9, **LATENTS), Sampler(8.0, (0.4, 0.65), 2.0, steps), nn.Identity())
 
 
 def tiny_jit(steps: int = 1) -> JustImageTransformer:
-    return JustImageTransformer(depth=3, context_start=1, omega=3.0, interval=(0.0, 0.9), steps=steps, **TINY)
+    return JustImageTransformer(Sizes(depth=3, **PIXELS), Sampler(3.0, (0.0, 0.9), 2.0, steps), context_start=1)
 
 
-@pytest.fixture(params=[tiny_pmf, tiny_jit])
+MAKERS = {tiny_pmf: pmf_estimate, tiny_imf: imf_estimate, tiny_jit: jit_estimate}
+
+
+@pytest.fixture(params=MAKERS, ids=lambda maker: maker.__name__)
 def make(request):
     return request.param
 
@@ -53,18 +69,32 @@ def filled(network, seed: int = 0):
     return network.eval()
 
 
-def inputs(seed: int = 1, count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, 4, 4, generator=generator), torch.tensor([7, 0, 999])[:count]
+def inputs(make=tiny_pmf) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    channels = 4 if make is tiny_imf else 3
+    return torch.randn(3, channels, 4, 4, generator=generator), torch.tensor([7, 0, 999])
+
+
+def decoded(latents: torch.Tensor) -> torch.Tensor:
+    """What comes to the decoder of iMF, with the published mean and deviation of the channels."""
+    mean = torch.tensor([0.86488, -0.27787343, 0.21616915, 0.3738409])
+    std = torch.tensor([4.85503674, 5.31922414, 3.93725398, 3.9870003])
+    return latents * std[None, :, None, None] + mean[None, :, None, None]
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    return str(save_vae(tmp_path_factory.mktemp("vae")))
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_number_of_parameters(name):
+def test_number_of_parameters(name, vae):
     with torch.device("meta"):
-        network = PRESETS[name]()
+        network = PRESETS[name](vae=vae) if name.startswith("imf") else PRESETS[name]()
     found = sum(parameter.numel() for parameter in network.parameters())
     assert found == COUNTS[name] if isinstance(COUNTS[name], int) else abs(found - COUNTS[name]) < 5000 + 1
-    assert network.noise_shape == (3, int(name[-3:]), int(name[-3:]))
+    expected = (4, 32, 32) if name.startswith("imf") else (3, int(name[-3:]), int(name[-3:]))
+    assert network.noise_shape == expected
 
 
 @pytest.mark.parametrize(
@@ -90,6 +120,20 @@ def test_number_of_parameters(name):
             },
         ),
         (
+            "imf-b",
+            {
+                "t_max_tokens": (2, 768),
+                "x_embedder.proj.weight": (768, 4, 2, 2),
+                "x_embedder.proj.bias": (768,),
+                "omega_embedder.mlp.2.linear.bias": (768,),
+                "y_embedder.embedding_table.embedding.weight": (1001, 768),
+                "shared_blocks.3.mlp.w1.linear.weight": (2048, 768),
+                "u_heads.7.attn.k_norm.weight": (64,),
+                "u_final_layer.norm.weight": (768,),
+                "u_final_layer.linear.linear.weight": (16, 768),
+            },
+        ),
+        (
             "jit-b-256",
             {
                 "pos_embed": (1, 256, 768),
@@ -106,130 +150,12 @@ def test_number_of_parameters(name):
         ),
     ],
 )
-def test_names_and_shapes_of_the_checkpoints(name, shapes):
+def test_names_and_shapes_of_the_checkpoints(name, shapes, vae):
     with torch.device("meta"):
-        state = PRESETS[name]().state_dict()
+        state = (PRESETS[name](vae=vae) if name == "imf-b" else PRESETS[name]()).state_dict()
     assert {key: tuple(state[key].shape) for key in shapes} == shapes
-    assert "x_embedder.proj1.bias" in state or name.startswith("jit")
-
-
-# --- The second implementation: numpy, float64, rotations as complex numbers, pixels by loops. ---
-
-
-def silu(x):
-    return x / (1 + np.exp(-x))
-
-
-def rms(x, weight):
-    return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6) * weight
-
-
-def scalar_features(value):
-    angles = [value * math.exp(-math.log(10000) * i / 128) for i in range(128)]
-    return np.array([*map(math.cos, angles), *map(math.sin, angles)])
-
-
-def turned(x, position):
-    """One vector [head_dim] at (row, column), or at None."""
-    pairs = x[0::2] + 1j * x[1::2]
-    half = len(pairs) // 2
-    if position is not None:
-        for i in range(half):
-            frequency = 10000.0 ** (-2 * i / (len(x) / 2))
-            pairs[i] *= np.exp(1j * position[0] * frequency)
-            pairs[half + i] *= np.exp(1j * position[1] * frequency)
-    return np.stack([pairs.real, pairs.imag], 1).ravel()
-
-
-def attention(q, k, v, q_norm, k_norm, heads, positions):
-    """[N, dim] each -> [N, dim]."""
-    out = np.zeros_like(v)
-    size = v.shape[1] // heads
-    for head in range(heads):
-        part = slice(head * size, (head + 1) * size)
-        a = np.stack([turned(rms(x, q_norm), p) for x, p in zip(q[:, part], positions, strict=True)])
-        b = np.stack([turned(rms(x, k_norm), p) for x, p in zip(k[:, part], positions, strict=True)])
-        weights = np.exp(a @ b.T / math.sqrt(size))
-        out[:, part] = weights / weights.sum(1, keepdims=True) @ v[:, part]
-    return out
-
-
-def patches(state, image, bias):
-    rows = []
-    for r in range(2):
-        for c in range(2):
-            pixels = image[:, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2]
-            narrow = np.tensordot(state["x_embedder.proj1.weight"], pixels, 3)
-            narrow = narrow + (state["x_embedder.proj1.bias"] if bias else 0)
-            rows.append(state["x_embedder.proj2.weight"][:, :, 0, 0] @ narrow + state["x_embedder.proj2.bias"])
-    return np.stack(rows)
-
-
-def image_of(tokens):
-    image = np.zeros((3, 4, 4))
-    for number, token in enumerate(tokens):
-        for at, value in enumerate(token):
-            row, column, channel = at // 6, at // 3 % 2, at % 3
-            image[channel, 2 * (number // 2) + row, 2 * (number % 2) + column] = value
-    return image
-
-
-GRID = [(0, 0), (0, 1), (1, 0), (1, 1)]
-
-
-def pmf_estimate(state, image, label, step):
-    def embedded(name, value):
-        inner = state[f"{name}.mlp.0.linear.weight"] @ scalar_features(value) + state[f"{name}.mlp.0.linear.bias"]
-        return state[f"{name}.mlp.2.linear.weight"] @ silu(inner) + state[f"{name}.mlp.2.linear.bias"]
-
-    x = np.concatenate(
-        [
-            state["class_tokens"] + state["y_embedder.embedding_table.embedding.weight"][label],
-            state["omega_tokens"] + embedded("omega_embedder", 1 - 1 / 5.0),
-            state["t_min_tokens"] + embedded("cfg_t_start_embedder", 0.1),
-            state["t_max_tokens"] + embedded("cfg_t_end_embedder", 0.7),
-            state["time_tokens"] + embedded("h_embedder", step),
-            patches(state, image, bias=True),
-        ]
-    )
-    x = x + state["pos_embed"][0]
-    for block in ("shared_blocks.0", *(f"u_heads.{i}" for i in range(8))):
-        y = rms(x, state[f"{block}.norm1.weight"])
-        q, k, v = (y @ state[f"{block}.attn.{name}_proj.linear.weight"].T for name in "qkv")
-        norms = state[f"{block}.attn.q_norm.weight"], state[f"{block}.attn.k_norm.weight"]
-        y = attention(q, k, v, *norms, 2, [None] * 20 + GRID)
-        x = x + y @ state[f"{block}.attn.out_proj.linear.weight"].T * state[f"{block}.attn_scale"]
-        y = rms(x, state[f"{block}.norm2.weight"])
-        w1, w2, w3 = (state[f"{block}.mlp.w{i}.linear.weight"].T for i in (1, 2, 3))
-        x = x + (silu(y @ w1) * (y @ w3)) @ w2 * state[f"{block}.mlp_scale"]
-    out = rms(x[20:], state["u_final_layer.norm.weight"]) @ state["u_final_layer.linear.linear.weight"].T
-    return image_of(out + state["u_final_layer.linear.linear.bias"])
-
-
-def jit_estimate(state, image, label, time):
-    def linear(name, x):
-        return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
-
-    y = state["y_embedder.embedding_table.weight"][label]
-    c = silu(linear("t_embedder.mlp.2", silu(linear("t_embedder.mlp.0", scalar_features(1 - time)))) + y)
-    x, positions = patches(state, image, bias=False) + state["pos_embed"][0], GRID
-    for index in range(3):
-        block = f"blocks.{index}"
-        if index == 1:
-            x, positions = np.concatenate([y + state["in_context_posemb"][0], x]), [None] * 32 + GRID
-        shift, scale, gate, shift2, scale2, gate2 = np.split(linear(f"{block}.adaLN_modulation.1", c), 6)
-        q, k, v = np.split(
-            linear(f"{block}.attn.qkv", rms(x, state[f"{block}.norm1.weight"]) * (1 + scale) + shift), 3, axis=1
-        )
-        norms = state[f"{block}.attn.q_norm.weight"], state[f"{block}.attn.k_norm.weight"]
-        x = x + gate * linear(f"{block}.attn.proj", attention(q, k, v, *norms, 2, positions))
-        a, b = np.split(
-            linear(f"{block}.mlp.w12", rms(x, state[f"{block}.norm2.weight"]) * (1 + scale2) + shift2), 2, axis=1
-        )
-        x = x + gate2 * linear(f"{block}.mlp.w3", silu(a) * b)
-    shift, scale = np.split(linear("final_layer.adaLN_modulation.1", c), 2)
-    x = rms(x[32:], state["final_layer.norm_final.weight"]) * (1 + scale) + shift
-    return image_of(linear("final_layer.linear", x))
+    assert ("x_embedder.proj1.bias" in state) == (name == "pmf-b-256")
+    assert ("pos_embed" in state) == (name != "imf-b") and not any("decoder" in key for key in state)
 
 
 def in_numpy(network) -> dict[str, np.ndarray]:
@@ -239,20 +165,38 @@ def in_numpy(network) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("time", [1.0, 0.3])
 def test_the_network_is_that_of_the_second_implementation(make, time):
     network = filled(make())
-    state, (z, labels) = in_numpy(network), inputs()
-    oracle = pmf_estimate if make is tiny_pmf else jit_estimate
+    state, (z, labels) = in_numpy(network), inputs(make)
     with torch.no_grad():
         found = network.estimate(z, time, labels)
-    expected = np.stack([oracle(state, x, y, time) for x, y in zip(z.double().numpy(), labels.tolist(), strict=True)])
+    expected = np.stack(
+        [MAKERS[make](state, x, y, time) for x, y in zip(z.double().numpy(), labels.tolist(), strict=True)]
+    )
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
     assert np.abs(expected).max() > 0.5
 
 
+@pytest.mark.parametrize("make", [tiny_pmf, tiny_jit])
 def test_one_step_is_the_estimate_of_scaled_noise(make):
     network = filled(make())
     z, labels = inputs()
     with torch.no_grad():
         torch.testing.assert_close(network(z, labels), network.estimate(2 * z, 1.0, labels), rtol=1e-5, atol=1e-5)
+
+
+def test_one_step_of_imf_goes_down_the_velocity():
+    network = filled(tiny_imf())
+    z, labels = inputs(tiny_imf)
+    with torch.no_grad():
+        expected = decoded(2 * z - network.estimate(2 * z, 1.0, labels))
+        torch.testing.assert_close(network(z, labels), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_several_steps_of_imf(monkeypatch):
+    """A velocity of a z multiplies by 1 - h a in every step."""
+    network = tiny_imf(steps=4)
+    monkeypatch.setattr(network, "estimate", lambda z, step, labels: 0.6 * z if step == 0.25 else None)
+    z, labels = inputs(tiny_imf)
+    torch.testing.assert_close(network(z, labels), decoded(2 * z * (1 - 0.25 * 0.6) ** 4))
 
 
 def test_several_steps_of_pmf(monkeypatch):
@@ -282,7 +226,7 @@ def test_several_steps_of_jit(monkeypatch):
 
 def test_every_weight_gets_a_gradient(make):
     network = filled(make())
-    network(*inputs()).square().sum().backward()
+    network(*inputs(make)).square().sum().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
 
 
@@ -291,18 +235,7 @@ def test_original_names_of_pmf(tmp_path, monkeypatch):
     network = filled(tiny_pmf())
     with torch.no_grad():
         network.u_final_layer.linear.linear.weight *= 0.1  # images within their range
-    state = {}
-    for name, tensor in network.state_dict().items():
-        name = name.replace(".linear.w", "._flax_linear.w").replace(".linear.b", "._flax_linear.b")
-        name = name.replace(".embedding.weight", "._flax_embedding.weight")
-        state[f"net.{name}"] = (tensor[None] if name.endswith("_tokens") else tensor).clone()
-    state |= {"net.v_heads.0.norm1.weight": torch.ones(16), "net.v_final_layer.norm.weight": torch.ones(16)}
-    state["net.rope_freqs"] = torch.ones(3)
-    assert {
-        "net.u_heads.0.attn.q_proj._flax_linear.weight",
-        "net.u_final_layer.linear._flax_linear.bias",
-    } <= state.keys()
-    save_file(state, tmp_path / "a.safetensors")
+    save_file(original_names(network, wraps_tokens=True), tmp_path / "a.safetensors")
     loaded = fdr.load_generator(tmp_path / "a.safetensors", arch="pmf-b-256")
     assert (loaded.num_classes, loaded.spec.value_range) == (1000, (-1.0, 1.0))
     with torch.no_grad():
