@@ -1,8 +1,8 @@
 """Processes joined to one run: how they find each other, and how the failure of one ends all.
 
-The only file that touches torch.distributed. The ranks of an evaluation exchange moments and words, never features, and
-do it through the CPU (gloo), so that the devices need no link to each other. Those of a training program exchange
-features and their gradients, through the process group that the program has.
+The ranks of an evaluation exchange moments and words, never features, and do it through the CPU (gloo), so that the
+devices need no link to each other. `fdr.training_ranks` has those of a training program; torch.distributed is touched
+in these two files alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,12 +20,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from fdr.errors import InputError, PeerError, RunError
-from fdr.group import SOLO, SOLO_TENSORS, Combinable, Group, Solo, TensorGroup, nothing
+from fdr.group import SOLO, Combinable, Group, first_line, link_kept, nothing
 from fdr.runtime import RankFacts, rank_facts
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
     from torch.distributed import ProcessGroup, Store
 
 T = TypeVar("T")
@@ -35,8 +33,6 @@ BEAT_INTERVAL = 5.0
 LOST_AFTER = 90.0
 """A rank that gave no sign for so many seconds is taken for dead."""
 POLL_INTERVAL = 0.05
-BUCKET = 8_000_000
-"""Elements of the gradients that are summed together."""
 _CHECK_INTERVAL = 1.0
 _TIMEOUT = timedelta(minutes=10)
 """For ranks to find each other, and for one exchange; they enter it together, however long the slowest worked."""
@@ -84,7 +80,7 @@ class Ranks:
 
         self._meet()
         box = [value if self.rank == 0 else None]
-        with _translated():
+        with link_kept():
             dist.broadcast_object_list(box, src=self._global(0), group=self._group)
         return box[0]  # type: ignore[return-value]
 
@@ -93,7 +89,7 @@ class Ranks:
 
         self._meet(while_waiting)
         values: list[Any] = [None] * self.size
-        with _translated():
+        with link_kept():
             dist.all_gather_object(values, value, group=self._group)
         return values
 
@@ -114,7 +110,7 @@ class Ranks:
         key = f"count/{self._counters}"
 
         def add(amount: int) -> int:
-            with _translated():
+            with link_kept():
                 return self._store.add(key, amount)
 
         return add
@@ -151,7 +147,7 @@ class Ranks:
         import torch.distributed as dist
 
         target = self._global(rank)
-        with _translated():
+        with link_kept():
             dist.send_object_list([[(array.shape, array.dtype.str) for array in arrays]], target, group=self._group)
             for array in arrays:
                 if array.size:
@@ -163,7 +159,7 @@ class Ranks:
 
         source = self._global(rank)
         headers: list[list[tuple[tuple[int, ...], str]]] = [[]]
-        with _translated():
+        with link_kept():
             dist.recv_object_list(headers, source, group=self._group)
             arrays = [np.empty(shape, dtype) for shape, dtype in headers[0]]
             for array in arrays:
@@ -180,7 +176,7 @@ class Ranks:
         """Wait until every rank is here, or one has failed."""
         self._meetings += 1
         key = f"meeting/{self._meetings}"
-        with _translated():
+        with link_kept():
             here = self._store.add(key, 1)
         last_look = time.monotonic()
         while here < self.size:
@@ -190,11 +186,11 @@ class Ranks:
                 last_look = time.monotonic()
                 self._check_beats()
             time.sleep(POLL_INTERVAL)
-            with _translated():
+            with link_kept():
                 here = self._store.add(key, 0)
 
     def _raise_failure(self) -> None:
-        with _translated():
+        with link_kept():
             if not self._store.check(["failure"]):
                 return
             failure = _Failure.decode(self._store.get("failure"))
@@ -217,7 +213,7 @@ class Ranks:
     def _check_beats(self) -> None:
         now = time.monotonic()
         for rank in range(self.size):
-            with _translated():
+            with link_kept():
                 beat = self._store.get(f"beat/{rank}") if self._store.check([f"beat/{rank}"]) else b""
             last, since = self._beats.get(rank, (None, now))
             self._beats[rank] = (beat, since if beat == last else now)
@@ -251,7 +247,7 @@ def join_ranks() -> Group:
         dist.init_process_group("gloo", store=store, rank=facts.rank, world_size=facts.size, timeout=_TIMEOUT)
     except (RuntimeError, ValueError, OSError) as error:
         raise RunError(
-            f"Rank {facts.rank} of {facts.size} did not find the others ({_first_line(error)}); check that every rank "
+            f"Rank {facts.rank} of {facts.size} did not find the others ({first_line(error)}); check that every rank "
             "was started with the same MASTER_ADDR and MASTER_PORT, or pass --gpus 1 to run this process alone."
         ) from error
     assert dist.group.WORLD is not None
@@ -277,130 +273,3 @@ def _join_existing() -> Group:
     process_group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
     assert isinstance(process_group, dist.ProcessGroup)
     return Ranks(facts, store, process_group)
-
-
-class TensorRanks:
-    """Ranks of a training program, over a process group of its own (NCCL, gloo or both)."""
-
-    def __init__(self, process_group: ProcessGroup) -> None:
-        import torch.distributed as dist
-
-        self.rank, self.size = dist.get_rank(process_group), dist.get_world_size(process_group)
-        self._group = process_group
-        backends = dict(part.split(":") for part in dist.get_backend_config(process_group).split(","))
-        self._has_nccl, self._has_cpu = backends.get("cuda") == "nccl", "cpu" in backends
-
-    def gather(self, value: T) -> list[T]:
-        import torch.distributed as dist
-
-        values: list[Any] = [None] * self.size
-        with _translated():
-            dist.all_gather_object(values, value, group=self._group)
-        return values
-
-    def gather_rows(self, rows: Tensor) -> tuple[Tensor, slice]:
-        import torch
-        import torch.distributed as dist
-
-        counts, dtype = self._counts(rows)
-        sent = rows.new_zeros(max(counts), *rows.shape[1:], dtype=dtype)
-        sent[: len(rows)] = rows
-        sent = sent.to(self._wire(rows))
-        received = [torch.empty_like(sent) for _ in counts]
-        with _translated():
-            dist.all_gather(received, sent, group=self._group)
-        parts = [part[:count] for part, count in zip(received, counts, strict=True)]
-        start = sum(counts[: self.rank])
-        return torch.cat(parts).to(rows.device), slice(start, start + len(rows))
-
-    def share(self, value: T | None, owner: int) -> T:
-        import torch.distributed as dist
-
-        box = [value]
-        with _translated():
-            dist.broadcast_object_list(box, src=dist.get_global_rank(self._group, owner), group=self._group)
-        return box[0]  # type: ignore[return-value]
-
-    def share_tensor(self, tensor: Tensor, owner: int) -> Tensor:
-        import torch.distributed as dist
-
-        sent = tensor.contiguous().to(self._wire(tensor))
-        with _translated():
-            dist.broadcast(sent, src=dist.get_global_rank(self._group, owner), group=self._group)
-        return sent.to(tensor.device)
-
-    def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
-        import torch
-        import torch.distributed as dist
-
-        for part in _buckets(tensors):
-            flat = torch.cat([tensor.flatten() for tensor in part])
-            sent = flat.to(self._wire(flat))
-            with _translated():
-                dist.all_reduce(sent, group=self._group)
-            sums = sent.to(flat.device).split([tensor.numel() for tensor in part])
-            for tensor, total in zip(part, sums, strict=True):
-                tensor.copy_(total.view_as(tensor))
-
-    def is_any(self, fact: bool) -> bool:
-        import torch
-
-        count = torch.tensor([float(fact)], device=self._wire(torch.empty(0)))
-        self.sum_tensors([count])
-        return bool(count > 0)
-
-    def _counts(self, rows: Tensor) -> tuple[list[int], torch.dtype]:
-        """How many rows the ranks have, and float64 if any has that: a rank without rows cannot know."""
-        import torch
-        import torch.distributed as dist
-
-        own = torch.tensor([len(rows), rows.dtype == torch.float64], device=self._wire(rows))
-        received = [torch.empty_like(own) for _ in range(self.size)]
-        with _translated():
-            dist.all_gather(received, own, group=self._group)
-        facts = torch.stack(received).tolist()
-        return [count for count, _ in facts], torch.float64 if any(double for _, double in facts) else rows.dtype
-
-    def _wire(self, tensor: Tensor) -> torch.device:
-        """The device from which the group can send: that of `tensor` where there is a fast link for it."""
-        import torch
-
-        if self._has_nccl and (tensor.is_cuda or not self._has_cpu):
-            return tensor.device if tensor.is_cuda else torch.device("cuda")
-        return torch.device("cpu")
-
-
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Consecutive tensors of one dtype and device, of some `BUCKET` elements together: few messages, little memory."""
-    part: list[Tensor] = []
-    for tensor in tensors:
-        is_other = bool(part) and (tensor.dtype, tensor.device) != (part[0].dtype, part[0].device)
-        if is_other or sum(one.numel() for one in part) >= BUCKET:
-            yield part
-            part = []
-        part.append(tensor)
-    if part:
-        yield part
-
-
-def tensor_ranks(group: Group | ProcessGroup | None = None) -> TensorGroup:
-    """The ranks that train together: those of `group`, else of the program's process group, else this one alone."""
-    import torch.distributed as dist
-
-    if isinstance(group, Solo) or not (dist.is_available() and dist.is_initialized()):
-        return SOLO_TENSORS
-    process_group = group if isinstance(group, dist.ProcessGroup) else dist.group.WORLD
-    assert process_group is not None
-    return SOLO_TENSORS if dist.get_world_size(process_group) == 1 else TensorRanks(process_group)
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise PeerError(f"The connection to the other ranks was lost ({_first_line(error)}).") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,6 +1,6 @@
 """The ranks of a run: what they tell each other, in evaluation and in training, and the groups of one.
 
-`fdr.distributed` has the groups of several processes.
+`fdr.distributed` and `fdr.training_ranks` have the groups of several processes.
 """
 
 from __future__ import annotations
@@ -173,3 +173,17 @@ def on_main(group: Group, function: Callable[[], T]) -> T:
 def part_of(group: Group, items: list[T]) -> list[T]:
     """This rank's contiguous part of `items`; the parts of all ranks differ in length by one at most."""
     return items[len(items) * group.rank // group.size : len(items) * (group.rank + 1) // group.size]
+
+
+@contextlib.contextmanager
+def link_kept() -> Iterator[None]:
+    """An exchange with the other ranks: when it fails, one of them is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerError(f"The connection to the other ranks was lost ({first_line(error)}).") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, or else what it is, as part of a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

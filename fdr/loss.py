@@ -20,7 +20,6 @@ from torch import Tensor
 from fdr._loss_encoders import LossEncoder, checked_images
 from fdr._loss_setup import check_options, checked_weights, load_named, reference_of
 from fdr._loss_terms import LossTerms, owned_by
-from fdr.distributed import tensor_ranks
 from fdr.encoders.base import EncoderOptions
 from fdr.errors import InputError
 from fdr.frechet import fd_ratio
@@ -28,6 +27,7 @@ from fdr.group import Group
 from fdr.population import EmaPopulation, Population, make_term
 from fdr.progress import Progress, SilentProgress
 from fdr.reference import DEFAULT_REFERENCE, moments_digest
+from fdr.training_ranks import tensor_ranks
 from fdr.transport import TermValue, frechet_loss
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class FDLoss:
             for name, encoder in loaded.items()
         }
         self._check_gradients()
-        ranks = tensor_ranks(group)
+        ranks = tensor_ranks(group, _computing_device(self._encoders))
         dims = {name: reference.moments.dim for name, reference in self.references.items()}
         terms = {
             name: make_term(
@@ -308,6 +308,12 @@ class FDLoss:
                     f"Encoder {name!r} resizes images in Pillow, which has no gradient, so it can be watched (weight "
                     "0) but not trained on; choose another, such as inception, dinov2 or dinov2:edm2."
                 )
+
+
+def _computing_device(encoders: Mapping[str, LossEncoder]) -> torch.device:
+    """The GPU of the first encoder that has one, else the CPU."""
+    devices = [encoder.device for encoder in encoders.values()]
+    return next((device for device in devices if device.type == "cuda"), devices[0])
 
 
 def _batches_of(batches: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:

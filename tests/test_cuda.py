@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from autoencoder_worlds import Gaussian, Plain, seeded
 from worlds import images, npz
 
@@ -20,6 +21,7 @@ from fdr.encoders.resize import HOST_RESIZES, RESIZES
 from fdr.frechet import frechet_terms
 from fdr.metrics import load_metrics
 from fdr.metrics.base import AbstractFeaturesMetric
+from fdr.training_ranks import TensorRanks
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -157,3 +159,26 @@ def test_an_interpolated_fid(tmp_path: Path, dtype: str) -> None:
     assert entropies[1] == pytest.approx(entropies[0], rel=1e-5)
     for metric in ("ifd", "rfd", "nfd", "psnr"):
         assert reports[1][metric].value == pytest.approx(reports[0][metric].value, rel=1e-2)
+
+
+@pytest.mark.parametrize("backend", ["nccl", "cpu:gloo,cuda:nccl", "gloo"])
+def test_ranks_of_training_exchange_over_nccl(tmp_path: Path, backend: str) -> None:
+    """A group of one rank, which goes through NCCL all the same."""
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    try:
+        assert dist.group.WORLD is not None
+        ranks = TensorRanks(dist.group.WORLD, torch.device("cuda"))
+        assert ranks.gather("a") == ["a"] and ranks.share({"b": 1}, owner=0) == {"b": 1}
+        assert ranks.is_any(True) and not ranks.is_any(False)
+        for device in ("cuda", "cpu"):
+            rows = torch.arange(12.0, device=device, dtype=torch.float64).reshape(3, 4).T
+            gathered, own = ranks.gather_rows(rows)
+            assert torch.equal(gathered, rows) and gathered.device == rows.device and own == slice(0, 4)
+            assert ranks.gather_rows(rows[:0])[0].shape == (0, 3)
+            assert torch.equal(ranks.share_tensor(rows, owner=0), rows)
+            sums = [rows.clone(), torch.ones(2, device=device)]
+            ranks.sum_tensors(sums)
+            assert torch.equal(sums[0], rows) and sums[1].tolist() == [1, 1]
+    finally:
+        dist.destroy_process_group()

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fdr.distributed import tensor_ranks
 from fdr.errors import FdrWarning, RunError
 from fdr.generators.checkpoints import ONLINE
 from fdr.generators.run_folder import save_generator
@@ -25,6 +24,7 @@ from fdr.training.snapshots import FILL_BATCH, Snapshots, evaluated
 from fdr.training.step import StepOutcome, Stepper, own_randomness
 from fdr.training.view import SilentView, View
 from fdr.training.weight_ema import WeightEmas
+from fdr.training_ranks import tensor_ranks
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class _Run:
         self, options: TrainOptions, run: Path, run_options: RunOptions, group: Group, view: View, parts: Parts
     ) -> None:
         self.options, self.run, self.run_options = options, run, run_options
-        self.ranks, self.view, self.parts = tensor_ranks(group), view, parts
+        self.ranks, self.view, self.parts = tensor_ranks(group, parts.device), view, parts
         self.is_main = group.rank == 0
         self.stepper = Stepper(options, parts.generator, parts.loss, parts.draws, self.ranks)
         half_lives = options.ema_kimg if self.is_main else ()

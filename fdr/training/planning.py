@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from fdr.distributed import tensor_ranks
 from fdr.group import Group, on_main
 from fdr.population import EmaPopulation, QueuePopulation
 from fdr.runtime import peak_memory, resolve_device
@@ -19,6 +18,7 @@ from fdr.training.setup import Parts, build
 from fdr.training.snapshots import EVALUATIONS, GRIDS
 from fdr.training.step import Stepper, own_randomness
 from fdr.training.view import SilentView
+from fdr.training_ranks import tensor_ranks
 
 MEASURED = 64
 """At most so many images, on each rank, make the step that is measured; a larger batch is extrapolated."""
@@ -58,7 +58,7 @@ def _costs(options: TrainOptions, parts: Parts, group: Group) -> Iterator[str]:
     """One step of a part of the batch, with an empty population, whose result is thrown away."""
     size = min(options.batch_size, MEASURED * group.size)
     trial = replace(options, batch_size=size, chunks=1)
-    ranks = tensor_ranks(group)
+    ranks = tensor_ranks(group, parts.device)
     outcome = Stepper(trial, parts.generator, parts.loss, parts.draws, ranks).step(0, is_timed=True)
     parts.loss.discard()
     if outcome.fault is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import fdr
 from fdr.errors import FdrError, InputError, NonFiniteError, PeerError, RunError
+from fdr.training_ranks import BUCKET, TensorRanks
 
 STEPS = 20
 NUM_ENCODERS = 3  # two for rank 0 and one for rank 1
@@ -124,6 +127,59 @@ def errors() -> dict[str, Any]:
     return told
 
 
+def exchanged() -> dict[str, Any]:
+    """What the ranks hear of each other: of no rows at all, of rows on one rank, in two dtypes, not contiguous."""
+    assert dist.group.WORLD is not None
+    ranks, rank = TensorRanks(dist.group.WORLD, torch.device("cpu")), dist.get_rank()
+    rows = torch.arange(12.0).reshape(3, 4).T  # [4, 3], not contiguous
+    sums = [torch.full((2, 3), 1.0 + rank).T, torch.full((BUCKET,), float(rank)), torch.ones(1, dtype=torch.float64)]
+    ranks.sum_tensors(sums)
+    found = {
+        "none": ranks.gather_rows(torch.empty(0, 3)),
+        "one": ranks.gather_rows(rows if rank == 1 else torch.empty(0, 3)),
+        "two dtypes": ranks.gather_rows(rows.double() if rank == 0 else rows[:1]),
+        "shared": ranks.share_tensor(rows if rank == 1 else torch.zeros(4, 3), owner=1),
+        "words": (ranks.gather(f"rank {rank}"), ranks.share(["of 1"] if rank == 1 else None, owner=1)),
+        "any": [ranks.is_any(rank == one) for one in (0, 1, 2)],
+        "sums": [float(sums[0][0, 0]), float(sums[1][-1]), float(sums[2])],
+    }
+    return {
+        name: (value[0], [value[1].start, value[1].stop]) if _is_rows(value) else value for name, value in found.items()
+    }
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, tuple) and isinstance(value[1], slice)
+
+
+@contextmanager
+def rules_of_nccl() -> Iterator[list[str]]:
+    """NCCL takes contiguous tensors of one shape and dtype on all ranks; gloo forgives more. The calls made inside."""
+    seen: list[str] = []
+
+    def checked(name: str, call: Callable[..., Any], num_tensors: int) -> Callable[..., Any]:
+        def run(*arguments: Any, **options: Any) -> Any:
+            for argument in arguments[:num_tensors]:
+                tensors = argument if isinstance(argument, list) else [argument]
+                assert all(tensor.is_contiguous() and not tensor.requires_grad for tensor in tensors), name
+                facts: list[Any] = [None] * dist.get_world_size()
+                plain["all_gather_object"](facts, [(list(t.shape), t.dtype, t.device.type) for t in tensors])
+                assert facts[1:] == facts[:-1], (name, facts)
+            seen.append(name)
+            return call(*arguments, **options)
+
+        return run
+
+    plain = {name: getattr(dist, name) for name in ("all_gather", "broadcast", "all_reduce", "all_gather_object")}
+    try:
+        for name, num_tensors in {"all_gather": 2, "broadcast": 1, "all_reduce": 1}.items():
+            setattr(dist, name, checked(name, plain[name], num_tensors))
+        yield seen
+    finally:
+        for name, call in plain.items():
+            setattr(dist, name, call)
+
+
 def main(folder: Path, rank: int, size: int, wraps: list[str]) -> None:
     store = dist.FileStore(str(folder / "store"), size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
@@ -134,6 +190,10 @@ def main(folder: Path, rank: int, size: int, wraps: list[str]) -> None:
     found["state"] = loss.state_dict()
     found["accumulated"] = accumulated("sum")
     found["errors"] = errors()
+    with rules_of_nccl() as seen:
+        found["exchanged"] = exchanged()
+        found["strict"], _, _ = trained("sgd", "sum")
+    found["calls"] = sorted(set(seen))
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 

@@ -14,8 +14,9 @@ from loss_rank_program import NUM_ENCODERS, OPTIMIZERS, accumulated, filled, tra
 from loss_worlds import generator, make_loss, noise
 
 import fdr
-from fdr.distributed import tensor_ranks
+from fdr.errors import InputError
 from fdr.group import SOLO
+from fdr.training_ranks import _backends, link_of, tensor_ranks
 
 PROGRAM = Path(__file__).with_name("loss_rank_program.py")
 
@@ -103,8 +104,59 @@ def test_a_fault_on_one_rank_is_heard_on_both(ranks: list[dict[str, Any]]) -> No
         assert "already holds steps of training" in text["late fill"]
 
 
+def test_what_is_sent_keeps_the_rules_of_nccl(ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+    """Contiguous, of one shape and dtype on all ranks; the program asserts it in every call."""
+    for found in ranks:
+        assert found["calls"] == ["all_gather", "all_reduce", "broadcast"]
+        torch.testing.assert_close(found["strict"], alone["sgd"][0], rtol=1e-6, atol=1e-6)
+
+
+def test_rows_and_words_of_all_ranks(ranks: list[dict[str, Any]]) -> None:
+    rows = torch.arange(12.0).reshape(3, 4).T
+    for rank, found in enumerate(found["exchanged"] for found in ranks):
+        gathered, own = found["none"]
+        assert gathered.shape == (0, 3) and own == [0, 0]
+        gathered, own = found["one"]
+        assert torch.equal(gathered, rows) and gathered.dtype == torch.float32 and own == ([0, 0], [0, 4])[rank]
+        gathered, own = found["two dtypes"]
+        assert torch.equal(gathered, torch.cat([rows, rows[:1]]).double()) and own == ([0, 4], [4, 5])[rank]
+        assert gathered.dtype == torch.float64
+        assert torch.equal(found["shared"], rows)
+        assert found["words"] == (["rank 0", "rank 1"], ["of 1"])
+        assert found["any"] == [True, True, False]
+        assert found["sums"] == [3.0, 1.0, 2.0]
+
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "device", "expected"),
+    [
+        ("cpu:gloo,cuda:gloo", CPU, CPU),
+        ("cpu:gloo,cuda:gloo", GPU, CPU),
+        ("cpu:gloo,cuda:nccl", CPU, CPU),
+        ("cpu:gloo,cuda:nccl", GPU, GPU),
+        ("cuda:nccl", GPU, GPU),
+        ("cuda:nccl", CPU, torch.device("cuda", 3)),
+        ("cuda:nccl", torch.device("cuda"), torch.device("cuda", 3)),
+        ("cpu:mpi", CPU, CPU),
+    ],
+)
+def test_the_device_from_which_a_rank_sends(
+    monkeypatch: pytest.MonkeyPatch, config: str, device: torch.device, expected: torch.device
+) -> None:
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 3)
+    assert link_of(_backends(config), device) == expected
+
+
+def test_a_group_without_a_way_is_refused() -> None:
+    with pytest.raises(InputError, match=r"has the backends \{'xpu': 'xccl'\}"):
+        link_of(_backends("xpu:xccl"), CPU)
+
+
 def test_one_process_has_no_ranks() -> None:
-    assert tensor_ranks(None).size == tensor_ranks(SOLO).size == 1
+    assert tensor_ranks(None, CPU).size == tensor_ranks(SOLO, CPU).size == 1
     rows = torch.randn(3, 2)
-    gathered, own = tensor_ranks().gather_rows(rows)
+    gathered, own = tensor_ranks(None, CPU).gather_rows(rows)
     assert gathered is rows and own == slice(0, 3)
