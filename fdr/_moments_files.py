@@ -18,6 +18,7 @@ from fdr.errors import InputError
 from fdr.files import atomic_path
 
 H5_FORMAT = "fdr-moments/1"
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ATTRIBUTES = "fdr_attributes"
 """The npz member that holds the attributes as JSON text; peers ignore it."""
 
@@ -70,29 +71,34 @@ def _write_h5(file: IO[bytes], arrays: Mapping[str, Any], attributes: Mapping[st
 
 def load(path: str | os.PathLike[str], keys: tuple[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields of `Moments` and the attributes in a file; `keys` names mu and sigma in an npz."""
-    name = os.fspath(path)
-    try:
-        with open(path, "rb") as file:
-            magic = file.read(8)
-    except IsADirectoryError:
-        raise InputError(f"{name!r} is a folder; a statistics file (*.npz or *.h5) is expected.") from None
-    except OSError as error:
-        raise InputError(f"Cannot read {name!r}: {error.strerror}.") from None
-    if magic.startswith(b"PK"):
+    name, start = os.fspath(path), first_bytes(path)
+    if start.startswith(b"PK"):
         return _read_npz(name, keys)
-    if magic == b"\x89HDF\r\n\x1a\n":
+    if start.startswith(HDF5_MAGIC):
         return _read_h5(name)
     raise InputError(
-        f"{name!r} {_what_it_is(magic)}; statistics are read from *.npz with {keys[0]} and {keys[1]}, or from our *.h5."
+        f"{name!r} {_what_it_is(start)}; statistics are read from *.npz with {keys[0]} and {keys[1]}, or from our *.h5."
     )
 
 
-def _what_it_is(magic: bytes) -> str:
-    if not magic:
+def first_bytes(path: str | os.PathLike[str]) -> bytes:
+    """64 bytes, which tell the formats of statistics apart. Raises `InputError` for a folder and what is not there."""
+    name = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            return file.read(64)
+    except IsADirectoryError:
+        raise InputError(f"{name!r} is a folder; a statistics file is expected.") from None
+    except OSError as error:
+        raise InputError(f"Cannot read {name!r}: {error.strerror}.") from None
+
+
+def _what_it_is(start: bytes) -> str:
+    if not start:
         return "is empty"
-    if magic.startswith(b"\x80"):
+    if start.startswith(b"\x80"):
         return "is a Python pickle, which can run code and is not opened (fdr convert reads those of EDM2 and FD-loss)"
-    if magic.startswith(b"\x93NUMPY"):
+    if start.startswith(b"\x93NUMPY"):
         return "is a single .npy array (features go through Moments.from_features)"
     return "is no statistics file"
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import shlex
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from page_worlds import Page
 from safetensors.torch import save_file
 from worlds import images, npz
 
@@ -17,37 +13,27 @@ from fdr.cli import run
 from fdr.encoders import registry
 from fdr.encoders.registry import load_encoder
 
-PAGE = (Path(__file__).parent.parent / "docs" / "add-an-encoder.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-FILES = {name: text for text in PYTHON for name in re.findall(r"\A# (\w+\.py)\n", text)}
+PAGE = Page("add-an-encoder.md")
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The folder of a reader who followed the page: its files, two sets of images, and weights."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setattr(registry, "_registered", {})
-    for name, text in FILES.items():
-        (tmp_path / name).write_text(text)
     npz(tmp_path / "samples.npz", images(30, seed=1, side=32))
-    npz(tmp_path / "real.npz", images(30, side=32))
     (tmp_path / "weights").mkdir()
     torch.manual_seed(0)
     save_file(torch.nn.Conv2d(3, 16, 7, stride=4).state_dict(), tmp_path / "weights" / "my_package_v1.safetensors")
-    yield tmp_path
-    for name in FILES:
-        sys.modules.pop(name.removesuffix(".py"), None)
+    with PAGE.followed_in(tmp_path, monkeypatch):
+        yield tmp_path
 
 
 def test_the_page_has_its_files():
-    assert set(FILES) == {"my_encoder.py", "my_package.py"}
+    assert set(PAGE.files) == {"my_encoder.py", "my_package.py"}
 
 
 def test_its_commands_run(folder, capsys):
-    blocks = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
-    commands = [shlex.split(line)[1:] for block in blocks for line in block.splitlines() if line.startswith("fdr ")]
+    commands = PAGE.commands()
     assert len(commands) == 2
     for command in commands:
         assert run([*command, "--cache", "cache", "-q"]) == 0, capsys.readouterr().err
@@ -56,11 +42,8 @@ def test_its_commands_run(folder, capsys):
 
 
 def test_its_programs_run(folder):
-    programs = [text for text in PYTHON if not text.startswith("# ")]
-    assert len(programs) == 2
-    space: dict = {}
-    for program in programs:
-        exec(program, space)
+    assert len(PAGE.programs) == 2
+    space = PAGE.run()
     assert space["encoder"].spec.name == "embedder"
     assert next(iter(space["features"])).shape[1] == 48
 

@@ -79,6 +79,10 @@ class EncoderOptions:
     offline: bool | None = None
     progress: Progress = field(default_factory=SilentProgress)
 
+    def compute(self, order: str = "default") -> str:
+        """`EncoderSpec.compute` of an encoder that multiplies in this order: "default", "default+tf32"."""
+        return order + ("+tf32" if self.tf32 else "")
+
 
 class AbstractEncoder(ABC):
     """Images to named outputs. Subclasses set `spec`, `device`, `outputs` and give `preprocess` and `forward`.

@@ -59,7 +59,7 @@ def _spec(row: EncoderRow, options: EncoderOptions, found: FoundWeights) -> Enco
         mean=row.mean,
         std=row.std,
         dtype=options.dtype,
-        compute=("exact-order" if options.exact_order else "default") + ("+tf32" if options.tf32 else ""),
+        compute=options.compute("exact-order" if options.exact_order else "default"),
         weights_source=str(found.path),
     )
 

@@ -70,7 +70,7 @@ def load(name: str, options: EncoderOptions) -> OpenClipEncoder:
         mean=preprocessing.mean,
         std=preprocessing.std,
         dtype=options.dtype,
-        compute="default+tf32" if options.tf32 else "default",
+        compute=options.compute(),
         extra=(("config", _digest(pretrained.config)),),
         weights_source=str(found.path),
     )

@@ -80,7 +80,7 @@ def load(name: str, options: EncoderOptions) -> ProgramEncoder:
         resize=preprocessing.resize,
         mean=preprocessing.mean,
         std=preprocessing.std,
-        compute="default+tf32" if options.tf32 else "default",
+        compute=options.compute(),
         extra=scale,
         weights_source=str(path),
     )

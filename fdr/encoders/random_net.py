@@ -33,7 +33,7 @@ def load(name: str, options: EncoderOptions) -> RandomEncoder:
     if runtime.check_dtype(options.dtype, device) is not torch.float32:
         raise InputError(f"Encoder {name!r} runs in float32 only, so that it is the same everywhere; drop --dtype.")
     runtime.set_tf32(options.tf32)
-    return RandomEncoder(name, _seed(name), device, "default" + ("+tf32" if options.tf32 else ""))
+    return RandomEncoder(name, _seed(name), device, options.compute())
 
 
 def _seed(name: str) -> int:

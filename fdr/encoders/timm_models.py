@@ -243,7 +243,7 @@ def _spec(
         mean=row.mean,
         std=row.std,
         dtype=options.dtype,
-        compute="default+tf32" if options.tf32 else "default",
+        compute=options.compute(),
         extra=extra,
         weights_source=str(found.path),
     )

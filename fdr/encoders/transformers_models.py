@@ -82,7 +82,7 @@ def load(name: str, options: EncoderOptions) -> TransformersEncoder:
         mean=preprocessing.mean,
         std=preprocessing.std,
         dtype=options.dtype,
-        compute="default+tf32" if options.tf32 else "default",
+        compute=options.compute(),
         extra=(("config", files.config_digest),),
         weights_source=str(files.weights),
     )

@@ -6,13 +6,12 @@ import os
 import zipfile
 from pathlib import Path
 
-from fdr._moments_files import DAMAGE, damaged
+from fdr._moments_files import DAMAGE, HDF5_MAGIC, damaged, first_bytes
 from fdr.errors import InputError
 from fdr.images.array_file import read_header
 from fdr.statistics.base import StatisticsFile
 from fdr.statistics.npz import NpzStatistics, feature_key, pairs_in, read_headers
 
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 EXPECTED = (
     "statistics are read from npz (mu and sigma, ADM, FD-loss, clean-fid, dgm-eval), EDM2 and FD-loss pickles, torch "
     "files, npy features, and fdr's own HDF5"
@@ -75,13 +74,7 @@ def is_statistics_file(path: Path) -> bool:
 
 def _kind(path: Path) -> str:
     """ "npz", "torch", "pickle", "npy" or "h5", else what the file is instead, as half a sentence."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(64)
-    except IsADirectoryError:
-        raise InputError(f"{str(path)!r} is a folder; a statistics file is expected.") from None
-    except OSError as error:
-        raise InputError(f"Cannot read {str(path)!r}: {error.strerror}.") from None
+    start = first_bytes(path)
     if start.startswith(b"PK"):
         return _kind_of_zip(path)
     if start.startswith(b"\x80"):
