@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from fdr._running_sums import RunningSums, own_path, resume, sums_files
+from fdr._running_sums import RunningSums, Span, own_path, resume, sums_files
 from fdr._shards import BadRow
 from fdr._sums import Sums
 from fdr.extraction import Extraction, FeatureBlock
@@ -26,6 +26,8 @@ class Keeper:
         self._folders: dict[str, Path] = {}
         self._running: dict[str, RunningSums] = {}
         self._replaced: dict[str, list[Path]] = {}
+        self._saved: dict[str, set[Span]] = {}
+        """What this rank has on disk, on main with what it has taken in."""
         self._group = extraction.group
         self.earlier_bad: list[BadImage] = []
         for name, entry in extraction.entries.items():
@@ -37,6 +39,7 @@ class Keeper:
             if extraction.group.rank == 0:
                 earlier, self._replaced[name] = resume(entry.folder, outputs)
                 self._running[name].absorb(earlier)
+            self._saved[name] = set(self._running[name].spans)
             spans, bad = extraction.group.broadcast((self._running[name].spans, self._running[name].bad))
             self.earlier_bad += [BadImage(*row) for row in bad]
             extraction.leave_out(name, spans)
@@ -52,17 +55,20 @@ class Keeper:
             self.save()
 
     def save(self) -> None:
-        """Write this rank's file, which on main replaces those that it has taken in."""
+        """Write this rank's file where it has more to say, which on main replaces those that it has taken in."""
         for name, running in self._running.items():
-            if running.spans:
+            if running.spans != self._saved[name]:
                 running.save(own_path(self._folders[name]), self._replaced.pop(name, ()))
+                self._saved[name] = set(running.spans)
         self._next = time.monotonic() + SAVE_INTERVAL
 
     def finish(self) -> None:
-        """On every rank, when main's sums are those of all: one file takes the place of all."""
+        """On every rank, when main's sums are those of all: one file takes the place of all, if it is not there."""
         for name, running in self._running.items():
             parts = self._group.gather((running.spans, running.bad))
             if self._group.rank == 0:
                 running.spans = set().union(*(spans for spans, _ in parts))
                 running.bad = sorted({row for _, bad in parts for row in bad})
-                running.save(own_path(self._folders[name]), sums_files(self._folders[name]))
+                files = sums_files(self._folders[name])
+                if running.spans != self._saved[name] or len(files) > 1:
+                    running.save(own_path(self._folders[name]), files)

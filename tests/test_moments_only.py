@@ -78,6 +78,33 @@ def test_no_feature_is_kept_and_a_second_run_computes_nothing(tmp_path: Path) ->
     assert encoder.num_seen == 0
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_complete_run_that_is_started_again_writes_no_sums(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """The file stays that of the process that wrote it: a later one would give it another name."""
+    source, cache = npz(tmp_path / "a.npz", images(75)), tmp_path / "c"
+    expected = tiny(run(source, cache))
+    (before,) = sums_files(next(cache.iterdir()))
+    monkeypatch.setattr("fdr._atomic.owner", lambda: "later")
+    written = before.stat().st_mtime_ns, before.stat().st_ino
+    found = on_ranks(size, lambda group: run(source, cache, group=group))[0]
+    assert_same(tiny(found), expected)
+    assert sums_files(before.parent) == [before]
+    assert (before.stat().st_mtime_ns, before.stat().st_ino) == written
+
+
+def test_files_of_several_runs_become_one_even_if_nothing_is_added(tmp_path: Path) -> None:
+    """As a kill between the writing of the last file and the removal of those that it replaced leaves them."""
+    source, cache = npz(tmp_path / "a.npz", images(75)), tmp_path / "c"
+    expected = tiny(run(source, cache))
+    (whole,) = sums_files(next(cache.iterdir()))
+    whole.with_name("sums-earlier.fdr").write_bytes(whole.read_bytes())
+    encoder = TinyEncoder()
+    assert_same(tiny(run(source, cache, encoder)), expected)
+    assert encoder.num_seen == 0 and len(sums_files(whole.parent)) == 1
+
+
 def test_the_cache_lists_and_removes_sums(tmp_path: Path) -> None:
     run(npz(tmp_path / "a.npz", images(20)), tmp_path / "c")
     (entry,) = CacheStore(tmp_path / "c").entries()
