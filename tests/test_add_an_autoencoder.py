@@ -4,44 +4,31 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from worlds import images, npz
+from page_worlds import Page
 
 from fdr.autoencoders.weight_free import TRANSFORMS
 from fdr.cli import run
 
-PAGE = (Path(__file__).parent.parent / "docs" / "add-an-autoencoder.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-FILES = {name: text for text in PYTHON for name in re.findall(r"\A# (\w+\.py)\n", text)}
+PAGE = Page("add-an-autoencoder.md")
 
 
 @pytest.fixture
 def space(tmp_path, monkeypatch):
     """What a reader has in Python who followed the page, in the folder of its files."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    for name, text in FILES.items():
-        (tmp_path / name).write_text(text)
-    npz(tmp_path / "real.npz", images(24, side=32))
-    variables: dict = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript
-        for program in PYTHON:
-            if program not in FILES.values():
-                exec(program, variables)
-    yield variables
-    sys.modules.pop("my_autoencoder", None)
+    with PAGE.followed_in(tmp_path, monkeypatch):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript
+            names = PAGE.run()
+        yield names
 
 
 def test_its_programs_run_and_agree(space):
-    assert set(FILES) == {"my_autoencoder.py"}
+    assert set(PAGE.files) == {"my_autoencoder.py"}
     given, latents = space["images"], space["latents"]
     assert latents.shape == (6, 4, 16, 16) and space["decoded"].shape == given.shape
     for name in ("same", "scripted", "exported"):
@@ -52,8 +39,7 @@ def test_its_programs_run_and_agree(space):
 
 
 def test_its_commands_measure_one_model(space, capsys):
-    blocks = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
-    commands = [shlex.split(line)[1:] for block in blocks for line in block.splitlines()]
+    commands = PAGE.commands()
     assert len(commands) == 3
     found = []
     for command in commands:
@@ -64,5 +50,5 @@ def test_its_commands_measure_one_model(space, capsys):
 
 
 def test_its_transforms_are_those_there_are():
-    named = dict(re.findall(r"`([a-z-]+):(\d+)`", PAGE))
+    named = dict(re.findall(r"`([a-z-]+):(\d+)`", PAGE.text))
     assert named == {kind: str(usual) for kind, (_, usual, _) in TRANSFORMS.items()}

@@ -14,6 +14,7 @@ from fdr import runtime
 from fdr.autoencoders import diffusers_models, factories, programs, weight_free
 from fdr.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
 from fdr.autoencoders.objects import AutoencoderOptions, wrap, wrap_object
+from fdr.encoders import diffusers_folder
 from fdr.errors import InputError
 from fdr.progress import Progress, SilentProgress
 
@@ -99,8 +100,8 @@ def _load(name: str, options: AutoencoderOptions) -> LoadedAutoencoder:
     if options.arguments:
         raise InputError(f"Autoencoder {name!r} is made by no factory; drop its arguments (--vae-args, arguments=).")
     path = Path(name).expanduser()
-    is_repository = not path.exists() and diffusers_models.is_repository(name)
-    folder = diffusers_models.folder_of(path) if path.is_dir() else None
+    is_repository = not path.exists() and diffusers_folder.is_repository(name)
+    folder = diffusers_folder.folder_of(path) if path.is_dir() else None
     if folder is not None or (is_repository and path.suffix not in _FILES):
         return diffusers_models.load(name, folder, options)
     if options.weights is not None:
@@ -119,7 +120,7 @@ def _load(name: str, options: AutoencoderOptions) -> LoadedAutoencoder:
         return programs.load_export_pair(name, pair, options)
     if path.is_dir():
         raise InputError(
-            f"Folder {name!r} holds no autoencoder; expected {diffusers_models.CONFIG} of a diffusers model, or "
+            f"Folder {name!r} holds no autoencoder; expected {diffusers_folder.CONFIG} of a diffusers model, or "
             f"{programs.ENCODER} and {programs.DECODER}."
         )
     return programs.load_torchscript(name, path, options)

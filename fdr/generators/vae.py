@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fdr import runtime
+from fdr.encoders.base import EncoderOptions
 from fdr.encoders.callables import digest_state
-from fdr.encoders.hub_folder import is_folder
-from fdr.encoders.libraries import first_line, quiet
-from fdr.errors import InputError, WeightsError
+from fdr.encoders.diffusers_folder import folder_of, is_repository, load_model
+from fdr.errors import InputError
 
-INSTALL = "pip install 'diffusers>=0.36'"
-CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+CLASS = "AutoencoderKL"
 
 
 class LatentDecoder(nn.Module):
@@ -56,84 +50,27 @@ class LatentDecoder(nn.Module):
 def load_decoder(source: str, channels: int) -> LatentDecoder:
     """The decoder of the autoencoder in a folder that `save_pretrained` wrote, or of a repository of the hub.
 
-    `source` is a path, "owner/name" or "owner/name@revision"; the hub is asked only where its cache has not the files,
-    and never offline. Weights are read from safetensors alone. Raises `InputError` without diffusers and for latents of
-    other than `channels` channels, `WeightsError` for files that are missing or do not fit.
+    `source` is a path, "owner/name" or "owner/name/folder", each of the latter with "@revision" or without; files are
+    searched as those of encoders are, and fetched only where that is allowed. Raises `InputError` without diffusers,
+    for a source that is none and for latents of other than `channels` channels, `WeightsError` for files that are
+    missing, damaged or do not fit.
     """
-    library = _diffusers()
-    repository, _, revision = source.partition("@")
-    place = {"pretrained_model_name_or_path": repository, "revision": revision or None}
-    if is_folder(source):
-        place = {"pretrained_model_name_or_path": str(Path(source).expanduser())}
-        missing = [name for name in (CONFIG, WEIGHTS) if not (Path(source).expanduser() / name).is_file()]
-        if missing:
-            raise WeightsError(
-                f"The decoder of latents {source!r} is not a folder with {CONFIG} and {WEIGHTS}; give one that an "
-                "AutoencoderKL's save_pretrained wrote, or a repository of the hub as OWNER/NAME (--arch-args vae=)."
-            )
-    autoencoder, found = _read(library, source, place)
-    faults = [name for name in found["missing_keys"] if not name.startswith(("encoder.", "quant_conv."))]
-    faults += [str(fault) for key in ("mismatched_keys", "error_msgs") for fault in found[key]]
-    if faults:
-        raise WeightsError(
-            f"The decoder of latents {source!r} is incomplete: its weights lack {faults[0]} or have it in another "
-            f"shape ({len(faults)} in all); fetch its files again."
-        )
-    if autoencoder.config.latent_channels != channels:
+    place = Path(source).expanduser()
+    folder = folder_of(place) if place.is_dir() else None
+    if folder is None and (place.exists() or not is_repository(source)):
         raise InputError(
-            f"The autoencoder {source!r} has latents of {autoencoder.config.latent_channels} channels; the generator "
-            f"makes {channels}."
+            f"There is no autoencoder {source!r}; name a folder that its save_pretrained wrote, or a repository of the "
+            "hub as OWNER/NAME, with --arch-args vae=."
         )
-    return LatentDecoder(autoencoder)
-
-
-def _read(library: ModuleType, source: str, place: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The autoencoder in float32 on the CPU, and what diffusers says of names that did not fit."""
-    is_offline = runtime.is_offline()
-    try:
-        with _silence(library), torch.device("cpu"):
-            return library.AutoencoderKL.from_pretrained(
-                **place,
-                torch_dtype=torch.float32,
-                use_safetensors=True,
-                low_cpu_mem_usage=False,
-                local_files_only=is_offline,
-                output_loading_info=True,
-            )
-    except Exception as error:  # a library, its downloader and a network between them raise anything
-        is_absent = is_offline and isinstance(error, OSError) and not is_folder(source)
-        why = "is not on this machine, and the run is offline" if is_absent else "could not be loaded"
-        said = " ".join(str(error).split())[:200].rstrip(".")
-        raise WeightsError(
-            f"The decoder of latents {source!r} {why} ({type(error).__name__}: {said}); name a folder with its "
-            f"{CONFIG} and {WEIGHTS} by --arch-args vae=FOLDER."
-        ) from error
-
-
-def _diffusers() -> ModuleType:
-    try:
-        import diffusers
-    except Exception as error:  # a broken neighbour raises anything
+    with torch.device("cpu"):
+        found = load_model(source, folder, EncoderOptions())
+    config: Any = found.model.config
+    if found.class_name != CLASS or config.latent_channels != channels:
         raise InputError(
-            f"A latent generator needs diffusers for its decoder, which failed to import ({type(error).__name__}: "
-            f"{first_line(error)}); {INSTALL}."
-        ) from error
-    return diffusers
-
-
-@contextlib.contextmanager
-def _silence(library: ModuleType) -> Iterator[None]:
-    """No bars, no advice; what does not fit is told by us."""
-    bars = library.utils.logging
-    was_shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        with quiet("diffusers"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if was_shown:
-            bars.enable_progress_bar()
+            f"The autoencoder {source!r} is an {found.class_name} with latents of {config.latent_channels} channels; "
+            f"the generator makes those of an {CLASS} with {channels}."
+        )
+    return LatentDecoder(found.model)
 
 
 def _freeze(module: nn.Module) -> None:

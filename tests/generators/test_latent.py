@@ -13,10 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import fdr
+from fdr.encoders._fetch import FetchError
+from fdr.encoders.diffusers_folder import WEIGHTS
 from fdr.errors import InputError, WeightsError
 from fdr.generators.presets import PRESETS, PUBLISHED_VAE
 from fdr.generators.run_folder import save_generator
-from fdr.generators.vae import WEIGHTS, load_decoder
+from fdr.generators.vae import load_decoder
 
 MEAN = torch.tensor([0.86488, -0.27787343, 0.21616915, 0.3738409])[:, None, None]
 STD = torch.tensor([4.85503674, 5.31922414, 3.93725398, 3.9870003])[:, None, None]
@@ -114,13 +116,6 @@ def test_older_names_of_the_attention_are_read(vae, tmp_path):
         )
 
 
-def test_an_encoder_is_not_needed(vae, tmp_path):
-    path = tmp_path / "vae" / WEIGHTS
-    state = {name: tensor for name, tensor in load_file(path).items() if name.startswith(("decoder.", "post_quant"))}
-    save_file(state, path)
-    assert load_decoder(vae, 4).digest == load_decoder(str(save_vae(tmp_path / "whole")), 4).digest
-
-
 def _damaged(folder):
     path = folder / WEIGHTS
     state = load_file(path)
@@ -136,47 +131,60 @@ def _misshapen(folder):
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda folder: (folder / WEIGHTS).unlink(), "is not a folder with config.json and diffusion_pytorch_model"),
-        (lambda folder: (folder / WEIGHTS).write_bytes(b"x" * 90), "could not be loaded .*vae=FOLDER"),
-        (_damaged, "lack decoder.conv_out.weight"),
-        (_misshapen, "conv_out.bias"),
+        (lambda folder: (folder / WEIGHTS).unlink(), "fetch .*diffusion_pytorch_model.safetensors and save it as"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"x" * 90), "does not fit autoencoder"),
+        (lambda folder: (folder / "config.json").unlink(), "There is no autoencoder .*vae="),
+        (_damaged, "1 names do not agree, decoder.conv_out.weight among them"),
+        (_misshapen, "does not fit autoencoder"),
     ],
 )
 def test_decoders_that_cannot_be_used(vae, tmp_path, spoil, sentence):
     spoil(tmp_path / "vae")
-    with pytest.raises(WeightsError) as caught:
+    with pytest.raises(InputError) as caught:
         load_decoder(vae, 4)
     assert re.search(sentence, str(caught.value)) and "\n" not in str(caught.value)
 
 
 def test_latents_of_another_number_of_channels(tmp_path):
-    with pytest.raises(InputError, match="latents of 8 channels; the generator makes 4"):
+    with pytest.raises(InputError, match="AutoencoderKL with latents of 8 channels; the generator makes those of"):
         load_decoder(str(save_vae(tmp_path, latent_channels=8)), 4)
 
 
 def test_the_published_decoder_is_looked_for_and_offline_not_fetched(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    with pytest.raises(WeightsError, match=f"{PUBLISHED_VAE}' is not on this machine, and the run is offline"):
+    with pytest.raises(WeightsError, match=f"{PUBLISHED_VAE}' were not found on this machine, and the run is offline"):
         PRESETS["imf-l"]()
 
 
 @pytest.mark.parametrize(
-    ("argument", "variable", "expected"),
-    [(None, "0", False), (True, "0", True), (None, "1", True), (False, "1", False)],
+    ("argument", "variable", "is_fetched"),
+    [(None, "0", True), (True, "0", False), (None, "1", False), (False, "1", True)],
 )
-def test_what_keeps_from_fetching(monkeypatch, checkpoint, argument, variable, expected):
+def test_what_keeps_from_fetching(monkeypatch, tmp_path, checkpoint, argument, variable, is_fetched):
     """The argument of load_generator, which --offline becomes, else the environment."""
-    asked = {}
+    asked = []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", variable)
-    monkeypatch.setattr("diffusers.AutoencoderKL.from_pretrained", lambda **given: asked.update(given) or 1 / 0)
-    with pytest.raises(WeightsError, match=r"'owner/name@main' .*\(ZeroDivisionError"):
+
+    def fetch(repository, file, revision, progress):
+        asked.append((repository, file, revision))
+        raise FetchError("no luck")
+
+    monkeypatch.setattr("fdr.encoders.weights.fetch_from_hub", fetch)
+    with pytest.raises(WeightsError, match="no luck" if is_fetched else "the run is offline"):
         fdr.load_generator(checkpoint, arch="imf-b", arch_args={"vae": "owner/name@main"}, offline=argument)
-    assert asked["local_files_only"] is expected and asked["use_safetensors"] is True
-    assert (asked["pretrained_model_name_or_path"], asked["revision"]) == ("owner/name", "main")
+    assert asked == ([("owner/name", "config.json", "main")] if is_fetched else [])
+
+
+def test_a_decoder_in_a_weights_folder(vae, tmp_path, monkeypatch):
+    """Where `fdr weights` would put it, for a machine without network."""
+    (tmp_path / "vae").rename(tmp_path / "owner--name")
+    monkeypatch.setenv("FDR_WEIGHTS", str(tmp_path))
+    assert load_decoder("owner/name", 4).digest == load_decoder(str(tmp_path / "owner--name"), 4).digest
 
 
 def test_without_diffusers_one_sentence_says_what_to_install(checkpoint, vae, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(InputError, match=r"needs diffusers for its decoder.*pip install 'diffusers") as caught:
+    with pytest.raises(InputError, match=r"needs diffusers, .*; pip install 'diffusers>=0.36'\.$") as caught:
         fdr.load_generator(checkpoint, arch="imf-b", arch_args={"vae": vae})
     assert "\n" not in str(caught.value)
