@@ -55,7 +55,7 @@ def test_the_papers_conventions(ifid: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--vae", "haaar"], "did you mean 'haar'"),
+        (["--vae", "haaar"], "There is no autoencoder 'haaar'; expected pixel-unshuffle, dct, haar"),
         (["--vae", "haar", "--alpha", "0,0.3,...,0.5"], "is no alpha"),
         (["--vae", "haar", "--alpha", "half"], "is no alpha"),
         (["--vae", "haar", "--memory", "much"], "is no amount of memory"),
