@@ -12,7 +12,7 @@ MIB = 2**20
 _SETTINGS = 7
 _PAIRS = {"cpu": 32, "cuda": 1024}
 _SCORE_ROWS = {"cpu": 2048, "cuda": 16384}
-_CHUNK = {"cpu": 2**19, "cuda": 2**23}
+_CHUNK = {"cpu": 2**18, "cuda": 2**23}
 """Elements that become points at once: on a CPU what its second-level cache holds, more or less."""
 
 
