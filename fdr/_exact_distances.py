@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 FOLD = 4096
 """Elements of D that are folded at once; the sums of such parts are added in order. Part of the definition."""
-PAIR_BYTES = 4 * 8 * FOLD
+_END, _SHARED = 64, 32
+"""Columns at which a fold is put aside, until so many blocks of pairs are folded to the end together."""
+PAIR_BYTES = 8 * (2 * FOLD + _END * _SHARED)
 """Memory of a pair while it is computed."""
 
 
@@ -61,23 +63,32 @@ def _squared_difference(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _sums(x: Tensor, i: Tensor, y: Tensor, j: Tensor, at_once: int, term: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The sums of `term`, which is given float64 and stored values, [n, w]; the narrow ends of folds are shared."""
     import torch
 
     sums = torch.zeros(len(i), dtype=torch.float64, device=x.device)
-    for start in range(0, len(i), at_once):
-        part = slice(start, start + at_once)
-        for column in range(0, x.shape[1], FOLD):
-            u = x[:, column : column + FOLD].index_select(0, i[part]).double()
-            v = y[:, column : column + FOLD].index_select(0, j[part]).double()
-            sums[part] += _fold(term(u, v))
+    for column in range(0, x.shape[1], FOLD):
+        u, v = x[:, column : column + FOLD], y[:, column : column + FOLD]
+        terms = torch.empty(min(at_once, len(i)), u.shape[1], dtype=torch.float64, device=x.device)
+        ends = torch.empty(min(_SHARED * at_once, len(i)), _END, dtype=torch.float64, device=x.device)
+        for outer in range(0, len(i), _SHARED * at_once):
+            stop = min(outer + _SHARED * at_once, len(i))
+            width = 0
+            for start in range(outer, stop, at_once):
+                part = slice(start, min(start + at_once, stop))
+                here = terms[: part.stop - start].copy_(u.index_select(0, i[part]))
+                folded = _fold(term(here, v.index_select(0, j[part])), _END)
+                width = folded.shape[1]
+                ends[start - outer : part.stop - outer, :width] = folded
+            sums[outer:stop] += _fold(ends[: stop - outer, :width], 1)[:, 0]
     return sums
 
 
-def _fold(terms: Tensor) -> Tensor:
-    """Sums [n] of [n, w], which is overwritten: the upper half is added to the lower one until one column is left."""
+def _fold(terms: Tensor, until: int) -> Tensor:
+    """`terms` [n, w], overwritten: the upper half is added to the lower one until `until` columns are left."""
     width = terms.shape[1]
-    while width > 1:
+    while width > until:
         half = width // 2
         terms[:, :half] += terms[:, width - half : width]
         width -= half
-    return terms[:, 0]
+    return terms[:, :width]

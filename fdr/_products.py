@@ -16,7 +16,6 @@ Both metrics are then `scale * (constant_x - factor * v)` with v = x.y + bias_y,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -151,11 +150,13 @@ def make_points(latents: Tensor, rows: np.ndarray, space: Space, how: Arithmetic
     values = torch.empty(count, dim, dtype=how.dtype, device=how.device)
     exact = torch.device("cpu") if how.device.type == "mps" else how.device
     norm, residual, square = (torch.empty(count, dtype=torch.float64, device=exact) for _ in range(3))
-    place: Callable[..., tuple[Tensor, Tensor, Tensor]] = _on_sphere if space.metric == "cosine" else _shifted
+    place = _on_sphere if space.metric == "cosine" else _shifted
+    buffer = torch.empty(min(chunk, count), dim, dtype=torch.float32, device=how.device)
     for start in range(0, count, chunk):
         part = slice(start, start + chunk)
         x = latents[part].to(how.device)
-        point, norm[part], square[part] = place(x, space, exact)
+        point = buffer[: len(x)]
+        norm[part], square[part] = place(x, point, space, exact)
         values[part] = point
         error = torch.zeros((), dtype=torch.float64)
         if not how.is_float32:
@@ -176,30 +177,31 @@ def make_points(latents: Tensor, rows: np.ndarray, space: Space, how: Arithmetic
     return Points(values, norm, residual, square, wild if len(wild) else None)
 
 
-def _on_sphere(x: Tensor, space: Space, exact: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _on_sphere(x: Tensor, point: Tensor, space: Space, exact: torch.device) -> tuple[Tensor, Tensor]:
     """float32 points of length 1, to a relative error of 2^-22 of each element; norm; |y|^2. Zero stays zero."""
     import torch
 
-    x = x.float()
     norm = torch.linalg.vector_norm(x.to(exact) if exact != x.device else x, dim=1, dtype=torch.float64)
     is_live = norm > 0
     inverse = torch.where(is_live, 1 / norm, 0)
     if bool(((norm < 2.0**-100) & is_live).any()) or bool((norm > 2.0**100).any()):
-        point = (x.to(exact).double() * inverse[:, None]).float().to(x.device)
+        point.copy_(x.to(exact).double() * inverse[:, None])
     else:
-        point = x * inverse.float().to(x.device)[:, None]
+        torch.mul(x, inverse.float().to(x.device)[:, None], out=point)
     length = is_live.double() * _UP
     length[~torch.isfinite(norm)] = torch.inf
-    return point, length, torch.ones_like(length)
+    return length, torch.ones_like(length)
 
 
-def _shifted(x: Tensor, space: Space, exact: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _shifted(x: Tensor, point: Tensor, space: Space, exact: torch.device) -> tuple[Tensor, Tensor]:
+    """float32 points less the shift, in units, to a relative error of 2^-24 of each element; norm; |y|^2."""
     import torch
 
-    point = x.float() - space.shift  # type: ignore[operator]
+    assert space.shift is not None
+    torch.sub(x, space.shift, out=point)
     point *= 1 / space.unit
     norm = torch.linalg.vector_norm(point.to(exact) if exact != x.device else point, dim=1, dtype=torch.float64)
-    return point, norm * _UP, norm.square()
+    return norm * _UP, norm.square()
 
 
 @dataclass(frozen=True)

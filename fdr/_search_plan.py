@@ -10,9 +10,11 @@ from fdr.errors import InputError
 
 MIB = 2**20
 _SETTINGS = 7
+_LIBRARIES = 2 * MIB
+"""What libraries of matrix products allocate for themselves, whatever the sizes."""
 _PAIRS = {"cpu": 32, "cuda": 1024}
 _SCORE_ROWS = {"cpu": 2048, "cuda": 16384}
-_CHUNK = {"cpu": 2**19, "cuda": 2**23}
+_CHUNK = {"cpu": 2**18, "cuda": 2**23}
 """Elements that become points at once: on a CPU what its second-level cache holds, more or less."""
 
 
@@ -21,7 +23,6 @@ class SearchTask:
     """What is to be searched: sizes of sets, shards and values."""
 
     num_queries: int
-    num_references: int
     dim: int
     query_shard: int
     """Rows of the largest shard."""
@@ -65,24 +66,19 @@ def candidate_capacity(top_k: int, precision: str) -> int:
 
 
 def plan_blocks(task: SearchTask, memory: int, precision: str, device: str) -> SearchPlan:
-    """The plan with the fewest passes over the references.
+    """The plan with the least work: few passes over the references, in blocks that are not too small.
 
     Raises `InputError` when `memory` bytes hold not even one query, with the least that would do.
     """
-    least = 0
-    for level in range(_SETTINGS):
-        for reads_ahead in (True, False):
-            layout = _Layout(task, precision, device, level, reads_ahead)
-            rows = layout.rows_within(memory)
-            is_last = level == _SETTINGS - 1 and not reads_ahead
-            if rows >= min(task.num_queries, layout.wanted_rows) or (is_last and rows >= 1):
-                return layout.plan(max(1, min(rows, task.num_queries)))
-            least = layout.least()
+    layouts = [_Layout(task, precision, device, level, ahead) for level in range(_SETTINGS) for ahead in (True, False)]
+    fitting = [layout for layout in layouts if layout.rows_within(memory) >= 1]
+    if fitting:
+        best = min(fitting, key=lambda layout: layout.work(layout.rows_within(memory)))
+        return best.plan(max(1, min(best.rows_within(memory), task.num_queries)))
     raise InputError(
         f"Latents of {task.dim:,} values in shards of {task.reference_shard:,} do not fit a search memory of "
-        f"{_mebibytes(memory)}; allow at least {_mebibytes(least)} (one query at a time; "
-        f"{_mebibytes(_Layout(task, precision, device, 0, True).total(task.num_queries))} for all at once), or "
-        "choose smaller shards."
+        f"{_mebibytes(memory)}; allow at least {_mebibytes(min(layout.total(1) for layout in layouts))}, for one query "
+        f"at a time ({_mebibytes(layouts[0].total(task.num_queries))} for all at once), or choose smaller shards."
     )
 
 
@@ -92,6 +88,7 @@ class _Layout:
     def __init__(self, task: SearchTask, precision: str, device: str, level: int, reads_ahead: bool) -> None:
         kind = "cuda" if device.startswith("cuda") else "cpu"
         self.task, self.precision, self.device, self.reads_ahead = task, precision, device, reads_ahead
+        self.level = level
         self.is_split = kind == "cuda"
         self.itemsize = 4 if precision == "float32" else 2
         self.capacity = candidate_capacity(task.top_k, precision)
@@ -100,7 +97,6 @@ class _Layout:
         self.score_rows = max(16, _SCORE_ROWS[kind] >> level)
         self.chunk_rows = max(1, (_CHUNK[kind] >> level) // max(1, task.dim))
         self.pairs = max(2, _PAIRS[kind] >> level)
-        self.wanted_rows = max(1, self.score_rows // 2)
 
     def rows_within(self, memory: int) -> int:
         """Queries of a block that `memory` holds."""
@@ -111,8 +107,19 @@ class _Layout:
             rows = min(rows, free // self._query_host() if free > 0 else 0)
         return rows
 
-    def least(self) -> int:
-        return self.total(1)
+    def work(self, rows: int) -> float:
+        """Of blocks of `rows` queries, roughly, in products of one query with all references.
+
+        A pass over the references costs what it is to read and convert them. A GPU waits for the reader, and for the
+        host at every small product; a CPU is a little slower at those.
+        """
+        queries = self.task.num_queries
+        blocks = max(1, -(-queries // rows))
+        if self.is_split:
+            cost = queries + 500_000 * blocks + 0.3 * queries * 4**self.level
+        else:
+            cost = (queries + 500 * blocks) * (1 + 0.1 * self.level)
+        return cost * (1 if self.reads_ahead else 1.1)
 
     def total(self, rows: int) -> int:
         """Bytes for blocks of `rows` queries, of the device or the host, whichever needs more."""
@@ -165,7 +172,7 @@ class _Layout:
         packed = (self.tile_rows + score_rows) * max(task.dim * self.itemsize, min(task.dim, 2048) * 4)
         scores = score_rows * (self.tile_rows * 12 + self.capacity * 128)
         raw = task.reference_shard * task.dim * task.reference_itemsize if self.is_split else 0
-        return tile + packed + scores + raw + self.pairs * PAIR_BYTES + task.dim * 8
+        return _LIBRARIES + tile + packed + scores + raw + self.pairs * PAIR_BYTES + task.dim * 8
 
 
 def _mebibytes(size: int) -> str:

@@ -87,11 +87,20 @@ class SearchState:
         if self._folder is None:
             return None
         try:
-            with np.load(self._path(kind), allow_pickle=False) as file:
-                if str(file["digest"]) != self._digest:
+            with open(self._path(kind), "rb") as file, np.load(file, allow_pickle=False) as saved:
+                if str(saved["digest"]) != self._digest:
                     return None
-                arrays = {name: file[name] for name in shapes}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError):
+                arrays = {name: saved[name] for name in shapes}
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+            NotImplementedError,
+        ):
             return None
         fits = all(
             arrays[name].shape == shape and arrays[name].dtype == dtype for name, (shape, dtype) in shapes.items()

@@ -75,7 +75,6 @@ def plan_search(
     device = resolve_device(options.device)
     task = SearchTask(
         num_queries=-(-queries.num_rows // num_ranks),
-        num_references=references.num_rows,
         dim=references.dim,
         query_shard=largest_shard(queries),
         reference_shard=largest_shard(references),

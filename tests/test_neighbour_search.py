@@ -238,7 +238,7 @@ class TestMemory:
     )
     def test_a_plan_is_within_its_limit(self, queries: int, references: int, dim: int, shard: int, power: int) -> None:
         for precision, device in (("float32", "cpu"), ("bfloat16", "cpu"), ("float16", "cuda:0")):
-            task = SearchTask(queries, references, dim, min(queries, shard), min(references, shard), 4, 2, 10)
+            task = SearchTask(queries, dim, min(queries, shard), min(references, shard), 4, 2, 10)
             try:
                 plan = plan_blocks(task, 2**power, precision, device)
             except InputError:
@@ -251,7 +251,7 @@ class TestMemory:
         ("dim", "shard", "itemsize", "passes"), [(4096, 1024, 4, 1), (16_384, 1024, 2, 1), (196_608, 64, 2, 2)]
     )
     def test_imagenet_on_a_card_of_24_gb(self, dim: int, shard: int, itemsize: int, passes: int) -> None:
-        task = SearchTask(50_000, 1_281_167, dim, shard, shard, itemsize, itemsize, 10)
+        task = SearchTask(50_000, dim, shard, shard, itemsize, itemsize, 10)
         assert plan_blocks(task, 20 * 2**30, "float16", "cuda").num_blocks == passes
 
     def test_the_sentence_names_the_least_that_would_do(self) -> None:
