@@ -24,10 +24,10 @@ from fdr.training.grid import sheet
 pytestmark = pytest.mark.filterwarnings("ignore::fdr.errors.FdrWarning")  # so few images are doubtful
 
 TINY = TrainingSettings(
-    train_count=272,
-    held_out_count=272,
-    sample_count=96,
-    pretraining=Pretraining(steps=20, batch_size=32),
+    train_count=128,
+    held_out_count=128,
+    sample_count=64,
+    pretraining=Pretraining(steps=20, batch_size=16),
     steps=12,
     batch_size=32,
     lr=1e-3,
@@ -51,7 +51,7 @@ def demo(folder: Path) -> demo_training.TrainingDemo:
 
 
 def test_even_in_small_the_trained_encoder_and_its_sibling_see_an_improvement(demo) -> None:
-    assert demo.factor(TRAINED) > 1.2 and demo.factor("random:1") > 1.2
+    assert demo.factor(TRAINED) > 1.1 and demo.factor("random:1") > 1.1
 
 
 def test_training_reference_measured_images_and_noise_are_apart(demo, folder: Path) -> None:
@@ -140,7 +140,7 @@ def test_the_command(demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert run(["demo", "--train", "-q"]) == 1
     shown = capsys.readouterr()
     assert "should have fallen" in shown.err
-    for text in ("random:1", "watched", "trained on", "272 drawn images", "--ref fdr-demo-train/held-out --reps"):
+    for text in ("random:1", "watched", "trained on", "128 drawn images", "--ref fdr-demo-train/held-out --reps"):
         assert text in shown.out
     kept = [report.to_json() for report in load_reports(tmp_path / "fdr-demo-train" / "demo.json")]
     assert kept == [demo.before.to_json(), demo.after.to_json()]
