@@ -58,11 +58,11 @@ class TrainingSettings:
     sample_count: int = 2048
     """Samples that are measured, and held-out images that FDr divides by."""
     pretraining: Pretraining = field(default_factory=lambda: Pretraining(steps=300))
-    steps: int = 500
+    steps: int = 400
     batch_size: int = 32
-    lr: float = 3e-4
-    population: str = "ema:0.95"
-    """A window of 20 batches: short against the time in which the generator changes."""
+    lr: float = 1e-4
+    population: str = "ema:0.9"
+    """A window of ten batches: short against the time in which the generator changes."""
     least_factor: float = 3.0
     """By which the FD of the trained encoder must fall; that of the others must fall at all."""
 
