@@ -39,7 +39,7 @@ class Decoder(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairs)
         self.grain = nn.ParameterList(torch.zeros(after, 1, 1) for _, after in pairs)
         self.last = nn.Conv2d(_WIDTHS[-1], 3, 3, padding=1)
-        self.to(memory_format=torch.channels_last)  # 1.6 times as fast on a CPU  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)  # 1.5 times as fast on a CPU  # type: ignore[call-overload]
 
     def forward(self, noise: Tensor) -> Tensor:
         latent, grain = noise.split([LATENT, SIDE * SIDE], 1)
