@@ -118,12 +118,13 @@ class PlainTask:
         self._title = title
         self._meter = Meter(total, unit)
         self._next = time.monotonic() + PLAIN_INTERVAL
+        self._printed = 0.0
 
     def __enter__(self) -> PlainTask:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and self._meter.done:
+        if kind is None and self._meter.done != self._printed:
             self._print()
 
     def advance(self, amount: float = 1) -> None:
@@ -133,6 +134,7 @@ class PlainTask:
             self._print()
 
     def _print(self) -> None:
+        self._printed = self._meter.done
         click.echo(f"{self._title}: {self._meter.state()}{self._meter.left()}", err=True)
 
 
