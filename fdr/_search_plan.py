@@ -96,7 +96,7 @@ class _Layout:
         self.tile_rows = max(self.tile_rows, min(task.reference_shard, 32), 1)
         self.score_rows = max(16, _SCORE_ROWS[kind] >> level)
         self.chunk_rows = max(1, (_CHUNK[kind] >> level) // max(1, task.dim))
-        self.pairs = max(2, _PAIRS[kind] >> level)
+        self.pairs = max(16, _PAIRS[kind] >> level)  # fewer cost more time than they save memory
 
     def rows_within(self, memory: int) -> int:
         """Queries of a block that `memory` holds."""
