@@ -35,9 +35,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fdr import _block_search
-from fdr._products import arithmetic, resolve_precision
-from fdr.neighbour_search import SearchOptions, nearest, plan_search
+from fdr.neighbour_search import SearchOptions, block, nearest, plan_search
+from fdr.neighbour_search.products import arithmetic, resolve_precision
 from fdr.runtime import faithful_products, resolve_device
 
 WAYS = ("product", "fdr", "fdr float32", "batches", "matrix")
@@ -127,13 +126,13 @@ def one_way(args: argparse.Namespace) -> None:
     }
     is_gpu = resolve_device(args.device).type == "cuda"
     counts = {"searched anew": 0}
-    anew = _block_search._Search._search_anew
+    anew = block._Search._search_anew
 
-    def counted(search: _block_search._Search, chosen: np.ndarray, start: int) -> None:
+    def counted(search: block._Search, chosen: np.ndarray, start: int) -> None:
         counts["searched anew"] += len(chosen)
         anew(search, chosen, start)
 
-    _block_search._Search._search_anew = counted  # type: ignore[method-assign]
+    block._Search._search_anew = counted  # type: ignore[method-assign]
     torch.mm(torch.ones(64, 64).bfloat16(), torch.ones(64, 64).bfloat16())
     reset_peak()
     held = peak()

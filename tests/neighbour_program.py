@@ -19,9 +19,9 @@ from neighbour_worlds import CountedRows, drawn
 from torch import Tensor
 
 import fdr
-from fdr import _search_state
 from fdr.group import failures_told
 from fdr.neighbour_search import ArrayRows, SearchOptions, nearest
+from fdr.neighbour_search import state as search_state
 
 OPTIONS = SearchOptions(device="cpu", precision="bfloat16")
 
@@ -46,7 +46,7 @@ def main() -> None:
     """Search, and leave what was found."""
     out, state, kill_at, kind = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
     torch.set_num_threads(1)
-    _search_state._SAVE_SHARE = 0  # save at every shard, however quick it was
+    search_state._SAVE_SHARE = 0  # save at every shard, however quick it was
     queries, references = sets(kind)
     rows = MortalRows(references, 64)
     rows.kill_at = kill_at

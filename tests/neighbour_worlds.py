@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fdr._exact_distances import pair_distances, squared_norms
 from fdr.errors import InputError
 from fdr.neighbour_search import ArrayRows, LatentRows, Neighbours, SearchOptions, plan_search
+from fdr.neighbour_search.exact_distances import pair_distances, squared_norms
 
 Pair = tuple[np.ndarray, np.ndarray]
 

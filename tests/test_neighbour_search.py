@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 from neighbour_worlds import CountedRows, HoledRows, assert_is, brute_force, drawn, least_memory
 from thread_ranks import on_ranks
 
-from fdr import _block_search
-from fdr._exact_distances import pair_distances, squared_norms
-from fdr._products import arithmetic, make_points, space_of
-from fdr._search_plan import SearchTask, plan_blocks
-from fdr._sweep import QueryPoints, Sweeper
 from fdr.errors import InputError, RunError
-from fdr.neighbour_search import ArrayRows, SearchOptions, nearest, plan_search
+from fdr.neighbour_search import ArrayRows, SearchOptions, block, nearest, plan_search
+from fdr.neighbour_search.exact_distances import pair_distances, squared_norms
+from fdr.neighbour_search.plan import SearchTask, plan_blocks
+from fdr.neighbour_search.products import arithmetic, make_points, space_of
+from fdr.neighbour_search.sweep import QueryPoints, Sweeper
 
 KINDS = ("plain", "offset", "whole", "crowd", "outliers")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -183,23 +182,23 @@ class TestCertificate:
         expected = brute_force(x, y, 10, "cosine")
         rows, asked = (ArrayRows(x, 5), ArrayRows(y, 256)), options(precision="bfloat16")
         widened: list[int] = []
-        anew = _block_search._Search._search_anew
+        anew = block._Search._search_anew
 
-        def noted(search: _block_search._Search, chosen: np.ndarray, start: int) -> None:
+        def noted(search: block._Search, chosen: np.ndarray, start: int) -> None:
             widened.extend(chosen.tolist())
             anew(search, chosen, start)
 
-        monkeypatch.setattr(_block_search._Search, "_search_anew", noted)
+        monkeypatch.setattr(block._Search, "_search_anew", noted)
         assert_is(nearest(*rows, asked), expected)
         assert len(widened) == 12
 
-        settle = _block_search._Search._settle
+        settle = block._Search._settle
 
-        def careless(search: _block_search._Search) -> np.ndarray:
+        def careless(search: block._Search) -> np.ndarray:
             search.candidates.lost.fill_(torch.inf)
             return settle(search)
 
-        monkeypatch.setattr(_block_search._Search, "_settle", careless)
+        monkeypatch.setattr(block._Search, "_settle", careless)
         found = nearest(*rows, asked)
         assert (found.rows != expected[0]).any(1).sum() >= 6
         assert (found.distances >= expected[1]).all()
@@ -220,8 +219,8 @@ class TestCertificate:
             torch.set_float32_matmul_precision("highest")
 
 
-def _no_rules(num_queries: int, num_references: int) -> _block_search.PairRules:  # type: ignore[name-defined]
-    from fdr._pair_rules import PairRules
+def _no_rules(num_queries: int, num_references: int) -> block.PairRules:
+    from fdr.neighbour_search.pair_rules import PairRules
 
     return PairRules(None, None, (num_queries, num_references))
 

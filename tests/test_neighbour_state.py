@@ -14,10 +14,10 @@ import torch
 from neighbour_program import OPTIONS, sets
 from neighbour_worlds import CountedRows, assert_is, brute_force, drawn, least_memory
 
-from fdr import _search_state
 from fdr.cli._ranks import start_ranks
 from fdr.errors import RunError
 from fdr.neighbour_search import ArrayRows, LatentRows, Neighbours, SearchOptions, nearest, plan_search
+from fdr.neighbour_search import state as search_state
 
 PROGRAM = str(Path(__file__).parent / "neighbour_program.py")
 
@@ -94,7 +94,7 @@ class TestState:
 
     @pytest.fixture(autouse=True)
     def every_shard(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_search_state, "_SAVE_SHARE", 0)
+        monkeypatch.setattr(search_state, "_SAVE_SHARE", 0)
 
     def find(self, rows: LatentRows, state: Path, seed: int = 1, key: str = "a", top_k: int = 5) -> Neighbours:
         options = SearchOptions(top_k, device="cpu", precision="float32")

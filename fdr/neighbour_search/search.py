@@ -1,7 +1,7 @@
 """Exact nearest neighbours among latents: products in low precision find candidates, float64 decides.
 
-The result is that of brute force with the distances of `fdr._exact_distances`, ordered by distance and row, whatever
-the precision, the memory, the shards, the threads and the ranks. docs/neighbour-search.md tells how.
+The result is that of brute force with the distances of `exact_distances.py`, ordered by distance and row, whatever the
+precision, the memory, the shards, the threads and the ranks. docs/neighbour-search.md tells how.
 """
 
 from __future__ import annotations
@@ -12,19 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from fdr._block_search import Nearest, search_block
-from fdr._latent_rows import ArrayRows, LatentRows, largest_shard
-from fdr._pair_rules import Pair, PairRules
-from fdr._products import METRICS, arithmetic, resolve_precision
-from fdr._query_block import SearchSetting
-from fdr._search_plan import SearchPlan, SearchTask, plan_blocks
-from fdr._search_state import SearchState, state_digest
 from fdr.errors import InputError
 from fdr.group import SOLO, Group
+from fdr.neighbour_search.block import Nearest, search_block
+from fdr.neighbour_search.latent_rows import LatentRows, largest_shard
+from fdr.neighbour_search.pair_rules import Pair, PairRules
+from fdr.neighbour_search.plan import SearchPlan, SearchTask, plan_blocks
+from fdr.neighbour_search.products import METRICS, arithmetic, resolve_precision
+from fdr.neighbour_search.query_block import SearchSetting
+from fdr.neighbour_search.state import SearchState, state_digest
 from fdr.progress import Progress, SilentProgress
 from fdr.runtime import faithful_products, resolve_device
-
-__all__ = ["ArrayRows", "LatentRows", "Neighbours", "SearchOptions", "SearchPlan", "nearest", "plan_search"]
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fdr._exact_distances import pair_distances, squared_norms
-from fdr._latent_rows import LatentRows, read_between
-from fdr._pair_rules import PairRules
-from fdr._products import Arithmetic, Points
-from fdr._search_plan import SearchPlan
-from fdr._sweep import QueryPoints, Sweeper
+from fdr.neighbour_search.exact_distances import pair_distances, squared_norms
+from fdr.neighbour_search.latent_rows import LatentRows, read_between
+from fdr.neighbour_search.pair_rules import PairRules
+from fdr.neighbour_search.plan import SearchPlan
+from fdr.neighbour_search.products import Arithmetic, Points
+from fdr.neighbour_search.sweep import QueryPoints, Sweeper
 
 if TYPE_CHECKING:
     import torch

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fdr._exact_distances import unit_error
 from fdr.errors import InputError
+from fdr.neighbour_search.exact_distances import unit_error
 from fdr.runtime import has_fast_bf16
 
 if TYPE_CHECKING:

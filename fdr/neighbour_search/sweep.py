@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fdr._pair_rules import PairRules
-from fdr._products import Arithmetic, Bounds, Points, Space, bounds_of, make_points, query_offsets, scores
+from fdr.neighbour_search.pair_rules import PairRules
+from fdr.neighbour_search.products import (
+    Arithmetic,
+    Bounds,
+    Points,
+    Space,
+    bounds_of,
+    make_points,
+    query_offsets,
+    scores,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fdr._candidates import CANDIDATE_BYTES
-from fdr._exact_distances import PAIR_BYTES
 from fdr.errors import InputError
+from fdr.neighbour_search.candidates import CANDIDATE_BYTES
+from fdr.neighbour_search.exact_distances import PAIR_BYTES
 
 MIB = 2**20
 _SETTINGS = 7

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fdr._candidates import NOBODY, Candidates, grouped
-from fdr._latent_rows import read_shards
-from fdr._products import Arithmetic, arithmetic, space_of
-from fdr._query_block import ExactQueries, QueryBlock, SearchSetting, Span, survey
-from fdr._search_state import SearchState, Shapes
-from fdr._sweep import Products, Sweeper
 from fdr.errors import RunError
+from fdr.neighbour_search.candidates import NOBODY, Candidates, grouped
+from fdr.neighbour_search.latent_rows import read_shards
+from fdr.neighbour_search.products import Arithmetic, arithmetic, space_of
+from fdr.neighbour_search.query_block import ExactQueries, QueryBlock, SearchSetting, Span, survey
+from fdr.neighbour_search.state import SearchState, Shapes
+from fdr.neighbour_search.sweep import Products, Sweeper
 from fdr.progress import ProgressTask
 
 if TYPE_CHECKING:
