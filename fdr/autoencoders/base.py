@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -183,8 +183,7 @@ class LoadedAutoencoder:
         return self._decoded(latents, self.value_range)
 
     def _decoded(self, latents: Tensor, value_range: tuple[float, float]) -> Tensor:
-        with self._fork_rng():
-            torch.manual_seed(0)
+        with self._seeded(0):
             output = self._run("decode", self._codec.decode, latents.to(self.device, torch.float32))
         images = read_images(output, self.name)
         if images.ndim != 4 or len(images) != len(latents) or images.shape[1] not in (1, 3):
@@ -203,10 +202,9 @@ class LoadedAutoencoder:
         or far outside of the range of values; warns (`FdrWarning`) where another range reconstructs far better.
         """
         images = _drawn(height, width)
-        with self._fork_rng():
-            torch.manual_seed(0)
+        with self._seeded(0):
             first = self._posterior_of(images)
-            torch.manual_seed(1)
+        with self._seeded(1):
             second = self._posterior_of(images)
         if float((first.mean - second.mean).abs().mean()) > 1e-3 * float(first.mean.abs().mean()):
             raise InputError(
@@ -287,9 +285,19 @@ class LoadedAutoencoder:
         seed = self._declared.seed if chosen == "sample" else 0
         self._spec = replace(self._declared, posterior=chosen, seed=seed)
 
-    def _fork_rng(self) -> contextlib.AbstractContextManager[None]:
-        """torch's generators are what they were after it."""
-        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
+    @contextlib.contextmanager
+    def _seeded(self, seed: int) -> Iterator[None]:
+        """torch's generators are seeded in it, and what they were after it.
+
+        Not by `torch.manual_seed`, which without CUDA prints a stack, slow and not safe in threads, for a later one.
+        """
+        is_cuda = self.device.type == "cuda"
+        with torch.random.fork_rng([self.device] if is_cuda else []):
+            torch.default_generator.manual_seed(seed)
+            if is_cuda:
+                with torch.cuda.device(self.device):
+                    torch.cuda.manual_seed(seed)
+            yield
 
     def _probe(self) -> None:
         failure: InputError | None = None
