@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -34,8 +34,10 @@ _OVERSHOOT = 0.5
 """Share of the range by which decoded values may lie outside of it."""
 _OUTSIDE_SHARE = 0.05
 """Share of the values that may lie further outside."""
-_SUSPICIOUS = (4.0, 0.003)
-"""How many times worse than in the other range a mean squared error must be to be told, and how large (25 dB)."""
+_SUSPICIOUS = 4.0
+"""How many times worse than in the other range a mean squared error must be to be told."""
+_LEAST_SUSPICIOUS = 0.003
+"""A smaller one (25 dB) is that of a model in its own range."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,9 @@ class LoadedAutoencoder:
             raise InputError(
                 f"{self.name} was given {len(images)} images and the numbers of {len(rows)}; give one each."
             )
-        posterior = self._posterior_of(images)
+        return self._latents(self._posterior_of(images), rows)
+
+    def _latents(self, posterior: Posterior, rows: Sequence[int]) -> Tensor:
         latents = posterior.mean
         if self.spec.posterior == "sample" and posterior.std is not None:
             noise = noise_of(self.spec.seed, rows, latents.shape[1:], self.device, POSTERIOR)
@@ -179,8 +183,7 @@ class LoadedAutoencoder:
         return self._decoded(latents, self.value_range)
 
     def _decoded(self, latents: Tensor, value_range: tuple[float, float]) -> Tensor:
-        with self._fork_rng():
-            torch.manual_seed(0)
+        with self._seeded(0):
             output = self._run("decode", self._codec.decode, latents.to(self.device, torch.float32))
         images = read_images(output, self.name)
         if images.ndim != 4 or len(images) != len(latents) or images.shape[1] not in (1, 3):
@@ -189,7 +192,7 @@ class LoadedAutoencoder:
                 f"{list(images.shape)}."
             )
         low, high = value_range
-        images = (images.float() - low) / (high - low)
+        images = (images.to(self.device, torch.float32) - low) / (high - low)
         return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
     def check(self, height: int, width: int) -> None:
@@ -199,17 +202,16 @@ class LoadedAutoencoder:
         or far outside of the range of values; warns (`FdrWarning`) where another range reconstructs far better.
         """
         images = _drawn(height, width)
-        with self._fork_rng():
-            torch.manual_seed(0)
-            first = self._posterior_of(images).mean
-            torch.manual_seed(1)
-            second = self._posterior_of(images).mean
-        if float((first - second).abs().mean()) > 1e-3 * float(first.abs().mean()):
+        with self._seeded(0):
+            first = self._posterior_of(images)
+        with self._seeded(1):
+            second = self._posterior_of(images)
+        if float((first.mean - second.mean).abs().mean()) > 1e-3 * float(first.mean.abs().mean()):
             raise InputError(
                 f"encode of {self.name} draws noise of its own, so its latents are other ones every time; let it "
                 "return mean and logvar (a dict, or a distribution), which are sampled by the number of the image."
             )
-        decoded = self.decode(self.encode(images, range(_CHECKED)))
+        decoded = self.decode(self._latents(first, range(_CHECKED)))
         if decoded.shape != images.shape:
             made, given = ("x".join(map(str, one.shape[2:])) for one in (decoded, images))
             raise InputError(
@@ -234,13 +236,16 @@ class LoadedAutoencoder:
 
     def _compare_ranges(self, images: Tensor, decoded: Tensor) -> None:
         """A model of [0, 1] that is used as one of [-1, 1] still makes images; that they are poor ones is told."""
+        here = float((decoded - images).square().mean())
+        if here <= _LEAST_SUSPICIOUS:
+            return
         other = UNIT if self.value_range == SIGNED else SIGNED
         try:
             again = self._decoded(self._posterior_of(images, other).mean, other)
         except InputError:
             return
-        here, there = (float((one - images).square().mean()) for one in (decoded, again))
-        if here > max(_SUSPICIOUS[0] * there, _SUSPICIOUS[1]) and again.shape == images.shape:
+        there = float((again - images).square().mean()) if again.shape == images.shape else here
+        if here > _SUSPICIOUS * there:
             warnings.warn(
                 f"{self.name} reconstructs with a mean squared error of {here:.2g} in the value range "
                 f"{_shown(self.value_range)}, and of {there:.2g} in {_shown(other)}; give --value-range.",
@@ -256,7 +261,8 @@ class LoadedAutoencoder:
         low, high = value_range or self.value_range
         scaled = images.to(self.device, torch.float32) * (high - low) + low
         posterior = read_posterior(self._run("encode", self._codec.encode, scaled), self.name)
-        mean, std = posterior.mean.float(), None if posterior.std is None else posterior.std.float()
+        mean = posterior.mean.to(self.device, torch.float32)
+        std = None if posterior.std is None else posterior.std.to(self.device, torch.float32)
         if mean.ndim < 2 or len(mean) != len(images) or (std is not None and std.shape != mean.shape):
             shapes = f"{list(mean.shape)}" + ("" if std is None else f" with a deviation {list(std.shape)}")
             raise InputError(
@@ -279,9 +285,19 @@ class LoadedAutoencoder:
         seed = self._declared.seed if chosen == "sample" else 0
         self._spec = replace(self._declared, posterior=chosen, seed=seed)
 
-    def _fork_rng(self) -> contextlib.AbstractContextManager[None]:
-        """torch's generators are what they were after it."""
-        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
+    @contextlib.contextmanager
+    def _seeded(self, seed: int) -> Iterator[None]:
+        """torch's generators are seeded in it, and what they were after it.
+
+        Not by `torch.manual_seed`, which without CUDA prints a stack, slow and not safe in threads, for a later one.
+        """
+        is_cuda = self.device.type == "cuda"
+        with torch.random.fork_rng([self.device] if is_cuda else []):
+            torch.default_generator.manual_seed(seed)
+            if is_cuda:
+                with torch.cuda.device(self.device):
+                    torch.cuda.manual_seed(seed)
+            yield
 
     def _probe(self) -> None:
         failure: InputError | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
@@ -88,11 +89,17 @@ def module_digest(module: torch.nn.Module) -> str:
     classes = {type(part) for part in module.modules()}
     for kind in sorted(classes, key=lambda kind: f"{kind.__module__}.{kind.__qualname__}"):
         try:
-            digest.update(inspect.getsource(kind).encode())
+            digest.update(_source_of(kind).encode())  # type: ignore[arg-type]
         except (OSError, TypeError):  # typed into an interpreter: its code could change unseen
             return UNKNOWN
     digest_state(module, digest)
     return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _source_of(kind: type) -> str:
+    """As it was when first asked for: Python parses a whole file to find it, which in 3.11 is not safe in threads."""
+    return inspect.getsource(kind)
 
 
 def digest_state(module: torch.nn.Module, digest: Any) -> None:
