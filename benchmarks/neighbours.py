@@ -75,7 +75,7 @@ def draw(path: Path, count: int, args: argparse.Namespace, seed: int) -> None:
 def product(args: argparse.Namespace) -> None:
     """The products of the search on one tile, as often as it has tiles."""
     device = resolve_device(args.device)
-    how = arithmetic(resolve_precision(args.precision, device), device)
+    how = arithmetic(resolve_precision(args.precision, device, args.dim), device)
     plan = plan_search(*rows_of(args), options(args, args.precision))
     x, y = (torch.randn(n, args.dim, device=device).to(how.dtype) for n in (args.queries, plan.tile_rows))
     with faithful_products():

@@ -19,7 +19,7 @@ from fdr.errors import InputError, RunError
 from fdr.neighbour_search import ArrayRows, SearchOptions, block, nearest, plan_search
 from fdr.neighbour_search.exact_distances import pair_distances, squared_norms
 from fdr.neighbour_search.plan import SearchTask, plan_blocks
-from fdr.neighbour_search.products import arithmetic, make_points, space_of
+from fdr.neighbour_search.products import arithmetic, make_points, resolve_precision, space_of
 from fdr.neighbour_search.sweep import QueryPoints, Sweeper
 
 KINDS = ("plain", "offset", "whole", "crowd", "outliers")
@@ -217,6 +217,13 @@ class TestCertificate:
             assert torch.get_float32_matmul_precision() == "medium"
         finally:
             torch.set_float32_matmul_precision("highest")
+
+
+def test_wide_latents_are_not_told_apart_by_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fdr.neighbour_search.products.has_fast_bf16", lambda device: True)
+    cpu = torch.device("cpu")
+    assert [resolve_precision("auto", cpu, dim) for dim in (4096, 196_608)] == ["bfloat16", "float32"]
+    assert resolve_precision("bfloat16", cpu, 196_608) == "bfloat16"
 
 
 def _no_rules(num_queries: int, num_references: int) -> block.PairRules:

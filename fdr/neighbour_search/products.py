@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 METRICS = ("cosine", "l2")
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+MAX_BFLOAT16_DIM = 32_768
 _F32 = 2.0**-24
 """Unit roundoff of float32."""
 _WILD = 2.0**40
@@ -68,15 +69,20 @@ class Arithmetic:
         return n * self.unit / (1 - n * self.unit)
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """The dtype for "auto": the fastest that the device's matrix units take, the finer of two that are as fast."""
+def resolve_precision(precision: str, device: torch.device, dim: int) -> str:
+    """The dtype for "auto": the fastest that the device's matrix units take, the finer of two that are as fast.
+
+    For latents of more than `MAX_BFLOAT16_DIM` values float32, where bfloat16 is all there is: distances concentrate as
+    1 / sqrt(D), and bfloat16 no longer tells them apart.
+    """
     if precision not in PRECISIONS:
         raise InputError(f"Unknown precision {precision!r} of the search; expected {', '.join(PRECISIONS)}.")
     if precision != "auto":
         return precision
     if device.type == "cuda":
         return "float16"
-    return "bfloat16" if device.type == "cpu" and has_fast_bf16(device) else "float32"
+    takes_bfloat16 = dim <= MAX_BFLOAT16_DIM and device.type == "cpu" and has_fast_bf16(device)
+    return "bfloat16" if takes_bfloat16 else "float32"
 
 
 def arithmetic(precision: str, device: torch.device) -> Arithmetic:

@@ -80,7 +80,7 @@ def plan_search(
         reference_itemsize=itemsizes[1],
         top_k=options.top_k,
     )
-    return plan_blocks(task, options.memory, resolve_precision(options.precision, device), str(device))
+    return plan_blocks(task, options.memory, resolve_precision(options.precision, device, references.dim), str(device))
 
 
 def nearest(
