@@ -1,15 +1,14 @@
 """The fast solver: between eigendecompositions the eigenbasis is frozen, and M^{-1/2} is followed to first order.
 
 FD needs of the population only its mean, tr S_q and M = P^T S_q P, where P is any factor of the reference, P P^T = S_p.
-At a refresh P is turned so that M = diag(s^2). From then on M = s (I + D) s with a small D, whose first-order effect on
-M^{-1/2} solves a Sylvester equation that is elementwise in this basis:
+At a refresh P is turned so that M = diag(s^2). From then on M = s (I + D) s with a small D, and M^{-1/2} is expanded in it
+(`fdr._expansion`): the first order is elementwise in this basis. A step costs three products of B x d by d x d and half
+of one, d x B by B x d, in float32, and nothing cubic in d.
 
-    H_ij = D_ij / (s_i + s_j),   M^{-1/2} = 1/s - H,
-    tr M^{1/2} = sum s + sum D_ii s_i / 2 - sum D_ij^2 s_i s_j / (s_i + s_j) / 4.
-
-A step costs four products of B x d by d x d in float32 and nothing cubic in d. The error is estimated from the second
-order, by one chord step on N M N = I, and a step whose estimate is too large is solved exactly instead, which is a
-refresh. No covariance in the coordinates of the features is ever stored.
+The error is estimated where it is due. A step whose estimate is too large takes a chord step (two products d x d x d in
+float32), whose result is kept: it is of second order in D, so that later steps scale it as |D|^2 and are left with the
+second order of what D has changed since. Where that does not do, the step is solved exactly, which is a refresh. No
+covariance in the coordinates of the features is ever stored.
 
 D is stored, never I + D: in float32, (1 - a) + a is not 1, and the difference would add up.
 """
@@ -24,26 +23,29 @@ from typing import TYPE_CHECKING
 import torch
 
 from fdr import linalg
+from fdr._expansion import Expansion, absorbed_change, sketched_norm
 from fdr._terms import AbstractTerm, Averaging, Weights, check_state
 from fdr.transport import Diagnostics, Target, TermValue, frechet_distance_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TOLERANCE = 5e-4
-"""Largest estimated relative error of a step's gradient; the estimate is right to some 20 %."""
-MAX_CHANGE = 0.05
+TOLERANCE = 6e-4
+"""Largest estimated relative error of a step's gradient."""
+OVERSHOOT = 1.25
+"""Of the tolerance, the error foreseen for the step at which it is estimated next."""
+SUDDEN = 1.1
+"""How much faster than by age the first-order correction may grow until then."""
+CHECK_EVERY = 20
+"""Steps between two estimates at most."""
+CHORD_REACH = 4
+"""Of the tolerance, the largest error at which a chord step is tried."""
+CHORD_LEFT = 0.5
+"""Of the tolerance, the largest error that a chord step may leave."""
+MAX_CHANGE = 0.1
 """Largest |D|_F / sqrt(r) that the expansion is asked to bridge."""
 MAX_AGE = 100
 """Steps after which the basis is refreshed in any case."""
-CHECK_EVERY = 20
-"""Steps between two estimates at most."""
-ERROR_ORDER = 5
-"""The error grows at most as this power of the age: under a steady drift D grows as age^2, and the error as D^2."""
-OVERSHOOT = 1.4
-"""Of the tolerance, the error foreseen for the step at which it is estimated next."""
-SUDDEN = 1.5
-"""How much faster than D under a steady drift the first-order correction may grow between two estimates."""
 MAX_NOISE = 1e-2
 """Largest float32 rounding of a whitened feature that is let through."""
 
@@ -81,6 +83,13 @@ class Plain:
     """P [d, r], float64; rows of 0 where the reference does not vary."""
     matrix: Tensor
     """M [r, r], float64; only the lower triangle counts."""
+    life: float = 1.0
+    """Of the frozen basis that is made of it, see `Schedule`."""
+
+    @property
+    def rank(self) -> int:
+        """r."""
+        return self.matrix.shape[0]
 
     def matrix64(self) -> Tensor:
         """M."""
@@ -88,21 +97,85 @@ class Plain:
 
 
 @dataclass(frozen=True)
-class Frozen:
-    """M = s (I + D) s in a basis in which it was diagonal."""
+class Schedule:
+    """How far a frozen basis has come, and when its error is looked at."""
 
-    factor: Tensor
-    """P [d, r], float64; rows of 0 where the reference does not vary."""
-    roots: Tensor
-    """s [r], float64."""
-    change: Tensor
-    """D [r, r], float32."""
+    life: float = 1.0
+    """The share of a full life after which the basis is refreshed: less than 1 sets encoders apart from each other."""
     age: int = 0
     """Steps since the refresh."""
     due: int = 0
     """The age at which the error is estimated next."""
     limit: float = 0.0
     """The size of the first-order correction above which it is estimated before that."""
+    since: int = 0
+    """The age at the last chord step, 0 before the first."""
+    reach: float = 0.0
+    """|D|_F at that step."""
+    left: float = 0.0
+    """The error that it left."""
+
+    @classmethod
+    def of(cls, state: Tensor) -> Schedule:
+        """From its fields, in order."""
+        life, age, due, limit, since, reach, left = state.tolist()
+        return cls(life, int(age), int(due), limit, int(since), reach, left)
+
+    @property
+    def tolerance(self) -> float:
+        """The largest estimate: an error that grows as age^2 reaches it after the share `life` of the time."""
+        return TOLERANCE * self.life**2
+
+    @property
+    def is_over(self) -> bool:
+        """True where the next step has to be a refresh."""
+        return self.age + 1 >= max(MAX_AGE * self.life, 1)
+
+    def may_chord(self, error: float, size: float) -> bool:
+        """Whether a chord step at |D|_F = `size` may leave little enough; what it leaves is of third order."""
+        foreseen = self.left * (size / self.reach) ** 3 if self.reach else 0.0
+        return error <= CHORD_REACH * self.tolerance and foreseen <= CHORD_LEFT * self.tolerance
+
+    def estimated(self, error: float, correction: float) -> Schedule:
+        """After an estimate: the next one where an error that grows as age^2 exceeds the tolerance by little."""
+        room = (OVERSHOOT * self.tolerance / max(error, 1e-12)) ** 0.5 - 1
+        wait = min(max(round((self.age - self.since) * room), 1), CHECK_EVERY, self.age + 1)
+        due = self.age + wait
+        return dataclasses.replace(self, due=due, limit=SUDDEN * correction * due / self.age)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """M = s (I + D) s in a basis in which it was diagonal."""
+
+    high: Tensor
+    """P [d, r] rounded to float32; rows of 0 where the reference does not vary."""
+    low: Tensor
+    """P less that, float32: together 48 bits, in the memory of one float64."""
+    roots: Tensor
+    """s [r], float64."""
+    change: Tensor
+    """D [r, r], float32."""
+    second: Tensor | None = None
+    """What chord steps added to M^{-1/2} [r, r], float32; None before the first."""
+    schedule: Schedule = Schedule()
+
+    @classmethod
+    def at(cls, factor: Tensor, roots: Tensor, life: float) -> Frozen:
+        """Right after a refresh."""
+        high = factor.float()
+        nothing = torch.zeros((), dtype=torch.float32, device=factor.device).expand(len(roots), len(roots))
+        return cls(high, (factor - high).float(), roots, nothing, schedule=Schedule(life))
+
+    @property
+    def rank(self) -> int:
+        """r."""
+        return len(self.roots)
+
+    @property
+    def factor(self) -> Tensor:
+        """P [d, r], float64."""
+        return self.high.double().add_(self.low)
 
     def matrix64(self) -> Tensor:
         """M in float64."""
@@ -149,12 +222,12 @@ class Step:
 
 def absorbed(basis: Basis, advance: Advance) -> tuple[Plain, Tensor]:
     """M with the batch in it, in float64, and the batch in its coordinates, (z - m_q) P [B, r]."""
-    rows = advance.centred @ basis.factor
-    shift = advance.shift @ basis.factor
-    share = advance.share
+    factor = basis.factor
+    rows, shift, share = advance.centred @ factor, advance.shift @ factor, advance.share
     matrix = torch.addmm(basis.matrix64(), rows.T, rows, beta=1 - share, alpha=share / len(rows))
     matrix.addr_(shift, shift, alpha=-(share**2))
-    return Plain(basis.factor, matrix), rows.sub_(shift, alpha=share)
+    life = basis.life if isinstance(basis, Plain) else 1.0
+    return Plain(factor, matrix, life), rows.sub_(shift, alpha=share)
 
 
 def solve_plain(basis: Basis, advance: Advance) -> Step:
@@ -171,8 +244,7 @@ def solve_plain(basis: Basis, advance: Advance) -> Step:
     roots = values.clamp(min=0).sqrt()
     turned = plain.factor @ vectors
     whitened = (rows @ vectors) * torch.where(kept, 1 / roots, 0)
-    nothing = torch.zeros((), dtype=torch.float32, device=turned.device).expand_as(vectors)
-    frozen = Frozen(turned, roots, nothing)
+    frozen = Frozen.at(turned, roots, plain.life)
     noise = torch.finfo(torch.float32).eps * advance.trace.sqrt() * torch.linalg.vector_norm(turned, dim=0) / roots
     is_regular = is_regular and bool((noise <= MAX_NOISE).all())
     diagnostics = Diagnostics("refresh" if is_regular else "plain", refreshed=True)
@@ -180,71 +252,66 @@ def solve_plain(basis: Basis, advance: Advance) -> Step:
 
 
 def solve_frozen(basis: Frozen, advance: Advance, pull: Tensor) -> Step | None:
-    """First order in the frozen basis, in float32; None where the step has to be exact.
+    """By expansion in the frozen basis, in float32; None where the step has to be exact.
 
-    `pull` = m_q - m_p [d], which the gradient holds besides (z - m_q)(I - T): the estimate is relative to both.
+    `pull` = m_q - m_p [d], which the gradient holds besides (z - m_q)(I - T): the error is relative to both.
     """
-    if basis.age + 1 >= MAX_AGE:
+    if basis.schedule.is_over:
         return None
-    factor, roots = basis.factor.float(), basis.roots.float()
-    share, size = advance.share, len(advance.centred)
-    whitened = (advance.centred.float() @ factor).div_(roots)
-    shift = (advance.shift @ basis.factor / basis.roots).float()
-    change = torch.addmm(basis.change, whitened.T, whitened, beta=1 - share, alpha=share / size)
-    change.diagonal().sub_(share)
-    change.addr_(shift, shift, alpha=-(share**2))
-    if not float(torch.linalg.matrix_norm(change)) <= MAX_CHANGE * len(roots) ** 0.5:
+    schedule = dataclasses.replace(basis.schedule, age=basis.schedule.age + 1)
+    roots = basis.roots.float()
+    whitened = (advance.centred.float() @ basis.high).div_(roots)
+    shift = whitened.mean(0)
+    change = absorbed_change(basis.change, whitened, shift, advance.share)
+    size = float(torch.linalg.matrix_norm(change))
+    if not size <= MAX_CHANGE * len(roots) ** 0.5:
         return None
-    whitened.sub_(shift, alpha=share)
-    sums = roots + roots[:, None]
-    first = change / sums
+    whitened.sub_(shift, alpha=advance.share)
+    second = None if basis.second is None else basis.second * (size / schedule.reach) ** 2
+    expansion = Expansion(roots, change, second)
+    correction = expansion.correction()
     scaled = whitened * roots
-    correction = scaled @ first
-    lengths = torch.linalg.vector_norm(factor, dim=0)
-    correction_size = float(torch.linalg.norm(correction * lengths) / torch.linalg.norm(whitened * lengths))
-    moved = (whitened - correction) @ factor.T
-    after = dataclasses.replace(basis, change=change, age=basis.age + 1)
-    estimate = None
-    if after.age >= basis.due or correction_size > basis.limit:
-        second = (scaled @ _second_order(change, first, roots, sums)) @ factor.T
-        moved += second
-        whole = advance.recentred().float().add_(pull.float()).sub_(moved)
-        estimate = float(torch.linalg.norm(second) / torch.linalg.norm(whole))
-        if not estimate <= TOLERANCE:
-            return None
-        due = after.age * (OVERSHOOT * TOLERANCE / max(estimate, 1e-12)) ** (1 / ERROR_ORDER)
-        due = min(max(round(due), after.age + 1), after.age + CHECK_EVERY)
-        limit = SUDDEN * correction_size * (due / after.age) ** 2
-        after = dataclasses.replace(after, due=due, limit=limit)
-    route = "frozen" if estimate is None else "frozen-2"
-    root_trace = _root_trace(basis.roots, change, first)
-    return Step(after, root_trace, moved, Diagnostics(route, estimate))
+    moved = scaled @ correction
+    lengths = basis.high.square().sum(0).sqrt_()
+    growth = float(torch.linalg.norm(moved * lengths) / torch.linalg.norm(whitened * lengths))
+    moved = whitened.sub_(moved) @ basis.high.T
+    after = dataclasses.replace(basis, change=change, schedule=schedule)
+    diagnostics = Diagnostics("frozen")
+    if schedule.age >= schedule.due or growth > schedule.limit:
+        whole = float(torch.linalg.norm(advance.recentred().float().add_(pull.float()).sub_(moved)))
 
+        def estimated() -> float:
+            return sketched_norm(expansion, correction, scaled, basis.high, schedule.age) / whole
 
-def _second_order(change: Tensor, first: Tensor, roots: Tensor, sums: Tensor) -> Tensor:
-    """What to add to M^{-1/2} = 1/s - H [r, r]: E / (s_i + s_j) with the residual E = I - N M N.
-
-    With W = H s and W + W^T = D, the first order cancels in closed form: E = W D + (W D)^T - (W + W D) W^T.
-    """
-    scaled = first * roots
-    product = scaled @ change
-    return (product + product.T - (scaled + product) @ scaled.T) / sums
-
-
-def _root_trace(roots: Tensor, change: Tensor, first: Tensor) -> Tensor:
-    """tr M^{1/2} to second order, in float64."""
-    linear = (change.diagonal().double() * roots).sum() / 2
-    weights = roots.float()
-    return roots.sum() + linear - (weights @ (change * first) @ weights).double() / 4
+        error, route = estimated(), "frozen"
+        if not error <= schedule.tolerance:
+            if not schedule.may_chord(error, size):
+                return None
+            step = expansion.chord_step(correction)
+            moved += (scaled @ step) @ basis.high.T
+            correction -= step
+            expansion = Expansion(roots, change, step if second is None else step.add_(second))
+            error, route = estimated(), "frozen-2"
+            if not error <= CHORD_LEFT * schedule.tolerance:
+                return None
+            schedule = dataclasses.replace(schedule, since=schedule.age, reach=size, left=error)
+            after = dataclasses.replace(after, second=expansion.second)
+        after = dataclasses.replace(after, schedule=schedule.estimated(error, growth))
+        diagnostics = Diagnostics(route, error)
+    return Step(after, expansion.root_trace(correction, basis.roots), moved, diagnostics)
 
 
 class FastEmaTerm(AbstractTerm):
-    """Exponentially averaged moments in a frozen basis: P in float64 and D in float32, 1.5 d^2 float64 in all.
+    """Exponentially averaged moments in a frozen basis: P in 48 bits and D in float32, 1.5 d^2 float64 in all.
 
-    A pending step adds D, 0.5 d^2, or P, d^2, where it refreshed.
+    After a chord step 0.5 d^2 more. A pending step adds D, 0.5 d^2, and what a chord step gave, 0.5 d^2; or P, d^2, where
+    it refreshed: 3 d^2 at most.
+
+    `first_life` is the share of a full life after which the first basis is refreshed. Terms of different shares refresh
+    at different steps.
     """
 
-    def __init__(self, target: Target, is_unit: bool, beta: float) -> None:
+    def __init__(self, target: Target, is_unit: bool, beta: float, first_life: float = 1.0) -> None:
         left, roots, _ = linalg.svd(target.factor)
         rank = len(roots)
         factor = left.new_zeros(target.dim, rank)
@@ -253,7 +320,7 @@ class FastEmaTerm(AbstractTerm):
             dataclasses.replace(target, factor=torch.empty_like(target.factor[:0])), is_unit
         )  # the basis holds its own
         self.beta = beta
-        empty = Plain(factor, factor.new_zeros(rank, rank))
+        empty = Plain(factor, factor.new_zeros(rank, rank), first_life)
         self.moments = FrozenMoments(Averaging(), torch.zeros_like(target.mean), factor.new_zeros(()), empty)
         self.pending: FrozenMoments | None = None
 
@@ -265,30 +332,36 @@ class FastEmaTerm(AbstractTerm):
 
     def state_dict(self) -> dict[str, Tensor]:
         moments, basis = self.moments, self.moments.basis
-        state = {"mean": moments.mean, "trace": moments.trace, "factor": basis.factor, **moments.averaging.state()}
+        state = {"mean": moments.mean, "trace": moments.trace, **moments.averaging.state()}
         if isinstance(basis, Plain):
-            return state | {"matrix": basis.matrix}
-        schedule = torch.tensor([basis.age, basis.due, basis.limit], dtype=torch.float64)
-        return state | {"roots": basis.roots, "change": basis.change.contiguous(), "schedule": schedule}
+            life = torch.tensor(basis.life, dtype=torch.float64)
+            return state | {"factor": basis.factor, "matrix": basis.matrix, "life": life}
+        schedule = torch.tensor(dataclasses.astuple(basis.schedule), dtype=torch.float64)
+        state |= {"factor": basis.high, "factor_low": basis.low, "roots": basis.roots, "schedule": schedule}
+        state["change"] = basis.change.contiguous()
+        return state if basis.second is None else state | {"second": basis.second}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        check_state(state, self._expected(is_frozen="change" in state))
+        check_state(state, self._expected(state))
         own = {name: value.to(self.device, copy=True) for name, value in state.items()}
         if "matrix" in own:
-            basis: Basis = Plain(own["factor"], own["matrix"])
+            basis: Basis = Plain(own["factor"], own["matrix"], float(state["life"]))
         else:
-            age, due, limit = state["schedule"].tolist()
-            basis = Frozen(own["factor"], own["roots"], own["change"], int(age), int(due), limit)
+            schedule = Schedule.of(state["schedule"])
+            factor = own["factor"], own["factor_low"]
+            basis = Frozen(*factor, own["roots"], own["change"], own.get("second"), schedule)
         self.moments, self.pending = FrozenMoments(Averaging.of(state), own["mean"], own["trace"], basis), None
 
-    def _expected(self, is_frozen: bool) -> dict[str, Tensor]:
-        """A state of the right names, shapes and dtypes, of no memory."""
-        r = self.moments.basis.factor.shape[1]
-        zero, shapes = torch.zeros((), dtype=torch.float64), {"mean": (self.dim,), "trace": (), "factor": (self.dim, r)}
-        expected = {name: zero.expand(shape) for name, shape in shapes.items()} | self.moments.averaging.state()
-        if not is_frozen:
-            return expected | {"matrix": zero.expand(r, r)}
-        return expected | {"roots": zero.expand(r), "change": zero.float().expand(r, r), "schedule": zero.expand(3)}
+    def _expected(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state of the right names, shapes and dtypes, of no memory; with the optional parts that `state` has."""
+        d, r = self.dim, self.moments.basis.rank
+        wide, narrow = torch.zeros((), dtype=torch.float64), torch.zeros(())
+        expected = {"mean": wide.expand(d), "trace": wide, **self.moments.averaging.state()}
+        if "change" not in state:
+            return expected | {"factor": wide.expand(d, r), "matrix": wide.expand(r, r), "life": wide}
+        expected |= {"factor": narrow.expand(d, r), "factor_low": narrow.expand(d, r), "roots": wide.expand(r)}
+        expected |= {"change": narrow.expand(r, r), "schedule": wide.expand(len(dataclasses.fields(Schedule)))}
+        return expected | {name: narrow.expand(r, r) for name in ("second",) if name in state}
 
     def _fill(self, rows: Tensor) -> None:
         self.discard()
