@@ -5,8 +5,8 @@ At a refresh P is turned so that M = diag(s^2). From then on M = s (I + D) s wit
 (`fdr._expansion`): the first order is elementwise in this basis. A step costs three products of B x d by d x d and half
 of one, d x B by B x d, in float32, and nothing cubic in d.
 
-The error is estimated where it is due. A step whose estimate is too large takes a chord step (two products d x d x d in
-float32), whose result is kept: it is of second order in D, so that later steps scale it as |D|^2 and are left with the
+The error is estimated where it is due. Where the estimate is too large, chord steps (four products d x d x d in float32)
+give the higher orders. They are kept: of second order in D, they are scaled as |D|^2 in later steps, whose error is the
 second order of what D has changed since. Where that does not do, the step is solved exactly, which is a refresh. No
 covariance in the coordinates of the features is ever stored.
 
@@ -36,13 +36,15 @@ OVERSHOOT = 1.25
 """Of the tolerance, the error foreseen for the step at which it is estimated next."""
 SUDDEN = 1.1
 """How much faster than by age the first-order correction may grow until then."""
+AT_CHORD = 0.05
+"""Of the age at chord steps, that to which their error soon jumps back: what they gave follows |D| alone."""
 CHECK_EVERY = 20
 """Steps between two estimates at most."""
 CHORD_REACH = 4
-"""Of the tolerance, the largest error at which a chord step is tried."""
+"""Of the tolerance, the largest error at which chord steps are tried."""
 CHORD_LEFT = 0.5
-"""Of the tolerance, the largest error that a chord step may leave."""
-MAX_CHANGE = 0.1
+"""Of the tolerance, the largest error that chord steps may leave."""
+MAX_CHANGE = 0.08
 """Largest |D|_F / sqrt(r) that the expansion is asked to bridge."""
 MAX_AGE = 100
 """Steps after which the basis is refreshed in any case."""
@@ -66,9 +68,9 @@ class Advance:
     trace: Tensor
     """The new tr S_q."""
 
-    def recentred(self) -> Tensor:
+    def recentred(self, dtype: torch.dtype) -> Tensor:
         """The batch about the new mean, z - m_q [B, d]."""
-        return self.centred - self.share * self.shift
+        return self.centred.to(dtype, copy=True).sub_(self.shift.to(dtype), alpha=self.share)
 
     def moments(self, basis: Basis) -> FrozenMoments:
         """The population with the batch in it, given M."""
@@ -109,17 +111,17 @@ class Schedule:
     limit: float = 0.0
     """The size of the first-order correction above which it is estimated before that."""
     since: int = 0
-    """The age at the last chord step, 0 before the first."""
+    """The age at the last chord steps, 0 before the first."""
     reach: float = 0.0
     """|D|_F at that step."""
-    left: float = 0.0
-    """The error that it left."""
+    beyond: float = 0.0
+    """What `Expansion.root_trace` lacked there, of fourth order in D."""
 
     @classmethod
     def of(cls, state: Tensor) -> Schedule:
         """From its fields, in order."""
-        life, age, due, limit, since, reach, left = state.tolist()
-        return cls(life, int(age), int(due), limit, int(since), reach, left)
+        life, age, due, limit, since, *others = state.tolist()
+        return cls(life, int(age), int(due), limit, int(since), *others)
 
     @property
     def tolerance(self) -> float:
@@ -131,17 +133,15 @@ class Schedule:
         """True where the next step has to be a refresh."""
         return self.age + 1 >= max(MAX_AGE * self.life, 1)
 
-    def may_chord(self, error: float, size: float) -> bool:
-        """Whether a chord step at |D|_F = `size` may leave little enough; what it leaves is of third order."""
-        foreseen = self.left * (size / self.reach) ** 3 if self.reach else 0.0
-        return error <= CHORD_REACH * self.tolerance and foreseen <= CHORD_LEFT * self.tolerance
+    def estimated(self, error: float, growth: float) -> Schedule:
+        """After an estimate: the next one where an error that grows as age^2 exceeds the tolerance by little.
 
-    def estimated(self, error: float, correction: float) -> Schedule:
-        """After an estimate: the next one where an error that grows as age^2 exceeds the tolerance by little."""
+        After chord steps the next step tells how fast it grows; it does not start at 0.
+        """
         room = (OVERSHOOT * self.tolerance / max(error, 1e-12)) ** 0.5 - 1
-        wait = min(max(round((self.age - self.since) * room), 1), CHECK_EVERY, self.age + 1)
-        due = self.age + wait
-        return dataclasses.replace(self, due=due, limit=SUDDEN * correction * due / self.age)
+        grown = self.age - (1 - AT_CHORD) * self.since if self.age > self.since else 0
+        due = self.age + min(max(round(grown * room), 1), CHECK_EVERY, self.age + 1)
+        return dataclasses.replace(self, due=due, limit=SUDDEN * growth * due / self.age)
 
 
 @dataclass(frozen=True)
@@ -152,20 +152,23 @@ class Frozen:
     """P [d, r] rounded to float32; rows of 0 where the reference does not vary."""
     low: Tensor
     """P less that, float32: together 48 bits, in the memory of one float64."""
+    lengths: Tensor
+    """Of the columns of P [r], float32."""
     roots: Tensor
     """s [r], float64."""
     change: Tensor
     """D [r, r], float32."""
     second: Tensor | None = None
-    """What chord steps added to M^{-1/2} [r, r], float32; None before the first."""
+    """What chord steps added to M^{-1/2} [r, r] at |D|_F = `schedule.reach`, float32; None before the first."""
     schedule: Schedule = Schedule()
 
     @classmethod
     def at(cls, factor: Tensor, roots: Tensor, life: float) -> Frozen:
         """Right after a refresh."""
         high = factor.float()
+        lengths = torch.linalg.vector_norm(high, dim=0)
         nothing = torch.zeros((), dtype=torch.float32, device=factor.device).expand(len(roots), len(roots))
-        return cls(high, (factor - high).float(), roots, nothing, schedule=Schedule(life))
+        return cls(high, (factor - high).float(), lengths, roots, nothing, schedule=Schedule(life))
 
     @property
     def rank(self) -> int:
@@ -204,7 +207,7 @@ class FrozenMoments:
         anchor = self.mean if self.averaging.weight > 0 else rows.mean(0)
         centred = rows - anchor
         shift = centred.mean(0)
-        mean_square = centred.square().sum() / len(rows)
+        mean_square = torch.linalg.vector_norm(centred).square() / len(rows)
         trace = (1 - share) * self.trace + share * mean_square - share**2 * shift.square().sum()
         return Advance(averaging, share, centred, shift, anchor + share * shift, trace)
 
@@ -251,54 +254,92 @@ def solve_plain(basis: Basis, advance: Advance) -> Step:
     return Step(frozen if is_regular else plain, roots[kept].sum(), whitened @ turned.T, diagnostics)
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """A step by expansion in the frozen basis, in float32."""
+
+    basis: Frozen
+    """With the batch in it."""
+    expansion: Expansion
+    correction: Tensor
+    """G [r, r], see `Expansion`."""
+    scaled: Tensor
+    """(z - m_q) P [B, r]."""
+    moved: Tensor
+    """(z - m_q) T [B, d]."""
+    size: float
+    """|D|_F."""
+    growth: float
+    """|(z - m_q) P G P^T| relative to |(z - m_q) P s^{-1} P^T|, as if the columns of P were at right angles."""
+
+    @classmethod
+    def of(cls, basis: Frozen, advance: Advance) -> Attempt | None:
+        """To first order and with what earlier chord steps gave; None where D has become too large."""
+        schedule = dataclasses.replace(basis.schedule, age=basis.schedule.age + 1)
+        roots = basis.roots.float()
+        whitened = (advance.centred.float() @ basis.high).div_(roots)
+        shift = whitened.mean(0)
+        change = absorbed_change(basis.change, whitened, shift, advance.share)
+        size = float(torch.linalg.matrix_norm(change))
+        if not size <= MAX_CHANGE * len(roots) ** 0.5:
+            return None
+        whitened.sub_(shift, alpha=advance.share)
+        second = None if basis.second is None else basis.second * (size / schedule.reach) ** 2
+        expansion = Expansion(roots, change, second)
+        correction = expansion.correction()
+        scaled = whitened * roots
+        corrected = scaled @ correction
+        growth = float(torch.linalg.norm(corrected * basis.lengths) / torch.linalg.norm(whitened * basis.lengths))
+        moved = whitened.sub_(corrected) @ basis.high.T
+        after = dataclasses.replace(basis, change=change, schedule=schedule)
+        return cls(after, expansion, correction, scaled, moved, size, growth)
+
+    def error(self, whole: float) -> float:
+        """Estimated, of the gradient relative to `whole`."""
+        found = sketched_norm(self.expansion, self.correction, self.scaled, self.basis.high, self.basis.schedule.age)
+        return found / whole
+
+    def after_chord_steps(self) -> Attempt:
+        """With the higher orders in it, which the basis keeps."""
+        expansion, beyond = self.expansion.after_chord_steps(self.correction)
+        correction = expansion.correction()
+        moved = self.moved + (self.scaled @ (self.correction - correction)) @ self.basis.high.T
+        schedule = self.basis.schedule
+        schedule = dataclasses.replace(schedule, since=schedule.age, reach=self.size, beyond=beyond)
+        basis = dataclasses.replace(self.basis, second=expansion.second, schedule=schedule)
+        return dataclasses.replace(self, basis=basis, expansion=expansion, correction=correction, moved=moved)
+
+    def step(self, diagnostics: Diagnostics) -> Step:
+        """As the term takes it."""
+        schedule = self.basis.schedule
+        beyond = schedule.beyond * (self.size / schedule.reach) ** 4 if schedule.reach else 0.0
+        root_trace = self.expansion.root_trace(self.correction, self.basis.roots) + beyond
+        return Step(self.basis, root_trace, self.moved, diagnostics)
+
+
 def solve_frozen(basis: Frozen, advance: Advance, pull: Tensor) -> Step | None:
-    """By expansion in the frozen basis, in float32; None where the step has to be exact.
+    """By expansion in the frozen basis; None where the step has to be exact.
 
     `pull` = m_q - m_p [d], which the gradient holds besides (z - m_q)(I - T): the error is relative to both.
     """
-    if basis.schedule.is_over:
+    attempt = None if basis.schedule.is_over else Attempt.of(basis, advance)
+    if attempt is None:
         return None
-    schedule = dataclasses.replace(basis.schedule, age=basis.schedule.age + 1)
-    roots = basis.roots.float()
-    whitened = (advance.centred.float() @ basis.high).div_(roots)
-    shift = whitened.mean(0)
-    change = absorbed_change(basis.change, whitened, shift, advance.share)
-    size = float(torch.linalg.matrix_norm(change))
-    if not size <= MAX_CHANGE * len(roots) ** 0.5:
-        return None
-    whitened.sub_(shift, alpha=advance.share)
-    second = None if basis.second is None else basis.second * (size / schedule.reach) ** 2
-    expansion = Expansion(roots, change, second)
-    correction = expansion.correction()
-    scaled = whitened * roots
-    moved = scaled @ correction
-    lengths = basis.high.square().sum(0).sqrt_()
-    growth = float(torch.linalg.norm(moved * lengths) / torch.linalg.norm(whitened * lengths))
-    moved = whitened.sub_(moved) @ basis.high.T
-    after = dataclasses.replace(basis, change=change, schedule=schedule)
-    diagnostics = Diagnostics("frozen")
-    if schedule.age >= schedule.due or growth > schedule.limit:
-        whole = float(torch.linalg.norm(advance.recentred().float().add_(pull.float()).sub_(moved)))
-
-        def estimated() -> float:
-            return sketched_norm(expansion, correction, scaled, basis.high, schedule.age) / whole
-
-        error, route = estimated(), "frozen"
-        if not error <= schedule.tolerance:
-            if not schedule.may_chord(error, size):
-                return None
-            step = expansion.chord_step(correction)
-            moved += (scaled @ step) @ basis.high.T
-            correction -= step
-            expansion = Expansion(roots, change, step if second is None else step.add_(second))
-            error, route = estimated(), "frozen-2"
-            if not error <= CHORD_LEFT * schedule.tolerance:
-                return None
-            schedule = dataclasses.replace(schedule, since=schedule.age, reach=size, left=error)
-            after = dataclasses.replace(after, second=expansion.second)
-        after = dataclasses.replace(after, schedule=schedule.estimated(error, growth))
-        diagnostics = Diagnostics(route, error)
-    return Step(after, expansion.root_trace(correction, basis.roots), moved, diagnostics)
+    schedule, route = attempt.basis.schedule, "frozen"
+    if schedule.age < schedule.due and attempt.growth <= schedule.limit:
+        return attempt.step(Diagnostics(route))
+    whole = float(torch.linalg.norm(advance.recentred(torch.float32).add_(pull).sub_(attempt.moved)))
+    error = attempt.error(whole)
+    if not error <= schedule.tolerance:
+        if not error <= CHORD_REACH * schedule.tolerance:
+            return None
+        attempt, route = attempt.after_chord_steps(), "frozen-2"
+        error = attempt.error(whole)
+        if not error <= CHORD_LEFT * schedule.tolerance:
+            return None
+    schedule = attempt.basis.schedule.estimated(error, attempt.growth)
+    basis = dataclasses.replace(attempt.basis, schedule=schedule)
+    return dataclasses.replace(attempt, basis=basis).step(Diagnostics(route, error))
 
 
 class FastEmaTerm(AbstractTerm):
@@ -337,8 +378,8 @@ class FastEmaTerm(AbstractTerm):
             life = torch.tensor(basis.life, dtype=torch.float64)
             return state | {"factor": basis.factor, "matrix": basis.matrix, "life": life}
         schedule = torch.tensor(dataclasses.astuple(basis.schedule), dtype=torch.float64)
-        state |= {"factor": basis.high, "factor_low": basis.low, "roots": basis.roots, "schedule": schedule}
-        state["change"] = basis.change.contiguous()
+        state |= {"factor": basis.high, "factor_low": basis.low, "lengths": basis.lengths}
+        state |= {"roots": basis.roots, "change": basis.change.contiguous(), "schedule": schedule}
         return state if basis.second is None else state | {"second": basis.second}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -348,8 +389,8 @@ class FastEmaTerm(AbstractTerm):
             basis: Basis = Plain(own["factor"], own["matrix"], float(state["life"]))
         else:
             schedule = Schedule.of(state["schedule"])
-            factor = own["factor"], own["factor_low"]
-            basis = Frozen(*factor, own["roots"], own["change"], own.get("second"), schedule)
+            kept = (own[name] for name in ("factor", "factor_low", "lengths", "roots", "change"))
+            basis = Frozen(*kept, own.get("second"), schedule)
         self.moments, self.pending = FrozenMoments(Averaging.of(state), own["mean"], own["trace"], basis), None
 
     def _expected(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -359,8 +400,9 @@ class FastEmaTerm(AbstractTerm):
         expected = {"mean": wide.expand(d), "trace": wide, **self.moments.averaging.state()}
         if "change" not in state:
             return expected | {"factor": wide.expand(d, r), "matrix": wide.expand(r, r), "life": wide}
-        expected |= {"factor": narrow.expand(d, r), "factor_low": narrow.expand(d, r), "roots": wide.expand(r)}
-        expected |= {"change": narrow.expand(r, r), "schedule": wide.expand(len(dataclasses.fields(Schedule)))}
+        expected |= {"factor": narrow.expand(d, r), "factor_low": narrow.expand(d, r), "lengths": narrow.expand(r)}
+        expected |= {"roots": wide.expand(r), "change": narrow.expand(r, r)}
+        expected |= {"schedule": wide.expand(len(dataclasses.fields(Schedule)))}
         return expected | {name: narrow.expand(r, r) for name in ("second",) if name in state}
 
     def _fill(self, rows: Tensor) -> None:
@@ -378,7 +420,7 @@ class FastEmaTerm(AbstractTerm):
             step = solve_plain(basis, advance)
         fd = frechet_distance_of(self.target, advance.mean, advance.trace, step.root_trace)
         weights = Weights(advance.share / len(rows), advance.share / len(rows), advance.share)
-        centred = advance.recentred().to(step.moved.dtype)
+        centred = advance.recentred(step.moved.dtype)
         gradient = weights.gradient(self.target, advance.mean, centred, step.moved, self.is_unit)
         self.pending = advance.moments(step.basis)
         return TermValue(fd, gradient, step.diagnostics)
