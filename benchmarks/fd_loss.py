@@ -1,16 +1,25 @@
 """FD-loss of one encoder, loss and gradient: autograd through eigvalsh, the exact and the fast solver, side by side.
 
-    python benchmarks/fd_loss.py                       # d = 2048, B = 1024, 200 steps: about ten minutes on one core
-    python benchmarks/fd_loss.py --exact-every 1       # the error of every step: half an hour
-    python benchmarks/fd_loss.py --dim 256 --exact-every 1
-    python benchmarks/fd_loss.py --device cuda --exact-every 1
+    python benchmarks/fd_loss.py                             # times; d = 2048, B = 1024, 200 steps: some three minutes
+    python benchmarks/fd_loss.py --errors errors.json        # the error of every step: six minutes
+    python benchmarks/fd_loss.py --errors errors.json --exact-every 1         # all against exact: a quarter of an hour
+    python benchmarks/fd_loss.py --errors errors.json --stop-after 300        # so much of it; next time it goes on
+    python benchmarks/fd_loss.py --device cuda --json times.json
 
 All sides see the same batches of a generator of correlated Gaussian features that drifts towards the reference: its
-transform moves by `--drift` of the whole way within the run. Times are of the processor (all threads; set
-OMP_NUM_THREADS=1) on the CPU and of the clock on a GPU, generation left out. The averages of `exact` and of autograd,
-which take the same time at every step, are over the steps at which they ran; that of `fast` is over all steps, its
-refreshes and estimates included. Memory is that of all tensors the population holds, at its largest: in the first step
-after the fill, later between steps, later with a step pending.
+transform moves by `--drift` of the whole way within the run.
+
+Times are of the processor (all threads; set OMP_NUM_THREADS=1) on the CPU and of the clock on a GPU, generation left
+out. `fast` takes all steps, and its average holds its refreshes, estimates and chord steps. `exact` and autograd, which
+do the same work at every step, are timed at `--others` of the steps, spread over the run, with the population as it was
+filled. Memory is that of all tensors the population holds, at its largest: in the first step after the fill, later
+between steps, later with a step pending.
+
+Errors are of the gradient and of FD of `fast`. At every `--exact-every`-th step, at refreshes and at the last step they
+are against `exact`, which makes an eigendecomposition in float64 of moments of its own. At the others the gradient is
+against M^{-1/2} after two chord steps from the first order (four products d x d x d). How far that is from the true one
+is estimated too, as "left", and at the steps with `exact` it is measured, as "of_expansion". What was found is in the
+file, the populations in one beside it; the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -27,7 +36,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fdr._terms import EmaTerm
+from fdr._expansion import Expansion, sketched_norm
+from fdr._frozen_basis import FastEmaTerm, Frozen
+from fdr._terms import AbstractTerm, EmaTerm, Weights
 from fdr.moments import Moments
 from fdr.population import EmaPopulation, make_term
 from fdr.transport import TermValue, frechet_loss
@@ -115,69 +126,173 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float(torch.linalg.norm(a.double() - b.double()) / torch.linalg.norm(b.double()))
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    generator = Generator(options)
-    population = EmaPopulation(options.beta)
-    fast, exact = (
-        make_term(population, generator.reference, solver, device=options.device) for solver in ("fast", "exact")
-    )
+class World:
+    """The generator, and both populations filled with the same batches of it."""
+
+    def __init__(self, options: argparse.Namespace, is_filled: bool = True) -> None:
+        self.generator = Generator(options)
+        population = EmaPopulation(options.beta)
+        self.fast, self.exact = (
+            make_term(population, self.generator.reference, solver, device=options.device)
+            for solver in ("fast", "exact")
+        )
+        filled = 0
+        while is_filled and filled < options.fill:
+            rows = self.generator.batch(-1 - filled, 2048)
+            for term in self.terms.values():
+                term.fill(rows)
+            filled += len(rows)
+
+    @property
+    def terms(self) -> dict[str, AbstractTerm]:
+        return {"fast": self.fast, "exact": self.exact}
+
+
+SETUP = ("dim", "batch", "beta", "steps", "drift", "condition", "fill", "device")
+"""What two runs must share to be of the same steps."""
+
+
+def timed(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds a step; the distances tell whether two runs were of the same steps."""
+    world = World(options)
+    fast, exact = world.fast, world.exact
     assert isinstance(exact, EmaTerm)
-    autograd = Autograd(exact, generator.reference)
-    filled = 0
-    while filled < options.fill:
-        rows = generator.batch(-1 - filled, 2048)
-        for term in (fast, exact):
-            term.fill(rows)
-        filled += len(rows)
+    autograd = Autograd(exact, world.generator.reference)
     times: dict[str, list[float]] = {"autograd": [], "exact": [], "fast": []}
-    errors, fd_errors, distances, routes = [], [], [], []
+    routes, distances = [], []
     memory = {"first_step": 0, "resting": 0, "pending": 0}
+    others = {round(x) for x in np.linspace(0, options.steps - 1, options.others)}
     for step in range(options.steps):
-        rows = generator.batch(step, options.batch)
+        rows = world.generator.batch(step, options.batch)
         resting = held_bytes(fast)
-        elapsed, (value, gradient) = seconds(options.device, through_autograd, fast, rows)
+        elapsed, (value, _) = seconds(options.device, through_autograd, fast, rows)
         pending = held_bytes(fast)
         for name, size in {"resting": resting, "pending": pending}.items() if step else {"first_step": pending}.items():
             memory[name] = max(memory[name], size)
-        routes.append(value.diagnostics.route)
+        routes.append((value.diagnostics.route, value.diagnostics.error_estimate is not None))
+        distances.append(float(value.fd))
         commit, _ = seconds(options.device, fast.commit)
         times["fast"].append(elapsed + commit)
-        if step % options.exact_every == 0 or step == options.steps - 1:
-            if len(times["autograd"]) < options.autograd_steps:
-                elapsed, (_, theirs) = seconds(options.device, autograd, rows)
-                times["autograd"].append(elapsed)
-            elapsed, (true, truth) = seconds(options.device, through_autograd, exact, rows)
+        if step in others:
+            elapsed, (_, theirs) = seconds(options.device, autograd, rows)
+            times["autograd"].append(elapsed)
+            elapsed, (_, ours) = seconds(options.device, through_autograd, exact, rows)
             times["exact"].append(elapsed)
-            errors.append(relative(gradient, truth))
-            fd_errors.append(abs(float(value.fd) / float(true.fd) - 1))
-            distances.append(float(true.fd))
-            if len(times["exact"]) == 1:
-                print(f"exact against autograd: {relative(truth, theirs):.1e}", flush=True)
-            print(f"step {step}: FD {float(true.fd):.6g}, gradient error {errors[-1]:.1e}", flush=True)
-        else:
-            averaging, share = exact.moments.averaging.stepped(options.beta)
-            exact.pending = exact.moments.absorbing(rows.double(), averaging, share)
-        exact.commit()
+            exact.discard()
+            shown = ", ".join(f"{name} {values[-1]:.3g} s" for name, values in times.items())
+            print(f"step {step}: {shown}; exact against autograd {relative(ours, theirs):.1e}", flush=True)
     square = 8 * options.dim**2
     means = {name: float(np.mean(values)) for name, values in times.items()}
+    plain = [
+        t
+        for t, (route, was_estimated) in zip(times["fast"], routes, strict=True)
+        if route == "frozen" and not was_estimated
+    ]
     return {
-        "dim": options.dim,
-        "batch": options.batch,
-        "beta": options.beta,
-        "steps": options.steps,
+        **{name: getattr(options, name) for name in SETUP},
+        "threads": torch.get_num_threads(),
         "seconds_per_step": means,
         "speed_up_of_fast": means["autograd"] / means["fast"],
         "speed_up_of_exact": means["autograd"] / means["exact"],
-        "refreshes": routes.count("refresh"),
-        "estimates": routes.count("frozen-2"),
-        "largest_gradient_error": max(errors),
-        "steps_compared": len(errors),
-        "largest_fd_error": max(fd_errors),
-        "fd_first_and_last": [distances[0], distances[-1]],
-        "median_step_of_fast": float(np.median(times["fast"])),
+        "refreshes": sum(route == "refresh" for route, _ in routes),
+        "chord_steps": sum(route == "frozen-2" for route, _ in routes),
+        "estimates": sum(was_estimated for _, was_estimated in routes),
+        "mean_plain_step_of_fast": float(np.mean(plain)),
         "largest_step_of_fast": max(times["fast"]),
         "memory_in_d2_float64": {name: size / square for name, size in memory.items()},
+        "times": times,
+        "fd": distances,
     }
+
+
+def expanded(term: FastEmaTerm, rows: Tensor) -> tuple[Tensor, float] | None:
+    """The gradient of the pending step after two chord steps, and how far off it is; None in a refresh."""
+    basis = term.pending.basis
+    if not isinstance(basis, Frozen) or basis.schedule.age == 0:
+        return None
+    advance = term.moments.advance(rows.double(), *term.moments.averaging.stepped(term.beta))
+    centred = advance.recentred(torch.float32)
+    first = Expansion(basis.roots.float(), basis.change)
+    expansion, _ = first.after_chord_steps(first.correction())
+    correction, scaled = expansion.correction(), centred @ basis.high
+    moved = (scaled / first.roots - scaled @ correction) @ basis.high.T
+    pull = advance.mean - term.target.mean
+    left = sketched_norm(expansion, correction, scaled, basis.high, 0) / float(
+        torch.linalg.norm(centred - moved + pull)
+    )
+    weights = Weights(advance.share / len(rows), advance.share / len(rows), advance.share)
+    return weights.gradient(term.target, advance.mean, centred, moved, is_unit=False), left
+
+
+def compared(options: argparse.Namespace) -> dict[str, Any]:
+    """Errors of every step; goes on from the file where there is one, until `--stop-after` seconds have passed."""
+    file, kept = options.errors, options.errors.with_suffix(".pt")
+    setup = {name: getattr(options, name) for name in (*SETUP, "exact_every")}
+    found: dict[str, Any] = {**setup, "steps_found": []}
+    world = World(options, is_filled=not file.exists())
+    if file.exists():
+        saved = torch.load(kept, weights_only=True)
+        found = json.loads(saved["found"])
+        if {name: found[name] for name in setup} != setup:
+            raise SystemExit(f"{file} is of another setup; name another file.")
+        for name, term in world.terms.items():
+            term.load_state_dict(saved[name])
+    steps, start = found["steps_found"], time.monotonic()
+    for step in range(len(steps), options.steps):
+        steps.append(errors_of(world, world.generator.batch(step, options.batch), step, options))
+        print(
+            f"step {step}: " + ", ".join(f"{k} {v:.1e}" if k != "route" else v for k, v in steps[-1].items()),
+            flush=True,
+        )
+        is_last = step == options.steps - 1 or time.monotonic() - start > options.stop_after
+        if is_last or step % 10 == 9:
+            states = {name: term.state_dict() for name, term in world.terms.items()}
+            torch.save({"found": json.dumps(found), **states}, kept)
+            file.write_text(json.dumps(found, indent=1) + "\n")
+        if is_last:
+            break
+
+    def all_of(name: str) -> list[float]:
+        return [one[name] for one in steps if name in one]
+
+    estimated = [one["estimate"] / one["gradient"] for one in steps if "estimate" in one]
+    routes = [one["route"] for one in steps]
+    return {
+        **setup,
+        "steps_compared": len(all_of("gradient")),
+        "largest_gradient_error": max(all_of("gradient")),
+        "largest_left_by_expansion": max(all_of("left"), default=None),
+        "largest_error_of_expansion": max(all_of("of_expansion"), default=None),
+        "steps_compared_with_exact": len(all_of("fd")),
+        "largest_fd_error": max(all_of("fd"), default=None),
+        "refreshes": routes.count("refresh"),
+        "chord_steps": routes.count("frozen-2"),
+        "estimate_over_error": [f(estimated) for f in (min, np.median, max)] if estimated else None,
+    }
+
+
+def errors_of(world: World, rows: Tensor, step: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Errors of one step, which both populations take."""
+    fast, exact = world.fast, world.exact
+    assert isinstance(exact, EmaTerm) and isinstance(fast, FastEmaTerm)
+    value = fast.evaluate(rows)
+    one: dict[str, Any] = {"route": value.diagnostics.route}
+    if value.diagnostics.error_estimate is not None:
+        one["estimate"] = value.diagnostics.error_estimate
+    truth = expanded(fast, rows) if options.exact_every > 1 else None
+    if truth is not None:
+        one |= {"gradient": relative(value.gradient, truth[0]), "left": truth[1]}
+    if truth is None or step % options.exact_every == 0 or step == options.steps - 1:
+        true = exact.evaluate(rows)
+        one |= {"gradient": relative(value.gradient, true.gradient), "fd": abs(float(value.fd) / float(true.fd) - 1)}
+        if truth is not None:
+            one["of_expansion"] = relative(truth[0], true.gradient)
+    else:
+        averaging, share = exact.moments.averaging.stepped(options.beta)
+        exact.pending = exact.moments.absorbing(rows.double(), averaging, share)
+    fast.commit()
+    exact.commit()
+    return one
 
 
 def main() -> None:
@@ -189,16 +304,17 @@ def main() -> None:
     parser.add_argument("--drift", type=float, default=0.05, help="share of the way to the reference within the run")
     parser.add_argument("--condition", type=float, default=1e4, help="of the reference's covariance, a power law")
     parser.add_argument("--fill", type=int, default=8192)
+    parser.add_argument("--others", type=int, default=4, help="steps at which exact and autograd are timed")
+    parser.add_argument("--errors", type=Path, help="measure the error of every step instead; what is found")
     parser.add_argument("--exact-every", type=int, default=20, help="steps between comparisons with exact")
-    parser.add_argument("--autograd-steps", type=int, default=3)
+    parser.add_argument("--stop-after", type=float, default=float("inf"), help="seconds; the same command goes on")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    result = run(options)
-    text = json.dumps(result, indent=1)
-    print(text)
+    result = compared(options) if options.errors else timed(options)
     if options.json:
-        options.json.write_text(text + "\n")
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps({name: item for name, item in result.items() if name not in ("times", "fd")}, indent=1))
 
 
 if __name__ == "__main__":

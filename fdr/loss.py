@@ -124,6 +124,7 @@ class FDLoss:
         self._check_gradients()
         ranks = tensor_ranks(group, _computing_device(self._encoders))
         dims = {name: reference.moments.dim for name, reference in self.references.items()}
+        lives = {name: (index + 1) / len(dims) for index, name in enumerate(dims)}  # refreshes at different steps
         terms = {
             name: make_term(
                 population,
@@ -131,6 +132,7 @@ class FDLoss:
                 solver,
                 gradient=gradient,
                 device=self._encoders[name].term_device,
+                first_life=lives[name],
             )
             for name in owned_by(ranks.rank, ranks.size, list(dims))
         }

@@ -74,15 +74,17 @@ def make_term(
     *,
     gradient: str = "raw",
     device: str | torch.device | None = None,
+    first_life: float = 1.0,
 ) -> AbstractTerm:
     """The running state of `population` for one encoder, against its `reference`.
 
     `solver` is "fast" (for an EMA a frozen eigenbasis, refreshed when its estimated error asks for it; else exact),
     "exact" (a float64 eigendecomposition at every step) or "newton-schulz". `gradient` is "raw", dFD/dfeatures, or
     "unit", divided by the share of the population that the batch is, so that it does not depend on `beta` or `size`.
-    The state lives and is solved on `device` (default: CPU).
+    The state lives and is solved on `device` (default: CPU). `first_life` in (0, 1] is the share of its usual life after
+    which "fast" refreshes its first eigenbasis: terms that begin together do so at different steps where theirs differ.
 
-    Raises `InputError` for names that are none of these.
+    Raises `InputError` for names that are none of these, and for another share.
     """
     from fdr._frozen_basis import FastEmaTerm
     from fdr._queue import QueueTerm
@@ -93,11 +95,13 @@ def make_term(
         raise unknown("solver", solver, SOLVERS)
     if gradient not in GRADIENTS:
         raise unknown("gradient scale", gradient, GRADIENTS)
+    if not 0 < first_life <= 1:
+        raise InputError(f"first_life is {first_life}; expected a share above 0 and at most 1.")
     where = resolve_device("cpu" if device is None else str(device))
     target, is_unit = Target.of(reference, where), gradient == "unit"
     solve = solver_named("exact" if solver == "fast" else solver)
     if isinstance(population, EmaPopulation) and solver == "fast":
-        return FastEmaTerm(target, is_unit, population.beta)
+        return FastEmaTerm(target, is_unit, population.beta, first_life)
     if isinstance(population, EmaPopulation):
         return EmaTerm(target, is_unit, solve, population.beta)
     if isinstance(population, QueuePopulation):
