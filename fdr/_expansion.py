@@ -5,11 +5,11 @@ Of an approximation N = 1/s - G with a symmetric G, the residual E = I - N M N (
     E = (W D + D W^T - W W^T - W D W^T) + (W + W^T - D),   W = G s (the columns scaled),
 
 and one chord step adds E_ij / (s_i + s_j) to N, which solves the Sylvester equation of the derivative at D = 0. From
-N = 1/s it gives the first order, H_ij = D_ij / (s_i + s_j), for which the last bracket of E cancels; so with G = H - S the
-bracket is -S_ij (s_i + s_j), without rounding, and E holds terms of the size of the error alone.
+N = 1/s it gives the first order, H_ij = D_ij / (s_i + s_j), for which the last bracket of E cancels. So with G = H - S
+the bracket is -S_ij (s_i + s_j), without rounding, and no term of E is of the size of D.
 
-What a chord step would still change is had without it, from products with few vectors: 1 / (s_i + s_j) is a short sum of
-products of exponentials (the trapezoidal rule on int exp(t - (s_i + s_j) e^t) dt), and random signs q give
+What a chord step would still change is had without it, from products with few vectors: 1 / (s_i + s_j) is a short sum
+of products of exponentials (the trapezoidal rule on int exp(t - (s_i + s_j) e^t) dt), and random signs q give
 |A|_F^2 = E |A q|^2 for any A.
 """
 
@@ -29,7 +29,7 @@ BLOCK = 512
 SPACING = 1.5
 """Of the trapezoidal rule in t = log of the rate: 2 % of 1 / (s_i + s_j) at most, its ends included."""
 PROBES = 8
-"""Random sign vectors of an estimate: its relative standard error is below sqrt(1 / (2 PROBES)), whatever the matrix."""
+"""Random sign vectors of an estimate; its relative standard error is at most 1 / sqrt(2 PROBES)."""
 
 
 def absorbed_change(change: Tensor, whitened: Tensor, shift: Tensor, share: float) -> Tensor:
@@ -83,8 +83,8 @@ class Expansion:
     def after_chord_steps(self, correction: Tensor) -> tuple[Expansion, float]:
         """After two of them, and what `root_trace` then lacks; four products of d^3.
 
-        tr M^{1/2} = tr M N + tr M^{1/2} E / 2 up to the square of the error of N, which is of third order in D after the
-        first step; in the second term, M^{1/2} = s + s G s does.
+        tr M^{1/2} = tr M N + tr M^{1/2} E / 2 up to the square of the error of N, which is of third order in D after
+        the first of them; in the second term, M^{1/2} = s + s G s does.
         """
         once = self._stepped(self.residual(correction))
         correction = once.correction()
@@ -144,10 +144,10 @@ class Expansion:
 
 
 def sketched_norm(expansion: Expansion, correction: Tensor, rows: Tensor, factor: Tensor, seed: int) -> float:
-    """|rows X factor^T|_F, estimated and seldom too small, of what a chord step adds, X, and rows [B, r], factor [d, r].
+    """|rows X factor^T|_F of what a chord step adds, X, and rows [B, r], factor [d, r]: estimated, seldom too small.
 
-    The signs are drawn from `seed`, so that the same steps give the same estimates. Two standard errors are added, as far
-    as the probes show them: little for many directions, and up to half for one.
+    The signs are drawn from `seed`, so that the same steps give the same estimates. Two standard errors of the square
+    are added, as far as the probes show them: little where many directions share the error, much where one has it.
     """
     draw = torch.Generator().manual_seed(seed)
     signs = torch.randint(2, (factor.shape[0], PROBES), generator=draw).mul_(2).sub_(1).to(factor)

@@ -1,14 +1,14 @@
 """The fast solver: between eigendecompositions the eigenbasis is frozen, and M^{-1/2} is followed to first order.
 
 FD needs of the population only its mean, tr S_q and M = P^T S_q P, where P is any factor of the reference, P P^T = S_p.
-At a refresh P is turned so that M = diag(s^2). From then on M = s (I + D) s with a small D, and M^{-1/2} is expanded in it
-(`fdr._expansion`): the first order is elementwise in this basis. A step costs three products of B x d by d x d and half
-of one, d x B by B x d, in float32, and nothing cubic in d.
+At a refresh P is turned so that M = diag(s^2). From then on M = s (I + D) s with a small D, and M^{-1/2} is expanded
+in it (`fdr._expansion`): the first order is elementwise in this basis. A step costs three products of B x d by d x d
+and half of one of d x B by B x d, in float32, and nothing cubic in d.
 
-The error is estimated where it is due. Where the estimate is too large, chord steps (four products d x d x d in float32)
-give the higher orders. They are kept: of second order in D, they are scaled as |D|^2 in later steps, whose error is the
-second order of what D has changed since. Where that does not do, the step is solved exactly, which is a refresh. No
-covariance in the coordinates of the features is ever stored.
+The error is estimated where it is due. Where the estimate is too large, chord steps (four products d x d x d in
+float32) give the higher orders. They are kept: later steps scale them as |D|^2, and their error is the second order of
+what D has changed since. Where that does not do, or has been done for long, the step is solved exactly, which is a
+refresh. No covariance in the coordinates of the features is ever stored.
 
 D is stored, never I + D: in float32, (1 - a) + a is not 1, and the difference would add up.
 """
@@ -103,7 +103,7 @@ class Schedule:
     """How far a frozen basis has come, and when its error is looked at."""
 
     life: float = 1.0
-    """The share of a full life after which the basis is refreshed: less than 1 sets encoders apart from each other."""
+    """The share of `MAX_AGE` and `MAX_CHANGE` that the basis may reach; less than 1 sets encoders apart."""
     age: int = 0
     """Steps since the refresh."""
     due: int = 0
@@ -124,11 +124,6 @@ class Schedule:
         return cls(life, int(age), int(due), limit, int(since), *others)
 
     @property
-    def tolerance(self) -> float:
-        """The largest estimate: an error that grows as age^2 reaches it after the share `life` of the time."""
-        return TOLERANCE * self.life**2
-
-    @property
     def is_over(self) -> bool:
         """True where the next step has to be a refresh."""
         return self.age + 1 >= max(MAX_AGE * self.life, 1)
@@ -138,7 +133,7 @@ class Schedule:
 
         After chord steps the next step tells how fast it grows; it does not start at 0.
         """
-        room = (OVERSHOOT * self.tolerance / max(error, 1e-12)) ** 0.5 - 1
+        room = (OVERSHOOT * TOLERANCE / max(error, 1e-12)) ** 0.5 - 1
         grown = self.age - (1 - AT_CHORD) * self.since if self.age > self.since else 0
         due = self.age + min(max(round(grown * room), 1), CHECK_EVERY, self.age + 1)
         return dataclasses.replace(self, due=due, limit=SUDDEN * growth * due / self.age)
@@ -281,7 +276,7 @@ class Attempt:
         shift = whitened.mean(0)
         change = absorbed_change(basis.change, whitened, shift, advance.share)
         size = float(torch.linalg.matrix_norm(change))
-        if not size <= MAX_CHANGE * len(roots) ** 0.5:
+        if not size <= MAX_CHANGE * schedule.life * len(roots) ** 0.5:
             return None
         whitened.sub_(shift, alpha=advance.share)
         second = None if basis.second is None else basis.second * (size / schedule.reach) ** 2
@@ -330,12 +325,12 @@ def solve_frozen(basis: Frozen, advance: Advance, pull: Tensor) -> Step | None:
         return attempt.step(Diagnostics(route))
     whole = float(torch.linalg.norm(advance.recentred(torch.float32).add_(pull).sub_(attempt.moved)))
     error = attempt.error(whole)
-    if not error <= schedule.tolerance:
-        if not error <= CHORD_REACH * schedule.tolerance:
+    if not error <= TOLERANCE:
+        if not error <= CHORD_REACH * TOLERANCE:
             return None
         attempt, route = attempt.after_chord_steps(), "frozen-2"
         error = attempt.error(whole)
-        if not error <= CHORD_LEFT * schedule.tolerance:
+        if not error <= CHORD_LEFT * TOLERANCE:
             return None
     schedule = attempt.basis.schedule.estimated(error, attempt.growth)
     basis = dataclasses.replace(attempt.basis, schedule=schedule)
@@ -345,11 +340,11 @@ def solve_frozen(basis: Frozen, advance: Advance, pull: Tensor) -> Step | None:
 class FastEmaTerm(AbstractTerm):
     """Exponentially averaged moments in a frozen basis: P in 48 bits and D in float32, 1.5 d^2 float64 in all.
 
-    After a chord step 0.5 d^2 more. A pending step adds D, 0.5 d^2, and what a chord step gave, 0.5 d^2; or P, d^2, where
-    it refreshed: 3 d^2 at most.
+    After chord steps 0.5 d^2 more. A pending step adds D, 0.5 d^2, and what chord steps gave, 0.5 d^2; or P, d^2,
+    where it refreshed: 3 d^2 at most.
 
-    `first_life` is the share of a full life after which the first basis is refreshed. Terms of different shares refresh
-    at different steps.
+    `first_life` is the share of its life after which the first basis is refreshed, so that terms that begin together
+    refresh at different steps.
     """
 
     def __init__(self, target: Target, is_unit: bool, beta: float, first_life: float = 1.0) -> None:
@@ -389,8 +384,8 @@ class FastEmaTerm(AbstractTerm):
             basis: Basis = Plain(own["factor"], own["matrix"], float(state["life"]))
         else:
             schedule = Schedule.of(state["schedule"])
-            kept = (own[name] for name in ("factor", "factor_low", "lengths", "roots", "change"))
-            basis = Frozen(*kept, own.get("second"), schedule)
+            factor = own["factor"], own["factor_low"], own["lengths"]
+            basis = Frozen(*factor, own["roots"], own["change"], own.get("second"), schedule)
         self.moments, self.pending = FrozenMoments(Averaging.of(state), own["mean"], own["trace"], basis), None
 
     def _expected(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

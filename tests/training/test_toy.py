@@ -1,4 +1,9 @@
-"""A linear generator in 16 dimensions with batches of 8: what a population is for."""
+"""A linear generator in 16 dimensions with batches of 8: what a population is for.
+
+The features are N(b, W^T W), so FD of the generator is known in closed form, without samples. What batches can teach it
+has a floor: n samples of the reference itself are at FD = tr S (1 + (d + 1) / 4) / n to it, 0.003 for the 24,000 whose
+steps the average of the weights covers.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numerics.covariances import rotation
+from torch import Tensor
 
 from fdr import frechet_distance
 from fdr.moments import Moments
@@ -15,46 +21,60 @@ from fdr.population import BatchPopulation, EmaPopulation, QueuePopulation, make
 from fdr.transport import frechet_loss
 
 pytestmark = pytest.mark.slow
-DIM, BATCH, STEPS, RATE = 16, 8, 3000, 3e-3
+DIM, BATCH, STEPS, RATE = 16, 8, 4000, 5e-3
+START = 1000
+"""From this step on, the weights are averaged."""
 
 
-def trained_fd(population: Any, solver: str) -> float:
-    """FD of the generator's true moments to the reference, after training on batches of 8."""
+def target() -> Moments:
     basis = rotation(DIM, 0)
-    target = Moments(np.linspace(-1, 1, DIM), (basis * np.linspace(0.3, 1.5, DIM)) @ basis.T)
+    return Moments(np.linspace(-1, 1, DIM), (basis * np.linspace(0.3, 1.5, DIM)) @ basis.T)
+
+
+def true_fd(weight: Tensor, bias: Tensor) -> float:
+    """FD of N(b, W^T W)."""
+    sigma = (weight.T @ weight).detach().numpy()
+    return frechet_distance(Moments(bias.detach().numpy(), (sigma + sigma.T) / 2), target())
+
+
+def trained_fd(population: Any, solver: str = "exact") -> float:
+    """FD of the average of the weights, after plain gradient descent on batches of 8."""
     weight = torch.eye(DIM, dtype=torch.float64).requires_grad_()
     bias = torch.zeros(DIM, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.Adam([weight, bias], lr=RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    term = make_term(population, target, solver, gradient="unit")
+    averages = [torch.zeros_like(weight), torch.zeros_like(bias)]
+    optimizer = torch.optim.SGD([weight, bias], lr=RATE)
+    term = make_term(population, target(), solver, gradient="unit")
     draw = torch.Generator().manual_seed(0)
 
-    def samples(count: int) -> torch.Tensor:
+    def samples(count: int) -> Tensor:
         return torch.randn(count, DIM, dtype=torch.float64, generator=draw) @ weight + bias
 
     with torch.no_grad():
         term.fill(samples(4000))
-    for _ in range(STEPS):
+    for step in range(STEPS):
         rows = samples(BATCH)
         value = term.evaluate(rows)
         optimizer.zero_grad()
         frechet_loss(rows, value.fd, value.gradient).backward()
         optimizer.step()
-        schedule.step()
         term.commit()
-    sigma = (weight.T @ weight).detach().numpy()
-    return frechet_distance(Moments(bias.detach().numpy(), (sigma + sigma.T) / 2), target)
+        if step >= START:
+            for average, parameter in zip(averages, (weight, bias), strict=True):
+                average.add_(parameter.detach(), alpha=1 / (STEPS - START))
+    return true_fd(*averages)
 
 
 @pytest.mark.parametrize(
     ("population", "solver"),
-    [(EmaPopulation(0.98), "exact"), (EmaPopulation(0.98), "fast"), (QueuePopulation(500), "exact")],
+    [(EmaPopulation(0.99), "exact"), (EmaPopulation(0.99), "fast"), (QueuePopulation(1600), "exact")],
 )
-def test_a_population_nears_the_reference(population: Any, solver: str) -> None:
-    """From 6.8 at the start to what the noise of some 500 samples leaves."""
-    assert trained_fd(population, solver) < 0.03
+def test_a_population_reaches_the_reference(population: Any, solver: str) -> None:
+    """From 6.8 at the start. The step of the generator is small against the window of the population, 100 to 200
+    batches: at four times the rate a queue oscillates."""
+    assert true_fd(torch.eye(DIM, dtype=torch.float64), torch.zeros(DIM, dtype=torch.float64)) > 6
+    assert trained_fd(population, solver) < 1e-2
 
 
 def test_a_batch_alone_stays_biased() -> None:
     """Eight samples have a covariance of rank 7: the generator learns to make up for what they seem to lack."""
-    assert trained_fd(BatchPopulation(), "exact") > 1
+    assert trained_fd(BatchPopulation()) > 1
