@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import fdr
+from fdr import _frozen_basis
 from fdr.errors import FdrError, InputError, NonFiniteError, PeerError, RunError
 from fdr.training_ranks import BUCKET, TensorRanks
 
@@ -24,6 +25,8 @@ STEPS = 20
 NUM_ENCODERS = 3  # two for rank 0 and one for rank 1
 SPLIT = 14
 """Of 24 images rank 0 makes so many: parts need not be equal."""
+RANKED = ((0, 220), (220, 400))
+"""Of 400 images of the fill."""
 OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.05),
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, betas=(0.9, 0.95)),
@@ -87,6 +90,21 @@ def accumulated(wrap: str = "none") -> Tensor:
     if wrap == "sum":
         summed(net)
     return torch.cat([p.grad.flatten() for p in net.parameters()])  # type: ignore[union-attr]
+
+
+def fast_routes() -> list[list[str]]:
+    """How each step of each encoder was solved by the fast solver, with lives of 9 steps."""
+    _frozen_basis.MAX_AGE = 9
+    loss = make_loss(NUM_ENCODERS, population=fdr.EmaPopulation(0.9999), solver="fast")
+    net = generator()
+    start, stop = RANKED[dist.get_rank()] if dist.is_initialized() else (0, 400)
+    loss.fill([net(drawn(78, 400, 5)).detach()[start:stop]])
+    routes = []
+    for step in range(30):
+        out = loss(net(noise(step, *part())))
+        out.total.backward()
+        routes.append([out.diagnostics[name].route for name in out.fd])
+    return routes
 
 
 def errors() -> dict[str, Any]:
@@ -194,6 +212,7 @@ def main(folder: Path, rank: int, size: int, wraps: list[str]) -> None:
         found["exchanged"] = exchanged()
         found["strict"], _, _ = trained("sgd", "sum")
     found["calls"] = sorted(set(seen))
+    found["routes"] = fast_routes()
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 

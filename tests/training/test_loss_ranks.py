@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from loss_rank_program import NUM_ENCODERS, OPTIMIZERS, accumulated, filled, trained
+from loss_rank_program import NUM_ENCODERS, OPTIMIZERS, accumulated, fast_routes, filled, trained
 from loss_worlds import generator, make_loss, noise
 
 import fdr
+from fdr import _frozen_basis
 from fdr.errors import InputError
 from fdr.group import SOLO
 from fdr.training_ranks import _backends, link_of, tensor_ranks
@@ -79,6 +80,17 @@ def test_terms_are_divided(ranks: list[dict[str, Any]]) -> None:
 def test_chunks_on_ranks(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
         torch.testing.assert_close(found["accumulated"], accumulated(), rtol=1e-9, atol=1e-12)
+
+
+def test_bases_are_refreshed_one_at_a_time_and_on_any_number_of_ranks_alike(
+    ranks: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_frozen_basis, "MAX_AGE", 9)
+    alone = fast_routes()
+    refreshed = [[i for i, route in enumerate(step) if route.startswith("refresh")] for step in alone]
+    assert refreshed[0] == [0, 1, 2]
+    assert [len(encoders) for encoders in refreshed[1:]].count(1) == len([x for x in refreshed[1:] if x]) > 6
+    assert ranks[0]["routes"] == ranks[1]["routes"] == alone
 
 
 def test_their_state_goes_on_in_one_process(ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:
