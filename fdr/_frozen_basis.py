@@ -16,6 +16,7 @@ D is stored, never I + D: in float32, (1 - a) + a is not 1, and the difference w
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -290,9 +291,9 @@ class Attempt:
         return cls(after, expansion, correction, scaled, moved, size, growth)
 
     def error(self, whole: float) -> float:
-        """Estimated, of the gradient relative to `whole`."""
+        """Estimated, of the gradient relative to `whole`; infinite where that is 0."""
         found = sketched_norm(self.expansion, self.correction, self.scaled, self.basis.high, self.basis.schedule.age)
-        return found / whole
+        return found / whole if whole > 0 else math.inf
 
     def after_chord_steps(self) -> Attempt:
         """With the higher orders in it, which the basis keeps."""

@@ -81,8 +81,8 @@ def make_term(
     `solver` is "fast" (for an EMA a frozen eigenbasis, refreshed when its estimated error asks for it; else exact),
     "exact" (a float64 eigendecomposition at every step) or "newton-schulz". `gradient` is "raw", dFD/dfeatures, or
     "unit", divided by the share of the population that the batch is, so that it does not depend on `beta` or `size`.
-    The state lives and is solved on `device` (default: CPU). `first_life` in (0, 1] is the share of its usual life after
-    which "fast" refreshes its first eigenbasis: terms that begin together do so at different steps where theirs differ.
+    The state lives and is solved on `device` (default: CPU). `first_life` in (0, 1] is the share of its usual life
+    after which "fast" refreshes its first eigenbasis: terms that begin together with other shares do so at other steps.
 
     Raises `InputError` for names that are none of these, and for another share.
     """

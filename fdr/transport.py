@@ -103,7 +103,7 @@ class Diagnostics:
     """How a value was found."""
 
     route: str
-    """The route of `Transport`, or "frozen", "frozen-2" (with the second order) and "refresh" of the fast solver."""
+    """The route of `Transport`, or "frozen", "frozen-2" (with higher orders) and "refresh" of the fast solver."""
     error_estimate: float | None = None
     """Estimated relative error of the gradient where this step estimated it, or the residual of an iteration."""
     refreshed: bool = False

@@ -22,7 +22,7 @@ from fdr.training_ranks import tensor_ranks
 
 MEASURED = 64
 """At most so many images, on each rank, make the step that is measured; a larger batch is extrapolated."""
-LONGEST_WAIT = 50
+LONGEST_WAIT = 100
 """Steps between two eigendecompositions of the fast solver, at most."""
 FORWARD_SHARE = 1 / 3
 """Of a step that is its forward pass; the backward pass takes about twice as long."""

@@ -345,6 +345,18 @@ def test_a_short_first_life_also_ends_at_a_smaller_change() -> None:
     assert 5 < ends[0] < 0.7 * ends[1] < 60
 
 
+def test_an_error_relative_to_a_gradient_of_zero_asks_for_an_exact_step() -> None:
+    generator = Drift(DIM, 0.0)
+    fast, _ = pair(generator.reference, 0.99)
+    fast.fill(generator.batch(0, 4000))
+    fast.evaluate(generator.batch(1, 256))
+    fast.commit()
+    advance = fast.moments.advance(generator.batch(2, 256).double(), *fast.moments.averaging.stepped(0.99))
+    assert isinstance(fast.moments.basis, Frozen)
+    attempt = _frozen_basis.Attempt.of(fast.moments.basis, advance)
+    assert attempt is not None and attempt.error(0.0) == float("inf") and 0 < attempt.error(1.0) < 1
+
+
 def test_lives_that_make_no_sense() -> None:
     for life in (0.0, 1.1, float("nan")):
         with pytest.raises(InputError, match="above 0 and at most 1"):
