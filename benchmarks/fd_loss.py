@@ -37,7 +37,8 @@ import torch
 from torch import Tensor
 
 from fdr._expansion import Expansion, sketched_norm
-from fdr._frozen_basis import FastEmaTerm, Frozen
+from fdr._fast_term import FastEmaTerm
+from fdr._frozen_basis import Frozen
 from fdr._terms import AbstractTerm, EmaTerm, Weights
 from fdr.moments import Moments
 from fdr.population import EmaPopulation, make_term

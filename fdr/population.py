@@ -86,7 +86,7 @@ def make_term(
 
     Raises `InputError` for names that are none of these, and for another share.
     """
-    from fdr._frozen_basis import FastEmaTerm
+    from fdr._fast_term import FastEmaTerm
     from fdr._queue import QueueTerm
     from fdr._terms import BatchTerm, EmaTerm
     from fdr.transport import Target, solver_named

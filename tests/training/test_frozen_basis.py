@@ -13,7 +13,8 @@ from oracles import batch, reference
 from torch import Tensor
 
 from fdr import _frozen_basis
-from fdr._frozen_basis import TOLERANCE, FastEmaTerm, Frozen, Plain, solve_frozen, solve_plain
+from fdr._fast_term import FastEmaTerm
+from fdr._frozen_basis import TOLERANCE, Frozen, Plain, solve_frozen, solve_plain
 from fdr.errors import InputError
 from fdr.moments import Moments
 from fdr.population import BatchPopulation, EmaPopulation, make_term
