@@ -7,6 +7,7 @@ in these two files alone.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
@@ -73,7 +74,9 @@ class Ranks:
         self._beats: dict[int, tuple[bytes, float]] = {}
         self._last_check = 0.0
         self._has_left = threading.Event()
-        threading.Thread(target=self._beat, daemon=True, name="fdr-heartbeat").start()
+        self._beating = threading.Thread(target=self._beat, daemon=True, name="fdr-heartbeat")
+        self._beating.start()
+        atexit.register(self._fall_silent)
 
     def broadcast(self, value: T) -> T:
         import torch.distributed as dist
@@ -138,7 +141,7 @@ class Ranks:
 
         with contextlib.suppress(PeerError, RunError):
             self._meet()
-        self._has_left.set()
+        self._fall_silent()
         if self._facts.is_ours:
             dist.destroy_process_group()
 
@@ -196,6 +199,12 @@ class Ranks:
             failure = _Failure.decode(self._store.get("failure"))
         if failure.rank != self.rank:
             raise PeerError(f"Rank {failure.rank} of {self.size} failed: {failure.text}", failure.exit_code)
+
+    def _fall_silent(self) -> None:
+        """End the signs of life: a thread that is inside the store when Python ends would abort the process."""
+        self._has_left.set()
+        self._beating.join(BEAT_INTERVAL)
+        atexit.unregister(self._fall_silent)
 
     def _beat(self) -> None:
         """In a thread of its own: signs of life, and the end of this process when its launcher is gone."""
