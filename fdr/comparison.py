@@ -42,8 +42,9 @@ MEANINGS = {
     "v": "the version of fdr",
 }
 """The fields of a signature, in words."""
-INFORMATIVE = {"v"}
-"""Fields that may differ between comparable numbers: a release that moves numbers says so in the changelog."""
+INFORMATIVE = {"v", "ae", "z"}
+"""Fields that may differ between comparable numbers: a release that moves numbers says so in the changelog, and an
+autoencoder is what is measured, as samples are."""
 _PARTS_OF_SPEC = {"enc", "w", "rs", "dt", "cm"}
 """Fields that enter the spec hash `s`: where one of them differs, a different hash says nothing new."""
 _UNHASHED = {"name", "weights_source", "hash"}

@@ -43,6 +43,19 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(ifid: Run, tmp_pat
     assert not cache.exists()
 
 
+def test_autoencoders_are_compared_and_gated(ifid: Run, fdr_command: Run, tmp_path: Path) -> None:
+    queries = npz(tmp_path / "q.npz", images(40, side=32))
+    for name in ("haar", "dct:8"):
+        assert ifid("--vae", name, "--images", queries, "--json", tmp_path / f"{name}.json").code == 0
+    compared = fdr_command("compare", tmp_path / "haar.json", tmp_path / "dct:8.json")
+    assert compared.code == 0 and "not comparable" not in compared.out
+    limits = ["--max", "ifd:random=100", "--min", "psnr=50"]
+    assert fdr_command("check", tmp_path / "haar.json", *limits, "--baseline", tmp_path / "dct:8.json").code == 0
+    other = ifid("--vae", "haar", "--images", queries, "--top-k", "5", "--json", tmp_path / "k5.json")
+    assert other.code == 0
+    assert fdr_command("compare", tmp_path / "haar.json", tmp_path / "k5.json").code != 0
+
+
 def test_the_papers_conventions(ifid: Run, tmp_path: Path) -> None:
     queries = npz(tmp_path / "q.npz", images(30, side=40))
     done = ifid("--vae", "dct", "--images", queries, "--compat", "reference", "--size", "32", "--json", "-")
