@@ -274,27 +274,6 @@ class FeatureCache:
             at += n
         return out
 
-    def batches(
-        self, batch_size: int | None = None, outputs: Sequence[str] | None = None
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """All good rows in order, `batch_size` at a time (the last may be short); without it, shard by shard.
-
-        Memory holds a few shards, whatever `num_rows`.
-        """
-        names = tuple(outputs or self.outputs)
-        held: dict[str, np.ndarray] = {}
-        for record, data in self._load_shards(self._records(0, self.num_rows)):
-            new = decode_shard(data, record, names).features
-            held = {name: np.concatenate([held[name], x]) for name, x in new.items()} if held else new
-            count = len(held[names[0]])
-            size = batch_size or max(1, count)
-            whole = count - count % size
-            for at in range(0, whole, size):
-                yield {name: x[at : at + size] for name, x in held.items()}
-            held = {name: x[whole:] for name, x in held.items()} if whole < count else {}
-        if held:
-            yield held
-
     def verify(self, progress: Progress | None = None) -> list[tuple[int, int]]:
         """Check every published shard; damaged ones are warned of and become `missing`, which is returned.
 

@@ -7,6 +7,7 @@ of the latents alone says of them is known before any model is trained.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from fdr.errors import InputError, unknown
 
 
-class BlockTransform(nn.Module):
+class BlockTransform(nn.Module, ABC):
     """Images [B, 3, H, W] in [-1, 1] -> latents [B, 3 block^2, H / block, W / block], orthonormal, and back."""
 
     def __init__(self, block: int) -> None:
@@ -37,11 +38,13 @@ class BlockTransform(nn.Module):
         with torch.autocast(latents.device.type, enabled=False):
             return self.inverse_transform(latents.float())
 
+    @abstractmethod
     def forward_transform(self, images: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Images [B, 3, H, W] -> latents [B, 3 block^2, H / block, W / block]."""
 
+    @abstractmethod
     def inverse_transform(self, latents: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The inverse."""
 
 
 class PixelUnshuffle(BlockTransform):

@@ -115,10 +115,7 @@ batches = stack(
     ),
     click.option("--num-workers", type=int, metavar="N", help="Decode threads.  [default: the processors available]"),
 )
-compute = stack(
-    device,
-    gpus,
-    batches,
+precision = stack(
     click.option(
         "--dtype",
         type=click.Choice(["float32", "bf16"]),
@@ -127,6 +124,12 @@ compute = stack(
         help="bf16 is faster and moves FD by about 1 %; refused where the processor is slow at it.",
     ),
     click.option("--tf32", is_flag=True, default=False, help="Allow TF32 on the GPU (moves FD by about 0.3 %)."),
+)
+compute = stack(
+    device,
+    gpus,
+    batches,
+    precision,
     click.option(
         "--exact-order", is_flag=True, default=False, help="Reproduce a peer's own order of operations (slower)."
     ),

@@ -146,14 +146,7 @@ _search = _options.stack(
 @_options.device
 @_options.gpus
 @_options.batches
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bf16"]),
-    default="float32",
-    show_default=True,
-    help="Of autoencoder and encoders; bf16 is faster and moves numbers by about 1 %.",
-)
-@click.option("--tf32", is_flag=True, default=False, help="Allow TF32 on the GPU.")
+@_options.precision
 @_options.cache_dir
 @click.option("--no-cache", is_flag=True, default=False, help="Keep latents for the time of the run only.")
 @_options.weight_files

@@ -31,26 +31,13 @@ def test_read_returns_the_bits_that_were_written(tmp_path: Path) -> None:
 @given(
     bad=st.sets(st.integers(0, NUM_ROWS - 1), max_size=NUM_ROWS),
     ends=st.tuples(st.integers(0, NUM_ROWS), st.integers(0, NUM_ROWS)),
-    batch_size=st.integers(1, NUM_ROWS + 5),
 )
-def test_any_slice_and_any_batch_size_give_the_same_rows(
-    tmp_path_factory: pytest.TempPathFactory, bad: set[int], ends: tuple[int, int], batch_size: int
+def test_any_slice_gives_its_rows(
+    tmp_path_factory: pytest.TempPathFactory, bad: set[int], ends: tuple[int, int]
 ) -> None:
     failed, (start, stop) = tuple(sorted(bad)), sorted(ends)
     cache = fill(open_cache(tmp_path_factory.mktemp("slices")), failed)
     assert same(cache.read(start, stop), truth(start, stop, failed))
-    batches = list(cache.batches(batch_size))
-    assert all(len(batch["pool"]) == batch_size for batch in batches[:-1])
-    assert all(0 < len(batch["pool"]) <= batch_size for batch in batches)
-    joined = {name: np.concatenate([np.empty((0, WIDTHS[name])), *(b[name] for b in batches)]) for name in WIDTHS}
-    assert same(joined, truth(bad=failed))
-
-
-def test_batches_without_a_size_follow_the_shards_and_skip_empty_ones(tmp_path: Path) -> None:
-    bad = tuple(range(8, 16))
-    cache = fill(open_cache(tmp_path), bad)
-    assert [len(batch["logits"]) for batch in cache.batches(outputs=["logits"])] == [8, 8, 8, 5]
-    assert list(next(cache.batches(outputs=["logits"]))) == ["logits"]
 
 
 def test_a_shard_gives_rows_ids_features_and_bad_rows(tmp_path: Path) -> None:
