@@ -16,49 +16,49 @@ one-step one?
 from __future__ import annotations
 
 import argparse
-import copy
-import json
+import dataclasses
 import math
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from post_training import (
+    OneStep,
+    Recipe,
+    Rows,
+    World,
+    compare_encoders,
+    compare_populations,
+    evaluate,
+    fit_flow,
+    moments_of,
+    post_train,
+    random_network,
+)
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import fdr
 
 EVALUATED = 10_000
+EMA_FILL = 20_000
+QUEUES = (1_000, 5_000, 20_000, 100_000)
+ENCODERS = (["lenet_tanh"], ["random"], ["lenet_tanh", "random"])
+
+FLOW_RECIPE = Recipe(1500, 32, 1e-4)
+"""A network of a million parameters moves faster than the MLP: at its rate, its population is stale and it diverges."""
 
 
-@dataclass(frozen=True)
-class World:
-    """Everything that the runs share."""
-
-    generator: nn.Module
-    encoders: dict[str, Callable[[Tensor], Tensor]]
-    references: dict[str, fdr.Moments]
-    images: Tensor
-    """[N, 1, 28, 28] in [0, 1]."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How every generator is post-trained."""
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the numbers depend on."""
 
     steps: int
     batch_size: int
     lr: float
-
-
-FLOW_RECIPE = Recipe(1500, 32, 1e-4)
-"""A network of a million parameters moves faster than the MLP: at its rate, its population is stale and it diverges."""
+    flow_steps: int
 
 
 def main() -> None:
@@ -69,25 +69,24 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--flow-steps", type=int, default=3000, help="training steps of the many-step generator")
     parser.add_argument("--only", choices=["populations", "encoders", "steps"])
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="keeps the rows; with it, a run that was cut off goes on")
     options = parser.parse_args()
-    world = load_world(options.data)
+    settings = Settings(options.steps, options.batch_size, options.lr, options.flow_steps)
+    rows = Rows(options.json, settings)
+    images, world = load_world(options.data)
     recipe = Recipe(options.steps, options.batch_size, options.lr)
-    found: dict[str, Any] = vars(recipe) | {}
     parts = {
-        "populations": lambda: populations(world, recipe),
-        "encoders": lambda: several_encoders(world, recipe),
-        "steps": lambda: many_steps_to_one(world, options.flow_steps),
+        "populations": lambda: compare_populations(rows, world, "lenet_tanh", recipe, QUEUES, EMA_FILL),
+        "encoders": lambda: compare_encoders(rows, world, ENCODERS, 0.99, recipe, EMA_FILL),
+        "steps": lambda: many_steps_to_one(rows, world, images, options.flow_steps),
     }
     for name, part in parts.items():
         if options.only in (None, name):
-            found[name] = part()
-    if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+            part()
 
 
-def load_world(folder: Path) -> World:
-    """Generator, encoders and their reference moments."""
+def load_world(folder: Path) -> tuple[Tensor, World]:
+    """Training images [N, 1, 28, 28] in [0, 1]; generator, encoders and their reference moments."""
     array = np.load(folder / "train20k.npz", allow_pickle=False)["arr_0"]
     images = torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255
     encoders: dict[str, Callable[[Tensor], Tensor]] = {
@@ -95,13 +94,8 @@ def load_world(folder: Path) -> World:
         "lenet_relu": LeNet(folder / "lenet_relu.safetensors", torch.relu),
         "random": random_network(),
     }
-    references = {}
-    with torch.no_grad():
-        for name, encoder in encoders.items():
-            references[name] = fdr.Moments.from_features(
-                [encoder(batch.expand(-1, 3, -1, -1)) for batch in images.split(500)]
-            )
-    return World(MlpGenerator(folder / "mlp_gan.safetensors"), encoders, references, images)
+    references = {name: moments_of(encoder, images) for name, encoder in encoders.items()}
+    return images, World(MlpGenerator(folder / "mlp_gan.safetensors"), (64,), encoders, references, EVALUATED)
 
 
 class MlpGenerator(nn.Module):
@@ -149,106 +143,6 @@ class LeNet:
         return self._activation(F.linear(x, *self._weights["f6"]))
 
 
-def random_network() -> Callable[[Tensor], Tensor]:
-    """A seeded random convolutional network: features [B, 64]."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = nn.Sequential(
-            nn.Conv2d(1, 32, 5, 2, 2),
-            nn.GELU(),
-            nn.Conv2d(32, 64, 5, 2, 2),
-            nn.GELU(),
-            nn.Conv2d(64, 64, 3, 2, 1),
-            nn.GELU(),
-        )
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    return lambda images: network(images[:, :1]).mean((2, 3))
-
-
-def post_train(
-    world: World,
-    generator: nn.Module,
-    names: list[str],
-    population: Any,
-    recipe: Recipe,
-    fill: int,
-    noise_shape: tuple[int, ...],
-) -> dict[str, float]:
-    """Post-train a copy; FD per encoder afterwards, seconds, and the numbers that the population holds."""
-    trained = copy.deepcopy(generator)
-    loss = fdr.FDLoss(
-        {name: world.encoders[name] for name in names},
-        {name: world.references[name] for name in names},
-        population=population,
-    )
-    noise = torch.Generator().manual_seed(1)
-    if fill:
-        num_batches = math.ceil(fill / recipe.batch_size)
-        with torch.no_grad():
-            drawn = (torch.randn(recipe.batch_size, *noise_shape, generator=noise) for _ in range(num_batches))
-            loss.fill((trained(z) for z in drawn), count=fill)
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0)
-    began = time.process_time()
-    for step in range(recipe.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * min(1, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
-        images = trained(torch.randn(recipe.batch_size, *noise_shape, generator=noise))
-        optimizer.zero_grad()
-        loss(images).total.backward()
-        optimizer.step()
-    state = sum(x.numel() for x in tensors(loss.state_dict()))
-    return {**evaluate(world, trained, noise_shape), "CPU s": time.process_time() - began, "numbers kept": state}
-
-
-def tensors(state: Any) -> Iterator[Tensor]:
-    """All tensors in nested mappings."""
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, dict):
-        for value in state.values():
-            yield from tensors(value)
-
-
-@torch.no_grad()
-def evaluate(world: World, generator: Callable[[Tensor], Tensor], noise_shape: tuple[int, ...]) -> dict[str, float]:
-    """FD of 10,000 quantised samples under every encoder."""
-    noise = torch.Generator().manual_seed(2)
-    batches = [generator(torch.randn(500, *noise_shape, generator=noise)) for _ in range(EVALUATED // 500)]
-    images = torch.cat(batches).clamp(0, 1).mul(255).round().div(255).expand(-1, 3, -1, -1)
-    found = {}
-    for name, encoder in world.encoders.items():
-        moments = fdr.Moments.from_features([encoder(batch) for batch in images.split(500)])
-        found[name] = fdr.frechet_distance(moments, world.references[name])
-    return found
-
-
-def populations(world: World, recipe: Recipe) -> dict[str, dict[str, float]]:
-    """One encoder, every kind of population."""
-    kinds: dict[str, tuple[Any, int]] = {
-        "batch": (fdr.BatchPopulation(), 0),
-        **{f"queue {size}": (fdr.QueuePopulation(size), size) for size in (1_000, 5_000, 20_000, 100_000)},
-        **{f"ema {beta}": (fdr.EmaPopulation(beta), 20_000) for beta in (0.9, 0.99, 0.999)},
-    }
-    rows = {"before": evaluate(world, world.generator, (64,))}
-    show("population, trained on lenet_tanh", "before", rows["before"])
-    for name, (population, fill) in kinds.items():
-        rows[name] = post_train(world, world.generator, ["lenet_tanh"], population, recipe, fill, (64,))
-        show("", name, rows[name])
-    return rows
-
-
-def several_encoders(world: World, recipe: Recipe) -> dict[str, dict[str, float]]:
-    """One encoder beside two, on those that watch."""
-    rows = {}
-    for names in (["lenet_tanh"], ["random"], ["lenet_tanh", "random"]):
-        rows[" + ".join(names)] = post_train(
-            world, world.generator, names, fdr.EmaPopulation(0.99), recipe, 20_000, (64,)
-        )
-        show("trained on", " + ".join(names), rows[" + ".join(names)])
-    return rows
-
-
 class Flow(nn.Module):
     """A velocity network for images [B, 784] in [-1, 1], of x and t."""
 
@@ -265,54 +159,20 @@ class Flow(nn.Module):
             h = h + F.silu(layer(h))
         return self.last(h)
 
-    def sample(self, noise: Tensor, num_steps: int) -> Tensor:
-        """Euler from noise (t = 1) to images [B, 1, 28, 28] in [0, 1], not clamped."""
-        x = noise
-        for index in range(num_steps):
-            t = torch.full((len(x),), 1 - index / num_steps)
-            x = x - self(x, t) / num_steps
-        return (x.view(-1, 1, 28, 28) + 1) / 2
 
-
-class OneStep(nn.Module):
-    """A flow network used once."""
-
-    def __init__(self, flow: Flow) -> None:
-        super().__init__()
-        self.flow = flow
-
-    def forward(self, noise: Tensor) -> Tensor:
-        return self.flow.sample(noise, 1).clamp(0, 1)
-
-
-def many_steps_to_one(world: World, flow_steps: int) -> dict[str, dict[str, float]]:
+def many_steps_to_one(rows: Rows, world: World, images: Tensor, flow_steps: int) -> None:
     """A flow-matching network, sampled in many steps, in one, and in one after post-training."""
     torch.manual_seed(0)
     flow = Flow()
-    optimizer = torch.optim.AdamW(flow.parameters(), lr=1e-3)
-    data = world.images.flatten(1) * 2 - 1
-    losses = []
-    for _ in range(flow_steps):
-        x = data[torch.randint(len(data), (256,))]
-        noise, t = torch.randn_like(x), torch.rand(len(x))
-        error = (flow(x + t[:, None] * (noise - x), t) - (noise - x)).square().mean()
-        optimizer.zero_grad()
-        error.backward()
-        optimizer.step()
-        losses.append(float(error))
-    print(f"flow matching: loss {statistics.mean(losses[:50]):.3f} -> {statistics.mean(losses[-50:]):.3f}")
-    rows = {f"{n} steps": evaluate(world, lambda z, n=n: flow.sample(z, n), (784,)) for n in (50, 1)}
+    fit_flow(flow, images.flatten(1) * 2 - 1, flow_steps, 256, 1e-3)
+    one_step = OneStep(flow, (1, 28, 28))
+    world = dataclasses.replace(world, generator=one_step, noise_shape=(784,))
+    for count in (50, 1):
+        rows.row(f"flow, {count} steps", lambda n=count: evaluate(world, lambda z: one_step.sample(z, n)))
     names = ["lenet_tanh", "random"]
-    rows["1 step, post-trained"] = post_train(
-        world, OneStep(flow), names, fdr.EmaPopulation(0.9), FLOW_RECIPE, 5_000, (784,)
+    rows.row(
+        "flow, 1 step, post-trained", lambda: post_train(world, names, fdr.EmaPopulation(0.9), FLOW_RECIPE, 5_000)[1]
     )
-    for name, row in rows.items():
-        show("flow", name, row)
-    return rows
-
-
-def show(title: str, name: str, row: dict[str, float]) -> None:
-    print(f"{title:36s} {name:24s} " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
 
 
 if __name__ == "__main__":
