@@ -96,6 +96,23 @@ def test_a_flow_of_straight_lines_is_its_own_one_step_sampler(shared: ModuleType
     assert torch.allclose(found, ((image + 1) / 2).view(3, 2, 2).expand(5, -1, -1, -1), atol=1e-6)
 
 
+def test_the_unet_used_once_shows_the_image_that_it_predicts(
+    shared: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "cifar_networks", raising=False)
+    import cifar_networks
+
+    torch.manual_seed(0)
+    unet = cifar_networks.UNet(width=8)
+    for block in unet.coarse:
+        torch.nn.init.normal_(block.last.weight, std=0.1)  # blocks start as the identity, without a say for time
+    noise = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        shown, predicted = shared.OneStep(unet, (3, 32, 32))(noise), unet.predict(noise, torch.ones(2))
+        assert not torch.allclose(predicted, unet.predict(noise, torch.full((2,), 0.5)), atol=1e-4)
+    assert torch.allclose(shown, ((predicted + 1) / 2).clamp(0, 1), atol=1e-6)
+
+
 def test_flow_matching_finds_the_mean(shared: ModuleType) -> None:
     torch.manual_seed(0)
 
