@@ -32,7 +32,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from cifar_networks import LATENTS, Classifier, SqueezeNet, UNet, Vae, fit_classifier, fit_vae
+from cifar_networks import LATENTS, Classifier, Decoder, SqueezeNet, UNet, Vae, fit_classifier, fit_vae
 from post_training import (
     OneStep,
     Recipe,
@@ -73,6 +73,8 @@ class Settings:
     lr: float
     eps: float
     beta: float
+    near_steps: int
+    near_lr: float
     flow_steps: int
 
 
@@ -85,8 +87,10 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--eps", type=float, default=1e-4, help="in F / (F + eps): below the FD of every encoder")
     parser.add_argument("--beta", type=float, default=0.9, help="of the EMA with which several encoders are compared")
+    parser.add_argument("--near-steps", type=int, default=1000, help="of the run that the second start comes from")
+    parser.add_argument("--near-lr", type=float, default=1e-4, help="learning rate from there")
     parser.add_argument("--flow-steps", type=int, default=1200, help="training steps of the many-step generator")
-    parser.add_argument("--only", choices=["populations", "encoders", "steps"])
+    parser.add_argument("--only", choices=["populations", "near", "encoders", "steps"])
     options = parser.parse_args()
     names = [field.name for field in dataclasses.fields(Settings)]
     settings = Settings(**{name: getattr(options, name) for name in names})
@@ -97,6 +101,7 @@ def main() -> None:
     rows.row("real, held out", lambda: distances(world, read_images(options.data / "cifar10" / "test5k.npz")[0]))
     parts = {
         "populations": lambda: compare_populations(rows, world, "squeezenet", recipe, QUEUES, EMA_FILL),
+        "near": lambda: populations_near(rows, world, recipe, settings, options.out),
         "encoders": lambda: compare_encoders(rows, world, ENCODERS, settings.beta, recipe, EMA_FILL),
         "steps": lambda: many_steps_to_one(rows, world, flow, settings.beta, recipe, options.out),
     }
@@ -151,6 +156,21 @@ def kept(path: Path, make: Callable[[], Network], fit: Callable[[Network], None]
     with atomic_path(path) as temporary:
         save_file(network.state_dict(), temporary)
     return network.eval()
+
+
+def populations_near(rows: Rows, world: World, recipe: Recipe, settings: Settings, out: Path) -> None:
+    """The populations again, from a generator that a long run with a short EMA has brought near, at a lower rate."""
+
+    def approach(decoder: Decoder) -> None:
+        far = dataclasses.replace(recipe, steps=settings.near_steps)
+        trained = post_train(world, ["squeezenet"], fdr.EmaPopulation(0.9), far, EMA_FILL)[0]
+        decoder.load_state_dict(trained.state_dict())
+
+    world = dataclasses.replace(
+        world, generator=kept(out / f"near-{settings.near_steps}.safetensors", Decoder, approach)
+    )
+    recipe = dataclasses.replace(recipe, lr=settings.near_lr)
+    compare_populations(rows, world, "squeezenet", recipe, QUEUES, EMA_FILL, start="near: ")
 
 
 def many_steps_to_one(rows: Rows, world: World, flow: UNet, beta: float, recipe: Recipe, out: Path) -> None:

@@ -222,17 +222,17 @@ class Rows:
 
 
 def compare_populations(
-    rows: Rows, world: World, name: str, recipe: Recipe, queues: tuple[int, ...], ema_fill: int
+    rows: Rows, world: World, name: str, recipe: Recipe, queues: tuple[int, ...], ema_fill: int, start: str = ""
 ) -> None:
-    """One encoder, every kind of population."""
+    """One encoder, every kind of population; `start` begins the names of the rows."""
     kinds: dict[str, tuple[Any, int]] = {
         "batch": (fdr.BatchPopulation(), 0),
         **{f"queue {size}": (fdr.QueuePopulation(size), size) for size in queues},
         **{f"ema {beta}": (fdr.EmaPopulation(beta), ema_fill) for beta in (0.9, 0.99, 0.999)},
     }
-    rows.row("before", lambda: evaluate(world, world.generator))
+    rows.row(f"{start}before", lambda: evaluate(world, world.generator))
     for kind, (population, fill) in kinds.items():
-        rows.row(f"{name}, {kind}", lambda p=population, n=fill: post_train(world, [name], p, recipe, n)[1])
+        rows.row(f"{start}{name}, {kind}", lambda p=population, n=fill: post_train(world, [name], p, recipe, n)[1])
 
 
 def compare_encoders(
