@@ -34,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from cifar_networks import LATENTS, Classifier, Decoder, SqueezeNet, UNet, Vae, fit_classifier, fit_vae
 from post_training import (
+    EVALUATION_SEED,
     OneStep,
     Recipe,
     Row,
@@ -76,6 +77,7 @@ class Settings:
     near_steps: int
     near_lr: float
     flow_steps: int
+    seed: int
 
 
 def main() -> None:
@@ -90,11 +92,14 @@ def main() -> None:
     parser.add_argument("--near-steps", type=int, default=1000, help="of the run that the second start comes from")
     parser.add_argument("--near-lr", type=float, default=1e-4, help="learning rate from there")
     parser.add_argument("--flow-steps", type=int, default=1200, help="training steps of the many-step generator")
+    parser.add_argument("--seed", type=int, default=1, help="of the noise that is trained on")
     parser.add_argument("--only", choices=["populations", "near", "encoders", "steps"])
     options = parser.parse_args()
     names = [field.name for field in dataclasses.fields(Settings)]
     settings = Settings(**{name: getattr(options, name) for name in names})
-    recipe = Recipe(settings.steps, settings.batch_size, settings.lr, settings.eps)
+    recipe = Recipe(settings.steps, settings.batch_size, settings.lr, settings.eps, settings.seed)
+    if settings.seed == EVALUATION_SEED:
+        parser.error(f"--seed {EVALUATION_SEED} is that of the evaluation; choose another")
     options.out.mkdir(parents=True, exist_ok=True)
     rows = Rows(options.out / "rows.json", settings)
     world, flow = load_world(options.data, options.out, settings.flow_steps)
@@ -162,7 +167,7 @@ def populations_near(rows: Rows, world: World, recipe: Recipe, settings: Setting
     """The populations again, from a generator that a long run with a short EMA has brought near, at a lower rate."""
 
     def approach(decoder: Decoder) -> None:
-        far = dataclasses.replace(recipe, steps=settings.near_steps)
+        far = dataclasses.replace(recipe, steps=settings.near_steps, seed=1)
         trained = post_train(world, ["squeezenet"], fdr.EmaPopulation(0.9), far, EMA_FILL)[0]
         decoder.load_state_dict(trained.state_dict())
 

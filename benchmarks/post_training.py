@@ -25,6 +25,8 @@ from fdr.files import write_atomically
 BETAS = (0.9, 0.95)
 """AdamW, in every run of post-training."""
 WARMUP_STEPS = 20
+EVALUATION_SEED = 2
+"""Of the noise that FD is measured on; no run trains on it."""
 MIN_TIME = 0.05
 """A network that predicts the image divides by no smaller time."""
 
@@ -54,6 +56,8 @@ class Recipe:
     batch_size: int
     lr: float
     eps: float = 0.01
+    seed: int = 1
+    """Of the noise that is trained on."""
 
 
 def post_train(world: World, names: list[str], population: Any, recipe: Recipe, fill: int) -> tuple[nn.Module, Row]:
@@ -65,7 +69,7 @@ def post_train(world: World, names: list[str], population: Any, recipe: Recipe, 
         population=population,
         eps=recipe.eps,
     )
-    noise = torch.Generator().manual_seed(1)
+    noise = torch.Generator().manual_seed(recipe.seed)
     if fill:
         num_batches = math.ceil(fill / recipe.batch_size)
         with torch.no_grad():
@@ -102,7 +106,7 @@ def tensors(state: Any) -> Iterator[Tensor]:
 @torch.no_grad()
 def sample(world: World, generator: Callable[[Tensor], Tensor], count: int) -> Tensor:
     """Images [count, C, H, W], quantised to 256 levels of [0, 1], of noise that no run trains on."""
-    noise = torch.Generator().manual_seed(2)
+    noise = torch.Generator().manual_seed(EVALUATION_SEED)
     batches = [generator(torch.randn(500, *world.noise_shape, generator=noise)) for _ in range(math.ceil(count / 500))]
     return torch.cat(batches)[:count].clamp(0, 1).mul(255).round().div(255)
 
