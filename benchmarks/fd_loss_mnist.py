@@ -19,6 +19,7 @@ import argparse
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,8 @@ from post_training import (
     evaluate,
     fit_flow,
     moments_of,
-    post_train,
     random_network,
+    row_of,
 )
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -168,11 +169,9 @@ def many_steps_to_one(rows: Rows, world: World, images: Tensor, flow_steps: int)
     one_step = OneStep(flow, (1, 28, 28))
     world = dataclasses.replace(world, generator=one_step, noise_shape=(784,))
     for count in (50, 1):
-        rows.row(f"flow, {count} steps", lambda n=count: evaluate(world, lambda z: one_step.sample(z, n)))
+        rows.row(f"flow, {count} steps", partial(evaluate, world, partial(one_step.sample, num_steps=count)))
     names = ["lenet_tanh", "random"]
-    rows.row(
-        "flow, 1 step, post-trained", lambda: post_train(world, names, fdr.EmaPopulation(0.9), FLOW_RECIPE, 5_000)[1]
-    )
+    rows.row("flow, 1 step, post-trained", partial(row_of, world, names, fdr.EmaPopulation(0.9), FLOW_RECIPE, 5_000))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,11 @@ def post_train(world: World, names: list[str], population: Any, recipe: Recipe, 
     seconds = time.process_time() - began
     state = sum(x.numel() for x in tensors(loss.state_dict()))
     return trained, {**evaluate(world, trained), "CPU s": seconds, "numbers kept": state}
+
+
+def row_of(world: World, names: list[str], population: Any, recipe: Recipe, fill: int) -> Row:
+    """What `post_train` says, without the network."""
+    return post_train(world, names, population, recipe, fill)[1]
 
 
 def cosine(share: float) -> float:
@@ -236,7 +242,7 @@ def compare_populations(
     }
     rows.row(f"{start}before", lambda: evaluate(world, world.generator))
     for kind, (population, fill) in kinds.items():
-        rows.row(f"{start}{name}, {kind}", lambda p=population, n=fill: post_train(world, [name], p, recipe, n)[1])
+        rows.row(f"{start}{name}, {kind}", partial(row_of, world, [name], population, recipe, fill))
 
 
 def compare_encoders(
@@ -244,7 +250,5 @@ def compare_encoders(
 ) -> None:
     """One encoder beside several, on those that watch."""
     for names in sets:
-        rows.row(
-            f"{' + '.join(names)}, ema {beta}",
-            lambda n=names: post_train(world, n, fdr.EmaPopulation(beta), recipe, ema_fill)[1],
-        )
+        population = fdr.EmaPopulation(beta)
+        rows.row(f"{' + '.join(names)}, ema {beta}", partial(row_of, world, names, population, recipe, ema_fill))
