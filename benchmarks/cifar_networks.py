@@ -1,36 +1,15 @@
-"""The networks of `fd_loss_cifar.py`: two generators, a classifier and SqueezeNet, for images of 32 x 32; no script."""
+"""The networks of `fd_loss_cifar.py`: two generators and a classifier, for images of 32 x 32; no script."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from post_training import MIN_TIME, WARMUP_STEPS, cosine
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 LATENTS = 128
-SQUEEZENET_SIZE = 64
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet, as torchvision's networks expect."""
-
-
-class SqueezeNet:
-    """Images [B, 3, H, W] in [0, 1] -> the mean after the last fire module, [B, 512], at 64 px instead of 224."""
-
-    def __init__(self, path: Path) -> None:
-        network = torchvision.models.squeezenet1_1(weights=None)
-        network.load_state_dict(load_file(path))
-        self._layers = network.features.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self._mean, self._std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
-
-    def __call__(self, images: Tensor) -> Tensor:
-        x = F.interpolate(images, (SQUEEZENET_SIZE, SQUEEZENET_SIZE), mode="bilinear", align_corners=False)
-        x = ((x - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
-        return self._layers(x).mean((2, 3))
 
 
 class Classifier(nn.Module):

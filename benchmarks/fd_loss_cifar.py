@@ -32,7 +32,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from cifar_networks import LATENTS, Classifier, Decoder, SqueezeNet, UNet, Vae, fit_classifier, fit_vae
+from cifar_networks import LATENTS, Classifier, Decoder, UNet, Vae, fit_classifier, fit_vae
 from post_training import (
     EVALUATION_SEED,
     OneStep,
@@ -50,6 +50,7 @@ from post_training import (
     sample,
 )
 from safetensors.torch import load_file, save_file
+from squeezenet import SqueezeNetEncoder
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
@@ -59,6 +60,7 @@ from fdr.files import atomic_path
 EVALUATED = 5_000
 EMA_FILL = 5_000
 QUEUES = (2_000, 10_000, 50_000)
+SQUEEZENET_SIDE = 64
 ENCODERS = (["squeezenet"], ["random"], ["squeezenet", "random"])
 VAE_STEPS = 600
 
@@ -141,7 +143,7 @@ def load_world(folder: Path, out: Path, flow_steps: int) -> tuple[World, UNet]:
     print(f"classifier: {100 * hits:.1f} % of the test images")
     watch = fdr.load_encoder("random")
     encoders: dict[str, Callable[[Tensor], Tensor]] = {
-        "squeezenet": SqueezeNet(folder / "weights" / "squeezenet1_1.safetensors"),
+        "squeezenet": SqueezeNetEncoder(folder / "weights" / "squeezenet1_1.safetensors", SQUEEZENET_SIDE),
         "random": lambda images: watch(images)["features"],
         "classifier": classifier.requires_grad_(False).features,
         "pixels": lambda images: F.avg_pool2d(images, 8).flatten(1),
