@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fdr.cli._outputs import check_outputs, take_stdout
 from fdr.cli._render import print_verdict, write_text
 
 if TYPE_CHECKING:
@@ -27,14 +28,7 @@ class Outputs:
 
     def check(self) -> None:
         """Raise now for what cannot be written later."""
-        from fdr.files import check_writable
-
-        named = {name: path for name, path in vars(self).items() if path is not None}
-        for path in named.values():
-            if str(path) != "-":
-                check_writable(path)
-        if sum(str(path) == "-" for path in named.values()) > 1:
-            raise click.UsageError(f"Only one of {', '.join(f'--{name}' for name in named)} can be stdout.")
+        check_outputs(vars(self))
 
     @property
     def of_verdict(self) -> bool:
@@ -44,7 +38,7 @@ class Outputs:
     @property
     def take_stdout(self) -> bool:
         """True when stdout is one of the files."""
-        return any(str(path) == "-" for path in vars(self).values())
+        return take_stdout(vars(self))
 
     def tell(self, verdict: Verdict, job: GitHubJob | None) -> None:
         """Write the files; print the table where stdout is none of them; annotate the job."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fdr.cli import _generator, _options, _ranks
-from fdr.cli._render import print_reports, progress_for, write_text
+from fdr.cli._outputs import check_outputs, take_stdout, write_reports
+from fdr.cli._render import print_reports, progress_for
 
 if TYPE_CHECKING:
     from fdr.group import Group
@@ -61,15 +62,8 @@ def command(
 
     Features are cached and a killed run resumes: give the same command again.
     """
-    from fdr.files import check_writable
-    from fdr.report import reports_to_csv, reports_to_json, reports_to_markdown
-
     outputs = {"json": json_path, "csv": csv_path, "markdown": markdown_path}
-    for path in outputs.values():
-        if path is not None and str(path) != "-":
-            check_writable(path)
-    if sum(str(path) == "-" for path in outputs.values()) > 1:
-        raise click.UsageError("Only one of --json, --csv and --markdown can be stdout.")
+    check_outputs(outputs)
     if not samples and drawn is None:
         raise click.UsageError("Name sample sets, or a generator with --gen.")
     evaluator, sources = _generator.prepare_samples(
@@ -82,9 +76,6 @@ def command(
     reports = [evaluator.evaluate_source(source) for source in sources]
     if group.rank > 0:
         return
-    renderers = {"json": reports_to_json, "csv": reports_to_csv, "markdown": reports_to_markdown}
-    for kind, path in outputs.items():
-        if path is not None:
-            write_text(path, renderers[kind](reports))
-    if all(str(path) != "-" for path in outputs.values()):
+    write_reports(outputs, reports)
+    if not take_stdout(outputs):
         print_reports(reports)

@@ -10,7 +10,8 @@ import click
 from fdr.cli import _options, _ranks
 from fdr.cli._generator import RANGES, arguments
 from fdr.cli._numbers import Alphas, ByteSize
-from fdr.cli._render import print_autoencoder_report, progress_for, write_text
+from fdr.cli._outputs import check_outputs, take_stdout, write_reports
+from fdr.cli._render import print_autoencoder_report, progress_for
 
 if TYPE_CHECKING:
     from fdr.autoencoders.base import LoadedAutoencoder
@@ -179,13 +180,8 @@ def command(
     and PSNR, SSIM and MS-SSIM of the reconstructions. Latents, neighbours and features are cached and a killed run
     resumes: give the same command again.
     """
-    from fdr.files import check_writable
-
-    for path in (json_path, csv_path, picture):
-        if path is not None and str(path) != "-":
-            check_writable(path)
-    if json_path is not None and str(json_path) == str(csv_path) == "-":
-        raise click.UsageError("Only one of --json and --csv can be stdout.")
+    outputs = {"json": json_path, "csv": csv_path}
+    check_outputs({**outputs, "picture": picture})
     run = _prepared(images, neighbours, neighbour_count, progress_for(quiet), group, **options)
     if dry_run:
         for line in run.plan() if group.rank == 0 else ():
@@ -194,11 +190,8 @@ def command(
     report = run.run(picture)
     if group.rank > 0:
         return
-    if json_path is not None:
-        write_text(json_path, report.to_json())
-    if csv_path is not None:
-        write_text(csv_path, report.to_csv())
-    if "-" not in (str(json_path), str(csv_path)):
+    write_reports(outputs, [report])
+    if not take_stdout(outputs):
         print_autoencoder_report(report)
         if picture is not None:
             click.echo(f"picture: {picture}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fdr._stored import item_size
 from fdr.files import write_atomically, write_error
 from fdr.ifid.latents import Latents
 from fdr.progress import Progress
-
-_TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,23 @@ class DrawnLatents:
     count: int
     latent_shape: tuple[int, ...]
     dtype: str
+    """What the latents are stored as, the name of a dtype of torch."""
 
     def at(self, start: int, stop: int) -> Tensor:
         """float32 [stop - start, *latent_shape] of the queries start..stop."""
-        values = int(np.prod(self.latent_shape))
-        dtype = _TORCH[self.dtype]
         with open(self.path, "rb") as file:
-            file.seek(start * values * dtype.itemsize)
-            data = bytearray(file.read((stop - start) * values * dtype.itemsize))
-        return torch.frombuffer(data, dtype=dtype).float().reshape(-1, *self.latent_shape)
+            file.seek(start * self._row_bytes)
+            data = bytearray(file.read((stop - start) * self._row_bytes))
+        return torch.frombuffer(data, dtype=getattr(torch, self.dtype)).float().reshape(-1, *self.latent_shape)
 
     @property
     def num_bytes(self) -> int:
         """Of the file."""
-        return self.count * int(np.prod(self.latent_shape)) * _TORCH[self.dtype].itemsize
+        return self.count * self._row_bytes
+
+    @property
+    def _row_bytes(self) -> int:
+        return math.prod(self.latent_shape) * item_size(self.dtype)
 
     def remove(self) -> None:
         """Free the disk."""
@@ -48,14 +51,14 @@ class DrawnLatents:
             path.unlink(missing_ok=True)
 
 
-def gather(latents: Latents, rows: np.ndarray, path: Path, dtype: str, progress: Progress) -> DrawnLatents:
-    """Write the latents of `rows` [Q] of a set, which may repeat, to `path`; what was begun there goes on.
+def gather(latents: Latents, rows: np.ndarray, drawn: DrawnLatents, progress: Progress) -> None:
+    """Write the latents of `rows` [Q] of a set, which may repeat, to the file of `drawn`; what was begun there goes on.
 
     A killed run loses one shard of reading. Raises `RunError` when the disk is full.
     """
-    drawn = DrawnLatents(path, len(rows), latents.latent_shape, dtype)
+    path = drawn.path
     if path.exists() and path.stat().st_size == drawn.num_bytes:
-        return drawn
+        return
     part, done, title = _part(path), _done(path), "gathering neighbours"
     shards = latents.shards()
     try:
@@ -74,7 +77,6 @@ def gather(latents: Latents, rows: np.ndarray, path: Path, dtype: str, progress:
     except OSError as error:
         raise write_error(path, error) from error
     _progress(path).unlink(missing_ok=True)
-    return drawn
 
 
 def _picked(

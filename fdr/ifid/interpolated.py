@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fdr.extraction import ExtractionOptions
 from fdr.group import SOLO, Group
 from fdr.ifid.options import DEFAULT_MEMORY, IfidOptions
 from fdr.ifid.run import InterpolatedFid
-from fdr.images import ImageOptions, open_images
+from fdr.images import ImageOptions, ImageSource, open_images
 from fdr.lpips import load_lpips
 from fdr.progress import Progress, SilentProgress
 from fdr.report import Report
@@ -111,10 +112,10 @@ def _loaded(
     )
 
 
-def open_sets(images: Any, neighbours: Any, options: ImageOptions, neighbour_count: int | None = None) -> tuple:
+def open_sets(
+    images: Any, neighbours: Any, options: ImageOptions, neighbour_count: int | None = None
+) -> tuple[ImageSource, ImageSource | None]:
     """Both image sets with one crop and size; `options.count` is of the first, `neighbour_count` of the second."""
-    from dataclasses import replace
-
     queries = open_images(images, options)
     if neighbours is None:
         return queries, None

@@ -92,7 +92,6 @@ class Latents:
     """int64 [n]: the rows of the selection that have latents."""
     pixels: np.ndarray | None
     """uint64 [num_rows]: a digest of every image's pixels, 0 for bad ones; None where it is not known."""
-    bad: tuple[BadImage, ...]
 
     @property
     def num_rows(self) -> int:
@@ -111,15 +110,6 @@ class Latents:
     def read(self, start: int, stop: int) -> tuple[np.ndarray, Tensor]:
         """Rows [n] and latents [n, D] of a shard, in the dtype they are stored in."""
         return self.entry.read_tensor(start, stop, OUTPUT)
-
-    def labels(self) -> np.ndarray:
-        """int64 [num_rows]: classes. Raises `InputError` for a set without."""
-        if self.source.labels is None:
-            raise InputError(
-                f"{self.source.name} has no classes, so neighbours cannot be kept to one (--same-class); give a folder "
-                "with class subfolders, or an npz with arr_1."
-            )
-        return self.source.labels
 
 
 class LatentReader:
@@ -152,7 +142,8 @@ class LatentReader:
 
 def encode(encoder: LatentEncoder, source: ImageSource, options: ExtractionOptions, folder: Path) -> Latents:
     """Encode what is missing of `source` into the cache `folder`; every rank gets all of it."""
-    extraction = latent_extraction(encoder, source, options, folder)
+    options = replace(options, cache=folder, moments_only=False, shard_size=encoder.shard_size)
+    extraction = Extraction(source, [encoder], options=options)
     if not extraction.is_complete:
         for _ in extraction:
             pass
@@ -160,18 +151,10 @@ def encode(encoder: LatentEncoder, source: ImageSource, options: ExtractionOptio
     entry = extraction.entries[encoder.spec.name]
     assert entry is not None
     entry.missing()  # and seen here
-    bad = tuple(BadImage(*image) for image in entry.bad)
+    bad = [BadImage(*image) for image in entry.bad]
     source.check_bad(bad, entry.num_rows)
     good = np.setdiff1d(np.arange(entry.num_rows), [image.row for image in bad])
-    return Latents(source, entry, encoder.latent_shape, good, _pixel_digests(extraction, entry.num_rows), bad)
-
-
-def latent_extraction(
-    encoder: LatentEncoder, source: ImageSource, options: ExtractionOptions, folder: Path
-) -> Extraction:
-    """The pass over `source` that fills the cache; nothing is computed yet."""
-    options = replace(options, cache=folder, moments_only=False, shard_size=encoder.shard_size)
-    return Extraction(source, [encoder], options=options)
+    return Latents(source, entry, encoder.latent_shape, good, _pixel_digests(extraction, entry.num_rows))
 
 
 def _pixel_digests(extraction: Extraction, num_rows: int) -> np.ndarray | None:

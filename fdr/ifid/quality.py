@@ -29,9 +29,16 @@ class QualityEncoder(AbstractRowEncoder):
     """
 
     def __init__(
-        self, queries: Latents, size: tuple[int, int], device: torch.device, compat: str | None, lpips: Lpips | None
+        self,
+        queries: Latents,
+        size: tuple[int, int],
+        device: torch.device,
+        compat: str | None,
+        lpips: Lpips | None,
+        num_workers: int | None,
     ) -> None:
         self._queries = queries
+        self._num_workers = num_workers
         self._compat = compat
         self._lpips = lpips
         self.device = device
@@ -84,7 +91,7 @@ class QualityEncoder(AbstractRowEncoder):
         source, good = self._queries.source, self._queries.good[list(rows)]
         first, last = int(good[0]), int(good[-1])
         found: dict[int, Tensor] = {}
-        for batch in source.batches(last + 1 - first, None, first, last + 1):
+        for batch in source.batches(last + 1 - first, self._num_workers, first, last + 1):
             found |= dict(zip(batch.rows, batch.images, strict=True))
         lost = [row for row in good.tolist() if row not in found]
         if lost:

@@ -20,7 +20,7 @@ from fdr.autoencoders.base import LoadedAutoencoder
 from fdr.encoders.base import AbstractEncoder
 from fdr.errors import InputError
 from fdr.evaluation import collected_warnings
-from fdr.extraction import Extraction, ExtractionOptions
+from fdr.extraction import Extraction, ExtractionOptions, cached_rows
 from fdr.group import failures_told, on_main
 from fdr.ifid.decoded import NEIGHBOURS, RECONSTRUCTIONS, DecodedSource, Paired, Take, between, decoded_sources
 from fdr.ifid.drawn import DrawnLatents, gather, gathered
@@ -119,11 +119,7 @@ class InterpolatedFid:
     def _check_classes(self) -> None:
         sources = [self.images] if self.neighbours is None else [self.images, self.neighbours]
         for source in sources:
-            if source.labels is None:
-                raise InputError(
-                    f"{source.name} has no classes, so neighbours cannot be kept to one (--same-class); give a folder "
-                    "with class subfolders, or an npz with arr_1."
-                )
+            _labels_of(source)
         if len({source.class_names for source in sources}) > 1:
             raise InputError(
                 "The two sets have other classes (the names of their class folders differ), so --same-class cannot "
@@ -166,8 +162,6 @@ class InterpolatedFid:
             yield "neighbours", self.neighbours or self.images, self._reference_encoder
 
     def _num_encoded(self, source: ImageSource, encoder: LatentEncoder) -> int:
-        from fdr.extraction import cached_rows
-
         cache = self.extraction_options.cache
         return 0 if cache is None else cached_rows(cache, source, encoder, ())
 
@@ -220,7 +214,7 @@ class InterpolatedFid:
         )
 
     def _search(self, queries: Latents, references: Latents, folder: Path) -> Neighbours:
-        labels = (queries.labels(), references.labels()) if self.options.same_class else None
+        labels = (_labels_of(queries.source), _labels_of(references.source)) if self.options.same_class else None
         facts = {
             "queries": [queries.source.digest, queries.entry.digest],
             "references": [references.source.digest, references.entry.digest],
@@ -247,16 +241,22 @@ class InterpolatedFid:
         """Moments by variant and encoder, mean qualities, and the originals; complete on rank 0 alone."""
         drawn = self._drawn(paired, folder)
         sources = self.sources(paired, drawn.at)
-        quality = QualityEncoder(paired.queries, self.size, self.autoencoder.device, self.options.compat, self.lpips)
+        quality = QualityEncoder(
+            paired.queries,
+            self.size,
+            self.autoencoder.device,
+            self.options.compat,
+            self.lpips,
+            self.extraction_options.num_workers,
+        )
         encoders = list(self.encoders.values())
         passes = {
             name: self._pass(source, [*encoders, quality] if name == RECONSTRUCTIONS else encoders)
             for name, source in sources.items()
         }
         if not all(extraction.is_complete for extraction in passes.values()):
-            path, dtype = drawn.path, drawn.dtype
             rows, progress = paired.draws.rows, self.extraction_options.progress
-            on_main(self.group, lambda: bool(gather(paired.references, rows, path, dtype, progress)))
+            on_main(self.group, lambda: gather(paired.references, rows, drawn, progress))
         main = {name: encoder.spec.output for name, encoder in self.encoders.items()}
         needs = {name: Needs((output,)) for name, output in main.items()}
         originals = measure(self._pass(self.images, encoders), needs)
@@ -364,6 +364,16 @@ def _identities(queries: Latents, references: Latents) -> tuple[np.ndarray, np.n
     if queries.source is references.source:
         return np.arange(queries.num_rows), np.arange(references.num_rows)
     return None
+
+
+def _labels_of(source: ImageSource) -> np.ndarray:
+    """int64 [N]: classes. Raises `InputError` for a set without."""
+    if source.labels is None:
+        raise InputError(
+            f"{source.name} has no classes, so neighbours cannot be kept to one (--same-class); give a folder with "
+            "class subfolders, or an npz with arr_1."
+        )
+    return source.labels
 
 
 def _first_size(source: ImageSource) -> tuple[int, int]:
