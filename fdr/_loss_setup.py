@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections.abc import Mapping
@@ -14,11 +13,10 @@ from torch import nn
 
 from fdr._loss_encoders import AUTOCASTS, modes_kept
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
-from fdr.encoders.callables import CallableEncoder
-from fdr.encoders.registry import as_encoder, load_encoders
+from fdr.encoders.registry import encoder_called, load_encoders
 from fdr.errors import InputError, unknown
 from fdr.moments import Moments
-from fdr.reference import Reference, find_reference
+from fdr.reference import Reference, find_reference, reference_for
 
 
 def load_named(
@@ -36,18 +34,13 @@ def load_named(
         if not encoders:
             raise InputError("No encoder was given; name at least one, for example inception.")
         files = dict(weight_files or {})
-        loaded = {name: _load_as(name, item, options, files.pop(name, None)) for name, item in encoders.items()}
+        loaded = {
+            name: encoder_called(name, item, replace(options, weights=files.pop(name, None)))
+            for name, item in encoders.items()
+        }
         if files:
             raise unknown("encoder with explicit weights", next(iter(files)), loaded)
         return loaded
-
-
-def _load_as(name: str, item: Any, options: EncoderOptions, file: Path | None) -> AbstractEncoder:
-    encoder = as_encoder(item, replace(options, weights=file))
-    if isinstance(encoder, CallableEncoder):
-        encoder = copy.copy(encoder)
-        encoder.spec = replace(encoder.spec, name=name)
-    return encoder
 
 
 def check_options(eps: float, encoder_batch_size: int | None, autocast: str | None) -> None:
@@ -76,10 +69,7 @@ def checked_weights(weights: Mapping[str, float] | None, names: list[str]) -> di
 
 def reference_of(reference: Any, name: str, encoder: AbstractEncoder, options: EncoderOptions) -> Reference:
     """The reference of one encoder, with its validation FD where one is known."""
-    if isinstance(reference, Mapping):
-        if name not in reference:
-            raise unknown("reference of encoder", name, reference)
-        reference = reference[name]
+    reference = reference_for(reference, name)
     if not isinstance(reference, str | os.PathLike | Moments):
         raise InputError(
             f"The reference of {name!r} is {type(reference).__name__}; expected a registry name, a statistics file or "

@@ -13,13 +13,24 @@ from fdr.errors import InputError
 from fdr.extraction import Extraction, ExtractionOptions
 from fdr.images import ImageOptions, ImageSource, open_images
 from fdr.measurement import Key, Needs, measure
-from fdr.reference import Reference, ValidationFD, find_reference, names_images
+from fdr.reference import Reference, ValidationFD, find_reference, names_images, reference_for
 from fdr.sanity import ImageSet, image_set
 from fdr.signature import Origin
 
 
 def opened(reference: Any, options: ImageOptions) -> Any:
-    """`reference`, opened if it has to be read as images. Raises `InputError` for an unknown name or no images."""
+    """`reference`, opened if it has to be read as images; of a dict by encoder name, every entry is statistics.
+
+    Raises `InputError` for an unknown name or no images.
+    """
+    if isinstance(reference, Mapping):
+        for name, item in reference.items():
+            if names_images(item):
+                raise InputError(
+                    f"The reference of {name!r} is images; a dict gives each encoder a registry name, a statistics file "
+                    "or Moments. Give the images alone: they serve every encoder."
+                )
+        return reference
     return open_images(reference, _reference_options(options)) if names_images(reference) else reference
 
 
@@ -71,7 +82,7 @@ class ReferenceSide:
 
     def _find(self, name: str, output: str) -> Reference:
         return find_reference(
-            self._statistics,
+            reference_for(self._statistics, name),
             self._encoders[name],
             output=output,
             weights_dir=self._options.weights_dir,
@@ -121,10 +132,15 @@ class ReferenceSide:
         """The reference in a report."""
         if not self.moments:
             return self._image_facts()
-        first = next(iter(self.moments.values()))
-        digests = {name: found.digest for (name, _), found in self.moments.items()}
-        digest = first.digest if len({found.digest for found in self.moments.values()}) == 1 else digests
-        return {"name": first.name, "source": first.source, "digest": digest, "count": first.moments.count}
+        found = {name: reference for (name, _), reference in self.moments.items()}
+        first = next(iter(found.values()))
+        digests = {name: reference.digest for name, reference in found.items()}
+        return {
+            "name": ", ".join(dict.fromkeys(reference.name for reference in found.values())),
+            "source": ", ".join(dict.fromkeys(reference.source for reference in found.values())),
+            "digest": first.digest if len(set(digests.values())) == 1 else digests,
+            "count": first.moments.count,
+        }
 
     def _image_facts(self) -> dict[str, Any] | None:
         if self.images is None:

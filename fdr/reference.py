@@ -113,6 +113,15 @@ def find_reference(
     return found
 
 
+def reference_for(reference: Any, encoder: str) -> Any:
+    """The entry of `encoder` where `reference` is a dict by encoder name, else `reference` itself, which serves all."""
+    if not isinstance(reference, Mapping):
+        return reference
+    if encoder not in reference:
+        raise unknown("reference of encoder", encoder, reference)
+    return reference[encoder]
+
+
 @dataclass(frozen=True)
 class _Wanted:
     """Whose moments are looked for."""

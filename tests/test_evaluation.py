@@ -319,3 +319,29 @@ def test_no_warning_on_a_normal_run(samples: Path, real: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         evaluate(samples, real, TinyEncoder())
+
+
+def test_a_dict_names_callables_and_gives_each_encoder_its_reference(samples: Path, real: Path) -> None:
+    tiny, wide = TinyEncoder(), TinyEncoder("wide", dim=20, weights="seed:10")
+    mean_colour = lambda x: x.mean((2, 3))  # noqa: E731
+    moments = {
+        "mean": fdr.Moments.from_features(images(80).mean((1, 2)) / 255),
+        "tiny": fdr.Moments.from_features(features_of(images(80), tiny)),
+        "wide": fdr.Moments.from_features(features_of(images(80), wide)),
+    }
+    report = evaluate(samples, moments, {"mean": mean_colour, "tiny": tiny, "wide": wide})
+    for name, encoder in (("tiny", tiny), ("wide", wide)):
+        expected = fdr.frechet_distance(features_of(images(60, seed=1), encoder), features_of(images(80), encoder))
+        assert report["fd", name].value == pytest.approx(expected, rel=1e-6)
+    colours = [array.mean((1, 2)) / 255 for array in (images(60, seed=1), images(80))]
+    assert report["fd", "mean"].value == pytest.approx(fdr.frechet_distance(*colours), rel=1e-4)
+    assert set(report.reference["digest"]) == set(moments)
+
+
+def test_what_a_dict_cannot_say_is_one_sentence(samples: Path, real: Path) -> None:
+    with pytest.raises(InputError, match=r"under the key 'mine' is 'tiny'.*calls it by that name"):
+        evaluate(samples, real, {"mine": TinyEncoder()})
+    with pytest.raises(InputError, match="Unknown reference of encoder 'tiny'; did you mean 'tine'"):
+        evaluate(samples, {"tine": fdr.Moments.from_features(features_of(images(80)))}, TinyEncoder())
+    with pytest.raises(InputError, match="reference of 'tiny' is images.*they serve every encoder"):
+        evaluate(samples, {"tiny": real}, TinyEncoder())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.metadata
 import os
@@ -109,6 +110,16 @@ def list_encoders() -> tuple[EncoderRow, ...]:
     return ROWS
 
 
+def canonical_name(name: str) -> str:
+    """`name` as it is spelt: presets, bundles, plug-ins and the families before a colon are found in any case."""
+    prefix, colon, rest = name.partition(":")
+    if colon and prefix.lower() in PREFIXES:
+        return prefix.lower() + colon + rest
+    fixed = (*(row.name for row in ROWS), *BUNDLES)
+    known = fixed if name.lower() in fixed or name in fixed else (*fixed, *plugin_encoders())
+    return name if name in known else {other.lower(): other for other in known}.get(name.lower(), name)
+
+
 def parse_encoders(names: str | Sequence[str]) -> list[str]:
     """Encoder names from "inception,fdr6" or a list: bundles expanded, each name once, in order.
 
@@ -116,7 +127,7 @@ def parse_encoders(names: str | Sequence[str]) -> list[str]:
     """
     given = names.split(",") if isinstance(names, str) else [part for name in names for part in name.split(",")]
     parsed: dict[str, None] = {}
-    for name in filter(None, (part.strip() for part in given)):
+    for name in map(canonical_name, filter(None, (part.strip() for part in given))):
         for member in BUNDLES.get(name, (name,)):
             family_of(member)
             parsed[member] = None
@@ -161,7 +172,7 @@ def as_encoder(encoder: Any, options: EncoderOptions) -> AbstractEncoder:
     if isinstance(encoder, AbstractEncoder):
         return encoder
     if isinstance(encoder, str):
-        return _load(encoder, options)
+        return _load(canonical_name(encoder), options)
     if callable(encoder):
         from fdr.encoders.callables import CallableEncoder
 
@@ -171,15 +182,29 @@ def as_encoder(encoder: Any, options: EncoderOptions) -> AbstractEncoder:
     )
 
 
+def encoder_called(name: str, item: Any, options: EncoderOptions) -> AbstractEncoder:
+    """`as_encoder`; a callable, which has no name of its own, is called `name`."""
+    from fdr.encoders.callables import CallableEncoder
+
+    encoder = as_encoder(item, options)
+    if isinstance(encoder, CallableEncoder):
+        encoder = copy.copy(encoder)
+        encoder.spec = replace(encoder.spec, name=name)
+    return encoder
+
+
 def load_encoders(
     encoders: Any, options: EncoderOptions, weights: Mapping[str, Path] | None = None
 ) -> list[AbstractEncoder]:
     """Encoder objects for names, comma-separated names, bundles, objects and callables, in order, once each.
 
-    `weights` gives weight files by encoder name. Raises `InputError` when it names an encoder that is not asked for.
+    A dict gives each callable its key as a name. `weights` gives weight files by encoder name. Raises `InputError` when
+    it names an encoder that is not asked for, and for a dict that calls a named encoder by another name.
     """
+    if isinstance(encoders, Mapping):
+        encoders = [_called_as_named(name, item, options) for name, item in encoders.items()]
     given = list(encoders) if isinstance(encoders, list | tuple) else [encoders]
-    files = dict(weights or {})
+    files = {canonical_name(name): path for name, path in (weights or {}).items()}
     loaded: dict[str, AbstractEncoder] = {}
     for item in given:
         for one in parse_encoders(item) if isinstance(item, str) else [item]:
@@ -195,6 +220,17 @@ def load_encoders(
     if not loaded:
         raise InputError("No encoder was given; name at least one, for example inception.")
     return list(loaded.values())
+
+
+def _called_as_named(name: str, item: Any, options: EncoderOptions) -> Any:
+    """The encoder under the key `name`; a name stays one, so that its weight file is still looked up."""
+    own = canonical_name(item) if isinstance(item, str) else (item := encoder_called(name, item, options)).spec.name
+    if own != name:
+        raise InputError(
+            f"The encoder under the key {name!r} is {own!r}, and every report calls it by that name; use {own!r} as its "
+            "key, or give a list of encoders."
+        )
+    return item
 
 
 def _load(name: str, options: EncoderOptions) -> AbstractEncoder:

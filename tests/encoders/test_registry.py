@@ -14,7 +14,7 @@ from fdr.encoders import registry
 from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
 from fdr.encoders.callables import CallableEncoder
 from fdr.encoders.catalogue import BUNDLES, ROWS
-from fdr.encoders.registry import as_encoder, list_encoders, load_encoder, parse_encoders
+from fdr.encoders.registry import as_encoder, canonical_name, list_encoders, load_encoder, parse_encoders
 from fdr.errors import InputError
 
 IMAGES = torch.rand((4, 3, 8, 8), generator=torch.Generator().manual_seed(0))
@@ -215,3 +215,29 @@ def test_gradients_flow_through_a_module():
     images = IMAGES.clone().requires_grad_()
     load_encoder(Pixels())(images)["features"].sum().backward()
     assert images.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("Inception", "inception"),
+        ("DINOv2:DGM", "dinov2:dgm"),
+        ("FDR6", "fdr6"),
+        ("TIMM:ResNet50.a1_in1k", "timm:ResNet50.a1_in1k"),
+        ("Random:7", "random:7"),
+        ("export:My/Net.pt2", "export:My/Net.pt2"),
+        ("nothing", "nothing"),
+    ],
+)
+def test_names_are_found_in_any_case(typed, meant):
+    assert canonical_name(typed) == meant
+
+
+def test_a_name_in_another_case_is_the_same_encoder():
+    assert load_encoder("Random").spec == load_encoder("random").spec
+    assert parse_encoders("Random,random,RANDOM:1") == ["random", "random:1"]
+
+
+def test_plug_ins_that_differ_in_case_alone_stay_apart(monkeypatch):
+    monkeypatch.setattr(registry, "_registered", {"MyNet": lambda: Pixels(), "mynet": lambda: Pixels(7)})
+    assert [canonical_name(name) for name in ("MyNet", "mynet")] == ["MyNet", "mynet"]
