@@ -27,8 +27,8 @@ def opened(reference: Any, options: ImageOptions) -> Any:
         for name, item in reference.items():
             if names_images(item):
                 raise InputError(
-                    f"The reference of {name!r} is images; a dict gives each encoder a registry name, a statistics file "
-                    "or Moments. Give the images alone: they serve every encoder."
+                    f"The reference of {name!r} is images; a dict gives each encoder a registry name, a statistics "
+                    "file or Moments. Give the images alone: they serve every encoder."
                 )
         return reference
     return open_images(reference, _reference_options(options)) if names_images(reference) else reference

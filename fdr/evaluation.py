@@ -66,9 +66,10 @@ def evaluate(
     `samples` and image references are anything `fdr.open_images` reads; `reference` may also be a registry name, a
     statistics file, a folder of `fdr stats`, `Moments`, or a dict of these by encoder name. `encoders` are names
     ("inception", "fdr6"), encoder objects, callables from images [B, 3, H, W] in [0, 1] to [B, D], or a dict that gives
-    each callable a name. Left out, they are imagenet256, inception and FD; a `protocol` ("adm") fixes encoders and metrics and has a default reference of its own. With `cache`, features
-    are kept there and a killed run resumes. `weights` names weight files by encoder. `image_options.count` and `.seed`
-    select among the samples only; crop and size hold for both sides.
+    each callable a name. Left out, they are imagenet256, inception and FD; a `protocol` ("adm") fixes encoders and
+    metrics and has a default reference of its own. With `cache`, features are kept there and a killed run resumes.
+    `weights` names weight files by encoder. `image_options.count` and `.seed` select among the samples only; crop and
+    size hold for both sides.
 
     Under torchrun, `group=fdr.join_ranks()` divides the images among the ranks; all of them make the same call and get
     the same report.

@@ -343,5 +343,5 @@ def test_what_a_dict_cannot_say_is_one_sentence(samples: Path, real: Path) -> No
         evaluate(samples, real, {"mine": TinyEncoder()})
     with pytest.raises(InputError, match="Unknown reference of encoder 'tiny'; did you mean 'tine'"):
         evaluate(samples, {"tine": fdr.Moments.from_features(features_of(images(80)))}, TinyEncoder())
-    with pytest.raises(InputError, match="reference of 'tiny' is images.*they serve every encoder"):
+    with pytest.raises(InputError, match=r"reference of 'tiny' is images.*they serve every encoder"):
         evaluate(samples, {"tiny": real}, TinyEncoder())

@@ -227,8 +227,8 @@ def _called_as_named(name: str, item: Any, options: EncoderOptions) -> Any:
     own = canonical_name(item) if isinstance(item, str) else (item := encoder_called(name, item, options)).spec.name
     if own != name:
         raise InputError(
-            f"The encoder under the key {name!r} is {own!r}, and every report calls it by that name; use {own!r} as its "
-            "key, or give a list of encoders."
+            f"The encoder under the key {name!r} is {own!r}, and every report calls it by that name; use {own!r} as "
+            "its key, or give a list of encoders."
         )
     return item
 
