@@ -5,6 +5,8 @@ All take two batches [B, 3, H, W] of floats in [0, 1], as the caller clamped or 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
@@ -30,26 +32,27 @@ OVERSHOOT = 0.5
 """How far values may leave [0, 1], as a decoder's do before clamping; further out they are of another range."""
 
 
-def psnr(images: Tensor, others: Tensor) -> Tensor:
+def psnr(images: Tensor, others: Tensor, any_range: bool = False) -> Tensor:
     """Peak signal-to-noise ratio in dB, [B]: -10 log10 of the mean square over pixels and channels, `PSNR_CAP` at most.
 
-    Raises `InputError` for batches of unequal or other shapes, of integers, with NaN, or plainly of another range.
+    Raises `InputError` for batches of unequal or other shapes, of integers, with NaN, or plainly of another range; with
+    `any_range` values of another range are scored as they are.
     """
-    x, y = checked_pair(images, others, "PSNR")
+    x, y = checked_pair(images, others, "PSNR", any_range=any_range)
     return (-10 * (x - y).square().mean(dim=(1, 2, 3)).log10()).clamp(max=PSNR_CAP)
 
 
-def ssim(images: Tensor, others: Tensor) -> Tensor:
+def ssim(images: Tensor, others: Tensor, any_range: bool = False) -> Tensor:
     """Structural similarity, [B] (Wang et al. 2004): Gaussian 11 x 11 windows that lie wholly inside, mean of channels.
 
     Sigma is 1.5, K1 0.01, K2 0.03; covariances are weighted means, without a correction for the sample. Nothing is
     downscaled first. Raises `InputError` as `psnr` does, and for images below 11 px.
     """
-    x, y = checked_pair(images, others, "SSIM", MIN_SSIM_SIDE)
+    x, y = checked_pair(images, others, "SSIM", MIN_SSIM_SIDE, any_range=any_range)
     return _ssim_and_structure(x, y)[0].mean(1)
 
 
-def ms_ssim(images: Tensor, others: Tensor) -> Tensor:
+def ms_ssim(images: Tensor, others: Tensor, any_range: bool = False) -> Tensor:
     """Multi-scale structural similarity, [B] (Wang, Simoncelli & Bovik 2003): five scales, mean of channels.
 
     Per channel the product of mean contrast-structure at the four finer scales and of mean SSIM at the coarsest, each
@@ -57,7 +60,7 @@ def ms_ssim(images: Tensor, others: Tensor) -> Tensor:
     2 x 2 pixels; an odd last row or column is repeated, as in the authors' code. Raises `InputError` as `psnr` does,
     and for images below `MIN_MS_SSIM_SIDE`.
     """
-    x, y = checked_pair(images, others, "MS-SSIM", MIN_MS_SSIM_SIDE)
+    x, y = checked_pair(images, others, "MS-SSIM", MIN_MS_SSIM_SIDE, any_range=any_range)
     product = torch.ones_like(x[:, :, 0, 0])
     for weight in SCALE_WEIGHTS[:-1]:
         product *= _ssim_and_structure(x, y)[1].clamp(min=0) ** weight
@@ -74,10 +77,18 @@ def half_range(images: Tensor) -> Tensor:
     return 0.5 + 0.5 * images
 
 
-def checked_pair(images: Tensor, others: Tensor, score: str, min_side: int = 1) -> tuple[Tensor, Tensor]:
+def num_outside(images: Tensor) -> Tensor:
+    """int64 [B]: how many values of each image lie further outside of [0, 1] than `OVERSHOOT`."""
+    return ((images < -OVERSHOOT) | (images > 1 + OVERSHOOT)).flatten(1).sum(1)
+
+
+def checked_pair(
+    images: Tensor, others: Tensor, score: str, min_side: int = 1, *, any_range: bool = False
+) -> tuple[Tensor, Tensor]:
     """Both batches as float64 [B, 3, H, W] (on the CPU where the device has no float64), of images at least so large.
 
-    Raises `InputError` where `score` cannot be computed from them.
+    Raises `InputError` where `score` cannot be computed from them, and for values plainly of another range unless
+    `any_range` takes those.
     """
     for one in (images, others):
         if not isinstance(one, Tensor) or one.ndim != 4 or one.shape[1] != 3 or not one.is_floating_point():
@@ -89,7 +100,8 @@ def checked_pair(images: Tensor, others: Tensor, score: str, min_side: int = 1) 
         raise InputError(f"{score} needs images of at least {min_side} px; got {images.shape[3]} x {images.shape[2]}.")
     for one in (images, others):
         low, high = (1.0, 0.0) if one.numel() == 0 else (float(end) for end in one.detach().aminmax())
-        if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):  # NaN is neither
+        least, most = (-math.inf, math.inf) if any_range else (-OVERSHOOT, 1 + OVERSHOOT)
+        if not (low >= least and high <= most):  # NaN is neither
             raise InputError(
                 f"{score} takes images in [0, 1]; got values from {low:g} to {high:g}: scale them (divide bytes by "
                 "255, map [-1, 1] by 0.5 + 0.5 x), and clamp them."

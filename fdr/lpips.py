@@ -74,12 +74,12 @@ class Lpips:
         self._network = network.eval().requires_grad_(False).to(device)
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, others: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, others: Tensor, any_range: bool = False) -> Tensor:
         """Float [B, 3, H, W] in [0, 1], both -> float64 [B] on `device`; the network runs in float32 on 2x - 1.
 
         Raises `InputError` as `fdr.image_quality.psnr` does, and for images below `MIN_LPIPS_SIDE`.
         """
-        checked_pair(images, others, "LPIPS", MIN_LPIPS_SIDE)
+        checked_pair(images, others, "LPIPS", MIN_LPIPS_SIDE, any_range=any_range)
         x, y = (2 * one.detach().to(self.device, torch.float32) - 1 for one in (images, others))
         return self._network(x, y)
 

@@ -116,9 +116,15 @@ def decoded_sources(
         RECONSTRUCTIONS: (own, {}),
         NEIGHBOURS: (neighbours_at, {**pairing, "mode": "neighbours"}),
     }
-    for alpha in filter(None, options.alphas):
-        facts = {**pairing, "mode": options.mode, "alpha": alpha}
-        takes[between(alpha)] = _mixed(own, neighbours_at, options.mode, alpha), facts
+    for alpha in filter(options.used_alpha, options.alphas):
+        used = options.used_alpha(alpha)
+        facts = {
+            **pairing,
+            "mode": options.mode,
+            "alpha": used,
+            **({"rows": "floor"} if options.mode == "mask" else {}),
+        }
+        takes[between(alpha)] = _mixed(own, neighbours_at, options.mode, used), facts
     return {
         name: DecodedSource(
             f"{paired.queries.source.name} ({name})",

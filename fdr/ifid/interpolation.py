@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 MODES = ("slerp", "linear", "mask")
 _NORM_EPS = 1e-7
+_ROUNDING = 1e-9
+"""Added before the floor: 0.29 of 100 rows are 29, although the product of the floats lies just below."""
 _MIN_SINE = 1e-6
 """Below it two directions are taken as one (or as opposite), and slerp as linear."""
 
@@ -47,9 +49,12 @@ def slerp(latents: Tensor, neighbours: Tensor, alpha: float) -> Tensor:
 
 
 def mask(latents: Tensor, neighbours: Tensor, alpha: float) -> Tensor:
-    """The first share `alpha` of the rows (of latents [B, L, C] or [B, D]: of the tokens) from z', the rest from z."""
+    """The first floor(alpha n) of the n rows (of latents [B, L, C] or [B, D]: of the tokens) from z', the rest from z.
+
+    At alpha 0.5 these are n // 2 rows, as in the paper's code.
+    """
     axis = 2 if latents.ndim == 4 else 1
-    taken = round(alpha * latents.shape[axis])
+    taken = math.floor(alpha * latents.shape[axis] + _ROUNDING)
     between = latents.clone()
     between.narrow(axis, 0, taken).copy_(neighbours.narrow(axis, 0, taken))
     return between

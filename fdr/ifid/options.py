@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from fdr.errors import InputError, unknown
 from fdr.ifid.interpolation import MODES
 
 COMPATS = ("reference",)
+HALF = 0.5
 DEFAULT_MEMORY = 4 * 2**30
 
 
@@ -42,7 +44,8 @@ class IfidOptions:
     lpips: bool = False
     """Measure LPIPS as well; needs the extra `lpips`."""
     compat: str | None = None
-    """"reference" scales the images of PSNR, SSIM and MS-SSIM as the paper's code does."""
+    """"reference" scales the images of PSNR, SSIM and MS-SSIM as the paper's code does, and takes half of the rows for
+    the mode "mask" whatever alpha is."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -71,6 +74,19 @@ class IfidOptions:
     def alpha(self) -> float:
         """That of "iFID"."""
         return self.alphas[-1]
+
+    def used_alpha(self, alpha: float) -> float:
+        """The alpha that images at `alpha` are made with: the paper's code ignores it in the mode "mask"."""
+        return HALF if self.mode == "mask" and self.compat == "reference" else alpha
+
+    def doubts(self) -> Iterator[str]:
+        """What a user may not expect of these options, one sentence each."""
+        ignored = [f"{alpha:g}" for alpha in self.alphas if self.used_alpha(alpha) != alpha]
+        if ignored:
+            yield (
+                f"With --compat reference (compat=) the mode mask takes half of the rows whatever alpha is, as the "
+                f"paper's code does, so alpha {', '.join(ignored)} gives the images of alpha {HALF:g}."
+            )
 
 
 REFERENCE_COMPAT: dict[str, Any] = {"clamp": False, "quantize": "none", "compat": "reference"}

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 QUALITY_VERSION = 1
 """Raised whenever a release changes one of the scores."""
 ENCODER = "reconstruction quality"
+OUTSIDE = "outside"
+"""The output that counts values far outside of [0, 1], kept where decoded values are not clamped."""
 LOWER_IS_BETTER = {"psnr": False, "ssim": False, "ms_ssim": False, "lpips": True}
 
 
 class QualityEncoder(AbstractRowEncoder):
     """Reconstructions -> PSNR, SSIM and MS-SSIM where images are large enough for them, and LPIPS: each [B, 1].
 
-    The original of an image is found by its row. `compat` "reference" scales images as the paper's code does.
+    The original of an image is found by its row. `compat` "reference" scales images as the paper's code does. Values
+    that are not clamped are scored as they are, and the output `OUTSIDE` counts those far outside of [0, 1].
     """
 
     def __init__(
@@ -36,16 +39,20 @@ class QualityEncoder(AbstractRowEncoder):
         compat: str | None,
         lpips: Lpips | None,
         num_workers: int | None,
+        is_clamped: bool = True,
     ) -> None:
         self._queries = queries
         self._num_workers = num_workers
         self._compat = compat
         self._lpips = lpips
+        self._any_range = not is_clamped
         self.device = device
         self.is_cacheable = queries.source.digest is not None
         least = {"psnr": 1, "ssim": image_quality.MIN_SSIM_SIDE, "ms_ssim": image_quality.MIN_MS_SSIM_SIDE}
         names = tuple(name for name, side in least.items() if min(size) >= side)
-        self.outputs = self.stored_outputs = names if lpips is None else (*names, "lpips")
+        self.scores = names if lpips is None else (*names, "lpips")
+        """Names of the qualities that a report shows."""
+        self.outputs = self.stored_outputs = self.scores if is_clamped else (*self.scores, OUTSIDE)
         extra = (
             ("compat", compat or "none"),
             ("heads", "none" if lpips is None else lpips.heads),
@@ -75,16 +82,17 @@ class QualityEncoder(AbstractRowEncoder):
         if self._compat == "reference":
             seen = image_quality.half_range(inputs), image_quality.half_range(originals)
         scores: dict[str, Callable[[], Tensor]] = {
-            "psnr": lambda: image_quality.psnr(*seen),
-            "ssim": lambda: image_quality.ssim(*seen),
-            "ms_ssim": lambda: image_quality.ms_ssim(*seen),
+            "psnr": lambda: image_quality.psnr(*seen, self._any_range),
+            "ssim": lambda: image_quality.ssim(*seen, self._any_range),
+            "ms_ssim": lambda: image_quality.ms_ssim(*seen, self._any_range),
             "lpips": lambda: self._distances(*seen),
+            OUTSIDE: lambda: image_quality.num_outside(inputs),
         }
         return {name: scores[name]().reshape(-1, 1).float() for name in outputs}
 
     def _distances(self, images: Tensor, originals: Tensor) -> Tensor:
         assert self._lpips is not None
-        return self._lpips(images, originals)
+        return self._lpips(images, originals, self._any_range)
 
     def _originals(self, rows: Sequence[int]) -> Tensor:
         """float32 [B, 3, H, W] in [0, 1] of the good images `rows`, which are consecutive."""

@@ -92,6 +92,6 @@ def _variants(scores: Scores) -> Iterator[tuple[str, str, dict[str, str]]]:
     pairing = {**decoding, **scores.pairing()}
     for alpha in (options.alpha, *sorted(options.alphas[:-1])):
         label = "ifd" if alpha == options.alpha else f"ifd:{alpha:g}"
-        yield between(alpha), label, {**pairing, "mix": f"{options.mode}-{alpha:g}"}
+        yield between(alpha), label, {**pairing, "mix": f"{options.mode}-{options.used_alpha(alpha):g}"}
     yield RECONSTRUCTIONS, "rfd", decoding
     yield NEIGHBOURS, "nfd", pairing

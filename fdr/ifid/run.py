@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +20,7 @@ from fdr._results import samples_facts
 from fdr._stored import item_size
 from fdr.autoencoders.base import LoadedAutoencoder
 from fdr.encoders.base import AbstractEncoder
-from fdr.errors import InputError
+from fdr.errors import FdrWarning, InputError
 from fdr.evaluation import collected_warnings
 from fdr.extraction import Extraction, ExtractionOptions, cached_rows
 from fdr.group import failures_told, on_main
@@ -27,8 +29,9 @@ from fdr.ifid.drawn import DrawnLatents, gather, gathered
 from fdr.ifid.draws import draw
 from fdr.ifid.latents import LatentEncoder, Latents, encode, stored_bytes
 from fdr.ifid.options import IfidOptions
-from fdr.ifid.quality import ENCODER, QualityEncoder
+from fdr.ifid.quality import ENCODER, OUTSIDE, QualityEncoder
 from fdr.ifid.results import Scores, results
+from fdr.image_quality import OVERSHOOT
 from fdr.images import ImageSource
 from fdr.lpips import Lpips
 from fdr.measurement import Measurement, Needs, measure
@@ -153,7 +156,7 @@ class InterpolatedFid:
             f"search: {plan.query_rows} images at a time, in {plan.num_blocks} passes over the neighbours' latents; "
             f"{plan.precision} products, {max(plan.device_bytes, plan.host_bytes) / 2**20:,.0f} MiB"
         )
-        variants = [RECONSTRUCTIONS, NEIGHBOURS, *(between(alpha) for alpha in self.options.alphas if alpha)]
+        variants = [RECONSTRUCTIONS, NEIGHBOURS, *map(between, filter(self.options.used_alpha, self.options.alphas))]
         yield f"decode: {', '.join(variants)}, {len(self.images)} images each; measured with {', '.join(self.encoders)}"
 
     def _encodings(self) -> Iterator[tuple[str, ImageSource, LatentEncoder]]:
@@ -181,6 +184,8 @@ class InterpolatedFid:
                 self.neighbours.divide_among(self.group)
             folder = self._folder(stack)
             with collected_warnings() as texts:
+                for doubt in self.options.doubts():
+                    warnings.warn(doubt, FdrWarning, stacklevel=2)
                 paired = self._paired(folder)
                 measured, qualities, originals = self._measured(paired, folder)
                 if picture is not None and self.group.rank == 0:
@@ -248,6 +253,7 @@ class InterpolatedFid:
             self.options.compat,
             self.lpips,
             self.extraction_options.num_workers,
+            self.options.clamp,
         )
         encoders = list(self.encoders.values())
         passes = {
@@ -269,9 +275,11 @@ class InterpolatedFid:
             moments[name] = _by_encoder(found, main)
             if is_compared and self.group.rank == 0:
                 qualities = {
-                    output: float(found.features[ENCODER, output].mean(dtype=np.float64)) for output in quality.outputs
+                    name: float(found.features[ENCODER, name].mean(dtype=np.float64)) for name in quality.scores
                 }
-        if 0.0 in self.options.alphas:
+                if OUTSIDE in quality.outputs:
+                    _warn_of_values_outside(found.features[ENCODER, OUTSIDE], 3 * math.prod(self.size))
+        if between(0.0) not in passes and 0.0 in self.options.alphas:
             moments[between(0.0)] = moments[RECONSTRUCTIONS]
         self.group.gather(None)
         if self.group.rank == 0:
@@ -354,6 +362,19 @@ def _by_encoder(measured: Measurement, outputs: Mapping[str, str]) -> dict[str, 
     return {
         name: measured.moments[name, output] for name, output in outputs.items() if (name, output) in measured.moments
     }
+
+
+def _warn_of_values_outside(counts: np.ndarray, num_values: int) -> None:
+    """`counts` [N, 1] are the values of each reconstruction, of `num_values`, that lie far outside of [0, 1]."""
+    affected = int((counts > 0).sum())
+    if affected:
+        warnings.warn(
+            f"{affected:,} of {len(counts):,} reconstructions have values below {-OVERSHOOT:g} or above "
+            f"{1 + OVERSHOOT:g} ({int(counts.sum(dtype=np.float64)):,} of {len(counts) * num_values:,} values); they "
+            "are measured as they are, because decoded values are not clamped.",
+            FdrWarning,
+            stacklevel=2,
+        )
 
 
 def _identities(queries: Latents, references: Latents) -> tuple[np.ndarray, np.ndarray] | None:

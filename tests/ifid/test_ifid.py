@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from autoencoder_worlds import Plain, seeded
 from ifid_worlds import as_float, autoencoder, expected, quantised
 from torch import Tensor
 from worlds import TinyEncoder, folder, images, npz
@@ -74,6 +75,79 @@ class TestValue:
         exact = measured(autoencoder())["ifd"].value
         half = measured(autoencoder(), latent_dtype=dtype)["ifd"]
         assert half.value == pytest.approx(exact, rel=tolerance) and f"lat:{dtype}" in half.signature
+
+
+ODD = images(24, seed=5, side=28)
+"""Their latents have seven rows."""
+
+
+class TestMask:
+    def test_of_seven_rows_three_are_the_neighbours(self) -> None:
+        report = measured(autoencoder(), ODD, None, mode="mask", top_k=4)
+        assert report["ifd"].value == pytest.approx(expected(ODD, None, "mask", 0.5, 4, 0)["ifd"], rel=1e-6)
+
+    def test_the_papers_code_takes_half_whatever_alpha_is(self) -> None:
+        half = measured(autoencoder(), ODD, None, mode="mask", quantize="none", clamp=False)
+        with pytest.warns(fdr.errors.FdrWarning, match="alpha 0.25, 0 gives the images of alpha 0.5"):
+            compat = measured(
+                *(autoencoder(), ODD, None),
+                mode="mask",
+                alpha=(0.25, 0.0),
+                quantize="none",
+                clamp=False,
+                compat="reference",
+            )
+        assert compat["ifd"].value == compat["ifd:0.25"].value == half["ifd"].value != compat["rfd"].value
+        assert "mix:mask-0.5" in compat["ifd"].signature
+
+    def test_without_compat_alpha_counts(self) -> None:
+        report = measured(autoencoder(), ODD, None, mode="mask", alpha=(0.25, 0.5))
+        assert report["ifd:0.25"].value != report["ifd"].value
+
+
+class Bright(Plain):
+    """One value of the first image is decoded to `value`."""
+
+    value = 1.6
+
+    def decode(self, latents: Tensor) -> Tensor:
+        images = super().decode(latents).clone()
+        if len(latents) > 2:  # past the check at loading
+            images[0, 0, 0, 0] = 2 * self.value - 1
+        return images
+
+
+class TestValuesOutside:
+    """A value far outside of [0, 1] is counted and told, and measured as it is."""
+
+    @pytest.mark.parametrize("compat", [None, "reference"])
+    @pytest.mark.parametrize("value", [1.6, -0.6, 30.0])
+    def test_one_value_does_not_end_a_run(self, compat: str | None, value: float) -> None:
+        model = seeded(Bright)
+        model.value = value
+        with pytest.warns(
+            fdr.errors.FdrWarning, match=r"1 of 40 reconstructions have values below -0.5 or above 1.5 \(1 "
+        ):
+            report = measured(model, clamp=False, quantize="none", compat=compat, batch_size=64)
+        x = as_float(QUERIES).double()
+        y = ((Plain.decode(model, Plain.encode(model, 2 * x.float() - 1)) + 1) / 2).double()
+        y[0, 0, 0, 0] = value
+        scale = 4 if compat else 1
+        psnr = (-10 * ((x - y).square().mean((1, 2, 3)) / scale).log10()).mean().detach()
+        assert report["psnr"].value == pytest.approx(float(psnr), rel=1e-5)
+        assert any("1 of 40 reconstructions" in text for text in report.warnings)
+
+    def test_a_run_that_goes_on_tells_it_again(self, tmp_path: Path) -> None:
+        options: dict[str, Any] = {"clamp": False, "quantize": "none", "cache": tmp_path, "batch_size": 64}
+        with pytest.warns(fdr.errors.FdrWarning, match="1 of 40 reconstructions"):
+            first = measured(seeded(Bright), **options)
+        with pytest.warns(fdr.errors.FdrWarning, match="1 of 40 reconstructions"):
+            again = measured(seeded(Bright), **options)
+        assert again["psnr"].value == first["psnr"].value
+
+    def test_clamped_values_are_not_told(self, recwarn: pytest.WarningsRecorder) -> None:
+        report = measured(seeded(Bright), batch_size=64)
+        assert not any("outside" in text or "above" in text for text in report.warnings)
 
 
 class Points:

@@ -49,3 +49,14 @@ def test_where_there_is_no_angle_slerp_is_linear(factor: float) -> None:
 def test_mask_takes_half_of_the_rows_or_tokens(shape: tuple[int, ...], axis: int) -> None:
     mixed = interpolate("mask", torch.zeros(shape), torch.ones(shape), 0.5)
     assert mixed.narrow(axis, 0, 4).eq(1).all() and mixed.narrow(axis, 4, 4).eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "alpha", "taken"),
+    [(15, 0.5, 7), (7, 0.5, 3), (5, 0.5, 2), (3, 0.5, 1), (15, 0.1, 1), (15, 0.9, 13), (100, 0.29, 29), (10, 0.7, 7)],
+)
+def test_mask_takes_whole_rows_only(rows: int, alpha: float, taken: int) -> None:
+    z, w = np.random.default_rng(0).normal(size=(2, 3, 4, rows, 5)).astype(np.float32)
+    expected = np.concatenate([w[:, :, :taken], z[:, :, taken:]], axis=2)
+    mixed = interpolate("mask", torch.from_numpy(z), torch.from_numpy(w), alpha)
+    np.testing.assert_array_equal(mixed.numpy(), expected)
