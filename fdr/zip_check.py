@@ -104,11 +104,10 @@ def _end_of(file: IO[bytes], member: zipfile.ZipInfo) -> int:
     header = file.read(30)
     if len(header) < 30 or header[:4] != _LOCAL:
         raise zipfile.BadZipFile(f"its directory names {member.filename!r}, which is not there")
-    flags, method = struct.unpack("<HH", header[6:10])
-    name_size, extra_size = struct.unpack("<HH", header[26:30])
+    flags, method, crc, name_size, extra_size = struct.unpack("<HH4xI8xHH", header[6:30])
     encoding = "utf-8" if member.flag_bits & _IS_UTF8 else "cp437"
-    agrees = file.read(name_size) == member.orig_filename.encode(encoding)
-    if not agrees or method != member.compress_type or flags != member.flag_bits:
+    agrees = file.read(name_size) == member.orig_filename.encode(encoding) and flags == member.flag_bits
+    if not agrees or method != member.compress_type or (crc != member.CRC and not flags & _HAS_DESCRIPTOR):
         raise zipfile.BadZipFile(f"its directory and its members disagree about {member.filename!r}")
     return member.header_offset + 30 + name_size + extra_size + member.compress_size
 
