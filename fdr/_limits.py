@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from fdr.errors import InputError, unknown
+from fdr.metric_names import peer_name
 
 
 class Row(Protocol):
@@ -108,11 +109,17 @@ def named(rows: Sequence[R], name: str) -> list[R]:
     """
     found = [row for row in rows if name in (row.key, row.metric)]
     if not found:
-        raise unknown("number", name, {row.key for row in rows}, "These are the numbers of this report.")
+        keys = {row.key for row in rows}
+        raise unknown("number", name, keys, "These are the numbers of this report.", peers=_meaning)
     if len({row.metric for row in found}) > 1:
         readings = ", ".join(f"{row.metric} of {row.encoder}" for row in found)
         raise InputError(f"{name!r} may mean {readings}; rename the encoder.")
     return found
+
+
+def _meaning(name: str) -> str | None:
+    """What another tool's name means, with or without an encoder behind it ("kid:inception")."""
+    return peer_name(name) or peer_name(name.partition(":")[0])
 
 
 def find_limited(rows: Sequence[R], limit: Limit) -> R:

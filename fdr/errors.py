@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class FdrError(Exception):
@@ -38,9 +38,19 @@ class PeerError(RunError):
         self.exit_code = exit_code
 
 
-def unknown(kind: str, name: str, choices: Iterable[str], hint: str = "") -> InputError:
-    """The error for a name that is not in `choices`, with the nearest matches; case counts for little."""
+def unknown(
+    kind: str, name: str, choices: Iterable[str], hint: str = "", *, peers: Callable[[str], str | None] | None = None
+) -> InputError:
+    """The error for a name that is not in `choices`, with the nearest matches; case counts for little.
+
+    `peers` gives the rest of a sentence about a name that other tools use ("is not offered yet"), which then replaces
+    the nearest matches.
+    """
     names = sorted(choices)
+    meaning = None if peers is None else peers(name)
+    if meaning is not None:
+        known = f" Known: {', '.join(names)}." if names else ""
+        return InputError(f"Unknown {kind} {name!r}: it {meaning}.{known}")
     lowered = {choice.lower(): choice for choice in names}
     near = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
     known = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}."

@@ -15,6 +15,7 @@ from typing import Any
 from fdr._version import __version__
 from fdr.errors import InputError, unknown
 from fdr.files import write_atomically
+from fdr.metric_names import CALLED_FID, metric_facts, peer_name
 
 SCHEMA = "fdr-report/1"
 SCHEMA_MANY = "fdr-reports/1"
@@ -76,9 +77,8 @@ class Report:
             return found[0]
         if not found:
             wanted = metric if encoder is None else f"{metric}, {encoder}"
-            raise unknown(
-                "result", wanted, {r.metric if r.encoder is None else f"{r.metric}, {r.encoder}" for r in self}
-            )
+            there = {r.metric if r.encoder is None else f"{r.metric}, {r.encoder}" for r in self}
+            raise unknown("result", wanted, there, peers=lambda _: peer_name(metric))
         names = ", ".join(str(r.encoder) for r in found)
         raise InputError(f"{metric!r} was measured with several encoders ({names}); name one: report[{metric!r}, ...].")
 
@@ -221,33 +221,18 @@ def reports_to_markdown(reports: Sequence[Report], path: str | os.PathLike[str] 
     return _maybe_write("\n".join(lines) + "\n", path)
 
 
-METRIC_LABELS = {
-    "fdr": "FDr",
-    "sfid": "sFID",
-    "is": "IS",
-    "is:adm": "IS (ADM)",
-    "precision": "Precision",
-    "recall": "Recall",
-    "precision:adm": "Precision (ADM)",
-    "recall:adm": "Recall (ADM)",
-    "psnr": "PSNR (dB)",
-    "ssim": "SSIM",
-    "ms_ssim": "MS-SSIM",
-    "lpips": "LPIPS",
-}
-FD_LABELS = {"fd": "", "ifd": "i", "rfd": "r", "nfd": "neighbour "}
-"""What stands before FID, or FD, by metric: of samples, interpolants, reconstructions, neighbours."""
-
-
 def metric_label(result: Result) -> str:
     """How people write the metric: FID for Inception, FD otherwise, FDr^6, IS."""
-    metric, _, alpha = result.metric.partition(":")
-    if metric in FD_LABELS:
-        distance = "FID" if is_inception(result.encoder) else "FD"
-        return f"{FD_LABELS[metric]}{distance}{f' ({alpha})' if alpha else ''}"
     if result.metric == "fdr_k":
         return f"FDr^{result.k}"
-    return METRIC_LABELS.get(result.metric, result.metric)
+    facts = metric_facts(result.metric)
+    if facts is None:
+        return result.metric
+    metric, _, alpha = result.metric.partition(":")
+    if metric not in CALLED_FID:
+        return facts.label
+    label = facts.label.replace("FD", "FID") if is_inception(result.encoder) else facts.label
+    return f"{label} ({alpha})" if alpha else label
 
 
 def result_key(metric: str, encoder: str | None) -> str:

@@ -34,7 +34,14 @@ def test_two_readings_of_a_name_are_an_error() -> None:
 
 @pytest.mark.parametrize(
     "name, hint",
-    [("fd:incption", "did you mean 'fd:inception'"), ("fd:dinov2", "fd:inception"), ("zzzz", "known: fd:inception, ")],
+    [
+        ("fd:incption", "did you mean 'fd:inception'"),
+        ("fd:dinov2", "fd:inception"),
+        ("zzzz", "known: fd:inception, "),
+        ("kid", "it is not offered yet"),
+        ("KID:inception", "it is not offered yet"),
+        ("fid", "it is the metric fd of the encoder inception"),
+    ],
 )
 def test_unknown_names_get_near_matches(name: str, hint: str) -> None:
     with pytest.raises(InputError, match=f"Unknown number '{name}'.*{hint}"):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fdr.errors import InputError, unknown
+from fdr.metric_names import peer_name
 
 if TYPE_CHECKING:
     from fdr.metrics.base import AbstractMetric
@@ -26,16 +27,17 @@ DERIVED = {"fdr", "fdr_k"}
 
 
 def load_metrics(names: str | Sequence[str]) -> list[AbstractMetric]:
-    """Metric objects for "fd,is" or a list of names. Raises `InputError` with near matches."""
+    """Metric objects for "fd,is" or a list of names, in any case. Raises `InputError` with near matches."""
     split = names.split(",") if isinstance(names, str) else list(names)
-    wanted = list(dict.fromkeys("fd" if name.strip() in DERIVED else name.strip() for name in split if name.strip()))
+    asked = [name.strip() for name in split if name.strip()]
+    lowered = [name.lower() if name.lower() in METRICS.keys() | DERIVED else name for name in asked]
+    wanted = list(dict.fromkeys("fd" if name in DERIVED else name for name in lowered))
     if not wanted:
         raise InputError(f"No metric was named; known: {', '.join(METRICS)}.")
     metrics = []
     for name in wanted:
         if name not in METRICS:
-            hint = "FID is the metric fd of the encoder inception." if name.lower() == "fid" else ""
-            raise unknown("metric", name, METRICS, hint)
+            raise unknown("metric", name, METRICS, peers=peer_name)
         module, _, attribute = METRICS[name].partition(":")
         metrics.append(getattr(importlib.import_module(module), attribute)())
     return metrics
