@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.files import atomic_path
+from fdr.files import HEAD_BYTES, atomic_path, missing_path, stand_in_of
 
 H5_FORMAT = "fdr-moments/1"
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -76,26 +76,29 @@ def load(path: str | os.PathLike[str], keys: tuple[str, str]) -> tuple[dict[str,
         return _read_npz(name, keys)
     if start.startswith(HDF5_MAGIC):
         return _read_h5(name)
+    what = stand_in_of(start)
+    if what is not None:
+        raise InputError(f"{name!r} {what}.")
     raise InputError(
         f"{name!r} {_what_it_is(start)}; statistics are read from *.npz with {keys[0]} and {keys[1]}, or from our *.h5."
     )
 
 
 def first_bytes(path: str | os.PathLike[str]) -> bytes:
-    """64 bytes, which tell the formats of statistics apart. Raises `InputError` for a folder and what is not there."""
+    """As many bytes as tell the formats of statistics apart. Raises `InputError` for a folder and what is not there."""
     name = os.fspath(path)
     try:
         with open(path, "rb") as file:
-            return file.read(64)
+            return file.read(HEAD_BYTES)
     except IsADirectoryError:
         raise InputError(f"{name!r} is a folder; a statistics file is expected.") from None
+    except FileNotFoundError:
+        raise InputError(missing_path(Path(path))) from None
     except OSError as error:
         raise InputError(f"Cannot read {name!r}: {error.strerror}.") from None
 
 
 def _what_it_is(start: bytes) -> str:
-    if not start:
-        return "is empty"
     if start.startswith(b"\x80"):
         return "is a Python pickle, which can run code and is not opened (fdr convert reads those of EDM2 and FD-loss)"
     if start.startswith(b"\x93NUMPY"):

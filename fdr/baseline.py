@@ -12,7 +12,7 @@ from typing import Any
 
 from fdr._version import __version__
 from fdr.errors import InputError
-from fdr.files import write_atomically
+from fdr.files import missing_path, write_atomically
 from fdr.report import Report, reports_from_dict, sets_by_name
 from fdr.signature import parse_signature
 
@@ -59,6 +59,8 @@ def load_baseline(where: str) -> Baseline:
     try:
         text = path.read_bytes() if path.is_file() or ":" not in where else read_at_revision(where)
         data = json.loads(text)
+    except FileNotFoundError as error:
+        raise InputError(f"The baseline {missing_path(path)}") from error
     except OSError as error:
         raise InputError(
             f"Cannot read baseline {where!r}: {error.strerror}; expected a report, a file of --update-baseline, or "

@@ -1,9 +1,11 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files: written so that a reader never sees half of one; what is said of one that is missing or something else."""
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -79,3 +81,74 @@ def write_error(path: Path, error: OSError) -> InputError | RunError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(f"Cannot write {str(path)!r}: {reason}; free some space or name another place.")
     return InputError(f"Cannot write {str(path)!r}: {reason}.")
+
+
+HEAD_BYTES = 512
+"""Bytes from the start of a file that `stand_in_of` judges by."""
+_ERROR_WORDS = (b"not found", b"forbidden", b"unauthorized", b"denied", b"restricted", b"invalid", b"quota")
+"""What servers answer in plain text instead of a file."""
+_MOST_NAMES = 20_000
+"""Names of a folder that are looked at for one that is near; a folder of images may hold a million."""
+
+
+def missing_path(path: Path) -> str:
+    """The sentence for a path that does not exist, with the nearest name where it leaves what exists."""
+    wrong = path
+    while not wrong.parent.is_dir() and wrong.parent != wrong:
+        wrong = wrong.parent
+    near = " or ".join(map(str, near_names(wrong)))
+    hint = f"; did you mean {near}?" if near else "."
+    if wrong == path:
+        return f"{path} does not exist{hint}"
+    return f"{path} does not exist, and neither does the folder {path.parent}{hint}"
+
+
+def near_names(path: Path) -> list[Path]:
+    """Up to three paths beside `path` whose names are like its own; case and suffix count for nothing."""
+    try:
+        names = {entry.stem.lower(): entry for entry in sorted(itertools.islice(path.parent.iterdir(), _MOST_NAMES))}
+    except OSError:
+        return []
+    return [names[match] for match in difflib.get_close_matches(path.stem.lower(), names, n=3, cutoff=0.6)]
+
+
+def refuse_stand_in(path: Path) -> None:
+    """Raise `InputError` for a pointer, a page, an error or nothing at all that was saved in place of binary data."""
+    if not path.is_file():
+        return
+    try:
+        with open(path, "rb") as file:
+            what = stand_in_of(file.read(HEAD_BYTES))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if what is not None:
+        raise InputError(f"{path} {what}.")
+
+
+def stand_in_of(head: bytes) -> str | None:
+    """What the first bytes of a file say that it is instead of binary data, as half a sentence; None for such data."""
+    if not head:
+        return "is empty: the download or the copy did not finish"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if b"\0" in head[:8]:
+        return None  # binary; a length in front of a safetensors header may look like a bracket
+    if text.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer in place of the data; run git lfs pull"
+    if text.startswith(b"<"):
+        return "is a web page (HTML or XML) in place of the data: a download met an error or login page; fetch it again"
+    if text.startswith((b"{", b"[")) and _is_text(head):
+        return f"is JSON text in place of the data: it begins {_excerpt(head)}"
+    if _is_text(head) and any(word in text for word in _ERROR_WORDS):
+        return f"is a message in place of the data: it says {_excerpt(head)}"
+    return None
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        return all(letter.isprintable() or letter.isspace() for letter in head.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def _excerpt(head: bytes) -> str:
+    return repr(" ".join(head.decode(errors="replace").split())[:60])

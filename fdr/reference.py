@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdr.encoders.base import EncoderSpec
-from fdr.errors import FdrWarning, InputError, unknown
+from fdr.errors import FdrWarning, InputError
+from fdr.files import missing_path, near_names
 from fdr.moments import Moments
 from fdr.named_references import RegistryEncoder, RegistryEntry, ValidationFD, known_as, reference_stats_dir, registry
 from fdr.progress import Progress, SilentProgress
@@ -67,7 +70,21 @@ def names_images(reference: Any) -> bool:
         return not is_statistics(path)
     if str(reference) in registry() or "{" in str(reference):
         return "{" in str(reference)
-    raise unknown("reference", str(reference), registry(), "A path to images or to a statistics file works as well.")
+    raise _no_reference(str(reference))
+
+
+def _no_reference(text: str) -> InputError:
+    """The error for a text that is neither a path that exists nor the name of a reference."""
+    path = Path(text).expanduser()
+    if "/" in text or os.sep in text or text.startswith((".", "~")) or re.fullmatch(r"\.[a-zA-Z]\w{0,6}", path.suffix):
+        return InputError(f"The reference {missing_path(path)}")
+    near = [*difflib.get_close_matches(text.lower(), registry(), n=2, cutoff=0.5), *map(str, near_names(path))]
+    hint = (
+        f"did you mean {' or '.join(map(repr, near))}?"
+        if near
+        else "there is no file or folder of that name, either, and fdr references list shows the names."
+    )
+    return InputError(f"Unknown reference {text!r}; {hint}")
 
 
 def load_reference(
@@ -232,7 +249,7 @@ def _registered(
     progress: Progress | None,
 ) -> Reference:
     if name not in registry():
-        raise unknown("reference", name, registry(), "A path to images or to a statistics file works as well.")
+        raise _no_reference(name)
     entry = registry()[name]
     encoder = wanted.encoder
     if encoder not in entry.encoders:

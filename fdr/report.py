@@ -14,7 +14,7 @@ from typing import Any
 
 from fdr._version import __version__
 from fdr.errors import InputError, unknown
-from fdr.files import write_atomically
+from fdr.files import missing_path, write_atomically
 from fdr.metric_names import CALLED_FID, metric_facts, peer_name
 
 SCHEMA = "fdr-report/1"
@@ -316,6 +316,8 @@ def _maybe_write(text: str, path: str | os.PathLike[str] | None) -> str:
 def _read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"The report {missing_path(Path(path))}") from error
     except OSError as error:
         raise InputError(f"Cannot read report {os.fspath(path)!r}: {error.strerror}.") from error
     except ValueError as error:

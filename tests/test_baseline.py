@@ -83,7 +83,7 @@ def test_a_baseline_at_a_git_revision(git: Git, tmp_path: Path) -> None:
     ("--help:fdr.json", "no file and not REV:PATH"),
     (":fdr.json", "no file and not REV:PATH"),
     ("main:", "no file and not REV:PATH"),
-    ("nothing.json", "Cannot read baseline 'nothing.json'"),
+    ("nothing.json", "The baseline nothing.json does not exist"),
     ("sub", "Cannot read baseline 'sub'"),
     ("main:sub/text.json", "is not JSON"),
 ])  # fmt: skip

@@ -16,6 +16,7 @@ from fdr.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
 from fdr.autoencoders.objects import AutoencoderOptions, wrap, wrap_object
 from fdr.encoders import diffusers_folder
 from fdr.errors import InputError
+from fdr.files import missing_path, refuse_stand_in
 from fdr.progress import Progress, SilentProgress
 
 
@@ -113,8 +114,9 @@ def _load(name: str, options: AutoencoderOptions) -> LoadedAutoencoder:
     if not path.exists():
         raise InputError(
             f"There is no autoencoder {name!r}; expected {', '.join(weight_free.TRANSFORMS)}, a repository of the hub "
-            "as OWNER/NAME, a file or folder that is there, or module:factory."
+            f"as OWNER/NAME, a file or folder, or module:factory, and {missing_path(path)}"
         )
+    refuse_stand_in(path)
     pair = programs.export_pair(path)
     if pair is not None:
         return programs.load_export_pair(name, pair, options)

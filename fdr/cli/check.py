@@ -215,9 +215,11 @@ def _read_reports(inputs: Sequence[str], measuring: dict[str, Any]) -> list[Repo
 
 def _is_json(item: str) -> bool:
     """True for a file that starts like JSON, as no image archive does."""
+    from fdr.files import missing_path
+
     path = Path(item)
     if path.suffix == ".json" and not path.exists():
-        raise InputError(f"Report {item!r} does not exist; expected a file of fdr eval --json, or samples.")
+        raise InputError(f"The report {missing_path(path)}")
     if not path.is_file():
         return False
     try:

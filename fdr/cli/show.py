@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 @_options.json_out
 def command(path: Path, json_path: Path | None) -> None:
     """Show a statistics file of any tool, a reference folder or a report. Only a torch file needs torch."""
+    from fdr.files import missing_path
     from fdr.reference import INDEX_NAME, is_statistics, read_index
     from fdr.report import load_reports, reports_to_json
 
     if not path.exists():
-        raise InputError(f"{str(path)!r} does not exist; expected a statistics file, a reference folder or a report.")
+        raise InputError(missing_path(path))
     if path.is_file() and path.suffix == ".json" and path.name != INDEX_NAME:
         reports = load_reports(path)
         if json_path is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdr.errors import WeightsError
+from fdr.files import HEAD_BYTES, stand_in_of
 
 if TYPE_CHECKING:
     import torch
@@ -103,21 +104,13 @@ _MARKERS = (
 def _kind(path: Path) -> str:
     """ "safetensors", "zip" (torch since 1.6) or "pickle" (torch before), from the first bytes."""
     try:
-        size = path.stat().st_size
         with open(path, "rb") as stream:
-            head = stream.read(512)
+            head = stream.read(HEAD_BYTES)
     except OSError as error:
         raise WeightsError(f"Cannot read weight file {str(path)!r}: {error.strerror or error}.") from error
-    if size == 0:
-        raise WeightsError(f"Weight file {str(path)!r} is empty; remove it and fetch it again.")
-    text = head.lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise WeightsError(
-            f"Weight file {str(path)!r} is a web page, not weights: the download met an error or login page; "
-            "fetch it again."
-        )
-    if text.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"Weight file {str(path)!r} is a Git LFS pointer, not the file; run `git lfs pull`.")
+    what = stand_in_of(head)
+    if what is not None:
+        raise WeightsError(f"Weight file {str(path)!r} {what}.")
     if head.startswith(b"PK"):
         return "zip"
     if head[5:9] == b"\x00\x00\x00{" or path.suffix == ".safetensors":  # the length of a header, and its JSON

@@ -23,6 +23,7 @@ from fdr.encoders.names import OpenName, parse_open_name
 from fdr.encoders.torchscript_archive import load_archive
 from fdr.encoders.weights import file_digest
 from fdr.errors import InputError, WeightsError
+from fdr.files import missing_path, refuse_stand_in
 from fdr.sidecar import read_sidecar
 
 SETTINGS = {
@@ -125,7 +126,9 @@ def _path(parsed: OpenName, options: EncoderOptions) -> Path:
         raise InputError(f"Encoder {parsed.name!r} has its file in its name; drop --weights.")
     path = Path(parsed.target).expanduser()
     if not path.is_file():
-        raise WeightsError(f"Encoder {parsed.name!r}: there is no file {str(path)!r}; check the path.")
+        what = f"{path} is a folder; name a file." if path.is_dir() else missing_path(path)
+        raise WeightsError(f"Encoder {parsed.name!r}: {what}")
+    refuse_stand_in(path)
     return path
 
 

@@ -18,6 +18,7 @@ from fdr import runtime
 from fdr.encoders._fetch import FetchError, fetch_from_hub, fetch_url
 from fdr.encoders._state_dict import copy_state, load_into, load_state_dict, only_tensors, read_checkpoint
 from fdr.errors import FdrWarning, WeightsError
+from fdr.files import missing_path
 
 if TYPE_CHECKING:
     from fdr.encoders.base import EncoderOptions
@@ -166,8 +167,9 @@ def _explicit(path: Path, encoder: str) -> Path:
     path = Path(path).expanduser()
     if path.is_file():
         return path
-    what = "is a folder: name the file, or use --weights-dir" if path.is_dir() else "does not exist: check the path"
-    raise WeightsError(f"Weight file {str(path)!r} of encoder {encoder!r} {what}.")
+    if not path.is_dir():
+        raise WeightsError(f"The weight file of encoder {encoder!r}: {missing_path(path)}")
+    raise WeightsError(f"{str(path)!r} of encoder {encoder!r} is a folder; name the weight file, or use --weights-dir.")
 
 
 def _published_as(path: Path, file: WeightsFile) -> WeightsFile:

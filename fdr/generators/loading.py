@@ -12,6 +12,7 @@ from torch import nn
 from fdr import runtime
 from fdr.encoders.torchscript_archive import is_archive
 from fdr.errors import InputError
+from fdr.files import missing_path, refuse_stand_in
 from fdr.generators.architectures import build, declared, needs_labels
 from fdr.generators.base import Architecture, Generator, GeneratorSpec
 from fdr.generators.checkpoints import ONLINE, load_weights
@@ -55,7 +56,8 @@ def load_generator(
     if named is None and arch_args:
         raise InputError("Arguments of an architecture (--arch-args) need the architecture itself (--arch).")
     if not place.exists():
-        raise InputError(f"There is no generator {str(place)!r}; expected a checkpoint, a program or a run folder.")
+        raise InputError(f"The generator {missing_path(place)}")
+    refuse_stand_in(place)
     with runtime.offline(offline):
         read = _from_folder if place.is_dir() else _from_file
         network, architecture, label, said = read(place, named, ema, target)

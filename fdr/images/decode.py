@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fdr.files import HEAD_BYTES, stand_in_of
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -228,13 +230,9 @@ def _composite(image: Image, alpha: str) -> Image:
 
 
 def _not_an_image(data: bytes) -> str:
-    head = data[:512].lstrip().lower()
-    if not data:
-        return "the file is empty (0 bytes)"
-    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg", b"<head")):
-        return "it is not an image: it starts like an HTML or XML page"
-    if head.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer, not the image; run git lfs pull"
+    what = stand_in_of(data[:HEAD_BYTES])
+    if what is not None:
+        return f"the file {what}"
     known = ", ".join(dict.fromkeys(name.lower() for name in FORMATS if name not in ("DIB", "MPO")))
     return f"it is not an image of a format read here ({known})"
 

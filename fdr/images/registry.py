@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fdr.errors import InputError
+from fdr.files import missing_path, refuse_stand_in
 from fdr.images.base import ImageOptions, ImageSource
 from fdr.images.files import BRACES, SUFFIXES
 from fdr.images.values import is_array
@@ -76,7 +76,8 @@ def open_images(source: Any, options: ImageOptions | None = None) -> ImageSource
 
 def _open_path(path: Path, options: ImageOptions) -> ImageSource:
     if not path.exists() and not BRACES.search(str(path)):
-        raise InputError(_missing(path))
+        raise InputError(missing_path(path))
+    refuse_stand_in(path)
     for kind in PATH_KINDS:
         if kind.accepts(path):
             try:
@@ -88,17 +89,6 @@ def _open_path(path: Path, options: ImageOptions) -> ImageSource:
         raise InputError(f"{path} is a single image; give the folder it is in, or another set of images ({known}).")
     kind_name = repr(path.suffix) if path.suffix else "without extension"
     raise InputError(f"{path} is of an unsupported file type ({kind_name}); images are read from {known}.")
-
-
-def _missing(path: Path) -> str:
-    """The sentence for a path that does not exist, with the nearest names where it should be."""
-    folder = path.parent
-    if not folder.is_dir():
-        return f"{path} does not exist, and neither does the folder {folder}."
-    names = sorted(entry.name for entry in folder.iterdir())
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
-    hint = f"; did you mean {' or '.join(str(folder / name) for name in near)}?" if near else "."
-    return f"{path} does not exist{hint}"
 
 
 def _are_paths(value: Any) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fdr._moments_files import DAMAGE, HDF5_MAGIC, damaged, first_bytes
 from fdr.errors import InputError
+from fdr.files import stand_in_of
 from fdr.images.array_file import read_header
 from fdr.statistics.base import StatisticsFile
 from fdr.statistics.npz import NpzStatistics, feature_key, pairs_in, read_headers
@@ -75,6 +76,9 @@ def is_statistics_file(path: Path) -> bool:
 def _kind(path: Path) -> str:
     """ "npz", "torch", "pickle", "npy" or "h5", else what the file is instead, as half a sentence."""
     start = first_bytes(path)
+    what = stand_in_of(start)
+    if what is not None:
+        raise InputError(f"{str(path)!r} {what}.")
     if start.startswith(b"PK"):
         return _kind_of_zip(path)
     if start.startswith(b"\x80"):
@@ -82,7 +86,7 @@ def _kind(path: Path) -> str:
     for magic, kind in ((b"\x93NUMPY", "npy"), (HDF5_MAGIC, "h5")):
         if start.startswith(magic):
             return kind
-    return "is empty" if not start else "is no statistics file"
+    return "is no statistics file"
 
 
 def _kind_of_zip(path: Path) -> str:

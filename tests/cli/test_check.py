@@ -190,7 +190,7 @@ def _wrong(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "wrong side": ([ok, "--min", "fd=3"], "write --max fd=3"),
         "tolerance": ([ok, "--baseline", ok, "--tolerance", "0.1"], "is absolute"),
         "unknown field": ([ok, "--baseline", ok, "--allow", "nn"], "Unknown field of a signature 'nn'"),
-        "missing baseline": ([ok, "--baseline", "no.json"], "Cannot read baseline"),
+        "missing baseline": ([ok, "--baseline", "no.json"], "The baseline no.json does not exist"),
         "not JSON": ([broken, *limit], "is not JSON"),
         "no report": ([other, *limit], "Not a report: schema is 'something'"),
         "a text for a number": ([types, *limit], "Damaged report: .*finite numbers"),

@@ -51,7 +51,7 @@ def test_what_would_fail_later_fails_before_the_first_image(
         "--max fd:inception=3": "Unknown number 'fd:inception'",
         "--min fd=3": "write --max fd=3",
         "--max fd=3 --allow x": "Unknown field of a signature",
-        "--baseline none.json": "Cannot read baseline",
+        "--baseline none.json": "The baseline none.json does not exist",
         "--max fd=3 --junit a.npz/x": "Cannot write",
         "": "There is nothing to check",
     }
@@ -132,4 +132,4 @@ def test_a_generator_of_the_file_gives_way_to_a_report(fdr_command, tmp_path: Pa
     Path("fdr.toml").write_text('[check]\ngen = "runs/none"\nmax = {fd = 3}\n')
     assert fdr_command("check", write(tmp_path / "r.json", report(row(value=2.0)))).code == 0
     got = fdr_command("check", "-q", "--ref", "demo", "--reps", "random")
-    assert got.code == 2 and "There is no generator 'runs/none'" in got.err
+    assert got.code == 2 and "The generator runs/none does not exist" in got.err

@@ -59,7 +59,7 @@ def test_sets_are_matched_by_name(fdr_command, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other, sentence", [
-    ("nothing.json", "Cannot read report"), ("text.json", "is not JSON"), ("array.json", "Not a report"),
+    ("nothing.json", "The report .* does not exist"), ("text.json", "is not JSON"), ("array.json", "Not a report"),
     ("sign.json", "is not a signature"), ("named.json", "Unknown sample set in .*named.json"),
 ])  # fmt: skip
 def test_wrong_use(fdr_command, tmp_path: Path, a: Path, other: str, sentence: str) -> None:

@@ -79,7 +79,7 @@ def test_convert_refuses_in_one_sentence(fdr_command, tmp_path: Path) -> None:
     for arguments, sentence in (
         (("evil.pkl", "o.npz"), "a pickle with the global io.open"),
         (("bad.npz", "o.npz"), "not positive semidefinite"),
-        (("none.npz", "o.npz"), "No such file"),
+        (("none.npz", "o.npz"), "none.npz does not exist"),
         ((write("edm2", tmp_path), "o.npz"), "take one with --entry NAME"),
         ((write("edm2", tmp_path), "o.npz", "--entry", "fidd"), "did you mean 'fid'?"),
     ):

@@ -198,7 +198,7 @@ def test_files_that_are_something_else_are_one_sentence(folder, tmp_path):
         with pytest.raises(WeightsError, match=r"is not a torch\.export file") as error:
             load(f"export:{tmp_path / name}", CPU)
         assert "\n" not in str(error.value)
-    with pytest.raises(WeightsError, match="there is no file"):
+    with pytest.raises(WeightsError, match=r"nowhere.pt does not exist"):
         load("torchscript:nowhere.pt", CPU)
 
 

@@ -70,9 +70,9 @@ def test_an_explicit_path_is_used_as_it_is_and_must_exist(places):
     path = put(places, "anything.bin")
     put(places / "cache/weights", "w.pth", b"other")
     assert resolve(weights_file(), EncoderOptions(weights=path), "inception").path == path
-    with pytest.raises(WeightsError, match=r"nope.pth' of encoder 'inception' does not exist"):
+    with pytest.raises(WeightsError, match=r"of encoder 'inception': .*nope.pth does not exist"):
         resolve(weights_file(), EncoderOptions(weights=places / "nope.pth"), "inception")
-    with pytest.raises(WeightsError, match="is a folder: name the file, or use --weights-dir"):
+    with pytest.raises(WeightsError, match="is a folder; name the weight file, or use --weights-dir"):
         resolve(weights_file(), EncoderOptions(weights=places), "inception")
 
 

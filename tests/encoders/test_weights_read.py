@@ -80,7 +80,7 @@ def broken(kind: str) -> bytes:
     ("kind", "name", "sentence"),
     [
         ("empty", "s.pth", "is empty"),
-        ("web page", "s.pth", "is a web page, not weights"),
+        ("web page", "s.pth", "is a web page"),
         ("git lfs", "s.safetensors", "is a Git LFS pointer"),
         ("image", "s.pth", "is not a weight file"),
         ("torch cut", "s.pth", "is truncated or damaged"),

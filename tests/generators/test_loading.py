@@ -247,7 +247,7 @@ def test_options_that_make_no_sense(plain, options, sentence):
 
 
 def test_files_that_are_none(tmp_path, plain):
-    with pytest.raises(InputError, match="There is no generator"):
+    with pytest.raises(InputError, match=r"The generator .* does not exist"):
         fdr.load_generator(tmp_path / "nothing.pt")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"holds no generator: it has no generator\.json"):

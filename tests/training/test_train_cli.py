@@ -70,7 +70,7 @@ def test_a_run_from_start_to_end(call: Call, tmp_path: Path) -> None:
         (["--gen", "g.pt"], "Give --gen PATH and -o RUN"),
         (["--resume", "none"], "'none' is no run of fdr train: it has no train.json"),
         (["--resume", "a", "-o", "b"], "--resume names the folder already"),
-        (["--gen", "g.pt2", "-o", "r", "--reps", "random"], "There is no generator 'g.pt2'"),
+        (["--gen", "g.pt2", "-o", "r", "--reps", "random"], "The generator g.pt2 does not exist"),
         (["--gen", "g.pt", "-o", "r", "--reps", "incepton"], "Unknown encoder 'incepton'; did you mean 'inception'"),
         (["--gen", "g.pt", "-o", "r", "--monitor", "inception"], "'inception' is trained on and watched"),
         (["--gen", "g.pt", "-o", "r", "--betas", "a,b"], "--betas is a list of numbers; got 'a,b'"),
