@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdr.encoders.base import EncoderSpec
-from fdr.errors import FdrWarning, InputError
+from fdr.errors import FdrWarning, InputError, unknown
 from fdr.files import missing_path, near_names
 from fdr.moments import Moments
 from fdr.named_references import RegistryEncoder, RegistryEntry, ValidationFD, known_as, reference_stats_dir, registry
