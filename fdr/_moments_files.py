@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from fdr.errors import InputError
+from fdr.errors import InputError, as_utf8
 from fdr.files import HEAD_BYTES, atomic_path, missing_path, stand_in_of
 
 H5_FORMAT = "fdr-moments/1"
@@ -44,6 +44,7 @@ def save(
     for name, value in attributes.items():
         if not isinstance(value, str | int | float):
             raise InputError(f"Attribute {name!r} is a {type(value).__name__}; expected text or a number.")
+    attributes = {as_utf8(name): as_utf8(v) if isinstance(v, str) else v for name, v in attributes.items()}
     write = _write_npz if kind == "npz" else _write_h5
     with atomic_path(path) as temporary, open(temporary, "w+b") as file:
         write(file, arrays, attributes)

@@ -13,7 +13,7 @@ from typing import Any
 from fdr._version import __version__
 from fdr.errors import InputError
 from fdr.files import missing_path, write_atomically
-from fdr.report import Report, reports_from_dict, sets_by_name
+from fdr.report import Report, json_text, reports_from_dict, sets_by_name
 from fdr.signature import parse_signature
 
 SCHEMA = "fdr-baseline/1"
@@ -86,7 +86,7 @@ def save_baseline(baseline: Baseline, path: Path) -> None:
         for name, rows in baseline.sets.items()
     }
     data = {"schema": SCHEMA, "fdr_version": __version__, "sets": sets}
-    write_atomically(path, (json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    write_atomically(path, json_text(data, sort_keys=True))
 
 
 def _sets(data: Mapping[str, Any], where: str) -> dict[str, dict[str, BaselineValue]]:

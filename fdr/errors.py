@@ -4,12 +4,36 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
+import re
+
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """`as_utf8`, and escapes for the control characters of a name too, but for tab and newline: for terminals."""
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def as_utf8(text: str) -> str:
+    """The text with an escape ("\\xff") for each byte of a file name that is not UTF-8: what any file can hold."""
+    return _SURROGATES.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that it could not decode
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 class FdrError(Exception):
     """Base of every error raised on purpose; the command line prints it as one line and exits with `exit_code`."""
 
     exit_code = 2
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(printable(text))
 
 
 class InputError(FdrError):
@@ -59,3 +83,6 @@ def unknown(
 
 class FdrWarning(UserWarning):
     """Something that makes a number doubtful without making it wrong; reports keep it, the command line prints it."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(printable(text))

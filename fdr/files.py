@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fdr.errors import InputError, RunError
+from fdr.errors import InputError, RunError, as_utf8
 
 
 @contextlib.contextmanager
@@ -40,10 +40,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step."""
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Replace `path` by `data` in one step; text is written `as_utf8`."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(as_utf8(data).encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def utf8_path(path: Path) -> Iterator[Path]:
+    """The file under a name in UTF-8, for libraries that read no other: itself, or a link to it."""
+    if as_utf8(str(path)) == str(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="fdr-") as folder:
+        link = Path(folder) / "link"
+        link.symlink_to(path.absolute())
+        yield link
 
 
 def check_writable(path: Path) -> None:

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from fdr.errors import RunError
+from fdr.errors import RunError, as_utf8
 from fdr.gate import Verdict
 from fdr.runtime import GitHubJob
 from fdr.verdict_files import sentences_of, title_of, values_of, verdict_to_markdown
@@ -64,6 +64,6 @@ def _output(name: str, value: str) -> str:
 def _append(path: Path, text: str) -> None:
     try:
         with open(path, "a", encoding="utf-8") as file:
-            file.write(text)
+            file.write(as_utf8(text))
     except OSError as error:
         raise RunError(f"Cannot write {str(path)!r}, which GitHub named for results: {error.strerror}.") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fdr._version import __version__
-from fdr.errors import InputError, unknown
+from fdr.errors import InputError, as_utf8, unknown
 from fdr.files import missing_path, write_atomically
 from fdr.metric_names import CALLED_FID, metric_facts, peer_name
 
@@ -49,6 +49,9 @@ class Result:
     notes: tuple[str, ...] = ()
     """Sentences a reader of the number must know ("500 samples for 2048 dimensions: FD is biased upward")."""
 
+    def __post_init__(self) -> None:
+        _make_utf8(self)
+
     @property
     def key(self) -> str:
         """The name of this number within its report."""
@@ -68,6 +71,9 @@ class Report:
     """`device`, `dtype`, `seed`, `versions`."""
     warnings: tuple[str, ...] = ()
     fdr_version: str = __version__
+
+    def __post_init__(self) -> None:
+        _make_utf8(self)
 
     def __getitem__(self, key: str | tuple[str, str]) -> Result:
         """The result of a metric (and an encoder, where several have it). Raises `InputError` with near matches."""
@@ -137,6 +143,12 @@ class Report:
     def to_markdown(self, path: str | os.PathLike[str] | None = None) -> str:
         """A Markdown table, rounded for reading, with the signature in every row."""
         return reports_to_markdown([self], path)
+
+
+def _make_utf8(record: Report | Result) -> None:
+    """Names of files reach a report by many ways; here they become `as_utf8`, for every writer."""
+    for item in fields(record):
+        object.__setattr__(record, item.name, utf8_data(getattr(record, item.name)))
 
 
 def reports_to_json(reports: Sequence[Report], path: str | os.PathLike[str] | None = None) -> str:
@@ -301,15 +313,31 @@ def _check_types(result: Result) -> None:
 
 def _write_json(data: Mapping[str, Any], path: str | os.PathLike[str] | None) -> str:
     try:
-        text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json_text(data, allow_nan=False)
     except ValueError as error:
         raise InputError("A report value is not finite; JSON reports hold finite numbers only.") from error
     return _maybe_write(text, path)
 
 
+def json_text(data: Any, **options: bool) -> str:
+    """JSON with its texts `as_utf8` and a newline at the end; `options` are those of `json.dumps`."""
+    return json.dumps(utf8_data(data), indent=2, ensure_ascii=False, **options) + "\n"  # type: ignore[arg-type]
+
+
+def utf8_data(data: Any) -> Any:
+    """`as_utf8` for every text inside of dicts, lists and tuples."""
+    if isinstance(data, str):
+        return as_utf8(data)
+    if isinstance(data, Mapping):
+        return {utf8_data(key): utf8_data(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return (list if isinstance(data, list) else tuple)(map(utf8_data, data))
+    return data
+
+
 def _maybe_write(text: str, path: str | os.PathLike[str] | None) -> str:
     if path is not None:
-        write_atomically(Path(path), text.encode())
+        write_atomically(Path(path), text)
     return text
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from typing import Any
 
 from fdr._version import __version__
 from fdr.gate import Check, Verdict
-from fdr.report import format_number, format_value, metric_label
+from fdr.report import format_number, format_value, json_text, metric_label
 
 SCHEMA = "fdr-check/1"
 _OUTCOMES = {"pass": "passes", "fail": "fails", "inconclusive": "is inconclusive"}
@@ -117,7 +116,7 @@ def _check_to_dict(check: Check) -> dict[str, Any]:
 
 def verdict_to_json(verdict: Verdict) -> str:
     """One JSON object, full precision."""
-    return json.dumps(verdict_to_dict(verdict), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(verdict_to_dict(verdict), allow_nan=False)
 
 
 def verdict_to_markdown(verdict: Verdict) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -84,6 +85,9 @@ def run(args: list[str] | None = None) -> int:
     """The exit code: 0 good, 1 failed check or run, 2 wrong usage or input, 130 interrupted."""
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", FdrWarning)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a character that the terminal lacks ends no run
     try:
         given = sys.argv[1:] if args is None else args
         result = cli.main(args=list(given), prog_name="fdr", standalone_mode=False, obj=list(given))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fdr.errors import FdrWarning
+from fdr.errors import FdrWarning, as_utf8, printable
 from fdr.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
@@ -199,12 +199,13 @@ def print_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]
 def _table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for header, justify in columns:
         table.add_column(header, justify="right" if justify == "right" else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(printable(cell)) for cell in row))  # a name in brackets is no markup
     return table
 
 
@@ -338,15 +339,15 @@ def _notes(reports: Sequence[Report]) -> Iterable[str]:
 def write_text(path: Path, text: str) -> None:
     """To a file (atomically), or to stdout for "-"."""
     if str(path) == "-":
-        click.echo(text, nl=False)
+        click.echo(as_utf8(text), nl=False)
         return
     from fdr.files import write_atomically
 
-    write_atomically(path, text.encode())
+    write_atomically(path, text)
 
 
 def dump(data: Any) -> str:
     """JSON with a newline at the end."""
-    import json
+    from fdr.report import json_text
 
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    return json_text(data)

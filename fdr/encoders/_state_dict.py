@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdr.errors import WeightsError
-from fdr.files import HEAD_BYTES, stand_in_of
+from fdr.files import HEAD_BYTES, stand_in_of, utf8_path
 
 if TYPE_CHECKING:
     import torch
@@ -125,7 +125,8 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        with utf8_path(path) as readable:
+            return load_file(readable)
     except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, error) from error
 
@@ -136,9 +137,9 @@ def _load_torch(path: Path, *, is_zip: bool) -> Any:
     if is_zip:
         _check_zip(path)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), utf8_path(path) as readable:
             warnings.simplefilter("ignore", UserWarning)  # torch's advice about foreign pickles
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+            return torch.load(readable, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"Weight file {str(path)!r} holds more than tensors or is damaged, and fdr runs no code from weight "

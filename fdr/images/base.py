@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 
-from fdr.errors import InputError, RunError, unknown
+from fdr.errors import InputError, RunError, as_utf8, unknown
 from fdr.group import SOLO, Group
 from fdr.images.decode import ALPHA, Picture, UnreadableImage, quiet_pillow
 from fdr.images.digests import container_digest, file_stamp
@@ -123,7 +123,7 @@ class ImageSource(ABC):
         labels: np.ndarray | None = None,
         class_names: tuple[str, ...] | None = None,
     ) -> None:
-        self.name = name
+        self.name = as_utf8(name)
         self.options = options
         self.rows = None if isinstance(ids, EndlessIds) else select(len(ids), options, name)
         self.ids: Sequence[str] = ids if self.rows is None else Selected(ids, self.rows)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fdr.errors import InputError
+from fdr.errors import InputError, as_utf8
 from fdr.images.base import ImageOptions, ImageSource, Loader, RowIds
 from fdr.images.decode import Picture, UnreadableImage
 from fdr.images.values import image_of, picture_of
@@ -61,6 +61,6 @@ def _pixel_digest(load: Loader) -> bytes:
     try:
         picture: Picture = load()
     except UnreadableImage as error:
-        return hashlib.sha256(f"unreadable: {error}".encode()).digest()
+        return hashlib.sha256(as_utf8(f"unreadable: {error}").encode()).digest()
     array = np.ascontiguousarray(picture.array)
     return hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes()).digest()

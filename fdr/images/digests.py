@@ -66,7 +66,7 @@ def _check_same(keys: Sequence[str], group: Group) -> None:
     probe = hashlib.sha256()
     for key in keys:
         stamp = file_stamp(key)
-        probe.update(f"{os.path.basename(key)} {stamp and stamp[2]}".encode())
+        probe.update(os.fsencode(f"{os.path.basename(key)} {stamp and stamp[2]}"))
         if len(keys) <= PROBED_FILES:
             probe.update(_ends(key))
     seen = group.gather((len(keys), probe.hexdigest()))

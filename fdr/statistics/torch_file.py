@@ -12,6 +12,7 @@ import numpy as np
 from fdr._covariance import as_numpy, is_tensor
 from fdr._moments_files import listing
 from fdr.errors import InputError
+from fdr.files import utf8_path
 from fdr.moments import Moments, moments_from_arrays
 from fdr.statistics.base import Entry, StatisticsFile
 from fdr.statistics.features import check_features
@@ -72,9 +73,9 @@ def load_torch(path: Path) -> Any:
     import torch
 
     try:
-        with torch.serialization.safe_globals(_numpy_globals()), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_numpy_globals()), warnings.catch_warnings(), utf8_path(path) as readable:
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+            return torch.load(readable, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except Exception as error:  # torch raises what its readers raise: KeyError, RuntimeError, UnpicklingError, ...
         reason = " ".join(str(error).split())
         if "Unsupported" in reason or "weights_only" in reason or "GLOBAL" in reason:

@@ -116,8 +116,8 @@ def _write_torch(path: Path, content: Content) -> None:
     import torch
 
     statistics = {"mu": np.array(content.main.mu), "sigma": np.array(content.main.sigma)}
-    with atomic_path(path) as temporary:
-        torch.save(statistics, temporary)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        torch.save(statistics, file)
 
 
 def _write_rows(file: IO[bytes], content: Content) -> None:

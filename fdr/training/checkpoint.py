@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from fdr.errors import InputError, RunError
-from fdr.files import atomic_path
+from fdr.files import atomic_path, utf8_path
 
 SCHEMA = "fdr-checkpoint/1"
 FOLDER = "checkpoints"
@@ -37,9 +37,9 @@ def list_checkpoints(run: Path) -> dict[int, Path]:
 def save_checkpoint(run: Path, step: int, state: Mapping[str, Any]) -> Path:
     """Write tensors and plain values. Raises `RunError` when the disk is full; the older ones are untouched."""
     path = checkpoint_path(run, step)
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
         try:
-            torch.save({"schema": SCHEMA, "step": step, **state}, temporary)
+            torch.save({"schema": SCHEMA, "step": step, **state}, file)
         except RuntimeError as error:  # torch's writer says so, rather than the system, when the disk is full
             raise RunError(f"Cannot write {str(path)!r}: {str(error).splitlines()[0]}; free some space.") from error
     return path
@@ -48,7 +48,8 @@ def save_checkpoint(run: Path, step: int, state: Mapping[str, Any]) -> Path:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """The state of a file, on the CPU. Raises `InputError` when it is damaged or no checkpoint of ours."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with utf8_path(path) as readable:
+            state = torch.load(readable, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
