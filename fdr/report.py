@@ -128,7 +128,7 @@ class Report:
                 warnings=tuple(data.get("warnings", ())),
                 fdr_version=data["fdr_version"],
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"Damaged report: {type(error).__name__} {error}; write it again with --json.") from error
 
     @classmethod
@@ -348,5 +348,5 @@ def _read_json(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"The report {missing_path(Path(path))}") from error
     except OSError as error:
         raise InputError(f"Cannot read report {os.fspath(path)!r}: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{os.fspath(path)!r} is not JSON ({error}); expected a report written by --json.") from error

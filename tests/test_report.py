@@ -130,3 +130,12 @@ def test_only_inception_has_a_fid() -> None:
         "FID",
         "FD",
     ]
+
+
+@pytest.mark.parametrize("depth", [300, 100_000])
+def test_a_report_that_is_nested_too_deeply_is_refused(tmp_path: Path, depth: int) -> None:
+    deep = "[" * depth + "]" * depth
+    path = tmp_path / "r.json"
+    path.write_text(f'{{"schema": "fdr-report/1", "fdr_version": "0", "samples": {{"source": {deep}}}, "results": []}}')
+    with pytest.raises(InputError, match=r"Damaged report|is not JSON"):
+        load_reports(path)
