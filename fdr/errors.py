@@ -1,13 +1,38 @@
-"""The errors a user can meet. Each message is one sentence: what was found, what was expected, what to do."""
+"""The errors a user can meet. Each message is one sentence: what was found, what was expected, what to do.
+
+Messages name options as they are typed (`--on-bad skip`); a Python program reads the argument (`on_bad='skip'`).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_IS_COMMAND: ContextVar[bool] = ContextVar("_IS_COMMAND", default=False)
+_OPTION = re.compile(r"(?P<command>\bfdr [a-z]+ [^;,()]*)|(?<![\w-])--(?P<name>[a-z][a-z-]*)(?P<value>[ =][\w:.]+)?")
+_RENAMED = {
+    "reps": "encoders",
+    "ref": "reference",
+    "vae": "autoencoder",
+    "vae-args": "arguments",
+    "vae-weights": "weights",
+    "gen": "path",
+}
+_NAMES = """
+    reps ref metrics protocol count seed crop size alpha on-bad max-bad max-pixels quantize device dtype tf32 exact-order
+    offline weights weights-dir cache no-cache moments-only batch-size num-workers encoder-batch-size gen arch arch-args
+    ema noise-shape num-classes value-range labels num-images trust vae vae-args vae-weights mode top-k same-class memory
+    compat no-clamp steps lr betas clip chunks weight-decay warmup-steps ema-kimg
+"""
+_ARGUMENTS = {name: _RENAMED.get(name, name.replace("-", "_")) for name in _NAMES.split()}
+"""Options that are arguments in Python too, and their names there."""
+_WORDS_AS_VALUES = frozenset({"on-bad", "dtype", "device", "quantize", "crop", "alpha", "ema", "compat", "labels"})
+"""Options whose next word in a sentence is a value, even in small letters."""
 
 
 def printable(text: str) -> str:
@@ -27,6 +52,33 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
+@contextlib.contextmanager
+def command_line() -> Iterator[None]:
+    """Messages that are read inside of this name options as they are typed."""
+    token = _IS_COMMAND.set(True)
+    try:
+        yield
+    finally:
+        _IS_COMMAND.reset(token)
+
+
+def _for_reader(text: str) -> str:
+    """`text` with options as arguments of Python, unless a command line reads it; whole commands stay as they are."""
+    return text if _IS_COMMAND.get() else _OPTION.sub(_as_argument, text)
+
+
+def _as_argument(match: re.Match[str]) -> str:
+    name, value = match["name"], match["value"] or ""
+    if name not in _ARGUMENTS:
+        return match[0]
+    argument = _ARGUMENTS[name]
+    word = value[1:].rstrip(".:")
+    rest = value[1 + len(word) :]
+    if word.isupper() or word[:1].isdigit():
+        return f"{argument}={word}{rest}"
+    return f"{argument}={word!r}{rest}" if word and name in _WORDS_AS_VALUES else argument + value
+
+
 class FdrError(Exception):
     """Base of every error raised on purpose; the command line prints it as one line and exits with `exit_code`."""
 
@@ -34,6 +86,9 @@ class FdrError(Exception):
 
     def __init__(self, text: str = "") -> None:
         super().__init__(printable(text))
+
+    def __str__(self) -> str:
+        return _for_reader(super().__str__())
 
 
 class InputError(FdrError):
@@ -86,3 +141,6 @@ class FdrWarning(UserWarning):
 
     def __init__(self, text: str = "") -> None:
         super().__init__(printable(text))
+
+    def __str__(self) -> str:
+        return _for_reader(super().__str__())

@@ -45,7 +45,7 @@ def find_protocol(name: str | Protocol) -> Protocol:
 def check_is_free(protocol: Protocol, has_encoders: bool, has_metrics: bool) -> None:
     """Raise when the user chose what the protocol fixes."""
     for is_chosen, option, fixed in (
-        (has_encoders, "--reps (encoders)", protocol.encoder),
+        (has_encoders, "--reps", protocol.encoder),
         (has_metrics, "--metrics", ", ".join(protocol.metrics)),
     ):
         if is_chosen:

@@ -210,7 +210,9 @@ def test_a_reference_without_spatial_moments_is_refused_for_sfid(samples: Path, 
 
 def test_a_protocol_fixes_encoder_and_metrics(samples: Path, real: Path) -> None:
     for chosen in ({"encoders": "inception"}, {"metrics": "fd"}):
-        with pytest.raises(InputError, match=r"Protocol 'adm' fixes --.* leave out that option, or the protocol"):
+        with pytest.raises(
+            InputError, match=r"Protocol 'adm' fixes (encoders|metrics) to .* leave out that option, or the protocol"
+        ):
             fdr.evaluate(samples, real, protocol="adm", **chosen)
     with pytest.raises(InputError, match=r"Unknown protocol 'amd'; did you mean 'adm'"):
         fdr.evaluate(samples, real, protocol="amd")
@@ -285,7 +287,7 @@ def test_images_of_several_sizes_need_one(real: Path, tmp_path: Path) -> None:
     (root / "zz").mkdir()
     for index, image in enumerate(images(4, side=20)):
         Image.fromarray(image).save(root / "zz" / f"{index}.png")
-    with pytest.raises(InputError, match=r"has 20 x 20 pixels and 0000.png has 16 x 16.*--crop adm --size PX"):
+    with pytest.raises(InputError, match=r"has 20 x 20 pixels and 0000.png has 16 x 16.*crop='adm' size=PX"):
         written(root, tmp_path / "out" / "ref.npz")
     assert list((tmp_path / "out").iterdir()) == []
     assert written(root, tmp_path / "out" / "ref.npz", size=16)["arr_0"] == [16, 16, 16, 3]

@@ -188,5 +188,5 @@ def test_metrics_that_need_features_are_refused(tmp_path: Path) -> None:
     source = npz(tmp_path / "a.npz", images(40))
     options = ExtractionOptions(tmp_path / "c", 8, num_workers=0, moments_only=True)
     extraction = Extraction(open_images(source), [TinyEncoder()], None, options)
-    with pytest.raises(InputError, match="moments-only keeps no features"):
+    with pytest.raises(InputError, match="moments_only keeps no features"):
         measure(extraction, {"tiny": Needs(("features",), (), (InceptionScoreADM(),))})

@@ -231,7 +231,7 @@ class LoadedAutoencoder:
             least, most = (float(value) * (high - low) + low for value in decoded.aminmax())
             raise InputError(
                 f"{self.name} decodes to values from {least:.3g} to {most:.3g}, {outside:.0%} of them far outside of "
-                f"its value range {low:g}:{high:g}; give --value-range (value_range=)."
+                f"its value range {low:g}:{high:g}; give --value-range."
             )
 
     def _compare_ranges(self, images: Tensor, decoded: Tensor) -> None:

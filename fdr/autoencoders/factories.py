@@ -61,7 +61,7 @@ def _made_by(factory: Any, name: str, options: AutoencoderOptions) -> Any:
         given = ", ".join(f"{key}={value!r}" for key, value in options.arguments.items()) or "no arguments"
         raise InputError(
             f"Autoencoder {name!r}: its factory called with {given} raised {type(error).__name__}: {first_line(error)}"
-            "; check --vae-args (arguments=)."
+            "; check --vae-args."
         ) from error
     if isinstance(model, LoadedAutoencoder):
         raise InputError(f"Autoencoder {name!r}: its factory made a LoadedAutoencoder; let it return the model itself.")
@@ -74,9 +74,7 @@ def _load_weights(model: Any, name: str, options: AutoencoderOptions) -> None:
     if not isinstance(model, nn.Module):
         raise InputError(f"Autoencoder {name!r} is a {type(model).__name__}, no nn.Module; it cannot be given weights.")
     if not path.is_file():
-        raise WeightsError(
-            f"Autoencoder {name!r}: there is no weight file {str(path)!r}; check --vae-weights (weights=)."
-        )
+        raise WeightsError(f"Autoencoder {name!r}: there is no weight file {str(path)!r}; check --vae-weights.")
     load_weights(model, path, None, name, "--vae and --vae-args")
 
 

@@ -99,7 +99,7 @@ def _load(name: str, options: AutoencoderOptions) -> LoadedAutoencoder:
     if factories.is_factory(name) and not weight_free.is_weight_free(name):
         return factories.load(name, options)
     if options.arguments:
-        raise InputError(f"Autoencoder {name!r} is made by no factory; drop its arguments (--vae-args, arguments=).")
+        raise InputError(f"Autoencoder {name!r} is made by no factory; drop its arguments (--vae-args).")
     path = Path(name).expanduser()
     is_repository = not path.exists() and diffusers_folder.is_repository(name)
     folder = diffusers_folder.folder_of(path) if path.is_dir() else None

@@ -107,7 +107,7 @@ def load_torchscript(name: str, path: Path, options: AutoencoderOptions) -> Load
     if not is_archive(path):
         raise InputError(
             f"{str(path)!r} is no program; weights alone need the code of their model: name it as module:factory, and "
-            "this file as its weights (--vae-weights, weights=)."
+            "this file as its weights (--vae-weights)."
         )
     program = load_archive(path, runtime.resolve_device(None if options.device is None else str(options.device)))
     missing = [method for method in ("encode", "decode") if not hasattr(program, method)]

@@ -13,7 +13,7 @@ import click
 
 from fdr._version import __version__
 from fdr.cli._config import load_default_map
-from fdr.errors import FdrError, FdrWarning, PeerError
+from fdr.errors import FdrError, FdrWarning, PeerError, command_line
 
 COMMANDS = {
     "eval": ("fdr.cli.eval", "Measure samples against a reference: FD, FDr, FDr^k, Inception Score."),
@@ -83,6 +83,11 @@ def main(args: list[str] | None = None) -> None:
 
 def run(args: list[str] | None = None) -> int:
     """The exit code: 0 good, 1 failed check or run, 2 wrong usage or input, 130 interrupted."""
+    with command_line():
+        return _run(args)
+
+
+def _run(args: list[str] | None) -> int:
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", FdrWarning)
     for stream in (sys.stdout, sys.stderr):

@@ -84,9 +84,7 @@ def _from_file(path: Path, named: Architecture | None, ema: str | None, device: 
     kind = "export" if path.suffix == ".pt2" else "torchscript" if is_archive(path) else None
     if kind is None:
         if named is None:
-            raise InputError(
-                f"{str(path)!r} holds weights alone; name their network with --arch module:factory (arch=)."
-            )
+            raise InputError(f"{str(path)!r} holds weights alone; name their network with --arch module:factory.")
         network, architecture = build(named, device)
         return network, architecture, load_weights(network, path, ema, path.name), beside
     if named is not None or ema is not None:
@@ -100,13 +98,11 @@ def _spec(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> Generator
     shape = facts.get("noise_shape")
     if shape is None:
         raise InputError(
-            f"Nothing says which noise {path.name} takes; give --noise-shape, such as 64 or 3x32x32 (noise_shape=), or "
+            f"Nothing says which noise {path.name} takes; give --noise-shape, such as 64 or 3x32x32, or "
             f"a file {path.name}.json with noise_shape, num_classes and value_range."
         )
     if "num_classes" not in facts and needs_labels(network):
-        raise InputError(
-            f"{path.name} takes labels beside noise; say how many classes with --num-classes (num_classes=)."
-        )
+        raise InputError(f"{path.name} takes labels beside noise; say how many classes with --num-classes.")
     try:
         sizes = tuple(shape) if not isinstance(shape, int) else (shape,)
         scale = tuple(float(value) for value in facts.get("value_range", (0.0, 1.0)))

@@ -40,9 +40,7 @@ class GeneratorSource(MadeSource):
     ) -> None:
         options = options or ImageOptions()
         if options.count is not None:
-            raise InputError(
-                "A generator makes as many images as asked for (--num-images); leave out --count (count=)."
-            )
+            raise InputError("A generator makes as many images as asked for (--num-images); leave out --count.")
         for name, value, least in (("number of images", count, 1), ("batch size", batch_size, 1), ("seed", seed, 0)):
             if value < least:
                 raise InputError(f"The {name} is {value}; it must be at least {least}.")

@@ -121,13 +121,13 @@ def test_a_factory_of_an_object():
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
-        ("autoencoder_worlds:broken", {}, r"called with no arguments raised RuntimeError: no luck; check --vae-args"),
+        ("autoencoder_worlds:broken", {}, r"called with no arguments raised RuntimeError: no luck; check arguments"),
         ("autoencoder_worlds:build", {"arguments": {"depth": 3}}, r"called with depth=3 raised TypeError"),
         ("autoencoder_worlds:biuld", {}, "Unknown factory of module autoencoder_worlds 'biuld'; did you mean 'build'"),
         ("autoencoder_worlds:no_model", {}, "its factory made a int without encode and decode"),
         ("autoencoder_worlds:already", {}, "its factory made a LoadedAutoencoder; let it return the model itself"),
         ("no_such_module:build", {}, "importing 'no_such_module' failed"),
-        ("autoencoder_worlds:build", {"weights": "none.pt"}, "there is no weight file 'none.pt'; check --vae-weights"),
+        ("autoencoder_worlds:build", {"weights": "none.pt"}, "there is no weight file 'none.pt'; check weights"),
         ("haar", {"weights": "a.pt"}, "'haar' brings its own weights; drop 'a.pt'"),
         ("haar", {"arguments": {"a": 1}}, "made by no factory; drop its arguments"),
         ("hear", {}, "There is no autoencoder 'hear'; expected pixel-unshuffle, dct, haar, a repository of the hub"),
@@ -141,7 +141,7 @@ def test_names_and_options_that_load_nothing(name, options, sentence):
 
 def test_weights_that_do_not_fit(tmp_path):
     save_file(seeded(Plain, 5).state_dict(), tmp_path / "a.safetensors")
-    with pytest.raises(WeightsError, match=r"does not fit the architecture of .*check --vae and --vae-args"):
+    with pytest.raises(WeightsError, match=r"does not fit the architecture of .*check autoencoder and arguments"):
         fdr.load_autoencoder("autoencoder_worlds:build", weights=tmp_path / "a.safetensors")
 
 
@@ -175,5 +175,5 @@ def test_a_sidecar_that_makes_no_sense(tmp_path):
         with pytest.raises(InputError, match=sentence):
             fdr.load_autoencoder(path, device="cpu")
     (tmp_path / "a.pt.json").unlink()
-    with pytest.raises(InputError, match="runs in the precision it was saved in; drop --dtype"):
+    with pytest.raises(InputError, match="runs in the precision it was saved in; drop dtype"):
         fdr.load_autoencoder(path, device="cpu", dtype="bf16")

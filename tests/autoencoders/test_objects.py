@@ -231,7 +231,7 @@ def test_the_wrong_range_is_told():
             return {"sample": super().decode(latents)["sample"].clamp(0, 1)}
 
     as_autoencoder(Unit()).check(16, 24)
-    with pytest.warns(FdrWarning, match=r"in the value range -1:1, and of 0 in 0:1; give --value-range"):
+    with pytest.warns(FdrWarning, match=r"in the value range -1:1, and of 0 in 0:1; give value_range"):
         as_autoencoder(Unit(), value_range=(-1, 1)).check(16, 24)
 
 

@@ -142,10 +142,10 @@ def test_temporary_files_of_the_dead_are_removed_and_those_of_the_living_stay(tm
     ("number", "said"),
     [
         (errno.ENOSPC, r"The disk is full while writing the feature cache .*: about 1 MB are still needed and .* free"),
-        (errno.EDQUOT, r"A limit was reached \(.*quota.*\) .*pass --cache DIR with another folder, or --no-cache"),
-        (errno.EROFS, r"cannot be written \(Read-only file system\); pass --cache DIR"),
-        (errno.EACCES, r"cannot be written \(Permission denied\); pass --cache DIR"),
-        (errno.EIO, r"failed \(Input/output error\); pass --cache DIR"),
+        (errno.EDQUOT, r"A limit was reached \(.*quota.*\) .*pass cache=DIR with another folder, or no_cache"),
+        (errno.EROFS, r"cannot be written \(Read-only file system\); pass cache=DIR"),
+        (errno.EACCES, r"cannot be written \(Permission denied\); pass cache=DIR"),
+        (errno.EIO, r"failed \(Input/output error\); pass cache=DIR"),
         (errno.ENOENT, r"was removed during the run; run the same command again"),
     ],
 )
@@ -231,7 +231,7 @@ def test_a_read_only_cache_is_read_when_complete_and_refused_at_once_when_not() 
         process = start_python("-c", READ_ONLY, str(complete), str(partial), str(closed))
         out, err = process.communicate()
         assert process.returncode == 0, err
-        assert out.count("cannot be written (Permission denied); pass --cache DIR") == 2
+        assert out.count("cannot be written (Permission denied); pass cache=DIR") == 2
     finally:
         for path in [root, *root.rglob("*")]:
             path.chmod(0o755)
@@ -241,9 +241,9 @@ def test_a_read_only_cache_is_read_when_complete_and_refused_at_once_when_not() 
 def test_a_cache_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("")
-    with pytest.raises(RunError, match=r"cannot be a folder, for a file is in its place; pass --cache DIR"):
+    with pytest.raises(RunError, match=r"cannot be a folder, for a file is in its place; pass cache=DIR"):
         open_cache(path)
-    with pytest.raises(RunError, match="is a file; pass --cache DIR"):
+    with pytest.raises(RunError, match="is a file; pass cache=DIR"):
         CacheStore(path).entries()
 
 

@@ -129,7 +129,7 @@ def test_a_module_that_cannot_be_imported_is_one_sentence(module, body):
 
 
 def test_weights_go_only_to_a_factory_that_takes_options(module, tmp_path):
-    with pytest.raises(InputError, match="takes no options, so it cannot use --weights"):
+    with pytest.raises(InputError, match="takes no options, so it cannot use weights"):
         load_encoder(f"py:{module()}:make_module", weights=tmp_path / "w.pth")
 
 

@@ -204,7 +204,7 @@ def test_bf16_is_refused_without_a_fast_path_and_named_where_used(
             pool = network(images[:1] / 255, ["pool"])["pool"]
             assert pool.dtype == torch.float32
             assert 1e-4 < deviation(pool, encoder(weights)(images[:1] / 255, ["pool"])["pool"]) < 0.1
-        with pytest.raises(InputError, match="excludes --dtype bf16"):
+        with pytest.raises(InputError, match="excludes dtype='bf16'"):
             encoder(weights, dtype="bf16", exact_order=True)
     monkeypatch.setattr(runtime, "has_fast_bf16", lambda device: False)
     with pytest.raises(InputError, match="no fast bfloat16"):

@@ -211,9 +211,9 @@ def test_a_wrong_size_or_a_fixed_batch_is_one_sentence(folder):
 
 def test_weights_and_precision_are_in_the_file(folder, monkeypatch):
     monkeypatch.setattr("fdr.runtime.has_fast_bf16", lambda device: True)
-    with pytest.raises(InputError, match="drop --dtype"):
+    with pytest.raises(InputError, match="drop dtype"):
         load(f"torchscript:{folder}/net.pt", EncoderOptions(device="cpu", dtype="bf16"))
-    with pytest.raises(InputError, match="drop --weights"):
+    with pytest.raises(InputError, match="drop weights"):
         load(f"torchscript:{folder}/net.pt", EncoderOptions(weights=folder / "net.pt"))
 
 

@@ -72,7 +72,7 @@ def test_an_explicit_path_is_used_as_it_is_and_must_exist(places):
     assert resolve(weights_file(), EncoderOptions(weights=path), "inception").path == path
     with pytest.raises(WeightsError, match=r"of encoder 'inception': .*nope.pth does not exist"):
         resolve(weights_file(), EncoderOptions(weights=places / "nope.pth"), "inception")
-    with pytest.raises(WeightsError, match="is a folder; name the weight file, or use --weights-dir"):
+    with pytest.raises(WeightsError, match="is a folder; name the weight file, or use weights_dir"):
         resolve(weights_file(), EncoderOptions(weights=places), "inception")
 
 
@@ -89,7 +89,7 @@ def test_an_explicit_path_is_used_as_it_is_and_must_exist(places):
 def test_offline_says_what_to_fetch_and_where_to_put_it_and_touches_no_network(places, no_network, file, parts):
     with pytest.raises(WeightsError) as error:
         resolve(file, EncoderOptions(offline=True), "x")
-    for part in (*parts, "the run is offline", str(places / "cache" / "weights"), "--weights-dir"):
+    for part in (*parts, "the run is offline", str(places / "cache" / "weights"), "weights_dir"):
         assert part in str(error.value)
 
 

@@ -92,7 +92,7 @@ def test_torchscript_is_trained_and_sampled(tmp_path):
 
 def test_an_export_is_trained_and_sampled(tmp_path):
     path = exported(tmp_path / "a.pt2")
-    with pytest.raises(InputError, match=r"which noise a.pt2 takes; give --noise-shape"):
+    with pytest.raises(InputError, match=r"which noise a.pt2 takes; give noise_shape"):
         fdr.load_generator(path)
     (tmp_path / "a.pt2.json").write_text(json.dumps({"noise_shape": [8]}))
     loaded = fdr.load_generator(path)
@@ -208,7 +208,7 @@ def test_a_run_folder_calls_only_what_makes_networks(plain, tmp_path, target, mo
     save_generator(tmp_path / "run", loaded)
     path = tmp_path / "run" / "generator.json"
     path.write_text(path.read_text().replace("generator_worlds:Plain", target))
-    with pytest.raises(InputError, match=rf"asks for '{target}', a function that might do anything: say --arch"):
+    with pytest.raises(InputError, match=rf"asks for '{target}', a function that might do anything: say arch"):
         fdr.load_generator(tmp_path / "run")
     assert "this" not in sys.modules  # not even imported
     if target.startswith("generator_worlds"):
@@ -223,12 +223,12 @@ def test_a_run_folder_calls_only_what_makes_networks(plain, tmp_path, target, mo
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({}, r"holds weights alone; name their network with --arch"),
+        ({}, r"holds weights alone; name their network with arch"),
         ({"arch_args": {"width": 3}}, r"need the architecture itself"),
         ({"arch": "generator_worlds"}, r"nor of the form module:factory"),
         ({"arch": "no_such_module:f"}, r"importing 'no_such_module' failed"),
         ({"arch": "generator_worlds:Plane"}, r"did you mean 'Plain'"),
-        ({"arch": "generator_worlds:broken"}, r"with no arguments raised RuntimeError: no luck; check --arch-args"),
+        ({"arch": "generator_worlds:broken"}, r"with no arguments raised RuntimeError: no luck; check arch_args"),
         ({"arch": "generator_worlds:no_network"}, r"made a int; expected an nn.Module"),
         ({"arch": "generator_worlds:Plain", "arch_args": {"depth": 3}}, r"called with depth=3 raised TypeError"),
         ({"arch": "generator_worlds:Plain", "ema": "edm_1"}, r"Unknown weights in .* 'edm_1'; known: online"),
@@ -252,7 +252,7 @@ def test_files_that_are_none(tmp_path, plain):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"holds no generator: it has no generator\.json"):
         fdr.load_generator(tmp_path / "empty")
-    with pytest.raises(InputError, match=r"whole program.*drop --arch"):
+    with pytest.raises(InputError, match=r"whole program.*drop arch"):
         fdr.load_generator(scripted(tmp_path / "a.pt", seeded()), arch="generator_worlds:Plain")
     (tmp_path / "plain.safetensors.json").write_text('{"noise": [8]}')
     with pytest.raises(InputError, match=r"Unknown setting .* 'noise'; did you mean 'noise_shape'"):

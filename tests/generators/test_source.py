@@ -85,7 +85,7 @@ def test_the_digest_says_what_the_samples_are():
         ({"batch_size": 0}, "batch size is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"labels": "9"}, "classes 0 to 4"),
-        ({"options": ImageOptions(count=3)}, "leave out --count"),
+        ({"options": ImageOptions(count=3)}, "leave out count"),
     ],
 )
 def test_options_that_make_no_sense(options, sentence):

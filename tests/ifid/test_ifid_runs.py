@@ -89,7 +89,7 @@ class TestRefused:
             ({"alpha": 1.5}, "Alpha is a number from 0"),
             ({"alpha": (0.5, 0.5)}, "Every alpha is measured once"),
             ({"top_k": 0}, "top-k must be at least 1"),
-            ({"clamp": False}, "add --quantize none"),
+            ({"clamp": False}, "add quantize='none'"),
             ({"latent_dtype": "float8"}, "Unknown dtype of stored features"),
             ({"same_class": True}, "has no classes"),
             ({"memory": 1000}, "memory"),
@@ -104,7 +104,7 @@ class TestRefused:
 
         mixed = folder(tmp_path / "mixed", QUERIES)
         Image.fromarray(images(1, side=32)[0]).save(mixed / "0007.png")
-        with pytest.raises(InputError, match=r"images of one size, and these are 16 x 16, 32 x 32.*--size"):
+        with pytest.raises(InputError, match=r"images of one size, and these are 16 x 16, 32 x 32.*size"):
             measured(autoencoder(), mixed)
 
     def test_latents_that_are_not_finite(self) -> None:

@@ -75,7 +75,7 @@ def test_bad_files_fail_by_name_or_are_listed(tmp_path, container):
         write_tar(path, files, "w:gz" if container == "tar.gz" else "w")
     for name, (data, reason) in BAD_FILES.items():
         alone = write_files(tmp_path / "alone" / name, {name: data})
-        refused(alone, rf"{name}: {name} cannot be used: .*{reason}.*--on-bad skip")
+        refused(alone, rf"{name}: {name} cannot be used: .*{reason}.*on_bad='skip'")
     source = open_images(path, ImageOptions(on_bad="skip", max_bad=0.5))
     for workers in (0, 3):
         batches = list(source.batches(3, num_workers=workers))
@@ -115,7 +115,7 @@ IMAGES = photos(3)
     ("arrays", "match"),
     [
         (dict(feats=np.zeros((4, 8))), r"holds no images; expected arr_0 .* found feats float64 \[4, 8\]"),
-        (dict(mu=np.zeros(4), sigma=np.eye(4)), r"is a statistics file \(mu, sigma\), not images; .*--ref"),
+        (dict(mu=np.zeros(4), sigma=np.eye(4)), r"is a statistics file \(mu, sigma\), not images; .*reference"),
         (dict(arr_0=IMAGES / 255.0), r"arr_0 is float64 \[3, 12, 10, 3\]; .*np\.rint\(255 \* x\)"),
         (dict(arr_0=IMAGES.transpose(0, 3, 1, 2).copy()), r"\(NCHW\); .*transpose\(0, 2, 3, 1\)"),
         (dict(arr_0=np.zeros((3, 9, 9, 2), np.uint8)), "with 2 channels; expected uint8"),
@@ -204,7 +204,7 @@ def test_missing_shard_is_named(tmp_path):
         (dict(count=0), "count must be a whole number of at least 1; got 0"),
         (dict(count=2.5), "count must be a whole number"),
         (dict(seed=-1), "seed must be a whole number of at least 0"),
-        (dict(crop="adm"), r"crop='adm' needs a size \(--size S\)"),
+        (dict(crop="adm"), r"crop='adm' needs a size \(size=S\)"),
         (dict(crop="centre", size=8), "Unknown crop 'centre'; did you mean 'center'"),
         (dict(size=0), "size must be a whole number of at least 1"),
         (dict(alpha="grey"), "Unknown alpha 'grey'"),

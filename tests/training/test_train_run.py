@@ -137,11 +137,11 @@ class TestRun:
     @pytest.mark.parametrize(
         ("change", "named"),
         [
-            ({"lr": 1e-3}, "--lr 0.01, not 0.001"),
-            ({"seed": 1}, "--seed 0, not 1"),
+            ({"lr": 1e-3}, "lr=0.01, not 0.001"),
+            ({"seed": 1}, "seed=0, not 1"),
             ({"monitor": ()}, r"--monitor py:train_worlds:other, not \(none\)"),
             ({"population": "ema:0.99"}, "--population ema:0.9, not ema:0.99"),
-            ({"steps": 20}, "--steps 12, not 20"),
+            ({"steps": 20}, "steps=12, not 20"),
         ],
     )
     def test_an_option_that_moves_parameters_cannot_change(
