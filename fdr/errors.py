@@ -24,10 +24,10 @@ _RENAMED = {
     "gen": "path",
 }
 _NAMES = """
-    reps ref metrics protocol count seed crop size alpha on-bad max-bad max-pixels quantize device dtype tf32 exact-order
-    offline weights weights-dir cache no-cache moments-only batch-size num-workers encoder-batch-size gen arch arch-args
-    ema noise-shape num-classes value-range labels num-images trust vae vae-args vae-weights mode top-k same-class memory
-    compat no-clamp steps lr betas clip chunks weight-decay warmup-steps ema-kimg
+    reps ref metrics protocol count seed crop size alpha on-bad max-bad max-pixels quantize device dtype tf32
+    exact-order offline weights weights-dir cache no-cache moments-only batch-size num-workers encoder-batch-size
+    gen arch arch-args ema noise-shape num-classes value-range labels num-images trust vae vae-args vae-weights mode
+    top-k same-class memory compat no-clamp steps lr betas clip chunks weight-decay warmup-steps ema-kimg
 """
 _ARGUMENTS = {name: _RENAMED.get(name, name.replace("-", "_")) for name in _NAMES.split()}
 """Options that are arguments in Python too, and their names there."""
