@@ -13,6 +13,7 @@ from typing import Any
 
 from fdr._reference_side import ReferenceSide, opened
 from fdr._results import PlannedResult, ResultFacts, samples_facts
+from fdr.arguments import named_arguments
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.registry import load_encoders
 from fdr.errors import FdrWarning, InputError
@@ -44,6 +45,7 @@ STORED_NOTE = "the samples' moments are those that {name} holds (mu, sigma), not
 Encoders = str | AbstractEncoder | Any
 
 
+@named_arguments
 def evaluate(
     samples: Any,
     reference: Any = None,

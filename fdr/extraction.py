@@ -15,6 +15,7 @@ import numpy as np
 from fdr import _derived
 from fdr._pipeline import ComputedShard, Pipeline, ShardTask
 from fdr._version import __version__
+from fdr.arguments import named_arguments
 from fdr.cache import CacheKey, CacheStore, FeatureCache
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.registry import as_encoder
@@ -370,6 +371,7 @@ class Features:
                 yield batch if self._is_many else next(iter(batch.values()))
 
 
+@named_arguments
 def extract(
     images: Any,
     encoder: str | AbstractEncoder | Any | Sequence[Any],

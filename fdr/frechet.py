@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fdr import linalg
+from fdr.arguments import named_arguments
 from fdr.errors import InputError, RunError
 from fdr.moments import Moments
 from fdr.runtime import resolve_device
@@ -52,6 +53,7 @@ class FrechetResult:
     """FD by a second, independent route, when it was asked for."""
 
 
+@named_arguments
 def frechet_distance(a: Any, b: Any, *, audit: bool = False, device: str | torch.device | None = None) -> float:
     """FD between two sets; each is `Moments`, features [N, D], or an iterable of batches of features.
 

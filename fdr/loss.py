@@ -20,6 +20,7 @@ from torch import Tensor
 from fdr._loss_encoders import LossEncoder, checked_images
 from fdr._loss_setup import check_options, checked_weights, load_named, reference_of
 from fdr._loss_terms import LossTerms, owned_by
+from fdr.arguments import named_arguments
 from fdr.encoders.base import EncoderOptions
 from fdr.errors import InputError
 from fdr.frechet import fd_ratio
@@ -90,6 +91,7 @@ class FDLoss:
     `commit`; `discard` drops it. Raises `InputError` for anything unusable, before the first image.
     """
 
+    @named_arguments
     def __init__(
         self,
         encoders: Any,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fdr.arguments import named_arguments
 from fdr.encoders.base import EncoderSpec
 from fdr.errors import FdrWarning, InputError, unknown
 from fdr.files import missing_path, near_names
@@ -87,6 +88,7 @@ def _no_reference(text: str) -> InputError:
     return InputError(f"Unknown reference {text!r}; {hint}")
 
 
+@named_arguments
 def load_reference(
     reference: str | os.PathLike[str] | Moments,
     encoder: AbstractEncoder | EncoderSpec | str,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from fdr import runtime
+from fdr.arguments import named_arguments
 from fdr.autoencoders import diffusers_models, factories, programs, weight_free
 from fdr.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
 from fdr.autoencoders.objects import AutoencoderOptions, wrap, wrap_object
@@ -20,6 +21,7 @@ from fdr.files import missing_path, refuse_stand_in
 from fdr.progress import Progress, SilentProgress
 
 
+@named_arguments
 def load_autoencoder(
     name: str | os.PathLike[str],
     *,

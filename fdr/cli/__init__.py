@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import io
 import os
@@ -12,6 +13,7 @@ from typing import Any
 import click
 
 from fdr._version import __version__
+from fdr.arguments import COMMANDS as WORDS
 from fdr.cli._config import load_default_map
 from fdr.errors import FdrError, FdrWarning, PeerError, command_line
 
@@ -44,6 +46,10 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
+            meant = next((name for name, words in WORDS.items() if cmd_name.lower() in words.split()), None)
+            near = [meant] if meant else difflib.get_close_matches(cmd_name.lower(), COMMANDS, n=1)
+            if near:
+                raise click.UsageError(f"No such command {cmd_name!r}; did you mean fdr {near[0]}?", ctx)
             return None
         return importlib.import_module(COMMANDS[cmd_name][0]).command
 

@@ -34,7 +34,7 @@ def apply_config(defaults: dict[str, Any], parameters: Sequence[click.Parameter]
     `max = {"fd:inception" = 3.0}` is `--max fd:inception=3.0`; a single value does for a repeatable option. Raises
     `InputError` for an option that the command does not have.
     """
-    by_name = {spelling: parameter for parameter in parameters for spelling in _spellings(parameter)}
+    by_name = {spelling: parameter for parameter in parameters for spelling in spellings(parameter)}
     for name in list(defaults):
         if name not in by_name:
             raise unknown(f"option in the configuration of fdr {command}", name, by_name)
@@ -44,7 +44,8 @@ def apply_config(defaults: dict[str, Any], parameters: Sequence[click.Parameter]
         defaults[str(parameter.name)] = value
 
 
-def _spellings(parameter: click.Parameter) -> set[str]:
+def spellings(parameter: click.Parameter) -> set[str]:
+    """The names of a parameter, with underscores: that of the function, and those of its long options."""
     long = [option[2:].replace("-", "_") for option in parameter.opts if option.startswith("--")]
     return {name for name in (parameter.name, *long) if name}
 

@@ -85,6 +85,7 @@ _which_samples = stack(
         help="Measure a generator: its samples (those of fdr sample) are made on the fly, with --seed as their seed.",
     ),
     click.option(
+        "-n",
         "--num-images",
         type=click.IntRange(min=1),
         default=50_000,
@@ -168,7 +169,8 @@ def measured(command: Callable[..., T]) -> Callable[..., T]:
         names = ("num_images", "labels", *(field.name for field in fields(Choice)))
         typed = [name for name in names if is_typed(name)]
         if gen is None and typed:
-            raise click.UsageError(f"{flag(typed[0])} goes with --gen, the generator that it is about.")
+            others = " To take a subset of sample sets, use --count." if typed[0] == "num_images" else ""
+            raise click.UsageError(f"{flag(typed[0])} goes with --gen, the generator that it is about.{others}")
         drawn = None if gen is None else Drawn(gen, choice, num_images, labels)
         return command(*arguments, drawn=drawn, **options)
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from fdr.cli._config import apply_config
+from fdr.arguments import synonyms
+from fdr.cli._config import apply_config, spellings
+from fdr.metric_names import peer_name
 from fdr.progress import Progress, SilentProgress
 from fdr.protocols import PROTOCOLS, check_is_free, find_protocol
 
@@ -31,11 +33,35 @@ class Command(click.Command):
             self._name_variables(f"{parent.auto_envvar_prefix}_{info_name}")
         return super().make_context(info_name, args, parent, **extra)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            hint = self._hint(error.option_name.lstrip("-"))
+            if hint is None:
+                raise
+            raise click.UsageError(f"No such option {error.option_name!r}; {hint}", ctx) from None
+
+    def _hint(self, word: str) -> str | None:
+        """What is typed here for a word of another tool; None where nothing here means it."""
+        spelt = {spelling: parameter for parameter in self.params for spelling in spellings(parameter)}
+        found = list(dict.fromkeys(spelt[name] for name in synonyms(word, spelt)))
+        if found:
+            return f"did you mean {' or '.join(map(_typed, found))}?"
+        meaning = peer_name(word) if "metrics" in spelt else None
+        return None if meaning is None else f"as a metric, {word} {meaning}."
+
     def _name_variables(self, prefix: str) -> None:
         """$FDR_CHECK_MAX gives --max, whatever the parameter is called in the code."""
         for option in self.params:
             if isinstance(option, click.Option) and option.opts[-1].startswith("--"):
                 option.envvar = f"{prefix}_{option.opts[-1][2:]}".upper().replace("-", "_")
+
+
+def _typed(parameter: click.Parameter) -> str:
+    if isinstance(parameter, click.Option):
+        return parameter.opts[-1]
+    return f"{parameter.metavar or parameter.name} without an option"
 
 
 def stack(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -64,9 +90,7 @@ json_out = click.option(
     help="Write JSON; - is stdout.",
 )
 quiet = click.option("-q", "--quiet", is_flag=True, default=False, help="No progress, no warnings; errors only.")
-dry_run = click.option(
-    "-n", "--dry-run", is_flag=True, default=False, help="Check everything, say what would be done, stop."
-)
+dry_run = click.option("--dry-run", is_flag=True, default=False, help="Check everything, say what would be done, stop.")
 
 subset = stack(
     click.option("--count", type=int, metavar="N", help="Use a seeded random subset of N samples."),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdr import runtime
+from fdr.arguments import named_arguments
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.catalogue import BUNDLES, ROWS, EncoderRow, find_row
 from fdr.encoders.libraries import first_line
@@ -136,6 +137,7 @@ def parse_encoders(names: str | Sequence[str]) -> list[str]:
     return list(parsed)
 
 
+@named_arguments
 def load_encoder(
     encoder: str | AbstractEncoder | Callable[[Tensor], Tensor],
     *,

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from fdr import runtime
+from fdr.arguments import named_arguments
 from fdr.encoders.torchscript_archive import is_archive
 from fdr.errors import InputError
 from fdr.files import missing_path, refuse_stand_in
@@ -22,6 +23,7 @@ from fdr.sidecar import read_sidecar
 _DECLARED = ("noise_shape", "num_classes", "value_range")
 
 
+@named_arguments
 def load_generator(
     path: str | os.PathLike[str],
     arch: str | None = None,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fdr.arguments import named_arguments
 from fdr.autoencoders.base import LoadedAutoencoder
 from fdr.autoencoders.loading import as_autoencoder, load_autoencoder
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
@@ -24,6 +25,7 @@ from fdr.report import Report
 Encoders = str | AbstractEncoder | Any
 
 
+@named_arguments
 def interpolated_fid(
     autoencoder: Any,
     images: Any,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fdr.arguments import named_arguments
 from fdr.errors import InputError
 from fdr.files import missing_path, refuse_stand_in
 from fdr.images.base import ImageOptions, ImageSource
@@ -54,6 +55,7 @@ VALUE_KINDS = (
 )
 
 
+@named_arguments
 def open_images(source: Any, options: ImageOptions | None = None) -> ImageSource:
     """The images in `source`: a path (folder, npz, npy, HDF5, zip, tar), a tensor or array, a Dataset, a list of
     images or of paths, or any iterable of images or batches. An `ImageSource` is returned as it is.

@@ -67,10 +67,10 @@ def test_what_would_fail_later_fails_before_the_first_image(
 
 
 def test_dry_run_measures_nothing(fdr_command, samples: Path, plain: list[object], own_home: Path) -> None:
-    got = fdr_command("check", samples, *plain, "--max", "fd=3", "-n")
+    got = fdr_command("check", samples, *plain, "--max", "fd=3", "--dry-run")
     assert got.code == 0 and "samples: a.npz, 24 images, random (0 cached) on cpu" in got.out
     assert not (own_home / "fdr" / "features").exists()
-    assert fdr_command("check", samples, *plain, "--max", "fdd=3", "-n").code == 2
+    assert fdr_command("check", samples, *plain, "--max", "fdd=3", "--dry-run").code == 2
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_what_would_fail_later_fails_before_a_sample_of_a_generator_is_measured(
     ):
         got = fdr_command("check", *checkpoint, *small, *arguments)
         assert got.code == 2 and sentence in got.err, got.err
-    got = fdr_command("check", *checkpoint, *small, "--max", "fd=3", "-n")
+    got = fdr_command("check", *checkpoint, *small, "--max", "fd=3", "--dry-run")
     assert got.code == 0 and "samples: g.safetensors, 40 images, random (0 cached) on cpu" in got.out
     assert not (own_home / "fdr" / "features").exists()
 

@@ -91,11 +91,11 @@ def test_underscores_are_dashes_and_the_environment_and_the_file_give_defaults(
 
 
 def test_dry_run_computes_nothing(fdr_command, samples: Path, real: Path, own_home: Path) -> None:
-    got = fdr_command("eval", samples, "--ref", real, "--reps", "random", "-n")
+    got = fdr_command("eval", samples, "--ref", real, "--reps", "random", "--dry-run")
     assert got.code == 0 and "samples: a.npz, 24 images, random (0 cached) on cpu" in got.out
     assert not (own_home / "fdr" / "features").exists()
     fdr_command("eval", samples, "--ref", real, "--reps", "random", "-q")
-    assert "random (24 cached)" in fdr_command("eval", samples, "--ref", real, "--reps", "random", "-n").out
+    assert "random (24 cached)" in fdr_command("eval", samples, "--ref", real, "--reps", "random", "--dry-run").out
 
 
 def test_cache_commands(fdr_command, samples: Path, real: Path, own_home: Path) -> None:
@@ -110,7 +110,7 @@ def test_cache_commands(fdr_command, samples: Path, real: Path, own_home: Path) 
     assert fdr_command("cache", "verify", "-q").code == 1
     got = fdr_command("eval", samples, "--ref", real, "--reps", "random", "-q")
     assert got.code == 0
-    assert "would remove" in fdr_command("cache", "remove", "--all", "-n").out
+    assert "would remove" in fdr_command("cache", "remove", "--all", "--dry-run").out
     assert "2 entries" in fdr_command("cache", "remove", "--all").out
     assert "0 entries" in fdr_command("cache", "list").out
 
@@ -148,7 +148,7 @@ def _bad(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "statistics as samples": ([stats, *plain], "--ref|statistics"),
         "wrong width": ([ok, "--ref", stats, "--reps", "random"], "7-d"),
         "unknown encoder": ([ok, "--ref", ref, "--reps", "dino"], "Unknown encoder 'dino'.*did you mean"),
-        "unknown metric": ([ok, *plain, "--metrics", "fdd"], "Unknown metric 'fdd'.*did you mean"),
+        "unknown metric": ([ok, *plain, "--metrics", "fdq"], "Unknown metric 'fdq'.*did you mean"),
         "unknown reference": ([ok, "--ref", "imagenet-256", "--reps", "random"], "Unknown reference 'imagenet-256'"),
         "too many": ([ok, *plain, "--count", "13"], "12 images, but 13 were asked"),
         "crop without size": ([ok, *plain, "--crop", "adm"], "--size"),
@@ -188,7 +188,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(fdr_command, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--protocol", "adm", "--reps", "dinov2"], r"Protocol 'adm' fixes --reps \(encoders\) to inception"),
+        (["--protocol", "adm", "--reps", "dinov2"], r"Protocol 'adm' fixes --reps to inception"),
         (["--protocol", "adm", "--metrics", "is"], r"Protocol 'adm' fixes --metrics to is:adm, fd, sfid"),
         (["--protocol", "adn"], "'adn' is not"),
         (["--reps", "random", "--metrics", "sfid"], "needs the output 'spatial', which random does not give"),

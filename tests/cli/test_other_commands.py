@@ -100,7 +100,7 @@ def test_stats_refusals(fdr_command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "is not a folder" in fdr_command("stats", source, "--reps", "random", "-o", tmp_path / "file").err
     assert fdr_command("stats", source, "--reps", "random").code == 2
-    got = fdr_command("stats", source, "--reps", "random", "-o", tmp_path / "s", "-n")
+    got = fdr_command("stats", source, "--reps", "random", "-o", tmp_path / "s", "--dry-run")
     assert got.code == 0 and "would write moments of 20 images" in got.out and not (tmp_path / "s").exists()
 
 

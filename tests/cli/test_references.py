@@ -116,7 +116,7 @@ def test_eval_says_a_doubt_once(fdr_command, tmp_path: Path) -> None:
 
 def test_listing_references_needs_no_torch(tmp_path: Path) -> None:
     path = write("bundle", tmp_path)
-    for arguments in (["references", "list"], ["show", str(path)], ["convert", str(path), "o.npz", "-n"]):
+    for arguments in (["references", "list"], ["show", str(path)], ["convert", str(path), "o.npz", "--dry-run"]):
         heavy = "sys.exit(bool({'torch', 'timm'} & set(sys.modules)))"
         code = f"import sys; from fdr.cli import run; run({arguments!r}); {heavy}"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, cwd=tmp_path)
