@@ -13,7 +13,8 @@ from fdr.images import ImageSource
 from fdr.measurement import Measurement
 from fdr.metrics.base import Score
 from fdr.metrics.fdr_ratio import Ratio
-from fdr.report import Result, result_key
+from fdr.report import Result
+from fdr.report_schema import result_key
 from fdr.signature import Origin, result_signature
 
 

@@ -67,7 +67,7 @@ PEER_NAMES = {
     **dict.fromkeys(("frechet", "frechet_distance", "fad", "wasserstein"), _FD),
     **dict.fromkeys(("clean_fid", "fid_clean", "cleanfid"), f"{_FD} of the encoder inception:clean"),
     **dict.fromkeys(("pytorch_fid",), f"{_FD} of the encoder inception:pytorch-fid"),
-    **dict.fromkeys(("fdd", "fd_dino", "fd_dinov2", "dino_fd", "dinov2_fd", "dino_fid"), f"{_FD} of an encoder dinov2"),
+    **dict.fromkeys(("fd_dino", "fd_dinov2", "dino_fd", "dinov2_fd", "dino_fid"), f"{_FD} of an encoder dinov2"),
     **dict.fromkeys(("clip_fid", "clip_fd", "fid_clip", "fd_clip"), f"{_FD} of an encoder clip (clip:clean-fid)"),
     **dict.fromkeys(
         ("fid_infinity", "fid_inf"), f"{_NOT_YET}; the metric fd is, at the number of samples that you give"

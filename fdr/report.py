@@ -16,6 +16,8 @@ from fdr._version import __version__
 from fdr.errors import InputError, as_utf8, unknown
 from fdr.files import missing_path, write_atomically
 from fdr.metric_names import CALLED_FID, metric_facts, peer_name
+from fdr.report_checks import check_report
+from fdr.report_schema import result_key
 
 SCHEMA = "fdr-report/1"
 SCHEMA_MANY = "fdr-reports/1"
@@ -112,29 +114,13 @@ class Report:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Report:
-        """The inverse of `to_dict`. Raises `InputError` when `data` is not a report of this schema."""
-        schema = data.get("schema") if isinstance(data, Mapping) else None
-        if schema == SCHEMA_MANY:
-            raise InputError("This file holds several reports; read it with fdr.report.load_reports.")
-        if schema != SCHEMA:
-            raise InputError(f"Not a report: schema is {schema!r}, expected {SCHEMA!r}.")
-        try:
-            _ = data["samples"]["source"]
-            return cls(
-                samples=data["samples"],
-                reference=data["reference"],
-                results=tuple(_result_from_dict(row) for row in data["results"]),
-                run=data.get("run", {}),
-                warnings=tuple(data.get("warnings", ())),
-                fdr_version=data["fdr_version"],
-            )
-        except (KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(f"Damaged report: {type(error).__name__} {error}; write it again with --json.") from error
+        """The inverse of `to_dict`. Raises `InputError` when `data` is no sound report, or contradicts itself."""
+        return _report_from_dict(data, "it")
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Report:
-        """Read what `to_json` wrote. Raises `InputError` when the file is missing or not a report."""
-        return cls.from_dict(_read_json(path))
+        """Read what `to_json` wrote. Raises `InputError` when the file is missing or no sound report."""
+        return _report_from_dict(_read_json(path), repr(os.fspath(path)))
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """One line per result, full precision."""
@@ -151,6 +137,32 @@ def _make_utf8(record: Report | Result) -> None:
         object.__setattr__(record, item.name, utf8_data(getattr(record, item.name)))
 
 
+def _report_from_dict(data: Any, where: str) -> Report:
+    """A report from decoded JSON; `where` names the file in errors."""
+    schema = data.get("schema") if isinstance(data, Mapping) else None
+    if schema == SCHEMA_MANY:
+        raise InputError("This file holds several reports; read it with fdr.report.load_reports.")
+    if schema != SCHEMA:
+        raise InputError(f"Not a report: schema is {schema!r}, expected {SCHEMA!r}{_of_another_version(schema)}.")
+    try:
+        check_report(data, where)
+        return Report(
+            samples=data["samples"],
+            reference=data.get("reference"),
+            results=tuple(_result_from_dict(row) for row in data["results"]),
+            run=data.get("run") or {},
+            warnings=tuple(data.get("warnings") or ()),
+            fdr_version=data["fdr_version"],
+        )
+    except RecursionError as error:
+        raise InputError(f"Damaged report: it is nested too deeply; write {where} again with --json.") from error
+
+
+def _of_another_version(schema: Any) -> str:
+    is_other = isinstance(schema, str) and schema.startswith(("fdr-report/", "fdr-reports/"))
+    return "; another version of fdr wrote it, so measure again with this one" if is_other else ""
+
+
 def reports_to_json(reports: Sequence[Report], path: str | os.PathLike[str] | None = None) -> str:
     """One report as itself, several as {"schema": "fdr-reports/1", "reports": [...]}."""
     if len(reports) == 1:
@@ -160,17 +172,17 @@ def reports_to_json(reports: Sequence[Report], path: str | os.PathLike[str] | No
 
 def load_reports(path: str | os.PathLike[str]) -> list[Report]:
     """The report or reports of a JSON file that `fdr eval --json` wrote."""
-    return reports_from_dict(_read_json(path))
+    return reports_from_dict(_read_json(path), repr(os.fspath(path)))
 
 
-def reports_from_dict(data: Any) -> list[Report]:
-    """The report or reports of decoded JSON. Raises `InputError` when it is neither."""
+def reports_from_dict(data: Any, where: str = "it") -> list[Report]:
+    """The report or reports of decoded JSON; `where` names the file. Raises `InputError` when it is neither."""
     if isinstance(data, Mapping) and data.get("schema") == SCHEMA_MANY:
         entries = data.get("reports")
         if not isinstance(entries, list) or not entries:
             raise InputError(f"Damaged report: schema {SCHEMA_MANY!r} without a list of reports; write it again.")
-        return [Report.from_dict(entry) for entry in entries]
-    return [Report.from_dict(data)]
+        return [_report_from_dict(entry, where) for entry in entries]
+    return [_report_from_dict(data, where)]
 
 
 def sets_by_name(reports: Sequence[Report]) -> dict[str, Report]:
@@ -247,11 +259,6 @@ def metric_label(result: Result) -> str:
     return f"{label} ({alpha})" if alpha else label
 
 
-def result_key(metric: str, encoder: str | None) -> str:
-    """How one number is named in limits, baselines and outputs: "fd:inception", "is:adm:inception", "fdr_k"."""
-    return metric if encoder is None else f"{metric}:{encoder}"
-
-
 def is_inception(encoder: str | None) -> bool:
     """True for the encoders whose FD may be called FID."""
     return encoder is not None and encoder.split(":")[0] == "inception"
@@ -290,25 +297,10 @@ def _result_to_dict(result: Result) -> dict[str, Any]:
 
 
 def _result_from_dict(row: Mapping[str, Any]) -> Result:
-    known = {key: value for key, value in row.items() if key in _RESULT_FIELDS}
-    for key in ("encoders", "interval", "notes"):
-        if known.get(key) is not None:
-            known[key] = tuple(known[key])
-    result = Result(**known)
-    _check_types(result)
-    return result
-
-
-def _check_types(result: Result) -> None:
-    numbers = [result.value, *(result.interval or ()), *(() if result.stderr is None else (result.stderr,))]
-    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
-        raise TypeError(f"{result.metric!r} needs finite numbers, not {numbers}")
-    if result.interval is not None and len(result.interval) != 2:
-        raise TypeError(f"{result.metric!r} needs an interval of two numbers, not {result.interval}")
-    if not all(isinstance(text, str) for text in (result.metric, result.signature, result.encoder or "")):
-        raise TypeError("metric, encoder and signature need to be text")
-    if not isinstance(result.lower_is_better, bool):
-        raise TypeError(f"lower_is_better needs to be true or false, not {result.lower_is_better!r}")
+    known = {key: value for key, value in row.items() if key in _RESULT_FIELDS and value is not None}
+    known |= {key: tuple(known[key]) for key in ("encoders", "interval", "notes") if key in known}
+    known |= {key: row.get(key) for key in ("encoder", "output")}
+    return Result(**known)
 
 
 def _write_json(data: Mapping[str, Any], path: str | os.PathLike[str] | None) -> str:
@@ -343,10 +335,33 @@ def _maybe_write(text: str, path: str | os.PathLike[str] | None) -> str:
 
 def _read_json(path: str | os.PathLike[str]) -> Any:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return decode_json(Path(path).read_bytes())
     except FileNotFoundError as error:
         raise InputError(f"The report {missing_path(Path(path))}") from error
     except OSError as error:
         raise InputError(f"Cannot read report {os.fspath(path)!r}: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{os.fspath(path)!r} is not JSON ({error}); expected a report written by --json.") from error
+
+
+def decode_json(text: bytes) -> Any:
+    """JSON as it is defined: one meaning, finite numbers. Raises `ValueError` for everything else.
+
+    Python's own decoder takes NaN, and the last of two values of one name.
+    """
+    try:
+        return json.loads(text.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice in one object")
+    return found
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON")

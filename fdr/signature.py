@@ -92,7 +92,7 @@ def result_signature(
     fields = {"enc": spec.name, "s": spec.hash[:8], "w": short_digest(spec.weights)}
     fields["rs"] = f"{spec.resize}-{spec.input_size}" if spec.input_size else spec.resize
     fields |= {"out": output, "dt": spec.dtype, "cm": spec.compute, **(settings or {})}
-    fields |= _image_fields(policy, count)
+    fields |= image_fields(policy, count)
     if reference is not None:
         fields["ref"] = f"{reference.name}:{reference.digest[:8]}" if reference.digest else reference.name
         if metric == "fdr" and reference.val_fd is not None:
@@ -102,7 +102,7 @@ def result_signature(
 
 def images_signature(metric: str, policy: Mapping[str, str], count: int, settings: Mapping[str, str]) -> str:
     """The signature of a number that no encoder is behind."""
-    return _join(metric, {**settings, **_image_fields(policy, count)})
+    return _join(metric, {**settings, **image_fields(policy, count)})
 
 
 def mean_signature(
@@ -110,7 +110,7 @@ def mean_signature(
 ) -> str:
     """The signature of FDr^k: the encoders with their spec hashes; one digest for all references and validation FDs."""
     names = "+".join(f"{name}@{spec.hash[:8]}" for name, spec in encoders.items())
-    fields = {"enc": names, **_image_fields(policy, count)}
+    fields = {"enc": names, **image_fields(policy, count)}
     below = {
         name: (reference.digest, f"{reference.val_fd:.6g}" if reference.val_fd else None)
         for name, reference in references.items()
@@ -120,7 +120,8 @@ def mean_signature(
     return _join(f"fdr_k:{len(encoders)}", fields)
 
 
-def _image_fields(policy: Mapping[str, str], count: int) -> dict[str, str]:
+def image_fields(policy: Mapping[str, str], count: int) -> dict[str, str]:
+    """The fields that say how images were read, and how many."""
     fields = {key: value for key, value in policy.items() if key not in ("quantize", "pillow")}
     return fields | {"q": policy.get("quantize", "uint8").replace("uint8", "u8"), "n": str(count)}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fdr.report import Report, Result, reports_to_json
+from fdr.signature import parse_signature
 
 FIELDS = {
     "s": "3f2cb1ab", "w": "aaaaaaaa", "rs": "tf1-bilinear-299", "out": "pool", "dt": "float32", "q": "u8", "n": "50000",
@@ -24,16 +25,20 @@ def row(metric: str = "fd", value: float = 3.0, encoder: str | None = "inception
     fields = more.pop("fields", {})
     more.setdefault("lower_is_better", not metric.startswith("is"))
     text = signature(metric, encoder or "inception@3f2cb1ab+dinov2@12345678", **fields)
-    return Result(metric=metric, value=value, encoder=encoder, output="pool", count=50_000, signature=text, **more)
+    count = int(fields.get("n", FIELDS["n"]))
+    return Result(metric=metric, value=value, encoder=encoder, output="pool", count=count, signature=text, **more)
 
 
 def report(*rows: Result, samples: str = "samples.npz", **more: Any) -> Report:
-    """A report of one sample set."""
+    """A report of one sample set, of the images, the reference and the version that its first signature names."""
+    rows = rows or (row(),)
+    stated = parse_signature(rows[0].signature)
+    name, _, digest = str(stated.value("ref")).rpartition(":")
     return Report(
-        {"source": samples, "count": 50_000, "digest": None, "skipped": []},
-        {"name": "imagenet256", "source": "x", "digest": "04e0a81f" * 8},
-        rows or (row(),),
-        **more,
+        {"source": samples, "count": rows[0].count, "digest": None, "skipped": []} | more.pop("facts", {}),
+        {"name": name, "source": "x", "digest": digest * 8},
+        rows,
+        **{"fdr_version": str(stated.value("v"))} | more,
     )
 
 

@@ -15,7 +15,8 @@ from fdr.report import Report, Result, format_number, load_reports, metric_label
 
 
 def result(metric: str = "fd", value: float = 1.2345678901234567, encoder: str | None = "inception", **more) -> Result:
-    return Result(metric, value, encoder, "pool", 500, True, f"{metric}|enc:{encoder}|n:500", **more)
+    name = "inception@11111111+dinov2@22222222" if encoder is None else encoder
+    return Result(metric, value, encoder, "pool", 500, metric != "is", f"{metric}|enc:{name}|n:500", **more)
 
 
 @pytest.fixture

@@ -22,7 +22,12 @@ class FrechetDistance(AbstractMomentsMetric):
 
     def score(self, samples: Moments, reference: Moments) -> Score:
         terms = frechet_terms(samples, reference, audit=self.audit, device=self.device)
-        details = {"mean_term": terms.mean_term, "trace_term": terms.trace_term, "route": terms.route}
+        details = {
+            "mean_term": terms.mean_term,
+            "trace_term": terms.trace_term,
+            "rounding": terms.rounding,
+            "route": terms.route,
+        }
         if terms.audit is not None:
             details["audit"] = terms.audit
         return Score(terms.value, details=details, notes=tuple(_rank_notes(samples, reference)))

@@ -193,7 +193,7 @@ def _wrong(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "missing baseline": ([ok, "--baseline", "no.json"], "The baseline no.json does not exist"),
         "not JSON": ([broken, *limit], "is not JSON"),
         "no report": ([other, *limit], "Not a report: schema is 'something'"),
-        "a text for a number": ([types, *limit], "Damaged report: .*finite numbers"),
+        "a text for a number": ([types, *limit], "Damaged report: value of fd:inception is '3', where a finite number"),
         "report and samples": ([ok, tmp_path, *limit], "cannot be checked in one command"),
         "report and generator": ([ok, "--gen", "runs/a", *limit], "cannot be checked in one command"),
         "no generator": ([ok, "--arch", "pmf-b-256", *limit], "--arch goes with --gen"),

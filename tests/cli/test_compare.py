@@ -24,7 +24,10 @@ def test_comparable(fdr_command, a: Path, tmp_path: Path) -> None:
 
 
 def test_not_comparable_names_the_field(fdr_command, a: Path, tmp_path: Path) -> None:
-    b = write(tmp_path / "b.json", report(row(fields={"n": "5000", "v": "9"}), row("fdr", 2.0)))
+    b = write(
+        tmp_path / "b.json",
+        report(row(fields={"n": "5000", "v": "9"}), row("fdr", 2.0, fields={"n": "5000", "v": "9"})),
+    )
     got = fdr_command("compare", a, b)
     assert got.code == 1
     assert "not comparable: n (the number of images) is 50000 in a, 5000 in b: fd:inception" in got.out
@@ -60,7 +63,7 @@ def test_sets_are_matched_by_name(fdr_command, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("other, sentence", [
     ("nothing.json", "The report .* does not exist"), ("text.json", "is not JSON"), ("array.json", "Not a report"),
-    ("sign.json", "is not a signature"), ("named.json", "Unknown sample set in .*named.json"),
+    ("sign.json", "signature of fd:inception is '.'"), ("named.json", "Unknown sample set in .*named.json"),
 ])  # fmt: skip
 def test_wrong_use(fdr_command, tmp_path: Path, a: Path, other: str, sentence: str) -> None:
     (tmp_path / "text.json").write_text("x")
