@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import types
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,8 @@ import numpy as np
 
 from fdr.encoders.base import AbstractEncoder, AbstractRowEncoder
 from fdr.encoders.inputs import StagedBatch, stage
-from fdr.errors import InputError, RunError
+from fdr.errors import FdrError, InputError, RunError
+from fdr.failures import described, is_out_of_memory, memory_for, out_of_memory
 from fdr.group import Group
 from fdr.images import BadImage, ImageSource
 from fdr.images.pool import read_ahead
@@ -114,13 +117,16 @@ class Pipeline:
         batch_size: int,
         num_workers: int | None,
         group: Group,
+        widths: Mapping[tuple[str, str], tuple[int, ...]] = types.MappingProxyType({}),
     ) -> None:
+        """`widths` are the shapes of a row, by encoder and output, that are known already."""
         self.source = source
         self.encoders = encoders
         self.outputs = outputs
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.group = group
+        self._widths: dict[tuple[str, str], tuple[int, ...]] = dict(widths)
         self._is_on_cpu = all(encoder.device.type == "cpu" for encoder in encoders.values())
 
     def shards(self, tasks: Iterator[ShardTask], shard_size: int, is_sized: bool) -> Iterator[ComputedShard]:
@@ -145,13 +151,17 @@ class Pipeline:
         """Windows and shard ends, each some batches after it was queued: a GPU works on while the last is stored."""
         ahead = 0 if self._is_on_cpu else _BATCHES_IN_FLIGHT
         queue: deque[_Launched] = deque()
-        for item in read_ahead(self._windows(tasks, is_sized), _WINDOWS_AHEAD):
+        for item in read_ahead(self._prepared(tasks, is_sized), _WINDOWS_AHEAD):
             inputs = item.inputs if isinstance(item, _Window) else {}
             rows = item.rows if isinstance(item, _Window) else []
             queue.append(_Launched(item, [self._launch(name, batch, rows) for name, batch in inputs.items()]))
             while len(queue) > ahead:
                 yield queue.popleft()
         yield from queue
+
+    def _prepared(self, tasks: Iterator[ShardTask], is_sized: bool) -> Iterator[_Window | _ShardEnd]:
+        with memory_for(f"reading the images of {self.source.name}", "lower --batch-size or --num-workers"):
+            yield from self._windows(tasks, is_sized)
 
     def _windows(self, tasks: Iterator[ShardTask], is_sized: bool) -> Iterator[_Window | _ShardEnd]:
         """Runs in the prefetch thread: decode, cut into forward batches at shard boundaries, preprocess."""
@@ -189,6 +199,10 @@ class Pipeline:
 
     def _launch(self, name: str, batch: StagedBatch, rows: list[int]) -> _Flight:
         """Queue the forward pass and the way back of its features; on a CPU, do both."""
+        with self._failures_of(name, rows):
+            return self._launched_batch(name, batch, rows)
+
+    def _launched_batch(self, name: str, batch: StagedBatch, rows: list[int]) -> _Flight:
         import torch
 
         encoder = self.encoders[name]
@@ -198,15 +212,42 @@ class Pipeline:
             else:
                 results = encoder.forward(batch.inputs(), self.outputs[name])
             features = {output: results[output].float() for output in self.outputs[name]}
+            for output, x in features.items():
+                self._check_shape(name, output, tuple(x.shape), len(rows))
             if encoder.device.type != "cuda":
                 return _Flight(name, {output: x.cpu() for output, x in features.items()}, None, rows)
             for output, x in features.items():
                 features[output] = torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
             return _Flight(name, features, torch.cuda.current_stream(encoder.device).record_event(), rows)
 
+    @contextlib.contextmanager
+    def _failures_of(self, name: str, rows: list[int]) -> Iterator[None]:
+        """Whatever an encoder raises on the batch `rows`, as a `RunError` that names both."""
+        try:
+            yield
+        except RunError:
+            raise
+        except (Exception, SystemExit) as error:  # what a user's encoder raises is anything
+            batch = f"a batch of {len(rows)} images (the first is {self.source.ids[rows[0]]})"
+            if is_out_of_memory(error):
+                advice = "lower --batch-size, or choose another --device or --dtype"
+                raise out_of_memory(error, f"encoder {name!r} on {batch}", advice) from error
+            reason = str(error).rstrip(".") if isinstance(error, FdrError) else described(error)
+            raise RunError(f"Encoder {name!r} failed on {batch}: {reason}. What was cached stays.") from error
+
+    def _check_shape(self, name: str, output: str, shape: tuple[int, ...], count: int) -> None:
+        """One row for each image, of the width of all other batches."""
+        wanted = self._widths.setdefault((name, output), shape[1:])
+        if shape[:1] != (count,) or shape[1:] != wanted:
+            raise InputError(
+                f"it made {output!r} of shape {list(shape)} where {[count, *wanted]} is expected, one row of one width "
+                "for each image"
+            )
+
     def _land(self, flight: _Flight) -> dict[str, np.ndarray]:
         if flight.landed is not None:
-            flight.landed.synchronize()
+            with self._failures_of(flight.name, flight.rows):  # a GPU says here what failed in the forward pass
+                flight.landed.synchronize()
         arrays = {output: x.numpy() for output, x in flight.features.items()}
         for output, array in arrays.items():
             self._check_finite(flight.name, output, array, flight.rows)
@@ -217,7 +258,7 @@ class Pipeline:
         if not finite.all():
             first = rows[int(np.flatnonzero(~finite)[0])]
             label = self.source.ids[first]
-            raise InputError(
+            raise RunError(
                 f"{name} gave non-finite {output!r} features for {int((~finite).sum())} of {len(finite)} images of a "
                 f"batch (the first is {label}); check the weights, and --dtype if it is not float32."
             )

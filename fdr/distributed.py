@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from fdr.errors import InputError, PeerError, RunError
-from fdr.group import SOLO, Combinable, Group, first_line, link_kept, nothing
+from fdr.errors import InputError, PeerError, RunError, first_line
+from fdr.group import SOLO, Combinable, Group, link_kept, nothing
 from fdr.runtime import RankFacts, rank_facts
 
 if TYPE_CHECKING:

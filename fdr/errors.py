@@ -144,3 +144,8 @@ class FdrWarning(UserWarning):
 
     def __str__(self) -> str:
         return _for_reader(super().__str__())
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, or else what it is, as part of a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

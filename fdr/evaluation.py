@@ -18,6 +18,7 @@ from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.registry import load_encoders
 from fdr.errors import FdrWarning, InputError
 from fdr.extraction import Extraction, ExtractionOptions, cached_rows
+from fdr.failures import memory_for
 from fdr.group import SOLO, Group, failures_told, on_main
 from fdr.images import ImageOptions, ImageSource, open_images
 from fdr.measurement import Key, Measurement, Needs, measure
@@ -294,6 +295,12 @@ class Evaluator:
             yield self._mean_result(ratios, source.policy, measured.count)
 
     def _score(self, metric: AbstractMetric, key: Key, measured: Measurement) -> Score:
+        with memory_for(
+            f"{metric.name} of {key[0]}", "use --device cpu, fewer images, or an encoder of fewer dimensions"
+        ):
+            return self._scored(metric, key, measured)
+
+    def _scored(self, metric: AbstractMetric, key: Key, measured: Measurement) -> Score:
         if isinstance(metric, AbstractMomentsMetric):
             return metric.score(measured.moments[key], self.reference.moments[key].moments)
         if isinstance(metric, AbstractFeaturesMetric):

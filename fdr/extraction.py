@@ -260,10 +260,22 @@ class Extraction:
             batch_size=self.batch_size,
             num_workers=self.options.num_workers,
             group=self.group,
+            widths=self._known_widths(),
         )
         for shard in pipeline.shards(run, self.shard_size, is_sized=self.num_rows is not None):
             self._store(shard)
             yield self._assemble(shard.start, shard.stop, shard.features, shard.rows, shard.bad)
+
+    def _known_widths(self) -> Mapping[tuple[str, str], tuple[int, ...]]:
+        """Of main outputs whose encoder says it, and of outputs that the cache has."""
+        known = {(n, e.spec.output): (e.spec.dim,) for n, e in self.encoders.items() if e.spec.dim > 0}
+        stored = {
+            (n, output): (width,)
+            for n, e in self.entries.items()
+            if e is not None
+            for output, width in e.widths.items()
+        }
+        return known | stored
 
     def _store(self, shard: ComputedShard) -> None:
         self.source.check_unchanged(shard.start, shard.stop)

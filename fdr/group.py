@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from fdr.errors import PeerError
+from fdr.errors import PeerError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,8 +182,3 @@ def link_kept() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise PeerError(f"The connection to the other ranks was lost ({first_line(error)}).") from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, or else what it is, as part of a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

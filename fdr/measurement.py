@@ -11,6 +11,7 @@ from fdr._keeper import Keeper
 from fdr._sums import Sums
 from fdr.errors import InputError
 from fdr.extraction import Extraction, FeatureBlock
+from fdr.failures import memory_for
 from fdr.group import Combinable
 from fdr.images import BadImage
 from fdr.metrics.base import AbstractStream, AbstractStreamMetric, Score
@@ -50,6 +51,10 @@ class Measurement:
     """float32 [count, D]"""
 
 
+@memory_for(
+    "the sums of the features, or for precision and recall the features themselves",
+    "measure fewer images (--count) or fewer metrics at once (--metrics)",
+)
 def measure(extraction: Extraction, needs: Mapping[str, Needs] | None = None) -> Measurement:
     """What `needs` asks of each encoder of the extraction, whose outputs must hold all of it; by default the moments
     of every main output.

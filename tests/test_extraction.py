@@ -165,7 +165,7 @@ def test_generators_of_unknown_length(tmp_path: Path) -> None:
 def test_non_finite_features_name_the_image(tmp_path: Path) -> None:
     encoder = TinyEncoder("broken")
     encoder.matrix[0] = float("inf")
-    with pytest.raises(InputError, match=r"broken gave non-finite 'features' features .* arr_0\[0\]"):
+    with pytest.raises(RunError, match=r"broken gave non-finite 'features' features .* arr_0\[0\]"):
         list(fdr.extract(npz(tmp_path / "a.npz", images(20)), encoder))
 
 
@@ -177,8 +177,11 @@ def test_an_error_in_the_encoder_ends_the_run_and_its_threads() -> None:
             raise RuntimeError("boom")
 
     before = threading.active_count()
-    with pytest.raises(RuntimeError, match="boom"):
+    with pytest.raises(
+        RunError, match=r"Encoder 'tiny' failed on a batch of 16 images .*\[0\].*RuntimeError: boom"
+    ) as caught:
         list(fdr.extract(list(images(30)), Failing()))
+    assert isinstance(caught.value.__cause__, RuntimeError)
     assert threading.active_count() <= before
 
 

@@ -17,11 +17,13 @@ from fdr.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
 from fdr.autoencoders.objects import AutoencoderOptions, wrap, wrap_object
 from fdr.encoders import diffusers_folder
 from fdr.errors import InputError
+from fdr.failures import memory_for
 from fdr.files import missing_path, refuse_stand_in
 from fdr.progress import Progress, SilentProgress
 
 
 @named_arguments
+@memory_for("loading an autoencoder", "close what else uses the memory, or choose another --device")
 def load_autoencoder(
     name: str | os.PathLike[str],
     *,

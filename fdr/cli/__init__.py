@@ -16,6 +16,7 @@ from fdr._version import __version__
 from fdr.arguments import COMMANDS as WORDS
 from fdr.cli._config import load_default_map
 from fdr.errors import FdrError, FdrWarning, PeerError, command_line
+from fdr.failures import told
 
 COMMANDS = {
     "eval": ("fdr.cli.eval", "Measure samples against a reference: FD, FDr, FDr^k, Inception Score."),
@@ -121,12 +122,18 @@ def _run(args: list[str] | None) -> int:
             err=True,
         )
         return 1
+    except (MemoryError, RuntimeError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        sentence = told(error)
+        if sentence is None:
+            raise
+        click.echo(f"fdr: error: {sentence}", err=True)
+        return 1
     except (click.Abort, KeyboardInterrupt):
         click.echo("fdr: interrupted; what was cached stays, the same command resumes.", err=True)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -20,6 +20,7 @@ from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.catalogue import BUNDLES, ROWS, EncoderRow, find_row
 from fdr.encoders.libraries import first_line
 from fdr.errors import FdrWarning, InputError, unknown
+from fdr.failures import memory_for
 from fdr.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def load_encoder(
     return as_encoder(encoder, options)
 
 
+@memory_for("loading an encoder", "close what else uses the memory, or choose another --device")
 def as_encoder(encoder: Any, options: EncoderOptions) -> AbstractEncoder:
     """`encoder` itself, the one it names, or a wrapped callable."""
     if isinstance(encoder, AbstractEncoder):

@@ -13,6 +13,7 @@ from fdr import runtime
 from fdr.arguments import named_arguments
 from fdr.encoders.torchscript_archive import is_archive
 from fdr.errors import InputError
+from fdr.failures import memory_for
 from fdr.files import missing_path, refuse_stand_in
 from fdr.generators.architectures import build, declared, needs_labels
 from fdr.generators.base import Architecture, Generator, GeneratorSpec
@@ -24,6 +25,7 @@ _DECLARED = ("noise_shape", "num_classes", "value_range")
 
 
 @named_arguments
+@memory_for("loading a generator", "close what else uses the memory, or choose another --device")
 def load_generator(
     path: str | os.PathLike[str],
     arch: str | None = None,

@@ -23,6 +23,7 @@ from fdr.encoders.base import AbstractEncoder
 from fdr.errors import FdrWarning, InputError
 from fdr.evaluation import collected_warnings
 from fdr.extraction import Extraction, ExtractionOptions, cached_rows
+from fdr.failures import memory_for
 from fdr.group import failures_told, on_main
 from fdr.ifid.decoded import NEIGHBOURS, RECONSTRUCTIONS, DecodedSource, Paired, Take, between, decoded_sources
 from fdr.ifid.drawn import DrawnLatents, gather, gathered
@@ -226,17 +227,18 @@ class InterpolatedFid:
             "same_class": self.options.same_class,
         }
         key = _digest(facts)
-        return nearest(
-            queries,
-            references,
-            self._search_options(),
-            identities=_identities(queries, references),
-            labels=labels,
-            state=folder / FOLDER / key[:16],
-            state_key=key,
-            progress=self.extraction_options.progress,
-            group=self.group,
-        )
+        with memory_for("the neighbour search", "lower --memory"):
+            return nearest(
+                queries,
+                references,
+                self._search_options(),
+                identities=_identities(queries, references),
+                labels=labels,
+                state=folder / FOLDER / key[:16],
+                state_key=key,
+                progress=self.extraction_options.progress,
+                group=self.group,
+            )
 
     # Decoding and measuring
 
@@ -262,7 +264,8 @@ class InterpolatedFid:
         }
         if not all(extraction.is_complete for extraction in passes.values()):
             rows, progress = paired.draws.rows, self.extraction_options.progress
-            on_main(self.group, lambda: gather(paired.references, rows, drawn, progress))
+            with memory_for("gathering the drawn neighbours", "choose smaller images (--size)"):
+                on_main(self.group, lambda: gather(paired.references, rows, drawn, progress))
         main = {name: encoder.spec.output for name, encoder in self.encoders.items()}
         needs = {name: Needs((output,)) for name, output in main.items()}
         originals = measure(self._pass(self.images, encoders), needs)
@@ -304,6 +307,7 @@ class InterpolatedFid:
         stored = self._reference_encoder.spec.hash
         return decoded_sources(self.autoencoder, paired, neighbours_at, self.options, stored, batch_size)
 
+    @memory_for("the picture", "leave out --picture")
     def draw_picture(self, paired: Paired, path: Path) -> None:
         """A sheet of a few images with what becomes of them."""
         from fdr.ifid.picture import sheet, spread, write_sheet

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fdr.failures import memory_for
 from fdr.images.base import ImageSource, Loader
 from fdr.images.decode import Picture
 from fdr.images.values import array_picture
@@ -29,7 +30,9 @@ class MadeSource(ImageSource):
     def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
         end = len(self) if stop is None else stop
         for at in range(start - start % self.batch_size, end, self.batch_size):
-            images = self._made(at, min(at + self.batch_size, len(self)))
+            stop = min(at + self.batch_size, len(self))
+            with memory_for(f"images {at} to {stop - 1} of {self.name}", "lower --batch-size"):
+                images = self._made(at, stop)
             for row in range(max(start, at), min(at + len(images), end)):
                 yield functools.partial(self._picture, images[row - at], f"{self.name}: {self.ids[row]}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fdr.errors import FdrWarning, RunError
+from fdr.failures import memory_for
 from fdr.generators.checkpoints import ONLINE
 from fdr.generators.run_folder import save_generator
 from fdr.group import SOLO, Group, failures_told, on_main
@@ -123,7 +124,8 @@ class _Run:
 
     def _fill(self) -> None:
         draws, count = self.parts.draws, self.options.fill
-        with evaluated(self.parts.generator):
+        advice = "lower --encoder-batch-size or --fill"
+        with evaluated(self.parts.generator), memory_for("filling the populations", advice):
             batches = (self.stepper.images(*d) for d in draws.batches("fill", count, FILL_BATCH, self.ranks))
             self.parts.loss.fill(batches, count, progress=self.view)
 

@@ -15,6 +15,7 @@ from fdr.encoders.base import EncoderOptions
 from fdr.errors import FdrError
 from fdr.evaluation import Evaluator
 from fdr.extraction import ExtractionOptions
+from fdr.failures import memory_for
 from fdr.files import write_atomically
 from fdr.generators.source import GeneratorSource
 from fdr.group import Group
@@ -52,7 +53,7 @@ class Snapshots:
         """The images of the same latents as at every other step."""
         if self._group.rank > 0 or self._run_options.grid_every is None:
             return
-        with evaluated(self._parts.generator):
+        with evaluated(self._parts.generator), memory_for("the grid of samples", "lower --grid-size"):
             batches = self._parts.draws.batches("grid", self._run_options.grid_size, FILL_BATCH)
             images = [as_bytes(self._images_of(*batch)) for batch in batches]
         save_sheet(self._run / GRIDS / f"step-{step:08d}.png", np.concatenate(images))

@@ -12,12 +12,18 @@ import torch
 from torch import Tensor
 
 from fdr.errors import InputError, NonFiniteError
+from fdr.failures import memory_for
 from fdr.generators.base import Generator
 from fdr.group import TensorGroup
 from fdr.loss import FDLoss, LossOutput
 from fdr.training.draws import Draws, stream_seed
 from fdr.training.options import TrainOptions
 from fdr.training.schedule import learning_rate
+
+_LESS_MEMORY = (
+    "lower --encoder-batch-size, with which the run goes on, or start another run with more --chunks or a smaller "
+    "--batch-size"
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,10 @@ class Stepper:
             settings["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            out = self._differentiated(number, watch)
+            with memory_for(
+                f"a training step of {options.batch_size} images in {options.chunks} chunk(s)", _LESS_MEMORY
+            ):
+                out = self._differentiated(number, watch)
         except NonFiniteError as error:
             return StepOutcome(str(error), lr, math.nan, math.nan)
         norm = self._summed_gradient()
@@ -111,7 +120,8 @@ class Stepper:
         if not all(map(math.isfinite, (norm, outcome.loss, *out.fd.values()))):
             self._loss.discard()
             return replace(outcome, fault=f"the norm of the gradient is {norm} at the FDs {out.fd}")
-        self._take(norm)
+        with memory_for("the state of AdamW", "choose a smaller generator or another --device"):
+            self._take(norm)
         watch.lap("rest")
         return replace(outcome, seconds=watch.seconds)
 

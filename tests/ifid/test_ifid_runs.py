@@ -15,7 +15,7 @@ from worlds import TinyEncoder, folder, images, npz
 
 import fdr
 from fdr.cache import CacheStore
-from fdr.errors import InputError
+from fdr.errors import InputError, RunError
 from fdr.group import Group
 from fdr.report import Report
 
@@ -114,7 +114,7 @@ class TestRefused:
                 return torch.where(dark[:, None, None, None], torch.nan, super().encode(images))
 
         black = np.concatenate([QUERIES, np.zeros((1, 16, 16, 3), np.uint8)])
-        with pytest.raises(InputError, match="latents that are not finite"):
+        with pytest.raises(RunError, match="latents that are not finite"):
             measured(Broken(), black)
 
     def test_a_decoder_of_another_size(self) -> None:

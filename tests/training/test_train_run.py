@@ -360,3 +360,21 @@ def test_a_generator_without_parameters_cannot_be_trained(tmp_path: Path, monkey
     monkeypatch.setattr(train_worlds.Net, "__init__", init)
     with pytest.raises(InputError, match="no parameter that wants a gradient"):
         train(options(tmp_path), tmp_path / "run", SPARSE)
+
+
+def test_memory_for_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run ends with the options to change, and with the original error behind it; its checkpoints stay."""
+    forward = train_worlds.Net.forward
+
+    def hungry(self: torch.nn.Module, noise: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, noise)
+
+    monkeypatch.setattr(train_worlds.Net, "forward", hungry)
+    with pytest.raises(
+        RunError, match=r"2.00 GiB .*a training step .*encoder.batch.size.*chunks.*batch.size"
+    ) as caught:
+        train(options(tmp_path), tmp_path / "run", SPARSE)
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+    assert list_checkpoints(tmp_path / "run")

@@ -1,0 +1,163 @@
+"""What foreign code raises in the middle of a run: sentences, exit code 1, and what was cached stays."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from worlds import images, npz
+
+import fdr
+from fdr.cli import run
+from fdr.errors import RunError
+from fdr.failures import is_out_of_memory, memory_for
+from fdr.generators.base import Generator, GeneratorSpec
+from fdr.generators.source import GeneratorSource
+
+SHORTAGES = [
+    (
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB"),
+        "on the GPU (2.00 GiB ",
+    ),
+    (
+        RuntimeError("MPS backend out of memory (MPS allocated: 8 GB). Tried to allocate 1.50 GB"),
+        "on the GPU (1.50 GB ",
+    ),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "on the GPU for"),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "on the GPU for"),
+    (RuntimeError("CUDA error: out of memory\nCompile with"), "on the GPU for"),
+    (
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000000000000 bytes."),
+        "(7.28 TiB ",
+    ),
+    (np._core._exceptions._ArrayMemoryError((10**6, 10**6), np.dtype(float)), "(7.28 TiB were asked for) for"),
+    (MemoryError(), "memory for"),
+    (MemoryError("std::bad_alloc"), "memory for"),
+    (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory for"),
+]
+
+
+@pytest.mark.parametrize(("error", "words"), SHORTAGES)
+def test_every_way_to_say_that_memory_ran_out(error: Exception, words: str) -> None:
+    with pytest.raises(RunError) as caught, memory_for("the test", "lower --batch-size"):
+        raise error
+    assert words in str(caught.value) and "for the test; lower" in str(caught.value)
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("boom"), ValueError("out of memory"), RunError("out of memory"), OSError(2, "no")]
+)
+def test_other_errors_are_left_alone(error: Exception) -> None:
+    assert not is_out_of_memory(error)
+    with pytest.raises(type(error)) as caught, memory_for("the test", "lower --batch-size"):
+        raise error
+    assert caught.value is error
+
+
+ENCODER = """
+import torch
+from torch import nn
+
+class Late(nn.Module):
+    calls = 0
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+    def forward(self, x):
+        Late.calls += 1
+        y = self.linear(x.mean((2, 3)))
+        if Late.calls > 3:
+            {fault}
+        return y
+
+def make():
+    torch.manual_seed(0)
+    return Late()
+"""
+
+FAULTS = {
+    "raise ValueError('no such thing')": "a batch of 8 images (the first is arr_0[24]): ValueError: no such thing",
+    "raise SystemExit(0)": "SystemExit: 0",
+    "raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')": "lower --batch-size",
+    "raise RuntimeError('CUDA error: device-side assert triggered')": "RuntimeError: CUDA error: device-side assert",
+    "y = y[:-1]": "of 8 images it made [7, 4]",
+    "y = y[:, :1]": "'features' of shape [8, 1] where [8, 4] is expected",
+    "y = torch.cat([y, y], 1)": "'features' of shape [8, 8] where [8, 4] is expected",
+    "y = y[:, :, None]": "of 8 images it made [8, 4, 1]",
+    "y = y.tolist()": "of 8 images it made list",
+    "y = y.to('meta')": "NotImplementedError",
+    "y = y * float('nan')": "non-finite 'features' features for 8 of 8 images of a batch (the first is arr_0[24])",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_encoder_that_fails_later_keeps_what_is_cached(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "late_encoder", raising=False)
+    monkeypatch.setattr("fdr.extraction.SHARD_SIZE", 16)
+    (tmp_path / "late_encoder.py").write_text(ENCODER.format(fault=fault))
+    npz(tmp_path / "a.npz", images(48, seed=1))
+    command = ["stats", "a.npz", "--reps", "py:late_encoder:make", "--batch-size", "8", "-o", "out", "--cache", "cache"]
+    assert run(command) == 1
+    said = capsys.readouterr().err
+    assert FAULTS[fault] in said and said.count("fdr: error:") == 1
+    entry = next((tmp_path / "cache").glob("*/manifest.json"), None)
+    assert entry is not None and len(list(entry.parent.rglob("*.h5"))) == 1
+
+
+def refused(*_: Any, **__: Any) -> Any:
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("fdr.metrics.fd.frechet_terms", "for fd of random; use --device cpu"),
+        ("fdr.moments.Moments.from_sums", "for the sums of the features"),
+        ("fdr.cli._outputs.write_reports", None),
+    ],
+)
+def test_memory_for_numbers(
+    place: str, words: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        npz(tmp_path / f"{name}.npz", images(12, seed=ord(name)))
+    monkeypatch.setattr("fdr.cli.eval.write_reports" if words is None else place, refused)
+    command = ["eval", str(tmp_path / "a.npz"), "--ref", str(tmp_path / "b.npz"), "--reps", "random", "-q"]
+    assert run(command) == 1
+    assert (words or "for this command; close what else") in capsys.readouterr().err
+
+
+class Hungry(torch.nn.Module):
+    """A network that has no memory for its third batch."""
+
+    calls = 0
+
+    def forward(self, noise: torch.Tensor) -> torch.Tensor:
+        Hungry.calls += 1
+        if Hungry.calls > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return noise.sigmoid()
+
+
+def test_memory_for_samples() -> None:
+    source = GeneratorSource(Generator(Hungry(), GeneratorSpec((3, 8, 8)), name="hungry"), 40, batch_size=8)
+    with pytest.raises(
+        RunError, match=r"on the GPU \(20.00 MiB were asked for\) for images 16 to 23 of hungry"
+    ) as caught:
+        list(source.batches(8, 0))
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+
+
+def test_memory_for_the_neighbour_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fdr.ifid.run.nearest", refused)
+    with pytest.raises(RunError, match="for the neighbour search; lower"):
+        fdr.interpolated_fid("haar", images(12), None, "random")
