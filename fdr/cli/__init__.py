@@ -122,18 +122,18 @@ def _run(args: list[str] | None) -> int:
             err=True,
         )
         return 1
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("fdr: interrupted; what was cached stays, the same command resumes.", err=True)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (MemoryError, RuntimeError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
         sentence = told(error)
         if sentence is None:
             raise
         click.echo(f"fdr: error: {sentence}", err=True)
         return 1
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("fdr: interrupted; what was cached stays, the same command resumes.", err=True)
-        return 130
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
