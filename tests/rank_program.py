@@ -14,7 +14,7 @@ from worlds import TinyEncoder
 import fdr
 import fdr.extraction
 import fdr.ifid.latents
-from fdr.errors import InputError, PeerError
+from fdr.errors import FdrError, InputError, PeerError
 from fdr.group import Group
 
 METRICS = ("fd", "is", "precision", "recall")
@@ -53,7 +53,7 @@ def answer(encoder: TinyEncoder) -> tuple[dict[str, Any], int]:
             values = evaluate(sys.argv[2], sys.argv[3], group, encoder)
     except PeerError as error:
         return {"peer": str(error)}, error.exit_code
-    except InputError as error:
+    except FdrError as error:
         return {"own": str(error)}, error.exit_code
     group.leave()
     return {"rank": group.rank, "seen": encoder.num_seen, "values": values}, 0
