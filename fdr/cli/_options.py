@@ -123,6 +123,14 @@ bad_images = stack(
     click.option(
         "--max-bad", type=float, default=0.01, show_default=True, help="With --on-bad skip, fail above this share."
     ),
+    click.option(
+        "--max-pixels",
+        type=int,
+        default=89_478_485,
+        show_default=True,
+        metavar="N",
+        help="Images of more pixels count as unreadable: a small file may claim any size.",
+    ),
 )
 images = stack(subset, crop, click.option("--alpha", **ALPHA), bad_images)  # type: ignore[arg-type]
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -232,6 +240,7 @@ def library_options(
     alpha: str,
     on_bad: str,
     max_bad: float,
+    max_pixels: int,
     device: str,
     gpus: int | None,
     batch_size: int | None,
@@ -262,7 +271,16 @@ def library_options(
         num_workers = threads if num_workers is None else num_workers
         progress = progress if group.rank == 0 else SilentProgress()
     return Setup(
-        ImageOptions(count=count, seed=seed, crop=crop, size=size, alpha=alpha, on_bad=on_bad, max_bad=max_bad),
+        ImageOptions(
+            count=count,
+            seed=seed,
+            crop=crop,
+            size=size,
+            alpha=alpha,
+            on_bad=on_bad,
+            max_bad=max_bad,
+            max_pixels=max_pixels,
+        ),
         EncoderOptions(
             weights_dir=weights_dir,
             device=device,

@@ -18,7 +18,7 @@ import numpy as np
 
 from fdr.errors import InputError, RunError, as_utf8, unknown
 from fdr.group import SOLO, Group
-from fdr.images.decode import ALPHA, Picture, UnreadableImage, quiet_pillow
+from fdr.images.decode import ALPHA, MAX_PIXELS, Picture, UnreadableImage, quiet_pillow
 from fdr.images.digests import container_digest, file_stamp
 from fdr.images.facts import FACTS, FORMATS, facts_of
 from fdr.images.pool import ordered_map
@@ -54,7 +54,7 @@ class ImageOptions:
     """With "skip": a pass in which a larger share than this was bad ends in `RunError`."""
     quantize: str = "uint8"
     """What happens to float input: "uint8" rounds 255 x, as saving to PNG would; "none" keeps the floats."""
-    max_pixels: int = 89_478_485
+    max_pixels: int = MAX_PIXELS
     """Images with more pixels are bad (a decompression bomb); the default is Pillow's own limit."""
 
     def __post_init__(self) -> None:
@@ -171,7 +171,7 @@ class ImageSource(ABC):
 
     def _find_digest(self) -> str | None:
         self._stamps = {path: file_stamp(path) for path in self._files()}
-        with quiet_pillow():
+        with quiet_pillow(self.options.max_pixels):
             content = self._content_digest()
         if content is None:
             return None
@@ -239,7 +239,7 @@ class ImageSource(ABC):
         row = start
         ahead = 2 * batch_size + num_workers
         ready = ordered_map(self._prepare, self._loaders(start, stop), num_workers, ahead)
-        with quiet_pillow(), closing(ready):
+        with quiet_pillow(self.options.max_pixels), closing(ready):
             while results := list(islice(ready, batch_size)):
                 batch = self._collect(row, results)
                 bad += batch.bad

@@ -20,12 +20,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fdr.files import HEAD_BYTES, stand_in_of
+from fdr.images.metadata import without_metadata
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 ALPHA = ("drop", "white", "black")
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM")
+"""Names of Pillow's plugins; MPO files are opened as the JPEG files that they begin with."""
+MAX_PIXELS = 89_478_485
+"""Pillow's own limit, and the default of `ImageOptions.max_pixels`."""
 _OTHER_END = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _SWAPPED = {f"{mode};16{end}": f"{mode};16{_OTHER_END[end]}" for mode in ("RGB", "RGBA") for end in _OTHER_END}
 """Pillow's names for 16-bit colour in a file -> the same with the bytes of each value exchanged."""
@@ -82,17 +86,24 @@ def decode(data: bytes, alpha: str, max_pixels: int) -> Picture:
     if name is None:
         raise UnreadableImage(_not_an_image(data))
     try:
-        image = _open(data, max_pixels)
-        if image.format == "JPEG":
-            fast = _decode_jpeg(image, data)
-            if fast is not None:
-                return Picture(fast, name)
-        wide = _decode_wide(image, data, max_pixels)
-        return Picture(to_rgb(image if wide is None else wide, alpha), name)
+        return Picture(_pixels(data, alpha, max_pixels), name)
     except (UnreadableImage, MemoryError):
         raise
     except Exception as error:  # Pillow's plugins raise errors of every kind on damaged files
-        raise UnreadableImage(f"it is a truncated or damaged {name} file ({_one_line(error)})") from error
+        bare = without_metadata(data, name)
+        if bare is not None:
+            return decode(bare, alpha, max_pixels)
+        raise UnreadableImage(f"it is a truncated or damaged {name} file ({_reason(error)})") from error
+
+
+def _pixels(data: bytes, alpha: str, max_pixels: int) -> Image | np.ndarray:
+    image = _open(data, max_pixels)
+    if image.format == "JPEG":
+        fast = _decode_jpeg(image, data)
+        if fast is not None:
+            return fast
+    wide = _decode_wide(image, data, max_pixels)
+    return to_rgb(image if wide is None else wide, alpha)
 
 
 def to_rgb(image: Image, alpha: str) -> Image:
@@ -113,9 +124,13 @@ def scale_16_bit(values: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def quiet_pillow() -> Iterator[None]:
-    """Keep Pillow's warnings about odd files silent while any pass over images is running, in every thread."""
+def quiet_pillow(max_pixels: int = MAX_PIXELS) -> Iterator[None]:
+    """Keep Pillow's warnings about odd files silent while any pass over images is running, in every thread.
+
+    Where the pass allows more pixels than Pillow does, Pillow allows as many until it ends.
+    """
     global _quiet_users
+    before = _raise_limit(max_pixels)
     with _quiet_lock:
         _quiet_users += 1
         if _quiet_users == 1:
@@ -129,6 +144,17 @@ def quiet_pillow() -> Iterator[None]:
                 ours = [entry for entry in warnings.filters if getattr(entry[3], "pattern", None) == _QUIET_MODULES]
                 for entry in ours:
                     warnings.filters.remove(entry)  # type: ignore[attr-defined]
+        if before is not None:
+            _pillow().MAX_IMAGE_PIXELS = before
+
+
+def _raise_limit(max_pixels: int) -> int | None:
+    """The limit that was in force before, where a larger one is needed."""
+    before = _pillow().MAX_IMAGE_PIXELS if max_pixels > MAX_PIXELS else None
+    if before is None or before >= max_pixels:
+        return None
+    _pillow().MAX_IMAGE_PIXELS = max_pixels
+    return before
 
 
 _QUIET_MODULES = r"PIL\b(?#fdr)"  # the comment tells our entry from a user's
@@ -160,14 +186,15 @@ def _simplejpeg() -> Any:
 
 
 def _open(data: bytes, max_pixels: int) -> Image:
+    """The image, of which only the header has been read, where it has no more than `max_pixels` pixels."""
     module = _pillow()
     try:
         image = module.open(io.BytesIO(data), formats=FORMATS)
     except module.DecompressionBombError as error:
-        raise UnreadableImage(f"it is larger than Pillow's own limit ({_one_line(error)})") from error
+        raise UnreadableImage(f"it is larger than Pillow's own limit ({' '.join(str(error).split())})") from error
     width, height = image.size
     if width * height > max_pixels:
-        raise UnreadableImage(f"it has {width} x {height} pixels, more than the limit max_pixels={max_pixels}")
+        raise UnreadableImage(f"it has {width} x {height} pixels, more than --max-pixels {max_pixels}")
     return image
 
 
@@ -233,9 +260,13 @@ def _not_an_image(data: bytes) -> str:
     what = stand_in_of(data[:HEAD_BYTES])
     if what is not None:
         return f"the file {what}"
-    known = ", ".join(dict.fromkeys(name.lower() for name in FORMATS if name not in ("DIB", "MPO")))
+    known = ", ".join(dict.fromkeys(name.lower() for name in FORMATS if name != "DIB"))
     return f"it is not an image of a format read here ({known})"
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _reason(error: Exception) -> str:
+    """Pillow's words where it chose them; else its plugin met a structure that it did not expect."""
+    text = " ".join(str(error).split())
+    if type(error) in (OSError, SyntaxError, ValueError, EOFError) and text:
+        return text
+    return "its header or its structure cannot be read"

@@ -102,7 +102,7 @@ def decode_sized(data: bytes, size: int, alpha: str, max_pixels: int) -> Picture
 def check_file_bytes(size: int, max_pixels: int) -> None:
     """Raises `UnreadableImage` for a file too large to be an image."""
     if size > max_file_bytes(max_pixels):
-        raise UnreadableImage(f"it has {size} bytes, more than any image of max_pixels={max_pixels} pixels")
+        raise UnreadableImage(f"it has {size} bytes, more than any image of --max-pixels {max_pixels} needs")
 
 
 def _looked_for() -> str:

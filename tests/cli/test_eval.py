@@ -224,3 +224,16 @@ def test_precision_and_recall_in_the_table(fdr_command, samples: Path, real: Pat
     got = fdr_command("eval", samples, "--ref", real, "--reps", "random", "--metrics", "precision,recall", "-q")
     assert got.code == 0 and "Precision ↑" in got.out and "Recall ↑" in got.out
     assert "|k:3|" in got.out and "24 samples and 30 reference images" in got.out
+
+
+def test_an_image_above_the_limit_names_the_option_that_raises_it(fdr_command, tmp_path):
+    reference = npz(tmp_path / "ref.npz", images(20, seed=3, side=32))
+    samples = folder(tmp_path / "s", images(12, side=32))
+    call = ("eval", samples, "--ref", reference, "--reps", "random", "--max-pixels")
+    refused = fdr_command(*call, 1023)
+    assert (
+        refused.code == 2
+        and "0000.png cannot be used: it has 32 x 32 pixels, more than --max-pixels 1023" in refused.err
+    )
+    assert fdr_command(*call, 1024).code == 0
+    assert fdr_command(*call, 0).code == 2

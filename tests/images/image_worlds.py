@@ -36,16 +36,17 @@ def encoded(array: np.ndarray, format: str = "PNG", mode: str | None = None, **o
     return file.getvalue()
 
 
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """One chunk of a PNG file with its length and its checksum."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png_16(values: np.ndarray, color_type: int) -> bytes:
     """uint16 [H, W, C] as a 16-bit PNG: color type 0 gray, 2 RGB, 4 gray and alpha, 6 RGBA."""
     height, width = values.shape[:2]
     lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    body = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(lines)) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
 

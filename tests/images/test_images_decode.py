@@ -175,7 +175,7 @@ def test_format_is_known_by_content_and_not_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", r"empty \(0 bytes\)"),
+        (b"", "the file is empty"),
         (b"<!DOCTYPE html><html>", "HTML"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         (b"\x00\x01\x02 something", "not an image of a format read here"),
@@ -183,7 +183,7 @@ def test_format_is_known_by_content_and_not_by_name(tmp_path):
         (encoded(photo(0, 64, 64), "JPEG")[:-400], "truncated or damaged jpeg"),
         (encoded(photo(0).astype(np.float32)[..., 0], "TIFF"), "floating-point"),
         (encoded(photo(0).astype(np.int32)[..., 0] * 1000, "TIFF"), "integers from"),
-        (encoded(photo(0, 4000, 4001)), "4001 x 4000 pixels, more than the limit max_pixels=10000000"),
+        (encoded(photo(0, 4000, 4001)), "4001 x 4000 pixels, more than --max-pixels 10000000"),
     ],
 )
 def test_unreadable_files_are_named_by_their_fault(data, reason):
@@ -195,6 +195,18 @@ def test_pillows_own_limit_is_a_sentence_too(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     with pytest.raises(UnreadableImage, match="Pillow's own limit"):
         decode(encoded(photo(0)), "drop", LIMIT)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM"])
+def test_max_pixels_raises_pillows_own_limit_too(tmp_path, monkeypatch, format):
+    data = encoded(photo(0), format)
+    want = ours(data)
+    write_files(tmp_path, {"a.png": data})
+    monkeypatch.setattr(decode_module, "MAX_PIXELS", 50)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    for workers in (0, 2):
+        got = read_all(open_images(tmp_path, ImageOptions(max_pixels=120)), num_workers=workers)
+        assert np.array_equal(got[0], want) and Image.MAX_IMAGE_PIXELS == 50
 
 
 def test_pillows_warnings_stay_silent_during_a_pass_and_only_then(tmp_path, monkeypatch):
