@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from fdr.arguments import synonyms
 from fdr.cli._config import apply_config, spellings
+from fdr.cli._missing import check_files
 from fdr.metric_names import peer_name
 from fdr.progress import Progress, SilentProgress
 from fdr.protocols import PROTOCOLS, check_is_free, find_protocol
@@ -228,6 +229,19 @@ class Setup:
     weights: dict[str, Path]
     """Explicit weight files by encoder name."""
 
+    def check_files(self, reps: str, reference: Any, dry_run: bool) -> None:
+        """Say which files of these encoders and this reference are missing, in a dry or an offline run."""
+        options, is_main = self.encoder_options, self.extraction_options.group.rank == 0
+        check_files(
+            reps,
+            reference,
+            options.weights_dir,
+            options.offline,
+            dry_run=dry_run,
+            explicit=self.weights,
+            is_main=is_main,
+        )
+
 
 def library_options(
     progress: Progress,
@@ -314,9 +328,13 @@ def prepare_evaluation(
     metrics: str,
     protocol: str | None = None,
     audit: bool = False,
+    dry_run: bool = False,
     **shared: Any,
 ) -> tuple[Evaluator, list[ImageSource]]:
-    """The evaluator and the opened samples for the options of `measurement`; no image is decoded yet."""
+    """The evaluator and the opened samples for the options of `measurement`; no image is decoded yet.
+
+    A dry run ends here, with a list, when files are missing that would have to be fetched.
+    """
     from fdr.evaluation import Evaluator
     from fdr.images import open_images
 
@@ -328,6 +346,7 @@ def prepare_evaluation(
             reference = chosen.reference
     setup = library_options(progress, **shared)
     sources = [open_images(item, setup.image_options) for item in samples]
+    setup.check_files(reps, reference, dry_run)
     evaluator = Evaluator(
         reps,
         reference,

@@ -235,7 +235,7 @@ def _measure(
     from fdr.report import reports_to_json, told_apart
 
     with _ranks.ranks(measuring["gpus"]) as group:
-        evaluator, sources = _generator.prepare_samples(samples, group=group, **measuring)
+        evaluator, sources = _generator.prepare_samples(samples, group=group, dry_run=is_dry, **measuring)
         names = told_apart([source.name for source in sources])
         _check_plan({name: tuple(evaluator.planned(s)) for name, s in zip(names, sources, strict=True)}, task)
         if is_dry:

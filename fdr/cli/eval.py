@@ -67,7 +67,7 @@ def command(
     if not samples and drawn is None:
         raise click.UsageError("Name sample sets, or a generator with --gen.")
     evaluator, sources = _generator.prepare_samples(
-        samples, drawn, progress_for(quiet), audit=audit, group=group, **measuring
+        samples, drawn, progress_for(quiet), audit=audit, group=group, dry_run=dry_run, **measuring
     )
     if dry_run:
         for line in evaluator.plan(sources) if group.rank == 0 else ():

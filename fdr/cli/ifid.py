@@ -182,7 +182,7 @@ def command(
     """
     outputs = {"json": json_path, "csv": csv_path}
     check_outputs({**outputs, "picture": picture})
-    run = _prepared(images, neighbours, neighbour_count, progress_for(quiet), group, **options)
+    run = _prepared(images, neighbours, neighbour_count, progress_for(quiet), group, dry_run, **options)
     if dry_run:
         for line in run.plan() if group.rank == 0 else ():
             click.echo(line)
@@ -203,6 +203,7 @@ def _prepared(
     neighbour_count: int | None,
     progress: Any,
     group: Group,
+    dry_run: bool,
     *,
     reps: str,
     mode: str,
@@ -252,6 +253,7 @@ def _prepared(
     )
     queries, others = open_sets(images, neighbours, setup.image_options, neighbour_count)
     autoencoder = _autoencoder(vae, vae_weights, vae_args, posterior, value_range, options.seed, setup.encoder_options)
+    setup.check_files(reps, None, dry_run)
     encoders = load_encoders(reps, setup.encoder_options, setup.weights)
     distance = load_lpips(setup.encoder_options) if lpips else None
     return InterpolatedFid(autoencoder, queries, others, encoders, options, setup.extraction_options, distance)

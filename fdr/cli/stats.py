@@ -91,6 +91,7 @@ def command(
     whole = replace(setup.image_options, count=None, seed=0)
     val_source = None if validation is None else open_images(validation, whole)
     check_reference_folder(out, source)
+    setup.check_files(reps, None, dry_run)
     encoders = load_encoders(reps, setup.encoder_options, setup.weights)
     if dry_run:
         names = ", ".join(encoder.spec.name for encoder in encoders)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fdr.cli import _generator, _options, _ranks
+from fdr.cli._missing import check_files
 from fdr.cli._train_view import view_for
 from fdr.errors import InputError
 from fdr.training.options import GRADIENTS, SOLVERS, RunOptions, TrainOptions
@@ -173,6 +174,10 @@ def command(
     named = resume is None or _options.is_typed("arch")
     device, _ = _options.place_rank(given["device"], gpus, group)
     run_options = _run_options({**given, "device": device, "is_arch_named": named})
+    names = ",".join((*options.reps, *options.monitor))
+    check_files(
+        names, options.reference, given["weights_dir"], run_options.offline, dry_run=dry_run, is_main=group.rank == 0
+    )
     if dry_run:
         lines = list(plan(options, run, run_options, group))  # every rank takes part
         if group.rank == 0:

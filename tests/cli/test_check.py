@@ -48,7 +48,7 @@ def test_pass_and_fail_by_baseline(fdr_command, good: Path, bad: Path, main_repo
 
 
 def test_dry_run_says_only_what_is_wrong(fdr_command, bad: Path) -> None:
-    got = fdr_command("check", bad, "--max", "fd=3", "-n", "--json", "x.json")
+    got = fdr_command("check", bad, "--max", "fd=3", "--dry-run", "--json", "x.json")
     assert (got.code, got.out) == (0, "") and not Path("x.json").exists()
     assert fdr_command("check", bad, "--max", "fdd=3", "--dry-run").code == 2
 

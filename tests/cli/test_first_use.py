@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from worlds import images, npz
 
 import fdr
 from fdr.arguments import COMMANDS, SYNONYMS
@@ -60,3 +63,25 @@ def test_the_tables_of_words_say_nothing_twice() -> None:
     assert not {word for word in words if word in HAVING}
     everything = [word for row in SYNONYMS for word in row]
     assert {word for word in everything if everything.count(word) > 1} <= {"images", "path", "save", "stats"}
+
+
+def test_a_dry_run_lists_all_that_is_missing_and_one_command(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    samples = str(npz(tmp_path / "s.npz", images(12)))
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    names = ["mae", "dinov2"]
+    assert run(["eval", samples, "--reps", ",".join(names), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("4 files are not on this machine (2.4 GB and more of unknown size)")
+    assert all(out.count(f"  {name}: vit_large_patch1") == 1 for name in names) and out.count("  imagenet256: ") == 2
+    command = "fdr weights fetch mae,dinov2 && fdr references fetch imagenet256 --reps mae,dinov2"
+    assert out.splitlines()[-1] == f"Fetch with: {command}"
+    for half in command.split(" && "):
+        assert run([*half.split()[1:], "--dry-run"]) == 0 and "would fetch" in capsys.readouterr().out
+    assert run(["eval", samples, "--reps", "mae,dinov2", "--offline"]) == 2
+    assert f"mae, dinov2, imagenet256. Where there is a network: {command}." in capsys.readouterr().err
+    for rest in (["ifid", "--vae", "haar", "--images", samples], ["stats", samples, "-o", "r"]):
+        assert run([*rest, "--reps", "mae", "--dry-run", "--offline"]) == 2
+        assert "1 file is not on this machine (1.2 GB), and the run is offline" in capsys.readouterr().out
+    assert run(["eval", samples, "--ref", samples, "--reps", "random", "--offline", "--dry-run"]) == 0
+    assert "12 images" in capsys.readouterr().out

@@ -76,7 +76,7 @@ def test_a_run_from_start_to_end(call: Call, tmp_path: Path) -> None:
         (["--gen", "g.pt", "-o", "r", "--betas", "a,b"], "--betas is a list of numbers; got 'a,b'"),
         (["--gen", "g.pt", "-o", "r", "--population", "ema:2"], "beta is 2.0"),
         (["--gen", "g.pt", "-o", "r", "--keep", "0"], "--keep must be at least 1"),
-        (["--gen", "g.pt", "-o", "r", "--device", "tpu"], "Unknown device 'tpu'"),
+        (["--gen", "g.pt", "-o", "r", "--reps", "random", "--ref", "demo", "--device", "tpu"], "Unknown device 'tpu'"),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_leaves_nothing(
