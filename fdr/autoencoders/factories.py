@@ -75,7 +75,7 @@ def _load_weights(model: Any, name: str, options: AutoencoderOptions) -> None:
         raise InputError(f"Autoencoder {name!r} is a {type(model).__name__}, no nn.Module; it cannot be given weights.")
     if not path.is_file():
         raise WeightsError(f"Autoencoder {name!r}: there is no weight file {str(path)!r}; check --vae-weights.")
-    load_weights(model, path, None, name, "--vae and --vae-args")
+    load_weights(model, path, None, name, "--vae and --vae-args", advice="")
 
 
 def _identity(model: Any, factory: Any) -> str:

@@ -51,7 +51,12 @@ _architecture = stack(
         metavar="KEY=VALUE",
         help="Arguments of the factory, values as JSON or text; repeatable, or several in quotes.",
     ),
-    click.option("--ema", metavar="LABEL", help="Which weights of a checkpoint, such as edm_250.  [default: online]"),
+    click.option(
+        "--ema",
+        metavar="LABEL",
+        help="The weights of a checkpoint to take: an average by its label, such as edm_250, or none for the trained "
+        "weights.  [default: the first average, as papers measure; fdr train starts from the trained weights]",
+    ),
     click.option(
         "--noise-shape",
         type=NoiseShape(),

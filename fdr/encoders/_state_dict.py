@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fdr.encoders.inert_objects import class_of, load_inert
 from fdr.errors import WeightsError
 from fdr.files import HEAD_BYTES, stand_in_of, utf8_path
 
@@ -140,10 +142,21 @@ def _load_torch(path: Path, *, is_zip: bool) -> Any:
         with warnings.catch_warnings(), utf8_path(path) as readable:
             warnings.simplefilter("ignore", UserWarning)  # torch's advice about foreign pickles
             return torch.load(readable, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError:
+        return _load_with_objects(path)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _load_with_objects(path: Path) -> Any:
+    """A checkpoint that holds more than tensors and plain values."""
+    try:
+        with utf8_path(path) as readable:
+            return load_inert(readable)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"Weight file {str(path)!r} holds more than tensors or is damaged, and fdr runs no code from weight "
-            "files; fetch it again, or save its state dict alone, as .safetensors or with torch.save."
+            f"files ({_reason(error)}); save its state dict alone, as .safetensors or with torch.save."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         raise _damaged(path, error) from error
@@ -164,17 +177,30 @@ def _check_zip(path: Path) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
     size = path.stat().st_size
     return WeightsError(
-        f"Weight file {str(path)!r} is truncated or damaged ({size:,} bytes; {reason}); remove it and fetch it again."
+        f"Weight file {str(path)!r} is truncated or damaged ({size:,} bytes; {_reason(error)}); remove it and "
+        "fetch it again."
     )
+
+
+def _reason(error: Exception) -> str:
+    """The first line, without torch's advice to trust the file."""
+    match = re.search(r"WeightsUnpickler error: (.*)", str(error))
+    if match is not None:
+        return match.group(1)[:120]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
 
 
 def only_tensors(loaded: Any, path: Path) -> dict[str, Tensor]:
     """`loaded` as tensors by name. Raises `WeightsError` where it is something else."""
     import torch
 
+    if class_of(loaded) is not None:
+        raise WeightsError(
+            f"{str(path)!r} holds a pickled {class_of(loaded)}, which would run code, not its weights by name; save "
+            "its state dict alone: torch.save(model.state_dict(), path)."
+        )
     if not isinstance(loaded, Mapping) or not loaded:
         raise WeightsError(f"{str(path)!r} holds a {type(loaded).__name__}, not a state dict of named tensors.")
     others = [name for name, value in loaded.items() if not isinstance(value, torch.Tensor)]

@@ -16,6 +16,7 @@ from fdr.encoders.callables import UNKNOWN, digest_state, module_digest
 from fdr.encoders.libraries import first_line
 from fdr.errors import InputError
 from fdr.generators.sampling import labels_of, noise_of
+from fdr.generators.weight_sets import TakenWeights
 
 VALUE_RANGES = ((0.0, 1.0), (-1.0, 1.0))
 CHECKED_SAMPLES = 4
@@ -75,14 +76,14 @@ class Generator(nn.Module):
         *,
         name: str = "generator",
         architecture: Architecture | None = None,
-        weights_label: str = "online",
+        weights: TakenWeights | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.spec = spec
         self.name = name
         self.architecture = architecture
-        self.weights_label = weights_label
+        self.weights = weights or TakenWeights()
         """Which of a checkpoint's weights these are: "online", or the label of an average."""
         self.image_size: tuple[int, int] | None = None
         """(H, W), known after `check`."""

@@ -1,78 +1,175 @@
-"""The weights in a checkpoint: one set, or several with averages (EMAs) under labels."""
+"""Weights of a file or a folder into a network: the set that was asked for, with the names that the network uses."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import json
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from fdr.encoders.weights import copy_state, only_tensors, read_checkpoint
-from fdr.errors import InputError, WeightsError, unknown
+from fdr.errors import FdrWarning, InputError, WeightsError
+from fdr.generators.weight_sets import ADVICE, ONLINE, TakenWeights, WeightSets, is_average, weight_sets
 
-ONLINE = "online"
-"""The weights that are trained, as opposed to their averages."""
-_ONLINE_KEYS = ("model", "state_dict", "generator")
-_EMA_KEY = re.compile(r"(?:model_)?(ema\w*)")
+INDEX_SUFFIX = ".index.json"
+"""The end of the name of a file that says which shard of a checkpoint holds which tensor."""
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+"""Parts of names that torch.compile, FSDP and activation checkpointing put in."""
 
 
 def load_weights(
-    network: nn.Module, path: Path, label: str | None, name: str, to_check: str = "--arch and --arch-args"
-) -> str:
-    """Copy the weights `label` (None: "online") of a checkpoint into a network, strictly; returns their label.
+    network: nn.Module,
+    path: Path,
+    label: str | None,
+    name: str,
+    to_check: str = "--arch and --arch-args",
+    advice: str = ADVICE,
+) -> TakenWeights:
+    """Copy one set of weights of a checkpoint into a network, strictly; returns which.
 
-    A prefix that all names have in common and the network's have not ("module.", "net.") is dropped; then a network
-    with a method `adapt_state` may rename what it knows by other names. Raises `InputError` for an unknown label,
-    `WeightsError` for a file that does not fit, which
-    advises to look at `to_check`.
+    `label` None takes the first average of a file that has averages, else the trained weights. Parts of names that
+    wrappers put in are dropped, and so are prefixes ("module.", "net.") that the network's names have not; then a
+    network with a method `adapt_state` may rename what it knows by other names. An average that lacks buffers gets
+    those of the trained weights. A choice between several sets, and such a completion, is told by an `FdrWarning`.
+
+    Raises `InputError` for an unknown label, `WeightsError` for a file that does not fit, which advises to look at
+    `to_check`.
     """
-    found, state = find_weights(weight_sets(read_checkpoint(path)), label, path)
-    tensors = _without_common_prefix(only_tensors(state, path), network.state_dict())
+    sets, where = _sets_in(path, network.state_dict()), repr(str(path))
+    found, state = sets.find(label, where)
+    note = sets.choice(found, where) if label is None else None
+    if note is not None:
+        warnings.warn(f"{note}{f'; {advice}' if advice else ''}.", FdrWarning, stacklevel=6)
+    tensors = _for_network(state, network, path)
     adapt = getattr(network, "adapt_state", None)
+    if adapt is None and found in sets.averages and sets.trained:
+        tensors = _completed(tensors, next(iter(sets.trained.values())), network, path, found)
     faults = copy_state(network, tensors if adapt is None else adapt(tensors))
     if faults:
         raise WeightsError(f"{str(path)!r} does not fit the architecture of {name}: {faults}; check {to_check}.")
-    return found
+    return TakenWeights(found, tuple(sets.labels()))
 
 
-def weight_sets(checkpoint: Any) -> dict[str, Any]:
-    """The sets of weights in a checkpoint by label.
-
-    Read are a bare state dict; {"model" or "state_dict": state} with averages as {"model_ema": {"shadows": {label:
-    state}}}, "model_ema1", "model_ema2" (labels "ema1", "ema2") or "ema".
-    """
-    if not isinstance(checkpoint, Mapping):
-        return {ONLINE: checkpoint}
-    sets = {ONLINE: next((checkpoint[key] for key in _ONLINE_KEYS if isinstance(checkpoint.get(key), Mapping)), None)}
-    for key, value in checkpoint.items():
-        match = _EMA_KEY.fullmatch(str(key))
-        if match and isinstance(value, Mapping):
-            shadows = value.get("shadows")
-            sets |= {str(k): v for k, v in shadows.items()} if isinstance(shadows, Mapping) else {match.group(1): value}
-    if sets[ONLINE] is None:
-        del sets[ONLINE]
-    return sets or {ONLINE: checkpoint}
+def holds_weights(folder: Path) -> bool:
+    """True for a folder with weights of one network, in one file or in shards, or with folders of such."""
+    sets = _folder_sets(folder)
+    return bool(sets.trained or sets.averages)
 
 
-def find_weights(sets: Mapping[str, Any], label: str | None, path: Path) -> tuple[str, Any]:
-    """The set called `label`; "edm_250" and "edm_250.0" are one. Raises `InputError` when there is none."""
-    wanted = label or ONLINE
-    if label is None and ONLINE not in sets and len(sets) == 1:
-        wanted = next(iter(sets))
-    for known, state in sets.items():
-        if _canonical(known) == _canonical(wanted):
-            return known, state
-    if label is None:
-        raise InputError(f"{str(path)!r} holds averages only ({', '.join(sets)}); name one with --ema.")
-    raise unknown(f"weights in {str(path)!r}:", wanted, sets)
+def _sets_in(path: Path, own: Iterable[str]) -> WeightSets:
+    """The sets of a file, or of a folder; those in folders of their own are paths until they are read."""
+    if not path.is_dir():
+        return weight_sets(_read(path), own)
+    sets = _folder_sets(path)
+    if len(sets.trained) == 1 and not sets.averages:
+        return weight_sets(_read(next(iter(sets.trained.values()))), own)
+    return sets
 
 
-def _canonical(label: str) -> tuple[str, float | None]:
-    """ "edm_250.0" -> ("edm_", 250.0)."""
-    match = re.fullmatch(r"(.*?)(\d+(?:\.\d+)?)", label)
-    return (label, None) if match is None else (match.group(1), float(match.group(2)))
+def _folder_sets(folder: Path) -> WeightSets:
+    """The weight file of a folder, and those of its subfolders: "unet" and "unet_ema", as diffusers writes them."""
+    own = _weight_file(folder)
+    subfolders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    below = {path.name: found for path in subfolders if (found := _weight_file(path)) is not None}
+    averages = {name: path for name, path in below.items() if is_average(name)}
+    others = {name: path for name, path in below.items() if name not in averages}
+    bases = [name for name in others if any(average.startswith(f"{name}_") for average in averages)]
+    trained = {} if own is None else {ONLINE: own}
+    trained |= {name: others[name] for name in dict.fromkeys([*bases, *others])}
+    return WeightSets(trained, averages)
+
+
+def _weight_file(folder: Path) -> Path | None:
+    """The index of the shards in a folder, or its one weight file. Raises `InputError` where there are several."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    found = [path for path in files if path.name.endswith(INDEX_SUFFIX)]
+    found = found or [path for path in files if path.suffix in _WEIGHT_SUFFIXES]
+    if len({path.name.partition(".")[0] for path in found}) > 1:
+        names = ", ".join(path.name for path in found[:4])
+        raise InputError(f"Folder {str(folder)!r} holds several weight files ({names}); name one of them.")
+    return next((path for path in found if ".safetensors" in path.name), found[0] if found else None)
+
+
+def _read(path: Path) -> Any:
+    """What a weight file holds; of an index the tensors of all its shards, by name."""
+    if not path.name.endswith(INDEX_SUFFIX):
+        return read_checkpoint(path)
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        shards = sorted(set(files.values()))
+        if any(Path(shard).name != shard for shard in shards):
+            raise ValueError("a shard in another folder")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{str(path)!r} is no index of shards ({type(error).__name__}: {error}).") from error
+    missing = [shard for shard in shards if not (path.parent / shard).is_file()]
+    if missing:
+        raise WeightsError(f"{str(path)!r} names {len(shards)} shards, of which {missing[0]} is not there; copy it.")
+    tensors: dict[str, Any] = {}
+    for shard in shards:
+        tensors |= only_tensors(read_checkpoint(path.parent / shard), path.parent / shard)
+    if absent := sorted(files.keys() - tensors.keys()):
+        raise WeightsError(f"{str(path)!r} names {absent[0]}, which is in none of its shards; copy them again.")
+    return tensors
+
+
+def _for_network(state: Any, network: nn.Module, path: Path) -> dict[str, Tensor]:
+    """A set with the names of the network: of a list, those of its parameters in their order."""
+    state = _read(state) if isinstance(state, Path) else state
+    if isinstance(state, list):
+        names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+        if len(names) != len(state):
+            names = [name for name, _ in network.named_parameters()]
+        if len(names) != len(state):
+            raise WeightsError(
+                f"{str(path)!r} holds an average of {len(state)} parameters without names; the network has "
+                f"{len(names)} parameters."
+            )
+        return dict(zip(names, state, strict=True))
+    plain = (int, float, str, type(None))
+    kept = {key: value for key, value in state.items() if not isinstance(value, plain)} if state else state
+    own = {_unwrapped(name): name for name in network.state_dict()}
+    tensors = {_unwrapped(name): value for name, value in only_tensors(kept or state, path).items()}
+    return {own.get(name, name): value for name, value in _without_prefix(tensors, own).items()}
+
+
+def _completed(
+    average: dict[str, Tensor], trained: Any, network: nn.Module, path: Path, label: str
+) -> dict[str, Tensor]:
+    """An average with the buffers, and the parameters that are not trained, that it lacks."""
+    learned = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    missing = [name for name in network.state_dict() if name not in average]
+    counters = all(name.endswith("num_batches_tracked") for name in missing)
+    if counters or learned & set(missing):
+        return average
+    others = _for_network(trained, network, path)
+    taken = {name: others[name] for name in missing if name in others}
+    warnings.warn(
+        f"The average {label} of {str(path)!r} holds parameters only; {len(taken)} buffers ({missing[0]}, ...) are "
+        "those of the trained weights.",
+        FdrWarning,
+        stacklevel=7,
+    )
+    return {**average, **taken}
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors under the one prefix that makes their names those of the network, and only those."""
+    if state.keys() & own.keys():
+        return dict(state)
+    needed = [name for name in own if not name.endswith("num_batches_tracked")]
+    ends = [name[: -len(needed[0])] for name in state if name.endswith(f".{needed[0]}")] if needed else []
+    whole = [prefix for prefix in ends if all(f"{prefix}{name}" in state for name in needed)]
+    if len(whole) == 1:
+        return {name.removeprefix(whole[0]): value for name, value in state.items() if name.startswith(whole[0])}
+    return _without_common_prefix(state, own)
 
 
 def _without_common_prefix(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:

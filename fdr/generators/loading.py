@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from torch import nn
 from fdr import runtime
 from fdr.arguments import named_arguments
 from fdr.encoders.torchscript_archive import is_archive
-from fdr.errors import InputError
+from fdr.errors import FdrWarning, InputError
 from fdr.failures import memory_for
 from fdr.files import missing_path, refuse_stand_in
 from fdr.generators.architectures import build, declared, needs_labels
 from fdr.generators.base import Architecture, Generator, GeneratorSpec
-from fdr.generators.checkpoints import ONLINE, load_weights
-from fdr.generators.run_folder import read_run_folder
+from fdr.generators.checkpoints import INDEX_SUFFIX, holds_weights, load_weights
+from fdr.generators.run_folder import INDEX_NAME, read_run_folder
+from fdr.generators.weight_sets import ADVICE, NO_AVERAGE, ONLINE, TakenWeights
 from fdr.sidecar import read_sidecar
 
 _DECLARED = ("noise_shape", "num_classes", "value_range")
@@ -41,9 +43,11 @@ def load_generator(
     """The generator in `path`, in eval mode on `device`, which has made a few images already.
 
     `path` is a TorchScript archive, a torch.export file (.pt2), a run folder of fdr, or weights (.pt read with
-    weights_only, .safetensors) of the network that `arch`, "module:factory", makes when called with `arch_args`.
-    `ema` picks one of several sets of weights in a checkpoint by its label; without it, the trained ones. `offline`
-    keeps what the architecture needs beside its weights (the decoder of a latent generator) from being fetched.
+    weights_only, .safetensors, a folder of shards) of the network that `arch`, "module:factory", makes when called with
+    `arch_args`. `ema` picks one of several sets of weights in a checkpoint by its label, or the trained ones by "none";
+    without it the first average is taken, since papers measure averages, with an `FdrWarning` that lists the sets.
+    `offline` keeps what the architecture needs beside its weights (the decoder of a latent generator) from being
+    fetched.
 
     Noise shape, number of classes (0: unconditional) and value range are taken from the arguments, else from
     `PATH.json` or the run folder, else from the attributes of these names of the network. Without them a generator is
@@ -61,41 +65,46 @@ def load_generator(
         raise InputError("Arguments of an architecture (--arch-args) need the architecture itself (--arch).")
     if not place.exists():
         raise InputError(f"The generator {missing_path(place)}")
-    refuse_stand_in(place)
+    if not place.name.endswith(INDEX_SUFFIX):
+        refuse_stand_in(place)
     with runtime.offline(offline):
-        read = _from_folder if place.is_dir() else _from_file
-        network, architecture, label, said = read(place, named, ema, target)
+        is_run = place.is_dir() and ((place / INDEX_NAME).is_file() or not holds_weights(place))
+        read = _from_folder if is_run else _from_file
+        network, architecture, taken, said = read(place, named, ema, target)
     spec = _spec(place, network, {**declared(network), **said, **given})
-    generator = Generator(network, spec, name=place.name, architecture=architecture, weights_label=label)
+    generator = Generator(network, spec, name=place.name, architecture=architecture, weights=taken)
     generator.eval().check()
     return generator
 
 
-_Read = tuple[nn.Module, Architecture, str, Mapping[str, Any]]
-"""A network, where it comes from, the label of its weights, and what was said of it beside them."""
+_Read = tuple[nn.Module, Architecture, TakenWeights, Mapping[str, Any]]
+"""A network, where it comes from, which weights it has, and what was said of it beside them."""
 
 
 def _from_folder(path: Path, named: Architecture | None, ema: str | None, device: Any) -> _Read:
     folder = read_run_folder(path)
     label, weights = folder.weights_file(ema)
+    note = folder.sets.choice(label, repr(str(path))) if ema is None else None
+    if note is not None:
+        warnings.warn(f"{note}; {ADVICE}.", FdrWarning, stacklevel=5)
     network, architecture = build(named or folder.architecture, device, is_from_file=named is None)
     load_weights(network, weights, None, path.name)
-    return network, architecture, label, folder.declared
+    return network, architecture, TakenWeights(label, tuple(folder.sets.labels())), folder.declared
 
 
 def _from_file(path: Path, named: Architecture | None, ema: str | None, device: Any) -> _Read:
     beside = {key: value for key, value in read_sidecar(path, _DECLARED).items() if value is not None}
-    kind = "export" if path.suffix == ".pt2" else "torchscript" if is_archive(path) else None
+    kind = "export" if path.suffix == ".pt2" else "torchscript" if path.is_file() and is_archive(path) else None
     if kind is None:
         if named is None:
             raise InputError(f"{str(path)!r} holds weights alone; name their network with --arch module:factory.")
         network, architecture = build(named, device)
         return network, architecture, load_weights(network, path, ema, path.name), beside
-    if named is not None or ema is not None:
+    if named is not None or ema not in (None, ONLINE, NO_AVERAGE):
         option = "--arch" if named is not None else "--ema"
         raise InputError(f"{str(path)!r} is a whole program, with its network and one set of weights; drop {option}.")
     network, architecture = build(Architecture(kind, str(path.resolve())), device)
-    return network, architecture, ONLINE, beside
+    return network, architecture, TakenWeights(), beside
 
 
 def _spec(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> GeneratorSpec:

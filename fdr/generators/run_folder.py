@@ -21,7 +21,7 @@ from fdr.encoders.weights import file_digest
 from fdr.errors import InputError, WeightsError
 from fdr.files import atomic_path, check_writable, write_atomically
 from fdr.generators.base import Architecture, Generator
-from fdr.generators.checkpoints import ONLINE, find_weights
+from fdr.generators.weight_sets import ONLINE, WeightSets
 
 INDEX_NAME = "generator.json"
 SCHEMA = "fdr-generator/1"
@@ -40,9 +40,15 @@ class RunFolder:
     weights: Mapping[str, str]
     """File names by label."""
 
+    @property
+    def sets(self) -> WeightSets:
+        """Its sets of weights, as file names."""
+        averages = {label: name for label, name in self.weights.items() if label != ONLINE}
+        return WeightSets({ONLINE: self.weights[ONLINE]} if ONLINE in self.weights else {}, averages)
+
     def weights_file(self, label: str | None) -> tuple[str, Path]:
         """The label and the path of one set of weights. Raises for one that is unknown or missing."""
-        found, name = find_weights(self.weights, label, self.folder)
+        found, name = self.sets.find(label, repr(str(self.folder)))
         path = self.folder / name
         if not path.is_file():
             raise WeightsError(f"{str(self.folder / INDEX_NAME)!r} names {name!r} as {found!r}, which is not there.")
@@ -54,9 +60,9 @@ def save_generator(
 ) -> None:
     """Write a generator so that `fdr.load_generator(folder)` gives it back; replaces an earlier one in one step.
 
-    `states` are sets of weights by label, each with the names of `generator.state_dict()`: "online", which are taken
-    when no label is asked for, and averages; left out, the generator's own as "online". Raises `InputError` for a
-    generator that was made in Python, not by `load_generator`, and for a folder that cannot be written.
+    `states` are sets of weights by label, each with the names of `generator.state_dict()`: "online" and averages, the
+    first of which is taken when no label is asked for; left out, the generator's own as "online". Raises `InputError`
+    for a generator that was made in Python, not by `load_generator`, and for a folder that cannot be written.
     """
     architecture = generator.architecture
     if architecture is None:

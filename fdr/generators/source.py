@@ -58,7 +58,8 @@ class GeneratorSource(MadeSource):
         return {
             "generator": self.name,
             "digest": self._code,
-            "weights": self.generator.weights_label,
+            "weights": self.generator.weights.label,
+            "weights_held": list(self.generator.weights.held),
             "count": len(self),
             "seed": self.seed,
             "labels": None if self.generator.num_classes is None else self.label_policy,

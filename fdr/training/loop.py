@@ -11,8 +11,8 @@ from typing import Any
 
 from fdr.errors import FdrWarning, RunError
 from fdr.failures import memory_for
-from fdr.generators.checkpoints import ONLINE
 from fdr.generators.run_folder import save_generator
+from fdr.generators.weight_sets import ONLINE
 from fdr.group import SOLO, Group, failures_told, on_main
 from fdr.runtime import peak_memory, resolve_device
 from fdr.training import folder

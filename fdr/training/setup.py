@@ -14,6 +14,7 @@ from fdr.encoders.registry import load_encoders, parse_encoders
 from fdr.extraction import ExtractionOptions
 from fdr.generators.base import Generator
 from fdr.generators.loading import load_generator
+from fdr.generators.weight_sets import ONLINE
 from fdr.group import Group
 from fdr.images import open_images
 from fdr.loss import FDLoss
@@ -83,7 +84,7 @@ def _generator(
     if not is_new:
         arch = options.arch if run_options.is_arch_named else None
         arguments = options.arch_args if arch is not None else None
-        return load_generator(run, arch, str(device), arch_args=arguments, offline=run_options.offline)
+        return load_generator(run, arch, str(device), arch_args=arguments, ema=ONLINE, offline=run_options.offline)
     return load_generator(
         options.gen,
         options.arch,
@@ -92,7 +93,7 @@ def _generator(
         value_range=options.value_range,
         noise_shape=options.noise_shape,
         num_classes=options.num_classes,
-        ema=options.ema,
+        ema=options.ema or ONLINE,
         offline=run_options.offline,
     )
 

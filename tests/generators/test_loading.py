@@ -14,7 +14,7 @@ from generator_worlds import Classes, Plain, Scripted, generator, seeded, weight
 from safetensors.torch import load_file, save_file
 
 import fdr
-from fdr.errors import FdrError, InputError, WeightsError
+from fdr.errors import FdrError, FdrWarning, InputError, WeightsError
 from fdr.generators.run_folder import save_generator
 from fdr.generators.sampling import noise_of
 
@@ -104,7 +104,17 @@ def test_an_export_is_trained_and_sampled(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ema", "seed"), [(None, 0), ("online", 0), ("edm_250", 1), ("edm_250.0", 1), ("edm_500", 2), ("ema1", 3)]
+    ("ema", "seed"),
+    [
+        (None, 1),
+        ("online", 0),
+        ("none", 0),
+        ("model", 0),
+        ("edm_250", 1),
+        ("edm_250.0", 1),
+        ("edm_500", 2),
+        ("ema1", 3),
+    ],
 )
 def test_weights_of_a_checkpoint_by_label(tmp_path, ema, seed):
     states = [{f"net.{name}": value for name, value in seeded(seed=s).state_dict().items()} for s in range(4)]
@@ -127,11 +137,12 @@ def test_a_run_folder_gives_the_generator_back(tmp_path, kind):
         loaded = fdr.load_generator(exported(tmp_path / "a.pt2"), noise_shape=(8,))
     averages = {name: value * 0.5 for name, value in loaded.state_dict().items()}
     save_generator(tmp_path / "run", loaded, {"online": loaded.state_dict(), "edm_250": averages})
-    again = fdr.load_generator(tmp_path / "run")
+    again = fdr.load_generator(tmp_path / "run", ema="none")
     assert (again.spec, again.digest()) == (loaded.spec, loaded.digest())
     assert torch.equal(again(NOISE), loaded(NOISE))
-    halved = fdr.load_generator(tmp_path / "run", ema="edm_250")
-    assert halved.weights_label == "edm_250"
+    with pytest.warns(FdrWarning, match="trained weights and the average edm_250; measured: edm_250, as papers do"):
+        halved = fdr.load_generator(tmp_path / "run")
+    assert (halved.weights.label, halved.weights.held) == ("edm_250", ("online", "edm_250"))
     assert all(torch.equal(value, averages[name]) for name, value in halved.state_dict().items())
 
 
