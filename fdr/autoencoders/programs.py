@@ -94,10 +94,8 @@ def export_pair(path: Path) -> tuple[Path, Path] | None:
 
 def load_export_pair(name: str, pair: tuple[Path, Path], options: AutoencoderOptions) -> LoadedAutoencoder:
     """Raises `WeightsError` for files that are damaged or foreign."""
-    from torch.export.passes import move_to_device_pass
-
     device = runtime.resolve_device(None if options.device is None else str(options.device))
-    encoder, decoder = (move_to_device_pass(load_export(path), str(device)).module() for path in pair)
+    encoder, decoder = (load_export(path, device) for path in pair)
     digest = hashlib.sha256("".join(map(file_digest, pair)).encode()).hexdigest()
     return _program(name, ExportedPair(encoder, decoder), "export", pair[0], digest, options)
 

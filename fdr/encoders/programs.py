@@ -147,10 +147,7 @@ def _torchscript(path: Path, device: torch.device) -> tuple[Callable[[Tensor], A
 
 
 def _export(path: Path, device: torch.device) -> tuple[Callable[[Tensor], Any], bool]:
-    from torch.export.passes import move_to_device_pass
-
-    program = load_export(path)
-    return _without_training(move_to_device_pass(program, str(device)).module()), False
+    return _without_training(load_export(path, device)), False
 
 
 def _without_training(module: Any) -> Any:

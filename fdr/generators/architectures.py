@@ -97,9 +97,7 @@ def _scripted(path: Path, device: torch.device) -> nn.Module:
 
 
 def _exported(path: Path, device: torch.device) -> nn.Module:
-    from torch.export.passes import move_to_device_pass
-
-    return ExportedNetwork(move_to_device_pass(load_export(path), str(device)).module())
+    return ExportedNetwork(load_export(path, device))
 
 
 def _find(target: str, is_from_file: bool) -> Callable[..., Any]:
