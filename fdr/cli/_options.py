@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from fdr.arguments import synonyms
+from fdr.cli import _completion
 from fdr.cli._config import apply_config, spellings
 from fdr.cli._missing import check_files
 from fdr.metric_names import peer_name
@@ -78,6 +79,7 @@ def stack(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 reps = click.option(
     "--reps",
+    shell_complete=_completion.encoders,
     default="inception",
     show_default=True,
     metavar="NAMES",
@@ -195,12 +197,14 @@ measurement = stack(
         "reference",
         default="imagenet256",
         show_default=True,
+        shell_complete=_completion.references_and_files,
         metavar="NAME|FILE|IMAGES",
         help="Reference: a name (fdr references list), statistics of any tool, or real images.",
     ),
     reps,
     click.option(
         "--metrics",
+        shell_complete=_completion.metrics,
         default="fd",
         show_default=True,
         metavar="NAMES",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fdr.cli import _options
+from fdr.cli import _completion, _options
 from fdr.cli._render import dump, human_bytes, print_table, progress_for, write_text
 
 if TYPE_CHECKING:
@@ -87,8 +87,13 @@ def _facts(name: str, weights_dir: Path | None) -> dict[str, Any]:
 @command.command(
     "fetch", cls=_options.Command, epilog="Example: fdr references fetch imagenet256 --reps fdr6 --dry-run"
 )
-@click.argument("name")
-@click.option("--reps", metavar="NAMES", help="Only the files of these encoders or bundles.  [default: all]")
+@click.argument("name", shell_complete=_completion.references)
+@click.option(
+    "--reps",
+    metavar="NAMES",
+    shell_complete=_completion.encoders,
+    help="Only the files of these encoders or bundles.  [default: all]",
+)
 @click.option("--to", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Put the files here.")
 @_options.weights_dir
 @_offline
@@ -123,7 +128,7 @@ def _plan(file: ReferenceFile) -> str:
 
 
 @command.command("verify", cls=_options.Command, epilog="Example: fdr references verify imagenet256")
-@click.argument("names", nargs=-1, metavar="[NAMES]...")
+@click.argument("names", nargs=-1, metavar="[NAMES]...", shell_complete=_completion.references)
 @_options.weights_dir
 def verify_files(names: tuple[str, ...], weights_dir: Path | None) -> int:
     """Check the files that are here (of all references without names): by digest, or that they hold moments.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fdr.cli import _generator, _options, _ranks
+from fdr.cli import _completion, _generator, _options, _ranks
 from fdr.cli._missing import check_files
 from fdr.cli._train_view import view_for
 from fdr.errors import InputError
@@ -44,12 +44,18 @@ def _option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
 
 _loss = _options.stack(
     _options.reps,
-    _option("monitor", "Encoders that are watched and not trained on, comma-separated.", metavar="NAMES"),
+    _option(
+        "monitor",
+        "Encoders that are watched and not trained on, comma-separated.",
+        metavar="NAMES",
+        shell_complete=_completion.encoders,
+    ),
     click.option(
         "--ref",
         "reference",
         default=_DEFAULTS["reference"],
         show_default=True,
+        shell_complete=_completion.references_and_files,
         metavar="NAME|FILE|IMAGES",
         help="Reference: a name (fdr references list), statistics of any tool, or real images.",
     ),

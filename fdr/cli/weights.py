@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fdr.cli import _options
+from fdr.cli import _completion, _options
 from fdr.cli._render import dump, human_bytes, print_table, progress_for, write_text
 
 if TYPE_CHECKING:
     from fdr.encoders.inventory import Holding, Verdict
 
-_all_without = click.argument("names", nargs=-1, metavar="[ENCODERS]...")
-_named = click.argument("names", nargs=-1, required=True, metavar="ENCODERS...")
+_all_without = click.argument("names", nargs=-1, metavar="[ENCODERS]...", shell_complete=_completion.encoders)
+_named = click.argument("names", nargs=-1, required=True, metavar="ENCODERS...", shell_complete=_completion.encoders)
 _offline = click.option("--offline", is_flag=True, default=False, help="Never touch the network.")
 
 

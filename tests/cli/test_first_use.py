@@ -10,7 +10,8 @@ from worlds import images, npz
 import fdr
 from fdr.arguments import COMMANDS, SYNONYMS
 from fdr.cli import COMMANDS as HAVING
-from fdr.cli import run
+from fdr.cli import cli, run
+from fdr.encoders.catalogue import ROWS
 
 
 @pytest.mark.parametrize(
@@ -85,3 +86,39 @@ def test_a_dry_run_lists_all_that_is_missing_and_one_command(tmp_path: Path, cap
         assert "1 file is not on this machine (1.2 GB), and the run is offline" in capsys.readouterr().out
     assert run(["eval", samples, "--ref", samples, "--reps", "random", "--offline", "--dry-run"]) == 0
     assert "12 images" in capsys.readouterr().out
+
+
+def test_the_table_of_encoders_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["encoders"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, (line.rstrip() for line in out.splitlines()))) <= 80
+    assert all(row.name in out.split() for row in ROWS) and "CC-BY-NC-4.0 (nc)" in out
+    assert run(["encoders", "MAE"]) == 0
+    out = capsys.readouterr().out
+    assert "vit_large_patch16_224.mae" in out and "non-commercial" in out and "fdr weights fetch mae" in out
+    assert run(["encoders", "timm:resnet18"]) == 2
+    assert "Unknown encoder with a description 'timm:resnet18'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered", "others"),
+    [
+        ("eval --reps inc", "inception", "dinov2"),
+        ("eval --reps inception,DI", "inception,dinov2", "inception,inception"),
+        ("train --monitor fd", "fdr6", "mae"),
+        ("eval --ref demo", "demo", "imagenet256"),
+        ("check --metrics fd,prec", "fd,precision", "fd,recall"),
+        ("weights fetch si", "siglip", "mae"),
+        ("references fetch imagenet5", "imagenet512:jit", "demo"),
+        ("encoders conv", "convnext", "mae"),
+    ],
+)
+def test_the_shell_completes_names(typed: str, offered: str, others: str, monkeypatch, capsys) -> None:
+    words = typed.split()
+    monkeypatch.setenv("_FDR_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", f"fdr {typed}")
+    monkeypatch.setenv("COMP_CWORD", str(len(words)))
+    with pytest.raises(SystemExit):
+        cli.main(args=[], prog_name="fdr", complete_var="_FDR_COMPLETE", standalone_mode=True, obj=[])
+    lines = capsys.readouterr().out.splitlines()
+    assert f"plain,{offered}" in lines and f"plain,{others}" not in lines

@@ -1,0 +1,49 @@
+"""What the shell offers after Tab for names of encoders, metrics and references. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import click
+from click.shell_completion import CompletionItem
+
+
+def encoders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Presets, bundles, plug-ins and the families of open-ended names; the last part of a list with commas."""
+    from fdr.encoders.catalogue import BUNDLES, ROWS
+    from fdr.encoders.registry import PREFIXES, plugin_encoders
+
+    names = {row.name: row.note for row in ROWS}
+    names |= {name: ", ".join(members) for name, members in BUNDLES.items()}
+    names |= {name: f"added by {origin}" for name, origin in plugin_encoders().items()}
+    names |= {f"{prefix}:": text for prefix, text in PREFIXES.items()}
+    return _last_part(incomplete, names.items())
+
+
+def metrics(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The metrics of `fdr eval`, the last part of a list with commas."""
+    from fdr.metrics import METRICS
+
+    return _last_part(incomplete, ((name, "") for name in METRICS))
+
+
+def references(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The references known by name."""
+    from fdr.named_references import registry
+
+    return [CompletionItem(name, help=entry.title) for name, entry in registry().items() if name.startswith(incomplete)]
+
+
+def references_and_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The references known by name, and files and folders."""
+    return [*references(ctx, param, incomplete), CompletionItem(incomplete, type="file")]
+
+
+def _last_part(incomplete: str, names: Iterable[tuple[str, str]]) -> list[CompletionItem]:
+    before, comma, last = incomplete.rpartition(",")
+    given = set(before.split(","))
+    return [
+        CompletionItem(before + comma + name, help=text)
+        for name, text in names
+        if name.lower().startswith(last.lower()) and name not in given
+    ]
