@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import struct
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -15,20 +12,12 @@ from typing import IO, Any
 import numpy as np
 
 from fdr.errors import InputError, as_utf8
-from fdr.files import HEAD_BYTES, atomic_path, missing_path, stand_in_of
+from fdr.files import DAMAGE, HEAD_BYTES, atomic_path, missing_path, stand_in_of
+from fdr.hdf5 import HDF5_MAGIC, dataset_of, item_of, open_h5
 
 H5_FORMAT = "fdr-moments/1"
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ATTRIBUTES = "fdr_attributes"
 """The npz member that holds the attributes as JSON text; peers ignore it."""
-
-
-DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, KeyError, ValueError, TypeError),
-    *(RuntimeError, OverflowError, MemoryError, AttributeError, SyntaxError, tokenize.TokenError),
-)
-"""What zipfile, NumPy, json and h5py raise on bytes that are not what they say."""
-
 
 SUFFIXES = {".npz": "npz", ".h5": "h5", ".hdf5": "h5"}
 
@@ -129,14 +118,12 @@ def _read_npz(name: str, keys: tuple[str, str]) -> tuple[dict[str, Any], dict[st
 
 
 def _read_h5(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    import h5py
-
     try:
-        with h5py.File(name, "r") as h5:
+        with open_h5(name) as h5:
             _check_h5(name, h5)
-            arrays = {key: np.asarray(h5[key][()]) for key in ("mu", "sigma", "factor") if key in h5}
+            arrays = {key: np.asarray(dataset_of(h5, key)[()]) for key in ("mu", "sigma", "factor") if key in h5}
             arrays |= {key: h5.attrs[key] for key in ("count", "ddof") if key in h5.attrs}
-            attributes = {key: _plain(value) for key, value in h5["attributes"].attrs.items()}
+            attributes = {key: _plain(value) for key, value in item_of(h5, "attributes").attrs.items()}
         if not {"mu", "sigma"} <= arrays.keys():
             raise InputError(f"{name!r} has no 'mu' and 'sigma'; it holds {listing(list(arrays))}.")
         return _scalars(name, arrays), attributes
@@ -152,27 +139,23 @@ def read_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
             with np.load(name, allow_pickle=False) as file:
                 attributes = json.loads(str(file[ATTRIBUTES])) if ATTRIBUTES in file else {}
             return attributes if isinstance(attributes, dict) else {}
-        import h5py
-
-        with h5py.File(name, "r") as h5:
-            return {key: _plain(value) for key, value in h5["attributes"].attrs.items()}
+        with open_h5(name) as h5:
+            return {key: _plain(value) for key, value in item_of(h5, "attributes").attrs.items()}
     except DAMAGE as error:
         raise damaged(name, error) from None
 
 
 def header_h5(path: str | os.PathLike[str]) -> tuple[int, int | None, str]:
     """Width, count and dtype of sigma of our HDF5, without reading a matrix. Raises `InputError` for another file."""
-    import h5py
-
     name = os.fspath(path)
     try:
-        with h5py.File(name, "r") as h5:
+        with open_h5(name) as h5:
             _check_h5(name, h5)
             if "mu" not in h5 or "sigma" not in h5:
                 raise InputError(f"{name!r} has no 'mu' and 'sigma'; it holds {listing(list(h5))}.")
             count = _scalars(name, {"count": h5.attrs["count"]})["count"] if "count" in h5.attrs else None
-            return h5["mu"].shape[0], count, str(h5["sigma"].dtype)
-    except (*DAMAGE, IndexError) as error:
+            return dataset_of(h5, "mu").shape[0], count, str(dataset_of(h5, "sigma").dtype)
+    except DAMAGE as error:
         raise damaged(name, error) from None
 
 

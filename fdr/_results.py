@@ -87,6 +87,8 @@ def samples_facts(source: ImageSource, measured: Measurement) -> dict[str, Any]:
         "count": measured.count,
         "digest": source.digest,
         "skipped": [{"id": image.id, "reason": image.reason} for image in measured.bad],
+        **({"left_out": dict(source.left_out)} if source.left_out else {}),
+        **({"labels_from": source.labels_from} if source.labels_from else {}),
         "policy": dict(source.policy),
         "subset": None
         if source.options.count is None
@@ -108,5 +110,6 @@ def moments_facts(
         "images_digest": source.digest or "",
         "policy": json.dumps(dict(source.policy), sort_keys=True),
         "skipped": len(measured.bad),
+        **({"left_out": json.dumps(source.left_out)} if source.left_out else {}),
         "fdr_version": __version__,
     }

@@ -99,6 +99,7 @@ def _summary(
         "spec_hash": encoder.spec.hash,
         "arr_0": list(shown.shape),
         "labels": shown.labels is not None,
+        "labels_from": None if shown.labels is None else source.labels_from,
         "skipped": [{"id": image.id, "reason": image.reason} for image in measured.bad],
     }
 

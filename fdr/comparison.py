@@ -35,6 +35,7 @@ MEANINGS = {
     "compat": "the published code whose conventions hold",
     "crop": "the crop and size of the images",
     "alpha": "what is done with transparency",
+    "left": "how many images were left out because they could not be read or were there twice",
     "q": "the quantisation of the images",
     "n": "the number of images",
     "ref": "the reference",

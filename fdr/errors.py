@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 
@@ -149,3 +150,15 @@ class FdrWarning(UserWarning):
 def first_line(error: BaseException) -> str:
     """What an error says, or else what it is, as part of a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextlib.contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """Catch `FdrWarning`s as texts, for the report; they are warned again on leaving, other warnings pass."""
+    texts: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FdrWarning)
+        yield texts
+        texts += [str(item.message) for item in caught if issubclass(item.category, FdrWarning)]
+    for item in caught:
+        warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)

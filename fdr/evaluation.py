@@ -6,7 +6,6 @@ import itertools
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from fdr._results import PlannedResult, ResultFacts, samples_facts
 from fdr.arguments import named_arguments
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.registry import load_encoders
-from fdr.errors import FdrWarning, InputError
+from fdr.errors import FdrWarning, InputError, collected_warnings
 from fdr.extraction import Extraction, ExtractionOptions, cached_rows
 from fdr.failures import memory_for
 from fdr.group import SOLO, Group, failures_told, on_main
@@ -222,7 +221,8 @@ class Evaluator:
                 for doubt in doubts(extraction, measured.moments, self.reference.moments, self.reference.noted):
                     warnings.warn(doubt, FdrWarning, stacklevel=2)
                 results = list(self._results(source, measured, has_stored=bool(stored)))
-        gathered = itertools.chain(self.warnings, *group.gather(texts))
+        opened = [] if self.reference.images is None else self.reference.images.warnings
+        gathered = itertools.chain(opened, self.warnings, source.warnings, *group.gather(texts))
 
         def report() -> Report:
             return Report(
@@ -342,15 +342,3 @@ class Evaluator:
             "encoders": specs,
             **({} if self.protocol is None else {"protocol": self.protocol.name}),
         }
-
-
-@contextmanager
-def collected_warnings() -> Iterator[list[str]]:
-    """Catch `FdrWarning`s as texts, for the report; they are warned again on leaving, other warnings pass."""
-    texts: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", FdrWarning)
-        yield texts
-        texts += [str(item.message) for item in caught if issubclass(item.category, FdrWarning)]
-    for item in caught:
-        warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)

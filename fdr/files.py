@@ -6,12 +6,25 @@ import contextlib
 import difflib
 import errno
 import itertools
+import lzma
 import os
+import struct
+import tarfile
 import tempfile
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from fdr.errors import InputError, RunError, as_utf8
+
+DAMAGE = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
+    *(LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError),
+    *(SyntaxError, tokenize.TokenError, AssertionError),
+)
+"""All that zipfile, tarfile, NumPy, json and h5py raise on bytes that are not what they say."""
 
 
 @contextlib.contextmanager

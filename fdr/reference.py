@@ -69,8 +69,10 @@ def names_images(reference: Any) -> bool:
     path = Path(reference).expanduser()
     if path.exists():
         return not is_statistics(path)
-    if str(reference) in registry() or "{" in str(reference):
-        return "{" in str(reference)
+    if str(reference) in registry():
+        return False
+    if "{" in str(reference) or Path(str(reference).rpartition(":")[0]).expanduser().is_file():
+        return True
     raise _no_reference(str(reference))
 
 

@@ -106,7 +106,14 @@ def _write_index(
     path = folder / INDEX_NAME
     kept = read_index(folder)["encoders"] if path.is_file() else []
     replaced = {row["name"] for row in rows}
-    images = {"source": source.name, "digest": source.digest, "count": measured.count, "policy": dict(source.policy)}
+    images: dict[str, Any] = {
+        "source": source.name,
+        "digest": source.digest,
+        "count": measured.count,
+        "policy": dict(source.policy),
+    }
+    if source.left_out:
+        images["left_out"] = source.left_out
     index = {
         "schema": INDEX_SCHEMA,
         "name": name,

@@ -65,7 +65,8 @@ class Report:
     """All results of one sample set. `report["fd", "inception"].value` is one number."""
 
     samples: Mapping[str, Any]
-    """`source`, `count`, `digest`, `skipped` (list of {id, reason}), `policy`."""
+    """`source`, `count`, `digest`, `skipped` (list of {id, reason}), `policy`; where there are such, `left_out` (what
+    lies beside the images -> how many) and `labels_from`."""
     reference: Mapping[str, Any] | None
     """`name`, `source`, `digest`; None when no metric needed a reference."""
     results: tuple[Result, ...]

@@ -2,7 +2,8 @@
 
 Two numbers are comparable when their signatures agree apart from the version. Keys: `enc` encoder, `s` spec hash,
 `w` weights, `rs` resize and input size, `dt` dtype, `cm` order of computation (when not the default), `out` output,
-`crop` and `alpha` of the images (when not the default), `q` quantisation, `n` images, `ref` reference and its digest,
+`crop` and `alpha` of the images (when not the default), `left` images of unread formats or doubtful entries beside
+them (when not 0), `q` quantisation, `n` images, `ref` reference and its digest,
 `val` validation FD under FDr, `k` number of encoders or of neighbours, `d` rule of distances (when not exact), `m`
 "stored" where the sample file's own moments count, `v` version. Of an autoencoder: `ae` itself and the hash of its
 spec, `z` its posterior, `clamp` of decoded values, `nb` the set of the neighbours, `by` the distance that they are
@@ -24,7 +25,7 @@ from fdr.errors import InputError
 if TYPE_CHECKING:
     from fdr.encoders.base import EncoderSpec
 
-DEFAULTS = {"crop": "none", "alpha": "drop", "cm": "default", "clamp": "yes", "lat": "float32"}
+DEFAULTS = {"crop": "none", "alpha": "drop", "cm": "default", "clamp": "yes", "lat": "float32", "left": "0"}
 """What the fields that are left out at their default stand for."""
 
 

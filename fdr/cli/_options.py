@@ -124,7 +124,11 @@ bad_images = stack(
         help="Unreadable images: stop, or leave them out and list them in the report.",
     ),
     click.option(
-        "--max-bad", type=float, default=0.01, show_default=True, help="With --on-bad skip, fail above this share."
+        "--max-bad",
+        type=float,
+        default=0.01,
+        show_default=True,
+        help="Largest share that may be left out: bad images (with --on-bad skip), and formats that are not read.",
     ),
     click.option(
         "--max-pixels",

@@ -334,6 +334,13 @@ def _notes(reports: Sequence[Report]) -> Iterable[str]:
         if skipped:
             named = ", ".join(item["id"] for item in skipped[:5]) + (", ..." if len(skipped) > 5 else "")
             yield f"{several}{len(skipped)} image(s) skipped: {named}"
+        if report.run.get("ifid", {}).get("same_class"):
+            yield f"{several}classes from {report.samples.get('labels_from')}"
+        left_out = report.samples.get("left_out")
+        if left_out:
+            from fdr.images.files import left_out_text
+
+            yield f"{several}left out: {left_out_text(left_out)}"
 
 
 def write_text(path: Path, text: str) -> None:

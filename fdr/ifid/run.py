@@ -20,8 +20,7 @@ from fdr._results import samples_facts
 from fdr._stored import item_size
 from fdr.autoencoders.base import LoadedAutoencoder
 from fdr.encoders.base import AbstractEncoder
-from fdr.errors import FdrWarning, InputError
-from fdr.evaluation import collected_warnings
+from fdr.errors import FdrWarning, InputError, collected_warnings
 from fdr.extraction import Extraction, ExtractionOptions, cached_rows
 from fdr.failures import memory_for
 from fdr.group import failures_told, on_main
@@ -159,6 +158,8 @@ class InterpolatedFid:
         )
         variants = [RECONSTRUCTIONS, NEIGHBOURS, *map(between, filter(self.options.used_alpha, self.options.alphas))]
         yield f"decode: {', '.join(variants)}, {len(self.images)} images each; measured with {', '.join(self.encoders)}"
+        if self.options.same_class:
+            yield f"classes: {len(np.unique(_labels_of(self.images)))}, from {self.images.labels_from}"
 
     def _encodings(self) -> Iterator[tuple[str, ImageSource, LatentEncoder]]:
         yield "images", self.images, self._query_encoder
@@ -358,7 +359,7 @@ class InterpolatedFid:
                     "neighbour_entropy": paired.draws.entropy,
                 },
             },
-            warnings=tuple(dict.fromkeys(warnings)),
+            warnings=tuple(dict.fromkeys([*self.images.warnings, *warnings])),
         )
 
 
@@ -396,7 +397,7 @@ def _labels_of(source: ImageSource) -> np.ndarray:
     if source.labels is None:
         raise InputError(
             f"{source.name} has no classes, so neighbours cannot be kept to one (--same-class); give a folder with "
-            "class subfolders, or an npz with arr_1."
+            "class subfolders, one with a dataset.json, or an npz with arr_1."
         )
     return source.labels
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import json
 import operator
+import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,11 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 
-from fdr.errors import InputError, RunError, as_utf8, unknown
+from fdr.errors import FdrWarning, InputError, RunError, as_utf8, unknown
 from fdr.group import SOLO, Group
 from fdr.images.decode import ALPHA, MAX_PIXELS, Picture, UnreadableImage, quiet_pillow
 from fdr.images.digests import container_digest, file_stamp
 from fdr.images.facts import FACTS, FORMATS, facts_of
+from fdr.images.files import left_out_text, lost_images
+from fdr.images.labels import Labels
 from fdr.images.pool import ordered_map
 from fdr.images.resize import CROPS, crop_function
 from fdr.runtime import available_cpus
@@ -51,7 +56,8 @@ class ImageOptions:
     on_bad: str = "fail"
     """"fail" raises at the first file that cannot be decoded; "skip" lists it and goes on."""
     max_bad: float = 0.01
-    """With "skip": a pass in which a larger share than this was bad ends in `RunError`."""
+    """With "skip": a pass in which a larger share than this was bad ends in `RunError`. Always: a folder or archive in
+    which a larger share cannot be measured (formats that are not read, dead links, names twice) is refused."""
     quantize: str = "uint8"
     """What happens to float input: "uint8" rounds 255 x, as saving to PNG would; "none" keeps the floats."""
     max_pixels: int = MAX_PIXELS
@@ -120,19 +126,38 @@ class ImageSource(ABC):
         name: str,
         options: ImageOptions,
         ids: Sequence[str],
-        labels: np.ndarray | None = None,
-        class_names: tuple[str, ...] | None = None,
+        labels: Labels | None = None,
+        left_out: Mapping[str, int] | None = None,
     ) -> None:
         self.name = as_utf8(name)
         self.options = options
         self.rows = None if isinstance(ids, EndlessIds) else select(len(ids), options, name)
         self.ids: Sequence[str] = ids if self.rows is None else Selected(ids, self.rows)
-        self.labels = labels if labels is None else np.asarray(labels, dtype=np.int64)[self.rows]
-        self.class_names = class_names
+        self.labels = None if labels is None else np.asarray(labels.values, dtype=np.int64)[self.rows]
+        self.class_names = None if labels is None else labels.names
+        self.labels_from = None if labels is None else labels.origin
+        """Where the labels were found: "class folders", "dataset.json", "arr_1", ..."""
+        self.left_out = dict(left_out or {})
+        """What lies beside the images and is not measured, as numbers of files by what they are."""
+        self._check_left_out(0 if self.rows is None else len(ids))
+        self.warnings: list[str] = []
+        """What was warned of when the source was opened."""
         self._digest: str | None = None
         self._is_digested = False
         self._stamps: dict[str | Path, list[int] | None] = {}
         self._facts = np.zeros(0 if self.rows is None else len(self.rows), FACTS)
+
+    def _check_left_out(self, total: int) -> None:
+        """Warn of what is not measured; raise `InputError` when that is more of the images than `max_bad`."""
+        if not self.left_out:
+            return
+        lost, told = lost_images(self.left_out), left_out_text(self.left_out)
+        if lost > self.options.max_bad * (lost + total):
+            raise InputError(
+                f"{self.name} has {total} images that can be measured, and beside them {told}: more than the share of "
+                f"{self.options.max_bad:.4g} that may be left out; convert or remove those, or raise --max-bad."
+            )
+        warnings.warn(f"{self.name}: left out beside {total} images: {told}.", FdrWarning, stacklevel=2)
 
     @abstractmethod
     def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
@@ -198,6 +223,8 @@ class ImageSource(ABC):
         crop, size = self.options.crop, self.options.size
         named = "none" if size is None else f"{'squash' if crop == 'none' else crop}-{size}"
         policy = {"crop": named, "alpha": self.options.alpha, "quantize": self.options.quantize}
+        if lost := lost_images(self.left_out):
+            policy["left"] = str(lost)
         if size is not None:
             import PIL
 
@@ -353,6 +380,24 @@ class RowIds(Sequence[str]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self._total))]
         return f"{self._prefix}[{range(self._total)[index]}]"
+
+
+class JoinedIds(Sequence[str]):
+    """The ids of several parts, one after the other."""
+
+    def __init__(self, parts: Sequence[Sequence[str]]) -> None:
+        self._parts = parts
+        self._ends = list(itertools.accumulate(map(len, parts)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        at = range(len(self))[index]
+        number = bisect.bisect_right(self._ends, at)
+        return self._parts[number][at - self._ends[number]]
 
 
 class EndlessIds(Sequence[str]):

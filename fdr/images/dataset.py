@@ -12,6 +12,7 @@ import numpy as np
 from fdr.errors import InputError, as_utf8
 from fdr.images.base import ImageOptions, ImageSource, Loader, RowIds
 from fdr.images.decode import Picture, UnreadableImage
+from fdr.images.labels import Labels
 from fdr.images.values import image_of, picture_of
 
 
@@ -38,8 +39,7 @@ class DatasetSource(ImageSource):
             f"{type(value).__name__} of {len(value)}",
             options,
             RowIds("item", len(value)),
-            found if is_labels else None,
-            tuple(map(str, names)) if is_labels and names is not None else None,
+            Labels(found, None if names is None else tuple(map(str, names)), "targets") if is_labels else None,
         )
         self._value = value
 

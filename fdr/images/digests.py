@@ -13,19 +13,22 @@ import json
 import os
 import tempfile
 import time
+import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from fdr.errors import RunError
+from fdr.errors import InputError, RunError
 from fdr.group import SOLO, Group, part_of
 from fdr.runtime import available_cpus, cache_home
+from fdr.zip_check import check_zip
 
 SETTLED_NS = 2_000_000_000
 PROBED_FILES = 64
 _PROBE_BYTES = 1 << 16
+_DAMAGED = "damaged: "
 MAX_MEMOS = 256  # memo files kept, the least recently written go first
 
 Memo = dict[str, list]
@@ -110,10 +113,21 @@ def _hash(key: str) -> list:
         with open(key, "rb") as file:
             before = _identity(os.fstat(file.fileno()))
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if key.endswith(".npz"):
+                _check_stored(key)
             changed = _identity(os.fstat(file.fileno())) != before
     except OSError as error:
         return [f"unreadable: {error.strerror}"]
+    except zipfile.BadZipFile as error:
+        return [f"{_DAMAGED}{error}"]
     return [digest] if changed else [*before, digest]
+
+
+def _check_stored(key: str) -> None:
+    """Compare the uncompressed arrays of an npz with their checksums, while the file is fresh in memory."""
+    with zipfile.ZipFile(key) as archive:
+        stored = [member.filename for member in archive.infolist() if member.compress_type == zipfile.ZIP_STORED]
+    check_zip(key, stored)
 
 
 def _as_seen_here(entry: list, stamp: list[int] | None) -> list:
@@ -165,7 +179,11 @@ def _write(path: Path, memo: Memo) -> None:
 
 
 def container_digest(paths: Sequence[str | Path], rows: np.ndarray | None, group: Group) -> str:
-    """Hash of whole files and of the rows taken from them."""
-    digest = hashlib.sha256("\n".join(file_digests(paths, os.path.abspath(paths[0]), group)).encode())
+    """Hash of whole files and of the rows taken from them. Raises `InputError` where a checksum does not agree."""
+    digests = file_digests(paths, os.path.abspath(paths[0]), group)
+    for path, found in zip(paths, digests, strict=True):
+        if found.startswith(_DAMAGED):
+            raise InputError(f"{path} is damaged: {found.removeprefix(_DAMAGED)}; copy or write it again.")
+    digest = hashlib.sha256("\n".join(digests).encode())
     digest.update(b"" if rows is None else np.ascontiguousarray(rows, dtype="<i8").tobytes())
     return digest.hexdigest()

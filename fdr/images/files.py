@@ -1,14 +1,19 @@
-"""What folders and archives of image files share: which names are images, class labels, the sentence for none."""
+"""What folders and archives of image files share: which names are images, what is left out, links, numbered files."""
 
 from __future__ import annotations
 
+import bisect
+import functools
+import itertools
+import math
 import os
+import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
-
-import numpy as np
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from fdr.errors import InputError
 from fdr.images.decode import Picture, UnreadableImage, decode
@@ -33,36 +38,185 @@ SUFFIXES = frozenset(
         "pnm",
     )
 )
+UNREAD = frozenset(
+    f".{name}"
+    for name in (
+        *("avif", "avifs", "heic", "heif", "hif", "jxl", "jp2", "j2k", "jpf", "jpx", "jpc", "j2c", "jxr", "bpg", "exr"),
+        *("hdr", "dds", "tga", "psd", "qoi", "ico", "svg", "pcx", "ras", "xbm", "xpm", "sgi", "apng"),
+        *("dng", "cr2", "cr3", "nef", "arw", "raf", "orf", "rw2"),
+    )
+)
+"""Image formats that are counted and not read: not every Pillow has them, so a set would depend on the machine."""
+ARRAYS = frozenset((".npz", ".npy", ".h5", ".hdf5", ".zip", ".tar", ".tgz", ".parquet", ".tfrecord"))
+"""Files that may hold images of their own."""
+THUMBNAILS = frozenset(("thumbs", "thumbnails", ".thumbs", ".thumbnails", "@eadir"))
+"""Folders in which systems and tools keep small copies."""
+HIDDEN = "in hidden files and folders"
+REPEATED = "under a name that a later entry has again"
+DEAD_LINKS = "links that lead outside of the archive or to nothing"
+MAX_SHARDS = 1_000_000
+_MAX_LINKS = 40
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 """The range in "x-{000..012}.tar"."""
 _CONTAINERS = (".tar", ".npz", ".npy", ".zip", ".h5", ".hdf5", ".tgz", ".gz")
 
 
-def is_image_name(name: str) -> bool:
-    """True for a POSIX path with an image's extension in any case, outside hidden and __MACOSX folders."""
-    parts = [part for part in name.split("/") if part not in (".", "..")]
-    is_hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return os.path.splitext(name)[1].lower() in SUFFIXES and not is_hidden
+@dataclass(frozen=True)
+class Place:
+    """A path as it was typed: the files that it stands for, and what is chosen in them (`k.npz:x_train`)."""
+
+    path: Path
+    files: tuple[Path, ...]
+    choice: str | None = None
+
+    @property
+    def name(self) -> str:
+        """How the images are called in tables."""
+        name = self.path.name or self.path.resolve().name or str(self.path)
+        return name if self.choice is None else f"{name}:{self.choice}"
 
 
-def class_labels(names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]] | tuple[None, None]:
-    """Labels by the first folder of each name, numbered in sorted order; (None, None) when a name has no folder."""
-    firsts = [name.partition("/")[0] for name in names]
-    if not names or any("/" not in name for name in names):
-        return None, None
-    classes = tuple(sorted(set(firsts)))
-    number = {name: index for index, name in enumerate(classes)}
-    return np.array([number[name] for name in firsts], dtype=np.int64), classes
+def expand_braces(path: Path) -> tuple[Path, ...]:
+    """`x-{08..10}.tar` -> x-08.tar, x-09.tar, x-10.tar; several ranges multiply; a plain path stays alone."""
+    text = str(path)
+    ranges = []
+    for low, high in BRACES.findall(text):
+        if int(low) > int(high):
+            raise InputError(f"{path.name} counts down from {low} to {high}; write the smaller number first.")
+        width = len(low) if low.startswith("0") else 0
+        ranges.append([str(number).zfill(width) for number in range(int(low), int(high) + 1)])
+    if math.prod(map(len, ranges)) > MAX_SHARDS:
+        raise InputError(f"{path.name} stands for more than {MAX_SHARDS} files.")
+    parts = BRACES.sub("\0", text).split("\0")
+    return tuple(
+        Path("".join(itertools.chain.from_iterable(zip(parts, (*numbers, ""), strict=True))))
+        for numbers in itertools.product(*ranges)
+    )
 
 
-def without_common_folder(names: Sequence[str]) -> list[str]:
-    """The names below the deepest folder that holds all of them: archives often wrap everything in one."""
-    if not names:
-        return []
-    folders = [PurePosixPath(name).parent.parts for name in names]
-    low, high = min(folders), max(folders)
-    depth = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-    return ["/".join(PurePosixPath(name).parts[depth:]) for name in names]
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Sorts rank10 behind rank9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
+
+
+def numbered_shards(where: str, names: Sequence[str]) -> list[str]:
+    """The names in the order of the one number in which they differ, which counts on from 0 or 1 without a gap.
+
+    Raises `InputError` for other names: several files of arrays in a folder may be several sets.
+    """
+    ordered = sorted(names, key=natural_key)
+    parts = [re.split(r"([0-9]+)", name) for name in ordered]
+    columns = [set(column) for column in zip(*parts, strict=False)]
+    differing = [number for number, column in enumerate(columns) if len(column) > 1]
+    if len({len(part) for part in parts}) == 1 and len(differing) == 1 and differing[0] % 2:
+        numbers = [int(part[differing[0]]) for part in parts]
+        if numbers[0] in (0, 1) and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+            return ordered
+        last = numbers[-1]
+        if numbers[0] in (0, 1) and len(set(numbers)) == len(numbers) and last < 2 * len(numbers):
+            missing = next(number for number in range(last) if number >= numbers[0] and number not in numbers)
+            raise InputError(f"{where} holds numbered files up to {ordered[-1]}, but number {missing} is not there.")
+    if len(names) == 1:
+        return ordered
+    listed = ", ".join(ordered[:3]) + (", ..." if len(names) > 3 else "")
+    raise InputError(
+        f"{where} holds {len(names)} files of arrays ({listed}) that "
+        "are not numbered from 0 or 1 as parts of one set; give one of them, or a range such as rank{0..3}.npz."
+    )
+
+
+def sorted_out(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
+    """The images among these POSIX paths, and how many files beside them are left out, by what they are.
+
+    What macOS keeps beside files (__MACOSX, ._name) holds no images and is not counted.
+    """
+    images: list[str] = []
+    left_out: Counter[str] = Counter()
+    for name in names:
+        suffix = os.path.splitext(name)[1].lower()
+        folders = [part for part in name.split("/") if part not in ("", ".", "..")]
+        aside = next((part for part in folders if part.startswith(".") or part.lower() in THUMBNAILS), None)
+        if "__MACOSX" in folders or folders[-1].startswith("._"):
+            continue
+        if suffix not in SUFFIXES and suffix not in UNREAD:
+            left_out[suffix] += suffix in ARRAYS and aside is None
+        elif aside is not None:
+            left_out[HIDDEN if aside.startswith(".") and aside.lower() not in THUMBNAILS else f"{aside}/"] += 1
+        elif suffix in UNREAD:
+            left_out[suffix] += 1
+        else:
+            images.append(name)
+    return images, {key: many for key, many in left_out.items() if many}
+
+
+def lost_images(left_out: Mapping[str, int]) -> int:
+    """How many of the files left out seem to be images of the set: thumbnails, hidden files and arrays do not."""
+    return sum(many for key, many in left_out.items() if not (key in ARRAYS or key == HIDDEN or key.endswith("/")))
+
+
+def left_out_text(left_out: Mapping[str, int]) -> str:
+    """ "5 .avif (not read), 24 in thumbs/" """
+    return ", ".join(f"{many} {_phrase(key)}" for key, many in left_out.items())
+
+
+def _phrase(key: str) -> str:
+    if key in UNREAD:
+        return f"{key} (a format that is not read)"
+    if key in ARRAYS:
+        return f"{key} (give the file itself to measure it)"
+    return f"in {key} (thumbnails)" if key.endswith("/") else key
+
+
+Entry = TypeVar("Entry")
+
+
+def follow_links(files: Mapping[str, Entry], links: Mapping[str, str]) -> tuple[dict[str, Entry], list[str]]:
+    """What links in an archive lead to, by the name of the link, and the links that lead outside or to nothing.
+
+    Names are normalised; the targets are paths from the top of the archive. A link to a folder gives all that is in it.
+    """
+    found: dict[str, Entry] = {}
+    dead: list[str] = []
+    folders: list[tuple[str, str]] = []
+    for link, target in links.items():
+        end = _end_of(target, links)
+        if end is not None and end in files:
+            found[link] = files[end]
+        elif end is not None:
+            folders.append((link, end))
+        else:
+            dead.append(link)
+    known = {**files, **found}
+    names = sorted(known)
+    for link, end in folders:
+        prefix = f"{end}/" if end != "." else ""
+        low = bisect.bisect_left(names, prefix)
+        inside = list(itertools.takewhile(functools.partial(_is_below, prefix), names[low:]))
+        if not inside:
+            dead.append(link)
+        elif not link.startswith(prefix):  # else it leads to a folder around itself
+            found |= {f"{link}/{name[len(prefix) :]}": known[name] for name in inside}
+        if len(found) > 100 * len(files) + 1000:
+            raise InputError("The links of the archive repeat its files more than a hundred times; extract it.")
+    return found, dead
+
+
+def _is_below(prefix: str, name: str) -> bool:
+    return name.startswith(prefix)
+
+
+def _end_of(target: str, links: Mapping[str, str]) -> str | None:
+    """Where a path leads when every link in it is followed; None for a circle and for the outside."""
+    for _ in range(_MAX_LINKS):
+        target = posixpath.normpath(target)
+        if target.startswith(("/", "..")):
+            return None
+        parts = target.split("/")
+        above = next((n for n in range(1, len(parts) + 1) if "/".join(parts[:n]) in links), None)
+        if above is None:
+            return target
+        target = "/".join([links["/".join(parts[:above])], *parts[above:]])
+    return None
 
 
 def no_images(where: str, names: Iterable[str]) -> InputError:

@@ -1,40 +1,48 @@
-"""A folder of image files, and a list of paths to image files."""
+"""A folder of image files, or a list of their paths."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from fdr.errors import InputError
 from fdr.images.base import ImageOptions, ImageSource, Loader
 from fdr.images.digests import file_digests
-from fdr.images.files import class_labels, decode_file, is_image_name, no_images
+from fdr.images.files import Place, decode_file, no_images, numbered_shards, sorted_out
+from fdr.images.labels import MAX_JSON_BYTES, Labels, labels_of_files
 
 
-def open_folder(path: Path, options: ImageOptions) -> FolderSource:
-    """The source for a folder and all folders in it; raises `InputError` when there is no image."""
+def open_folder(place: Place, options: ImageOptions) -> ImageSource:
+    """The source for a folder and all folders in it, or for the .npz files that are numbered parts of one set.
+
+    Raises `InputError` when there is no image.
+    """
+    path = place.path
     names = sorted(_walk(path))
-    images = [name for name in names if is_image_name(name)]
+    images, left_out = sorted_out(names)
+    shards = [name for name in names if name.endswith(".npz")]
+    if not images and shards:
+        from fdr.images.npz import open_npz
+
+        files = tuple(path / name for name in numbered_shards(str(path), shards))
+        return open_npz(Place(path, files), options)
     if not images:
         raise no_images(str(path), names)
-    labels, class_names = class_labels(images)
-    name = path.name or path.resolve().name or str(path)
-    return FolderSource(name, options, path, images, labels, class_names)
+    labels = labels_of_files(place.name, images, names, lambda name: _text(path / name))
+    return FolderSource(place.name, options, path, images, labels, left_out)
 
 
 def open_paths(paths: Sequence[str | os.PathLike[str]], options: ImageOptions) -> FolderSource:
     """The source for a list of paths, in the order given."""
     names = [os.fspath(path) for path in paths]
-    return FolderSource(f"list of {len(names)} files", options, Path(), names, None, None)
+    return FolderSource(f"list of {len(names)} files", options, Path(), names)
 
 
 class FolderSource(ImageSource):
-    """Image files, in the sorted order of their POSIX paths below the folder; class folders give labels."""
+    """Image files, in the sorted order of their POSIX paths below the folder."""
 
     kind = "folder"
 
@@ -44,10 +52,10 @@ class FolderSource(ImageSource):
         options: ImageOptions,
         root: Path,
         names: Sequence[str],
-        labels: np.ndarray | None,
-        class_names: tuple[str, ...] | None,
+        labels: Labels | None = None,
+        left_out: Mapping[str, int] | None = None,
     ) -> None:
-        super().__init__(name, options, names, labels, class_names)
+        super().__init__(name, options, names, labels, left_out)
         self._root = root
 
     def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
@@ -67,22 +75,38 @@ class FolderSource(ImageSource):
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """POSIX paths below `root` of all files outside hidden folders; links are followed, loops are not."""
+    """POSIX paths below `root` of all files; links are followed, loops are not. Hidden folders are not gone through,
+    only what lies in them at once."""
     above: dict[str, frozenset[tuple[int, int]]] = {os.fspath(root): frozenset()}
     for folder, subfolders, files in os.walk(root, onerror=_refuse, followlinks=True):
         stat = os.stat(folder)
         seen = above.pop(folder) | {(stat.st_dev, stat.st_ino)}
         prefix = Path(folder).relative_to(root).as_posix()
         prefix = "" if prefix == "." else f"{prefix}/"
-        yield from (f"{prefix}{name}" for name in files if not name.startswith("."))
+        yield from (f"{prefix}{name}" for name in files)
+        for hidden in (name for name in subfolders if name.startswith(".")):
+            yield from (f"{prefix}{hidden}/{name}" for name in _files_in(os.path.join(folder, hidden)))
         kept = [name for name in subfolders if not name.startswith(".") and name != "__MACOSX"]
         subfolders[:] = [name for name in kept if _key(folder, name) not in seen]
         above |= {os.path.join(folder, name): seen for name in subfolders}
 
 
+def _files_in(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_file()]
+    except OSError:
+        return []
+
+
 def _key(folder: str, name: str) -> tuple[int, int]:
     stat = os.stat(os.path.join(folder, name))
     return stat.st_dev, stat.st_ino
+
+
+def _text(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_JSON_BYTES)
 
 
 def _refuse(error: OSError) -> None:

@@ -1,81 +1,74 @@
-"""Images in an HDF5 file: one uint8 dataset [N, H, W, C] or [N, H, W], read chunk by chunk."""
+"""Images in HDF5 files: one uint8 dataset [N, H, W, C] or [N, H, W], read chunk by chunk."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.images.array_file import ArrayInfo, find_images, label_key
-from fdr.images.base import ImageOptions, ImageSource, Loader, RowIds
-from fdr.images.decode import Picture
+from fdr.files import DAMAGE
+from fdr.hdf5 import dataset_of, open_h5
+from fdr.images.array_file import ArrayInfo, ArrayPart, ArraySource, Shown, find_images, find_labels, open_arrays
+from fdr.images.base import ImageOptions, Loader
+from fdr.images.files import Place
+from fdr.images.labels import Labels
 from fdr.images.pool import read_ahead
-from fdr.images.values import array_picture
 
 _BLOCK_BYTES = 16 << 20
 _MAX_BLOCK_BYTES = 128 << 20
 _AHEAD = 32
 
 
-def open_hdf5(path: Path, options: ImageOptions) -> Hdf5Source:
-    """The source for an HDF5 file; raises `InputError` when it holds no uint8 images or is damaged."""
-    import h5py
+def open_hdf5(place: Place, options: ImageOptions) -> ArraySource:
+    """The source for HDF5 files; raises `InputError` when one holds no uint8 images or is damaged."""
+    return open_arrays(place, options, _read)
 
+
+def _read(path: Path, choice: str | None) -> Hdf5Rows:
     try:
-        with h5py.File(path, "r") as file:
+        with open_h5(path) as file:
             arrays = _infos(file)
-            info = find_images(str(path), arrays)
-            key = label_key(arrays, info)
-            labels = None if key is None else file[key][()].reshape(-1)
-            block = _block_rows(file[info.key])
-    except OSError as error:
+            _check_links(str(path), file, arrays, choice)
+            info = find_images(str(path), arrays, choice)
+            block = _block_rows(dataset_of(file, info.key))
+            labels = find_labels(str(path), arrays, info, lambda key: dataset_of(file, key)[()])
+    except DAMAGE as error:
         raise InputError(f"{path} is not a complete HDF5 file: it is truncated or damaged ({error}).") from error
-    return Hdf5Source(path, options, info, labels, block)
+    return Hdf5Rows(path, info, labels, block)
 
 
-class Hdf5Source(ImageSource):
+class Hdf5Rows(ArrayPart):
     """uint8 images in one dataset of an HDF5 file."""
 
     kind = "hdf5"
 
-    def __init__(
-        self, path: Path, options: ImageOptions, info: ArrayInfo, labels: np.ndarray | None, block_rows: int
-    ) -> None:
-        super().__init__(path.name, options, RowIds(info.key, info.shape[0]), labels)
-        self._path, self._info, self._block_rows = path, info, block_rows
-        self._axis = 2 if len(info.shape) == 4 else None
+    def __init__(self, path: Path, info: ArrayInfo, labels: Labels | None, block_rows: int) -> None:
+        super().__init__(path, info, labels)
+        self._block_rows = block_rows
 
-    def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
-        assert self.rows is not None
-        yield from read_ahead(self._read(self.rows[start:stop]), _AHEAD)
+    def loaders(self, rows: np.ndarray, shown: Shown) -> Iterator[Loader]:
+        yield from read_ahead(self._blocks(rows, shown), _AHEAD)
 
-    def _read(self, rows: np.ndarray) -> Iterator[Loader]:
+    def _blocks(self, rows: np.ndarray, shown: Shown) -> Iterator[Loader]:
         """Whole blocks that hold a wanted row, so that a compressed chunk is inflated once."""
-        import h5py
-
         try:
-            with h5py.File(self._path, "r") as file:
-                dataset = file[self._info.key]
+            with open_h5(self.path) as file:
+                dataset = dataset_of(file, self.info.key)
                 blocks = rows // self._block_rows
                 for block in np.unique(blocks):
                     wanted = rows[blocks == block]
                     first = int(wanted[0])
                     values = dataset[first : int(wanted[-1]) + 1]
                     for row in map(int, wanted):
-                        yield functools.partial(self._picture, values[row - first], row)
-        except OSError as error:
-            raise InputError(f"{self._path} is truncated or damaged: {self._info.key} ({error}).") from error
-
-    def _picture(self, array: np.ndarray, row: int) -> Picture:
-        return array_picture(array, self._axis, self.options, f"{self.name}: {self._info.key}[{row}]")
-
-    def _files(self, start: int = 0, stop: int | None = None) -> Sequence[Path]:
-        return [self._path]
+                        yield functools.partial(shown, values[row - first], row)
+        except DAMAGE as error:
+            raise InputError(f"{self.path} is truncated or damaged: {self.info.key} ({error}).") from error
 
 
 def _infos(file: Any) -> list[ArrayInfo]:
@@ -84,11 +77,25 @@ def _infos(file: Any) -> list[ArrayInfo]:
     found: list[ArrayInfo] = []
 
     def visit(key: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.shape is not None:
-            found.append(ArrayInfo(key, item.shape, item.dtype))
+        with contextlib.suppress(TypeError):  # a type that NumPy does not have
+            if isinstance(item, h5py.Dataset) and item.shape is not None:
+                found.append(ArrayInfo(key, item.shape, item.dtype))
 
     file.visititems(visit)
     return found
+
+
+def _check_links(name: str, file: Any, arrays: list[ArrayInfo], choice: str | None) -> None:
+    """Raise `InputError` where the images would have to be reached through a link to elsewhere."""
+    import h5py
+
+    links: list[str] = []
+    file.visititems_links(lambda key, link: None if isinstance(link, h5py.HardLink) else links.append(key))
+    wanted = links if choice is None else [key for key in links if f"{choice.strip('/')}/".startswith(f"{key}/")]
+    if wanted and (choice is not None or not any(array.is_images for array in arrays)):
+        raise InputError(
+            f"{name}: {wanted[0]} is a link to elsewhere, which is not followed; copy the images into one dataset."
+        )
 
 
 def _block_rows(dataset: Any) -> int:

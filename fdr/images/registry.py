@@ -11,20 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from fdr.arguments import named_arguments
-from fdr.errors import InputError
+from fdr.errors import InputError, collected_warnings
 from fdr.files import missing_path, refuse_stand_in
 from fdr.images.base import ImageOptions, ImageSource
-from fdr.images.files import BRACES, SUFFIXES
+from fdr.images.files import BRACES, SUFFIXES, Place, expand_braces
 from fdr.images.values import is_array
 
 
 @dataclass(frozen=True)
 class SourceKind:
-    """A kind of source: `target` is "module:function" of (source, options), imported when it is needed."""
+    """A kind of source: `target` is "module:function" of (source, options), imported when it is needed.
+
+    The source of a path is a `Place`.
+    """
 
     target: str
     accepts: Callable[[Any], bool]
     example: str
+    holds_many: bool = False
+    """True where several files can be one set (`x-{0..3}.npz`) and something may be chosen in them (`x.npz:key`)."""
 
     def open(self, source: Any, options: ImageOptions) -> ImageSource:
         """The source, opened."""
@@ -40,11 +45,11 @@ _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 PATH_KINDS = (
     SourceKind("fdr.images.folder:open_folder", Path.is_dir, "a folder"),
-    SourceKind("fdr.images.npz:open_npz", _named(".npz"), ".npz"),
-    SourceKind("fdr.images.npy:open_npy", _named(".npy"), ".npy"),
-    SourceKind("fdr.images.hdf5:open_hdf5", _named(".h5", ".hdf5"), ".h5"),
+    SourceKind("fdr.images.npz:open_npz", _named(".npz"), ".npz", True),
+    SourceKind("fdr.images.npy:open_npy", _named(".npy"), ".npy", True),
+    SourceKind("fdr.images.hdf5:open_hdf5", _named(".h5", ".hdf5"), ".h5", True),
     SourceKind("fdr.images.zip_archive:open_zip", _named(".zip"), ".zip"),
-    SourceKind("fdr.images.tar_archive:open_tar", _named(*_TARS), ".tar (also .tar.gz)"),
+    SourceKind("fdr.images.tar_archive:open_tar", _named(*_TARS), ".tar (also .tar.gz)", True),
 )
 
 VALUE_KINDS = (
@@ -66,7 +71,13 @@ def open_images(source: Any, options: ImageOptions | None = None) -> ImageSource
         if options is not None and options != source.options:
             raise InputError(f"{source.name} is open already, with other options; give the options when opening it.")
         return source
-    options = options or ImageOptions()
+    with collected_warnings() as texts:
+        found = _open(source, options or ImageOptions())
+    found.warnings = texts
+    return found
+
+
+def _open(source: Any, options: ImageOptions) -> ImageSource:
     if isinstance(source, str | os.PathLike):
         return _open_path(Path(source).expanduser(), options)
     for kind in VALUE_KINDS:
@@ -76,14 +87,44 @@ def open_images(source: Any, options: ImageOptions | None = None) -> ImageSource
     raise InputError(f"A {type(source).__name__} is no source of images; expected a path, {known}.")
 
 
-def _open_path(path: Path, options: ImageOptions) -> ImageSource:
-    if not path.exists() and not BRACES.search(str(path)):
+def place_of(path: Path) -> Place:
+    """The files of a path: itself, all of a range in braces, or a file and what is chosen in it behind a colon.
+
+    What exists under the whole name wins. Raises `InputError` for what is not there.
+    """
+    if path.exists():
+        return Place(path, (path,))
+    place = _several(path, None)
+    if place is None:
+        before, colon, choice = str(path).rpartition(":")
+        place = _several(Path(before), choice) if colon and before and choice else None
+    if place is None:
         raise InputError(missing_path(path))
-    refuse_stand_in(path)
+    return place
+
+
+def _several(path: Path, choice: str | None) -> Place | None:
+    if choice is not None and path.is_file():
+        return Place(path, (path,), choice)
+    if not BRACES.search(str(path)):
+        return None
+    files = expand_braces(path)
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file} does not exist; {path.name} stands for {len(files)} files.")
+    return Place(path, files, choice)
+
+
+def _open_path(path: Path, options: ImageOptions) -> ImageSource:
+    place = place_of(path)
+    for file in place.files:
+        refuse_stand_in(file)
     for kind in PATH_KINDS:
-        if kind.accepts(path):
+        if kind.accepts(place.path):
+            if not kind.holds_many and place.files != (path,):
+                raise InputError(f"{path} names several files or a part of one, which {kind.example} cannot be.")
             try:
-                return kind.open(path, options)
+                return kind.open(place, options)
             except OSError as error:
                 raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     known = ", ".join(kind.example for kind in PATH_KINDS)

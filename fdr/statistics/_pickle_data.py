@@ -15,8 +15,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from fdr._moments_files import DAMAGE, damaged
+from fdr._moments_files import damaged
 from fdr.errors import InputError
+from fdr.files import DAMAGE
 
 MAX_ITEMS = 1_000_000
 """Opcodes of one pickle; a bundle of arrays has some hundreds."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fdr._moments_files import DAMAGE, damaged
+from fdr._moments_files import damaged
+from fdr.files import DAMAGE
 from fdr.images.array_file import read_header
 from fdr.moments import Moments
 from fdr.statistics.base import Entry, StatisticsFile

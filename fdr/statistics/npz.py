@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fdr._moments_files import ATTRIBUTES, DAMAGE, damaged, listing, read_attributes
+from fdr._moments_files import ATTRIBUTES, damaged, listing, read_attributes
 from fdr.errors import InputError
+from fdr.files import DAMAGE
 from fdr.images.array_file import read_header
 from fdr.moments import Moments
 from fdr.statistics.base import INCEPTION, Entry, StatisticsFile, stored_encoders, stored_output

@@ -6,9 +6,10 @@ import os
 import zipfile
 from pathlib import Path
 
-from fdr._moments_files import DAMAGE, HDF5_MAGIC, damaged, first_bytes
+from fdr._moments_files import damaged, first_bytes
 from fdr.errors import InputError
-from fdr.files import stand_in_of
+from fdr.files import DAMAGE, stand_in_of
+from fdr.hdf5 import HDF5_MAGIC, open_h5
 from fdr.images.array_file import read_header
 from fdr.statistics.base import StatisticsFile
 from fdr.statistics.npz import NpzStatistics, feature_key, pairs_in, read_headers
@@ -64,9 +65,7 @@ def is_statistics_file(path: Path) -> bool:
                 shape, _, dtype = read_header(file)
             return len(shape) == 2 and dtype.kind == "f"
         if kind == "h5":
-            import h5py
-
-            with h5py.File(path, "r") as file:
+            with open_h5(path) as file:
                 return "mu" in file
     except (InputError, *DAMAGE):
         return False

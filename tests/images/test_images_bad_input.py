@@ -29,9 +29,9 @@ def test_missing_path_suggests_its_neighbours(tmp_path):
 def test_empty_folder_and_folder_without_images(tmp_path):
     (tmp_path / "sub").mkdir()
     refused(tmp_path, r"is empty; expected images \(.*\.jpg .*\.png")
-    write_files(tmp_path, {"a.txt": b"", "b.txt": b"", "README": b"", "x.npz": b""})
+    write_files(tmp_path, {"a.txt": b"", "b.txt": b"", "README": b"", "x.zip": b""})
     refused(
-        tmp_path, r"holds no images; looked for \.bmp .* found 2 \.txt, 1 .* To use a \.npz file, give the file itself"
+        tmp_path, r"holds no images; looked for \.bmp .* found 2 \.txt, 1 .* To use a \.zip file, give the file itself"
     )
 
 
@@ -130,7 +130,7 @@ IMAGES = photos(3)
         (dict(arr_0=IMAGES[0]), "which is one image"),
         (dict(arr_0=IMAGES[:0]), "without a single image"),
         (dict(arr_0=IMAGES.astype(np.int64)), r"arr_0 is int64 .*; expected uint8"),
-        (dict(a=IMAGES, b=IMAGES), "several arrays of images .*name the one to use arr_0"),
+        (dict(a=IMAGES, b=IMAGES), r"several arrays of images .*choose one, as in .*x\.npz:a\.$"),
         (dict(), "holds no images; .* found nothing"),
     ],
 )
