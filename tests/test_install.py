@@ -18,7 +18,7 @@ SOURCE = Path(__file__).parent.parent
 def test_the_tests_run_against_the_installed_package() -> None:
     assert not Path(fdr.__file__).is_relative_to(SOURCE / "fdr")
     assert reference_stats_dir().is_relative_to(Path(fdr.__file__).parent)
-    assert importlib.metadata.version("fdr") == fdr.__version__
+    assert importlib.metadata.version("fdr-eval") == fdr.__version__
 
 
 def test_the_shipped_references_are_there() -> None:

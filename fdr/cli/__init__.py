@@ -117,7 +117,7 @@ def _run(args: list[str] | None) -> int:
         if not error.name or error.name.partition(".")[0] == "fdr":
             raise
         click.echo(
-            f"fdr: error: this needs {error.name.partition('.')[0]}, which is not installed; install fdr with its "
+            f"fdr: error: this needs {error.name.partition('.')[0]}, which is not installed; install fdr-eval with its "
             "dependencies (fdr check REPORT and fdr compare work without).",
             err=True,
         )
