@@ -6,14 +6,12 @@ import contextlib
 import errno
 import itertools
 import os
-import re
-import secrets
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from fdr._temporary import HOST, NO_FLOCK, is_alive, owner, temporary_path
 from fdr.errors import RunError
 from fdr.files import sync_folder
 
@@ -22,36 +20,16 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-DEAD_TMP_AGE = 60.0  # seconds; a temporary file lives well under a second, so a dead process's is old by then
-ANY_TMP_AGE = 24 * 3600.0  # for processes of other hosts, whose life cannot be asked
 LOCK_TIMEOUT = 60.0  # the lock is held for milliseconds
 STALE_LOCK_AGE = 30.0  # of a lock file, where flock does not work
 
-_HOST = re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname()) or "host"
-_TOKEN = secrets.token_hex(4)  # tells this process from an earlier one with the same pid (containers reuse them)
 _COUNTER = itertools.count()
-_TMP_NAME = re.compile(
-    r"\.(?P<host>[A-Za-z0-9_-]+)\.(?P<pid>\d+)\.(?P<token>[0-9a-f]{8})\.\d+\.tmp"
-    r"(\.npz(\.\w+\.tmp)?)?$"  # moments, and the file from which `Moments.save` makes them in turn
-)
-_NO_FLOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-
-
-def owner() -> str:
-    """This process, among all hosts and times."""
-    return f"{_HOST}.{os.getpid()}.{_TOKEN}"
-
-
-def tmp_path(final: Path) -> Path:
-    """A name beside `final` that says whose it is, unique over hosts, processes and threads."""
-    suffix = ".tmp.npz" if final.suffix == ".npz" else ".tmp"
-    return final.with_name(f"{final.name}.{owner()}.{next(_COUNTER)}{suffix}")
 
 
 @contextlib.contextmanager
 def staged(final: Path, write: Callable[[Path], None]) -> Iterator[Path]:
     """A temporary file beside `final`, filled by `write` and fsynced; gone at exit unless it was published."""
-    tmp = tmp_path(final)
+    tmp = temporary_path(final)
     try:
         write(tmp)
         with open(tmp, "rb+") as file:
@@ -83,38 +61,6 @@ def stage_bytes(final: Path, data: bytes) -> contextlib.AbstractContextManager[P
     return staged(final, write)
 
 
-def is_tmp(path: Path) -> bool:
-    """True for a temporary file that this module named."""
-    return _TMP_NAME.search(path.name) is not None
-
-
-def sweep_tmp(folder: Path) -> None:
-    """Remove the temporary files that dead processes left in `folder`; those of live ones stay."""
-    for path in list(folder.iterdir()):
-        match = _TMP_NAME.search(path.name)
-        if match is None:
-            continue
-        with contextlib.suppress(FileNotFoundError):
-            age = time.time() - path.stat().st_mtime
-            is_dead = match["host"] == _HOST and not _is_alive(int(match["pid"]), match["token"])
-            if age > (DEAD_TMP_AGE if is_dead else ANY_TMP_AGE):
-                path.unlink()
-
-
-def _is_alive(pid: int, token: str | None = None) -> bool:
-    if pid == os.getpid():
-        return token is None or token == _TOKEN
-    if os.name == "nt":  # os.kill(pid, 0) would send CTRL-C there
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 @contextlib.contextmanager
 def folder_lock(folder: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
     """Exclude other processes (and threads) from changing `folder`, for the milliseconds of a publish.
@@ -141,7 +87,7 @@ def _flock(fd: int, path: Path, timeout: float) -> bool:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except OSError as error:
-            if error.errno in _NO_FLOCK:
+            if error.errno in NO_FLOCK:
                 return False
             if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR):
                 raise
@@ -164,15 +110,15 @@ def _lock_file(path: Path, timeout: float) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(FileNotFoundError):
-            if path.read_text(encoding="ascii") == holder:
+            if path.read_text(encoding="ascii", errors="replace") == holder:
                 path.unlink()
 
 
 def _break_stale_lock(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        host, _, rest = path.read_text(encoding="ascii").partition(".")
+    with contextlib.suppress(OSError):  # gone meanwhile, or no file at all
+        host, _, rest = path.read_text(encoding="ascii", errors="replace").partition(".")
         age = time.time() - path.stat().st_mtime
-        is_dead = host == _HOST and rest.split(".")[0].isdigit() and not _is_alive(int(rest.split(".")[0]))
+        is_dead = host == HOST and rest.split(".")[0].isdigit() and not is_alive(int(rest.split(".")[0]))
         if is_dead or age > STALE_LOCK_AGE:
             path.unlink()
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fdr import _atomic, _derived
+from fdr import _derived
 from fdr._manifest import MANIFEST_NAME, DamagedManifestError, Manifest, load_manifest, recover_shards
 from fdr._running_sums import sums_files
 from fdr._shards import DamagedShardError, recover_shard, shard_files
+from fdr._temporary import is_temporary
 from fdr.errors import InputError, RunError, unknown
 from fdr.progress import Progress, SilentProgress
 
@@ -137,7 +138,7 @@ def _is_wreck(folder: Path) -> bool:
 def _own_files(folder: Path) -> list[Path]:
     own = {*shard_files(folder), *_derived.derived_files(folder), *sums_files(folder)}
     for path in folder.iterdir():
-        if path.name in (MANIFEST_NAME, *_LOCK_NAMES) or _atomic.is_tmp(path):
+        if path.name in (MANIFEST_NAME, *_LOCK_NAMES) or is_temporary(path):
             own.add(path)
     return sorted(own)
 

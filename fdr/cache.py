@@ -42,6 +42,7 @@ from fdr._shards import (
     remove_superseded,
 )
 from fdr._stored import read_into
+from fdr._temporary import sweep_temporaries
 from fdr.errors import FdrWarning, RunError
 from fdr.progress import Progress, SilentProgress
 
@@ -217,7 +218,7 @@ class FeatureCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             with _atomic.folder_lock(self.folder):
                 self._load(is_quiet=True)
-                _atomic.sweep_tmp(self.folder)
+                sweep_temporaries(self.folder)
                 self._save(self._manifest)
 
     @contextlib.contextmanager

@@ -9,7 +9,7 @@ import re
 import traceback
 from collections.abc import Iterator
 
-from fdr.errors import FdrError, RunError, first_line
+from fdr.errors import FdrError, InputError, RunError, first_line
 
 _NO_MEMORY = re.compile(
     r"out of memory|(can't|cannot|could not|unable to|failed to) allocate|not enough memory|memory allocation failed|"
@@ -65,7 +65,7 @@ def _readable(number: str, unit: str) -> str:
     return f"{size:.3g} TiB"
 
 
-def told(error: BaseException) -> RunError | None:
+def told(error: BaseException) -> FdrError | None:
     """The sentence for what no other place has foreseen: no memory, a failing device, a failing disk; else None."""
     if is_out_of_memory(error):
         return out_of_memory(error, "this command", "close what else uses the memory, or lower --batch-size")
@@ -76,6 +76,8 @@ def told(error: BaseException) -> RunError | None:
         )
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         what = "" if error.filename is None else f" with {str(error.filename)!r}"
+        if error.errno == errno.ENAMETOOLONG:
+            return InputError(f"The file system refuses a name of this length{what}; expected the path of a file.")
         return RunError(
             f"The system reports a failure{what}: {error.strerror}. What was cached or saved stays, and the same "
             "command resumes."

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from fdr._temporary import sweep_once, temporary_path
 from fdr.errors import InputError, RunError, as_utf8
 
 DAMAGE = (
@@ -33,16 +34,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Raises `InputError` when the folder cannot be written, `RunError` when the disk is full.
     """
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
+        sweep_once(path.parent)
+        open(temporary, "xb").close()
     except OSError as error:
         raise write_error(path, error) from error
-    temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -73,6 +73,12 @@ def utf8_path(path: Path) -> Iterator[Path]:
 
 def check_writable(path: Path) -> None:
     """Raise now what writing `path` would raise later, leaving nothing behind."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # a name that is too long, a folder that must not be read
+        raise write_error(path, error) from error
     if path.is_dir():
         raise InputError(f"Cannot write {str(path)!r}: it is a folder; name a file.")
     folder = path.parent
@@ -92,12 +98,6 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_error(path: Path, error: OSError) -> InputError | RunError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from fdr.errors import InputError, unknown
 def read_sidecar(path: Path, settings: Collection[str]) -> dict[str, Any]:
     """What `PATH.json` says, if it is there. Raises `InputError` for anything but an object of these settings."""
     sidecar = path.with_name(path.name + ".json")
-    if not sidecar.is_file():
+    if not os.path.isfile(sidecar):  # unlike Path.is_file, false for a name that is too long
         return {}
     try:
         said = json.loads(sidecar.read_text(encoding="utf-8"))

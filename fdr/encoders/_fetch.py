@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fdr._temporary import locked_file
 from fdr._version import __version__
 from fdr.errors import RunError
 from fdr.progress import Progress, ProgressTask
@@ -32,11 +33,9 @@ def fetch_url(url: str, target: Path, sha256: str | None, *, progress: Progress)
     A part is continued only where a digest can prove the result. A file of another digest is removed.
     Raises `FetchError`, or `RunError` when the disk does not take it.
     """
-    from filelock import FileLock
-
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(target.name + ".lock")):
+        with locked_file(target.with_name(target.name + ".lock")):
             if not target.is_file():  # another process may have just fetched it
                 _fetch_locked(url, target, sha256, progress)
     except OSError as error:

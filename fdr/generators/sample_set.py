@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from fdr._temporary import beside
 from fdr.errors import InputError
 from fdr.files import atomic_path, check_writable, sync_folder, write_atomically, write_error
 from fdr.generators.source import GeneratorSource
@@ -39,7 +40,7 @@ class SampleSet(ABC):
             raise InputError(f"The code of {source.name} cannot be read, so its samples could not be resumed.")
         self.source = source
         self.path = path
-        self.parts = path.with_name(f".{path.name}.parts")
+        self.parts = beside(path, ".parts")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -49,7 +50,7 @@ class SampleSet(ABC):
     def is_finished(self) -> bool:
         """True when `path` holds these very samples. Raises `InputError` for anything else that is there."""
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            check_writable(self.path.with_name(f".{self.path.name}"))
+            check_writable(self.path.with_name(SETTINGS))
             return False
         self._check_same(self._published_settings(), self.path, "remove it or name another")
         return True
@@ -68,7 +69,10 @@ class SampleSet(ABC):
     def begin(self) -> list[tuple[int, int]]:
         """Make the folder of parts, or find the one that a killed run has left; what is missing."""
         missing = self.missing()
-        self.parts.mkdir(parents=True, exist_ok=True)
+        try:
+            self.parts.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(self.path, error) from error
         write_atomically(self.parts / SETTINGS, _json(self.settings))
         return missing
 

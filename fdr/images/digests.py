@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
@@ -20,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fdr.errors import InputError, RunError
+from fdr.errors import FdrError, InputError, RunError
+from fdr.files import write_atomically
 from fdr.group import SOLO, Group, part_of
 from fdr.runtime import available_cpus, cache_home
 from fdr.zip_check import check_zip
@@ -163,16 +163,8 @@ def _is_entry(entry: object) -> bool:
 
 def _write(path: Path, memo: Memo) -> None:
     """Replace the memo in one step; a folder that cannot be written costs the memory, not the run."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                json.dump(memo, file)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+    with contextlib.suppress(OSError, FdrError):
+        write_atomically(path, json.dumps(memo))
         memos = sorted(path.parent.glob("*.json"), key=lambda memo: memo.stat().st_mtime)
         for old in memos[:-MAX_MEMOS]:
             old.unlink(missing_ok=True)

@@ -10,11 +10,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from fdr._temporary import HELD, locked_file
 from fdr._version import __version__
 from fdr.errors import InputError
-from fdr.files import write_atomically
+from fdr.files import write_atomically, write_error
 from fdr.training.options import TrainOptions, changed
 
 SCHEMA = "fdr-train/1"
@@ -75,23 +76,28 @@ def locked(run: Path) -> Iterator[None]:
 
     What a killed process was writing is removed first; a folder that nothing came into vanishes again.
     """
-    is_new = not run.exists()
-    run.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run / LOCK_NAME, blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise InputError(f"Another process is training in {str(run)!r}; wait for it, or name another folder.") from None
-    try:
-        for path in run.rglob(_HALF_WRITTEN):
-            path.unlink(missing_ok=True)
-        yield
-    finally:
-        lock.release()
-        if is_new and all(path.name == LOCK_NAME for path in run.iterdir()):
-            shutil.rmtree(run)
+    with contextlib.ExitStack() as stack:
+        try:
+            is_new = not run.exists()
+            run.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked_file(run / LOCK_NAME, blocking=False))
+        except Timeout as error:
+            marker = f" (if none is, remove {error.lock_file})" if error.lock_file.endswith(HELD) else ""
+            raise InputError(
+                f"Another process is training in {str(run)!r}; wait for it, or name another folder{marker}."
+            ) from None
+        except OSError as error:
+            raise write_error(run, error) from error
+        try:
+            for path in run.rglob(_HALF_WRITTEN):
+                path.unlink(missing_ok=True)
+            yield
+        finally:
+            stack.close()
+            if is_new and all(path.name == LOCK_NAME for path in run.iterdir()):
+                shutil.rmtree(run)
 
 
 def _is_early(path: Path) -> bool:
     """True for what a run may have left that was killed before it had its options."""
-    return path.name in (LOCK_NAME, REFERENCE_NAME) or path.match(_HALF_WRITTEN)
+    return path.name in (LOCK_NAME, LOCK_NAME + HELD, REFERENCE_NAME) or path.match(_HALF_WRITTEN)

@@ -18,6 +18,7 @@ import pytest
 from cache_worlds import fill, open_cache, same, start_python, truth, write
 
 from fdr import _atomic
+from fdr._temporary import HOST, TOKEN
 from fdr.cache import CacheStore, FeatureCache
 from fdr.errors import FdrWarning, RunError
 
@@ -109,7 +110,7 @@ def test_a_missing_manifest_is_rebuilt_from_the_good_shards_alone(tmp_path: Path
 # Temporary files
 
 
-def tmp_of(cache: FeatureCache, pid: int, host: str = _atomic._HOST, token: str = "0" * 8, age: float = 120) -> Path:
+def tmp_of(cache: FeatureCache, pid: int, host: str = HOST, token: str = "0" * 8, age: float = 120) -> Path:
     path = cache.folder / f"shard.h5.{host}.{pid}.{token}.0.tmp"
     path.write_bytes(b"half")
     os.utime(path, (time.time() - age,) * 2)
@@ -120,19 +121,21 @@ def test_temporary_files_of_the_dead_are_removed_and_those_of_the_living_stay(tm
     cache = open_cache(tmp_path)
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    nested = cache.folder / f".moments-pool-00.npz.{_atomic._HOST}.{child.pid}.00000000.3.tmp.npz.abc_1234.tmp"
+    nested = (
+        cache.folder / f".moments-pool-00.npz.{HOST}.{child.pid}.00000000.3.tmp.npz.{HOST}.{child.pid}.00000000.4.tmp"
+    )
     tmp_of(cache, child.pid).rename(nested)
     removed = [nested, tmp_of(cache, child.pid), tmp_of(cache, os.getpid()), tmp_of(cache, 1, "elsewhere", age=90000)]
     kept = [
         tmp_of(cache, os.getppid()),
-        tmp_of(cache, os.getpid(), token=_atomic._TOKEN),
+        tmp_of(cache, os.getpid(), token=TOKEN),
         tmp_of(cache, child.pid, "elsewhere"),
         tmp_of(cache, child.pid, token="1" * 8, age=0),
     ]
     open_cache(tmp_path)
     assert not any(path.exists() for path in removed)
     assert all(path.exists() for path in kept)
-    assert _atomic._HOST and set(_atomic._HOST) <= set(socket.gethostname()) | {"_"}
+    assert HOST and set(HOST) <= set(socket.gethostname()) | {"_"}
 
 
 # Disks that do not take it
@@ -301,7 +304,7 @@ def test_a_lock_file_of_a_dead_process_is_broken(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(_atomic, "fcntl", None)
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    (tmp_path / "lock.held").write_text(f"{_atomic._HOST}.{child.pid}.00000000.0")
+    (tmp_path / "lock.held").write_text(f"{HOST}.{child.pid}.00000000.0")
     with _atomic.folder_lock(tmp_path, timeout=1):
         assert (tmp_path / "lock.held").exists()
     (tmp_path / "lock.held").write_text("elsewhere.1.00000000.0")
