@@ -13,7 +13,8 @@ from fdr.errors import InputError
 from fdr.extraction import Extraction, ExtractionOptions
 from fdr.images import ImageOptions, ImageSource, open_images
 from fdr.measurement import Key, Needs, measure
-from fdr.reference import Reference, ValidationFD, find_reference, names_images, reference_for
+from fdr.ratio import ValidationFD
+from fdr.reference import Reference, find_reference, names_images, reference_for
 from fdr.sanity import ImageSet, image_set
 from fdr.signature import Origin
 

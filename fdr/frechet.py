@@ -14,7 +14,6 @@ Features that are constant on either side do not enter the last trace and are le
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,25 +89,6 @@ def frechet_terms(a: Any, b: Any, *, audit: bool = False, device: str | torch.de
             "please report this with the two statistics files."
         )
     return FrechetResult(0.0 if abs(value) <= rounding else value, mean_term, trace_term, route, rounding, second)
-
-
-def fd_ratio(fd: float, fd_val: float) -> float:
-    """FDr: FD divided by the FD of the validation set under the same encoder and reference; 1 for validation data."""
-    if not math.isfinite(fd):
-        raise InputError(f"FD is {fd}; FDr needs a finite FD.")
-    if not (math.isfinite(fd_val) and fd_val > 0):
-        raise InputError(f"The validation FD is {fd_val}; FDr needs one above 0.")
-    return fd / fd_val
-
-
-def fdr_k(ratios: Mapping[str, float]) -> float:
-    """FDr^k: the arithmetic mean of FDr over k encoders, {"inception": 1.2, "dinov2": 3.4}."""
-    if not ratios:
-        raise InputError("FDr^k needs the FDr of at least one encoder; got none.")
-    for name, ratio in ratios.items():
-        if not math.isfinite(ratio):
-            raise InputError(f"The FDr of {name} is {ratio}; FDr^k needs finite ones.")
-    return math.fsum(ratios.values()) / len(ratios)
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from fdr._loss_terms import LossTerms, owned_by
 from fdr.arguments import named_arguments
 from fdr.encoders.base import EncoderOptions
 from fdr.errors import InputError
-from fdr.frechet import fd_ratio
 from fdr.group import Group
 from fdr.population import EmaPopulation, Population, make_term
 from fdr.progress import Progress, SilentProgress
+from fdr.ratio import fd_ratio
 from fdr.reference import DEFAULT_REFERENCE, moments_digest
 from fdr.training_ranks import tensor_ranks
 from fdr.transport import TermValue, frechet_loss

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from fdr import runtime
 from fdr.encoders import weights
-from fdr.encoders.base import EncoderOptions
 from fdr.encoders.lpips_files import lpips_files
+from fdr.encoders.weight_options import WeightOptions
 from fdr.encoders.weights import FoundWeights, WeightsFile
 from fdr.errors import WeightsError
 from fdr.image_quality import checked_pair
@@ -84,24 +84,23 @@ class Lpips:
         return self._network(x, y)
 
 
-def load_lpips(options: EncoderOptions | None = None) -> Lpips:
-    """LPIPS with its published weights: of `options` the folder, device, tf32, offline and progress count.
+def load_lpips(options: WeightOptions | None = None, *, device: str | None = None, tf32: bool = False) -> Lpips:
+    """LPIPS with its published weights, on `device`.
 
     `options.weights` is AlexNet's file. Files are searched and fetched as those of encoders are, and the heads are
     also found in an installed package lpips. Raises `WeightsError` saying what is missing and where to have it.
     """
-    options = options or EncoderOptions()
-    device = runtime.resolve_device(options.device)
-    runtime.set_tf32(options.tf32)
+    options = options or WeightOptions()
+    runtime.set_tf32(tf32)
     alexnet_file, heads_file = lpips_files()
     heads = _find_heads(heads_file, options)  # the small file first: it fails before 244 MB are fetched
     alexnet = weights.resolve(alexnet_file, options, NAME)
     network = AlexNetDistance()
     _load(network, alexnet.path, heads.path)
-    return Lpips(network, device, (alexnet.sha256, heads.sha256))
+    return Lpips(network, runtime.resolve_device(device), (alexnet.sha256, heads.sha256))
 
 
-def _find_heads(file: WeightsFile, options: EncoderOptions) -> FoundWeights:
+def _find_heads(file: WeightsFile, options: WeightOptions) -> FoundWeights:
     try:
         return weights.resolve(file, replace(options, weights=None), NAME)
     except WeightsError as error:

@@ -9,27 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from fdr.ratio import ValidationFD
+
 if TYPE_CHECKING:
     import numpy as np
 
 SUM_ROUNDING = 1e-4
 """Published sums have four decimals."""
-
-
-@dataclass(frozen=True)
-class ValidationFD:
-    """FD of the real validation set against the reference: the denominator of FDr."""
-
-    value: float
-    decimals: int | None
-    """Decimals of a rounded published constant; None when the value is exact."""
-    source: str
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """The interval that the rounding leaves open; a point when the value is exact."""
-        half = 0.0 if self.decimals is None else 0.5 * 10.0**-self.decimals
-        return self.value - half, self.value + half
 
 
 @dataclass(frozen=True)

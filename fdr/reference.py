@@ -18,8 +18,9 @@ from fdr.encoders.base import EncoderSpec
 from fdr.errors import FdrWarning, InputError, unknown
 from fdr.files import missing_path, near_names
 from fdr.moments import Moments
-from fdr.named_references import RegistryEncoder, RegistryEntry, ValidationFD, known_as, reference_stats_dir, registry
+from fdr.named_references import RegistryEncoder, RegistryEntry, known_as, reference_stats_dir, registry
 from fdr.progress import Progress, SilentProgress
+from fdr.ratio import ValidationFD
 from fdr.statistics import is_statistics_file, open_statistics
 from fdr.statistics.checks import examine
 
@@ -300,11 +301,11 @@ def _registry_file(
     shipped = reference_stats_dir() / row.file
     if shipped.is_file():
         return shipped, None
-    from fdr.encoders.base import EncoderOptions
+    from fdr.encoders.weight_options import WeightOptions
     from fdr.encoders.weights import resolve
 
     folder = None if weights_dir is None else Path(weights_dir)
-    options = EncoderOptions(weights_dir=folder, offline=offline, progress=progress)
+    options = WeightOptions(weights_dir=folder, offline=offline, progress=progress)
     found = resolve(published_file(row), options, f"{entry.name} ({encoder})")
     return found.path, found.sha256
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fdr.encoders import weights
-from fdr.encoders.base import EncoderOptions
 from fdr.encoders.registry import parse_encoders
+from fdr.encoders.weight_options import WeightOptions
 from fdr.errors import InputError, unknown
 from fdr.files import atomic_path, check_writable
 from fdr.named_references import RegistryEncoder, RegistryEntry, reference_stats_dir, registry
@@ -80,7 +80,7 @@ def _located(reference: RegistryEntry, encoders: tuple[str, ...], weights_dir: P
     return ReferenceFile(reference, row, encoders, weights.find(published_file(row), weights_dir), False)
 
 
-def fetch(file: ReferenceFile, options: EncoderOptions, to: Path | None = None) -> Path:
+def fetch(file: ReferenceFile, options: WeightOptions, to: Path | None = None) -> Path:
     """The file on this machine, fetched where it is not here; in the folder `to` when one is named.
 
     A fetched file with another digest than the published one is refused. Raises `InputError` saying what to fetch

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fdr.autoencoders.posterior import Posterior, read_images, read_posterior
-from fdr.encoders.callables import UNKNOWN
+from fdr.encoders.identity import UNKNOWN
 from fdr.encoders.libraries import first_line
 from fdr.errors import FdrError, FdrWarning, InputError, unknown
 from fdr.generators.sampling import POSTERIOR, noise_of

@@ -14,7 +14,7 @@ from torch import nn
 from fdr import runtime
 from fdr.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
 from fdr.autoencoders.layouts import layout_of
-from fdr.encoders.callables import UNKNOWN, module_digest
+from fdr.encoders.identity import UNKNOWN, module_digest
 from fdr.errors import InputError
 from fdr.progress import Progress, SilentProgress
 

@@ -255,7 +255,8 @@ def _prepared(
     autoencoder = _autoencoder(vae, vae_weights, vae_args, posterior, value_range, options.seed, setup.encoder_options)
     setup.check_files(reps, None, dry_run)
     encoders = load_encoders(reps, setup.encoder_options, setup.weights)
-    distance = load_lpips(setup.encoder_options) if lpips else None
+    with_encoders = setup.encoder_options
+    distance = load_lpips(with_encoders, device=with_encoders.device, tf32=with_encoders.tf32) if lpips else None
     return InterpolatedFid(autoencoder, queries, others, encoders, options, setup.extraction_options, distance)
 
 

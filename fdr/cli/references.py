@@ -106,11 +106,11 @@ def fetch_files(
 
     A file with a published digest is checked against it and refused when it differs.
     """
-    from fdr.encoders.base import EncoderOptions
+    from fdr.encoders.weight_options import WeightOptions
     from fdr.reference_files import fetch, files_of, named
 
     files = files_of(named(name), to or weights_dir, reps)
-    options = EncoderOptions(weights_dir=to or weights_dir, offline=offline or None, progress=progress_for(quiet))
+    options = WeightOptions(weights_dir=to or weights_dir, offline=offline or None, progress=progress_for(quiet))
     for file in files:
         if dry_run:
             click.echo(_plan(file))

@@ -115,8 +115,8 @@ def fetch_files(
     The folder holds a SHA256SUMS, and --weights-dir DIR finds every file in it. A file with a published digest is
     refused when it differs.
     """
-    from fdr.encoders.base import EncoderOptions
     from fdr.encoders.inventory import fetch
+    from fdr.encoders.weight_options import WeightOptions
 
     found = _holdings(names, weights_dir)
     lines = json_path is None or str(json_path) != "-"
@@ -125,7 +125,7 @@ def fetch_files(
             click.echo(_plan(holding))
         click.echo(_totals(found), err=not lines)
     else:
-        options = EncoderOptions(weights_dir=weights_dir, offline=offline or None, progress=progress_for(quiet))
+        options = WeightOptions(weights_dir=weights_dir, offline=offline or None, progress=progress_for(quiet))
         wanted, found = found, []
         for holding in fetch(wanted, options, to):
             found.append(holding)
@@ -177,12 +177,12 @@ def _verdict_facts(verdict: Verdict) -> dict[str, Any]:
 @_options.weights_dir
 def print_paths(names: tuple[str, ...], weights_dir: Path | None) -> None:
     """Print where the weight files of ENCODERS are, one per line. Exit code 2 when one is missing."""
-    from fdr.encoders.base import EncoderOptions
+    from fdr.encoders.weight_options import WeightOptions
     from fdr.encoders.weights import missing_sentence
     from fdr.errors import WeightsError
 
     for holding in _holdings(names, weights_dir):
         if holding.path is None:
-            options = EncoderOptions(weights_dir=weights_dir)
+            options = WeightOptions(weights_dir=weights_dir)
             raise WeightsError(missing_sentence(holding.file, options, holding.encoders[0], "not found"))
         click.echo(str(holding.path))

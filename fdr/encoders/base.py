@@ -6,12 +6,11 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from fdr.encoders.weight_options import WeightOptions
 from fdr.errors import InputError
-from fdr.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
     import torch
@@ -65,19 +64,14 @@ class EncoderSpec:
 
 
 @dataclass(frozen=True)
-class EncoderOptions:
-    """How an encoder is loaded; the defaults here are the only ones."""
+class EncoderOptions(WeightOptions):
+    """How an encoder is loaded: where its files are found, and how its network runs."""
 
-    weights: Path | None = None
-    """A weight file to use as it is; None searches the usual places and fetches."""
-    weights_dir: Path | None = None
     device: str | None = None
     dtype: str = "float32"
     exact_order: bool = False
     """Reproduce a peer's own order of operations instead of the faster equivalent."""
     tf32: bool = False
-    offline: bool | None = None
-    progress: Progress = field(default_factory=SilentProgress)
 
     def compute(self, order: str = "default") -> str:
         """`EncoderSpec.compute` of an encoder that multiplies in this order: "default", "default+tf32"."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fdr.encoders.weights import WeightsFile
+from fdr.encoders.weights import WeightsFile, hub_file
 
 NON_COMMERCIAL = "CC-BY-NC-4.0 (non-commercial)"
 
@@ -95,11 +95,6 @@ def openai_clip(name: str, sha256: str, size: int, timm_repo: str, transformers_
         url=f"https://openaipublic.azureedge.net/clip/models/{sha256}/{name}.pt",
         others=tuple(hub_file(*other, licence="MIT") for other in (*others, (transformers_repo, "pytorch_model.bin"))),
     )
-
-
-def hub_file(repo: str, filename: str, size: int | None = None, licence: str = "") -> WeightsFile:
-    """A file of a hub repository, in a weights folder as "owner--name/file"."""
-    return WeightsFile(f"{repo.replace('/', '--')}/{filename}", size=size, licence=licence, hub=(repo, filename))
 
 
 CLIP_B32 = openai_clip(

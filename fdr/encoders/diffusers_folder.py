@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from fdr.encoders.base import EncoderOptions
 from fdr.encoders.hub_folder import file_in, read_json, shards_of
 from fdr.encoders.libraries import first_line, load_library, quiet
+from fdr.encoders.weight_options import WeightOptions
 from fdr.encoders.weights import FoundWeights, WeightsFile, resolve
 from fdr.errors import InputError, WeightsError
 
@@ -57,7 +57,7 @@ def folder_of(path: Path) -> Path | None:
     return next((folder for folder in (path, path / "vae") if (folder / CONFIG).is_file()), None)
 
 
-def load_model(name: str, folder: Path | None, options: EncoderOptions) -> DiffusersModel:
+def load_model(name: str, folder: Path | None, options: WeightOptions) -> DiffusersModel:
     """The model in `folder`, or of the repository `name`: its class by config.json, its weights by .safetensors.
 
     Files are searched as those of encoders are, the network last; `options.weights` takes the place of the weights.
@@ -73,11 +73,11 @@ def load_model(name: str, folder: Path | None, options: EncoderOptions) -> Diffu
     return DiffusersModel(model, class_name, files.digest, config)
 
 
-def _find(name: str, folder: Path | None, options: EncoderOptions) -> _Files:
+def _find(name: str, folder: Path | None, options: WeightOptions) -> _Files:
     described = replace(options, weights=None)
     asked_by = f"Autoencoder {name!r}"
 
-    def find(file: WeightsFile, how: EncoderOptions = described) -> FoundWeights:
+    def find(file: WeightsFile, how: WeightOptions = described) -> FoundWeights:
         return resolve(replace(file, what=_WHAT), how, name)
 
     config = find(_file(name, folder, CONFIG)).path

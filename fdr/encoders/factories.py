@@ -18,7 +18,8 @@ from types import ModuleType
 from typing import Any
 
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
-from fdr.encoders.callables import UNKNOWN, CallableEncoder
+from fdr.encoders.callables import CallableEncoder
+from fdr.encoders.identity import UNKNOWN
 from fdr.encoders.libraries import first_line
 from fdr.errors import FdrError, InputError, unknown
 

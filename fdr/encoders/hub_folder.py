@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fdr.encoders.catalogue import hub_file
-from fdr.encoders.weights import FoundWeights, WeightsFile, find, load_state_dict, resolve
+from fdr.encoders.weights import FoundWeights, WeightsFile, find, hub_file, load_state_dict, resolve
 from fdr.errors import WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fdr.encoders.base import EncoderOptions
+    from fdr.encoders.weight_options import WeightOptions
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS, INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
@@ -54,7 +53,7 @@ def is_folder(target: str) -> bool:
     return target.startswith(("/", "./", "../", "~")) or target.count("/") != 1 or Path(target).is_dir()
 
 
-def resolve_files(target: str, options: EncoderOptions, encoder: str) -> ModelFiles:
+def resolve_files(target: str, options: WeightOptions, encoder: str) -> ModelFiles:
     """The files of `target`, found or fetched; `options.weights` replaces the weight file alone.
 
     Raises `WeightsError` for what is missing, damaged or no JSON.

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fdr.encoders import weights
-from fdr.encoders.base import EncoderOptions
 from fdr.encoders.catalogue import find_row
 from fdr.encoders.lpips_files import lpips_files
 from fdr.encoders.registry import family_of, parse_encoders
+from fdr.encoders.weight_options import WeightOptions
 from fdr.encoders.weights import WeightsFile
 from fdr.errors import WeightsError
 from fdr.files import atomic_path, check_writable, write_atomically
@@ -125,7 +125,7 @@ def _beside(file: WeightsFile, name: str) -> WeightsFile:
     return replace(file, filename=str(Path(file.filename).with_name(name)), hub=hub, size=None, sha256=None)
 
 
-def fetch(chosen: Iterable[Holding], options: EncoderOptions, to: Path | None = None) -> Iterator[Holding]:
+def fetch(chosen: Iterable[Holding], options: WeightOptions, to: Path | None = None) -> Iterator[Holding]:
     """Every file on this machine, fetched where it is missing; copied into the folder `to` where one is named.
 
     In `to` files have the names under which `--weights-dir` finds them, and a line in `SHA256SUMS`.
@@ -138,7 +138,7 @@ def fetch(chosen: Iterable[Holding], options: EncoderOptions, to: Path | None = 
             yield from fetch(_shards(here, options.weights_dir), options, to)
 
 
-def _fetched(holding: Holding, options: EncoderOptions) -> Holding:
+def _fetched(holding: Holding, options: WeightOptions) -> Holding:
     path = weights.resolve(holding.file, options, holding.encoders[0]).path
     here = _located(holding.encoders, holding.file, options.weights_dir)
     return here if here.path is not None else replace(holding, path=path)

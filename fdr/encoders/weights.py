@@ -12,16 +12,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fdr import runtime
 from fdr.encoders._fetch import FetchError, fetch_from_hub, fetch_url
 from fdr.encoders._state_dict import copy_state, load_into, load_state_dict, only_tensors, read_checkpoint
+from fdr.encoders.weight_options import WeightOptions
 from fdr.errors import FdrWarning, WeightsError
 from fdr.files import missing_path
-
-if TYPE_CHECKING:
-    from fdr.encoders.base import EncoderOptions
 
 __all__ = [
     "FoundWeights",
@@ -29,6 +26,7 @@ __all__ = [
     "copy_state",
     "file_digest",
     "find",
+    "hub_file",
     "load_into",
     "load_state_dict",
     "only_tensors",
@@ -71,6 +69,11 @@ class WeightsFile:
         return f"{constants.ENDPOINT}/{self.hub[0]}/resolve/{self.revision or 'main'}/{self.hub[1]}"
 
 
+def hub_file(repo: str, filename: str, size: int | None = None, licence: str = "") -> WeightsFile:
+    """A file of a hub repository, in a weights folder as "owner--name/file"."""
+    return WeightsFile(f"{repo.replace('/', '--')}/{filename}", size=size, licence=licence, hub=(repo, filename))
+
+
 @dataclass(frozen=True)
 class FoundWeights:
     """A weight file on this disk."""
@@ -109,7 +112,7 @@ def _find_in(folders: Sequence[Path], file: WeightsFile) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def resolve(file: WeightsFile, options: EncoderOptions, encoder: str) -> FoundWeights:
+def resolve(file: WeightsFile, options: WeightOptions, encoder: str) -> FoundWeights:
     """The weight file for `encoder`: `options.weights`, else found, else fetched (unless offline).
 
     A file of the user's that is not the published one is used with an `FdrWarning`; a fetched one is refused.
@@ -139,7 +142,7 @@ def file_digest(path: Path) -> str:
         raise WeightsError(f"Cannot read weight file {str(path)!r}: {error.strerror or error}.") from error
 
 
-def missing_sentence(file: WeightsFile, options: EncoderOptions, encoder: str, why: str) -> str:
+def missing_sentence(file: WeightsFile, options: WeightOptions, encoder: str, why: str) -> str:
     """What to fetch, from where, how big it is, and where to put it."""
     name = file.hub[1] if file.hub else file.filename
     size = "" if not file.size else f" ({file.size / 1e6:,.0f} MB)" if file.size > 1e6 else f" ({file.size:,} bytes)"
@@ -208,7 +211,7 @@ def _find_in_hub_cache(file: WeightsFile) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _fetch(file: WeightsFile, options: EncoderOptions, encoder: str) -> Path:
+def _fetch(file: WeightsFile, options: WeightOptions, encoder: str) -> Path:
     """Of the publications of `file` the first that can be had."""
     reasons = []
     for one in (file, *file.others):

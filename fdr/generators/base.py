@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fdr.encoders.callables import UNKNOWN, digest_state, module_digest
+from fdr.encoders.identity import UNKNOWN, digest_state, module_digest
 from fdr.encoders.libraries import first_line
 from fdr.errors import InputError
 from fdr.generators.sampling import labels_of, noise_of

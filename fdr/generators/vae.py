@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fdr.encoders.base import EncoderOptions
-from fdr.encoders.callables import digest_state
 from fdr.encoders.diffusers_folder import folder_of, is_repository, load_model
+from fdr.encoders.identity import digest_state
+from fdr.encoders.weight_options import WeightOptions
 from fdr.errors import InputError
 
 CLASS = "AutoencoderKL"
@@ -63,7 +63,7 @@ def load_decoder(source: str, channels: int) -> LatentDecoder:
             "hub as OWNER/NAME, with --arch-args vae=."
         )
     with torch.device("cpu"):
-        found = load_model(source, folder, EncoderOptions())
+        found = load_model(source, folder, WeightOptions())
     config: Any = found.model.config
     if found.class_name != CLASS or config.latent_channels != channels:
         raise InputError(

@@ -87,7 +87,7 @@ def interpolated_fid(
     extraction = ExtractionOptions(None if cache is None else Path(cache), batch_size, num_workers, shown, group=group)
     given = list(encoders) if isinstance(encoders, list | tuple) else encoders
     measured_with = load_encoders(given, encoder_options, None)
-    distance = load_lpips(encoder_options) if lpips else None
+    distance = load_lpips(encoder_options, device=encoder_options.device, tf32=encoder_options.tf32) if lpips else None
     run = InterpolatedFid(loaded, queries, others, measured_with, options, extraction, distance)
     return run.run(None if picture is None else Path(picture))
 

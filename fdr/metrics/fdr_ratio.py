@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fdr.frechet import fd_ratio, fdr_k
-from fdr.named_references import ValidationFD
+from fdr.ratio import ValidationFD, fd_ratio, fdr_k
 
 
 @dataclass(frozen=True)

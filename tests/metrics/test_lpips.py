@@ -53,7 +53,7 @@ def folder(peer: lpips.LPIPS, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def score(folder: Path) -> Lpips:
     with pytest.warns(FdrWarning, match="not the published AlexNet weight file of 'lpips'"):
-        return load_lpips(EncoderOptions(weights_dir=folder, device="cpu", offline=True))
+        return load_lpips(EncoderOptions(weights_dir=folder, offline=True), device="cpu")
 
 
 def drawn(count: int, side: int = 64) -> Tensor:
