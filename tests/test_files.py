@@ -1,125 +1,104 @@
-"""Files as every command writes them: long names, what a killed process leaves, file systems without locks."""
+"""What is said of a file that is missing, and of one that something else was saved in place of."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import hashlib
-import os
-import subprocess
-import sys
-import time
+import io
+import pickle
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
-from filelock import Timeout
+from worlds import TinyEncoder, images, npz
 
-from fdr import _atomic, _temporary
-from fdr._temporary import HOST, beside, locked_file, temporary_path
-from fdr.errors import InputError, RunError
-from fdr.files import atomic_path, check_writable, write_atomically
-from fdr.training.folder import locked
+from fdr.encoders._state_dict import load_state_dict
+from fdr.errors import InputError
+from fdr.evaluation import evaluate
+from fdr.files import missing_path, stand_in_of
+from fdr.images import open_images
+from fdr.statistics import open_statistics
+
+STAND_INS = {
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n": "is a Git LFS pointer in place of the data",
+    b"<!DOCTYPE html><html>quota exceeded</html>": "is a web page",
+    b"\xef\xbb\xbf\r\n  <HTML><body>sign in": "is a web page",
+    b'<?xml version="1.0"?><Error><Code>NoSuchKey</Code></Error>': "is a web page",
+    b'{"message": "Not Found"}': 'is JSON text in place of the data: it begins \'{"message": "Not Found"}\'',
+    b"404: Not Found": "is a message in place of the data: it says '404: Not Found'",
+    b"": "is empty",
+}
+
+
+def binary() -> dict[str, bytes]:
+    """The starts of data that must never be taken for text."""
+    array, archive = io.BytesIO(), io.BytesIO()
+    np.save(array, np.zeros(3))
+    zipfile.ZipFile(archive, "w").close()
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    return {
+        "npy": array.getvalue(),
+        "empty zip": archive.getvalue(),
+        "pickle": pickle.dumps({"mu": 1}),
+        "safetensors": len(header).to_bytes(8, "little") + header,
+        "safetensors whose length looks like JSON": b'{"\0\0\0\0\0\0' + header,
+        "safetensors whose length looks like a page": b"<\1\0\0\0\0\0\0" + header,
+        "jpeg": b"\xff\xd8\xff\xe0",
+        "tar": b"invalid.png" + bytes(501),
+    }
+
+
+@pytest.mark.parametrize("data", STAND_INS)
+def test_every_reader_says_what_took_the_place_of_the_data(data: bytes, tmp_path: Path) -> None:
+    good = npz(tmp_path / "good.npz", images(8))
+    for suffix in ("npz", "npy", "h5", "pt", "pkl", "zip", "tar", "safetensors"):
+        path = tmp_path / f"file.{suffix}"
+        path.write_bytes(data)
+        for read in (
+            open_statistics,
+            open_images,
+            load_state_dict,
+            lambda path: evaluate(good, path, TinyEncoder()),
+            lambda path: evaluate(path, good, TinyEncoder()),
+        ):
+            with pytest.raises(InputError) as error:
+                read(path)
+            assert STAND_INS[data] in str(error.value) and path.name in str(error.value)
+
+
+@pytest.mark.parametrize("kind", binary())
+def test_binary_data_are_never_taken_for_something_else(kind: str) -> None:
+    assert stand_in_of(binary()[kind]) is None
+
+
+def test_the_nearest_name_is_told_where_the_path_leaves_what_exists(tmp_path: Path) -> None:
+    (tmp_path / "data" / "imagenet").mkdir(parents=True)
+    (tmp_path / "reference.npz").touch()
+    told = {
+        "refrence.npz": f"; did you mean {tmp_path}/reference.npz?",
+        "Reference.NPZ": f"; did you mean {tmp_path}/reference.npz?",
+        "reference": f"; did you mean {tmp_path}/reference.npz?",
+        "zzz.npz": ".",
+        "daat/imagenet/val": f", and neither does the folder {tmp_path}/daat/imagenet; did you mean {tmp_path}/data?",
+        "data/imagnet": f"; did you mean {tmp_path}/data/imagenet?",
+    }
+    for name, end in told.items():
+        assert missing_path(tmp_path / name) == f"{tmp_path / name} does not exist{end}"
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["a.json", "n" * 250 + ".json", "é" * 125 + ".json", "n" * 251 + ".npz", "漢" * 85, os.fsdecode(b"\xff" * 250)],
+    ("text", "sentence"),
+    [
+        ("refrence.npz", "The reference refrence.npz does not exist; did you mean reference.npz?"),
+        ("./none", "The reference none does not exist."),
+        ("/data/imagenet/val", "The reference /data/imagenet/val does not exist, and neither does the folder"),
+        ("imagenet255", "Unknown reference 'imagenet255'; did you mean 'imagenet256'"),
+        ("referense", "Unknown reference 'referense'; did you mean 'reference.npz'?"),
+        ("qqqq", "Unknown reference 'qqqq'; there is no file or folder of that name, either"),
+    ],
 )
-def test_a_name_of_any_length_is_written(tmp_path: Path, name: str) -> None:
-    write_atomically(tmp_path / name, "text")
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert (tmp_path / name).read_text() == "text"
-    for path in (temporary_path(tmp_path / name), beside(tmp_path / name, ".parts")):
-        assert len(os.fsencode(path.name)) <= max(len(os.fsencode(name)), 120)
-
-
-def test_names_cut_to_the_same_length_stay_different(tmp_path: Path) -> None:
-    first, second = (beside(tmp_path / f"{'n' * 254}{end}", ".parts").name for end in "ab")
-    assert first != second
-    assert first == f".{'n' * 240}{hashlib.sha256(b'n' * 254 + b'a').hexdigest()[:8]}.parts"
-    assert beside(tmp_path / "out.npz", ".parts") == tmp_path / ".out.npz.parts"
-
-
-def test_a_name_that_is_too_long_is_an_error_of_input(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="File name too long"):
-        check_writable(tmp_path / ("n" * 256))
-    with pytest.raises(InputError, match="File name too long"):
-        write_atomically(tmp_path / ("n" * 256), b"")
-
-
-def test_a_written_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        write_atomically(tmp_path / "a", b"")
-    finally:
-        os.umask(before)
-    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
-
-
-def test_what_a_killed_process_was_writing_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_temporary, "_SWEPT", set())
-    program = "import os, sys; from pathlib import Path; from fdr.files import atomic_path\n"
-    program += "with atomic_path(Path(sys.argv[1])): os._exit(9)"
-    assert subprocess.run([sys.executable, "-c", program, tmp_path / "out.json"], check=False).returncode == 9
-    (left,) = tmp_path.iterdir()
-    young, others = tmp_path / f"{left.name.replace('out', 'young')}", tmp_path / left.name.replace(HOST, "elsewhere")
-    mine, foreign = temporary_path(tmp_path / "other.json"), tmp_path / ".download.1a2b3c4d.tmp"
-    for path in (young, others, mine, foreign):
-        path.write_bytes(b"")
-    for path in (left, others, mine, foreign):
-        os.utime(path, (time.time() - 120,) * 2)
-    write_atomically(tmp_path / "out.json", b"new")
-    assert set(tmp_path.iterdir()) == {tmp_path / "out.json", young, others, mine, foreign}
-
-
-def without_flock(*_: object) -> None:
-    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-
-def test_locks_where_the_file_system_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fcntl, "flock", without_flock)
-    with locked_file(tmp_path / ".lock"):
-        assert (tmp_path / ".lock.held").exists()
-        with pytest.raises(Timeout), locked_file(tmp_path / ".lock", blocking=False):
-            pass
-    assert not (tmp_path / ".lock.held").exists()
-    with locked_file(tmp_path / ".lock", blocking=False):
-        pass
-
-
-def test_a_run_folder_where_the_file_system_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fcntl, "flock", without_flock)
-    run, sentence = tmp_path / "run", r"Another process is training.*\(if none is, remove .*run/\.lock\.held\)"
-    with locked(run), pytest.raises(InputError, match=sentence), locked(run):
-        pass
-
-
-@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
-def test_a_run_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    def mkdir(*_: object, **__: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(Path, "mkdir", mkdir)
-    with pytest.raises(InputError, match=f"Cannot write .*run': {os.strerror(code)}"), locked(tmp_path / "run"):
-        pass
-    with pytest.raises(InputError, match=os.strerror(code)), atomic_path(tmp_path / "a" / "b"):
-        pass
-
-
-@pytest.mark.parametrize("content", [b"\xff\xfe\0", "wörter".encode(), b"", b"host." + b"9" * 40])
-def test_a_lock_file_of_any_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    monkeypatch.setattr(_atomic, "fcntl", None)
-    (tmp_path / "lock.held").write_bytes(content)
-    with pytest.raises(RunError, match="Another process has held"), _atomic.folder_lock(tmp_path, timeout=0.02):
-        pass
-    os.utime(tmp_path / "lock.held", (0, 0))
-    with _atomic.folder_lock(tmp_path, timeout=1):
-        assert (tmp_path / "lock.held").read_bytes().startswith(HOST.encode())
-    assert not (tmp_path / "lock.held").exists()
-
-
-def test_a_folder_in_place_of_a_lock_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_atomic, "fcntl", None)
-    (tmp_path / "lock.held").mkdir()
-    with pytest.raises(RunError, match="Another process has held"), _atomic.folder_lock(tmp_path, timeout=0.02):
-        pass
+def test_a_reference_that_is_not_there(text: str, sentence: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    npz(tmp_path / "reference.npz", images(8))
+    with pytest.raises(InputError) as error:
+        evaluate(images(8), text, TinyEncoder())
+    assert str(error.value).startswith(sentence) and len(str(error.value)) < 200
