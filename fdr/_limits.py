@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from fdr.errors import InputError, unknown
-from fdr.metric_names import peer_name
+from fdr.metric_names import metric_facts, peer_name
 
 
 class Row(Protocol):
@@ -42,6 +42,10 @@ class Limit:
     bound: float
     side: Literal["max", "min"]
 
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.bound):
+            raise InputError(f"The limit of {self.name!r} is {self.bound}; expected a finite number.")
+
     @property
     def flag(self) -> str:
         """As it is written on the command line."""
@@ -56,6 +60,10 @@ class Tolerance:
     """The numbers it holds for; None for all."""
     amount: float
     is_relative: bool
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.amount) and self.amount >= 0):
+            raise InputError(f"A tolerance is {self.amount}; expected a finite number of 0 or more.")
 
     def allowance(self, baseline: float) -> float:
         """In units of the metric."""
@@ -135,7 +143,23 @@ def find_limited(rows: Sequence[R], limit: Limit) -> R:
             f"{limit.flag} bounds {row.key} on its good side ({direction} is better); write --{other} "
             f"{limit.name}={limit.bound:g}."
         )
+    facts = metric_facts(row.metric)
+    if facts is not None and not facts.low <= limit.bound <= facts.high:
+        consequence = "always" if limit.side == "min" and limit.bound < facts.low else "never"
+        raise InputError(f"{limit.flag} would {consequence} hold: {facts.label} is {facts.values}; give another limit.")
     return row
+
+
+def check_tolerance(row: Row, tolerance: Tolerance, before: float) -> None:
+    """Raise `InputError` for a tolerance of a baseline's value that no number could miss."""
+    facts, allowance = metric_facts(row.metric), tolerance.allowance(before)
+    if facts is None or row.lower_is_better or not allowance or before - allowance > facts.low:
+        return
+    if before > facts.low:
+        raise InputError(
+            f"A tolerance of {tolerance} lets {row.key} fall from {before:g} to {before - allowance:g}, and "
+            f"{facts.label} is {facts.values}, so it would always pass; give a smaller tolerance."
+        )
 
 
 def tolerance_for(row: Row, tolerances: Sequence[Tolerance], default: Tolerance) -> Tolerance:

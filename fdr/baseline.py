@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,9 @@ from typing import Any
 from fdr._version import __version__
 from fdr.errors import InputError
 from fdr.files import missing_path, write_atomically
-from fdr.report import Report, json_text, reports_from_dict, sets_by_name
+from fdr.report import Report, decode_json, json_text, reports_from_dict, sets_by_name
+from fdr.report_checks import impossible
+from fdr.report_schema import RESULT, result_key, shown
 from fdr.signature import parse_signature
 
 SCHEMA = "fdr-baseline/1"
@@ -26,6 +26,8 @@ class BaselineValue:
     value: float
     signature: str
     stderr: float | None = None
+    samples_digest: str | None = None
+    """Digest of the images, where the baseline is a whole report."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,10 @@ def baseline_of(reports: Sequence[Report], name: str) -> Baseline:
     return Baseline(
         name,
         {
-            source: {row.key: BaselineValue(row.value, row.signature, row.stderr) for row in report}
+            source: {
+                row.key: BaselineValue(row.value, row.signature, row.stderr, report.samples.get("digest"))
+                for row in report
+            }
             for source, report in sets_by_name(reports).items()
         },
     )
@@ -58,7 +63,7 @@ def load_baseline(where: str) -> Baseline:
     path = Path(where)
     try:
         text = path.read_bytes() if path.is_file() or ":" not in where else read_at_revision(where)
-        data = json.loads(text)
+        data = decode_json(text)
     except FileNotFoundError as error:
         raise InputError(f"The baseline {missing_path(path)}") from error
     except OSError as error:
@@ -72,39 +77,63 @@ def load_baseline(where: str) -> Baseline:
     if schema == SCHEMA:
         return Baseline(where, _sets(data, where))
     if not str(schema).startswith("fdr-report"):
+        other = "another version of fdr wrote it: " if str(schema).startswith("fdr-baseline/") else ""
         raise InputError(
-            f"Baseline {where!r} has schema {schema!r}; expected {SCHEMA!r} or a report of fdr eval --json."
+            f"Baseline {where!r} has schema {schema!r}; {other}expected {SCHEMA!r} or a report of fdr eval --json. "
+            "Write it again with --update-baseline."
         )
-    found = baseline_of(reports_from_dict(data), where)
+    found = baseline_of(reports_from_dict(data, repr(where)), where)
     return Baseline(where, found.sets, is_report=True)
 
 
 def save_baseline(baseline: Baseline, path: Path) -> None:
     """Write the small form: sorted, one value per line, a newline at the end, so that `git diff` reads."""
-    sets = {
-        name: {key: {k: v for k, v in vars(row).items() if v is not None} for key, row in rows.items()}
-        for name, rows in baseline.sets.items()
-    }
+    sets = {name: {key: _row(value) for key, value in rows.items()} for name, rows in baseline.sets.items()}
     data = {"schema": SCHEMA, "fdr_version": __version__, "sets": sets}
     write_atomically(path, json_text(data, sort_keys=True))
 
 
+def _row(value: BaselineValue) -> dict[str, Any]:
+    stderr = {} if value.stderr is None else {"stderr": value.stderr}
+    return {"value": value.value, "signature": value.signature, **stderr}
+
+
 def _sets(data: Mapping[str, Any], where: str) -> dict[str, dict[str, BaselineValue]]:
     try:
-        return {str(name): {str(key): _value(row) for key, row in rows.items()} for name, rows in data["sets"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"Baseline {where!r} is damaged ({type(error).__name__} {error}); write it again with --update-baseline."
-        ) from error
+        return {name: dict(_values(name, rows)) for name, rows in _table("sets", data.get("sets")).items()}
+    except _Damage as damage:
+        raise InputError(f"Baseline {where!r} is damaged: {damage}; write it again with --update-baseline.") from None
 
 
-def _value(row: Mapping[str, Any]) -> BaselineValue:
-    value, stderr = row["value"], row.get("stderr")
-    for number in (value, *(() if stderr is None else (stderr,))):
-        if type(number) not in (int, float) or not math.isfinite(number):
-            raise TypeError(f"{number!r} is no finite number")
-    parse_signature(row["signature"])
-    return BaselineValue(float(value), row["signature"], stderr)
+class _Damage(Exception):
+    """What is wrong with a baseline, as half a sentence."""
+
+
+def _table(what: str, data: Any) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping) or not data:
+        raise _Damage(f"{what} is {shown(data)}, where an object with at least one entry is expected")
+    return data
+
+
+def _values(name: str, rows: Any) -> Iterator[tuple[str, BaselineValue]]:
+    for key, row in _table(f"the set {name!r}", rows).items():
+        where = f"{key} of {name}"
+        yield key, _value(key, _table(where, row), where)
+
+
+def _value(key: str, row: Mapping[str, Any], where: str) -> BaselineValue:
+    for field, kind in {name: RESULT[name] for name in ("value", "signature", "stderr")}.items():
+        if not kind.holds(row.get(field)):
+            raise _Damage(f"{field} of {where} is {shown(row.get(field))}, where {kind.words} is expected")
+    signature = parse_signature(row["signature"])
+    encoder = None if signature.metric == "fdr_k" else signature.value("enc")
+    signed = result_key(signature.metric, encoder)
+    if signed != key:
+        raise _Damage(f"{where} has the signature of {signed}")
+    problem = impossible(signature.metric, row["value"])
+    if problem is not None:
+        raise _Damage(f"{where} {problem}")
+    return BaselineValue(float(row["value"]), row["signature"], row.get("stderr"))
 
 
 def read_at_revision(where: str) -> bytes:

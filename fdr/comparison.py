@@ -53,6 +53,10 @@ _UNHASHED = {"name", "weights_source", "hash"}
 _ABSENT = "not stated"
 MAX_EFFECTS = 4
 """Rows of the measured table that are told of one field."""
+SAME_SHARE, SAME_SHARE_SHORT = 0.01, 0.1
+"""How far one number may be from itself on other hardware, relative to it: in float32, and in shorter types."""
+SAME_ROUNDING = 1e-6
+"""The same for numbers near 0, in the metric's units."""
 NOISE_FACTOR = 2.0
 """Spreads that a change must exceed to be called more than noise: about 95 % for a normal error."""
 
@@ -124,11 +128,13 @@ class Pair:
     a: Result
     b: Result
     differences: tuple[Difference, ...]
+    is_contradiction: bool = False
+    """True when the same images, reference and settings have another value here and there."""
 
     @property
     def is_comparable(self) -> bool:
-        """True when no decisive field differs."""
-        return not any(difference.is_decisive for difference in self.differences)
+        """True when no decisive field differs, and the two numbers may both be right."""
+        return not self.is_contradiction and not any(difference.is_decisive for difference in self.differences)
 
     @property
     def change(self) -> float:
@@ -161,8 +167,21 @@ class Pair:
             "relative_change": self.relative_change,
             "noise": self.noise,
             "comparable": self.is_comparable,
+            "contradiction": self.is_contradiction,
             "differences": differences,
         }
+
+
+def contradict(a: Result, b: float) -> bool:
+    """True when the number `a` and another value, of the same images and signature, cannot both be right.
+
+    What hardware and batch sizes round is allowed: 1 % in float32 and 10 % in shorter types, and 2 images of a share.
+    """
+    signature = parse_signature(a.signature)
+    share = SAME_SHARE if signature.value("dt") in (None, "float32") else SAME_SHARE_SHORT
+    images = min(a.count, a.reference_count or a.count)
+    whole = 2 / images if signature.metric.partition(":")[0] in ("precision", "recall") else 0.0
+    return abs(a.value - b) > max(share * max(abs(a.value), abs(b)), SAME_ROUNDING, whole)
 
 
 def combined_stderr(a: float | None, b: float | None) -> float | None:
@@ -204,15 +223,22 @@ def compare_reports(a: Report, b: Report) -> Comparison:
     """
     left, right = _by_key(a), _by_key(b)
     keys = [(key, key) for key in left if key in right] + list(_leftovers(left, right))
-    pairs = tuple(Pair(left[x], right[y], _told(a, b, left[x], right[y])) for x, y in keys)
-    paired_a, paired_b = {x for x, _ in keys}, {y for _, y in keys}
     digests = [report.samples.get("digest") for report in (a, b)]
+    are_same = digests[0] is not None and digests[0] == digests[1]
+    pairs = tuple(_pair(a, b, left[x], right[y], are_same) for x, y in keys)
+    paired_a, paired_b = {x for x, _ in keys}, {y for _, y in keys}
     return Comparison(
         pairs,
         tuple(result for key, result in left.items() if key not in paired_a),
         tuple(result for key, result in right.items() if key not in paired_b),
-        digests[0] is not None and digests[0] == digests[1],
+        are_same,
     )
+
+
+def _pair(a: Report, b: Report, first: Result, second: Result, are_same_samples: bool) -> Pair:
+    differences = _told(a, b, first, second)
+    is_same = are_same_samples and not differences
+    return Pair(first, second, differences, is_same and contradict(first, second.value))
 
 
 def _told(a: Report, b: Report, first: Result, second: Result) -> tuple[Difference, ...]:
@@ -261,6 +287,12 @@ def explanations(comparison: Comparison, effects: tuple[Effect, ...]) -> Iterato
         if difference.is_decisive:
             yield from (f"  {line}" for line in _effect_lines(difference, pairs[0].a.encoder, effects))
     for pair in comparison.pairs:
+        if pair.is_contradiction:
+            a, b = format_number(pair.a.value), format_number(pair.b.value)
+            yield (
+                f"not comparable: {pair.a.key} is {a} in a and {b} in b, of the same images, reference and settings; "
+                "one of the two was changed or is faulty: measure again"
+            )
         if pair.is_comparable and pair.noise is not None:
             yield _noise_line(pair)
     for name, rows in (("a", comparison.only_a), ("b", comparison.only_b)):

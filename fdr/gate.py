@@ -2,6 +2,8 @@
 
 Every judged number has one of three outcomes. With a range [low, high] of what it may be, a lower-is-better number
 passes when high <= limit, fails when low > limit, and is inconclusive in between; without a range low = high = value.
+A number that is asked for and was not measured is missing, which stops the gate unless it is allowed.
+
 Against an absolute limit the range is what the report gives beside the number: value ± its stderr, or the interval that
 rounded denominators leave open. Against a baseline the tolerance is the room there is, and noise can only excuse: the
 range reaches from the value to the better side, by both stderrs in quadrature. Rounded denominators divide both numbers
@@ -11,13 +13,14 @@ and drop out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from fdr._limits import (
     Limit,
     Row,
     Tolerance,
+    check_tolerance,
     find_limited,
     is_named,
     named,
@@ -26,11 +29,20 @@ from fdr._limits import (
     tolerance_for,
 )
 from fdr.baseline import Baseline, BaselineValue
-from fdr.comparison import Difference, check_fields, combined_stderr, match_sets, signature_differences
-from fdr.errors import InputError
-from fdr.report import Report, Result, sets_by_name
+from fdr.comparison import (
+    Difference,
+    check_fields,
+    combined_stderr,
+    contradict,
+    match_sets,
+    signature_differences,
+)
+from fdr.errors import InputError, unknown
+from fdr.report import Report, Result, sets_by_name, told_apart
+from fdr.report_schema import is_number
 
 Outcome = Literal["pass", "fail", "inconclusive"]
+JudgedAs = Literal["value", "pass", "fail"]
 DEFAULT_TOLERANCE = Tolerance(None, 0.01, True)
 
 
@@ -43,8 +55,14 @@ class GateOptions:
     """Of the baseline; 1 % where none is given."""
     allow: tuple[str, ...] = ()
     """Fields of the signature in which a number may differ from its baseline all the same."""
-    inconclusive: Literal["value", "pass", "fail"] = "value"
+    inconclusive: JudgedAs = "value"
     """What an inconclusive outcome counts as; with "value", what the bare value says."""
+    allow_missing: bool = False
+    """Whether the gate passes although numbers of the limits or of the baseline were not measured."""
+
+    def __post_init__(self) -> None:
+        if self.inconclusive not in get_args(JudgedAs):
+            raise unknown("way to judge an inconclusive number", str(self.inconclusive), get_args(JudgedAs))
 
     @classmethod
     def parse(
@@ -53,11 +71,13 @@ class GateOptions:
         minima: Sequence[str] = (),
         tolerances: Sequence[str] = (),
         allow: Sequence[str] = (),
-        inconclusive: Literal["value", "pass", "fail"] = "value",
+        inconclusive: JudgedAs = "value",
+        allow_missing: bool = False,
     ) -> GateOptions:
         """From texts as the command line takes them: "fd:inception=3.0", "fd=1%", "n". Raises `InputError`."""
         limits = [parse_limit(text, "max") for text in maxima] + [parse_limit(text, "min") for text in minima]
-        return cls(tuple(limits), tuple(map(parse_tolerance, tolerances)), check_fields(allow), inconclusive)
+        parsed = tuple(map(parse_tolerance, tolerances))
+        return cls(tuple(limits), parsed, check_fields(allow), inconclusive, allow_missing)
 
 
 @dataclass(frozen=True)
@@ -97,25 +117,63 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """One bound whose number was not measured."""
+
+    samples: str
+    """The sample set as it was measured or, where a whole set is missing, as the baseline calls it."""
+    key: str
+    """The number, or the name in the limit."""
+    bound: Limit | BaselineValue
+    baseline_name: str | None = None
+
+    @property
+    def rule(self) -> Literal["max", "min", "baseline"]:
+        """Where the bound comes from."""
+        return self.bound.side if isinstance(self.bound, Limit) else "baseline"
+
+    def __str__(self) -> str:
+        if isinstance(self.bound, Limit):
+            return f"{self.key} of {self.samples} was not measured, and {self.bound.flag} asks for it"
+        return (
+            f"{self.key} of {self.samples} was not measured, and baseline {self.baseline_name!r} has it "
+            f"({self.bound.value:.6g})"
+        )
+
+
+@dataclass(frozen=True)
 class Verdict:
     """All checks of all sample sets."""
 
     checks: tuple[Check, ...]
     options: GateOptions
+    missing: tuple[Missing, ...] = ()
+    """What could not be checked, because it was not measured."""
     unchecked: tuple[tuple[str, Result], ...] = ()
     """Sample set and number, where neither a limit nor the baseline says anything."""
     warnings: tuple[str, ...] = ()
 
     @property
-    def result(self) -> Outcome:
-        """The worst outcome."""
+    def result(self) -> Literal["pass", "fail", "inconclusive", "incomplete"]:
+        """The worst outcome; "incomplete" where nothing fails, and a number is missing that may not be."""
         outcomes = {check.outcome for check in self.checks}
-        return "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
+        if "fail" in outcomes:
+            return "fail"
+        if self.missing and not self.options.allow_missing:
+            return "incomplete"
+        return "inconclusive" if "inconclusive" in outcomes else "pass"
+
+    @property
+    def exit_code(self) -> int:
+        """0 when the gate passes, 1 when a number stops it, 2 when nothing stops it but a number that is missing."""
+        if any(self.stops(check) for check in self.checks):
+            return 1
+        return 2 if self.missing and not self.options.allow_missing else 0
 
     @property
     def passes(self) -> bool:
         """True when the exit code is 0."""
-        return not any(self.stops(check) for check in self.checks)
+        return self.exit_code == 0
 
     def stops(self, check: Check) -> bool:
         """True when this check alone would stop the gate."""
@@ -134,6 +192,7 @@ class Plan:
     allowed: Mapping[str, tuple[Difference, ...]]
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    missing: tuple[Missing, ...] = ()
 
 
 def plan_gate(
@@ -141,8 +200,9 @@ def plan_gate(
 ) -> dict[str, Plan]:
     """Match what is asked to the numbers that there are, or will be; needs no values, so it can run before the work.
 
-    A limit holds for every sample set that has its number. Raises `InputError` when a limit names no number or bounds
-    its good side, when a number cannot be compared with its baseline, and when nothing would be checked at all.
+    A limit holds for every sample set. Sets of the baseline that are missing have a plan as well. Raises `InputError`
+    when a limit names no number of any set or bounds its good side, when a number cannot be compared with its baseline,
+    and when nothing would be checked at all.
     """
     if not options.limits and baseline is None:
         raise InputError(
@@ -151,14 +211,20 @@ def plan_gate(
         )
     for limit in options.limits:
         named([row for rows in sets.values() for row in rows], limit.name)
-    matched = {} if baseline is None else match_sets(sets, baseline.sets, f"baseline {baseline.name!r}")
-    plans = {}
+    where = "" if baseline is None else baseline.name
+    matched = {} if baseline is None else match_sets(sets, baseline.sets, f"baseline {where!r}")
+    plans: dict[str, Plan] = {}
     for name, rows in sets.items():
         values = {} if baseline is None else baseline.sets[matched[name]]
-        plans[name] = _plan_set(name, rows, options, values, baseline.name if baseline else "")
+        plans[name] = _plan_set(name, rows, options, values, where)
     compared = [row for name, rows in sets.items() for row in rows if row.key in plans[name].baselines]
+    for name, values in {} if baseline is None else baseline.sets.items():
+        if name not in matched.values():
+            plans[told_apart([*plans, name])[-1]] = _plan_set(name, (), replace(options, limits=()), values, where)
+    missing = [item for plan in plans.values() for item in plan.missing]
     for tolerance in options.tolerances:
-        if tolerance.name is not None and compared:
+        names = {name for item in missing for name in (item.key, item.key.partition(":")[0])}
+        if tolerance.name is not None and compared and tolerance.name not in names:
             named(compared, tolerance.name)
     if baseline is not None and not options.limits and not any(plan.baselines for plan in plans.values()):
         measured = ", ".join(dict.fromkeys(row.key for rows in sets.values() for row in rows))
@@ -167,11 +233,20 @@ def plan_gate(
 
 
 def check_replaceable(sets: Mapping[str, Sequence[Row]], old: Baseline, allow: Sequence[str] = ()) -> None:
-    """Raise `InputError` where a number that takes the place of one in `old` is not made in the same way."""
+    """Raise `InputError` where a number of `old` would be dropped, or replaced by one that is made in another way."""
+    only = len(sets) == len(old.sets) == 1
+    left = {name: set(values) for name, values in old.sets.items()}
     for name, rows in sets.items():
-        before = next(iter(old.sets)) if len(sets) == len(old.sets) == 1 else name
+        before = next(iter(old.sets)) if only else name
         values = old.sets.get(before, {})
         _refuse(name, _differences([row for row in rows if row.key in values], values), allow, old.name)
+        left.get(before, set()).difference_update(row.key for row in rows)
+    dropped = [f"{key} of {name}" for name, keys in left.items() for key in sorted(keys)]
+    if dropped:
+        raise InputError(
+            f"Baseline {old.name!r} has {', '.join(dropped)}, which was not measured here and would be dropped; "
+            "measure it as well, or give --force."
+        )
 
 
 def _differences(rows: Sequence[Row], values: Mapping[str, BaselineValue]) -> dict[str, tuple[Difference, ...]]:
@@ -182,20 +257,26 @@ def _plan_set(
     name: str, rows: Sequence[Row], options: GateOptions, values: Mapping[str, BaselineValue], where: str
 ) -> Plan:
     limits: dict[str, tuple[Limit, ...]] = {}
+    missing = [Missing(name, key, values[key], where) for key in values if key not in {row.key for row in rows}]
     for limit in options.limits:
         if not is_named(rows, limit.name):
-            continue  # a number of another sample set
+            missing.append(Missing(name, limit.name, limit))
+            continue
         key = find_limited(rows, limit).key
         limits[key] = (*limits.get(key, ()), limit)
     compared = [row for row in rows if row.key in values]
     differences = _differences(compared, values)
     _refuse(name, differences, options.allow, where)
+    tolerances = {row.key: tolerance_for(row, options.tolerances, DEFAULT_TOLERANCE) for row in compared}
+    for row in compared:
+        check_tolerance(row, tolerances[row.key], values[row.key].value)
     return Plan(
         limits,
         {row.key: values[row.key] for row in compared},
         {key: tuple(d for d in found if d.is_decisive) for key, found in differences.items()},
-        {row.key: tolerance_for(row, options.tolerances, DEFAULT_TOLERANCE) for row in compared},
-        tuple(dict.fromkeys(_plan_warnings(name, rows, values, differences, where))),
+        tolerances,
+        tuple(dict.fromkeys(_plan_warnings(name, differences, where))),
+        tuple(missing),
     )
 
 
@@ -219,27 +300,20 @@ def _refuse(name: str, differences: Mapping[str, Sequence[Difference]], allow: S
     )
 
 
-def _plan_warnings(
-    name: str,
-    rows: Sequence[Row],
-    values: Mapping[str, BaselineValue],
-    differences: Mapping[str, Sequence[Difference]],
-    where: str,
-) -> Iterator[str]:
+def _plan_warnings(name: str, differences: Mapping[str, Sequence[Difference]], where: str) -> Iterator[str]:
     for d in (d for found in differences.values() for d in found if not d.is_decisive):
         if d.field == "v":
             consequence = "still comparable, unless the changelog says under Numbers that this number moved"
         else:
             consequence = "the content is the same"
         yield f"{name}: {d.field} ({d.meaning}) is {d.a} here and {d.b} in baseline {where!r}; {consequence}."
-    missing = [key for key in values if key not in {row.key for row in rows}]
-    if missing:
-        yield f"{name}: baseline {where!r} has {', '.join(missing)}, which was not measured here and so is not checked."
 
 
 def judge(reports: Sequence[Report], options: GateOptions, baseline: Baseline | None = None) -> Verdict:
     """Every limit and every baseline value against every sample set. Raises what `plan_gate` raises."""
     sets = sets_by_name(reports)
+    for name, report in sets.items():
+        _check_numbers(name, report)
     plans = plan_gate({name: tuple(report) for name, report in sets.items()}, options, baseline)
     checks = [
         check
@@ -248,6 +322,8 @@ def judge(reports: Sequence[Report], options: GateOptions, baseline: Baseline | 
         for check in _checks(name, result, plans[name], baseline)
     ]
     judged = {(check.samples, check.result.key) for check in checks}
+    for check in checks:
+        _refuse_contradiction(check, sets[check.samples])
     if not checks:
         raise InputError(
             f"Nothing was checked: baseline {baseline and baseline.name!r} has none of the numbers measured."
@@ -255,10 +331,34 @@ def judge(reports: Sequence[Report], options: GateOptions, baseline: Baseline | 
     return Verdict(
         tuple(checks),
         options,
+        tuple(item for plan in plans.values() for item in plan.missing),
         tuple((n, r) for n, report in sets.items() for r in report if (n, r.key) not in judged),
         tuple(warning for plan in plans.values() for warning in plan.warnings)
         + tuple(f"{name}: {text}" for name, report in sets.items() for text in report.warnings),
     )
+
+
+def _check_numbers(name: str, report: Report) -> None:
+    """A report from a file was checked when it was read; one that was made in Python may hold anything."""
+    for row in report:
+        numbers = (row.value, *(row.interval or ()), 0.0 if row.stderr is None else row.stderr)
+        if not all(map(is_number, numbers)) or (row.stderr or 0.0) < 0:
+            raise InputError(
+                f"{row.key} of {name} is {row.value}, with stderr {row.stderr} and interval {row.interval}; expected "
+                "finite numbers, and a stderr of 0 or more: measure again."
+            )
+
+
+def _refuse_contradiction(check: Check, report: Report) -> None:
+    before = check.baseline
+    if before is None or before.samples_digest is None or before.samples_digest != report.samples.get("digest"):
+        return
+    if before.signature == check.result.signature and contradict(check.result, before.value):
+        raise InputError(
+            f"{check.result.key} of {check.samples} is {check.result.value:g} here and {before.value:g} in baseline "
+            f"{check.baseline_name!r}, of the same images, reference and settings; one of the two was changed or is "
+            "faulty: measure again."
+        )
 
 
 def _checks(name: str, result: Result, plan: Plan, baseline: Baseline | None) -> Iterator[Check]:

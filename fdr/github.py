@@ -10,7 +10,15 @@ from pathlib import Path
 from fdr.errors import RunError, as_utf8
 from fdr.gate import Verdict
 from fdr.runtime import GitHubJob
-from fdr.verdict_files import sentences_of, title_of, values_of, verdict_to_markdown
+from fdr.verdict_files import (
+    error_to_markdown,
+    missing_sentence,
+    missing_title,
+    sentences_of,
+    title_of,
+    values_of,
+    verdict_to_markdown,
+)
 
 
 def annotations_of(verdict: Verdict) -> Iterator[str]:
@@ -19,6 +27,10 @@ def annotations_of(verdict: Verdict) -> Iterator[str]:
         if check.outcome != "pass":
             level = "error" if verdict.stops(check) else "warning"
             yield annotation(level, title_of(check), " ".join(sentences_of(check)))
+    for missing in verdict.missing:
+        is_allowed = verdict.options.allow_missing
+        level = "warning" if is_allowed else "error"
+        yield annotation(level, missing_title(missing), missing_sentence(missing, is_allowed))
     for warning in verdict.warnings:
         yield annotation("warning", "fdr check", warning)
 
@@ -42,6 +54,14 @@ def write_job_files(verdict: Verdict, job: GitHubJob, report: Path | None) -> No
         if report is not None:
             outputs["report"] = str(report)
         _append(job.output, "".join(_output(name, value) for name, value in outputs.items()))
+
+
+def write_job_error(message: str, job: GitHubJob) -> None:
+    """Append an error to the job summary and the step outputs. Raises `RunError` when they cannot be written."""
+    if job.summary is not None:
+        _append(job.summary, error_to_markdown(message))
+    if job.output is not None:
+        _append(job.output, _output("result", "error"))
 
 
 def _value_outputs(verdict: Verdict) -> Mapping[str, str]:

@@ -7,11 +7,14 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from typing import Any
 
+from fdr._limits import Limit
 from fdr._version import __version__
-from fdr.gate import Check, Verdict
+from fdr.gate import Check, Missing, Verdict
 from fdr.report import format_number, format_value, json_text, metric_label
 
 SCHEMA = "fdr-check/1"
+JUNIT_NAME = "fdr check"
+_JUNIT_COUNTS = {"tests": "testcase", "failures": "failure", "skipped": "skipped", "errors": "error"}
 _OUTCOMES = {"pass": "passes", "fail": "fails", "inconclusive": "is inconclusive"}
 
 
@@ -32,6 +35,17 @@ def sentences_of(check: Check) -> tuple[str, ...]:
         _margin_sentence(check),
         f"Signature: {result.signature}",
     )
+
+
+def missing_title(missing: Missing) -> str:
+    """One line: "fd:random of samples.npz was not measured"."""
+    return f"{missing.key} of {missing.samples} was not measured"
+
+
+def missing_sentence(missing: Missing, is_allowed: bool) -> str:
+    """What is missing, who asks for it, and what that means."""
+    advice = "it was left out, as --allow-missing says" if is_allowed else "measure it, or give --allow-missing"
+    return f"{missing}: {advice}."
 
 
 def _limit_sentence(check: Check) -> str:
@@ -75,17 +89,29 @@ def margin_of(check: Check) -> str:
     return amount if check.relative_excess is None else f"{amount} ({100 * check.relative_excess:+.1f} %)"
 
 
+def table_of(verdict: Verdict) -> Iterator[tuple[str, ...]]:
+    """A row per check, and one per number that is missing: samples, number, value, limit, margin, outcome."""
+    for check in verdict.checks:
+        value, bound, margin = format_value(check.result), bound_of(check), margin_of(check)
+        yield check.samples, check.result.key, value, bound, margin, check.outcome
+    for missing in verdict.missing:
+        yield missing.samples, missing.key, "", "", "", "skipped"
+
+
 def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
     """The stable JSON form (schema fdr-check/1)."""
     return {
         "schema": SCHEMA,
         "fdr_version": __version__,
         "result": verdict.result,
+        "outcome": verdict.result,
         "passes": verdict.passes,
         "inconclusive_is": verdict.options.inconclusive,
         "allow": list(verdict.options.allow),
+        "allow_missing": verdict.options.allow_missing,
         "warnings": list(verdict.warnings),
         "checks": [_check_to_dict(check) for check in verdict.checks],
+        "missing": [_missing_to_dict(missing, verdict.options.allow_missing) for missing in verdict.missing],
         "unchecked": [{"samples": name, "key": row.key, "value": row.value} for name, row in verdict.unchecked],
     }
 
@@ -114,6 +140,19 @@ def _check_to_dict(check: Check) -> dict[str, Any]:
     }
 
 
+def _missing_to_dict(missing: Missing, is_allowed: bool) -> dict[str, Any]:
+    bound = missing.bound
+    return {
+        "samples": missing.samples,
+        "key": missing.key,
+        "rule": missing.rule,
+        "limit": bound.bound if isinstance(bound, Limit) else None,
+        "baseline": None if isinstance(bound, Limit) else {"name": missing.baseline_name, **vars(bound)},
+        "outcome": "skipped",
+        "message": missing_sentence(missing, is_allowed),
+    }
+
+
 def verdict_to_json(verdict: Verdict) -> str:
     """One JSON object, full precision."""
     return json_text(verdict_to_dict(verdict), allow_nan=False)
@@ -123,17 +162,10 @@ def verdict_to_markdown(verdict: Verdict) -> str:
     """A heading with the result, a row per check, a sentence per check that does not pass."""
     lines = [f"### fdr check: {verdict.result}", ""]
     lines += ["| samples | number | value | limit | beyond the limit | outcome |", "|---|---|---:|---:|---:|---|"]
-    for check in verdict.checks:
-        cells = (
-            check.samples,
-            f"`{check.result.key}`",
-            format_value(check.result),
-            bound_of(check),
-            margin_of(check),
-            check.outcome,
-        )
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    for samples, key, *rest in table_of(verdict):
+        lines.append("| " + " | ".join(map(_cell, (samples, f"`{key}`", *rest))) + " |")
     open_points = [" ".join(sentences_of(check)[:3]) for check in verdict.checks if check.outcome != "pass"]
+    open_points += [missing_sentence(missing, verdict.options.allow_missing) for missing in verdict.missing]
     notes = [*open_points, *verdict.warnings]
     lines += ["", *(f"- {_line(note)}" for note in notes)] if notes else []
     signatures = dict.fromkeys(check.result.signature for check in verdict.checks)
@@ -150,15 +182,31 @@ def _cell(text: str) -> str:
 
 
 def verdict_to_junit(verdict: Verdict) -> str:
-    """JUnit XML: a suite per sample set, a case per check; what stops the gate is a failure, tolerated doubt a skip."""
-    by_set: dict[str, list[Check]] = {}
-    for check in verdict.checks:
-        by_set.setdefault(check.samples, []).append(check)
-    root = ET.Element("testsuites", {"name": "fdr check", **_counts(verdict, verdict.checks)})
-    for name, checks in by_set.items():
-        suite = ET.SubElement(root, "testsuite", {"name": _xml(name), **_counts(verdict, checks)})
-        for check in checks:
-            _add_case(suite, check, verdict.stops(check))
+    """JUnit XML: a suite per sample set, a case per check.
+
+    What stops the gate is a failure; tolerated doubt and numbers that are missing are skipped.
+    """
+    by_set: dict[str, list[Check | Missing]] = {}
+    items: list[Check | Missing] = [*verdict.checks, *verdict.missing]
+    for item in items:
+        by_set.setdefault(item.samples, []).append(item)
+    root = ET.Element("testsuites", {"name": JUNIT_NAME})
+    for name, cases in by_set.items():
+        suite = ET.SubElement(root, "testsuite", {"name": _xml(name)})
+        for item in cases:
+            if isinstance(item, Check):
+                _add_case(suite, item, verdict.stops(item))
+            else:
+                _add_skipped(suite, item, verdict.options.allow_missing)
+    return _junit(root)
+
+
+def _junit(root: ET.Element) -> str:
+    """The text, with the counts of every suite and of all."""
+    for element in root.iter():
+        if element.tag in ("testsuites", "testsuite"):
+            for name, tag in _JUNIT_COUNTS.items():
+                element.set(name, str(sum(1 for _ in element.iter(tag))))
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
@@ -175,10 +223,10 @@ def _add_case(suite: ET.Element, check: Check, is_broken: bool) -> None:
     ET.SubElement(case, "system-out").text = text
 
 
-def _counts(verdict: Verdict, checks: tuple[Check, ...] | list[Check]) -> dict[str, str]:
-    failures = sum(verdict.stops(check) for check in checks)
-    skipped = sum(check.outcome == "inconclusive" and not verdict.stops(check) for check in checks)
-    return {"tests": str(len(checks)), "failures": str(failures), "skipped": str(skipped), "errors": "0"}
+def _add_skipped(suite: ET.Element, missing: Missing, is_allowed: bool) -> None:
+    name = f"{missing.key} {'baseline' if missing.rule == 'baseline' else f'--{missing.rule}'}"
+    case = ET.SubElement(suite, "testcase", classname=_xml(missing.samples), name=_xml(name))
+    ET.SubElement(case, "skipped", message=_xml(missing_sentence(missing, is_allowed)))
 
 
 def _xml(text: str) -> str:
@@ -195,6 +243,11 @@ def verdict_to_openmetrics(verdict: Verdict) -> str:
     for check in verdict.checks:
         labels = f'samples="{_label(check.samples)}",number="{_label(check.result.key)}",rule="{check.rule}"'
         lines.append(f"fdr_limit{{{labels}}} {check.limit!r}")
+    if verdict.missing:
+        lines.append("# TYPE fdr_missing gauge")
+    for missing in verdict.missing:
+        labels = f'samples="{_label(missing.samples)}",number="{_label(missing.key)}",rule="{missing.rule}"'
+        lines.append(f"fdr_missing{{{labels}}} 1")
     return "\n".join([*lines, "# EOF"]) + "\n"
 
 
@@ -206,3 +259,28 @@ def values_of(verdict: Verdict) -> Iterator[tuple[str, str, float]]:
     """Sample set, key and value of everything measured, once each."""
     rows = [(check.samples, check.result) for check in verdict.checks] + list(verdict.unchecked)
     yield from dict.fromkeys((name, row.key, row.value) for name, row in rows)
+
+
+def error_to_json(message: str) -> str:
+    """The JSON form of a check that ended with an error."""
+    data = {"schema": SCHEMA, "fdr_version": __version__, "result": "error", "outcome": "error", "passes": False}
+    return json_text({**data, "message": message, "checks": [], "missing": [], "unchecked": []})
+
+
+def error_to_markdown(message: str) -> str:
+    """A heading with the result, and the sentence."""
+    return f"### fdr check: error\n\n- {_line(message)}\n"
+
+
+def error_to_junit(message: str) -> str:
+    """JUnit XML with one case, an error."""
+    root = ET.Element("testsuites", {"name": JUNIT_NAME})
+    suite = ET.SubElement(root, "testsuite", {"name": JUNIT_NAME})
+    case = ET.SubElement(suite, "testcase", classname=JUNIT_NAME, name="the check itself")
+    ET.SubElement(case, "error", message=_xml(_line(message)), type="error").text = _xml(message)
+    return _junit(root)
+
+
+def error_to_openmetrics(message: str) -> str:
+    """OpenMetrics text without a number; a comment has the sentence."""
+    return f"# TYPE fdr_error gauge\n# HELP fdr_error {_label(_line(message))}\nfdr_error 1\n# EOF\n"

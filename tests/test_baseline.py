@@ -33,7 +33,7 @@ def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Git:
     return run
 
 
-@given(st.floats(allow_nan=False, allow_infinity=False), st.none() | st.floats(0, 1e300))
+@given(st.floats(0, allow_nan=False, allow_infinity=False), st.none() | st.floats(0, 1e300))
 def test_the_small_file_is_exact(tmp_path_factory: pytest.TempPathFactory, value: float, stderr: float | None) -> None:
     path = tmp_path_factory.mktemp("baseline") / "b.json"
     sets = {"a|b.npz": {"fd:inception": BaselineValue(value, row().signature, stderr)}}
@@ -105,13 +105,25 @@ def test_outside_a_repository_and_without_git(tmp_path: Path, monkeypatch: pytes
         load_baseline("main:fdr.json")
 
 
+def small(**row: object) -> dict[str, object]:
+    """The small file with one number of one set, fd:a."""
+    found = {"value": 3, "signature": "fd|enc:a|v:1", **row}
+    return {"schema": "fdr-baseline/1", "sets": {"a": {"fd:a": {k: v for k, v in found.items() if v != "left out"}}}}
+
+
 @pytest.mark.parametrize("data, sentence", [
     ([], "schema None"), ({"schema": "fdr-check/1"}, "schema 'fdr-check/1'"), ({"schema": "fdr-baseline/1"}, "damaged"),
-    ({"schema": "fdr-baseline/1", "sets": []}, "damaged"),
-    ({"schema": "fdr-baseline/1", "sets": {"a": {"fd": 3}}}, "damaged"),
-    ({"schema": "fdr-baseline/1", "sets": {"a": {"fd": {"value": "3", "signature": "fd|enc:a"}}}}, "no finite number"),
-    ({"schema": "fdr-baseline/1", "sets": {"a": {"fd": {"value": float("nan"), "signature": "fd|enc:a"}}}}, "nan"),
-    ({"schema": "fdr-baseline/1", "sets": {"a": {"fd": {"value": 3, "signature": "?"}}}}, "not a signature"),
+    ({"schema": "fdr-baseline/0", "sets": {}}, "schema 'fdr-baseline/0'; another version of fdr wrote it"),
+    ({"schema": "fdr-baseline/1", "sets": []}, "sets is .., where an object with at least one entry"),
+    ({"schema": "fdr-baseline/1", "sets": {}}, "sets is {}, where an object with at least one entry"),
+    ({"schema": "fdr-baseline/1", "sets": {"a": {}}}, "the set 'a' is {}"),
+    ({"schema": "fdr-baseline/1", "sets": {"a": {"fd": 3}}}, "fd of a is 3, where an object"),
+    (small(value="3"), "value of fd:a of a is '3', where a finite number"),
+    (small(value=None), "value of fd:a of a is None"), (small(value="left out"), "value of fd:a of a is None"),
+    (small(value=True), "value of fd:a of a is True"), (small(value=10**400), "value of fd:a of a is 1000"),
+    (small(value=float("nan")), "NaN is no number of JSON"), (small(value=-1), "fd:a of a is -1, and FD is 0 or more"),
+    (small(stderr=-5), "stderr of fd:a of a is -5"), (small(signature="?"), "signature of fd:a of a is '.'"),
+    (small(signature="is|enc:a|v:1"), "fd:a of a has the signature of is:a"),
     ({"schema": "fdr-report/1"}, "Damaged report"), ({"schema": "fdr-reports/1"}, "Damaged report"),
 ])  # fmt: skip
 def test_damaged_baselines(tmp_path: Path, data: object, sentence: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 from gate_worlds import report, row
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fdr._limits import parse_limit, parse_tolerance
+from fdr._limits import Limit, Tolerance, parse_limit, parse_tolerance
 from fdr.baseline import baseline_of
 from fdr.errors import InputError
 from fdr.gate import GateOptions, check_replaceable, judge
@@ -22,19 +25,21 @@ def tolerant(*texts: str, **more) -> GateOptions:
 
 
 FINITE = st.floats(-1e9, 1e9)
+LOW, HIGH = {"metric": "lower", "lower_is_better": True}, {"metric": "higher", "lower_is_better": False}
+"""Metrics that fdr does not know, so that any value is possible."""
 
 
 @given(value=FINITE, limit=FINITE)
 def test_without_uncertainty_the_value_decides(value: float, limit: float) -> None:
-    (check,) = judge([report(row(value=value))], limits(f"fd={limit!r}")).checks
+    (check,) = judge([report(row(value=value, **LOW))], limits(f"lower={limit!r}")).checks
     assert check.outcome == ("pass" if value <= limit else "fail")
     assert (check.excess > 0) == (check.outcome == "fail")
 
 
 @given(value=FINITE, limit=FINITE, spread=st.floats(0, 1e9))
 def test_a_higher_is_better_number_is_the_mirror_image(value: float, limit: float, spread: float) -> None:
-    (lower,) = judge([report(row(value=value, stderr=spread))], limits(f"fd={limit!r}")).checks
-    mirrored = judge([report(row("is", value=-value, stderr=spread))], limits(f"is={-limit!r}", side="min"))
+    (lower,) = judge([report(row(value=value, stderr=spread, **LOW))], limits(f"lower={limit!r}")).checks
+    mirrored = judge([report(row(value=-value, stderr=spread, **HIGH))], limits(f"higher={-limit!r}", side="min"))
     assert mirrored.checks[0].outcome == lower.outcome
     assert mirrored.checks[0].excess == lower.excess
 
@@ -140,7 +145,10 @@ def test_nothing_is_silently_unchecked() -> None:
         judge([report()], GateOptions(), baseline_of([report(row("is"))], "main.json"))
     before = baseline_of([report(row(), row(encoder="dinov2"))], "main.json")
     verdict = judge([report(row(), row("fdr"))], GateOptions(), before)
-    assert any("fd:dinov2, which was not measured here" in text for text in verdict.warnings)
+    assert [str(missing) for missing in verdict.missing] == [
+        "fd:dinov2 of samples.npz was not measured, and baseline 'main.json' has it (3)"
+    ]
+    assert (verdict.result, verdict.exit_code, verdict.passes) == ("incomplete", 2, False)
     assert [number.key for _, number in verdict.unchecked] == ["fdr:inception"]
     with pytest.raises(InputError, match="Unknown number 'fdr:inception'"):
         judge([report(row(), row("fdr"))], tolerant("fdr:inception=1%"), before)
@@ -155,9 +163,19 @@ def test_every_sample_set_is_checked() -> None:
     assert verdict.result == "fail"
 
 
-def test_a_limit_holds_for_the_sets_that_have_its_number() -> None:
-    reports = [report(row(value=2.0)), report(row(value=90.0, encoder="dinov2"), samples="b.npz")]
-    verdict = judge(reports, limits("fd:inception=3", "fd:dinov2=80"))
+def test_a_limit_holds_for_every_set_and_one_that_lacks_its_number_is_missing() -> None:
+    reports = [report(row(value=2.0)), report(row(value=70.0, encoder="dinov2"), samples="b.npz")]
+    asked = limits("fd:inception=3", "fd:dinov2=80")
+    verdict = judge(reports, asked)
+    assert [(m.samples, m.key, m.rule) for m in verdict.missing] == [
+        ("samples.npz", "fd:dinov2", "max"), ("b.npz", "fd:inception", "max")
+    ]  # fmt: skip
+    assert (verdict.result, verdict.exit_code) == ("incomplete", 2)
+    allowed = judge(reports, replace(asked, allow_missing=True))
+    assert (allowed.result, allowed.exit_code, len(allowed.missing)) == ("pass", 0, 2)
+    worse = judge([reports[0], report(row(value=90.0, encoder="dinov2"), samples="b.npz")], asked)
+    assert (worse.result, worse.exit_code) == ("fail", 1), "what fails is said first"
+    verdict = worse
     assert [(c.samples, c.result.key, c.outcome) for c in verdict.checks] == [
         ("samples.npz", "fd:inception", "pass"), ("b.npz", "fd:dinov2", "fail")
     ]  # fmt: skip
@@ -171,7 +189,11 @@ def test_a_tolerance_holds_for_the_sets_that_have_its_number() -> None:
 
 def test_sets_are_matched_by_name_and_single_ones_without() -> None:
     several = baseline_of([report(row(value=1.0), samples="a"), report(row(value=5.0), samples="b")], "main.json")
-    assert judge([report(row(value=4.9), samples="b")], GateOptions(), several).result == "pass"
+    one = judge([report(row(value=4.9), samples="b")], GateOptions(), several)
+    assert (one.result, [(m.samples, m.key, m.rule) for m in one.missing]) == (
+        "incomplete", [("a", "fd:inception", "baseline")]
+    )  # fmt: skip
+    assert judge([report(row(value=4.9), samples="b")], GateOptions(allow_missing=True), several).result == "pass"
     single = baseline_of([report(row(value=5.0), samples="run-17.npz")], "main.json")
     assert judge([report(row(value=4.9), samples="run-18.npz")], GateOptions(), single).result == "pass"
     with pytest.raises(InputError, match=r"Unknown sample set in baseline 'main.json' 'c'; known: a, b"):
@@ -180,12 +202,73 @@ def test_sets_are_matched_by_name_and_single_ones_without() -> None:
 
 def test_a_baseline_is_replaced_only_by_numbers_made_in_the_same_way() -> None:
     before = baseline_of([report(samples="a"), report(samples="b")], "main.json")
-    check_replaceable({"b": [row(value=9.0)], "new": [row()]}, before)
+    check_replaceable({"a": [row()], "b": [row(value=9.0)], "new": [row()]}, before)
     other = row(fields={"n": "10"})
     with pytest.raises(InputError, match=r"n .the number of images. is 10 here"):
-        check_replaceable({"b": [other]}, before)
-    check_replaceable({"b": [other]}, before, allow=("n",))
-    check_replaceable({"new": [other]}, before)
+        check_replaceable({"a": [row()], "b": [other]}, before)
+    check_replaceable({"a": [row()], "b": [other], "new": [other]}, before, allow=("n",))
+
+
+def test_a_baseline_does_not_lose_numbers() -> None:
+    before = baseline_of([report(row(), row(encoder="dinov2"), samples="a"), report(samples="b")], "main.json")
+    with pytest.raises(InputError, match=r"has fd:dinov2 of a, fd:inception of b, which was not measured.*--force"):
+        check_replaceable({"a": [row()]}, before)
+    renamed = baseline_of([report(samples="run-1")], "main.json")
+    check_replaceable({"run-2": [row(), row(encoder="dinov2")]}, renamed)
+
+
+@pytest.mark.parametrize("value, stderr", [(math.nan, None), (math.inf, None), (3.0, math.nan), (3.0, -1.0)])
+def test_a_number_that_is_none_is_never_judged(value: float, stderr: float | None) -> None:
+    with pytest.raises(InputError, match=r"fd:inception of samples.npz is .*expected finite numbers"):
+        judge([report(row(value=value, stderr=stderr))], limits("fd=3"))
+
+
+@pytest.mark.parametrize("text, side, sentence", [
+    ("fd=-1", "max", "--max fd=-1 would never hold: FD is 0 or more"),
+    ("is=-5", "min", "--min is=-5 would always hold: IS is 1 or more"),
+    ("precision=75", "min", "--min precision=75 would never hold: Precision is 0 to 1"),
+    ("precision=-0.1", "min", "would always hold"),
+])  # fmt: skip
+def test_a_limit_that_says_nothing_is_refused(text: str, side: str, sentence: str) -> None:
+    rows = (row(), row("is", 200.0), row("precision", 0.7, lower_is_better=False))
+    with pytest.raises(InputError, match=sentence):
+        judge([report(*rows)], limits(text, side=side))
+
+
+@pytest.mark.parametrize("make", [
+    lambda: Limit("fd", math.nan, "max"), lambda: Limit("fd", math.inf, "min"), lambda: Tolerance(None, math.nan, True),
+    lambda: Tolerance("fd", -0.1, False), lambda: GateOptions(inconclusive="psas"),
+])  # fmt: skip
+def test_options_made_in_python_are_checked_too(make) -> None:
+    with pytest.raises(InputError, match=r"expected a finite number|did you mean 'pass'"):
+        make()
+
+
+def test_a_tolerance_under_which_everything_passes_is_refused() -> None:
+    before = baseline_of([report(row("precision", 0.7, lower_is_better=False))], "main.json")
+    worst = report(row("precision", 0.0, lower_is_better=False))
+    for tolerance in ("100%", "precision=0.8"):
+        with pytest.raises(InputError, match=r"lets precision:inception fall from 0.7 to .*it would always pass"):
+            judge([worst], tolerant(tolerance), before)
+    assert judge([worst], tolerant("99%"), before).result == "fail"
+
+
+def test_a_tolerance_may_name_a_number_that_is_allowed_to_be_missing() -> None:
+    before = baseline_of([report(row(), row(encoder="dinov2"))], "main.json")
+    asked = tolerant("fd:dinov2=5%", "fd=2%", allow_missing=True)
+    assert judge([report()], asked, before).result == "pass"
+
+
+def test_the_same_images_cannot_have_two_values() -> None:
+    """A baseline that is a whole report knows its images."""
+    facts = {"digest": "5" * 64}
+    before = baseline_of([report(row(value=6.0), facts=facts)], "main.json")
+    with pytest.raises(InputError, match=r"is 3 here and 6 in baseline 'main\.json', of the same images, reference"):
+        judge([report(row(value=3.0), facts=facts)], GateOptions(), before)
+    assert judge([report(row(value=6.03), facts=facts)], GateOptions(), before).result == "pass", "another machine"
+    assert judge([report(row(value=3.0), facts={"digest": "6" * 64})], GateOptions(), before).result == "pass"
+    other = report(row(value=3.0, fields={"v": "0.2.0"}), facts=facts)
+    assert judge([other], GateOptions(), before).result == "pass", "another version may have moved the number"
 
 
 def test_what_makes_a_report_doubtful_is_told() -> None:

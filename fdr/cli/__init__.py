@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import io
 import os
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -102,8 +104,9 @@ def _run(args: list[str] | None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a character that the terminal lacks ends no run
     try:
         given = sys.argv[1:] if args is None else args
-        result = cli.main(args=list(given), prog_name="fdr", standalone_mode=False, obj=list(given))
-        sys.stdout.flush()
+        with _check_says_how_it_ended(given):
+            result = cli.main(args=list(given), prog_name="fdr", standalone_mode=False, obj=list(given))
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show(file=sys.stderr)
@@ -134,6 +137,19 @@ def _run(args: list[str] | None) -> int:
             raise
         click.echo(f"fdr: error: {sentence}", err=True)
         return 1
+
+
+@contextlib.contextmanager
+def _check_says_how_it_ended(arguments: Sequence[str]) -> Iterator[None]:
+    """An error of `fdr check` before its options were read reaches the files that the arguments name, too."""
+    try:
+        yield
+    except BaseException as error:
+        if next((text for text in arguments if not text.startswith("-")), None) == "check":
+            from fdr.cli._verdict_outputs import write_error_of_arguments
+
+            write_error_of_arguments(arguments, error)
+        raise
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

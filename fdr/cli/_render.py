@@ -286,20 +286,18 @@ def report_table(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]
 
 def print_verdict(verdict: Verdict) -> None:
     """A row per check, four sentences for each that does not pass, what was not checked, and the result."""
-    from fdr.report import format_value
-    from fdr.verdict_files import bound_of, margin_of, sentences_of
+    from fdr.verdict_files import missing_sentence, sentences_of, table_of
 
-    columns = ("samples", "number", "value", "limit", "beyond the limit", "outcome")
-    rows = [
-        (check.samples, check.result.key, format_value(check.result), bound_of(check), margin_of(check), check.outcome)
-        for check in verdict.checks
-    ]
-    print_table([(name, "left" if name in ("samples", "number", "outcome") else "right") for name in columns], rows)
+    texts, numbers = ("samples", "number"), ("value", "limit", "beyond the limit")
+    columns = [(name, "left") for name in texts] + [(name, "right") for name in numbers] + [("outcome", "left")]
+    print_table(columns, table_of(verdict))
+    for missing in verdict.missing:
+        click.echo(f"skipped: {missing_sentence(missing, verdict.options.allow_missing)}")
     for check in verdict.checks:
         if check.outcome != "pass":
             click.echo("\n".join([f"{check.outcome}:", *(f"  {text}" for text in sentences_of(check))]))
     if verdict.unchecked:
-        click.echo("not checked: " + ", ".join(dict.fromkeys(row.key for _, row in verdict.unchecked)))
+        click.echo("neither limit nor baseline: " + ", ".join(dict.fromkeys(row.key for _, row in verdict.unchecked)))
     for warning in verdict.warnings:
         click.echo(f"warning: {warning}")
     counted = "" if verdict.result != "inconclusive" else f" (counts as {'pass' if verdict.passes else 'fail'})"

@@ -1,7 +1,9 @@
-"""What `fdr check` leaves behind: the files of a verdict, the table, what GitHub shows."""
+"""What `fdr check` leaves behind: the files of a verdict or of an error, the table, what GitHub shows."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,37 +12,74 @@ import click
 
 from fdr.cli._outputs import check_outputs, take_stdout
 from fdr.cli._render import print_verdict, write_text
+from fdr.errors import FdrError, PeerError
 
 if TYPE_CHECKING:
     from fdr.gate import Verdict
     from fdr.runtime import GitHubJob
 
+UNFINISHED = "The check has not finished: it still runs, or something stopped it before it could say more."
+_OWN = {
+    "json": ("{", '"schema": "fdr-check/'),
+    "junit": ("<?xml", 'name="fdr check"'),
+    "markdown": ("### fdr check", ""),
+    "openmetrics": ("# TYPE fdr_", ""),
+}
+"""How a file begins that an earlier check wrote, and what its first lines hold, by option."""
+HEAD_BYTES = 512
+
 
 @dataclass(frozen=True)
 class Outputs:
-    """The files to write."""
+    """The files to write, and the GitHub job that is told as well."""
 
     report: Path | None
     json: Path | None
     junit: Path | None
     markdown: Path | None
     openmetrics: Path | None
+    job: GitHubJob | None = None
 
-    def check(self) -> None:
-        """Raise now for what cannot be written later."""
-        check_outputs(vars(self))
+    @property
+    def verdicts(self) -> Mapping[str, Path]:
+        """The files for the verdict that were asked for, by option."""
+        return {name: path for name in _OWN if (path := getattr(self, name)) is not None}
+
+    @property
+    def files(self) -> Mapping[str, Path | None]:
+        """All files, by option."""
+        return {"report": self.report, **self.verdicts}
 
     @property
     def of_verdict(self) -> bool:
         """True when a file is for the verdict."""
-        return any((self.json, self.junit, self.markdown, self.openmetrics))
+        return bool(self.verdicts)
 
     @property
     def take_stdout(self) -> bool:
         """True when stdout is one of the files."""
-        return take_stdout(vars(self))
+        return take_stdout(self.files)
 
-    def tell(self, verdict: Verdict, job: GitHubJob | None) -> None:
+    @contextlib.contextmanager
+    def replaced_on_failure(self, *, is_dry: bool) -> Iterator[None]:
+        """No verdict of an earlier check survives a check that ends without one, however it ends.
+
+        The files say that the check has not finished while it runs, and what went wrong when it ends with an error. A
+        dry run writes nothing.
+        """
+        is_writer = not is_dry and _is_main_rank()
+        try:
+            check_outputs(self.files)
+            if is_writer:
+                self._write_error(UNFINISHED, on_stdout=False)
+            yield
+        except click.exceptions.Exit:
+            raise
+        except BaseException as error:
+            self.tell_error(error, is_writer=is_writer)
+            raise
+
+    def tell(self, verdict: Verdict) -> None:
         """Write the files; print the table where stdout is none of them; annotate the job."""
         from fdr import verdict_files
 
@@ -50,15 +89,97 @@ class Outputs:
             "markdown": verdict_files.verdict_to_markdown,
             "openmetrics": verdict_files.verdict_to_openmetrics,
         }
-        for name, render in renderers.items():
-            path = getattr(self, name)
-            if path is not None:
-                write_text(path, render(verdict))
+        for name, path in self.verdicts.items():
+            write_text(path, renderers[name](verdict))
         if not self.take_stdout:
             print_verdict(verdict)
-        if job is not None:
+        if self.job is not None:
             from fdr.github import annotations_of, write_job_files
 
             for line in annotations_of(verdict):
                 click.echo(line, err=True)
-            write_job_files(verdict, job, self.report)
+            write_job_files(verdict, self.job, self.report)
+
+    def tell_error(self, error: BaseException, *, is_writer: bool) -> None:
+        """Put an error where the verdict would have gone, once."""
+        if getattr(error, "is_told", False):
+            return
+        message = _sentence_of(error)
+        if is_writer:
+            self._write_error(message, on_stdout=True)
+        if self.job is not None and not isinstance(error, PeerError):
+            from fdr.github import annotation, write_job_error
+
+            click.echo(annotation("error", "fdr check", message), err=True)
+            if is_writer:
+                with contextlib.suppress(FdrError):
+                    write_job_error(message, self.job)
+        error.is_told = True  # type: ignore[attr-defined]
+
+    def _write_error(self, message: str, *, on_stdout: bool) -> None:
+        """A file that cannot be written, or that no check wrote, is left as it is."""
+        from fdr import verdict_files
+
+        renderers = {
+            "json": verdict_files.error_to_json,
+            "junit": verdict_files.error_to_junit,
+            "markdown": verdict_files.error_to_markdown,
+            "openmetrics": verdict_files.error_to_openmetrics,
+        }
+        has_stdout = on_stdout and sum(str(path) == "-" for path in self.files.values()) == 1
+        for name, path in self.verdicts.items():
+            with contextlib.suppress(FdrError, OSError):
+                if has_stdout if str(path) == "-" else _is_free(path, name):
+                    write_text(path, renderers[name](message))
+
+
+def write_error_of_arguments(arguments: Sequence[str], error: BaseException) -> None:
+    """Tell an error that came before the options were read, such as a misspelt option or a damaged configuration.
+
+    What the arguments say about files is read as far as it can be.
+    """
+    from fdr.cli.check import command
+    from fdr.runtime import github_job
+
+    lenient = {"resilient_parsing": True, "ignore_unknown_options": True, "allow_extra_args": True}
+    given = list(arguments[list(arguments).index("check") + 1 :])
+    with contextlib.suppress(click.ClickException, click.exceptions.Exit):
+        found = command.make_context("check", given, **lenient).params  # type: ignore[arg-type]
+        outputs = Outputs(
+            found.get("report"),
+            found.get("json_path"),
+            found.get("junit"),
+            found.get("markdown"),
+            found.get("openmetrics"),
+            None if found.get("no_annotations") else github_job(),
+        )
+        outputs.tell_error(error, is_writer=not found.get("dry_run") and _is_main_rank())
+
+
+def _sentence_of(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return "The check was interrupted."
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    return str(error) if isinstance(error, FdrError) else f"{type(error).__name__}: {error}"
+
+
+def _is_free(path: Path, kind: str) -> bool:
+    """True for a name without a file, for an empty file, and for what an earlier check wrote there."""
+    if not path.exists():
+        return path.parent.is_dir()
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES).decode(errors="replace")
+    start, within = _OWN[kind]
+    return not head or (head.startswith(start) and within in head)
+
+
+def _is_main_rank() -> bool:
+    from fdr.runtime import rank_facts
+
+    try:
+        return rank_facts().rank == 0
+    except FdrError:
+        return True

@@ -12,14 +12,13 @@ import click
 from fdr.cli import _generator, _options, _ranks
 from fdr.cli._render import progress_for, write_text
 from fdr.cli._verdict_outputs import Outputs
-from fdr.errors import FdrError, InputError, PeerError
+from fdr.errors import InputError
 
 if TYPE_CHECKING:
     from fdr._limits import Row
     from fdr.baseline import Baseline
     from fdr.gate import GateOptions
     from fdr.report import Report
-    from fdr.runtime import GitHubJob
 
 _file = click.Path(path_type=Path, allow_dash=True)
 
@@ -69,11 +68,17 @@ _file = click.Path(path_type=Path, allow_dash=True)
     help="Compare with the baseline although this field of the signature differs (n, ref, rs, ...); repeatable.",
 )
 @click.option(
+    "--allow-missing",
+    is_flag=True,
+    default=False,
+    help="Pass although a number of the limits or of the baseline was not measured; without this the exit code is 2.",
+)
+@click.option(
     "--inconclusive",
     type=click.Choice(["value", "pass", "fail"]),
     default="value",
     show_default=True,
-    help="What a number counts as whose limit lies inside its uncertainty: what its bare value says, pass, or fail.",
+    help="How to judge a number whose uncertainty contains the limit: by its bare value, as pass, or as fail.",
 )
 @click.option(
     "--update-baseline", is_flag=True, default=False, help="Write the numbers to --baseline instead of comparing."
@@ -82,7 +87,7 @@ _file = click.Path(path_type=Path, allow_dash=True)
     "--force",
     is_flag=True,
     default=False,
-    help="With --update-baseline, replace numbers of other signatures, or a report.",
+    help="With --update-baseline, drop numbers, replace numbers of other signatures, or replace a report.",
 )
 @click.option("--report", type=_file, metavar="FILE", help="With samples, write the report of the evaluation.")
 @_options.json_out
@@ -103,6 +108,7 @@ def command(
     baseline: str | None,
     tolerances: tuple[str, ...],
     allow: tuple[str, ...],
+    allow_missing: bool,
     inconclusive: Any,
     update_baseline: bool,
     force: bool,
@@ -117,23 +123,23 @@ def command(
     quiet: bool,
     **measuring: Any,
 ) -> int:
-    """Check numbers against limits and a baseline: exit 0 when all hold, 1 when one fails, 2 for wrong use.
+    """Check numbers against limits and a baseline: exit 0 when all hold, 1 when one fails, 2 for wrong use and for a
+    number that is to be checked and was not measured.
 
     REPORT is a file of fdr eval --json and needs no torch; anything else is SAMPLES, or a generator with --gen,
     measured first with the options of fdr eval. Limits may be kept in [tool.fdr.check] of pyproject.toml or [check] of
-    fdr.toml: max = {"fd:inception" = 3.0}. Numbers whose signatures differ from the baseline's are refused.
+    fdr.toml: max = {"fd:inception" = 3.0}. Numbers whose signatures differ from the baseline's are refused. When the
+    check ends with an error, the files that it was to write say so.
     """
     from fdr.gate import GateOptions
     from fdr.report import sets_by_name
     from fdr.runtime import github_job
 
-    job = None if no_annotations else github_job()
-    outputs = Outputs(report, json_path, junit, markdown, openmetrics)
-    try:
+    outputs = Outputs(report, json_path, junit, markdown, openmetrics, None if no_annotations else github_job())
+    with outputs.replaced_on_failure(is_dry=dry_run):
         if not inputs and drawn is None:
             raise click.UsageError("Name a report, sample sets, or a generator with --gen.")
-        outputs.check()
-        options = GateOptions.parse(maxima, minima, tolerances, allow, inconclusive)
+        options = GateOptions.parse(maxima, minima, tolerances, allow, inconclusive, allow_missing)
         if baseline is None and (tolerances or allow):
             raise click.UsageError("--tolerance and --allow go with --baseline.")
         if update_baseline and not options.limits and outputs.of_verdict:
@@ -147,13 +153,7 @@ def command(
             raise click.UsageError("--report goes with samples; the input is a report already.")
         elif dry_run:
             _check_plan({name: tuple(found) for name, found in sets_by_name(reports).items()}, task)
-        return 0 if dry_run else _finish(reports, task, outputs, job)
-    except FdrError as error:
-        if job is not None and not isinstance(error, PeerError):
-            from fdr.github import annotation
-
-            click.echo(annotation("error", "fdr check", str(error)), err=True)
-        raise
+        return 0 if dry_run else _finish(reports, task, outputs)
 
 
 @dataclass(frozen=True)
@@ -255,21 +255,24 @@ def _check_plan(planned: Mapping[str, Sequence[Row]], task: _Task) -> None:
     from fdr.gate import check_replaceable, plan_gate
 
     if task.options.limits or task.target is None:
-        plan_gate(planned, task.options, task.baseline)
+        plans = plan_gate(planned, task.options, task.baseline)
+        missing = [str(item) for plan in plans.values() for item in plan.missing]
+        if missing and not task.options.allow_missing:
+            raise InputError(f"{'; '.join(missing)}. Measure what is missing, or give --allow-missing.")
     if task.replaced is not None:
         check_replaceable(planned, task.replaced, task.options.allow)
 
 
-def _finish(reports: list[Report], task: _Task, outputs: Outputs, job: GitHubJob | None) -> int:
+def _finish(reports: list[Report], task: _Task, outputs: Outputs) -> int:
     from fdr.gate import check_replaceable, judge
     from fdr.report import sets_by_name
 
     verdict = None
     if task.options.limits or task.target is None:
         verdict = judge(reports, task.options, task.baseline)
-        outputs.tell(verdict, job)
+        outputs.tell(verdict)
     if verdict is not None and not verdict.passes:
-        return 1
+        return verdict.exit_code
     if task.target is not None:
         if task.replaced is not None:
             sets = {name: tuple(report) for name, report in sets_by_name(reports).items()}

@@ -65,10 +65,10 @@ def test_inconclusive_is_said_and_counts_as_asked(fdr_command, good: Path) -> No
 
 def test_other_signatures_are_refused(fdr_command, tmp_path: Path, main_report: Path) -> None:
     fewer = write(tmp_path / "fewer.json", report(row(value=1.0, fields={"n": "5000"})))
-    got = fdr_command("check", fewer, "--baseline", main_report)
+    got = fdr_command("check", fewer, "--baseline", main_report, "--allow-missing")
     assert got.code == 2 and got.out == ""
     assert "n (the number of images) is 5000 here and 50000 in the baseline, for fd:inception" in got.err
-    got = fdr_command("check", fewer, "--baseline", main_report, "--allow", "n", "--json", "-")
+    got = fdr_command("check", fewer, "--baseline", main_report, "--allow-missing", "--allow", "n", "--json", "-")
     data = json.loads(got.out)
     assert got.code == 0 and data["allow"] == ["n"] and data["checks"][0]["allowed"][0]["field"] == "n"
 
@@ -169,6 +169,9 @@ def test_github(fdr_command, good: Path, bad: Path, monkeypatch: pytest.MonkeyPa
     Path("out").unlink()
     got = fdr_command("check", good, "--max", "fdd=3")
     assert got.code == 2 and "::error title=fdr check::Unknown number 'fdd'" in got.err
+    assert Path("out").read_text() == "result=error\n"
+    assert "### fdr check: error\n\n- Unknown number 'fdd'" in Path("summary").read_text()
+    Path("out").unlink()
     got = fdr_command("check", bad, "--max", "fd=3", "--no-annotations")
     assert got.code == 1 and got.err == "" and not Path("out").exists()
 

@@ -40,7 +40,14 @@ def test_several_sets_and_a_new_baseline(fdr_command, samples: Path, plain: list
     update = ["--baseline", "fdr.json", "--update-baseline"]
     assert fdr_command("check", samples, other, *plain, *update).code == 0
     assert set(json.loads(Path("fdr.json").read_text())["sets"]) == {"a.npz", "b.npz"}
-    assert fdr_command("check", other, *plain, "--baseline", "fdr.json").code == 0
+    got = fdr_command("check", other, *plain, "--baseline", "fdr.json", "--no-cache", "--junit", "fdr.xml")
+    assert got.code == 2 and "fd:random of a.npz was not measured, and baseline 'fdr.json' has it" in got.err
+    assert "<error" in Path("fdr.xml").read_text()
+    assert fdr_command("check", other, *plain, "--baseline", "fdr.json", "--allow-missing").code == 0
+    got = fdr_command("check", other, *plain, *update)
+    assert got.code == 2 and "has fd:random of a.npz, which was not measured here and would be dropped" in got.err
+    assert fdr_command("check", other, *plain, *update, "--force").code == 0
+    assert set(json.loads(Path("fdr.json").read_text())["sets"]) == {"b.npz"}
 
 
 def test_what_would_fail_later_fails_before_the_first_image(
