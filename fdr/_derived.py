@@ -17,6 +17,7 @@ import numpy as np
 
 from fdr import _atomic
 from fdr.errors import FdrError
+from fdr.images.facts import as_facts
 
 if TYPE_CHECKING:
     from fdr.moments import Moments
@@ -59,7 +60,7 @@ def load_images(folder: Path, features_digest: str) -> np.ndarray | None:
     """What was noted of the images behind the features with that digest; None when there is nothing, or damaged."""
     try:
         path = _find(folder, "images", features_digest)
-        return None if path is None else np.load(path, allow_pickle=False)
+        return None if path is None else as_facts(np.load(path, allow_pickle=False))
     except (OSError, ValueError):
         return None
 

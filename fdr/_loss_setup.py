@@ -16,7 +16,7 @@ from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.registry import encoder_called, load_encoders
 from fdr.errors import InputError, unknown
 from fdr.moments import Moments
-from fdr.reference import Reference, find_reference, reference_for
+from fdr.reference import Reference, check_one_encoder_each, find_reference, reference_for
 
 
 def load_named(
@@ -67,8 +67,17 @@ def checked_weights(weights: Mapping[str, float] | None, names: list[str]) -> di
     return found
 
 
-def reference_of(reference: Any, name: str, encoder: AbstractEncoder, options: EncoderOptions) -> Reference:
-    """The reference of one encoder, with its validation FD where one is known."""
+def references_of(
+    reference: Any, encoders: Mapping[str, AbstractEncoder], options: EncoderOptions
+) -> dict[str, Reference]:
+    """The reference of each encoder by its name, with its validation FD where one is known."""
+    found = {name: _reference_of(reference, name, encoder, options) for name, encoder in encoders.items()}
+    if not isinstance(reference, Mapping):
+        check_one_encoder_each({(name, encoders[name].spec.output): one for name, one in found.items()})
+    return found
+
+
+def _reference_of(reference: Any, name: str, encoder: AbstractEncoder, options: EncoderOptions) -> Reference:
     reference = reference_for(reference, name)
     if not isinstance(reference, str | os.PathLike | Moments):
         raise InputError(

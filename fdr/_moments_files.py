@@ -19,6 +19,9 @@ H5_FORMAT = "fdr-moments/1"
 ATTRIBUTES = "fdr_attributes"
 """The npz member that holds the attributes as JSON text; peers ignore it."""
 
+NUMBERS = ("val_fd", "val_count", "jpeg_share", "image_width", "image_height", "image_size_share", "skipped")
+"""Attributes that are read as numbers."""
+
 SUFFIXES = {".npz": "npz", ".h5": "h5", ".hdf5": "h5"}
 
 
@@ -112,9 +115,7 @@ def _read_npz(name: str, keys: tuple[str, str]) -> tuple[dict[str, Any], dict[st
                 f"{name!r} holds Python objects, which can run code and are not opened; save plain float64 arrays."
             ) from None
         raise damaged(name, error) from None
-    if not isinstance(attributes, dict):
-        raise InputError(f"{name!r} has {ATTRIBUTES!r} that are no mapping; it was altered.")
-    return _scalars(name, arrays), attributes
+    return _scalars(name, arrays), _checked(name, attributes)
 
 
 def _read_h5(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -123,7 +124,8 @@ def _read_h5(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
             _check_h5(name, h5)
             arrays = {key: np.asarray(dataset_of(h5, key)[()]) for key in ("mu", "sigma", "factor") if key in h5}
             arrays |= {key: h5.attrs[key] for key in ("count", "ddof") if key in h5.attrs}
-            attributes = {key: _plain(value) for key, value in item_of(h5, "attributes").attrs.items()}
+            plain = {key: _plain(value) for key, value in item_of(h5, "attributes").attrs.items()}
+            attributes = _checked(name, plain)
         if not {"mu", "sigma"} <= arrays.keys():
             raise InputError(f"{name!r} has no 'mu' and 'sigma'; it holds {listing(list(arrays))}.")
         return _scalars(name, arrays), attributes
@@ -138,9 +140,10 @@ def read_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
         if zipfile.is_zipfile(name):
             with np.load(name, allow_pickle=False) as file:
                 attributes = json.loads(str(file[ATTRIBUTES])) if ATTRIBUTES in file else {}
-            return attributes if isinstance(attributes, dict) else {}
+            return _checked(name, attributes)
         with open_h5(name) as h5:
-            return {key: _plain(value) for key, value in item_of(h5, "attributes").attrs.items()}
+            plain = {key: _plain(value) for key, value in item_of(h5, "attributes").attrs.items()}
+            return _checked(name, plain)
     except DAMAGE as error:
         raise damaged(name, error) from None
 
@@ -178,6 +181,20 @@ def _scalars(name: str, arrays: dict[str, Any]) -> dict[str, Any]:
                 raise InputError(f"{name!r} has a {key!r} that is no number.")
             arrays[key] = np.asarray(arrays[key]).item()
     return arrays
+
+
+def _checked(name: str, attributes: Any) -> dict[str, Any]:
+    """`attributes`; raises `InputError` where they are none that fdr writes."""
+    if not isinstance(attributes, dict):
+        raise InputError(f"{name!r} has {ATTRIBUTES!r} that are no mapping; it was altered.")
+    for key, value in attributes.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+        if not (is_number or (isinstance(value, str) and key not in NUMBERS)):
+            raise InputError(
+                f"{name!r} has an attribute {key!r} that is no {'number' if key in NUMBERS else 'text or number'}; it "
+                "was altered, or was not written by fdr."
+            )
+    return attributes
 
 
 def _plain(value: Any) -> Any:

@@ -12,9 +12,10 @@ from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.errors import InputError
 from fdr.extraction import Extraction, ExtractionOptions
 from fdr.images import ImageOptions, ImageSource, open_images
+from fdr.images.facts import Preprocessing
 from fdr.measurement import Key, Needs, measure
 from fdr.ratio import ValidationFD
-from fdr.reference import Reference, find_reference, names_images, reference_for
+from fdr.reference import Reference, check_one_encoder_each, find_reference, names_images, reference_for
 from fdr.sanity import ImageSet, image_set
 from fdr.signature import Origin
 
@@ -65,6 +66,8 @@ class ReferenceSide:
         """The images that have to be measured, where there are such."""
         self.noted: ImageSet | None = None
         """What was noted of them, once they are measured."""
+        self.preprocessing: Preprocessing | None = None
+        """How they reached the encoders, once they are measured."""
         self._needs: dict[str, Needs] = {name: needs[name] for name in self._encoders}
         """What the images have to give."""
         self._is_measured = False
@@ -75,6 +78,8 @@ class ReferenceSide:
             return
         self._statistics, self._options = reference, encoder_options
         self.moments = {(name, output): self._find(name, output) for name in needs for output in needs[name].moments}
+        if not isinstance(reference, Mapping):
+            check_one_encoder_each(self.moments)
         self._needs = {name: Needs(features=need.features) for name, need in self._needs.items() if need.features}
         if self._needs:
             name, need = next(iter(self._needs.items()))
@@ -102,7 +107,7 @@ class ReferenceSide:
         outputs = {name: need.outputs for name, need in self._needs.items()}
         extraction = Extraction(source, encoders, outputs, self._extraction_options)
         measured = measure(extraction, self._needs)
-        self.noted = image_set(extraction)
+        self.noted, self.preprocessing = image_set(extraction), extraction.preprocessing
         self.features = dict(measured.features)
         self._is_measured = True
         for (name, output), moments in measured.moments.items():

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from fdr._version import __version__
 from fdr.encoders.base import AbstractEncoder, EncoderSpec
+from fdr.extraction import Extraction
 from fdr.images import ImageSource
 from fdr.measurement import Measurement
 from fdr.metrics.base import Score
 from fdr.metrics.fdr_ratio import Ratio
 from fdr.report import Result
 from fdr.report_schema import result_key
+from fdr.sanity import image_set, jpeg_share
 from fdr.signature import Origin, result_signature
 
 
@@ -98,17 +99,19 @@ def samples_facts(source: ImageSource, measured: Measurement) -> dict[str, Any]:
 
 
 def moments_facts(
-    name: str, source: ImageSource, encoder: AbstractEncoder, measured: Measurement
+    name: str, extraction: Extraction, encoder: AbstractEncoder, measured: Measurement
 ) -> dict[str, str | int | float]:
-    """Where moments come from, as the attributes of the file that keeps them; `name` is the reference's."""
+    """Where the moments of an extraction come from, as the attributes of the file that keeps them.
+
+    `name` is the reference's.
+    """
+    source, noted = extraction.source, image_set(extraction)
     return {
+        **extraction.provenance(encoder),
+        **({} if noted is None else {"jpeg_share": jpeg_share(noted)}),
         "reference": name,
-        "encoder": encoder.spec.name,
-        "spec": json.dumps(asdict(encoder.spec), sort_keys=True),
-        "spec_hash": encoder.spec.hash,
         "images": source.name,
         "images_digest": source.digest or "",
-        "policy": json.dumps(dict(source.policy), sort_keys=True),
         "skipped": len(measured.bad),
         **({"left_out": json.dumps(source.left_out)} if source.left_out else {}),
         "fdr_version": __version__,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fdr._stored import item_size, read_dataset, read_tensor, write_dataset
+from fdr.images.facts import as_facts
 from fdr.runtime import available_cpus
 
 if TYPE_CHECKING:
@@ -258,7 +259,7 @@ def decode_shard(data: bytes, record: ShardRecord, outputs: Iterable[str]) -> Sh
     """The checked bytes of a shard as arrays, with the features of `outputs`."""
     with open_shard(data) as file:
         features = {name: read_dataset(file[f"features/{name}"]) for name in outputs}
-        images = file["images"][:] if "images" in file else None
+        images = as_facts(file["images"][:]) if "images" in file else None
         return Shard(file["rows"][:], from_utf8(file["ids"][:]), features, record.bad, images)
 
 

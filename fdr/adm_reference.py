@@ -23,11 +23,10 @@ from fdr._results import moments_facts
 from fdr.encoders.base import AbstractEncoder
 from fdr.errors import InputError
 from fdr.extraction import Extraction, ExtractionOptions
-from fdr.files import atomic_path, check_writable
+from fdr.files import atomic_path, check_writable, file_digest
 from fdr.group import failures_told
 from fdr.images import ImageSource, open_images
 from fdr.measurement import Measurement, Needs, measure
-from fdr.reference import file_digest
 
 NUM_IMAGES = 10_000
 """Images in `arr_0` of the references that ADM published."""
@@ -77,13 +76,14 @@ def write_adm_reference(
     with failures_told(options.group):
         source.divide_among(options.group)
         if options.group.rank > 0:
-            _measure(source, encoder, options)
+            measure(*_pass(source, encoder, options))
             return options.group.broadcast({})
         with atomic_path(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as pixels:
             shown = _write_pixels(subset, pixels, options)
-            measured = _measure(source, encoder, options)
+            extraction, needs = _pass(source, encoder, options)
+            measured = measure(extraction, needs)
             members = _members(measured, encoder, shown)
-            members[ATTRIBUTES] = np.array(json.dumps(moments_facts(name or path.stem, source, encoder, measured)))
+            members[ATTRIBUTES] = np.array(json.dumps(moments_facts(name or path.stem, extraction, encoder, measured)))
             _write_npz(temporary, pixels, shown, members)
         return options.group.broadcast(_summary(path, source, encoder, measured, shown))
 
@@ -134,10 +134,11 @@ def _images(subset: ImageSource, options: ExtractionOptions) -> Iterator[tuple[i
             yield row, np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
-def _measure(source: ImageSource, encoder: AbstractEncoder, options: ExtractionOptions) -> Measurement:
+def _pass(
+    source: ImageSource, encoder: AbstractEncoder, options: ExtractionOptions
+) -> tuple[Extraction, dict[str, Needs]]:
     outputs = (encoder.spec.output, SPATIAL)
-    extraction = Extraction(source, [encoder], {encoder.spec.name: outputs}, options)
-    return measure(extraction, {encoder.spec.name: Needs(outputs)})
+    return Extraction(source, [encoder], {encoder.spec.name: outputs}, options), {encoder.spec.name: Needs(outputs)}
 
 
 def _members(measured: Measurement, encoder: AbstractEncoder, shown: Shown) -> dict[str, np.ndarray]:

@@ -85,6 +85,7 @@ def evaluate(
     if chosen is not None:
         check_is_free(chosen, encoders is not None, metrics is not None)
         encoders, metrics = chosen.encoder, chosen.metrics
+    is_default_reference = reference is None
     if reference is None:
         reference = DEFAULT_REFERENCE if chosen is None else chosen.reference
     evaluator = Evaluator(
@@ -97,6 +98,7 @@ def evaluate(
         weights=weights,
         extraction_options=extraction,
         audit=audit,
+        is_default_reference=is_default_reference,
     )
     return evaluator.evaluate(samples)
 
@@ -116,9 +118,11 @@ class Evaluator:
         weights: Mapping[str, Path] | None = None,
         audit: bool = False,
         protocol: Protocol | None = None,
+        is_default_reference: bool = False,
     ) -> None:
         self.metrics = load_metrics(metrics)
         self.protocol = protocol
+        self._is_default_reference = is_default_reference
         self.image_options = image_options
         self.encoder_options = encoder_options
         self.extraction_options = extraction_options
@@ -218,7 +222,8 @@ class Evaluator:
                 measured = replace(measured, moments=stored)
             results = []
             if group.rank == 0:
-                for doubt in doubts(extraction, measured.moments, self.reference.moments, self.reference.noted):
+                side = self.reference
+                for doubt in doubts(extraction, measured.moments, side.moments, side.noted, side.preprocessing):
                     warnings.warn(doubt, FdrWarning, stacklevel=2)
                 results = list(self._results(source, measured, has_stored=bool(stored)))
         opened = [] if self.reference.images is None else self.reference.images.warnings
@@ -227,7 +232,7 @@ class Evaluator:
         def report() -> Report:
             return Report(
                 samples=samples_facts(source, measured),
-                reference=self.reference.facts(),
+                reference=self._reference_facts(),
                 results=tuple(results),
                 run=self._run_facts(),
                 warnings=tuple(dict.fromkeys(gathered)),
@@ -329,6 +334,10 @@ class Evaluator:
         specs = {encoder.spec.name: encoder.spec for encoder in self.encoders}
         origins = {name: self.reference.origin((name, spec.output), False) for name, spec in specs.items()}
         return mean_signature(specs, policy, count, origins)
+
+    def _reference_facts(self) -> dict[str, Any] | None:
+        facts = self.reference.facts()
+        return facts if facts is None or not self._is_default_reference else {**facts, "is_default": True}
 
     def _run_facts(self) -> dict[str, Any]:
         specs = {}

@@ -22,6 +22,7 @@ from fdr.encoders.registry import as_encoder
 from fdr.errors import InputError, RunError
 from fdr.group import SOLO, Group, part_of
 from fdr.images import BadImage, ImageOptions, ImageSource, open_images
+from fdr.images.facts import Preprocessing
 from fdr.progress import Progress, SilentProgress
 
 SHARD_SIZE = 1024
@@ -191,6 +192,24 @@ class Extraction:
             return images[np.argsort(images["row"], kind="stable")]
         kept = (_derived.load_images(e.folder, e.digest) for e in self.entries.values() if e is not None)
         return next((images for images in kept if images is not None), None) if self.is_complete else None
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How the images reached the encoders, after a pass or from the cache; None where their sizes are not known."""
+        images = self.source.seen if self.images is None else self.images
+        return Preprocessing.of(images, self.source.policy["crop"])
+
+    def provenance(self, encoder: AbstractEncoder) -> dict[str, str | int | float]:
+        """Which encoder features or moments are of, and how its images were read, as attributes that files keep."""
+        sized = self.preprocessing
+        return {
+            "encoder": encoder.spec.name,
+            "spec": json.dumps(asdict(encoder.spec), sort_keys=True),
+            "spec_hash": encoder.spec.hash,
+            "output": encoder.spec.output,
+            "policy": json.dumps(dict(self.source.policy), sort_keys=True),
+            **({} if sized is None else sized.attributes()),
+        }
 
     def _save_images(self) -> None:
         images = self.images
@@ -362,6 +381,15 @@ class Features:
     def bad(self) -> list[BadImage]:
         """Images left out by `on_bad="skip"` in the last pass."""
         return self._extraction.bad
+
+    @property
+    def provenance(self) -> dict[str, str | int | float]:
+        """Which encoder these features are of and how its images were read; `Moments.from_features` keeps it.
+
+        Complete after a pass; empty for a list of encoders.
+        """
+        encoders = list(self._extraction.encoders.values())
+        return {} if self._is_many else self._extraction.provenance(encoders[0])
 
     def __len__(self) -> int:
         if self.num_images is None:

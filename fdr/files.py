@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import hashlib
 import itertools
 import lzma
 import os
@@ -114,6 +115,15 @@ _ERROR_WORDS = (b"not found", b"forbidden", b"unauthorized", b"denied", b"restri
 """What servers answer in plain text instead of a file."""
 _MOST_NAMES = 20_000
 """Names of a folder that are looked at for one that is near; a folder of images may hold a million."""
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """sha256 of a file's bytes, as hex. Raises `InputError` when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def missing_path(path: Path) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fdr._loss_encoders import LossEncoder, checked_images
-from fdr._loss_setup import check_options, checked_weights, load_named, reference_of
+from fdr._loss_setup import check_options, checked_weights, load_named, references_of
 from fdr._loss_terms import LossTerms, owned_by
 from fdr.arguments import named_arguments
 from fdr.encoders.base import EncoderOptions
@@ -116,7 +116,7 @@ class FDLoss:
         self.eps = eps
         self.solver = solver
         self.population = population
-        self.references = {name: reference_of(reference, name, encoder, options) for name, encoder in loaded.items()}
+        self.references = references_of(reference, loaded, options)
         self._encoders = {
             name: LossEncoder(
                 name, encoder, batch_size=encoder_batch_size, autocast=autocast, compiled=compile_encoders

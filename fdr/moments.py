@@ -83,12 +83,16 @@ class Moments:
         others on the CPU, or all on `device`. The result depends on the rows and their order, not on how they are
         batched: it is the same bit for bit (on one machine, with one number of threads).
 
+        Features of `fdr.extract` tell which encoder they are of, and the moments keep it: they are refused as the
+        reference of another one.
+
         Raises `InputError` for other shapes, features that are not finite, or fewer than 2 rows.
         """
         sums = _sums.Sums(device)
         for batch in _sums.batches(features):
             sums.add(batch)
-        return cls.from_sums(sums, ddof=ddof)
+        moments, provenance = cls.from_sums(sums, ddof=ddof), getattr(features, "provenance", None)
+        return dataclasses.replace(moments, attributes=provenance) if isinstance(provenance, Mapping) else moments
 
     @classmethod
     def from_sums(cls, sums: _sums.Sums, *, ddof: int = 1) -> Moments:
@@ -108,6 +112,9 @@ class Moments:
         for part in parts:
             if part.count is None:
                 raise InputError("Moments without a sample count cannot be merged; give it with `with_count`.")
+            specs = [moments.attributes.get("spec_hash") for moments in (self, part)]
+            if None not in specs and specs[0] != specs[1]:
+                raise InputError("Moments of two encoders cannot be merged; take those of one encoder for all parts.")
             if part.dim != self.dim:
                 raise InputError(
                     f"Moments of width {self.dim} and {part.dim} cannot be merged; they come from different encoders."

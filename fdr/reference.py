@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from fdr.arguments import named_arguments
 from fdr.encoders.base import EncoderSpec
 from fdr.errors import FdrWarning, InputError, unknown
-from fdr.files import missing_path, near_names
+from fdr.files import file_digest, missing_path, near_names
 from fdr.moments import Moments
 from fdr.named_references import RegistryEncoder, RegistryEntry, known_as, reference_stats_dir, registry
 from fdr.progress import Progress, SilentProgress
 from fdr.ratio import ValidationFD
+from fdr.reference_index import INDEX_NAME, indexed_file, read_index
 from fdr.statistics import is_statistics_file, open_statistics
 from fdr.statistics.checks import examine
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from fdr.encoders.base import AbstractEncoder
     from fdr.encoders.weights import WeightsFile
 
-INDEX_NAME = "reference.json"
-INDEX_SCHEMA = "fdr-reference/1"
 DEFAULT_REFERENCE = "imagenet256"
 
 
@@ -40,7 +39,7 @@ class Reference:
     name: str
     source: str
     digest: str
-    """sha256 of the statistics file, or of the image content they were computed from."""
+    """sha256 over mu and sigma, whatever file they are in, or over the content of the images that were measured."""
     moments: Moments
     images_digest: str | None = None
     """Digest of the images behind the moments, where known."""
@@ -51,6 +50,8 @@ class Reference:
     """The statistics file on this machine, which may hold images as well."""
     protocol_count: int | None = None
     """Number of samples that the published protocol compares with it, such as 50,000; None when there is none."""
+    is_declared: bool = False
+    """True when the file, the registry or the `Moments` say that these are moments of the encoder asked for."""
 
 
 def is_statistics(path: Path) -> bool:
@@ -124,7 +125,14 @@ def find_reference(
     """
     wanted = _wanted(encoder, output)
     if isinstance(reference, Moments):
-        found = Reference("moments", "Moments object", moments_digest(reference), reference)
+        found = Reference(
+            str(reference.attributes.get("reference", "moments")),
+            "Moments object",
+            moments_digest(reference),
+            reference,
+            images_digest=_text(reference.attributes.get("images_digest")),
+            spec_hash=_text(reference.attributes.get("spec_hash")),
+        )
     elif Path(reference).expanduser().exists():
         path = Path(reference).expanduser()
         found = _from_folder(path, wanted) if path.is_dir() else _from_file(path, wanted)
@@ -132,7 +140,7 @@ def find_reference(
     else:
         found = _registered(str(reference), wanted, weights_dir, offline, progress)
     _check_fits(found, wanted)
-    return found
+    return replace(found, is_declared=found.is_declared or found.spec_hash is not None)
 
 
 def reference_for(reference: Any, encoder: str) -> Any:
@@ -175,31 +183,48 @@ def _warn(sentences: list[str]) -> None:
         warnings.warn(sentence, FdrWarning, stacklevel=3)
 
 
-def _from_file(path: Path, wanted: _Wanted, entry: str | None = None, digest: str | None = None) -> Reference:
+def _from_file(path: Path, wanted: _Wanted, entry: str | None = None, sha256: str | None = None) -> Reference:
+    """`sha256` is that of the file, where it is known already."""
     file = open_statistics(path)
-    if entry is None:
-        entry = file.select(wanted.encoder, wanted.dim, wanted.output).name
-    moments = file.load(entry)
-    attributes, digest = moments.attributes, digest or file_digest(path)
-    known = known_as(digest, moments.mu, moments.sigma)
+    chosen = file.select(wanted.encoder, wanted.dim, wanted.output) if entry is None else file.entry(entry)
+    moments = file.load(chosen)
+    attributes = moments.attributes
+    known = known_as(sha256 or file_digest(path), moments.mu, moments.sigma)
     if known is not None and moments.count is None:
         moments = moments.with_count(known.count)
     return Reference(
         name=str(attributes.get("reference", path.stem)) if known is None else known.name,
         source=str(path),
-        digest=digest,
+        digest=moments_digest(moments),
         moments=moments,
         path=path,
         images_digest=_text(attributes.get("images_digest")),
         spec_hash=_text(attributes.get("spec_hash")),
         val_fd=_exact_val_fd(attributes, str(path)) if wanted.output is None else None,
         protocol_count=None if known is None else known.samples,
+        is_declared=wanted.encoder in chosen.encoders or (known is not None and wanted.encoder in known.encoders),
     )
+
+
+def check_one_encoder_each(references: Mapping[tuple[str, str], Reference]) -> None:
+    """Raise `InputError` where moments that do not say whose they are would serve two encoders; one may be theirs.
+
+    References are by (encoder, output). Encoders of one width are told apart by nothing in such moments.
+    """
+    for (encoder, _), found in references.items():
+        for (other, _), same in references.items():
+            is_shared = other != encoder and same.digest == found.digest
+            if is_shared and not (found.is_declared and same.is_declared):
+                raise InputError(
+                    f"{found.source} does not say which encoder its moments are of, so it cannot serve both {encoder} "
+                    f"and {other}; give each its own (--ref {encoder}=FILE,{other}=FILE, or a dict in Python), or "
+                    "measure one of them."
+                )
 
 
 def _exact_val_fd(attributes: Mapping[str, Any], source: str) -> ValidationFD | None:
     value = attributes.get("val_fd")
-    return None if value is None else ValidationFD(float(value), None, f"exact, from {Path(source).name}")
+    return None if value is None else ValidationFD(value, None, f"exact, from {Path(source).name}")
 
 
 def _from_folder(folder: Path, wanted: _Wanted) -> Reference:
@@ -212,27 +237,7 @@ def _from_folder(folder: Path, wanted: _Wanted) -> Reference:
             f"(it has {', '.join(e['name'] for e in entries)}); "
             f"add them: fdr stats IMAGES --reps {wanted.encoder} -o {folder}."
         )
-    path = folder / fitting[0]["file"]
-    if not path.is_file():
-        raise InputError(f"Reference {str(folder)!r} lists {path.name}, which is missing; compute it again.")
-    return _from_file(path, wanted)
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """The `reference.json` of a folder that `fdr stats` wrote. Raises `InputError` when it is damaged."""
-    path = folder / INDEX_NAME
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        if index["schema"] != INDEX_SCHEMA:
-            raise InputError(f"{str(path)!r} has schema {index['schema']!r}; expected {INDEX_SCHEMA!r}.")
-        _ = [(entry["name"], entry["spec_hash"], entry["file"]) for entry in index["encoders"]]
-    except OSError as error:
-        raise InputError(
-            f"Folder {str(folder)!r} is no reference: it has no {INDEX_NAME} ({error.strerror})."
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{str(path)!r} is damaged ({error}); run fdr stats again.") from error
-    return index
+    return _from_file(indexed_file(folder, fitting[0]), wanted, sha256=fitting[0]["sha256"])
 
 
 def registered_reference(
@@ -276,6 +281,7 @@ def _registered(
         moments=moments,
         val_fd=found.val_fd or (row.val_fd if wanted.output is None else None),
         protocol_count=entry.samples,
+        is_declared=True,
     )
 
 
@@ -326,6 +332,9 @@ def _check_fits(found: Reference, wanted: _Wanted) -> None:
             f"{found.source} holds {found.moments.dim}-d moments, but {encoder} gives {dim}-d features; "
             f"use moments computed with {encoder}."
         )
+    made_by = found.moments.attributes.get("encoder")
+    if spec_hash is None and found.spec_hash is not None and made_by not in (None, encoder):
+        raise InputError(f"{found.source} holds moments of {made_by}, not of {encoder}; use moments of {encoder}.")
     if spec_hash is not None and found.spec_hash is not None and found.spec_hash != spec_hash:
         stored = found.moments.attributes.get("spec")
         differing = _differing_fields(stored, encoder, spec_hash)
@@ -360,12 +369,6 @@ def moments_digest(moments: Moments) -> str:
     digest = hashlib.sha256(moments.mu.tobytes())
     digest.update(moments.sigma.tobytes())
     return digest.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _text(value: Any) -> str | None:

@@ -11,9 +11,9 @@ from fdr.encoders import weights
 from fdr.encoders.registry import parse_encoders
 from fdr.encoders.weight_options import WeightOptions
 from fdr.errors import InputError, unknown
-from fdr.files import atomic_path, check_writable
+from fdr.files import atomic_path, check_writable, file_digest
 from fdr.named_references import RegistryEncoder, RegistryEntry, reference_stats_dir, registry
-from fdr.reference import file_digest, published_file
+from fdr.reference import published_file
 from fdr.statistics import open_statistics
 from fdr.statistics.checks import examine
 

@@ -68,7 +68,7 @@ class Report:
     """`source`, `count`, `digest`, `skipped` (list of {id, reason}), `policy`; where there are such, `left_out` (what
     lies beside the images -> how many) and `labels_from`."""
     reference: Mapping[str, Any] | None
-    """`name`, `source`, `digest`; None when no metric needed a reference."""
+    """`name`, `source`, `digest`, and `is_default` where none was named; None when no metric needed a reference."""
     results: tuple[Result, ...]
     run: Mapping[str, Any] = field(default_factory=dict)
     """`device`, `dtype`, `seed`, `versions`."""

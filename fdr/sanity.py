@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fdr.images.facts import FORMATS
+from fdr.images.facts import FORMATS, Preprocessing
 
 if TYPE_CHECKING:
     from fdr.extraction import Extraction
@@ -60,15 +60,46 @@ def image_set(extraction: Extraction) -> ImageSet | None:
     return ImageSet(source.name, images, source.ids, source.digest, source.policy["crop"] != "none")
 
 
+def other_preprocessing(samples: Preprocessing | None, reference: Preprocessing | None, name: str) -> str | None:
+    """Samples of another size than the images of the reference, or cropped in another way."""
+    if samples is None or reference is None or not (samples.is_uniform or reference.is_uniform):
+        return None
+    is_same_size = (samples.width, samples.height) == (reference.width, reference.height)
+    if is_same_size and samples.is_uniform == reference.is_uniform:
+        if "none" in (samples.crop, reference.crop) or samples.crop == reference.crop:
+            return None
+        return (
+            f"The samples were brought to their size with {samples.flags}, but the images of the reference {name!r} "
+            f"with {reference.flags}: FD sees the difference; give both the same options."
+        )
+    made = f", made with {reference.flags}" if reference.flags else ""
+    if samples.crop not in ("none", reference.crop):
+        advice = f"{samples.flags} changes the samples alone; leave it out, or make the reference with it (fdr stats)"
+    elif reference.flags not in ("", samples.flags):
+        advice = f"give the samples {reference.flags}, too"
+    else:
+        advice = "bring both to one size, such as with --crop adm --size PX"
+    return (
+        f"The samples are {samples}, but the images of the reference {name!r} are {reference}{made}: FD sees the "
+        f"difference; {advice}."
+    )
+
+
 def doubts(
     samples: Extraction,
     moments: Mapping[tuple[str, str], Moments],
     references: Mapping[tuple[str, str], Reference],
     reference_images: ImageSet | None,
+    reference_preprocessing: Preprocessing | None = None,
 ) -> Iterator[str]:
     """All that is odd about the samples; moments and references by (encoder, output), where there are such."""
     images = image_set(samples)
     first = next(iter(references.values()), None)
+    theirs = reference_preprocessing
+    if theirs is None and first is not None:
+        theirs = Preprocessing.of_attributes(first.moments.attributes)
+    name = first.name if first is not None else "" if reference_images is None else reference_images.name
+    yield from filter(None, [other_preprocessing(samples.preprocessing, theirs, name)])
     share = None if first is None else first.moments.attributes.get("jpeg_share")
     about_images = list(image_doubts(images, reference_images, None if share is None else float(share)))
     yield from about_images

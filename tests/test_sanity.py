@@ -18,10 +18,11 @@ from fdr import extraction
 from fdr._derived import derived_files
 from fdr.cache import CacheStore, FeatureCache
 from fdr.evaluation import evaluate
+from fdr.extraction import ExtractionOptions
 from fdr.images import ImageOptions, open_images
-from fdr.images.facts import facts_of, pixel_digest
+from fdr.images.facts import Preprocessing, as_facts, facts_of, pixel_digest
 from fdr.reference import Reference
-from fdr.reference_writer import write_reference
+from fdr.reference_writer import write_reference, write_reference_file
 from fdr.sanity import bias_slope, other_count
 
 GOOD = images(60, seed=1)
@@ -273,12 +274,87 @@ def test_directions_that_do_not_vary_add_no_bias() -> None:
 
 def test_facts_of_an_image() -> None:
     image = images(1, side=32)[0]
-    low, high, is_flat, code, digest = facts_of(image, "png")
-    assert (low, high, is_flat, code) == (image.min(), image.max(), False, 3)
-    assert facts_of(image.copy(), "odd")[3:] == (9, digest)
+    low, high, is_flat, code, digest, width, height = facts_of(image, "png")
+    assert (low, high, is_flat, code, width, height) == (image.min(), image.max(), False, 3, 32, 32)
+    assert facts_of(image[:20].copy(), "odd")[5:] == (32, 20)
+    assert facts_of(image.copy(), "odd")[3:5] == (9, digest)
     assert facts_of(np.full((5, 4, 3), 7, np.uint8), "array")[:3] == (7, 7, True)
     assert facts_of(np.tile(np.uint8([1, 2, 3]), (5, 4, 1)), "array")[:3] == (1, 3, True)
     assert facts_of(image.astype(np.float32) / 255, "array")[:2] == (image.min(), image.max())
+
+
+def test_stored_records_of_before_sizes_were_noted_are_read() -> None:
+    old = np.zeros(2, [("row", "<i8"), ("low", "u1")])
+    old["row"] = [4, 5]
+    records = as_facts(old)
+    assert records["row"].tolist() == [4, 5] and records["width"].tolist() == [0, 0]
+    assert Preprocessing.of(records, "none") is None and Preprocessing.of(records[:0], "none") is None
+
+
+SMALL, LARGE = images(30, seed=4, side=16), images(30, seed=4, side=32)
+MIXED = [*SMALL[:12], *(image[:20] for image in LARGE[:18])]
+
+
+def sizes_said(samples: object, reference: object, **options: object) -> list[str]:
+    return [text for text in said(samples, reference, **options) if "pixels" in text or "brought" in text]
+
+
+def test_samples_and_reference_images_of_other_sizes(tmp_path: Path) -> None:
+    small, large = npz(tmp_path / "small.npz", SMALL), npz(tmp_path / "large.npz", LARGE)
+    for samples, reference, own, other in ((large, small, 32, 16), (small, large, 16, 32)):
+        (text,) = sizes_said(samples, reference)
+        assert f"The samples are {own} x {own} pixels, but the images of the reference" in text
+        assert f"'{reference.name}' are {other} x {other} pixels:" in text
+        assert sizes_said(samples, reference, metrics=("precision",)) == [text]
+        assert sizes_said(samples, reference, cache=tmp_path / "cache") == [text]
+        assert sizes_said(samples, reference, cache=tmp_path / "cache") == [text]  # warm
+        assert sizes_said(samples, reference, image_options=ImageOptions(size=16)) == []
+    (text,) = sizes_said(large, MIXED)
+    assert "are of many sizes (the most frequent is 32 x 20 pixels, 60% of them)" in text
+    assert sizes_said(MIXED, MIXED[::-1]) == [] == sizes_said([*LARGE[:29], LARGE[29, :20]], large)
+
+
+@pytest.mark.parametrize("kind", ["folder", "h5", "npz", "moments"])
+def test_samples_of_another_size_than_a_reference_was_made_at(kind: str, tmp_path: Path) -> None:
+    def made(name: str, **options: object) -> object:
+        source = open_images(LARGE, ImageOptions(**options))
+        if kind == "folder":
+            write_reference(source, [TinyEncoder()], tmp_path / name)
+            return tmp_path / name
+        path = tmp_path / f"{name}.{'h5' if kind == 'moments' else kind}"
+        write_reference_file(source, TinyEncoder(), path)
+        return fdr.Moments.load(path) if kind == "moments" else path
+
+    plain, squashed, cropped = made("plain"), made("squashed", size=16), made("cropped", crop="adm", size=16)
+    for reference in (plain, squashed, cropped):
+        own = LARGE if reference is plain else SMALL
+        assert sizes_said(own, reference) == []  # the usual way: a reference brought to the size of the samples
+    (text,) = sizes_said(LARGE, squashed)
+    assert "are 32 x 32 pixels, but" in text and "are 16 x 16 pixels, made with --size 16:" in text
+    assert text.endswith("give the samples --size 16, too.")
+    (text,) = sizes_said(LARGE, cropped)
+    assert text.endswith(
+        "made with --crop adm --size 16: FD sees the difference; give the samples --crop adm --size 16, too."
+    )
+    for crop, flags in (("none", "--size 16"), ("center", "--crop center --size 16")):
+        (text,) = sizes_said(LARGE, plain, image_options=ImageOptions(crop=crop, size=16))
+        assert f"{flags} changes the samples alone" in text
+    (text,) = sizes_said(LARGE, cropped, image_options=ImageOptions(crop="center", size=16))
+    assert "with --crop center --size 16, but" in text and "with --crop adm --size 16:" in text
+    assert sizes_said(LARGE, cropped, image_options=ImageOptions(crop="adm", size=16)) == []
+
+
+def test_references_of_other_tools_say_nothing_of_sizes(tmp_path: Path) -> None:
+    moments = fdr.Moments.from_features(np.random.default_rng(0).normal(size=(99, 12)))
+    np.savez(tmp_path / "other.npz", mu=moments.mu, sigma=moments.sigma)
+    assert sizes_said(LARGE, tmp_path / "other.npz") == []
+
+
+def test_sizes_are_known_of_moments_only_and_of_extract(tmp_path: Path) -> None:
+    options = ExtractionOptions(tmp_path / "cache", moments_only=True)
+    write_reference_file(open_images(LARGE), TinyEncoder(), tmp_path / "a.npz", options=options)
+    for reference in (tmp_path / "a.npz", fdr.Moments.from_features(fdr.extract(LARGE, TinyEncoder()))):
+        assert len(sizes_said(SMALL, reference)) == 1
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (28, 30, 3), (256, 255, 3), (301, 517, 3)])

@@ -203,7 +203,8 @@ measurement = stack(
         show_default=True,
         shell_complete=_completion.references_and_files,
         metavar="NAME|FILE|IMAGES",
-        help="Reference: a name (fdr references list), statistics of any tool, or real images.",
+        help="Reference: a name (fdr references list), statistics of any tool, or real images; for several encoders "
+        "also NAME=FILE,NAME=FILE.",
     ),
     reps,
     click.option(
@@ -345,19 +346,24 @@ def prepare_evaluation(
     """
     from fdr.evaluation import Evaluator
     from fdr.images import open_images
+    from fdr.metrics import load_metrics
 
     chosen = None if protocol is None else find_protocol(protocol)
     if chosen is not None:
         check_is_free(chosen, is_typed("reps"), is_typed("metrics"))
         reps, metrics = chosen.encoder, ",".join(chosen.metrics)
-        if _source_of("reference") is ParameterSource.DEFAULT:
-            reference = chosen.reference
+    is_default = _source_of("reference") is ParameterSource.DEFAULT
+    if is_default:
+        reference = reference if chosen is None else chosen.reference
+        _refuse_two_folders(samples, reference)
+        if shared["group"].rank == 0 and any(metric.needs_reference for metric in load_metrics(metrics)):
+            _say(f"no --ref was given; the reference is {reference}.")
     setup = library_options(progress, **shared)
     sources = [open_images(item, setup.image_options) for item in samples]
     setup.check_files(reps, reference, dry_run)
     evaluator = Evaluator(
         reps,
-        reference,
+        _by_encoder(reference, reps),
         metrics,
         image_options=setup.image_options,
         encoder_options=setup.encoder_options,
@@ -365,8 +371,39 @@ def prepare_evaluation(
         weights=setup.weights,
         audit=audit,
         protocol=chosen,
+        is_default_reference=is_default,
     )
     return evaluator, sources
+
+
+def _say(note: str) -> None:
+    """A line for the terminal, unless --quiet was given."""
+    if not click.get_current_context().params.get("quiet"):
+        click.echo(f"fdr: note: {note}", err=True)
+
+
+def _refuse_two_folders(samples: Sequence[str], default: str) -> None:
+    """Raise for `fdr eval FAKE REAL`, as other tools take the reference; both would be measured as samples."""
+    if len(samples) == 2 and all(Path(item).is_dir() for item in samples):
+        command = click.get_current_context().info_name
+        raise click.UsageError(
+            f"Two folders and no --ref: did you mean fdr {command} {samples[0]} --ref {samples[1]}? To measure both "
+            f"against {default}, say --ref {default}."
+        )
+
+
+def _by_encoder(reference: str, reps: str) -> str | dict[str, str]:
+    """ "inception=a.npz,dinov2=b.npz" as a dict, where every part names one of the encoders; else the text as it is."""
+    from fdr.encoders.registry import parse_encoders
+
+    names = sorted(parse_encoders(reps), key=len, reverse=True)  # a longer one may begin like a shorter
+    found = {}
+    for part in reference.split(","):
+        name = next((name for name in names if part.startswith(f"{name}=")), None)
+        if name is None:
+            return reference
+        found[name] = part[len(name) + 1 :]
+    return found
 
 
 def is_typed(option: str) -> bool:

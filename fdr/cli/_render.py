@@ -214,7 +214,11 @@ def print_reports(reports: Sequence[Report]) -> None:
     first = reports[0]
     if first.reference is not None:
         count = first.reference.get("count")
-        click.echo(f"reference  {first.reference['name']}" + (f" ({count} images)" if count else ""))
+        facts = [
+            *([f"{count} images"] if count else []),
+            *(["no --ref was given"] if "is_default" in first.reference else []),
+        ]
+        click.echo(f"reference  {first.reference['name']}" + (f" ({', '.join(facts)})" if facts else ""))
     headers, rows = report_table(reports)
     left = ("samples", "encoder")
     print_table([(text, "left" if text in left else "right") for text in headers], rows)

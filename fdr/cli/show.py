@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def command(path: Path, json_path: Path | None) -> None:
     """Show a statistics file of any tool, a reference folder or a report. Only a torch file needs torch."""
     from fdr.files import missing_path
-    from fdr.reference import INDEX_NAME, is_statistics, read_index
+    from fdr.reference import is_statistics
+    from fdr.reference_index import INDEX_NAME, indexed_file, read_index
     from fdr.report import load_reports, reports_to_json
 
     if not path.exists():
@@ -37,7 +38,7 @@ def command(path: Path, json_path: Path | None) -> None:
         if not is_statistics(path):
             raise InputError(f"Folder {str(path)!r} is no reference: it has no {INDEX_NAME}.")
         index = read_index(path)
-        facts = {row["name"]: _facts(path / row["file"]) for row in index["encoders"]}
+        facts = {row["name"]: _facts(indexed_file(path, row)) for row in index["encoders"]}
         data: dict[str, Any] = {"name": index["name"], "images": index["images"], "encoders": facts}
     else:
         data = _file_facts(path)
@@ -49,8 +50,8 @@ def command(path: Path, json_path: Path | None) -> None:
 
 def _file_facts(path: Path) -> dict[str, Any]:
     """What a statistics file is and holds; the facts of its moments one by one where it holds several."""
+    from fdr.files import file_digest
     from fdr.named_references import known_as
-    from fdr.reference import file_digest
     from fdr.statistics import open_statistics
 
     file, sha256 = open_statistics(path), file_digest(path)
@@ -87,8 +88,11 @@ def _facts(path: Path) -> dict[str, Any]:
 def _describe(moments: Moments) -> dict[str, Any]:
     import numpy as np
 
+    from fdr.reference import moments_digest
+
     spectrum = np.linalg.eigvalsh(moments.sigma)
     return {
+        "digest": moments_digest(moments),
         "dim": moments.dim,
         "count": moments.count,
         "ddof": moments.ddof,

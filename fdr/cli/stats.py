@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,37 +13,39 @@ from fdr.cli import _options, _ranks
 from fdr.cli._render import dump, print_table, progress_for, write_text
 
 if TYPE_CHECKING:
+    from fdr.encoders.base import AbstractEncoder
     from fdr.group import Group
+    from fdr.images import ImageSource
 
 
 @click.command(
     "stats",
     cls=_options.Command,
-    epilog="Examples:\n\n  fdr stats imagenet/train --reps inception,dinov2 --size 256 --crop adm -o imagenet256/ "
-    "--val imagenet/val\n\n  fdr stats my_images/ --size 256 --crop adm --format adm -o my_reference.npz",
+    epilog="Examples:\n\n  fdr stats real_images/ -o stats.npz\n\n"
+    "  fdr stats imagenet/train --reps inception,dinov2 --size 256 --crop adm -o imagenet256/ --val imagenet/val\n\n"
+    "  fdr stats my_images/ --size 256 --crop adm --format adm -o my_reference.npz",
 )
 @click.argument("images", metavar="IMAGES")
 @click.option(
     "-o",
     "--out",
     required=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="PATH",
-    help="Folder of the reference; with --format adm, its npz file.",
+    help="One file, where the name ends in .npz or .h5; else a folder, which holds several encoders.",
 )
 @_options.reps
 @click.option(
     "--val", "validation", metavar="IMAGES", help="Validation images: store their FDs, the denominators of FDr."
 )
-@click.option("--name", metavar="NAME", help="Name of the reference in reports.  [default: the folder's name]")
+@click.option("--name", metavar="NAME", help="Name of the reference in reports.  [default: that of the file or folder]")
 @click.option(
     "--format",
     "file_format",
     type=click.Choice(["h5", "npz", "adm"]),
-    default="h5",
-    show_default=True,
-    help="h5 keeps full provenance; npz has the mu and sigma that other tools read, too; adm is one npz as the "
-    "references of guided-diffusion: moments for FID and sFID, and images for precision and recall.",
+    help="npz has the mu and sigma that other tools read, h5 is smaller to check; adm is one npz as the references of "
+    "guided-diffusion: moments for FID and sFID, and images for precision and recall.  [default: by the name, h5 in a "
+    "folder]",
 )
 @click.option(
     "--num-images",
@@ -60,11 +64,11 @@ if TYPE_CHECKING:
 @_ranks.on_ranks
 def command(
     images: str,
-    out: Path,
+    out: str,
     reps: str,
     validation: str | None,
     name: str | None,
-    file_format: str,
+    file_format: str | None,
     num_images: int,
     json_path: Path | None,
     dry_run: bool,
@@ -76,42 +80,80 @@ def command(
     from dataclasses import replace
 
     from fdr.encoders.registry import load_encoders
-    from fdr.files import check_writable
     from fdr.images import open_images
-    from fdr.reference_writer import check_reference_folder, write_reference
 
     setup = _options.library_options(progress_for(quiet), group=group, **shared)
     if file_format == "adm":
         _refuse_for_adm(reps, validation)
-        _write_adm(images, out, name, num_images, setup, json_path, dry_run)
+        _write_adm(images, Path(out), name, num_images, setup, json_path, dry_run)
         return
-    check_writable(out / "reference.json")
+    target = _Target.of(out, file_format, reps)
     source = open_images(images, setup.image_options)
     source.divide_among(group)
     whole = replace(setup.image_options, count=None, seed=0)
     val_source = None if validation is None else open_images(validation, whole)
-    check_reference_folder(out, source)
+    target.check(source)
     setup.check_files(reps, None, dry_run)
     encoders = load_encoders(reps, setup.encoder_options, setup.weights)
     if dry_run:
         names = ", ".join(encoder.spec.name for encoder in encoders)
-        click.echo(f"would write moments of {len(source)} images of {source.name} under {names} to {out}")
+        click.echo(f"would write moments of {len(source)} images of {source.name} under {names} to {target.path}")
         return
-    index = write_reference(
-        source,
-        encoders,
-        out,
-        name=name,
-        validation=val_source,
-        file_format=file_format,
-        options=setup.extraction_options,
-    )
+    written = target.write(source, encoders, name=name, validation=val_source, options=setup.extraction_options)
     if group.rank > 0:
         return
     if json_path is not None:
-        write_text(json_path, dump(index))
+        write_text(json_path, dump(written))
     if json_path is None or str(json_path) != "-":
-        _print_index(index, out)
+        _print_written(written, target.path)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What -o names: a file of one encoder's moments, or a folder."""
+
+    path: Path
+    file_format: str
+    is_file: bool
+
+    @classmethod
+    def of(cls, out: str, file_format: str | None, reps: str) -> _Target:
+        """A file where the name ends so, and is no folder already; checked against --format and --reps."""
+        from fdr._moments_files import SUFFIXES
+        from fdr.encoders.registry import parse_encoders
+
+        path = Path(out)
+        named = None if out.endswith(("/", os.sep)) or path.is_dir() else SUFFIXES.get(path.suffix.lower())
+        if named is None:
+            return cls(path, file_format or "h5", is_file=False)
+        if file_format not in (None, named):
+            raise click.UsageError(f"--format {file_format} goes with another name than {out!r}; leave it out.")
+        encoders = parse_encoders(reps)
+        if len(encoders) > 1:
+            raise click.UsageError(
+                f"One file holds the moments of one encoder, and --reps names {len(encoders)}; name a folder, such as "
+                f"-o {path.with_suffix('')}/."
+            )
+        return cls(path, named, is_file=True)
+
+    def check(self, source: ImageSource) -> None:
+        """Raise what writing would raise later."""
+        from fdr.files import check_writable
+        from fdr.reference_writer import check_reference_file, check_reference_folder
+
+        if self.is_file:
+            check_reference_file(self.path, source)
+            return
+        check_writable(self.path / "reference.json")
+        check_reference_folder(self.path, source)
+
+    def write(self, source: ImageSource, encoders: list[AbstractEncoder], **options: Any) -> dict[str, Any]:
+        """Measure and write; returns what was written, for --json."""
+        from fdr.reference_writer import write_reference, write_reference_file
+
+        if self.is_file:
+            return write_reference_file(source, encoders[0], self.path, **options)
+        return write_reference(source, encoders, self.path, file_format=self.file_format, **options)
 
 
 def _refuse_for_adm(reps: str, validation: str | None) -> None:
@@ -146,10 +188,11 @@ def _write_adm(
         click.echo(f"arr_0: {count} of them, {width} x {height}; sha256 {summary['sha256'][:8]}")
 
 
-def _print_index(index: dict[str, Any], out: Path) -> None:
-    click.echo(f"{out}: {index['images']['count']} images of {index['images']['source']}")
+def _print_written(written: dict[str, Any], out: Path) -> None:
+    click.echo(f"{out}: {written['images']['count']} images of {written['images']['source']}")
+    encoders = written.get("encoders") or [{**written["encoder"], "file": out.name, "sha256": written["sha256"]}]
     rows = [
-        (row["name"], row["file"], f"{row['val_fd']:.6g}" if "val_fd" in row else "", row["sha256"][:8])
-        for row in index["encoders"]
+        (row["name"], row["file"], f"{row['val_fd']:.6g}" if row.get("val_fd") else "", row["sha256"][:8])
+        for row in encoders
     ]
     print_table([("encoder", "left"), ("file", "left"), ("validation FD", "right"), ("sha256", "left")], rows)

@@ -236,6 +236,11 @@ class ImageSource(ABC):
         """How many of the images read so far were "jpeg", "png", ..., by their first bytes, or "array"."""
         return {FORMATS[code]: many for code, many in sorted(Counter(self._facts["format"].tolist()).items()) if code}
 
+    @property
+    def seen(self) -> np.ndarray:
+        """Records of dtype `FACTS` of the images that have been read so far in this process, in row order."""
+        return self._facts[self._facts["format"] > 0]
+
     def facts(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Records of dtype `FACTS` for `rows`, which have been read and have decoded."""
         return self._facts[np.asarray(rows, dtype=np.int64)]

@@ -1,31 +1,103 @@
 """What is noted of every decoded image in passing, so that the oddities of a set can be told later.
 
-20 bytes per image: its row, the least and greatest value, whether it is one flat colour, the format it came from, and a
-digest of its pixels.
+28 bytes per image: its row, the least and greatest value, whether it is one flat colour, the format it came from, a
+digest of its pixels, and its size after crop and resize.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 FACTS = np.dtype(
-    [("row", "<i8"), ("low", "u1"), ("high", "u1"), ("is_flat", "u1"), ("format", "u1"), ("digest", "<u8")]
+    [
+        *(("row", "<i8"), ("low", "u1"), ("high", "u1"), ("is_flat", "u1"), ("format", "u1"), ("digest", "<u8")),
+        *(("width", "<u4"), ("height", "<u4")),
+    ]
 )
 FORMATS = ("", "array", "jpeg", "png", "webp", "tiff", "bmp", "gif", "ppm", "other")
 """Format by code; 0 is an image not seen. Codes are stored: only append."""
+UNIFORM_SHARE = 0.9
+"""Share of images of one size from which on a set counts as being of that size."""
 _BLOCK_WORDS = 2048
 
 
-def facts_of(pixels: np.ndarray, image_format: str) -> tuple[int, int, bool, int, int]:
+@dataclass(frozen=True)
+class Preprocessing:
+    """The images of a set as they reached the encoders: which size, and by which crop and resize."""
+
+    width: int
+    """Of the most frequent size, in pixels; so is `height`."""
+    height: int
+    share: float
+    """Of the images that have that size."""
+    crop: str
+    """As in `ImageSource.policy`: "none", "squash-256", "adm-256", ..."""
+
+    @classmethod
+    def of(cls, records: np.ndarray, crop: str) -> Preprocessing | None:
+        """That of images with these records of dtype `FACTS`; None where a size is not known."""
+        sizes, counts = np.unique(records[["width", "height"]], return_counts=True)
+        if len(sizes) == 0 or sizes["width"].min() == 0:
+            return None
+        most = int(counts.argmax())
+        width, height = sizes[most].item()
+        return cls(width, height, float(counts[most] / counts.sum()), crop)
+
+    @classmethod
+    def of_attributes(cls, attributes: Mapping[str, Any]) -> Preprocessing | None:
+        """That of the images behind moments which fdr wrote; None for the moments of other tools."""
+        try:
+            width, height = int(attributes["image_width"]), int(attributes["image_height"])
+            crop = json.loads(attributes["policy"])["crop"]
+            return cls(width, height, float(attributes["image_size_share"]), str(crop))
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+            return None
+
+    @property
+    def is_uniform(self) -> bool:
+        """True when nearly all images have the same size."""
+        return self.share >= UNIFORM_SHARE
+
+    @property
+    def flags(self) -> str:
+        """The options that make images so: "--crop adm --size 256"; empty without any."""
+        crop, _, size = self.crop.rpartition("-")
+        return "" if not crop else f"--size {size}" if crop == "squash" else f"--crop {crop} --size {size}"
+
+    def attributes(self) -> dict[str, str | int | float]:
+        """What a file of moments keeps of the sizes, beside the policy."""
+        return {"image_width": self.width, "image_height": self.height, "image_size_share": self.share}
+
+    def __str__(self) -> str:
+        size = f"{self.width} x {self.height} pixels"
+        return size if self.is_uniform else f"of many sizes (the most frequent is {size}, {self.share:.0%} of them)"
+
+
+def as_facts(records: np.ndarray) -> np.ndarray:
+    """Stored records as `FACTS`; what an earlier release did not note is 0."""
+    if records.dtype == FACTS:
+        return records
+    found = np.zeros(len(records), FACTS)
+    for name in set(FACTS.names or ()).intersection(records.dtype.names or ()):
+        found[name] = records[name]
+    return found
+
+
+def facts_of(pixels: np.ndarray, image_format: str) -> tuple[int, int, bool, int, int, int, int]:
     """A record of dtype `FACTS` but for the row; pixels [H, W, 3], uint8 or floats in [0, 1] (told in 255ths)."""
     low, high = pixels.min(), pixels.max()
     if pixels.dtype != np.uint8:
         low, high = np.rint([low * 255, high * 255]).clip(0, 255)
     code = FORMATS.index(image_format) if image_format in FORMATS else FORMATS.index("other")
-    return int(low), int(high), is_flat(pixels), code, pixel_digest(pixels)
+    height, width = pixels.shape[:2]
+    return int(low), int(high), is_flat(pixels), code, pixel_digest(pixels), width, height
 
 
 def is_flat(pixels: np.ndarray) -> bool:
