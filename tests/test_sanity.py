@@ -330,17 +330,17 @@ def test_samples_of_another_size_than_a_reference_was_made_at(kind: str, tmp_pat
         own = LARGE if reference is plain else SMALL
         assert sizes_said(own, reference) == []  # the usual way: a reference brought to the size of the samples
     (text,) = sizes_said(LARGE, squashed)
-    assert "are 32 x 32 pixels, but" in text and "are 16 x 16 pixels, made with --size 16:" in text
-    assert text.endswith("give the samples --size 16, too.")
+    assert "are 32 x 32 pixels, but" in text and "are 16 x 16 pixels, made with size=16:" in text
+    assert text.endswith("give the samples size=16, too.")
     (text,) = sizes_said(LARGE, cropped)
     assert text.endswith(
-        "made with --crop adm --size 16: FD sees the difference; give the samples --crop adm --size 16, too."
+        "made with crop='adm' size=16: FD sees the difference; give the samples crop='adm' size=16, too."
     )
-    for crop, flags in (("none", "--size 16"), ("center", "--crop center --size 16")):
+    for crop, flags in (("none", "size=16"), ("center", "crop='center' size=16")):
         (text,) = sizes_said(LARGE, plain, image_options=ImageOptions(crop=crop, size=16))
         assert f"{flags} changes the samples alone" in text
     (text,) = sizes_said(LARGE, cropped, image_options=ImageOptions(crop="center", size=16))
-    assert "with --crop center --size 16, but" in text and "with --crop adm --size 16:" in text
+    assert "with crop='center' size=16, but" in text and "with crop='adm' size=16:" in text
     assert sizes_said(LARGE, cropped, image_options=ImageOptions(crop="adm", size=16)) == []
 
 
