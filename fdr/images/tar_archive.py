@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import bz2
+import contextlib
 import functools
+import gzip
 import hashlib
 import itertools
+import lzma
 import posixpath
 import tarfile
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +38,8 @@ from fdr.images.files import (
 from fdr.images.labels import DATASET_JSON, MAX_JSON_BYTES, Labels, labels_of_files
 from fdr.images.pool import read_ahead
 
+_COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+"""First bytes -> what inflates such a file, all its streams one after the other."""
 _MAX_LABEL_BYTES = 64
 _AHEAD = 8
 _SPECIAL = "special entries (sparse files, devices)"
@@ -175,9 +182,16 @@ class _Entry(tarfile.TarInfo):
         return entry
 
 
-def _opened(path: Path) -> tarfile.TarFile:
-    """For reading in order, past the end of an archive into one that was appended with `cat`."""
-    return tarfile.open(path, "r:" if _is_plain(path) else "r|*", tarinfo=_Entry, ignore_zeros=True)
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    """For reading in order, past the end of an archive into one that was appended with `cat`; checksums are checked."""
+    opened = next((opened for magic, opened in _COMPRESSED.items() if _first_bytes(path).startswith(magic)), None)
+    file = open(path, "rb") if opened is None else opened(path)  # noqa: SIM115
+    with (
+        file,
+        tarfile.open(fileobj=file, mode="r:" if opened is None else "r|", tarinfo=_Entry, ignore_zeros=True) as tar,
+    ):
+        yield tar
 
 
 def _read_table(path: Path, shard: int) -> _Table:
@@ -266,9 +280,12 @@ def _one_a_sample(place: Place, members: list[_Member], options: ImageOptions) -
 
 
 def _is_plain(path: Path) -> bool:
-    """True for an archive that is not compressed, by its first bytes."""
+    return not _first_bytes(path).startswith(tuple(_COMPRESSED))
+
+
+def _first_bytes(path: Path) -> bytes:
     with path.open("rb") as file:
-        return not file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
+        return file.read(6)
 
 
 def _key(name: str) -> str:

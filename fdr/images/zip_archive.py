@@ -25,14 +25,14 @@ def open_zip(place: Place, options: ImageOptions) -> ZipSource:
     try:
         archive = zipfile.ZipFile(path)
         members, left_out = _members(archive)
+        names, others = sorted_out(sorted(members))
+        labels = labels_of_files(place.name, names, members, lambda name: _text(archive, members[name]))
     except DAMAGE as error:
         raise InputError(f"{path} is not a complete zip file: it is truncated or damaged ({error}).") from error
-    names, others = sorted_out(sorted(members))
     if not names:
         raise no_images(str(path), members)
     if any(members[name].flag_bits & 1 for name in names):
         raise InputError(f"{path} is encrypted; extract it and give the folder.")
-    labels = labels_of_files(place.name, names, members, lambda name: _text(archive, members[name]))
     return ZipSource(place, options, archive, {name: members[name] for name in names}, labels, left_out | others)
 
 
