@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import types
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -129,8 +129,13 @@ class Pipeline:
         self._widths: dict[tuple[str, str], tuple[int, ...]] = dict(widths)
         self._is_on_cpu = all(encoder.device.type == "cpu" for encoder in encoders.values())
 
-    def shards(self, tasks: Iterator[ShardTask], shard_size: int, is_sized: bool) -> Iterator[ComputedShard]:
-        """Compute consecutive shards of at most `shard_size` rows; of a source that is not sized, until it ends."""
+    def shards(
+        self, tasks: Iterator[ShardTask], shard_size: int, is_sized: bool, done: Callable[[int], None]
+    ) -> Iterator[ComputedShard]:
+        """Compute consecutive shards of at most `shard_size` rows; of a source that is not sized, until it ends.
+
+        `done` is called after every batch with its number of images.
+        """
         shard = _ShardRows(shard_size)
         rows: list[int] = []
         bad: list[BadImage] = []
@@ -142,6 +147,7 @@ class Pipeline:
                     shard.put(flight.name, len(rows), self._land(flight))
                 rows += item.rows
                 bad += item.bad
+                done(len(item.rows) + len(item.bad))
             else:
                 computed = {name: shard.get(name, len(rows)) if rows else self._no_rows(name) for name in item.names}
                 yield ComputedShard(item.start, item.stop, rows, bad, computed)

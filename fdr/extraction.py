@@ -20,7 +20,7 @@ from fdr.cache import CacheKey, CacheStore, FeatureCache
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.registry import as_encoder
 from fdr.errors import InputError, RunError
-from fdr.group import SOLO, Group, part_of
+from fdr.group import SOLO, Group, SharedTask, part_of
 from fdr.images import BadImage, ImageOptions, ImageSource, open_images
 from fdr.images.facts import Preprocessing
 from fdr.progress import Progress, SilentProgress
@@ -157,26 +157,17 @@ class Extraction:
     def __iter__(self) -> Iterator[FeatureBlock]:
         self.bad, self._noted = [], []
         title = f"{self.source.name}: {', '.join(self.encoders)}"
-        count = self.group.counter()
         with self.options.progress.task(title, self.num_rows) as task:
-            task.advance(sum(stop - start for start, stop in self._done()))
-            shown = 0
-
-            def advance(amount: int = 0) -> None:
-                nonlocal shown
-                done = count(amount)
-                task.advance(done - shown)
-                shown = done
-
-            for block in self._blocks():
+            task.resume(sum(stop - start for start, stop in self._done()))
+            shared = SharedTask(task, self.group)
+            for block in self._blocks(shared):
                 yield block
-                advance(block.stop - block.start)
                 self.group.check_peers()
-            parts = self.group.gather((self.bad, self._noted), while_waiting=advance)
-            advance()
+            parts = self.group.gather((self.bad, self._noted), while_waiting=shared.advance)
+            shared.advance()
         self.bad = sorted((image for bad, _ in parts for image in bad), key=lambda image: image.row)
         self._noted = [noted for _, part in parts for noted in part]
-        self.source.check_bad(self.bad, shown if self.num_rows is None else self.num_rows)
+        self.source.check_bad(self.bad, shared.done if self.num_rows is None else self.num_rows)
         if self.group.rank == 0:
             self._save_images()
 
@@ -219,20 +210,22 @@ class Extraction:
             if _derived.load_images(entry.folder, entry.digest) is None:
                 _derived.save_images(entry.folder, entry.digest, images)
 
-    def _blocks(self) -> Iterator[FeatureBlock]:
+    def _blocks(self, task: SharedTask) -> Iterator[FeatureBlock]:
         """Runs of shards that need computing share one pass of the decoder; the others are read."""
         if self.num_rows is None:  # nothing of a generator is cached, and only its end ends the shards
-            yield from self._computed_blocks((start, stop, tuple(self.entries)) for start, stop in self._shards())
+            endless = ((start, stop, tuple(self.entries)) for start, stop in self._shards())
+            yield from self._computed_blocks(endless, task)
             return
         numbered = enumerate((start, stop, self._missing(start, stop)) for start, stop in self._own_shards())
         runs = itertools.groupby(numbered, key=lambda item: (bool(item[1][2]), item[1][0] - item[0] * self.shard_size))
         for (is_missing, _), numbered_run in runs:
             run = (shard for _, shard in numbered_run)
             if is_missing:
-                yield from self._computed_blocks(run)
+                yield from self._computed_blocks(run, task)
             else:
                 for start, stop, _ in run:
                     yield self._assemble(start, stop, {})
+                    task.resume(stop - start)
 
     def _shards(self) -> Iterator[tuple[int, int]]:
         total, size = self.num_rows, self.shard_size
@@ -271,7 +264,7 @@ class Extraction:
             if (start, stop) not in self._left_out[name] and (entry is None or not entry.has(start, stop))
         )
 
-    def _computed_blocks(self, run: Iterator[ShardTask]) -> Iterator[FeatureBlock]:
+    def _computed_blocks(self, run: Iterator[ShardTask], task: SharedTask) -> Iterator[FeatureBlock]:
         pipeline = Pipeline(
             self.source,
             self.encoders,
@@ -281,7 +274,7 @@ class Extraction:
             group=self.group,
             widths=self._known_widths(),
         )
-        for shard in pipeline.shards(run, self.shard_size, is_sized=self.num_rows is not None):
+        for shard in pipeline.shards(run, self.shard_size, self.num_rows is not None, task.advance):
             self._store(shard)
             yield self._assemble(shard.start, shard.stop, shard.features, shard.rows, shard.bad)
 

@@ -6,16 +6,21 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from fdr.errors import PeerError, first_line
+from fdr.progress import ProgressTask
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
 T = TypeVar("T")
+
+EXCHANGE_INTERVAL = 0.1
+"""Seconds between two looks at what the other ranks have done: more looks cost time, fewer make a bar jump."""
 
 
 def nothing() -> None:
@@ -163,6 +168,42 @@ def failures_told(group: Group) -> Iterator[None]:
         if not group.fail(error):
             raise PeerError("Another rank failed first.", getattr(error, "exit_code", 1)) from error
         raise
+
+
+class SharedTask:
+    """The progress of work that the ranks divide: what all of them have done, shown by the `task` of the main one."""
+
+    def __init__(self, task: ProgressTask, group: Group) -> None:
+        self._shows = (task.advance, task.resume)
+        self._counts = (group.counter(), group.counter())
+        self._done = [0, 0]
+        self._waiting = [0, 0]
+        self._next = 0.0
+
+    def advance(self, amount: int = 0) -> None:
+        """This rank has done `amount` more; 0 only looks what the others have done."""
+        self._add(0, amount)
+
+    def resume(self, amount: int) -> None:
+        """This rank has found `amount` done by an earlier run."""
+        self._add(1, amount)
+
+    def _add(self, kind: int, amount: int) -> None:
+        self._waiting[kind] += amount
+        now = time.monotonic()
+        if amount and now < self._next:
+            return
+        self._next = now + EXCHANGE_INTERVAL
+        for which, (show, count) in enumerate(zip(self._shows, self._counts, strict=True)):
+            done = count(self._waiting[which])
+            if done > self._done[which]:
+                show(done - self._done[which])
+            self._done[which], self._waiting[which] = done, 0
+
+    @property
+    def done(self) -> int:
+        """Units that all ranks had done at the last look."""
+        return sum(self._done)
 
 
 def on_main(group: Group, function: Callable[[], T]) -> T:

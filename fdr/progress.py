@@ -12,6 +12,9 @@ class ProgressTask(Protocol):
     def advance(self, amount: float = 1) -> None:
         """`amount` more units are done."""
 
+    def resume(self, amount: float) -> None:
+        """`amount` units were done before this run: they count as done, and not into the rate."""
+
 
 class Progress(Protocol):
     """Opens tasks."""
@@ -33,4 +36,7 @@ class SilentProgress:
         return None
 
     def advance(self, amount: float = 1) -> None:
+        return None
+
+    def resume(self, amount: float) -> None:
         return None

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 PLAIN_INTERVAL = 30.0
 """Seconds between progress lines where stderr is no terminal."""
+PLAIN_WIDTH = 79
+"""Characters of such a line; the title is shortened to fit."""
+RICH_INTERVAL = 0.1
+"""Seconds between two updates of a bar; a terminal shows no more, and each costs some 50 microseconds."""
 
 
 def progress_for(quiet: bool) -> Progress:
@@ -40,21 +44,22 @@ def progress_for(quiet: bool) -> Progress:
 
 
 class RichProgress:
-    """One bar per task: count, rate, time left."""
+    """One line per task that fits the terminal: title, bar, count, rate, time left."""
 
     def task(self, title: str, total: float | None, unit: str = "images") -> AbstractContextManager[RichTask]:
         from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichBars
+        from rich.table import Column
 
         bars = RichBars(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn(
+                "{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+            ),
+            BarColumn(bar_width=12),
+            TextColumn("{task.fields[state]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=Console(stderr=True),
+            expand=True,
         )
         return RichTask(bars, title, total, unit)
 
@@ -65,18 +70,30 @@ class RichTask:
     def __init__(self, bars: RichBars, title: str, total: float | None, unit: str) -> None:
         self._bars = bars
         self._meter = Meter(total, unit)
-        self._task: TaskID = bars.add_task(title, total=total, state=self._meter.state())
+        self._next = 0.0
+        self._task: TaskID = bars.add_task(printable(title), total=total, state=self._meter.state())
 
     def __enter__(self) -> RichTask:
         self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._draw()
         self._bars.stop()
 
     def advance(self, amount: float = 1) -> None:
         self._meter.add(amount)
-        self._bars.update(self._task, advance=amount, state=self._meter.state())
+        if time.monotonic() >= self._next:
+            self._draw()
+
+    def resume(self, amount: float) -> None:
+        self._meter.resume(amount)
+        if time.monotonic() >= self._next:
+            self._draw()
+
+    def _draw(self) -> None:
+        self._next = time.monotonic() + RICH_INTERVAL
+        self._bars.update(self._task, completed=self._meter.done, state=self._meter.state())
 
 
 class LiveTable:
@@ -105,7 +122,7 @@ class LiveTable:
 
 
 class PlainProgress:
-    """A plain line at the start of a long task, every 30 s, and at the end."""
+    """A line every 30 s, and one at the end."""
 
     def task(self, title: str, total: float | None, unit: str = "images") -> AbstractContextManager[PlainTask]:
         return PlainTask(title, total, unit)
@@ -115,7 +132,7 @@ class PlainTask:
     """Prints whole lines only, so that logs stay readable."""
 
     def __init__(self, title: str, total: float | None, unit: str) -> None:
-        self._title = title
+        self._title = printable(title)
         self._meter = Meter(total, unit)
         self._next = time.monotonic() + PLAIN_INTERVAL
         self._printed = 0.0
@@ -129,20 +146,38 @@ class PlainTask:
 
     def advance(self, amount: float = 1) -> None:
         self._meter.add(amount)
+        self._print_now_and_then()
+
+    def resume(self, amount: float) -> None:
+        self._meter.resume(amount)
+        self._print_now_and_then()
+
+    def _print_now_and_then(self) -> None:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + PLAIN_INTERVAL
             self._print()
 
     def _print(self) -> None:
         self._printed = self._meter.done
-        click.echo(f"{self._title}: {self._meter.state()}{self._meter.left()}", err=True)
+        state = self._meter.state()
+        click.echo(f"{shortened(self._title, PLAIN_WIDTH - len(state) - 2)}: {state}", err=True)
+
+
+def shortened(text: str, width: int) -> str:
+    """`text` cut in the middle to at most `width` characters, but not below twelve."""
+    width = max(width, 12)
+    if len(text) <= width:
+        return text
+    half = (width - 3) // 2
+    return f"{text[: width - 3 - half]}...{text[len(text) - half :]}"
 
 
 class Meter:
-    """Counts, and says "512/50000 images, 91.3/s"."""
+    """Counts, and says "512/50000 images, 91.3/s, 9 min 2 s left"; what was done before enters no rate."""
 
     def __init__(self, total: float | None, unit: str) -> None:
         self.done = 0.0
+        self._new = 0.0
         self._total = total
         self._unit = unit
         self._start = time.monotonic()
@@ -150,22 +185,31 @@ class Meter:
     def add(self, amount: float) -> None:
         """`amount` more units are done."""
         self.done += amount
+        self._new += amount
+
+    def resume(self, amount: float) -> None:
+        """`amount` units were done before; until something is new, the clock has not begun."""
+        self.done += amount
+        if self._new == 0:
+            self._start = time.monotonic()
 
     def state(self) -> str:
-        """Count and rate."""
-        rate = self.done / max(time.monotonic() - self._start, 1e-9)
-        if self._unit == "bytes":
-            total = "" if self._total is None else f"/{human_bytes(self._total)}"
-            return f"{human_bytes(self.done)}{total}, {human_bytes(rate)}/s"
-        total = "" if self._total is None else f"/{self._total:.0f}"
-        return f"{self.done:.0f}{total} {self._unit}, {rate:.1f}/s"
-
-    def left(self) -> str:
-        """Time left, where it can be told."""
-        if self._total is None or not 0 < self.done < self._total:
-            return ""
-        seconds = (time.monotonic() - self._start) * (self._total - self.done) / self.done
-        return f", {human_seconds(seconds)} left"
+        """Count, rate, and time left, as far as they can be told."""
+        as_text = human_bytes if self._unit == "B" else "{:.0f}".format
+        total = "" if self._total is None else f"/{as_text(self._total)}"
+        counted = f"{as_text(self.done)}{total}" + ("" if self._unit == "B" else f" {self._unit}")
+        seconds = time.monotonic() - self._start
+        if self._new == 0 or seconds <= 0:
+            return counted
+        rate = self._new / seconds
+        speed = (
+            f"{human_bytes(rate)}/s"
+            if self._unit == "B"
+            else f"{rate:.{0 if rate >= 1000 else 1 if rate >= 1 else 3}f}/s"
+        )
+        is_open = self._total is not None and self.done < self._total
+        left = f", {human_seconds((self._total - self.done) / rate)} left" if is_open and self._total else ""
+        return f"{counted}, {speed}{left}"
 
 
 def human_bytes(size: float) -> str:

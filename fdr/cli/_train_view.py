@@ -38,16 +38,17 @@ class _Pace:
         self.steps, self.step = steps, done
         self._first, self._began = done, time.monotonic()
 
-    def left(self) -> str:
-        """ "3 min 2 s left"."""
-        if self.step == self._first:
-            return "..."
+    def words(self) -> str:
+        """ "step 500/62500, 3 h 2 min left"; what an earlier call has done enters no estimate."""
+        counted = f"step {self.step}/{self.steps}"
+        if self.step in (self._first, self.steps):
+            return counted
         seconds = (time.monotonic() - self._began) * (self.steps - self.step) / (self.step - self._first)
-        return f"{human_seconds(seconds)} left"
+        return f"{counted}, {human_seconds(seconds)} left"
 
 
 class PlainView(PlainProgress):
-    """Whole lines: the first record, one every 30 s, the last."""
+    """Whole lines: the first record, one every 30 s, the last; where no step was logged since, how far the run is."""
 
     def __init__(self) -> None:
         self._pace = _Pace(0, 0)
@@ -58,23 +59,31 @@ class PlainView(PlainProgress):
     @contextmanager
     def running(self, steps: int, done: int) -> Iterator[None]:
         self._pace = _Pace(steps, done)
+        self._next = time.monotonic() + PLAIN_INTERVAL
         yield
-        self._print()
+        if self._record is not self._printed:
+            self._print()
 
     def reached(self, step: int) -> None:
         self._pace.step = step
+        if time.monotonic() >= self._next:
+            self._print()
+            self._next = time.monotonic() + PLAIN_INTERVAL
 
     def show(self, record: StepRecord) -> None:
-        self._record = record
-        if time.monotonic() >= self._next:
+        is_first, self._record = self._record is None, record
+        self._pace.step = max(self._pace.step, record.step)
+        if is_first:
             self._print()
 
     def _print(self) -> None:
-        if self._record is None or self._record is self._printed:
+        record = self._record
+        if record is None or record is self._printed:
+            click.echo(self._pace.words(), err=True)
             return
-        self._printed, self._next = self._record, time.monotonic() + PLAIN_INTERVAL
-        fds = ", ".join(_fd_words(self._record, name) for name in self._record.fd)
-        click.echo(f"step {self._record.step}/{self._pace.steps}: {fds}; {_machine(self._record)}", err=True)
+        self._printed = record
+        fds = ", ".join(_fd_words(record, name) for name in record.fd)
+        click.echo(f"{self._pace.words()}: {fds}; {_machine(record)}", err=True)
 
 
 class LiveView(RichProgress):
@@ -105,8 +114,7 @@ class LiveView(RichProgress):
 
     def _draw(self) -> None:
         if self._table is not None:
-            line = f"step {self._pace.step}/{self._pace.steps}, {self._pace.left()}"
-            self._table.show(self._rows, [line, self._machine])
+            self._table.show(self._rows, [self._pace.words(), self._machine])
 
 
 def _row(record: StepRecord, first: StepRecord, name: str) -> tuple[str, ...]:

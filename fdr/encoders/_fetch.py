@@ -92,7 +92,7 @@ def _transfer(url: str, part: Path, start: int, title: str, progress: Progress) 
         done = start if resumed else 0
         total = None if length is None else done + int(length)
         with progress.task(f"fetching {title}", total, unit="B") as task, open(part, "ab" if resumed else "wb") as out:
-            task.advance(done)
+            task.resume(done)
             done += _copy(response, out, task)
     return done == total if total is not None else True
 
@@ -180,7 +180,7 @@ def _hub_bar(progress: Progress) -> Any:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self._shown: Any = progress.task(kwargs.get("desc") or "fetching", kwargs.get("total"), unit="B")
             self._task = self._shown.__enter__()
-            self._task.advance(kwargs.get("initial") or 0)
+            self._task.resume(kwargs.get("initial") or 0)
             super().__init__(*args, **{**kwargs, "disable": True})
 
         def update(self, n: float | None = 1) -> bool | None:

@@ -21,7 +21,7 @@ from fdr._temporary import beside
 from fdr.errors import InputError
 from fdr.files import atomic_path, check_writable, sync_folder, write_atomically, write_error
 from fdr.generators.source import GeneratorSource
-from fdr.group import SOLO, Group, on_main, part_of
+from fdr.group import SOLO, Group, SharedTask, on_main, part_of
 from fdr.images.pool import ordered_map
 from fdr.progress import Progress, SilentProgress
 from fdr.runtime import available_cpus
@@ -182,22 +182,15 @@ def write_samples(samples: SampleSet, progress: Progress | None = None, group: G
     if on_main(group, samples.is_finished):
         return False
     missing = on_main(group, samples.begin)
-    total, count = len(samples.source), group.counter()
+    total = len(samples.source)
     with (progress or SilentProgress()).task(f"Sampling {samples.source.name}", total) as task:
-        shown = total - sum(stop - start for start, stop in missing)
-        task.advance(shown)
-
-        def advance(amount: int = 0) -> None:
-            nonlocal shown
-            done = total - sum(stop - start for start, stop in missing) + count(amount)
-            task.advance(done - shown)
-            shown = done
-
+        task.resume(total - sum(stop - start for start, stop in missing))
+        shared = SharedTask(task, group)
         for start, stop in part_of(group, missing):
-            _write_part(samples, start, stop, advance)
+            _write_part(samples, start, stop, shared.advance)
             group.check_peers()
-        group.gather(None, while_waiting=advance)
-        advance()
+        group.gather(None, while_waiting=shared.advance)
+        shared.advance()
     on_main(group, samples.publish)
     return True
 

@@ -64,7 +64,7 @@ def gather(latents: Latents, rows: np.ndarray, drawn: DrawnLatents, progress: Pr
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "r+b" if done else "wb") as file, progress.task(title, len(shards), "shards") as task:
-            task.advance(done)
+            task.resume(done)
             for number, picked in enumerate(_picked(latents, rows, shards[done:]), done + 1):
                 for query, latent in picked:
                     file.seek(query * latent.nbytes)

@@ -53,7 +53,7 @@ def search_block(
     shapes = Nearest.shapes(len(numbers), setting.top_k)
     found = state.finished(shapes) if len(numbers) else Nearest.nobody(0, setting.top_k)._asdict()
     if found is not None:
-        task.advance(setting.references.num_rows)
+        task.resume(setting.references.num_rows)
         return Nearest(**found), numbers
     block = QueryBlock(setting, span, numbers, largest)
     result = _Search(setting, block, state).run(task)
@@ -79,7 +79,7 @@ class _Search:
 
     def run(self, task: ProgressTask) -> Nearest:
         """All steps; `task` advances by the rows of the references."""
-        task.advance(sum(stop - start for start, stop in self.spans[: self.shards_done]))
+        task.resume(sum(stop - start for start, stop in self.spans[: self.shards_done]))
         if self.shards_done < len(self.spans):
             self._sweep(task)
         self._rank_again()
@@ -96,11 +96,15 @@ class _Search:
         queries = self.block.points(sweeper, np.arange(len(self.block.rows)))
         scratch = sweeper.scratch(self.setting.references.dim)
         for rows, latents in self._shards(self.spans[self.shards_done :]):
+            start, stop = self.spans[self.shards_done]
+            left = float(stop - start)
             for products in sweeper.products(queries, rows, latents, scratch):
                 self._offer(products)
-            span = self.spans[self.shards_done]
+                part = len(products.rows) * (products.part.stop - products.part.start) / len(self.block.rows)
+                task.advance(min(part, left))
+                left -= min(part, left)
             self.shards_done += 1
-            task.advance(span[1] - span[0])
+            task.advance(left)
             self._keep()
 
     def _offer(self, products: Products) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,7 +52,8 @@ def start(folder: Path, *more: object) -> list[object]:
 def test_a_run_from_start_to_end(call: Call, tmp_path: Path) -> None:
     code, out, err = call(*start(tmp_path), "--monitor", "py:train_worlds:other", "-o", "run")
     assert (code, out) == (0, "finished 12 steps; next: fdr eval --gen run\n"), err
-    assert "step 2/12: py:train_worlds:tiny " in err and "watched py:train_worlds:other" in err
+    assert re.search(r"^step 2/12, \d+ s left: py:train_worlds:tiny ", err, re.MULTILINE)
+    assert "watched py:train_worlds:other" in err
     assert "images/s" in err and "solver" in err and "step 12/12: " in err
     for again in ([*start(tmp_path), "--monitor", "py:train_worlds:other", "-o", "run"], ["train", "--resume", "run"]):
         assert call(*again) == (0, "run has finished already, at step 12; nothing to do.\n", "")
@@ -166,8 +168,21 @@ class TestView:
             view.show(replace(RECORD, lr=0.01))
             view.show(replace(RECORD, step=4))
         first, last = capsys.readouterr().err.splitlines()
-        assert first == "step 3/100: a 1 (FDr 0.5), watched w 2; lr 0.01, 9.0 images/s, solver 100%"
-        assert last.startswith("step 4/100")
+        assert first == "step 3/100, 0 s left: a 1 (FDr 0.5), watched w 2; lr 0.01, 9.0 images/s, solver 100%"
+        assert last.startswith("step 4/100, 0 s left: a 1")
+
+    def test_a_line_every_30_s_where_no_step_is_logged(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """50 steps of an earlier call took no time here: 10 steps in 40 s leave 160 s for the last 40."""
+        clock = [0.0]
+        monkeypatch.setattr("time.monotonic", lambda: clock[0])
+        view = PlainView()
+        with view.running(100, 50):
+            for step in range(51, 61):
+                clock[0] += 4.0
+                view.reached(step)
+            assert capsys.readouterr().err == "step 58/100, 2 min 48 s left\n"
 
     def test_live_table(self, capsys: pytest.CaptureFixture[str]) -> None:
         view = LiveView()

@@ -1,0 +1,149 @@
+"""How far a long command is: per batch, with rate and time left, in 80 columns; what was done before counts once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from worlds import TinyEncoder, images, npz
+
+import fdr
+from fdr.cli import _render
+from fdr.cli._render import PlainProgress, RichProgress, shortened
+from fdr.extraction import Extraction, ExtractionOptions
+
+LONG = "a_very_long_name_of_a_folder_with_samples_of_the_newest_run.npz: inception, dinov2, clip, siglip"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which stands still until a test moves it."""
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    return now
+
+
+def test_a_line_every_30_s_with_rate_and_time_left(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with PlainProgress().task("a.npz: random", 1000) as task:
+        task.resume(400)
+        for _ in range(10):
+            clock[0] += 7.0
+            task.advance(20)
+    assert capsys.readouterr().err.splitlines() == [
+        "a.npz: random: 500/1000 images, 2.9/s, 2 min 55 s left",  # 100 new ones in 35 s; 500 are left
+        "a.npz: random: 600/1000 images, 2.9/s, 2 min 20 s left",
+    ]
+
+
+def test_what_was_done_before_has_no_rate(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with PlainProgress().task("a.npz: random", 1000) as task:
+        clock[0] += 25.0
+        task.resume(1000)
+    assert capsys.readouterr().err == "a.npz: random: 1000/1000 images\n"
+
+
+def test_the_clock_begins_after_what_was_done_before(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with PlainProgress().task("a.npz: random", 30) as task:
+        clock[0] += 25.0
+        task.resume(10)
+        clock[0] += 2.0
+        task.advance(20)
+    assert capsys.readouterr().err == "a.npz: random: 30/30 images, 10.0/s\n"
+
+
+def test_bytes_are_written_as_bytes(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with PlainProgress().task("fetching inception", 95e6, unit="B") as task:
+        task.resume(5e6)
+        clock[0] += 30.0
+        task.advance(30e6)
+        task.advance(60e6)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "fetching inception: 35.0 MB/95.0 MB, 1.0 MB/s, 1 min 0 s left"
+    assert last == "fetching inception: 95.0 MB/95.0 MB, 3.0 MB/s"
+
+
+@pytest.mark.parametrize("total", [50_000, 128_116_700, None])
+def test_lines_fit_80_columns(total: int | None, clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with PlainProgress().task(LONG, total) as task:
+        clock[0] += 3000.0
+        task.advance(12_345)
+    line = capsys.readouterr().err.rstrip("\n")
+    assert len(line) < 80 and line.startswith("a_very") and "siglip: 12345" in line
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_bars_fit_the_terminal(
+    columns: int, clock: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with RichProgress().task(LONG, 50_000) as task:
+        clock[0] += 100.0
+        task.advance(12_345)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err).replace("\r", "\n")
+    assert max(map(len, shown.splitlines())) <= columns
+    assert "12345/50000 images, 123.5/s, 5 min 5 s left" in shown
+
+
+@pytest.mark.parametrize(("width", "text"), [(20, "abcdefghijklmnop"), (13, "abcde...lmnop"), (3, "abcde...mnop")])
+def test_titles_are_cut_in_the_middle(width: int, text: str) -> None:
+    assert shortened("abcdefghijklmnop", width) == text
+
+
+class Recorded:
+    """A `Progress` that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.new: list[float] = []
+        self.old: list[float] = []
+
+    @contextmanager
+    def task(self, title: str, total: float | None, unit: str = "images") -> Iterator[Recorded]:
+        yield self
+
+    def advance(self, amount: float = 1) -> None:
+        self.new += [amount] if amount else []
+
+    def resume(self, amount: float) -> None:
+        self.old += [amount] if amount else []
+
+
+@pytest.fixture
+def every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fdr.group.EXCHANGE_INTERVAL", 0.0)
+    monkeypatch.setattr("fdr.extraction.SHARD_SIZE", 16)
+
+
+def test_a_pass_moves_with_every_batch(every_batch: None, tmp_path: Path) -> None:
+    """A killed run leaves two of three shards; the next one finds those 32 images and computes 8."""
+    samples = fdr.open_images(npz(tmp_path / "a.npz", images(40)))
+
+    def of(progress: Recorded) -> Extraction:
+        return Extraction(samples, [TinyEncoder()], None, ExtractionOptions(tmp_path / "c", 4, 0, progress))
+
+    first, second, third = Recorded(), Recorded(), Recorded()
+    blocks = iter(of(first))
+    next(blocks)
+    assert (first.new, first.old) == ([4, 4, 4, 4], [])
+    next(blocks)
+    del blocks
+    list(of(second))
+    assert (second.new, second.old) == ([4, 4], [16, 16])
+    list(of(third))
+    assert (third.new, third.old) == ([], [16, 16, 8])
+
+
+def test_a_command_shows_it(
+    every_batch: None, fdr_command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_render, "PLAIN_INTERVAL", 0.0)
+    npz(tmp_path / "a.npz", images(40, side=32))
+    command = ["stats", "a.npz", "--reps", "random", "--batch-size", 8, "-o"]
+    lines = fdr_command(*command, "out").err.splitlines()
+    shown = [line for line in lines if line.startswith("a.npz: random: ")]
+    assert len(shown) >= 5 and re.search(r": 8/40 images, [\d.]+/s, \d+ s left$", "\n".join(shown), re.MULTILINE)
+    assert fdr_command(*command, "again", "-q").err == ""
