@@ -10,8 +10,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +19,10 @@ import numpy as np
 from fdr import _atomic
 from fdr._shards import BadRow
 from fdr._sums import Sums
+from fdr.files import DAMAGE
 
 SCHEMA = "fdr-sums/1"
 _NAME = re.compile(r"sums-[A-Za-z0-9_.-]+\.fdr")
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, TypeError)
 
 Span = tuple[int, int]
 
@@ -77,7 +75,7 @@ class RunningSums:
             found = cls({output: Sums(None) for output in states}, spans, bad)
             for output, state in states.items():
                 found.sums[output].absorb(state)
-        except _DAMAGE:
+        except DAMAGE:
             return None
         return found
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fdr._stored import item_size, read_dataset, read_tensor, write_dataset
+from fdr.hdf5 import dataset_of
 from fdr.images.facts import as_facts
 from fdr.runtime import available_cpus
 
@@ -258,7 +259,7 @@ def open_shard(data: bytes) -> h5py.File:
 def decode_shard(data: bytes, record: ShardRecord, outputs: Iterable[str]) -> Shard:
     """The checked bytes of a shard as arrays, with the features of `outputs`."""
     with open_shard(data) as file:
-        features = {name: read_dataset(file[f"features/{name}"]) for name in outputs}
+        features = {name: read_dataset(dataset_of(file, f"features/{name}")) for name in outputs}
         images = as_facts(file["images"][:]) if "images" in file else None
         return Shard(file["rows"][:], from_utf8(file["ids"][:]), features, record.bad, images)
 
@@ -266,7 +267,7 @@ def decode_shard(data: bytes, record: ShardRecord, outputs: Iterable[str]) -> Sh
 def decode_tensor(data: bytes, output: str) -> tuple[np.ndarray, Tensor]:
     """Rows [n] and features [n, D] of the checked bytes of a shard, the features in the dtype they are stored in."""
     with open_shard(data) as file:
-        return file["rows"][:], read_tensor(file[f"features/{output}"])
+        return file["rows"][:], read_tensor(dataset_of(file, f"features/{output}"))
 
 
 def load_ahead(folder: Path, records: Iterable[ShardRecord]) -> Iterator[tuple[ShardRecord, bytes | DamagedShardError]]:

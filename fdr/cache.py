@@ -44,6 +44,7 @@ from fdr._shards import (
 from fdr._stored import read_into
 from fdr._temporary import sweep_temporaries
 from fdr.errors import FdrWarning, RunError
+from fdr.hdf5 import dataset_of
 from fdr.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
@@ -271,7 +272,7 @@ class FeatureCache:
             with open_shard(data) as file:
                 for name, array in out.items():
                     if n:
-                        read_into(file[f"features/{name}"], array[at : at + n], slice(skip, skip + n))
+                        read_into(dataset_of(file, f"features/{name}"), array[at : at + n], slice(skip, skip + n))
             at += n
         return out
 

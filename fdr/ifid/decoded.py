@@ -18,7 +18,7 @@ from fdr.ifid.interpolation import interpolate
 from fdr.ifid.latents import LatentReader, Latents
 from fdr.ifid.options import IfidOptions
 from fdr.images import ImageOptions
-from fdr.images.base import Selected
+from fdr.images.ids import Selected
 from fdr.images.made import MadeSource
 
 Take = Callable[[int, int], Tensor]

@@ -18,10 +18,11 @@ from typing import IO
 import numpy as np
 
 from fdr.errors import FdrWarning, InputError, RunError, unknown
-from fdr.images.base import ImageOptions, ImageSource, JoinedIds, Loader, RowIds
+from fdr.images.base import ImageOptions, ImageSource, Loader
 from fdr.images.decode import Picture
 from fdr.images.digests import container_digest
 from fdr.images.files import Place
+from fdr.images.ids import JoinedIds, RowIds
 from fdr.images.labels import Labels, array_labels, may_be_labels
 from fdr.images.values import array_picture
 

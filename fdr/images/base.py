@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
 import hashlib
-import itertools
 import json
-import operator
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -15,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +22,7 @@ from fdr.images.decode import ALPHA, MAX_PIXELS, Picture, UnreadableImage, quiet
 from fdr.images.digests import container_digest, file_stamp
 from fdr.images.facts import FACTS, FORMATS, facts_of
 from fdr.images.files import left_out_text, lost_images
+from fdr.images.ids import EndlessIds, Selected
 from fdr.images.labels import Labels
 from fdr.images.pool import ordered_map
 from fdr.images.resize import CROPS, crop_function
@@ -38,7 +36,6 @@ MAX_WORKERS = 16
 
 Loader = Callable[[], Picture]
 """Reads and decodes one image, in any thread; raises `UnreadableImage` for a bad one."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -351,68 +348,3 @@ def select(total: int, options: ImageOptions, name: str) -> np.ndarray:
         raise InputError(f"{name} has {found}, but {options.count} were asked for (count).")
     keys = np.random.PCG64(options.seed).random_raw(total)
     return np.sort(np.argsort(keys, kind="stable")[: options.count])
-
-
-class Selected(Sequence[T]):
-    """The items of `items` at the positions `rows`, not copied."""
-
-    def __init__(self, items: Sequence[T], rows: np.ndarray) -> None:
-        self._items, self._rows = items, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[T]: ...
-    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
-        if isinstance(index, slice):
-            return Selected(self._items, self._rows[index])
-        return self._items[int(self._rows[operator.index(index)])]
-
-
-class RowIds(Sequence[str]):
-    """ "arr_0[0]", "arr_0[1]", ...: the ids of the rows of one array."""
-
-    def __init__(self, prefix: str, total: int) -> None:
-        self._prefix, self._total = prefix, total
-
-    def __len__(self) -> int:
-        return self._total
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self._total))]
-        return f"{self._prefix}[{range(self._total)[index]}]"
-
-
-class JoinedIds(Sequence[str]):
-    """The ids of several parts, one after the other."""
-
-    def __init__(self, parts: Sequence[Sequence[str]]) -> None:
-        self._parts = parts
-        self._ends = list(itertools.accumulate(map(len, parts)))
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        at = range(len(self))[index]
-        number = bisect.bisect_right(self._ends, at)
-        return self._parts[number][at - self._ends[number]]
-
-
-class EndlessIds(Sequence[str]):
-    """ "item[0]", "item[1]", ...: the ids of an iterable whose length nobody knows."""
-
-    def __len__(self) -> int:
-        raise TypeError("the number of images is not known")
-
-    def __iter__(self) -> Iterator[str]:
-        raise TypeError("the number of images is not known")
-
-    def __getitem__(self, index: Any) -> Any:
-        return f"item[{operator.index(index)}]"

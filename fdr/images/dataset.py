@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from fdr.errors import InputError, as_utf8
-from fdr.images.base import ImageOptions, ImageSource, Loader, RowIds
+from fdr.images.base import ImageOptions, ImageSource, Loader
 from fdr.images.decode import Picture, UnreadableImage
+from fdr.images.ids import RowIds
 from fdr.images.labels import Labels
 from fdr.images.values import image_of, picture_of
 

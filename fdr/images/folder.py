@@ -23,7 +23,7 @@ def open_folder(place: Place, options: ImageOptions) -> ImageSource:
     path = place.path
     names = sorted(_walk(path))
     images, left_out = sorted_out(names)
-    shards = [name for name in names if name.endswith(".npz")]
+    shards = [name for name in names if name.endswith(".npz") and not f"/{name}".count("/.")]
     if not images and shards:
         from fdr.images.npz import open_npz
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fdr.errors import InputError
-from fdr.images.base import EndlessIds, ImageOptions, ImageSource, Loader, RowIds
+from fdr.images.base import ImageOptions, ImageSource, Loader
+from fdr.images.ids import EndlessIds, RowIds
 from fdr.images.values import image_of, is_array, picture_of
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.images.base import ImageOptions, ImageSource, Loader, RowIds
+from fdr.images.base import ImageOptions, ImageSource, Loader
 from fdr.images.decode import Picture
+from fdr.images.ids import RowIds
 from fdr.images.values import CHANNELS, array_picture, is_tensor, to_numpy
 
 

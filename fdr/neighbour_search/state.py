@@ -6,15 +6,13 @@ import contextlib
 import hashlib
 import json
 import time
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fdr.files import atomic_path
+from fdr.files import DAMAGE, atomic_path
 
 FORMAT = "fdr-search/1"
 Shapes = Mapping[str, tuple[tuple[int, ...], type]]
@@ -91,16 +89,7 @@ class SearchState:
                 if str(saved["digest"]) != self._digest:
                     return None
                 arrays = {name: saved[name] for name in shapes}
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            EOFError,
-            zipfile.BadZipFile,
-            zlib.error,
-            NotImplementedError,
-        ):
+        except DAMAGE:
             return None
         fits = all(
             arrays[name].shape == shape and arrays[name].dtype == dtype for name, (shape, dtype) in shapes.items()
