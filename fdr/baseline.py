@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fdr._version import __version__
 from fdr.errors import InputError
-from fdr.files import missing_path, write_atomically
+from fdr.files import HEAD_BYTES, missing_path, stand_in_of, write_atomically
 from fdr.report import Report, decode_json, json_text, reports_from_dict, sets_by_name
 from fdr.report_checks import impossible
 from fdr.report_schema import RESULT, result_key, shown
@@ -72,7 +74,8 @@ def load_baseline(where: str) -> Baseline:
             "REV:PATH of one."
         ) from error
     except ValueError as error:
-        raise InputError(f"Baseline {where!r} is not JSON ({error}).") from error
+        stand_in = None if text.lstrip().startswith((b"{", b"[")) else stand_in_of(text[:HEAD_BYTES])
+        raise InputError(f"Baseline {where!r} {stand_in or f'is not JSON ({error})'}.") from error
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema == SCHEMA:
         return Baseline(where, _sets(data, where))
@@ -142,26 +145,42 @@ def read_at_revision(where: str) -> bytes:
     As in git, PATH starts at the top of the repository, or with ./ at the working folder.
     """
     revision, _, path = where.partition(":")
-    if not revision or not path or revision.startswith("-"):
+    if not revision or not path or revision.startswith("-") or path.startswith("//"):
         raise InputError(f"Baseline {where!r} is no file and not REV:PATH, such as origin/main:fdr.json.")
     inside = _git("rev-parse", "--git-dir", where=where)
+    if b"dubious ownership" in inside.stderr:
+        raise InputError(
+            f"Baseline {where!r}: git does not read this repository, because another user owns it; run "
+            f"{_last_line(inside.stderr)}."
+        )
     if inside.returncode:
         raise InputError(
             f"Baseline {where!r} is no file, and no git repository is here in which revision {revision!r} could be "
             f"looked up ({_last_line(inside.stderr)})."
         )
     if _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", where=where).returncode:
+        is_branch = re.fullmatch(r"[\w.-]+", revision) and revision != "HEAD"
+        remote = f", and another branch may need its remote's name (origin/{revision})" if is_branch else ""
         raise InputError(
             f"Baseline {where!r}: git knows no revision {revision!r} here; a shallow clone has only its own commit "
-            f"(fetch-depth: 0 in CI), and another branch may need its remote's name (origin/{revision})."
+            f"(fetch-depth: 0 in CI){remote}."
         )
     shown = _git("cat-file", "blob", where, where=where)
     if shown.returncode:
         raise InputError(
             f"Baseline {where!r}: revision {revision!r} has no file {path!r} (paths start at the top of the "
-            f"repository, or with ./ here): {_last_line(shown.stderr)}."
+            f"repository, or with ./ here){_near(revision, path, where)}"
         )
     return shown.stdout
+
+
+def _near(revision: str, path: str, where: str) -> str:
+    """The files of a revision that may be meant: of the same name in another folder, or of a name that is near."""
+    listed = _git("ls-tree", "-r", "-z", "--name-only", "--full-tree", revision, where=where)
+    names = listed.stdout.decode(errors="replace").split("\0")[:-1]
+    same = [name for name in names if PurePosixPath(name).name == PurePosixPath(path).name and name != path]
+    found = same[:3] or difflib.get_close_matches(path, names, cutoff=0.7)
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else "."
 
 
 def _git(*arguments: str, where: str) -> subprocess.CompletedProcess[bytes]:
@@ -175,4 +194,4 @@ def _git(*arguments: str, where: str) -> subprocess.CompletedProcess[bytes]:
 
 def _last_line(text: bytes) -> str:
     lines = text.decode(errors="replace").strip().splitlines()
-    return lines[-1].strip(". ") if lines else "git gave no reason"
+    return lines[-1].strip(". \t") if lines else "git gave no reason"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Iterator, Mapping
@@ -50,7 +51,9 @@ def write_job_files(verdict: Verdict, job: GitHubJob, report: Path | None) -> No
     if job.summary is not None:
         _append(job.summary, verdict_to_markdown(verdict))
     if job.output is not None:
-        outputs = {"result": verdict.result, **_value_outputs(verdict)}
+        numbers = _value_outputs(verdict)
+        outputs = {"result": verdict.result, **{name: repr(value) for name, value in numbers.items()}}
+        outputs["numbers"] = json.dumps(numbers)
         if report is not None:
             outputs["report"] = str(report)
         _append(job.output, "".join(_output(name, value) for name, value in outputs.items()))
@@ -64,12 +67,12 @@ def write_job_error(message: str, job: GitHubJob) -> None:
         _append(job.output, _output("result", "error"))
 
 
-def _value_outputs(verdict: Verdict) -> Mapping[str, str]:
+def _value_outputs(verdict: Verdict) -> Mapping[str, float]:
     """`fd_inception` for fd:inception; with several sample sets, the set's name comes before it."""
     values = list(values_of(verdict))
     several = len({name for name, _, _ in values}) > 1
     return {
-        re.sub(r"[^a-zA-Z0-9]+", "_", f"{name} {key}" if several else key).strip("_"): repr(value)
+        re.sub(r"[^a-zA-Z0-9]+", "_", f"{name} {key}" if several else key).strip("_"): value
         for name, key, value in values
     }
 

@@ -79,6 +79,11 @@ def test_a_baseline_at_a_git_revision(git: Git, tmp_path: Path) -> None:
 @pytest.mark.parametrize("where, sentence", [
     ("man:fdr.json", r"knows no revision 'man'.*fetch-depth: 0.*origin/man"),
     ("main:fdr2.json", r"revision 'main' has no file 'fdr2\.json'"),
+    ("main:text.json", r"has no file 'text\.json' .*; did you mean 'sub/text\.json'\?"),
+    ("main:sub/txt.json", r"has no file 'sub/txt\.json' .*; did you mean 'sub/text\.json'"),
+    ("HEAD~5:fdr.json", r"knows no revision 'HEAD~5' here; .* \(fetch-depth: 0 in CI\)\."),
+    ("main:sub/lfs.json", r"is a Git LFS pointer .*; run git lfs pull"),
+    ("https://example.org/fdr.json", "no file and not REV:PATH"),
     ("main:sub", r"revision 'main' has no file 'sub'"),
     ("--help:fdr.json", "no file and not REV:PATH"),
     (":fdr.json", "no file and not REV:PATH"),
@@ -90,9 +95,31 @@ def test_a_baseline_at_a_git_revision(git: Git, tmp_path: Path) -> None:
 def test_what_git_cannot_give_is_one_sentence(git: Git, tmp_path: Path, where: str, sentence: str) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "text.json").write_bytes(b"\xff\xfe not json")
+    (tmp_path / "sub" / "lfs.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     git("add", "."), git("commit", "-qm", "x")
     with pytest.raises(InputError, match=sentence):
         load_baseline(where)
+
+
+def test_a_shallow_clone_says_what_to_do(git: Git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in (3.0, 2.0):
+        save_baseline(baseline_of([report(row(value=value))], "x"), tmp_path / "fdr.json")
+        git("add", "."), git("commit", "-qm", "numbers")
+    git("clone", "-q", "--depth", "1", f"file://{tmp_path}", "shallow")
+    (tmp_path / "shallow" / "fdr.json").unlink()
+    monkeypatch.chdir(tmp_path / "shallow")
+    assert load_baseline("origin/main:fdr.json").sets["samples.npz"]["fd:inception"].value == 2.0
+    with pytest.raises(InputError, match=r"knows no revision 'HEAD~1' here; a shallow clone .*fetch-depth: 0"):
+        load_baseline("HEAD~1:fdr.json")
+
+
+def test_a_repository_of_another_user_says_what_to_do(
+    git: Git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container job, where the checkout belongs to another user."""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(InputError, match=r"another user owns it; run git config --global --add safe.directory"):
+        load_baseline("main:fdr.json")
 
 
 def test_outside_a_repository_and_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

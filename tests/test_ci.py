@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,66 @@ def run_action(runner: Mapping[str, str], **inputs: str) -> subprocess.Completed
     return bash(step["run"], {**runner, **{name: given[name] for name in step["env"]}})
 
 
+@pytest.fixture
+def seen(runner: dict[str, str], tmp_path: Path) -> Callable[..., list[str]]:
+    """The arguments that a fake `fdr` on a path with blanks gets from the action."""
+    temporary = tmp_path / "a runner's temp"
+    executable(temporary / "fdr" / "bin" / "fdr", 'printf "%s\\0" "$@" > arguments\n')
+
+    def run(**inputs: str) -> list[str]:
+        done = run_action({**runner, "RUNNER_TEMP": str(temporary)}, **inputs)
+        assert done.returncode == 0, done.stderr
+        return [text.replace(str(temporary), "TEMP") for text in Path("arguments").read_text().split("\0")[:-1]]
+
+    return run
+
+
+def test_an_input_that_is_not_set_is_no_argument(seen: Callable[..., list[str]]) -> None:
+    assert seen(report="r.json") == ["check", "--", "r.json"]
+    assert seen(report="\n  \n r.json \n\n", max="\n", args="  \n ", allow_missing="false") == ["check", "--", "r.json"]
+
+
+def test_every_input_reaches_fdr_whole(seen: Callable[..., list[str]]) -> None:
+    """With blanks, quotes, dollars, stars and a leading dash."""
+    nasty = 'a b\'s "$HOME" `x` *.npz'
+    found = seen(
+        report=f"{nasty}\n-dash.json", max="fd:inception=3.0\nfdr_k=4", min="is=2", baseline=f"origin/main:{nasty}",
+        tolerance="1%\nfd=2%", allow="n\nref", allow_missing="true", inconclusive="fail", junit="out dir/a b.xml",
+        markdown="a b.md", args="--openmetrics 'my metrics.txt' --json \"a b.json\"\n-q",
+    )  # fmt: skip
+    assert found == [
+        "check", "--max", "fd:inception=3.0", "--max", "fdr_k=4", "--min", "is=2", "--baseline", f"origin/main:{nasty}",
+        "--tolerance", "1%", "--tolerance", "fd=2%", "--allow", "n", "--allow", "ref", "--allow-missing",
+        "--inconclusive", "fail", "--junit", "out dir/a b.xml", "--markdown", "a b.md", "--openmetrics",
+        "my metrics.txt", "--json", "a b.json", "-q", "--", nasty, "-dash.json",
+    ]  # fmt: skip
+
+
+def test_samples_leave_a_report_each_time(seen: Callable[..., list[str]], tmp_path: Path) -> None:
+    first = seen(samples="a b.npz", gen="my run", ref="s t.npz", reps="random", metrics="fd")
+    assert first == [
+        "check", "--gen", "my run", "--report", "TEMP/fdr-report.json", "--ref", "s t.npz", "--reps", "random",
+        "--metrics", "fd", "--", "a b.npz",
+    ]  # fmt: skip
+    (tmp_path / "a runner's temp" / "fdr-report.json").touch()
+    assert "TEMP/fdr-report-2.json" in seen(samples="c.npz")
+
+
+def test_an_open_quote_is_one_sentence(runner: dict[str, str]) -> None:
+    done = run_action(runner, report="r.json", args="--junit 'a b.xml")
+    assert done.returncode == 2 and "::error title=fdr check::The input args has a quote" in done.stdout
+
+
+def test_the_action_has_the_outputs_that_the_page_names() -> None:
+    page = (ROOT / "docs" / "ci.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith("Its outputs are"))
+    outputs = re.findall(r"`(\w+)`", page[page.index(row) :].partition("\n\n")[0])
+    assert [name for name in outputs if name in ACTION["outputs"]] == list(ACTION["outputs"])
+    for entry in ACTION["outputs"].values():
+        assert entry["description"]
+        assert set(re.findall(r"steps\.(\w+)\.", entry["value"])) <= {"check"}
+
+
 def test_the_documented_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     write(Path("report.json"), report(row(value=2.9)))
@@ -174,7 +234,8 @@ def test_the_action_fails_on_a_report(runner: dict[str, str], tmp_path: Path) ->
     write(Path("r.json"), report(row(value=3.3)))
     done = run_action(runner, report="r.json", max="fd:inception=3.0")
     assert done.returncode == 1 and "::error" in done.stderr
-    assert "result=fail\n" in Path(runner["GITHUB_OUTPUT"]).read_text()
+    output = Path(runner["GITHUB_OUTPUT"]).read_text()
+    assert "result=fail\n" in output and 'numbers={"fd_inception": 3.3}\n' in output
     assert run_action(runner, report="r.json", max="fd:inception=4", tolerance="; touch hacked").returncode == 2
     assert run_action(runner, report="r.json", max="fd:inception=4\n$(touch hacked)").returncode == 2
     assert not Path("hacked").exists()

@@ -109,7 +109,7 @@ def test_a_job_gets_outputs_and_a_summary(tmp_path: Path) -> None:
     lines = (tmp_path / "out").read_text().splitlines()
     assert lines == [
         "before=1", "result=fail", "fd_inception=3.3", "fdr_inception=2.0", "fd_dinov2=9.0", "is_inception=200.0",
-        "report=r.json",
+        'numbers={"fd_inception": 3.3, "fdr_inception": 2.0, "fd_dinov2": 9.0, "is_inception": 200.0}', "report=r.json",
     ]  # fmt: skip
     assert (tmp_path / "summary").read_text() == verdict_to_markdown(verdict(samples="s"))
 
@@ -120,8 +120,9 @@ def test_outputs_of_several_sets_have_their_names_and_values_with_line_breaks_th
     write_job_files(judge(reports, GateOptions((parse_limit("fd=3", "max"),))), job, Path("x\nresult=pass"))
     lines = (tmp_path / "out").read_text().splitlines()
     assert lines[:3] == ["result=pass", "a_1_npz_fd_inception=1.0", "b_npz_fd_inception=2.0"]
-    name, end = lines[3].split("<<")
-    assert (name, lines[4:]) == ("report", ["x", "result=pass", end])
+    assert json.loads(lines[3].removeprefix("numbers=")) == {"a_1_npz_fd_inception": 1.0, "b_npz_fd_inception": 2.0}
+    name, end = lines[4].split("<<")
+    assert (name, lines[5:]) == ("report", ["x", "result=pass", end])
 
 
 def test_a_job_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

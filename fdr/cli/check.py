@@ -144,6 +144,8 @@ def command(
             raise click.UsageError("--tolerance and --allow go with --baseline.")
         if update_baseline and not options.limits and outputs.of_verdict:
             raise click.UsageError("--update-baseline without limits gives no verdict that could be written to a file.")
+        if baseline is not None and not update_baseline:
+            _refuse_itself(inputs, baseline)
         task = _Task(options, *_baseline(baseline, update_baseline, force))
         reports = _read_reports(inputs, measuring)
         if reports is None:
@@ -167,6 +169,13 @@ class _Task:
     """To write."""
     replaced: Baseline | None
     """What `target` holds, when that binds."""
+
+
+def _refuse_itself(inputs: Sequence[str], baseline: str) -> None:
+    """Nothing gets worse than itself, so a gate that compares a report with itself always passes."""
+    for item in inputs:
+        if Path(item).is_file() and Path(baseline).is_file() and Path(item).samefile(baseline):
+            raise InputError(f"{item!r} is both the report and the baseline, so every check would pass; name another.")
 
 
 def _baseline(

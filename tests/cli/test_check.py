@@ -148,6 +148,13 @@ def test_the_baseline_file_is_written_and_guarded(fdr_command, good: Path, bad: 
     assert "(was 1)" in fdr_command("check", write(tmp_path / "m.json", report(row(fields={"n": "5000"}))), *update).out
 
 
+def test_a_report_is_not_compared_with_itself(fdr_command, good: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.json").symlink_to(good)
+    for baseline in (good, "link.json", tmp_path / "." / good.name):
+        got = fdr_command("check", good, "--baseline", baseline)
+        assert got.code == 2 and "is both the report and the baseline, so every check would pass" in got.err
+
+
 def test_a_report_is_not_replaced_by_a_baseline(fdr_command, good: Path, main_report: Path) -> None:
     before = main_report.read_bytes()
     got = fdr_command("check", good, "--baseline", main_report, "--update-baseline")
