@@ -86,6 +86,59 @@ def write_npy(path: Path) -> None:
     np.save(path, features())
 
 
+def write_names(mean: str, covariance: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        np.savez(path, **dict(zip((mean, covariance), pair(), strict=True)))
+
+    return write
+
+
+def write_positional(path: Path) -> None:
+    np.savez(path, *pair())
+
+
+def write_score_sde(path: Path) -> None:
+    np.savez_compressed(path, pool_3=features(), logits=features(3))
+
+
+def write_nameless_features(path: Path) -> None:
+    np.savez(path, features())
+
+
+def write_dict(path: Path) -> None:
+    np.save(path, named(), allow_pickle=True)
+
+
+def write_tuple(path: Path) -> None:
+    path.write_bytes(pickle.dumps(pair()))
+
+
+def write_torch_tuple(path: Path) -> None:
+    import torch
+
+    torch.save(tuple(map(torch.from_numpy, pair())), path)
+
+
+def write_stylegan_features(path: Path) -> None:
+    path.write_bytes(pickle.dumps(stylegan(capture_all=True)))
+
+
+def stylegan(capture_all: bool = False) -> dict[str, Any]:
+    """The fields of StyleGAN3's `FeatureStats` after its `append` of these features in two batches."""
+    rows = features()
+    sums = rows.astype(np.float64)
+    return {
+        "capture_all": capture_all,
+        "capture_mean_cov": not capture_all,
+        "max_items": COUNT,
+        "num_items": COUNT,
+        "num_features": DIM,
+        "all_features": [rows[:30], rows[30:]] if capture_all else None,
+        "raw_mean": None if capture_all else sums.sum(axis=0),
+        "raw_cov": None if capture_all else sums.T @ sums,
+    }
+
+
 WRITERS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "pytorch-fid": (write_npz, ".npz", "npz"),
     "adm": (write_adm, ".npz", "adm"),
@@ -99,6 +152,17 @@ WRITERS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "kid": (write_kid, ".npz", "clean-fid-kid"),
     "x": (write_x, ".npz", "fd-evaluator"),
     "npy": (write_npy, ".npy", "npy"),
+    "m-s": (write_names("m", "s"), ".npz", "npz"),
+    "mean-cov": (write_names("mean", "cov"), ".npz", "npz"),
+    "Mu-Sigma": (write_names("Mu", "Sigma"), ".npz", "npz"),
+    "mu-cov": (write_names("mu", "cov"), ".npz", "npz"),
+    "positional": (write_positional, ".npz", "npz"),
+    "score-sde": (write_score_sde, ".npz", "fd-evaluator"),
+    "nameless": (write_nameless_features, ".npz", "fd-evaluator"),
+    "dict": (write_dict, ".npy", "pickle"),
+    "tuple": (write_tuple, ".pkl", "pickle"),
+    "torch-tuple": (write_torch_tuple, ".pt", "torch-fidelity"),
+    "stylegan-features": (write_stylegan_features, ".pkl", "stylegan"),
 }
 """Case -> how to write it, the suffix that its tool uses, the name that fdr gives the format."""
 

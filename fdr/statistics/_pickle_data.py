@@ -32,7 +32,7 @@ class _Dtype:
     """A dtype under construction: numpy.dtype(code) and then its byte order."""
 
     def __init__(self, code: Any) -> None:
-        if not isinstance(code, str) or not _NUMERIC.fullmatch(code):
+        if not isinstance(code, str) or not (_NUMERIC.fullmatch(code) or code in ("O8", "O4", "O")):
             raise _Refused(f"an array of dtype {str(code)[:20]!r}")
         self.dtype = np.dtype(code)
 
@@ -49,11 +49,16 @@ class _Array:
 
     def __init__(self) -> None:
         self.array: np.ndarray | None = None
+        self.content: list[Any] | None = None
+        """The one object of an array without axes, as `np.save` stores a dictionary."""
 
     def build(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
             raise _Refused("an unusual array")
         _, shape, dtype, is_fortran, data = state
+        if isinstance(dtype, _Dtype) and dtype.dtype.hasobject and shape == () and isinstance(data, list):
+            self.content = data  # of np.save(path, a_dict)
+            return
         self.array = _array(data, dtype, shape, "F" if is_fortran else "C")
 
 
@@ -69,7 +74,13 @@ class _Global:
 def _array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     data = _encode(data, "latin1") if isinstance(data, str) else data  # Python 2 wrote its byte strings as text
     sizes_fit = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and len(shape) <= 8
-    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray) or not sizes_fit or order not in "CF":
+    if (
+        not isinstance(dtype, _Dtype)
+        or dtype.dtype.hasobject
+        or not isinstance(data, bytes | bytearray)
+        or not sizes_fit
+        or order not in "CF"
+    ):
         raise _Refused("an array of Python objects")
     if math.prod(shape) * dtype.dtype.itemsize != len(data):
         raise _Refused(f"an array of shape {list(shape)} with {len(data)} bytes")
@@ -256,8 +267,8 @@ class _Bounded:
         return self._file.readline(1 << 16)
 
 
-def load_pickle(path: Path) -> Any:
-    """What a pickle holds: dicts, lists, tuples, text, numbers and NumPy arrays, and nothing else.
+def load_pickle(path: Path, offset: int = 0) -> Any:
+    """What the pickle from `offset` on holds: dicts, lists, tuples, text, numbers and NumPy arrays, and nothing else.
 
     Raises `InputError` naming the first thing in it that is none of these.
     """
@@ -265,6 +276,7 @@ def load_pickle(path: Path) -> Any:
     machine = _Machine(size)
     try:
         with open(path, "rb") as file:
+            file.seek(offset)
             bounded = _Bounded(file, size)
             for index, (opcode, arg, _) in enumerate(pickletools.genops(bounded)):  # type: ignore[arg-type]
                 if index > MAX_ITEMS:
@@ -282,15 +294,19 @@ def load_pickle(path: Path) -> Any:
 
 
 def _finished(value: Any) -> Any:
-    """`value` with its arrays in place, two levels of mappings deep."""
-    if isinstance(value, _Array):
-        return value.array
+    """`value` with its arrays in place, two levels deep."""
+    if isinstance(value, _Array) and value.content is not None and len(value.content) == 1:
+        value = value.content[0]
     if isinstance(value, dict):
         return {key: _leaf(item) for key, item in value.items()}
-    return value
+    return [_leaf(item) for item in value] if isinstance(value, list | tuple) else _array_or(value)
 
 
 def _leaf(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: item.array if isinstance(item, _Array) else item for key, item in value.items()}
+        return {key: _array_or(item) for key, item in value.items()}
+    return [_array_or(item) for item in value] if isinstance(value, list | tuple) else _array_or(value)
+
+
+def _array_or(value: Any) -> Any:
     return value.array if isinstance(value, _Array) else value

@@ -1,4 +1,4 @@
-"""Features in one .npy file, as CMMD keeps its reference embeddings."""
+"""Features in one .npy file, as CMMD keeps its reference embeddings, or a dictionary of mu and sigma."""
 
 from __future__ import annotations
 
@@ -13,6 +13,21 @@ from fdr.images.array_file import read_header
 from fdr.moments import Moments
 from fdr.statistics.base import Entry, StatisticsFile
 from fdr.statistics.features import check_features, stream_rows
+
+
+def open_npy(path: Path) -> StatisticsFile:
+    """Features, or the dictionary that `np.save` stores as an object, read without unpickling."""
+    try:
+        with open(path, "rb") as file:
+            shape, _, dtype = read_header(file)
+            start = file.tell()
+    except DAMAGE as error:
+        raise damaged(str(path), error) from None
+    if shape == () and np.dtype(dtype).hasobject:
+        from fdr.statistics.pickles import PickleStatistics
+
+        return PickleStatistics(path, start)
+    return NpyStatistics(path)
 
 
 class NpyStatistics(StatisticsFile):

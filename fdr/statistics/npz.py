@@ -3,10 +3,12 @@ and features of dgm-eval, clean-fid's KID and fd_evaluator. Members are read one
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +20,10 @@ from fdr.moments import Moments
 from fdr.statistics.base import INCEPTION, Entry, StatisticsFile, stored_encoders, stored_output
 from fdr.statistics.features import check_features, stream_rows
 
-FEATURE_KEYS = ("reps", "features", "feats", "X")
-"""dgm-eval; fd_evaluator; clean-fid's KID files; fd_evaluator."""
+FEATURE_KEYS = ("reps", "features", "feats", "X", "pool_3", "pool3", "activations", "acts", "embeddings", "feature")
+"""dgm-eval; fd_evaluator; clean-fid's KID files; fd_evaluator; score_sde; and what else people call them."""
+MEANS, COVARIANCES = ("mu", "mean", "m", "means"), ("sigma", "cov", "covariance", "s")
+"""What people call the two beside mu and sigma, in small letters or not; taken where the shapes are [D] and [D, D]."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,38 @@ class Header:
     dtype: np.dtype
     is_fortran: bool
 
+    @property
+    def is_table(self) -> bool:
+        """True for floats with two axes."""
+        return len(self.shape) == 2 and self.dtype.kind == "f"
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {list(self.shape)}"
+
 
 def pairs_in(names: Mapping[str, object]) -> list[Pair]:
     """The pairs that a file or a mapping holds; `ref_mu` only where there is no `mu`."""
     found = [pair for pair in PAIRS if pair.mu in names and pair.sigma in names]
+    if not any(pair.name in ("mu", "ref_mu") for pair in found):
+        found = [*_other_names(names), *found]
     return [pair for pair in found if pair.name != "ref_mu" or "mu" not in names]
+
+
+def _other_names(names: Mapping[str, object]) -> list[Pair]:
+    """The pair under other names than mu and sigma, or without any, as `np.savez(path, mu, sigma)` stores it."""
+    lowered = {key.lower(): key for key in names if isinstance(key, str)}
+    for mean, covariance in (*itertools.product(MEANS, COVARIANCES), ("arr_0", "arr_1")):
+        if mean in lowered and covariance in lowered:
+            shapes = [tuple(getattr(names[lowered[name]], "shape", ())) for name in (mean, covariance)]
+            if len(shapes[0]) == 1 and shapes[1] == shapes[0] * 2:
+                return [Pair(lowered[mean], lowered[covariance], "mu")]
+    return []
+
+
+def as_mapping(data: Any) -> Any:
+    """What a file holds, with the arrays of a list or tuple named as `np.savez` names them."""
+    are_arrays = isinstance(data, list | tuple) and len(data) > 0 and all(hasattr(item, "shape") for item in data)
+    return {f"arr_{i}": item for i, item in enumerate(data)} if are_arrays else data
 
 
 def format_of(names: Mapping[str, object]) -> str:
@@ -73,8 +104,18 @@ def format_of(names: Mapping[str, object]) -> str:
 
 
 def feature_key(headers: Mapping[str, Header]) -> str | None:
-    """The member that holds features: one of the known names that is no image array."""
-    return next((key for key in FEATURE_KEYS if key in headers and headers[key].dtype != np.uint8), None)
+    """The member that holds features: one of the known names that is no image array, or one array without a name."""
+    found = next((key for key in FEATURE_KEYS if key in headers and headers[key].dtype != np.uint8), None)
+    if found is not None:
+        return found
+    tables = {key.lower(): key for key, header in headers.items() if header.is_table}
+    return next((tables[key.lower()] for key in (*FEATURE_KEYS, "arr_0") if key.lower() in tables), None)
+
+
+def resembles_statistics(headers: Mapping[str, Header]) -> bool:
+    """True for arrays that can be no images and may be moments or features, whatever they are called."""
+    floats = [header for header in headers.values() if header.dtype.kind == "f" and header.shape]
+    return bool(floats) and all(len(header.shape) <= 2 for header in headers.values())
 
 
 class NpzStatistics(StatisticsFile):
@@ -96,8 +137,9 @@ class NpzStatistics(StatisticsFile):
         key = feature_key(headers)
         if key is None:
             raise InputError(
-                f"{str(path)!r} has no 'mu' and 'sigma' and no features ({', '.join(FEATURE_KEYS)}); "
-                f"it holds {listing(list(headers))}."
+                f"{str(path)!r} has no 'mu' and 'sigma' (nor {', '.join(MEANS[1:])} and {', '.join(COVARIANCES[1:])}) "
+                f"and no features ({', '.join(FEATURE_KEYS)}); it holds "
+                f"{listing([f'{name} {header}' for name, header in headers.items()])}: save mu [D] and sigma [D, D]."
             )
         self.format = {"reps": "dgm-eval", "feats": "clean-fid-kid"}.get(key, "fd-evaluator")
         header = headers[key]

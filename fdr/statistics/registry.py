@@ -12,7 +12,7 @@ from fdr.files import DAMAGE, stand_in_of
 from fdr.hdf5 import HDF5_MAGIC, open_h5
 from fdr.images.array_file import read_header
 from fdr.statistics.base import StatisticsFile
-from fdr.statistics.npz import NpzStatistics, feature_key, pairs_in, read_headers
+from fdr.statistics.npz import NpzStatistics, feature_key, pairs_in, read_headers, resembles_statistics
 
 EXPECTED = (
     "statistics are read from npz (mu and sigma, ADM, FD-loss, clean-fid, dgm-eval), EDM2 and FD-loss pickles, torch "
@@ -40,9 +40,9 @@ def open_statistics(path: str | os.PathLike[str]) -> StatisticsFile:
 
         return PickleStatistics(path)
     if kind == "npy":
-        from fdr.statistics.npy import NpyStatistics
+        from fdr.statistics.npy import open_npy
 
-        return NpyStatistics(path)
+        return open_npy(path)
     if kind == "h5":
         from fdr.statistics.hdf5 import Hdf5Statistics
 
@@ -59,11 +59,13 @@ def is_statistics_file(path: Path) -> bool:
         kind = _kind(path)
         if kind == "npz":
             headers = read_headers(path)
-            return bool(pairs_in(headers)) or ("arr_0" not in headers and feature_key(headers) is not None)
+            key = feature_key(headers)
+            has_features = key is not None and ("arr_0" not in headers or key == "arr_0")
+            return bool(pairs_in(headers)) or has_features or resembles_statistics(headers)
         if kind == "npy":
             with open(path, "rb") as file:
                 shape, _, dtype = read_header(file)
-            return len(shape) == 2 and dtype.kind == "f"
+            return (len(shape) == 2 and dtype.kind == "f") or (shape == () and dtype.hasobject)
         if kind == "h5":
             with open_h5(path) as file:
                 return "mu" in file

@@ -16,7 +16,7 @@ from fdr.files import utf8_path
 from fdr.moments import Moments, moments_from_arrays
 from fdr.statistics.base import Entry, StatisticsFile
 from fdr.statistics.features import check_features
-from fdr.statistics.npz import Pair, pairs_in
+from fdr.statistics.npz import Pair, as_mapping, pairs_in
 
 BLOCK_ROWS = 2048
 
@@ -28,7 +28,7 @@ class TorchStatistics(StatisticsFile):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        data = load_torch(path)
+        data = as_mapping(load_torch(path))
         self._pairs: dict[str, Pair] = {}
         self._features: dict[str, Any] = {}
         self._data: dict[Any, Any] = data if isinstance(data, dict) else {"features": data}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import subprocess
 import sys
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from statistics_worlds import COUNT, DIM, SPATIAL, WRITERS, features, named, pair, write
+from statistics_worlds import COUNT, DIM, SPATIAL, WRITERS, features, named, pair, stylegan, write
 from worlds import TinyEncoder
 
 from fdr.errors import InputError
+from fdr.evaluation import evaluate
 from fdr.moments import Moments
 from fdr.reference import find_reference, is_statistics, load_reference
 from fdr.statistics import open_statistics
@@ -37,6 +39,49 @@ def test_a_file_is_known_by_its_content_and_keeps_its_numbers(case: str, suffix:
     np.testing.assert_allclose(moments.mu, mu, rtol=0 if exact else 1e-12)
     np.testing.assert_allclose(moments.sigma, sigma, rtol=0 if exact else 1e-12)
     assert moments.count == entry.count == (None if exact and case != "edm2" else COUNT)
+
+
+def test_the_sums_of_stylegan_are_divided_as_there(tmp_path: Path) -> None:
+    (tmp_path / "s.pkl").write_bytes(pickle.dumps(stylegan()))
+    moments = open_statistics(tmp_path / "s.pkl").load("mu")
+    rows = features().astype(np.float64)
+    np.testing.assert_allclose(moments.mu, rows.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(moments.sigma, np.cov(rows, rowvar=False, ddof=0), rtol=1e-12)
+    assert (moments.count, moments.ddof) == (COUNT, 0)
+    for change in (
+        {"raw_mean": None},
+        {"num_items": 10**400},
+        {"num_items": 1},
+        {"raw_cov": np.eye(3)},
+        {"num_items": ""},
+    ):
+        (tmp_path / "bad.pkl").write_bytes(pickle.dumps(stylegan() | change))
+        with pytest.raises(InputError, match="is a FeatureStats of StyleGAN without moments"):
+            open_statistics(tmp_path / "bad.pkl")
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"average": np.zeros(3), "covar": np.eye(3)},
+        {"m": np.zeros(3), "s": np.ones(3)},  # standard deviations
+        {"real": np.zeros((5, 3), np.float32), "fake": np.zeros((5, 3), np.float32)},
+    ],
+)
+def test_unknown_names_are_a_sentence_about_statistics(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", **arrays)
+    first = next(iter(arrays))
+    with pytest.raises(
+        InputError, match=rf"no 'mu' and 'sigma' \(nor mean, m, .*; it holds {first} float.*: save mu \[D\]"
+    ):
+        evaluate(np.zeros((4, 8, 8, 3), np.uint8), tmp_path / "s.npz", TinyEncoder())
+
+
+def test_images_of_any_kind_are_no_statistics_whatever_they_are_called(tmp_path: Path) -> None:
+    images = np.zeros((4, 8, 8, 3), np.float32)
+    for arrays in ({"x": images}, {"arr_0": images, "arr_1": np.zeros(4)}, {"m": np.zeros((4, 8, 8), np.uint8)}):
+        np.savez(tmp_path / "i.npz", **arrays)
+        assert not is_statistics(tmp_path / "i.npz")
 
 
 def test_our_own_files_are_statistics_too(tmp_path: Path) -> None:
@@ -104,7 +149,10 @@ def test_images_are_no_statistics(tmp_path: Path) -> None:
 
 
 def test_only_torch_files_import_torch(tmp_path: Path) -> None:
-    paths = [str(write(case, tmp_path, f".{case}")) for case in WRITERS if "torch" not in case]
+    cases = [case for case in WRITERS if "torch" not in case]
+    for case in cases:
+        (tmp_path / case).mkdir()
+    paths = [str(write(case, tmp_path / case)) for case in cases]
     code = (
         "import sys, fdr.statistics as s\n"
         f"for path in {paths!r}: file = s.open_statistics(path); [file.load(e) for e in file.entries]\n"

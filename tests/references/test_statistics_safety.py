@@ -324,7 +324,10 @@ def test_other_arrays_are_said_to_be_other(tmp_path: Path) -> None:
         archive.writestr("a.png", b"")
     (tmp_path / "z.zip").write_bytes(buffer.getvalue())
     for name, sentence in (
-        ("a.npz", "no 'mu' and 'sigma' and no features .*; it holds arr_0"),
+        (
+            "a.npz",
+            r"no 'mu' and 'sigma' \(nor mean, m, means and cov.*\) and no features .*; it holds arr_0 uint8 \[2, 4",
+        ),
         ("one.npy", r"float64 \[3\]; expected features as floats \[N, D\]"),
         ("flat.npz", r"feats is float64 \[3\]"),
         ("z.zip", "is a zip archive without arrays"),
