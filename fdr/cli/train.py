@@ -115,13 +115,20 @@ _running = _options.stack(
     _options.cache_dir,
 )
 _records = _options.stack(
-    _option("log_every", "Steps between lines of log.jsonl.", metavar="N"),
-    _option("checkpoint_every", "Steps between checkpoints.", metavar="N"),
+    _option("log_every", "Steps between lines of log.jsonl; 0 logs no step.", metavar="N"),
+    _option("checkpoint_every", "Steps between checkpoints; 0 writes one at the end.", metavar="N"),
     _option("keep", "Newest checkpoints that stay.", metavar="N"),
-    click.option("--milestone-every", type=int, metavar="N", help="Checkpoints at multiples of N stay for good."),
-    _option("grid_every", "Steps between sample grids, of the same latents every time.", metavar="N"),
+    click.option(
+        "--milestone-every", type=int, metavar="N", help="Checkpoints at multiples of N stay for good; 0 keeps none."
+    ),
+    _option("grid_every", "Steps between sample grids, of the same latents every time; 0 draws none.", metavar="N"),
     _option("grid_size", "Images on a grid.", metavar="N"),
-    click.option("--eval-every", type=int, metavar="N", help="Evaluate as fdr eval does every N steps and at the end."),
+    click.option(
+        "--eval-every",
+        type=int,
+        metavar="N",
+        help="Evaluate as fdr eval does every N steps and at the end; 0 never does.",
+    ),
     _option("eval_count", "Images of an evaluation.", metavar="N"),
     _option("tensorboard", "Log to RUN/tensorboard as well."),
     click.option("--wandb", metavar="PROJECT", help="Log to a project of Weights & Biases as well."),

@@ -19,7 +19,7 @@ from fdr.encoders.libraries import first_line
 from fdr.encoders.torchscript_archive import load_archive
 from fdr.encoders.weights import file_digest
 from fdr.errors import FdrError, InputError, unknown
-from fdr.generators.base import Architecture
+from fdr.generators.base import Architecture, refuse_empty
 from fdr.generators.presets import PRESETS
 
 
@@ -157,4 +157,5 @@ def _made_by(factory: Callable[..., Any], architecture: Architecture) -> nn.Modu
             f"Architecture {architecture.target!r} made a {type(network).__name__}; expected an nn.Module that makes "
             "images of noise (and labels)."
         )
+    refuse_empty(network, f"The network of architecture {architecture.target!r}")
     return network

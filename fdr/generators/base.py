@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from fdr.encoders.identity import UNKNOWN, digest_state, module_digest
-from fdr.encoders.libraries import first_line
-from fdr.errors import InputError
+from fdr.errors import FdrError, InputError, RunError
+from fdr.failures import described, is_out_of_memory
+from fdr.generators.label_bounds import LabelBounds
 from fdr.generators.sampling import labels_of, noise_of
 from fdr.generators.weight_sets import TakenWeights
 
@@ -111,11 +113,39 @@ class Generator(nn.Module):
             raise InputError(f"{self.name} is class-conditional; give labels [B] of 0 to {self.spec.num_classes - 1}.")
         return self._images(self.network(noise, labels), len(noise))
 
+    def run(self, noise: Tensor, labels: Tensor | None, where: str) -> Tensor:
+        """Images as `forward` makes them, in the middle of a run: what is wrong with them is told with `where`.
+
+        Raises `RunError` for whatever the network raises, and for images that are none, or of another size than before.
+        """
+        try:
+            images = self(noise, labels)
+        except InputError as error:
+            raise RunError(f"In {where}: {error}") from error
+        except (FdrError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # a user's network may even end the program
+            if is_out_of_memory(error):
+                raise
+            raise RunError(
+                f"{self.name} failed in {where} ({described(error)}), after it had made images before; what was cached "
+                "or saved stays, and the same command goes on."
+            ) from error
+        size = (images.shape[2], images.shape[3])
+        if self.image_size not in (None, size):
+            raise RunError(
+                f"{self.name} made images of {_times(size)} in {where}, and of {_times(self.image_size)} before; all "
+                "its images must be of one size."
+            )
+        self.image_size = size
+        return images
+
     def _images(self, made: Any, count: int) -> Tensor:
-        if not isinstance(made, Tensor) or made.ndim != 4 or len(made) != count or made.shape[1] not in (1, 3):
-            shape = list(made.shape) if isinstance(made, Tensor) else type(made).__name__
+        is_batch = isinstance(made, Tensor) and made.ndim == 4 and len(made) == count and made.shape[1] in (1, 3)
+        if not is_batch or not made.is_floating_point():
             raise InputError(
-                f"{self.name} must make images [B, 3, H, W] or [B, 1, H, W]; of {count} samples it made {shape}."
+                f"{self.name} must make images [B, 3, H, W] or [B, 1, H, W], in one floating point tensor; of {count} "
+                f"samples it made {_words_of(made)}."
             )
         low, high = self.spec.value_range
         images = made.float() if (low, high) == (0.0, 1.0) else (made.float() - low) / (high - low)
@@ -138,24 +168,49 @@ class Generator(nn.Module):
         return digest.hexdigest()
 
     def check(self) -> None:
-        """Make a few images and raise `InputError` where they are none, not finite, or not of the declared range."""
-        device, indices = self.device, range(CHECKED_SAMPLES)
-        noise = noise_of(0, indices, self.noise_shape, device)
-        labels = None if self.num_classes is None else labels_of("random", 0, indices, self.num_classes, device)
+        """Make a few images and raise `InputError` where they are none, not finite, or not of the declared range.
+
+        The last label is among theirs, which a network of fewer classes cannot take.
+        """
+        refuse_empty(self.network, self.name)
+        labels = None
+        if self.num_classes is not None:
+            labels = labels_of("random", 0, range(CHECKED_SAMPLES), self.num_classes, self.device)
+            labels[-1] = self.num_classes - 1
         try:
-            with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-                images = self(noise, labels)
-        except (InputError, torch.OutOfMemoryError):
+            images = self._tried(labels)
+        except InputError:
             raise
-        except Exception as error:  # what a user's network raises is anything
-            takes = "noise" if labels is None else "noise and labels"
-            raise InputError(
-                f"{self.name} failed on {takes} of shape {list(noise.shape)} ({type(error).__name__}: "
-                f"{first_line(error)}); check the noise shape and the number of classes, and that it was saved for "
-                "batches of any length."
-            ) from error
+        except BaseException as error:  # what a user's network raises is anything
+            if is_out_of_memory(error) or isinstance(error, KeyboardInterrupt):
+                raise
+            raise self._unusable(error, labels) from error
         self._check_range(images)
         self.image_size = (images.shape[2], images.shape[3])
+
+    def _tried(self, labels: Tensor | None) -> Tensor:
+        """The images of a few samples."""
+        is_cuda = self.device.type == "cuda"
+        noise = noise_of(0, range(CHECKED_SAMPLES), self.noise_shape, self.device)
+        bounds = LabelBounds() if is_cuda and labels is not None else contextlib.nullcontext()
+        with torch.no_grad(), torch.random.fork_rng([self.device] if is_cuda else []), bounds:
+            return self(noise, labels)
+
+    def _unusable(self, error: BaseException, labels: Tensor | None) -> InputError:
+        """What a network that failed at the first try was given, and what to check."""
+        shape = [CHECKED_SAMPLES, *self.noise_shape]
+        if labels is not None and self.num_classes is not None and isinstance(error, Exception):
+            with contextlib.suppress(Exception):
+                self._tried(torch.zeros_like(labels))
+                return InputError(
+                    f"{self.name} takes label 0, but fails on labels up to {self.num_classes - 1} ({described(error)})"
+                    f": it holds fewer classes than --num-classes {self.num_classes}."
+                )
+        takes = "noise" if labels is None else "noise and labels"
+        return InputError(
+            f"{self.name} failed on {takes} of shape {shape} ({described(error)}); check the noise shape and the "
+            "number of classes, and that it was saved for batches of any length."
+        )
 
     def _check_range(self, images: Tensor) -> None:
         if not bool(images.isfinite().all()):
@@ -170,6 +225,32 @@ class Generator(nn.Module):
             f"{self.name} makes values from {least:.3g} to {most:.3g}, {outside:.0%} of them outside of its value "
             f"range {low:g}:{high:g}; {advice}."
         )
+
+
+def refuse_empty(network: nn.Module, name: str) -> None:
+    """Raise `InputError` for a network with tensors on the device meta, which have a shape and no values."""
+    tensors = itertools.chain(network.named_parameters(), network.named_buffers())
+    empty = [key for key, tensor in tensors if tensor.is_meta]
+    if empty:
+        more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
+        raise InputError(
+            f"{name} has tensors on the device meta, which hold no values ({empty[0]}{more}); make the network on the "
+            "CPU, or give it its values with to_empty and load_state_dict."
+        )
+
+
+def _words_of(made: Any) -> str:
+    """ "a dict with images [4, 3, 8, 8]" for what a network returned."""
+    if isinstance(made, Tensor):
+        return str(list(made.shape)) if made.is_floating_point() else f"{list(made.shape)} of {made.dtype}"
+    parts = made if isinstance(made, Mapping) else getattr(made, "__dict__", {})
+    parts = dict(enumerate(made)) if isinstance(made, list | tuple) else parts
+    held = [f"{key} {list(value.shape)}" for key, value in parts.items() if isinstance(value, Tensor)]
+    return f"a {type(made).__name__}{' with ' if held else ''}{', '.join(held[:3])}"
+
+
+def _times(size: tuple[int, int] | None) -> str:
+    return " x ".join(map(str, size or ()))
 
 
 def _is_whole(value: Any) -> bool:

@@ -85,7 +85,8 @@ class GeneratorSource(MadeSource):
             if is_cuda:
                 stack.enter_context(torch.cuda.device(device))
             torch.manual_seed(network_seed(self.seed, start))
-            return self.generator(noise, classes).clamp(0, 1).cpu().numpy()
+            images = self.generator.run(noise, classes, f"samples {start} to {stop - 1}")
+            return images.clamp(0, 1).cpu().numpy()
 
     def _content_digest(self) -> str | None:
         if self._code is None:

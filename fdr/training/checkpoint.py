@@ -64,5 +64,5 @@ def prune(run: Path, keep: int, milestone_every: int | None) -> None:
     """Remove all but the newest `keep` checkpoints and those at multiples of `milestone_every`."""
     found = list_checkpoints(run)
     for step in list(found)[:-keep]:
-        if milestone_every is None or step % milestone_every:
+        if not milestone_every or step % milestone_every:
             found[step].unlink(missing_ok=True)

@@ -57,8 +57,8 @@ def check_folder(run: Path, options: TrainOptions) -> None:
         difference = changed(read_options(run), options)
         if difference is not None:
             raise InputError(
-                f"Run {str(run)!r} cannot go on with these options: {difference}; leave that out, or name another "
-                "folder."
+                f"Run {str(run)!r} cannot go on with these options: {difference}; leave that out, or start a new run "
+                f"from the generator of this one, in another folder: fdr train --gen {run} -o NEW."
             )
     elif run.exists() and (not run.is_dir() or not all(map(_is_early, run.iterdir()))):
         raise InputError(f"{str(run)!r} exists and is no run of fdr train; name another folder with -o.")

@@ -24,6 +24,7 @@ from fdr.training.setup import Parts, build
 from fdr.training.snapshots import FILL_BATCH, Snapshots, evaluated
 from fdr.training.step import StepOutcome, Stepper, own_randomness
 from fdr.training.view import SilentView, View
+from fdr.training.watch import Watch, fingerprint
 from fdr.training.weight_ema import WeightEmas
 from fdr.training_ranks import tensor_ranks
 
@@ -92,7 +93,7 @@ class _Run:
         self.stepper = Stepper(options, parts.generator, parts.loss, parts.draws, self.ranks)
         half_lives = options.ema_kimg if self.is_main else ()
         self.emas = WeightEmas(parts.generator, half_lives, options.batch_size)
-        self.parting = Parting()
+        self.parting, self.watch = Parting(), Watch()
         self.snapshots = Snapshots(options, run, run_options, parts, self.stepper.images, group, view)
         self.step, self.taken, self.in_a_row = 0, 0, 0
         self.sinks: list[Sink] = []
@@ -116,6 +117,8 @@ class _Run:
         return TrainResult(self.run, self.step, self.options.steps, self.step - self.taken)
 
     def _begin(self) -> None:
+        self.stepper.check_gradient()
+        self.watch.beginning = fingerprint(self.stepper.parameters)
         if self.options.fill and self.options.population != "batch":
             self._fill()
         self.snapshots.reals()
@@ -126,7 +129,8 @@ class _Run:
         draws, count = self.parts.draws, self.options.fill
         advice = "lower --encoder-batch-size or --fill"
         with evaluated(self.parts.generator), memory_for("filling the populations", advice):
-            batches = (self.stepper.images(*d) for d in draws.batches("fill", count, FILL_BATCH, self.ranks))
+            drawn = draws.batches("fill", count, FILL_BATCH, self.ranks)
+            batches = (self.stepper.images(*d, "the filling of the populations") for d in drawn)
             self.parts.loss.fill(batches, count, progress=self.view)
 
     def _resume(self, last: int) -> None:
@@ -137,6 +141,7 @@ class _Run:
         self.emas.load(state["model_ema"]["shadows"])
         self.parts.loss.load_state_dict(state["loss"])
         self.parting.load_state_dict(state["parting"])
+        self.watch.load_state_dict(state["watch"])
 
     def _steps(self, should_stop: Callable[[], bool]) -> None:
         stops = False
@@ -156,6 +161,7 @@ class _Run:
 
     def _take_in(self, outcome: StepOutcome) -> None:
         """A step into the averages; one that was skipped into the log, and the end of the run after too many."""
+        self.watch.note(self.step, outcome.grad_norm, outcome.fault)
         if outcome.fault is None:
             self.taken, self.in_a_row = self.taken + 1, 0
             self.emas.update(self.taken)
@@ -187,23 +193,40 @@ class _Run:
         self._write("step", record.values())
         self.view.show(record)
         trained = {name: fd for name, fd in outcome.fd.items() if name not in watched}
-        for sentence in self.parting.look(self.step, trained, {name: outcome.fd[name] for name in watched}):
+        parted = self.parting.look(self.step, trained, {name: outcome.fd[name] for name in watched})
+        for sentence in (*parted, *self.watch.look(self.step, outcome.fd, list(trained), outcome.batch)):
+            self._warn(sentence)
+
+    def _warn(self, sentence: str) -> None:
+        if self.is_main:
             self._write("warning", {"step": self.step, "text": sentence})
-            warnings.warn(sentence, FdrWarning, stacklevel=2)
+            warnings.warn(sentence, FdrWarning, stacklevel=3)
+
+    def _judge(self) -> None:
+        """Say at its end whether a run was skipped for the most part; raise `RunError` when it has learned nothing."""
+        sentence = self.watch.losses(self.step, self.taken)
+        if sentence is not None:
+            self._warn(sentence)
+        verdict = self.watch.verdict(self.step, self.taken, self.stepper.parameters)
+        if verdict is not None:
+            self._write("warning", {"step": self.step, "text": f"Nothing was learned: {verdict}."})
+            raise RunError(f"Run {str(self.run)!r} has learned nothing: {verdict}.")
 
     def _between(self, stops: bool) -> None:
         """What is due after a step: the checkpoint last, so that a resumed run repeats what it does not know of."""
         options, is_last = self.run_options, self.step == self.options.steps
+        if is_last:
+            self._judge()
         if self._is_due(options.grid_every, self.step):
             self.snapshots.grid(self.step)
         if self._is_due(options.eval_every, self.step):
             values = self.snapshots.evaluate(self.step)
             self._write("evaluation", values)
-        if is_last or stops or self.step % options.checkpoint_every == 0:
+        if stops or self._is_due(options.checkpoint_every, self.step) or is_last:
             self._save()
 
     def _is_due(self, every: int | None, step: int) -> bool:
-        return every is not None and (step % every == 0 or step == self.options.steps)
+        return every is not None and every > 0 and (step % every == 0 or step == self.options.steps)
 
     def _save(self) -> None:
         """A checkpoint, and the generator as others load it."""
@@ -219,6 +242,7 @@ class _Run:
             "optimizer": self.stepper.optimizer.state_dict(),
             "loss": loss,
             "parting": self.parting.state_dict(),
+            "watch": self.watch.state_dict(),
         }
         save_generator(self.run, self.parts.generator, {ONLINE: model, **self.emas.shadows})
         save_checkpoint(self.run, self.step, state)  # after the generator, which a resumed run loads first

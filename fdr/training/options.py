@@ -118,7 +118,7 @@ class TrainOptions:
 class RunOptions:
     """Where a run is computed and what it leaves behind; may differ whenever it is resumed.
 
-    Device, ranks and `encoder_batch_size` change rounding only. `None` for an interval is never.
+    Device, ranks and `encoder_batch_size` change rounding only. 0 or None for an interval is never.
     """
 
     device: str | None = None
@@ -147,7 +147,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         for name in (item.name for item in fields(self)):
-            value, least = getattr(self, name), 2 if name == "eval_count" else 1
+            value, least = getattr(self, name), 2 if name == "eval_count" else 0 if name.endswith("_every") else 1
             is_count = name.endswith(("_every", "_size", "_count")) or name == "keep"
             if is_count and value is not None and value < least:
                 raise InputError(f"{flag(name)} must be at least {least}; got {value}.")

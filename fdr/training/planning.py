@@ -59,7 +59,9 @@ def _costs(options: TrainOptions, parts: Parts, group: Group) -> Iterator[str]:
     size = min(options.batch_size, MEASURED * group.size)
     trial = replace(options, batch_size=size, chunks=1)
     ranks = tensor_ranks(group, parts.device)
-    outcome = Stepper(trial, parts.generator, parts.loss, parts.draws, ranks).step(0, is_timed=True)
+    stepper = Stepper(trial, parts.generator, parts.loss, parts.draws, ranks)
+    stepper.check_gradient()
+    outcome = stepper.step(0, is_timed=True)
     parts.loss.discard()
     if outcome.fault is not None:
         yield f"warning: a step measured now would be skipped: {outcome.fault}"
@@ -99,11 +101,12 @@ def _files(options: TrainOptions, run_options: RunOptions, parts: Parts, run: Pa
     sets = 1 + len(options.ema_kimg)
     size = weights * (sets + 2) + _population_bytes(options, parts)
     kept = run_options.keep + (options.steps // run_options.milestone_every if run_options.milestone_every else 0)
-    yield f"files: {run / FOLDER}: {kept} checkpoints of {_bytes(size)}, every {run_options.checkpoint_every} steps"
+    every = f"every {run_options.checkpoint_every} steps" if run_options.checkpoint_every else "at the end"
+    yield f"files: {run / FOLDER}: {kept} checkpoints of {_bytes(size)}, {every}"
     yield f"files: {run}: the generator in {sets} sets of weights of {_bytes(weights)}, {folder.LOG_NAME}"
-    if run_options.grid_every is not None:
+    if run_options.grid_every:
         yield f"files: {run / GRIDS}: a grid of {run_options.grid_size} images every {run_options.grid_every} steps"
-    if run_options.eval_every is not None:
+    if run_options.eval_every:
         every = f"every {run_options.eval_every} steps"
         yield f"files: {run / EVALUATIONS}: a report on {run_options.eval_count} images {every}"
 

@@ -41,7 +41,7 @@ class Snapshots:
         run: Path,
         run_options: RunOptions,
         parts: Parts,
-        images_of: Callable[[Tensor, Tensor | None], Tensor],
+        images_of: Callable[[Tensor, Tensor | None, str], Tensor],
         group: Group,
         progress: Progress,
     ) -> None:
@@ -51,16 +51,16 @@ class Snapshots:
 
     def grid(self, step: int) -> None:
         """The images of the same latents as at every other step."""
-        if self._group.rank > 0 or self._run_options.grid_every is None:
+        if self._group.rank > 0 or not self._run_options.grid_every:
             return
         with evaluated(self._parts.generator), memory_for("the grid of samples", "lower --grid-size"):
             batches = self._parts.draws.batches("grid", self._run_options.grid_size, FILL_BATCH)
-            images = [as_bytes(self._images_of(*batch)) for batch in batches]
+            images = [as_bytes(self._images_of(*batch, f"the grid of step {step}")) for batch in batches]
         save_sheet(self._run / GRIDS / f"step-{step:08d}.png", np.concatenate(images))
 
     def reals(self) -> None:
         """As many reference images beside the grids, where the reference is images, or a file that has some."""
-        if self._group.rank > 0 or self._run_options.grid_every is None:
+        if self._group.rank > 0 or not self._run_options.grid_every:
             return
         images = first_images(self._options.reference, self._run_options.grid_size)
         if images is not None:

@@ -19,6 +19,7 @@ from fdr.loss import FDLoss, LossOutput
 from fdr.training.draws import Draws, stream_seed
 from fdr.training.options import TrainOptions
 from fdr.training.schedule import learning_rate
+from fdr.training.watch import BatchFacts, batch_facts
 
 _LESS_MEMORY = (
     "lower --encoder-batch-size, with which the run goes on, or start another run with more --chunks or a smaller "
@@ -39,7 +40,9 @@ class StepOutcome:
     """By encoder, trained on or watched."""
     fdr: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Empty unless the step was timed."""
+    """Empty unless the step was logged."""
+    batch: BatchFacts | None = None
+    """None unless the step was logged."""
 
 
 class Stopwatch:
@@ -100,6 +103,28 @@ class Stepper:
         )
         self._options, self._generator, self._loss = options, generator, loss
         self._draws, self._ranks = draws, ranks
+        self._batch: BatchFacts | None = None
+
+    def check_gradient(self) -> None:
+        """Raise `InputError` for images that depend on no parameter, before anything is spent on them."""
+        noise, labels = self._draws.of("train", 0, 2)
+        with own_randomness(self._draws.device):
+            if self.images(noise, labels, "a first try").requires_grad:
+                return
+            buffers = [(buffer, buffer.clone()) for buffer in self._generator.buffers()]
+            self._generator.train()  # some detach their images in eval mode alone
+            is_reached = self.images(noise, labels, "a first try").requires_grad
+            self._generator.eval()
+            for buffer, before in buffers:  # a normalisation in training mode has counted these images
+                buffer.copy_(before)
+        if not is_reached:
+            raise self._no_gradient()
+
+    def _no_gradient(self) -> InputError:
+        return InputError(
+            f"{self._generator.name} makes images without a gradient, so that it cannot be trained: its forward must "
+            "not detach them (torch.no_grad, .detach(), .data, NumPy)."
+        )
 
     def step(self, number: int, is_timed: bool) -> StepOutcome:
         """Step `number`, from 0."""
@@ -108,15 +133,16 @@ class Stepper:
         for settings in self.optimizer.param_groups:
             settings["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
+        self._batch = None
         try:
             with memory_for(
                 f"a training step of {options.batch_size} images in {options.chunks} chunk(s)", _LESS_MEMORY
             ):
-                out = self._differentiated(number, watch)
+                out = self._differentiated(number, watch, is_timed)
         except NonFiniteError as error:
             return StepOutcome(str(error), lr, math.nan, math.nan)
         norm = self._summed_gradient()
-        outcome = StepOutcome(None, lr, float(out.total.detach()), norm, out.fd, out.fdr)
+        outcome = StepOutcome(None, lr, float(out.total.detach()), norm, out.fd, out.fdr, batch=self._batch)
         if not all(map(math.isfinite, (norm, outcome.loss, *out.fd.values()))):
             self._loss.discard()
             return replace(outcome, fault=f"the norm of the gradient is {norm} at the FDs {out.fd}")
@@ -125,17 +151,22 @@ class Stepper:
         watch.lap("rest")
         return replace(outcome, seconds=watch.seconds)
 
-    def _differentiated(self, number: int, watch: Stopwatch) -> LossOutput:
+    def _differentiated(self, number: int, watch: Stopwatch, is_timed: bool) -> LossOutput:
         """The loss of a batch, its gradient in the parameters; in chunks, as if the batch had passed at once."""
         before = "encoders"
 
         def generate(chunk: int) -> Tensor:
             watch.lap(before)
             seed_step(self._options, number, self._ranks.rank, chunk)
-            images = self.images(*self._draws.of_step(number, self._options, self._ranks, chunk))
+            noise, labels = self._draws.of_step(number, self._options, self._ranks, chunk)
+            images = self.images(noise, labels, f"step {number + 1}")
             watch.lap("generator")
-            if images.requires_grad:
+            if torch.is_grad_enabled():
+                if not images.requires_grad:
+                    raise self._no_gradient()
                 images.register_hook(arrived)
+            if is_timed:
+                self._batch = batch_facts(images)
             return images
 
         def arrived(_: Tensor) -> None:
@@ -153,10 +184,10 @@ class Stepper:
         watch.move(out.solver_seconds, "encoders", "solver")
         return out
 
-    def images(self, noise: Tensor, labels: Tensor | None) -> Tensor:
-        """float32 images [B, 3, H, W]; the network itself runs in the options' dtype."""
+    def images(self, noise: Tensor, labels: Tensor | None, where: str) -> Tensor:
+        """float32 images [B, 3, H, W]; the network itself runs in the options' dtype. `where` is told when it fails."""
         with torch.autocast(self._draws.device.type, torch.bfloat16, enabled=self._options.dtype == "bf16"):
-            return self._generator(noise, labels).float()
+            return self._generator.run(noise, labels, where).float()
 
     def _summed_gradient(self) -> float:
         """Sum the gradient over the ranks, each of which has that of its own images; its norm."""

@@ -124,10 +124,13 @@ class TestOptions:
         with pytest.raises(InputError, match=message):
             replace(OPTIONS, **given)
 
-    @pytest.mark.parametrize("name", ["log_every", "checkpoint_every", "keep", "grid_every", "eval_count"])
-    def test_intervals_are_at_least_one(self, name: str) -> None:
-        with pytest.raises(InputError, match="must be at least"):
-            RunOptions(**{name: 0})
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("log_every", -1), ("checkpoint_every", -1), ("keep", 0), ("grid_every", -2), ("eval_count", 0)],
+    )
+    def test_counts_have_a_least_value(self, name: str, value: int) -> None:
+        with pytest.raises(InputError, match=f"must be at least .* got {value}"):
+            RunOptions(**{name: value})
 
     def test_populations(self) -> None:
         assert parse_population("ema") == parse_population("ema:0.999")

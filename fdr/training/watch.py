@@ -1,0 +1,163 @@
+"""Whether a run learns anything: signs of a dead or diverging one, as warnings on the way and an error at its end.
+
+A step that cannot be taken says so itself; these are the faults with which every step is taken and nothing comes of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fdr.generators.base import OUTSIDE_SHARE, OVERSHOOT
+
+DIVERGED = 10.0
+"""A trained FD this many times its first logged value is reported."""
+STILL = 3
+"""So many logged steps in a row with the same FD, to the last digit, are reported."""
+DEAD_SHARE = 0.5
+"""A run whose gradient was exactly 0 to its end, for at least this share of the steps taken, has learned nothing."""
+
+
+@dataclass(frozen=True)
+class BatchFacts:
+    """What the images of one step look like on this rank."""
+
+    count: int
+    spread: float
+    """The largest difference between two images in any value; 0 when all are equal."""
+    outside: float
+    """The share of values further outside of [0, 1] than a tenth."""
+
+
+def batch_facts(images: Tensor) -> BatchFacts:
+    """The facts of images [B, 3, H, W]; one read from the device."""
+    values = images.detach()
+    spread = (values.amax(0) - values.amin(0)).amax()
+    outside = ((values < -OVERSHOOT) | (values > 1 + OVERSHOOT)).float().mean()
+    return BatchFacts(len(images), *torch.stack([spread, outside]).tolist())
+
+
+def fingerprint(parameters: Sequence[Tensor]) -> list[float]:
+    """The sum of each parameter in float64, which an update moves; one read from the device."""
+    return torch.stack([parameter.detach().sum(dtype=torch.float64) for parameter in parameters]).tolist()
+
+
+@dataclass
+class Watch:
+    """Follows the steps of a run."""
+
+    beginning: list[float] = field(default_factory=list)
+    """The fingerprint of the parameters before the first step."""
+    zero_since: int | None = None
+    """The first of the steps up to now whose gradients are all exactly 0."""
+    fault: str = ""
+    """Why the last step that was skipped was."""
+    told: set[str] = field(default_factory=set)
+    """What was reported and has not passed since; a resumed run reports it again."""
+    first: dict[str, float] = field(default_factory=dict)
+    """FD by trained encoder at the first logged step."""
+    still: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """FD by encoder, and in how many logged steps in a row it was that."""
+
+    def note(self, step: int, grad_norm: float, fault: str | None) -> None:
+        """Take in a step; numbers that were read anyway."""
+        if fault is not None:
+            self.fault = fault
+        elif grad_norm != 0:
+            self.zero_since = None
+        elif self.zero_since is None:
+            self.zero_since = step
+
+    def look(
+        self, step: int, fd: Mapping[str, float], trained: Sequence[str], batch: BatchFacts | None = None
+    ) -> list[str]:
+        """One sentence for every sign that a logged step shows for the first time."""
+        signs = {"gradient": self._gradient(), "images": _images(step, batch), "range": _range(step, batch)}
+        for name, value in fd.items():
+            before, times = self.still.get(name, (math.nan, 0))
+            self.still[name] = (value, times + 1 if value == before else 1)
+            signs[f"still {name}"] = self._still(name)
+            if name in trained:
+                signs[f"diverged {name}"] = self._diverged(name, value)
+        said = [text for sign, text in signs.items() if text is not None and sign not in self.told]
+        self.told = {sign for sign, text in signs.items() if text is not None}
+        return said
+
+    def verdict(self, step: int, taken: int, parameters: Sequence[Tensor]) -> str | None:
+        """Why a run that has taken `taken` of its `step` steps has learned nothing; None when it has learned."""
+        if taken == 0:
+            return f"none of the {step} steps was taken; of the last one the reason is: {self.fault.rstrip('.')}"
+        now = fingerprint(parameters)
+        if not all(map(math.isfinite, now)):
+            return f"its parameters hold values that are not finite{f'; {self.fault}' if self.fault else ''}".rstrip(
+                "."
+            )
+        if self.zero_since is not None and step - self.zero_since + 1 >= DEAD_SHARE * step:
+            return f"the gradient has been exactly 0 from step {self.zero_since} to its end"
+        if now == self.beginning:
+            return f"its {taken} steps have changed no parameter: --lr is too small for them"
+        return None
+
+    def losses(self, step: int, taken: int) -> str | None:
+        """A sentence on a run of which most steps were skipped."""
+        if taken >= step / 2:
+            return None
+        return f"{step - taken} of {step} steps were skipped; of the last one the reason is: {self.fault}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint: what does not depend on which steps are logged."""
+        return {"beginning": self.beginning, "zero_since": self.zero_since, "fault": self.fault}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.beginning, self.zero_since = list(state["beginning"]), state["zero_since"]
+        self.fault = state["fault"]
+
+    def _gradient(self) -> str | None:
+        if self.zero_since is None:
+            return None
+        return (
+            f"The gradient has been exactly 0 since step {self.zero_since}, so that nothing is learned: the images or "
+            "their features do not change with the parameters (a saturated or constant output); lower --lr, or look at "
+            "the grids."
+        )
+
+    def _still(self, name: str) -> str | None:
+        value, times = self.still[name]
+        if times < STILL:
+            return None
+        return (
+            f"The FD of {name} has been {value:.6g}, to the last digit, at {times} logged steps in a row: its features "
+            "do not change with the images."
+        )
+
+    def _diverged(self, name: str, value: float) -> str | None:
+        first = self.first.setdefault(name, value)
+        if not 0 < DIVERGED * first < value:
+            return None
+        return (
+            f"The FD of {name} is {value / first:.3g} times that of the first logged step: lower --lr, or set --clip."
+        )
+
+
+def _images(step: int, batch: BatchFacts | None) -> str | None:
+    if batch is None or batch.count < 2 or batch.spread > 0:
+        return None
+    return (
+        f"All {batch.count} images of step {step} are equal: the generator ignores its noise, or its output is "
+        "saturated; lower --lr, or start again from an earlier checkpoint."
+    )
+
+
+def _range(step: int, batch: BatchFacts | None) -> str | None:
+    if batch is None or batch.outside <= OUTSIDE_SHARE:
+        return None
+    return (
+        f"{batch.outside:.0%} of the values of step {step} lie outside of the value range by more than a tenth: the "
+        "encoders see what no file can hold, and samples are clamped; lower --lr, or end the network in a sigmoid."
+    )
