@@ -161,3 +161,52 @@ def test_memory_for_the_neighbour_search(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("fdr.ifid.run.nearest", refused)
     with pytest.raises(RunError, match="for the neighbour search; lower"):
         fdr.interpolated_fid("haar", images(12), None, "random")
+
+
+def full(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("output", ["--json", "--csv", "--markdown"])
+def test_what_was_measured_is_shown_where_a_file_cannot_be_written(
+    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        npz(tmp_path / f"{name}.npz", images(12, seed=ord(name)))
+    command = ["eval", str(tmp_path / "a.npz"), "--ref", str(tmp_path / "b.npz"), "--reps", "random", "-q"]
+    assert run(command) == 0
+    shown = capsys.readouterr().out
+    monkeypatch.setattr("fdr.files.os.replace", full)
+    assert run([*command, output, str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == shown and "FD" in shown
+    assert "out': No space left on device; free some space" in captured.err and not (tmp_path / "out").exists()
+
+
+def test_a_picture_that_cannot_be_written_costs_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = fdr.interpolated_fid("haar", images(12), None, "random")
+    monkeypatch.setattr("fdr.ifid.picture.atomic_path", refused)
+    with pytest.warns(fdr.errors.FdrWarning, match="The picture was not drawn: There is not enough memory"):
+        report = fdr.interpolated_fid("haar", images(12), None, "random", picture=tmp_path / "p.png")
+    assert report["ifd"].value == numbers["ifd"].value
+
+
+def test_a_full_cache_ends_a_run_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The third shard does not fit; the same command goes on where there is space again."""
+    monkeypatch.setattr("fdr.extraction.SHARD_SIZE", 16)
+    npz(tmp_path / "a.npz", images(64))
+    command = ["stats", str(tmp_path / "a.npz"), "--reps", "random", "-q", "--cache", str(tmp_path / "c"), "-o"]
+    publish, count = fdr._atomic.publish, [0]
+
+    def limited(temporary: Path, final: Path) -> None:
+        count[0] += final.suffix == ".h5"
+        full() if count[0] > 2 else publish(temporary, final)
+
+    with monkeypatch.context() as context:
+        context.setattr("fdr._atomic.publish", limited)
+        assert run([*command, str(tmp_path / "one")]) == 1
+    assert "The disk is full while writing the feature cache" in capsys.readouterr().err
+    assert len(list((tmp_path / "c").rglob("*.h5"))) == 2
+    assert run([*command, str(tmp_path / "two")]) == 0

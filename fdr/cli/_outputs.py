@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from fdr.cli._render import write_text
+from fdr.errors import FdrError
 
 if TYPE_CHECKING:
     from fdr.report import Report
@@ -34,12 +36,26 @@ def take_stdout(paths: Paths) -> bool:
     return any(str(path) == "-" for path in paths.values())
 
 
-def write_reports(paths: Paths, reports: Sequence[Report]) -> None:
-    """The files "json", "csv" and "markdown" of `paths`, as far as they are asked for."""
+def write_reports(paths: Paths, reports: Sequence[Report], show: Callable[[], None]) -> None:
+    """The files "json", "csv" and "markdown" of `paths`, as far as they are asked for; `show` where none is stdout.
+
+    What was measured is shown even where a file cannot be written.
+    """
     from fdr.report import reports_to_csv, reports_to_json, reports_to_markdown
 
     renderers = {"json": reports_to_json, "csv": reports_to_csv, "markdown": reports_to_markdown}
-    for name, render in renderers.items():
-        path = paths.get(name)
-        if path is not None:
-            write_text(path, render(reports))
+    asked = {path: renderers[name] for name, path in paths.items() if name in renderers and path is not None}
+    writes = [functools.partial(write_text, path, render(reports)) for path, render in asked.items()]
+    all_of(*writes, *(() if take_stdout(paths) else (show,)))
+
+
+def all_of(*actions: Callable[[], None]) -> None:
+    """Do all of them, also when one fails; the first failure is raised at the end."""
+    failures = []
+    for action in actions:
+        try:
+            action()
+        except FdrError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]

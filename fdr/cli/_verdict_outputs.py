@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fdr.cli._outputs import check_outputs, take_stdout
+from fdr.cli._outputs import all_of, check_outputs, take_stdout
 from fdr.cli._render import print_verdict, write_text
 from fdr.errors import FdrError, PeerError
 
@@ -89,10 +90,8 @@ class Outputs:
             "markdown": verdict_files.verdict_to_markdown,
             "openmetrics": verdict_files.verdict_to_openmetrics,
         }
-        for name, path in self.verdicts.items():
-            write_text(path, renderers[name](verdict))
-        if not self.take_stdout:
-            print_verdict(verdict)
+        writes = [functools.partial(write_text, path, renderers[name](verdict)) for name, path in self.verdicts.items()]
+        all_of(*writes, *(() if self.take_stdout else (functools.partial(print_verdict, verdict),)))
         if self.job is not None:
             from fdr.github import annotations_of, write_job_files
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fdr.cli import _generator, _options, _ranks
-from fdr.cli._outputs import check_outputs, take_stdout, write_reports
+from fdr.cli._outputs import check_outputs, write_reports
 from fdr.cli._render import print_reports, progress_for
 
 if TYPE_CHECKING:
@@ -76,6 +76,4 @@ def command(
     reports = [evaluator.evaluate_source(source) for source in sources]
     if group.rank > 0:
         return
-    write_reports(outputs, reports)
-    if not take_stdout(outputs):
-        print_reports(reports)
+    write_reports(outputs, reports, lambda: print_reports(reports))

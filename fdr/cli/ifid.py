@@ -190,11 +190,9 @@ def command(
     report = run.run(picture)
     if group.rank > 0:
         return
-    write_reports(outputs, [report])
-    if not take_stdout(outputs):
-        print_autoencoder_report(report)
-        if picture is not None:
-            click.echo(f"picture: {picture}")
+    write_reports(outputs, [report], lambda: print_autoencoder_report(report))
+    if picture is not None and not take_stdout(outputs):
+        click.echo(f"picture: {picture}")
 
 
 def _prepared(

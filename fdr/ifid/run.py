@@ -20,7 +20,7 @@ from fdr._results import samples_facts
 from fdr._stored import item_size
 from fdr.autoencoders.base import LoadedAutoencoder
 from fdr.encoders.base import AbstractEncoder
-from fdr.errors import FdrWarning, InputError, collected_warnings
+from fdr.errors import FdrError, FdrWarning, InputError, collected_warnings
 from fdr.extraction import Extraction, ExtractionOptions, cached_rows
 from fdr.failures import memory_for
 from fdr.group import failures_told, on_main
@@ -190,10 +190,18 @@ class InterpolatedFid:
                     warnings.warn(doubt, FdrWarning, stacklevel=2)
                 paired = self._paired(folder)
                 measured, qualities, originals = self._measured(paired, folder)
-                if picture is not None and self.group.rank == 0:
-                    self.draw_picture(paired, picture)
             gathered_texts = [text for part in self.group.gather(texts) for text in part]
-            return on_main(self.group, lambda: self._report(paired, originals, measured, qualities, gathered_texts))
+            report = on_main(self.group, lambda: self._report(paired, originals, measured, qualities, gathered_texts))
+            if picture is not None and self.group.rank == 0:
+                self._try_to_draw(paired, picture)
+            return report
+
+    def _try_to_draw(self, paired: Paired, path: Path) -> None:
+        """The picture costs no number: where it cannot be drawn, that is told."""
+        try:
+            self.draw_picture(paired, path)
+        except FdrError as error:
+            warnings.warn(f"The picture was not drawn: {error}", FdrWarning, stacklevel=3)
 
     def _folder(self, stack: ExitStack) -> Path:
         """Where latents and neighbours are kept: the cache, or a folder that ends with the run."""
