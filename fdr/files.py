@@ -105,7 +105,7 @@ def write_error(path: Path, error: OSError) -> InputError | RunError:
     """The sentence for a file or folder that could not be written: `RunError` for a disk that is full, has reached a
     limit or fails, else `InputError`."""
     reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, None):  # NumPy tells only that fewer bytes were written
         return RunError(f"Cannot write {str(path)!r}: {reason}; free some space or name another place.")
     if error.errno in (errno.EIO, errno.EFBIG, errno.ESTALE, errno.ENODEV):
         return RunError(f"Cannot write {str(path)!r}: {reason}; name another place.")
