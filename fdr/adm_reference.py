@@ -23,10 +23,11 @@ from fdr._results import moments_facts
 from fdr.encoders.base import AbstractEncoder
 from fdr.errors import InputError
 from fdr.extraction import Extraction, ExtractionOptions
-from fdr.files import atomic_path, check_writable, file_digest
+from fdr.files import atomic_path, file_digest
 from fdr.group import failures_told
 from fdr.images import ImageSource, open_images
 from fdr.measurement import Measurement, Needs, measure
+from fdr.statistics import check_target
 
 NUM_IMAGES = 10_000
 """Images in `arr_0` of the references that ADM published."""
@@ -46,7 +47,7 @@ def check_adm_file(path: Path) -> None:
     """Raise `InputError` when `path` cannot become an ADM reference."""
     if path.suffix.lower() != ".npz":
         raise InputError(f"An ADM reference is one npz file, but the output is {str(path)!r}; name a file *.npz.")
-    check_writable(path)
+    check_target(path)
 
 
 def check_adm_encoder(encoder: AbstractEncoder) -> None:

@@ -72,6 +72,8 @@ def _as_argument(match: re.Match[str]) -> str:
     name, value = match["name"], match["value"] or ""
     if name not in _ARGUMENTS:
         return match[0]
+    if name == "trust":
+        return f"trust=True{value}"
     argument = _ARGUMENTS[name]
     word = value[1:].rstrip(".:")
     rest = value[1 + len(word) :]

@@ -20,6 +20,7 @@ from fdr.errors import InputError
 from fdr.failures import memory_for
 from fdr.files import missing_path, refuse_stand_in
 from fdr.progress import Progress, SilentProgress
+from fdr.trust import CODE, PROGRAM, untrusted
 
 
 @named_arguments
@@ -130,6 +131,14 @@ def _load(name: str, options: AutoencoderOptions) -> LoadedAutoencoder:
             f"{programs.ENCODER} and {programs.DECODER}."
         )
     return programs.load_torchscript(name, path, options)
+
+
+def check_named_by_file(name: str, where: str) -> None:
+    """Raise `InputError` where the autoencoder that the file `where` names is code: a factory or a program."""
+    path = Path(name).expanduser()
+    is_data = weight_free.is_weight_free(name) or (path.is_dir() and diffusers_folder.folder_of(path) is not None)
+    if not is_data and (factories.is_factory(name) or path.exists()):
+        raise untrusted(where, name, f"--vae {name}", PROGRAM if path.exists() else CODE)
 
 
 _FILES = (".pt", ".pth", ".pt2", ".ckpt", ".bin", ".safetensors", ".json", ".onnx")

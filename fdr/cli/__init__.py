@@ -16,7 +16,7 @@ import click
 
 from fdr._version import __version__
 from fdr.arguments import COMMANDS as WORDS
-from fdr.cli._config import load_default_map
+from fdr.cli._config import load_config
 from fdr.errors import FdrError, FdrWarning, PeerError, command_line
 from fdr.failures import told
 
@@ -82,7 +82,7 @@ def cli(ctx: click.Context) -> None:
 
     Images go through encoders to features, features become moments, two moments give a Fréchet Distance.
     """
-    ctx.default_map = load_default_map(COMMANDS)
+    load_config(ctx, COMMANDS)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -1,47 +1,146 @@
-"""Defaults from `fdr.toml` or `[tool.fdr]` of pyproject.toml: flag beats environment beats file beats default."""
+"""Defaults from `fdr.toml` or `[tool.fdr]` of pyproject.toml: flag beats environment beats file beats default.
+
+They are those of the first folder, from the current one upwards, that has an fdr.toml, or a pyproject.toml with
+[tool.fdr]. A file may have come with somebody's project: it names no code, and writes nowhere but in its own folder.
+"""
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from fdr.errors import InputError, unknown
+from fdr.trust import GENERATORS, check_encoders, find_declared, untrusted
+
+_META = "fdr.config"
+OWN, PROJECT = "fdr.toml", "pyproject.toml"
+NO_PATHS = frozenset(
+    {"name", "names", "reps", "monitor", "metrics", "protocol", "labels", "arch", "arch_args", "vae_args", "ema"}
+    | {"ema_kimg", "betas", "entry", "encoder", "x_name", "y_name", "label", "population", "wandb", "maxima", "minima"}
+    | {"tolerances", "allow", "cache", "weights_dir", "device", "shell"}
+)
+"""Parameters whose text is no path, even where a file has that name; and folders that are only looked into."""
 
 
-def load_default_map(commands: Iterable[str], folder: Path | None = None) -> dict[str, Any]:
-    """The click default map: {"eval": {"batch_size": 64}}. Raises `InputError` for a section that is no command."""
-    found = _read(folder or Path.cwd())
-    if found is None:
-        return {}
-    path, sections = found
-    defaults: dict[str, Any] = {}
-    for section, options in sections.items():
-        if section not in commands:
-            raise unknown("section", f"[{section}]", [f"[{name}]" for name in commands], f"({path})")
-        if not isinstance(options, dict):
-            raise InputError(f"{path}: [{section}] must be a table of options; got {type(options).__name__}.")
-        defaults[section] = {name.replace("-", "_"): value for name, value in options.items()}
-    return defaults
+@dataclass(frozen=True)
+class Config:
+    """What configuration files say."""
+
+    folder: Path
+    files: tuple[Path, ...] = ()
+    """Of `folder`."""
+
+    @property
+    def name(self) -> str:
+        """The files, as part of a sentence."""
+        return " and ".join(map(str, self.files))
 
 
-def apply_config(defaults: dict[str, Any], parameters: Sequence[click.Parameter], command: str) -> None:
+def load_config(ctx: click.Context, commands: Collection[str]) -> None:
+    """Make what the configuration says the defaults of all commands under `ctx`.
+
+    Raises `InputError` for a file that is not valid, a section that is no command, and an option that two files set.
+    """
+    files = find_config(Path.cwd())
+    sections: dict[str, Any] = {}
+    for path, content in files.items():
+        for section, options in content.items():
+            if section not in commands:
+                raise unknown("section", f"[{section}]", [f"[{name}]" for name in commands], f"({path})")
+            if not isinstance(options, dict):
+                raise InputError(f"{path}: [{section}] must be a table of options; got {type(options).__name__}.")
+            merged = sections.setdefault(section, {})
+            for name, value in options.items():
+                key = name.replace("-", "_")
+                if key in merged:
+                    both = " and ".join(map(str, files))
+                    raise InputError(f"{name} of [{section}] is set twice, in {both}; keep one.")
+                merged[key] = value
+    ctx.default_map = sections
+    ctx.meta[_META] = Config(next(iter(files)).parent, tuple(files)) if files else Config(Path.cwd())
+
+
+def config_of(ctx: click.Context) -> Config:
+    """The configuration that `ctx` takes its defaults from."""
+    found: Config = ctx.meta.get(_META) or Config(Path.cwd())
+    return found
+
+
+def find_config(start: Path) -> dict[Path, dict[str, Any]]:
+    """The sections by file, of the first folder from `start` upwards that has any."""
+    for folder in (start, *start.parents):
+        found = dict(_sections(folder))
+        if found:
+            return found
+    return {}
+
+
+def _sections(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    own = _parsed(folder / OWN)
+    if own is not None:
+        yield folder / OWN, own
+    project = _parsed(folder / PROJECT)
+    tools = {} if project is None else project.get("tool", {})
+    if isinstance(tools, dict) and "fdr" in tools:
+        if not isinstance(tools["fdr"], dict):
+            raise InputError(f"{folder / PROJECT}: tool.fdr must hold tables of options, such as [tool.fdr.check].")
+        yield folder / PROJECT, tools["fdr"]
+
+
+_BARE = re.compile(r"(?:^|[{,])[ \t]*([A-Za-z_][\w.-]*:[\w:.@/-]+)[ \t]*=", re.MULTILINE)
+
+
+def _parsed(path: Path) -> dict[str, Any] | None:
+    """What a TOML file holds; None without one. Raises `InputError` for one that is not valid: it may hold limits."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return tomllib.loads(text)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        if not path.exists():  # in a folder that may not be looked into
+            return None
+        raise InputError(f"{path} cannot be read ({error}), and may hold options of fdr; mend it.") from error
+    except tomllib.TOMLDecodeError as error:
+        bare = _BARE.search(text)
+        hint = "" if bare is None else f'; quote names with a colon: "{bare[1]}" = ...'
+        raise InputError(f"{path} is not valid TOML ({error}), and may hold options of fdr{hint}.") from error
+
+
+def apply_config(parent: click.Context, parameters: Sequence[click.Parameter], command: str) -> None:
     """Make one command's section fit click, in place: options by any of their spellings, tables as KEY=VALUE.
 
-    `max = {"fd:inception" = 3.0}` is `--max fd:inception=3.0`; a single value does for a repeatable option. Raises
-    `InputError` for an option that the command does not have.
+    `max = {"fd:inception" = 3.0}` is `--max fd:inception=3.0`; a single value does for a repeatable option. Paths are
+    relative to the file. Raises `InputError` for an option that the command does not have, and for an empty value.
     """
+    defaults = parent.lookup_default(command) or {}
+    folder = config_of(parent).folder
     by_name = {spelling: parameter for parameter in parameters for spelling in spellings(parameter)}
     for name in list(defaults):
         if name not in by_name:
             raise unknown(f"option in the configuration of fdr {command}", name, by_name)
         value, parameter = defaults.pop(name), by_name[name]
-        if isinstance(parameter, click.Option) and parameter.multiple:
-            value = _several(value, f"{name} of fdr {command}")
-        defaults[str(parameter.name)] = value
+        where = f"{name} of fdr {command}"
+        if name == "trust":
+            raise InputError(f"In the configuration, {where} is refused: say --trust yourself, on the command line.")
+        values = _several(value, where)
+        for text in values:
+            if not text.strip() or text.endswith("="):
+                raise InputError(f"In the configuration, {where} is empty; give it a value, or leave it out.")
+        values = [_from(folder, text, parameter) if isinstance(value, str | list | dict) else text for text in values]
+        if parameter.multiple if isinstance(parameter, click.Option) else parameter.nargs != 1:
+            defaults[str(parameter.name)] = values
+        elif isinstance(value, list | dict):
+            raise InputError(f"In the configuration, {where} takes one value; got a {type(value).__name__}.")
+        else:
+            defaults[str(parameter.name)] = values[0] if isinstance(value, str) else value
 
 
 def spellings(parameter: click.Parameter) -> set[str]:
@@ -51,7 +150,7 @@ def spellings(parameter: click.Parameter) -> set[str]:
 
 
 def _several(value: Any, where: str) -> list[str]:
-    """The values of a repeatable option."""
+    """The values of an option, as text."""
     if isinstance(value, dict):
         for key, item in value.items():
             if isinstance(item, dict | list):
@@ -63,17 +162,57 @@ def _several(value: Any, where: str) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else [str(value)]
 
 
-def _read(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    own, project = folder / "fdr.toml", folder / "pyproject.toml"
-    for path in (own, project):
-        if path.is_file():
-            try:
-                data = tomllib.loads(path.read_text(encoding="utf-8"))
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-                if path == project:
-                    return None  # not ours to complain about
-                raise InputError(f"{path} is not valid TOML: {error}.") from error
-            sections = data if path == own else data.get("tool", {}).get("fdr")
-            if sections is not None:
-                return path, sections
-    return None
+def _from(folder: Path, text: str, parameter: click.Parameter) -> str:
+    """A path relative to the folder of the file; of a text that may be a path, only what is there is one."""
+    is_path = isinstance(parameter.type, click.Path)
+    if folder == Path.cwd() or text == "-" or not (is_path or parameter.name not in NO_PATHS):
+        return text
+    if "," in text and "=" in text:
+        return ",".join(_from(folder, part, parameter) for part in text.split(","))
+    head, separator, path = text.rpartition("=")
+    place = folder / Path(path).expanduser()
+    if is_path or _exists(place):
+        return f"{head}{separator}{place}"
+    return text
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a text too long to be a path
+        return False
+
+
+def is_configured(ctx: click.Context, name: str) -> bool:
+    """True when the value of a parameter is that of a configuration file."""
+    return ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP
+
+
+def check_origins(ctx: click.Context, is_trusting: bool) -> None:
+    """Raise `InputError` for code that the configuration names; what is typed is the user's own."""
+    configured = {name: value for name, value in ctx.params.items() if value and is_configured(ctx, name)}
+    if is_trusting or not configured:
+        return
+    where = config_of(ctx).name
+    for name in ("reps", "monitor"):
+        if name in configured:
+            check_encoders([configured[name]], where, f"--{name}")
+    arch = configured.get("arch")
+    if arch is not None and ":" in arch and find_declared(GENERATORS, arch) is None:
+        raise untrusted(where, arch, f"--arch {arch}")
+    if "gen" in configured:
+        from fdr.generators.architectures import check_not_program
+
+        check_not_program(Path(configured["gen"]).expanduser(), where)
+    if "vae" in configured:
+        from fdr.autoencoders.loading import check_named_by_file
+
+        check_named_by_file(configured["vae"], where)
+
+
+def tell_origins(ctx: click.Context) -> None:
+    """Say on stderr which options come from which file."""
+    options = {p.name: p.opts[-1] for p in ctx.command.params if isinstance(p, click.Option)}
+    names = [options.get(name, name) for name in ctx.params if is_configured(ctx, name)]
+    if names:
+        click.echo(f"fdr: {', '.join(names)} from {config_of(ctx).name}", err=True)

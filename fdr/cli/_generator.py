@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fdr.cli._options import flag, is_typed, prepare_evaluation, stack
+from fdr.cli._options import flag, is_typed, prepare_evaluation, stack, trusts
 from fdr.progress import Progress
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ class Choice:
     noise_shape: tuple[int, ...] | None
     num_classes: int | None
     value_range: str | None
+    trust: bool = False
 
     def settings(self) -> dict[str, Any]:
         """The arguments of `fdr.load_generator` beside path and device."""
@@ -128,7 +129,11 @@ class Choice:
         """The generator in `path` that the options describe."""
         from fdr.generators.loading import load_generator
 
-        return load_generator(path, device=device, offline=offline, **self.settings())
+        return load_generator(path, device=device, offline=offline, trust=self.trust, **self.settings())
+
+
+_CHOICES = tuple(field.name for field in fields(Choice) if field.name != "trust")
+"""The options of `architecture`."""
 
 
 def architecture(command: Callable[..., T]) -> Callable[..., T]:
@@ -136,8 +141,8 @@ def architecture(command: Callable[..., T]) -> Callable[..., T]:
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> T:
-        chosen = {field.name: options.pop(field.name) for field in fields(Choice)}
-        return command(*arguments, choice=Choice(**chosen), **options)
+        chosen = {name: options.pop(name) for name in _CHOICES}
+        return command(*arguments, choice=Choice(**chosen, trust=trusts()), **options)
 
     return _architecture(run)
 
@@ -171,7 +176,7 @@ def measured(command: Callable[..., T]) -> Callable[..., T]:
 
     @functools.wraps(command)
     def run(*arguments: Any, gen: Path | None, num_images: int, labels: str, choice: Choice, **options: Any) -> T:
-        names = ("num_images", "labels", *(field.name for field in fields(Choice)))
+        names = ("num_images", "labels", *_CHOICES)
         typed = [name for name in names if is_typed(name)]
         if gen is None and typed:
             others = " To take a subset of sample sets, use --count." if typed[0] == "num_images" else ""
@@ -194,13 +199,16 @@ def prepare_samples(
 
 def arguments(given: tuple[str, ...], option: str = "--arch-args") -> dict[str, Any]:
     """("width=256 act=relu", "deep=true") -> {"width": 256, "act": "relu", "deep": True}."""
-    arguments = {}
+    arguments: dict[str, Any] = {}
     for text in (part for several in given for part in several.split()):
         key, separator, value = text.partition("=")
         if not separator or not key.isidentifier():
             raise click.BadParameter(f"{text!r} is not KEY=VALUE.", param_hint=option)
         try:
-            arguments[key] = json.loads(value)
+            read = json.loads(value)
         except ValueError:
-            arguments[key] = value
+            read = value
+        if arguments.get(key, read) != read:
+            raise click.BadParameter(f"{key} was given two values, {arguments[key]!r} and {read!r}.", param_hint=option)
+        arguments[key] = read
     return arguments

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from fdr.arguments import synonyms
 from fdr.cli import _completion
-from fdr.cli._config import apply_config, spellings
+from fdr.cli._command import Command as Command
+from fdr.cli._command import listed, trust
+from fdr.cli._command import trusts as trusts
 from fdr.cli._missing import check_files
-from fdr.metric_names import peer_name
+from fdr.cli._outputs import Output
 from fdr.progress import Progress, SilentProgress
 from fdr.protocols import PROTOCOLS, check_is_free, find_protocol
 
@@ -24,46 +25,6 @@ if TYPE_CHECKING:
     from fdr.images import ImageSource
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Command(click.Command):
-    """A command whose options have one name in the configuration file, in the environment and as flags."""
-
-    def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any):
-        if parent is not None:
-            apply_config(parent.lookup_default(info_name or "") or {}, self.params, info_name or "")
-            self._name_variables(f"{parent.auto_envvar_prefix}_{info_name}")
-        return super().make_context(info_name, args, parent, **extra)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            hint = self._hint(error.option_name.lstrip("-"))
-            if hint is None:
-                raise
-            raise click.UsageError(f"No such option {error.option_name!r}; {hint}", ctx) from None
-
-    def _hint(self, word: str) -> str | None:
-        """What is typed here for a word of another tool; None where nothing here means it."""
-        spelt = {spelling: parameter for parameter in self.params for spelling in spellings(parameter)}
-        found = list(dict.fromkeys(spelt[name] for name in synonyms(word, spelt)))
-        if found:
-            return f"did you mean {' or '.join(map(_typed, found))}?"
-        meaning = peer_name(word) if "metrics" in spelt else None
-        return None if meaning is None else f"as a metric, {word} {meaning}."
-
-    def _name_variables(self, prefix: str) -> None:
-        """$FDR_CHECK_MAX gives --max, whatever the parameter is called in the code."""
-        for option in self.params:
-            if isinstance(option, click.Option) and option.opts[-1].startswith("--"):
-                option.envvar = f"{prefix}_{option.opts[-1][2:]}".upper().replace("-", "_")
-
-
-def _typed(parameter: click.Parameter) -> str:
-    if isinstance(parameter, click.Option):
-        return parameter.opts[-1]
-    return f"{parameter.metavar or parameter.name} without an option"
 
 
 def stack(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -77,18 +38,18 @@ def stack(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-reps = click.option(
+reps = listed(
     "--reps",
     shell_complete=_completion.encoders,
     default="inception",
     show_default=True,
     metavar="NAMES",
-    help="Encoders, comma-separated: inception, dinov2, fdr6, timm:NAME, ... (see fdr encoders).",
+    help="Encoders, comma-separated or repeated: inception, dinov2, fdr6, timm:NAME, ... (see fdr encoders).",
 )
 json_out = click.option(
     "--json",
     "json_path",
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=Output("json"),
     metavar="FILE",
     help="Write JSON; - is stdout.",
 )
@@ -175,7 +136,7 @@ compute = stack(
 )
 _folder = click.Path(path_type=Path, file_okay=False)
 cache_dir = click.option(
-    "--cache", type=_folder, metavar="DIR", help="Feature cache folder.  [default: ~/.cache/fdr/features]"
+    "--cache", type=Output("store"), metavar="DIR", help="Feature cache folder.  [default: ~/.cache/fdr/features]"
 )
 weights_dir = click.option("--weights-dir", type=_folder, metavar="DIR", help="Folder searched first for weight files.")
 no_cache = click.option("--no-cache", is_flag=True, default=False, help="Neither read nor keep features.")
@@ -207,7 +168,7 @@ measurement = stack(
         "also NAME=FILE,NAME=FILE.",
     ),
     reps,
-    click.option(
+    listed(
         "--metrics",
         shell_complete=_completion.metrics,
         default="fd",
@@ -224,6 +185,7 @@ measurement = stack(
     images,
     compute,
     storage,
+    trust,
 )
 """All that decides what `fdr eval` and `fdr check` measure; `prepare_evaluation` takes it."""
 
@@ -422,10 +384,13 @@ def _source_of(option: str) -> ParameterSource | None:
 
 
 def _pairs(weights: tuple[str, ...]) -> dict[str, Path]:
-    pairs = {}
+    pairs: dict[str, Path] = {}
     for text in weights:
         name, separator, path = text.partition("=")
         if not separator or not name or not path:
             raise click.BadParameter(f"{text!r} is not NAME=FILE.", param_hint="--weights")
+        if pairs.get(name, Path(path)) != Path(path):
+            both = f"{str(pairs[name])!r} and {path!r}"
+            raise click.BadParameter(f"{name} was given two files, {both}.", param_hint="--weights")
         pairs[name] = Path(path)
     return pairs

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fdr.cli._outputs import all_of, check_outputs, take_stdout
+from fdr.cli._outputs import all_of, take_stdout
 from fdr.cli._render import print_verdict, write_text
 from fdr.errors import FdrError, PeerError
 
@@ -70,7 +70,6 @@ class Outputs:
         """
         is_writer = not is_dry and _is_main_rank()
         try:
-            check_outputs(self.files)
             if is_writer:
                 self._write_error(UNFINISHED, on_stdout=False)
             yield

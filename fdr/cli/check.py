@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fdr.cli import _generator, _options, _ranks
+from fdr.cli._outputs import Output, check_no_input, check_written
 from fdr.cli._render import progress_for, write_text
 from fdr.cli._verdict_outputs import Outputs
 from fdr.errors import InputError
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from fdr.baseline import Baseline
     from fdr.gate import GateOptions
     from fdr.report import Report
-
-_file = click.Path(path_type=Path, allow_dash=True)
 
 
 @click.command(
@@ -89,11 +88,13 @@ _file = click.Path(path_type=Path, allow_dash=True)
     default=False,
     help="With --update-baseline, drop numbers, replace numbers of other signatures, or replace a report.",
 )
-@click.option("--report", type=_file, metavar="FILE", help="With samples, write the report of the evaluation.")
+@click.option("--report", type=Output("json"), metavar="FILE", help="With samples, write the report of the evaluation.")
 @_options.json_out
-@click.option("--junit", type=_file, metavar="FILE", help="Write JUnit XML; - is stdout.")
-@click.option("--markdown", type=_file, metavar="FILE", help="Write a Markdown table; - is stdout.")
-@click.option("--openmetrics", type=_file, metavar="FILE", help="Write OpenMetrics text (GitLab); - is stdout.")
+@click.option("--junit", type=Output("junit"), metavar="FILE", help="Write JUnit XML; - is stdout.")
+@click.option("--markdown", type=Output("markdown"), metavar="FILE", help="Write a Markdown table; - is stdout.")
+@click.option(
+    "--openmetrics", type=Output("openmetrics"), metavar="FILE", help="Write OpenMetrics text (GitLab); - is stdout."
+)
 @click.option(
     "--no-annotations", is_flag=True, default=False, help="In GitHub Actions, no annotations, summary and outputs."
 )
@@ -137,6 +138,9 @@ def command(
 
     outputs = Outputs(report, json_path, junit, markdown, openmetrics, None if no_annotations else github_job())
     with outputs.replaced_on_failure(is_dry=dry_run):
+        for name, path in () if outputs.job is None else vars(outputs.job).items():
+            if path is not None:
+                check_no_input(click.get_current_context(), f"The {name} of the job", path)
         if not inputs and drawn is None:
             raise click.UsageError("Name a report, sample sets, or a generator with --gen.")
         options = GateOptions.parse(maxima, minima, tolerances, allow, inconclusive, allow_missing)
@@ -182,7 +186,6 @@ def _baseline(
     where: str | None, is_update: bool, is_forced: bool
 ) -> tuple[Baseline | None, Path | None, Baseline | None]:
     from fdr.baseline import load_baseline
-    from fdr.files import check_writable
 
     if is_forced and not is_update:
         raise click.UsageError("--force goes with --update-baseline.")
@@ -193,7 +196,7 @@ def _baseline(
     target = Path(where)
     if not target.exists() and ":" in where:
         raise InputError(f"--update-baseline writes a file, and {where!r} is a git revision; give the FILE to commit.")
-    check_writable(target)
+    check_written("baseline", target, "json")
     if is_forced or not target.exists():
         return None, target, None
     replaced = load_baseline(where)

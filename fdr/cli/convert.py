@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from fdr.cli import _options
+from fdr.cli._outputs import Output
 from fdr.cli._render import dump, progress_for, write_text
 from fdr.errors import FdrWarning
 
@@ -22,7 +23,7 @@ FORMATS = ("npz", "h5", "adm", "fdloss", "clean-fid", "edm2", "torch-fidelity", 
     "  fdr convert stats.npz stats.pt --count 50000",
 )
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
-@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("target", metavar="OUT", type=Output("new"))
 @click.option(
     "--to", type=click.Choice(FORMATS), metavar="FORMAT", help=f"{', '.join(FORMATS)}.  [default: by the suffix of OUT]"
 )

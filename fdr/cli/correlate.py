@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fdr.cli import _options
+from fdr.cli._outputs import Output
 from fdr.cli._render import dump, print_table, write_text
 from fdr.errors import FdrWarning, InputError
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the resamples.")
 @click.option(
     "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=Output("plot"),
     metavar="FILE",
     help="Save a scatter plot, .svg, .pdf or .png; needs matplotlib.",
 )

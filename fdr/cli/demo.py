@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fdr.cli import _options
+from fdr.cli._outputs import Output
 from fdr.cli._render import print_table, progress_for, write_text
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _FOLDERS = {False: Path("fdr-demo"), True: Path("fdr-demo-train")}
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Output("new"),
     metavar="DIR",
     help=f"Folder for the images, the reference and demo.json.  [default: {_FOLDERS[False]}; with --train: "
     f"{_FOLDERS[True]}]",

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from fdr.cli import _options
+from fdr.cli._config import config_of
 from fdr.cli._render import dump, write_text
 
 
@@ -19,7 +20,8 @@ def command(json_path: Path | None) -> None:
     from fdr.runtime import environment
 
     found = [row.name for row in list_encoders() if row.weights is None or weights.find(row.weights) is not None]
-    facts = {**environment(), "weights found": ", ".join(found)}
+    configuration = config_of(click.get_current_context()).name or "none"
+    facts = {**environment(), "weights found": ", ".join(found), "configuration": configuration}
     if json_path is not None:
         write_text(json_path, dump(facts))
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fdr.cli import _generator, _options, _ranks
-from fdr.cli._outputs import check_outputs, write_reports
+from fdr.cli._outputs import Output, write_reports
 from fdr.cli._render import print_reports, progress_for
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 @click.option(
     "--csv",
     "csv_path",
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=Output("csv"),
     metavar="FILE",
     help="Write CSV; - is stdout.",
 )
 @click.option(
     "--markdown",
     "markdown_path",
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=Output("markdown"),
     metavar="FILE",
     help="Write a Markdown table; - is stdout.",
 )
@@ -63,7 +63,6 @@ def command(
     Features are cached and a killed run resumes: give the same command again.
     """
     outputs = {"json": json_path, "csv": csv_path, "markdown": markdown_path}
-    check_outputs(outputs)
     if not samples and drawn is None:
         raise click.UsageError("Name sample sets, or a generator with --gen.")
     evaluator, sources = _generator.prepare_samples(

@@ -10,7 +10,7 @@ import click
 from fdr.cli import _options, _ranks
 from fdr.cli._generator import RANGES, arguments
 from fdr.cli._numbers import Alphas, ByteSize
-from fdr.cli._outputs import check_outputs, take_stdout, write_reports
+from fdr.cli._outputs import Output, take_stdout, write_reports
 from fdr.cli._render import print_autoencoder_report, progress_for
 
 if TYPE_CHECKING:
@@ -75,10 +75,10 @@ _pairing = _options.stack(
         show_default=True,
         help="Interpolation; neighbours are nearest by cosine, for linear by L2.",
     ),
-    click.option(
+    _options.listed(
         "--alpha",
         "alphas",
-        type=Alphas(),
+        of=Alphas(),
         default="0.5",
         show_default=True,
         metavar="A,B,...",
@@ -151,14 +151,15 @@ _search = _options.stack(
 @_options.cache_dir
 @click.option("--no-cache", is_flag=True, default=False, help="Keep latents for the time of the run only.")
 @_options.weight_files
+@_options.trust
 @click.option(
     "--picture",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=Output("png"),
     metavar="FILE",
     help="Write originals, reconstructions, neighbours and interpolants side by side, as PNG.",
 )
 @_options.json_out
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="Write CSV.")
+@click.option("--csv", "csv_path", type=Output("csv"), metavar="FILE", help="Write CSV; - is stdout.")
 @_options.dry_run
 @_options.quiet
 @_ranks.on_ranks
@@ -181,7 +182,6 @@ def command(
     resumes: give the same command again.
     """
     outputs = {"json": json_path, "csv": csv_path}
-    check_outputs({**outputs, "picture": picture})
     run = _prepared(images, neighbours, neighbour_count, progress_for(quiet), group, dry_run, **options)
     if dry_run:
         for line in run.plan() if group.rank == 0 else ():

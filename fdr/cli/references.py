@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fdr.cli import _completion, _options
+from fdr.cli._outputs import Output
 from fdr.cli._render import dump, human_bytes, print_table, progress_for, write_text
 
 if TYPE_CHECKING:
@@ -88,13 +89,13 @@ def _facts(name: str, weights_dir: Path | None) -> dict[str, Any]:
     "fetch", cls=_options.Command, epilog="Example: fdr references fetch imagenet256 --reps fdr6 --dry-run"
 )
 @click.argument("name", shell_complete=_completion.references)
-@click.option(
+@_options.listed(
     "--reps",
     metavar="NAMES",
     shell_complete=_completion.encoders,
     help="Only the files of these encoders or bundles.  [default: all]",
 )
-@click.option("--to", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Put the files here.")
+@click.option("--to", type=Output("store"), metavar="DIR", help="Put the files here.")
 @_options.weights_dir
 @_offline
 @_options.dry_run

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fdr.cli import _generator, _options, _ranks
+from fdr.cli._outputs import Output
 from fdr.cli._render import progress_for
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     "-o",
     "--out",
     required=True,
-    type=click.Path(path_type=Path),
+    type=Output("new"),
     metavar="PATH",
     help="An .npz in ADM's layout (arr_0 images, arr_1 labels where there are classes), or a folder of PNG files.",
 )
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     help="Samples per pass.  [default: 32 on a CPU, 128 on a GPU]",
 )
 @click.option("--dry-run", is_flag=True, default=False, help="Check everything, say what would be done, stop.")
+@_options.trust
 @_options.quiet
 @_ranks.on_ranks
 def command(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fdr.cli import _options, _ranks
+from fdr.cli._outputs import Output
 from fdr.cli._render import dump, print_table, progress_for, write_text
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     "-o",
     "--out",
     required=True,
-    type=click.Path(),
+    type=Output("new", path_type=str),
     metavar="PATH",
     help="One file, where the name ends in .npz or .h5; else a folder, which holds several encoders.",
 )
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 @_options.images
 @_options.compute
 @_options.storage
+@_options.trust
 @_options.json_out
 @_options.dry_run
 @_options.quiet

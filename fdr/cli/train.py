@@ -13,9 +13,11 @@ import click
 
 from fdr.cli import _completion, _generator, _options, _ranks
 from fdr.cli._missing import check_files
+from fdr.cli._outputs import Output
 from fdr.cli._train_view import view_for
 from fdr.errors import InputError
-from fdr.training.options import GRADIENTS, SOLVERS, RunOptions, TrainOptions
+from fdr.training.options import GRADIENTS, SOLVERS, RunOptions, TrainOptions, flag
+from fdr.trust import check_encoders
 
 if TYPE_CHECKING:
     from fdr.group import Group
@@ -26,8 +28,6 @@ _DEFAULTS = {field.name: field.default for cls in (TrainOptions, RunOptions) for
 
 def _option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
     """An option of a field, with the field's default."""
-    from fdr.training.options import flag
-
     default = _DEFAULTS[name]
     if isinstance(default, bool):
         settings |= {"is_flag": True}
@@ -39,6 +39,8 @@ def _option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
         if isinstance(default, tuple)
         else default
     )
+    if name in ("monitor", "ema_kimg"):
+        return _options.listed(flag(name), name, default=shown or None, help=text, **settings)
     return click.option(flag(name), name, default=shown, help=text, **settings)
 
 
@@ -46,7 +48,7 @@ _loss = _options.stack(
     _options.reps,
     _option(
         "monitor",
-        "Encoders that are watched and not trained on, comma-separated.",
+        "Encoders that are watched and not trained on, comma-separated or repeated.",
         metavar="NAMES",
         shell_complete=_completion.encoders,
     ),
@@ -142,10 +144,10 @@ _records = _options.stack(
     "  fdr train --gen weights.safetensors --arch mypkg.models:build --ref stats.npz --lr 1e-5 -o runs/b\n\n"
     "  fdr train --resume runs/a",
 )
-@click.option("-o", "--out", type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run.")
+@click.option("-o", "--out", type=Output("new"), metavar="RUN", help="Folder of the run.")
 @click.option(
     "--resume",
-    type=click.Path(path_type=Path),
+    type=Output("store"),
     metavar="RUN",
     help="Go on with a run, with the options that it was started with.",
 )
@@ -160,6 +162,7 @@ _records = _options.stack(
 @_descent
 @_running
 @_records
+@_options.trust
 @_options.dry_run
 @_options.quiet
 @_ranks.on_ranks
@@ -182,7 +185,7 @@ def command(
     from fdr.training.loop import train
     from fdr.training.planning import plan
 
-    given |= choice.settings()
+    given |= choice.settings() | {"trust": _options.trusts()}
     run, options = _what(out, resume, given)
     named = resume is None or _options.is_typed("arch")
     device, _ = _options.place_rank(given["device"], gpus, group)
@@ -207,7 +210,7 @@ def command(
 
 def _what(out: Path | None, resume: Path | None, given: Mapping[str, Any]) -> tuple[Path, TrainOptions]:
     """The folder and the options of the run: all given, or those of an earlier one with what is typed now."""
-    from fdr.training.folder import read_options
+    from fdr.training.folder import OPTIONS_NAME, read_options
 
     names = [field.name for field in fields(TrainOptions)]
     if resume is None:
@@ -217,7 +220,21 @@ def _what(out: Path | None, resume: Path | None, given: Mapping[str, Any]) -> tu
     if out is not None and out != resume:
         raise click.UsageError("--resume names the folder already; leave out -o.")
     typed = {name: _value(name, given[name]) for name in names if _options.is_typed(name)}
-    return resume, replace(read_options(resume), **typed)
+    stored = read_options(resume)
+    if not given["trust"]:
+        _check_stored(stored, typed, repr(str(resume / OPTIONS_NAME)))
+    return resume, replace(stored, **typed)
+
+
+def _check_stored(stored: TrainOptions, typed: Mapping[str, Any], where: str) -> None:
+    """Raise `InputError` where the run, and not the user, names code; its architecture is judged when it is loaded."""
+    from fdr.generators.architectures import check_not_program
+
+    for name in ("reps", "monitor"):
+        if name not in typed:
+            check_encoders(getattr(stored, name), where, flag(name))
+    if "gen" not in typed:
+        check_not_program(Path(stored.gen).expanduser(), where)
 
 
 def _run_options(given: Mapping[str, Any]) -> RunOptions:
@@ -243,8 +260,6 @@ def _value(name: str, text: Any) -> Any:
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:
-    from fdr.training.options import flag
-
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
@@ -255,9 +270,28 @@ def _closing(result: TrainResult) -> str:
     if result.had_finished:
         return f"{result.run} has finished already, at step {result.step}; nothing to do."
     if not result.is_finished:
-        return f"stopped at step {result.step} of {result.steps}, saved; go on with: fdr train --resume {result.run}"
+        more = " --trust" if _names_code(result.run, is_resume=True) else ""
+        return (
+            f"stopped at step {result.step} of {result.steps}, saved; go on with: fdr train --resume {result.run}{more}"
+        )
+    more = " --trust" if _names_code(result.run) else ""
     skipped = f", {result.skipped} skipped" if result.skipped else ""
-    return f"finished {result.steps} steps{skipped}; next: fdr eval --gen {result.run}"
+    return f"finished {result.steps} steps{skipped}; next: fdr eval --gen {result.run}{more}"
+
+
+def _names_code(run: Path, *, is_resume: bool = False) -> bool:
+    """True where the folder names code that a later command takes with --trust only."""
+    from fdr.generators.architectures import check_architecture
+    from fdr.generators.run_folder import read_run_folder
+    from fdr.training.folder import read_options
+
+    try:
+        check_architecture(read_run_folder(run).architecture, str(run))
+        if is_resume:
+            _check_stored(read_options(run), {}, str(run))
+    except InputError:
+        return True
+    return False
 
 
 class _Stop:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fdr.cli import _completion, _options
+from fdr.cli._outputs import Output
 from fdr.cli._render import dump, human_bytes, print_table, progress_for, write_text
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _totals(found: Sequence[Holding]) -> str:
 
 @command.command("fetch", cls=_options.Command, epilog="Example: fdr weights fetch fdr6 --to usb/ --dry-run")
 @_named
-@click.option("--to", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Collect the files here.")
+@click.option("--to", type=Output("store"), metavar="DIR", help="Collect the files here.")
 @_options.weights_dir
 @_offline
 @_options.dry_run

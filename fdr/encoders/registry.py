@@ -22,6 +22,7 @@ from fdr.encoders.libraries import first_line
 from fdr.errors import FdrWarning, InputError, unknown
 from fdr.failures import memory_for
 from fdr.progress import Progress, SilentProgress
+from fdr.trust import ENCODERS, load_declared
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,9 +49,6 @@ PREFIXES = {
     "random": "random weights of another seed: random:SEED",
 }
 """Families of open-ended names, and how they are written; each is a key of `FACTORIES`."""
-
-GROUP = "fdr.encoders"
-"""Entry point group: "name = module:factory" of an installed package makes the encoder `name`."""
 
 _registered: dict[str, Callable[..., Any]] = {}
 
@@ -81,7 +79,7 @@ def plugin_encoders() -> dict[str, str]:
 
 def _entry_points() -> dict[str, EntryPoint]:
     points: dict[str, EntryPoint] = {}
-    for point in importlib.metadata.entry_points(group=GROUP):
+    for point in importlib.metadata.entry_points(group=ENCODERS):
         fault = _fault(point.name) or ("it is registered in this process" if point.name in _registered else None)
         if point.name in points and points[point.name].value != point.value:
             fault = f"{_package(points[point.name])} provides it too"
@@ -255,7 +253,7 @@ def _load_plugin(name: str, options: EncoderOptions) -> AbstractEncoder:
         return made_by(_registered[name], name, options)
     point = _entry_points()[name]
     try:
-        factory = point.load()
+        factory = load_declared(point)
     except Exception as error:  # a package of someone else's
         raise InputError(
             f"Encoder {name!r} of package {_package(point)} failed to load from {point.value!r}: "

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import inspect
-import os
-import sys
-import typing
+import json
+import shlex
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fdr.encoders.diffusers_folder import is_repository
 from fdr.encoders.export_archive import load_export
 from fdr.encoders.factories import find_factory, source_digest
 from fdr.encoders.libraries import first_line
-from fdr.encoders.torchscript_archive import load_archive
+from fdr.encoders.torchscript_archive import is_archive, load_archive
 from fdr.encoders.weights import file_digest
 from fdr.errors import FdrError, InputError, unknown
 from fdr.generators.base import Architecture, refuse_empty
 from fdr.generators.presets import PRESETS
+from fdr.trust import GENERATORS, PLACE, PROGRAM, declared_in, find_declared, load_declared, untrusted
 
 
 class ScriptedNetwork(nn.Module):
@@ -51,16 +53,19 @@ class ExportedNetwork(nn.Module):
 
 
 def build(
-    architecture: Architecture, device: torch.device, is_from_file: bool = False
+    architecture: Architecture, device: torch.device, named_by: str | None = None
 ) -> tuple[nn.Module, Architecture]:
     """The network, in eval mode on `device`, and its architecture with the digest of its code.
 
-    `is_from_file`: the factory was named by a file, not by the user, and must be one that only makes networks.
+    `named_by` is the file that named the factory, None where the user did (or trusts the file).
 
-    Raises `InputError` for a factory that fails, `WeightsError` for a program that is damaged or foreign.
+    Raises `InputError` for a factory that fails, or that a file may not name; `WeightsError` for a program that is
+    damaged or foreign.
     """
     if architecture.kind == "factory":
-        factory = _find(architecture.target, is_from_file)
+        if named_by is not None:
+            check_architecture(architecture, named_by)
+        factory = _find(architecture.target)
         network = _made_by(factory, architecture)
         code = source_digest(getattr(factory, "func", factory))  # a preset is a partial
     else:
@@ -100,44 +105,65 @@ def _exported(path: Path, device: torch.device) -> nn.Module:
     return ExportedNetwork(load_export(path, device))
 
 
-def _find(target: str, is_from_file: bool) -> Callable[..., Any]:
+def check_architecture(architecture: Architecture, where: str) -> None:
+    """Raise `InputError` for what the file `where` may not name; nothing is imported.
+
+    It may name presets, with no folder of this machine as their autoencoder, and what installed packages declare.
+    """
+    target = architecture.target
+    if architecture.kind != "factory":  # a program, which is data that was checked
+        return
+    if target not in PRESETS and find_declared(GENERATORS, target) is None:
+        raise untrusted(where, target, _typed(architecture))
+    vae = str(architecture.arguments.get("vae", ""))
+    if target in PRESETS and vae and (not is_repository(vae) or ".." in vae or Path(vae).exists()):
+        raise untrusted(where, vae, _typed(architecture), PLACE)
+
+
+def check_not_program(path: Path, where: str) -> None:
+    """Raise `InputError` where the generator that the file `where` names is a program."""
+    if path.is_file() and (path.suffix == ".pt2" or is_archive(path)):
+        raise untrusted(where, str(path), f"--gen {path}", PROGRAM)
+
+
+def _typed(architecture: Architecture) -> str:
+    """The options that name an architecture."""
+    given = [
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in architecture.arguments.items()
+    ]
+    return shlex.join(["--arch", architecture.target, *(part for text in given for part in ("--arch-args", text))])
+
+
+def _find(target: str) -> Callable[..., Any]:
+    """A preset, what an installed package declares, or what the user named as module:factory."""
     module_name, separator, factory_name = target.partition(":")
     if not separator and target in PRESETS:
         return PRESETS[target]
+    point = find_declared(GENERATORS, target)
+    if point is not None:
+        return _loaded(point)
     if not separator and "-" in target:  # no module's name
-        raise unknown("architecture", target, PRESETS)
+        raise unknown("architecture", target, [*PRESETS, *(point.name for point in declared_in(GENERATORS))])
     if not module_name or not factory_name:
         raise InputError(
             f"Architecture {target!r} is neither known by name ({', '.join(PRESETS)}) nor of the form module:factory, "
             "for example my_model:build."
         )
-    refused = InputError(
-        f"The run folder asks for {target!r}, a function that might do anything: say --arch {target} (arch=) if "
-        "you trust it, or annotate that it returns an nn.Module."
-    )
-    if is_from_file and module_name.partition(".")[0] in sys.stdlib_module_names:
-        raise refused  # before its import, which may do something itself
-    factory = find_factory(module_name, factory_name, f"Architecture {target!r}")
-    if is_from_file and not (_only_makes_networks(factory) or _is_here(sys.modules[module_name])):
-        raise refused
+    return find_factory(module_name, factory_name, f"Architecture {target!r}")
+
+
+def _loaded(point: EntryPoint) -> Callable[..., Any]:
+    try:
+        factory = load_declared(point)
+    except Exception as error:  # a package of someone else's
+        raise InputError(
+            f"Architecture {point.name!r} failed to load from {point.value!r}: {type(error).__name__}: "
+            f"{first_line(error)}."
+        ) from error
+    if not callable(factory):
+        raise InputError(f"Architecture {point.name!r} is a {type(factory).__name__}, not what makes a network.")
     return factory
-
-
-def _only_makes_networks(factory: Callable[..., Any]) -> bool:
-    """True for a class of networks, and for a function annotated to return one."""
-    made: Any = factory
-    if not inspect.isclass(factory):
-        try:
-            made = typing.get_type_hints(factory).get("return", None)
-        except Exception:  # annotations are evaluated, and may name what is not there
-            return False
-    return inspect.isclass(made) and issubclass(made, nn.Module)
-
-
-def _is_here(module: Any) -> bool:
-    """True for a module in the current folder or below: the user's own."""
-    file = getattr(module, "__file__", None)
-    return file is not None and Path(os.getcwd()).resolve() in Path(file).resolve().parents
 
 
 def _made_by(factory: Callable[..., Any], architecture: Architecture) -> nn.Module:

@@ -39,6 +39,7 @@ def load_generator(
     num_classes: int | None = None,
     ema: str | None = None,
     offline: bool | None = None,
+    trust: bool = False,
 ) -> Generator:
     """The generator in `path`, in eval mode on `device`, which has made a few images already.
 
@@ -48,6 +49,9 @@ def load_generator(
     without it the first average is taken, since papers measure averages, with an `FdrWarning` that lists the sets.
     `offline` keeps what the architecture needs beside its weights (the decoder of a latent generator) from being
     fetched.
+
+    A run folder may name its architecture where that is a preset or what an installed package declares (an entry point
+    of the group "fdr.generators"); another one is imported only with `trust`, or when `arch` names it.
 
     Noise shape, number of classes (0: unconditional) and value range are taken from the arguments, else from
     `PATH.json` or the run folder, else from the attributes of these names of the network. Without them a generator is
@@ -69,8 +73,10 @@ def load_generator(
         refuse_stand_in(place)
     with runtime.offline(offline):
         is_run = place.is_dir() and ((place / INDEX_NAME).is_file() or not holds_weights(place))
-        read = _from_folder if is_run else _from_file
-        network, architecture, taken, said = read(place, named, ema, target)
+        if is_run:
+            network, architecture, taken, said = _from_folder(place, named, ema, target, trust)
+        else:
+            network, architecture, taken, said = _from_file(place, named, ema, target)
     spec = _spec(place, network, {**declared(network), **said, **given})
     generator = Generator(network, spec, name=place.name, architecture=architecture, weights=taken)
     generator.eval().check()
@@ -81,13 +87,14 @@ _Read = tuple[nn.Module, Architecture, TakenWeights, Mapping[str, Any]]
 """A network, where it comes from, which weights it has, and what was said of it beside them."""
 
 
-def _from_folder(path: Path, named: Architecture | None, ema: str | None, device: Any) -> _Read:
+def _from_folder(path: Path, named: Architecture | None, ema: str | None, device: Any, trust: bool) -> _Read:
     folder = read_run_folder(path)
     label, weights = folder.weights_file(ema)
     note = folder.sets.choice(label, repr(str(path))) if ema is None else None
     if note is not None:
         warnings.warn(f"{note}; {ADVICE}.", FdrWarning, stacklevel=5)
-    network, architecture = build(named or folder.architecture, device, is_from_file=named is None)
+    named_by = f"The run folder {str(path)!r}" if named is None and not trust else None
+    network, architecture = build(named or folder.architecture, device, named_by)
     load_weights(network, weights, None, path.name)
     return network, architecture, TakenWeights(label, tuple(folder.sets.labels())), folder.declared
 

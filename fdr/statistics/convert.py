@@ -10,11 +10,10 @@ import numpy as np
 
 from fdr.encoders.catalogue import find_row
 from fdr.errors import InputError, unknown
-from fdr.files import check_writable
 from fdr.statistics.base import Entry, StatisticsFile
 from fdr.statistics.checks import examine
 from fdr.statistics.npz import NpzStatistics
-from fdr.statistics.registry import open_statistics
+from fdr.statistics.registry import check_target, open_statistics
 from fdr.statistics.writers import BY_SUFFIX, WRITERS, Content, edm2_metric, write
 
 
@@ -59,9 +58,9 @@ def convert(
     a target that cannot hold them.
     """
     to = _format(target, options.to)
-    check_writable(target)
     if source.exists() and target.exists() and source.samefile(target):
         raise InputError(f"{str(source)!r} cannot be converted onto itself; name another file.")
+    check_target(target)
     file = open_statistics(source)
     entry = _main_entry(file, options)
     companions = _companions(file, entry, WRITERS[to].roles[1:])

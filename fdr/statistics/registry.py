@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fdr._moments_files import damaged, first_bytes
 from fdr.errors import InputError
-from fdr.files import DAMAGE, stand_in_of
+from fdr.files import DAMAGE, check_writable, stand_in_of
 from fdr.hdf5 import HDF5_MAGIC, open_h5
 from fdr.images.array_file import read_header
 from fdr.statistics.base import StatisticsFile
@@ -48,6 +48,19 @@ def open_statistics(path: str | os.PathLike[str]) -> StatisticsFile:
 
         return Hdf5Statistics(path)
     raise InputError(f"{str(path)!r} {kind}; {EXPECTED}.")
+
+
+def check_target(path: Path) -> None:
+    """Raise `InputError` when statistics cannot be written to `path`, or would replace a file of anything else."""
+    check_writable(path)
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    try:
+        open_statistics(path)
+    except InputError as error:
+        raise InputError(
+            f"{str(path)!r} is there and holds no statistics, which would replace it; name another file."
+        ) from error
 
 
 def is_statistics_file(path: Path) -> bool:

@@ -144,6 +144,8 @@ class RunOptions:
     """Project of Weights & Biases."""
     is_arch_named: bool = True
     """False when the architecture was read from the run folder, which may then not name any function it likes."""
+    trust: bool = False
+    """Import what a run folder names, whatever it is."""
 
     def __post_init__(self) -> None:
         for name in (item.name for item in fields(self)):

@@ -12,7 +12,8 @@ import torch
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.registry import load_encoders, parse_encoders
 from fdr.extraction import ExtractionOptions
-from fdr.generators.base import Generator
+from fdr.generators.architectures import check_architecture
+from fdr.generators.base import Architecture, Generator
 from fdr.generators.loading import load_generator
 from fdr.generators.weight_sets import ONLINE
 from fdr.group import Group
@@ -81,10 +82,14 @@ def build(
 def _generator(
     options: TrainOptions, run_options: RunOptions, run: Path, device: torch.device, is_new: bool
 ) -> Generator:
+    offline, trust = run_options.offline, run_options.trust
     if not is_new:
         arch = options.arch if run_options.is_arch_named else None
         arguments = options.arch_args if arch is not None else None
-        return load_generator(run, arch, str(device), arch_args=arguments, ema=ONLINE, offline=run_options.offline)
+        return load_generator(run, arch, str(device), arch_args=arguments, ema=ONLINE, offline=offline, trust=trust)
+    if options.arch is not None and not run_options.is_arch_named and not trust:
+        architecture = Architecture("factory", options.arch, options.arch_args)
+        check_architecture(architecture, repr(str(run / folder.OPTIONS_NAME)))
     return load_generator(
         options.gen,
         options.arch,
@@ -94,7 +99,8 @@ def _generator(
         noise_shape=options.noise_shape,
         num_classes=options.num_classes,
         ema=options.ema or ONLINE,
-        offline=run_options.offline,
+        offline=offline,
+        trust=trust,
     )
 
 

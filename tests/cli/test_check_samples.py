@@ -110,9 +110,9 @@ def test_a_run_folder_and_its_samples_are_two_sets_of_one_gate(
 ) -> None:
     made = fdr.load_generator(weights(tmp_path / "p.safetensors"), arch="generator_worlds:build_annotated")
     save_generator(tmp_path / "run", made)
-    sampled = fdr_command("sample", "--gen", "run", "-n", 40, "--seed", 3, "-o", "a.npz", "-q")
+    sampled = fdr_command("sample", "--gen", "run", "--trust", "-n", 40, "--seed", 3, "-o", "a.npz", "-q")
     assert sampled.code == 0, sampled.err
-    got = fdr_command("check", "a.npz", "--gen", "run", *small, "--baseline", "b.json", "--update-baseline")
+    got = fdr_command("check", "a.npz", "--gen", "run", "--trust", *small, "--baseline", "b.json", "--update-baseline")
     assert got.code == 0, got.err
     sets = json.loads(Path("b.json").read_text())["sets"]
     values = [sets[name]["fd:random"]["value"] for name in ("a.npz", "run")]

@@ -153,7 +153,9 @@ def test_generators_and_autoencoders(call: Run, tmp_path: Path) -> None:
         "--batch-size", 4, "--lr", "1e-3", "--steps", 2, "-o", run,
     )  # fmt: skip
     call("train", "--resume", run)
-    call("eval", "--gen", run, "--num-images", 16, "--ref", "ref.npz", "--reps", "random", "--json", "t.json")
+    call(
+        "eval", "--gen", run, "--trust", "--num-images", 16, "--ref", "ref.npz", "--reps", "random", "--json", "t.json"
+    )
 
 
 def test_a_table_of_an_odd_name(call: Run, tmp_path: Path) -> None:

@@ -85,7 +85,9 @@ def test_a_run_folder_names_the_decoder_and_does_not_repeat_it(checkpoint, vae, 
     assert index["architecture"] == {"kind": "factory", "target": "imf-b", "arguments": {"vae": vae}}
     with safe_open(tmp_path / "run" / index["weights"]["online"], "pt") as file:
         assert set(file.keys()) == {name.removeprefix("network.") for name, _ in loaded.named_parameters()}
-    again = fdr.load_generator(tmp_path / "run")
+    with pytest.raises(InputError, match=r"asks for .*, a folder of this machine; .*: arch imf-b arch_args vae="):
+        fdr.load_generator(tmp_path / "run")
+    again = fdr.load_generator(tmp_path / "run", trust=True)
     assert again.digest() == loaded.digest()
     with torch.no_grad():
         assert torch.equal(again(*inputs()), loaded(*inputs()))

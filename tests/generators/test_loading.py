@@ -7,6 +7,7 @@ import pickle
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -137,11 +138,11 @@ def test_a_run_folder_gives_the_generator_back(tmp_path, kind):
         loaded = fdr.load_generator(exported(tmp_path / "a.pt2"), noise_shape=(8,))
     averages = {name: value * 0.5 for name, value in loaded.state_dict().items()}
     save_generator(tmp_path / "run", loaded, {"online": loaded.state_dict(), "edm_250": averages})
-    again = fdr.load_generator(tmp_path / "run", ema="none")
+    again = fdr.load_generator(tmp_path / "run", ema="none", trust=kind == "factory")
     assert (again.spec, again.digest()) == (loaded.spec, loaded.digest())
     assert torch.equal(again(NOISE), loaded(NOISE))
     with pytest.warns(FdrWarning, match="trained weights and the average edm_250; measured: edm_250, as papers do"):
-        halved = fdr.load_generator(tmp_path / "run")
+        halved = fdr.load_generator(tmp_path / "run", trust=True)
     assert (halved.weights.label, halved.weights.held) == ("edm_250", ("online", "edm_250"))
     assert all(torch.equal(value, averages[name]) for name, value in halved.state_dict().items())
 
@@ -156,9 +157,9 @@ def test_saving_again_replaces_the_weights_in_one_step(plain, tmp_path, monkeypa
         broken.setattr("fdr.generators.run_folder.write_atomically", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             save_generator(tmp_path / "run", loaded)
-    assert fdr.load_generator(tmp_path / "run").digest() == old
+    assert fdr.load_generator(tmp_path / "run", trust=True).digest() == old
     save_generator(tmp_path / "run", loaded)
-    assert fdr.load_generator(tmp_path / "run").digest() == loaded.digest() != old
+    assert fdr.load_generator(tmp_path / "run", trust=True).digest() == loaded.digest() != old
     assert len(list((tmp_path / "run").iterdir())) == 2
 
 
@@ -210,25 +211,91 @@ def test_nothing_is_unpickled(tmp_path, name):
     assert not trace.exists()
 
 
+def asks_for(run: Path, target: str, **arguments: Any) -> Path:
+    """The run folder, whose file now names another architecture."""
+    path = run / "generator.json"
+    index = json.loads(path.read_text())
+    index["architecture"] |= {"target": target, "arguments": arguments}
+    path.write_text(json.dumps(index))
+    return run
+
+
+@pytest.fixture
+def run(plain, tmp_path) -> Path:
+    save_generator(tmp_path / "run", fdr.load_generator(plain, "generator_worlds:Plain"))
+    return tmp_path / "run"
+
+
+FOREIGN = ("os:system", "torch.hub:load", "builtins:exec", "this:s", "numpy.testing:runstring", "torch.nn:Linear")
+
+
 @pytest.mark.parametrize(
-    "target", ["os:system", "subprocess:Popen", "torch.hub:load", "generator_worlds:build", "builtins:exec", "this:s"]
+    "target", [*FOREIGN, "generator_worlds:build", "fdr.cli:main", "trap:Net", "trap", "pkg.trap:Net"]
 )
-def test_a_run_folder_calls_only_what_makes_networks(plain, tmp_path, target, monkeypatch):
+def test_a_run_folder_names_no_code(run, tmp_path, target, monkeypatch):
+    """Nothing of it is imported, wherever it lies: not what makes networks, nor what is in the current folder."""
     monkeypatch.chdir(tmp_path)
-    loaded = fdr.load_generator(plain, "generator_worlds:Plain")
-    save_generator(tmp_path / "run", loaded)
-    path = tmp_path / "run" / "generator.json"
-    path.write_text(path.read_text().replace("generator_worlds:Plain", target))
-    with pytest.raises(InputError, match=rf"asks for '{target}', a function that might do anything: say arch"):
-        fdr.load_generator(tmp_path / "run")
-    assert "this" not in sys.modules  # not even imported
-    if target.startswith("generator_worlds"):
-        assert fdr.load_generator(tmp_path / "run", arch=target).digest() is not None
-        monkeypatch.chdir(Path(__file__).parent.parent)  # the user's own folder
-        assert fdr.load_generator(tmp_path / "run").spec == loaded.spec
-        path.write_text(path.read_text().replace(target, "generator_worlds:build_annotated"))
-        monkeypatch.chdir(tmp_path)
-        assert fdr.load_generator(tmp_path / "run").spec == loaded.spec
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "pkg").mkdir()
+    for path in (tmp_path / "trap.py", tmp_path / "pkg" / "__init__.py", tmp_path / "pkg" / "trap.py"):
+        path.write_text("open('ran', 'w')\nfrom generator_worlds import Plain as Net\n")
+    with pytest.raises(InputError, match=rf"'.*run' asks for '{target}', .* add trust=True, .*: arch {target}"):
+        fdr.load_generator(asks_for(run, target))
+    assert not (tmp_path / "ran").exists() and not {"this", "trap", "pkg"} & sys.modules.keys()
+
+
+def test_a_name_is_trusted_when_the_user_says_so(run):
+    asks_for(run, "generator_worlds:build", width=12)
+    with pytest.raises(InputError, match=r": arch generator_worlds:build arch_args width=12\."):
+        fdr.load_generator(run)
+    with pytest.raises(FdrError, match="does not fit"):  # it is called, and makes another network
+        fdr.load_generator(run, trust=True)
+    assert fdr.load_generator(run, arch="generator_worlds:build").digest() is not None
+    assert fdr.load_generator(asks_for(run, "generator_worlds:build"), trust=True).digest() is not None
+
+
+def declare(site: Path, group: str, line: str) -> None:
+    """The metadata of an installed package with one entry point."""
+    metadata = site / "plugin-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[{group}]\n{line}\n")
+
+
+def test_an_installed_package_declares_networks(run, plain, tmp_path, monkeypatch):
+    site, here = tmp_path / "site", tmp_path / "here"
+    declare(site, "fdr.generators", "plain-net = declared_nets:make")
+    code = "from generator_worlds import Plain as make\n"
+    (site / "declared_nets.py").write_text(code)
+    here.mkdir()
+    (here / "declared_nets.py").write_text("open('ran', 'w')\n" + code)  # which does not take its place
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.syspath_prepend(str(here))
+    for target in ("plain-net", "declared_nets:make"):
+        assert fdr.load_generator(asks_for(run, target)).digest() is not None
+        assert fdr.load_generator(plain, target).digest() is not None
+    assert not (here / "ran").exists()
+    with pytest.raises(InputError, match="asks for 'declared_nets:Plain'"):
+        fdr.load_generator(asks_for(run, "declared_nets:Plain"))
+    with pytest.raises(InputError, match="Unknown architecture 'plane-net'; did you mean 'plain-net'"):
+        fdr.load_generator(plain, "plane-net")
+
+
+def test_metadata_in_the_current_folder_declares_nothing(run, tmp_path, monkeypatch):
+    declare(tmp_path, "fdr.generators", "plain-net = generator_worlds:Plain")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InputError, match="asks for 'plain-net'"):
+        fdr.load_generator(asks_for(run, "plain-net"))
+
+
+@pytest.mark.parametrize("vae", ["/models/vae", "../vae", "there/vae", "~/vae", "a/../b"])
+def test_a_run_folder_names_no_autoencoder_of_this_machine(run, tmp_path, vae, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there" / "vae").mkdir(parents=True)
+    with pytest.raises(InputError, match=rf"asks for '{vae}', .*: arch imf-b arch_args"):
+        fdr.load_generator(asks_for(run, "imf-b", vae=vae))
 
 
 @pytest.mark.parametrize(
@@ -320,12 +387,11 @@ def test_what_is_no_image(shape):
         ({"noise_shape": "8x8"}, "noise shape is the sizes"),
     ],
 )
-def test_a_run_folder_that_was_tampered_with(plain, tmp_path, change, sentence):
-    save_generator(tmp_path / "run", fdr.load_generator(plain, "generator_worlds:Plain"))
-    path = tmp_path / "run" / "generator.json"
+def test_a_run_folder_that_was_tampered_with(run, change, sentence):
+    path = run / "generator.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(InputError, match=sentence):
-        fdr.load_generator(tmp_path / "run")
+        fdr.load_generator(run, trust=True)
 
 
 def test_a_generator_made_in_python_is_not_saved(tmp_path):

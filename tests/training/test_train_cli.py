@@ -41,26 +41,29 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tm
     return one
 
 
-def start(folder: Path, *more: object) -> list[object]:
+def start(folder: Path, *more: object, steps: int = 12) -> list[object]:
     """Arguments of a small run."""
     reference = npz(folder / "real.npz", images(40))
     given = ["--gen", train_worlds.weights(folder), "--arch", "train_worlds:Net", "--ref", reference, "--device", "cpu"]
     given += ["--reps", "py:train_worlds:tiny", "--population", "ema:0.9", "--fill", 40, "--batch-size", 8]
-    return ["train", *given, "--lr", "1e-2", "--steps", 12, "--log-every", 2, "--ema-kimg", "0.1", *more]
+    return ["train", *given, "--lr", "1e-2", "--steps", steps, "--log-every", 2, "--ema-kimg", "0.1", *more]
 
 
 def test_a_run_from_start_to_end(call: Call, tmp_path: Path) -> None:
     code, out, err = call(*start(tmp_path), "--monitor", "py:train_worlds:other", "-o", "run")
-    assert (code, out) == (0, "finished 12 steps; next: fdr eval --gen run\n"), err
+    assert (code, out) == (0, "finished 12 steps; next: fdr eval --gen run --trust\n"), err
     assert re.search(r"^step 2/12, \d+ s left: py:train_worlds:tiny ", err, re.MULTILINE)
     assert "watched py:train_worlds:other" in err
     assert "images/s" in err and "solver" in err and "step 12/12: " in err
-    for again in ([*start(tmp_path), "--monitor", "py:train_worlds:other", "-o", "run"], ["train", "--resume", "run"]):
+    for again in (
+        [*start(tmp_path), "--monitor", "py:train_worlds:other", "-o", "run"],
+        ["train", "--resume", "run", "--trust"],
+    ):
         assert call(*again) == (0, "run has finished already, at step 12; nothing to do.\n", "")
-    code, out, err = call("train", "--resume", "run", "--lr", "1e-3")
+    code, out, err = call("train", "--resume", "run", "--lr", "1e-3", "--trust")
     assert code == 2 and "it was started with --lr 0.01, not 0.001" in err and len(err.splitlines()) == 1
     code, out, err = call(
-        "eval", "--gen", "run", "--num-images", 20, "--reps", "py:train_worlds:tiny", "--ref", "real.npz"
+        "eval", "--gen", "run", "--trust", "--num-images", 20, "--reps", "py:train_worlds:tiny", "--ref", "real.npz"
     )
     assert code == 0 and "py:train_worlds:tiny" in out, err
 
@@ -97,7 +100,7 @@ def test_dry_run(call: Call, tmp_path: Path) -> None:
 
 def test_sigterm_saves_and_exits_with_0(call: Call, tmp_path: Path) -> None:
     paths = os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parent.parent)))
-    command = [sys.executable, "-m", "fdr", *map(str, start(tmp_path, "--steps", 100_000, "-o", "run"))]
+    command = [sys.executable, "-m", "fdr", *map(str, start(tmp_path, "-o", "run", steps=100_000))]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,
@@ -114,7 +117,7 @@ def test_sigterm_saves_and_exits_with_0(call: Call, tmp_path: Path) -> None:
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     step = max(list_checkpoints(tmp_path / "run"))
-    assert step > 0 and f"stopped at step {step} of 100000, saved; go on with: fdr train --resume run" in out
+    assert step > 0 and f"stopped at step {step} of 100000, saved; go on with: fdr train --resume run --trust" in out
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()][-1] in (step, step - 1)
 
 
@@ -136,15 +139,19 @@ def test_interrupted_it_saves_and_exits_with_130(call: Call, tmp_path: Path, mon
 
 
 def test_a_resumed_run_does_not_call_any_function_its_folder_names(call: Call, tmp_path: Path) -> None:
-    """Of a folder from elsewhere, the factory is called only when the user names it."""
+    """Of a folder from elsewhere, the factory is called only when the user names it, encoders alike."""
     assert call(*start(tmp_path), "-o", "run")[0] == 0
+    code, _, err = call("train", "--resume", "run")
+    assert code == 2 and "'run/train.json' asks for 'py:train_worlds:tiny'" in err and "--reps py:train_worlds" in err
     for path in ("train.json", "generator.json"):
         text = (tmp_path / "run" / path).read_text()
         (tmp_path / "run" / path).write_text(
             text.replace("train_worlds:Net", "os:abort").replace('"steps": 12', '"steps": 14')
         )
-    code, _, err = call("train", "--resume", "run")
-    assert code == 2 and "asks for 'os:abort'" in err
+    code, _, err = call("train", "--resume", "run", "--reps", "py:train_worlds:tiny")
+    assert code == 2 and "asks for 'os:abort'" in err and "--arch os:abort" in err
+    code, _, err = call("train", "--resume", "run", "--reps", "py:train_worlds:tiny", "--arch", "train_worlds:Net")
+    assert code == 2 and "it was started with --arch os:abort" in err
 
 
 @pytest.mark.slow
