@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,14 +26,15 @@ def make():
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A project with data, and a module that leaves a trace when it is imported."""
     (tmp_path / "sub" / "deep").mkdir(parents=True)
     npz(tmp_path / "a.npz", images(40))
     npz(tmp_path / "b.npz", images(40, seed=1))
     (tmp_path / "trap.py").write_text(PROGRAM)
     monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
+    yield tmp_path
+    sys.modules.pop("trap", None)
 
 
 EVAL = ("eval", "a.npz", "--ref", "b.npz", "--reps", "random", "--no-cache", "-q")
