@@ -62,7 +62,7 @@ def check_output(ctx: click.Context, parameter: click.Parameter, path: Path, kin
         _check_within(path, config_of(ctx), label)
     if kind == "store":
         return
-    check_no_input(ctx, label, path, is_image=kind in ("png", "plot"), but=str(parameter.name))
+    _check_no_input(ctx, label, path, is_image=kind in ("png", "plot"), but=str(parameter.name))
     if kind != "new":
         check_writable(path, path.suffix.lower().removeprefix(".") if kind == "plot" else kind)
 
@@ -73,7 +73,7 @@ def check_written(name: str, path: Path, kind: str) -> None:
     check_output(ctx, next(p for p in ctx.command.params if p.name == name), path, kind)
 
 
-def check_no_input(ctx: click.Context, label: str, path: Path, *, is_image: bool = False, but: str = "") -> None:
+def _check_no_input(ctx: click.Context, label: str, path: Path, *, is_image: bool = False, but: str = "") -> None:
     """Raise `InputError` when `path` is something that the command reads, or an image among its images."""
     place = path.resolve()
     for source in _inputs(ctx, but):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fdr.cli import _generator, _options, _ranks
-from fdr.cli._outputs import Output, check_no_input, check_written
+from fdr.cli._outputs import Output, check_written
 from fdr.cli._render import progress_for, write_text
 from fdr.cli._verdict_outputs import Outputs
 from fdr.errors import InputError
@@ -138,9 +138,6 @@ def command(
 
     outputs = Outputs(report, json_path, junit, markdown, openmetrics, None if no_annotations else github_job())
     with outputs.replaced_on_failure(is_dry=dry_run):
-        for name, path in () if outputs.job is None else vars(outputs.job).items():
-            if path is not None:
-                check_no_input(click.get_current_context(), f"The {name} of the job", path)
         if not inputs and drawn is None:
             raise click.UsageError("Name a report, sample sets, or a generator with --gen.")
         options = GateOptions.parse(maxima, minima, tolerances, allow, inconclusive, allow_missing)

@@ -144,13 +144,3 @@ def test_what_may_be_replaced(fdr_command, place: Path) -> None:
         got = fdr_command("ifid", "--vae", "haar", "--images", "a.npz", "--top-k", 2, "--reps", "random", *picture)
         assert got.code == 0, got.err
     assert Image.open("p.png").format == "PNG"
-
-
-def test_the_files_of_a_github_job_are_no_inputs(fdr_command, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"):
-        with monkeypatch.context() as one:
-            one.setenv(name, str(place / "r.json"))
-            before = Path("r.json").read_bytes()
-            got = fdr_command("check", "r.json", "--max", "fd=1")
-            assert got.code == 2 and "is an input of this command" in got.err and Path("r.json").read_bytes() == before

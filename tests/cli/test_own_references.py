@@ -181,8 +181,8 @@ class TestOneFile:
         for arguments, sentence in (
             ((*plain[:3], "random,random:1", "-o", "s.npz"), "and --reps names 2; name a folder, such as -o s/"),
             ((*plain, "-o", "s.npz", "--format", "h5"), "--format h5 goes with another name than 's.npz'"),
-            ((*plain, "-o", "real.npz"), "'real.npz' is there and was not written by fdr stats; name another file"),
-            ((*plain, "-o", "real.npz", "--dry-run"), "was not written by fdr stats"),
+            ((*plain, "-o", "other.npz"), "'other.npz' is there and was not written by fdr stats; name another file"),
+            ((*plain, "-o", "other.npz", "--dry-run"), "was not written by fdr stats"),
             (("stats", "other.npz", *plain[2:], "-o", "one.npz"), "'one.npz' is the reference of other images"),
         ):
             got = fdr_command(*arguments)
