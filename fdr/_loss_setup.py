@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fdr._loss_encoders import AUTOCASTS, modes_kept
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.registry import encoder_called, load_encoders
-from fdr.errors import InputError, unknown
+from fdr.errors import FdrWarning, InputError, unknown
+from fdr.images.facts import Preprocessing
 from fdr.moments import Moments
 from fdr.reference import Reference, check_one_encoder_each, find_reference, reference_for
+from fdr.sanity import other_preprocessing
 
 
 def load_named(
@@ -75,6 +78,16 @@ def references_of(
     if not isinstance(reference, Mapping):
         check_one_encoder_each({(name, encoders[name].spec.output): one for name, one in found.items()})
     return found
+
+
+def warn_of_other_size(images: Tensor, references: Mapping[str, Reference]) -> None:
+    """Warn when images [B, 3, H, W] are of another size than those behind the first reference, where that is known."""
+    first = next(iter(references.values()))
+    height, width = images.shape[-2:]
+    theirs = Preprocessing.of_attributes(first.moments.attributes)
+    sentence = other_preprocessing(Preprocessing(width, height, 1.0, "none"), theirs, first.name)
+    if sentence is not None:
+        warnings.warn(sentence, FdrWarning, stacklevel=2)
 
 
 def _reference_of(reference: Any, name: str, encoder: AbstractEncoder, options: EncoderOptions) -> Reference:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fdr._loss_encoders import LossEncoder, checked_images
-from fdr._loss_setup import check_options, checked_weights, load_named, references_of
+from fdr._loss_setup import check_options, checked_weights, load_named, references_of, warn_of_other_size
 from fdr._loss_terms import LossTerms, owned_by
 from fdr.arguments import named_arguments
 from fdr.encoders.base import EncoderOptions
@@ -271,6 +271,8 @@ class FDLoss:
 
     def _features(self, images: Any) -> dict[str, Tensor]:
         images = checked_images(images, has_range_check=not self._is_range_checked)
+        if not self._is_range_checked:
+            warn_of_other_size(images, self.references)
         self._is_range_checked = True
         return {name: self._features_of(name, images) for name in self.names}
 

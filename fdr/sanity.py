@@ -78,7 +78,7 @@ def other_preprocessing(samples: Preprocessing | None, reference: Preprocessing 
     elif reference.flags not in ("", samples.flags):
         advice = f"give the samples {reference.flags}, too"
     else:
-        advice = "bring both to one size, such as with --crop adm --size PX"
+        advice = "bring both to one size, such as with --crop adm --size PX, which fdr stats takes too"
     return (
         f"The samples are {samples}, but the images of the reference {name!r} are {reference}{made}: FD sees the "
         f"difference; {advice}."

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from worlds import TinyEncoder, folder, images, npz
 
@@ -348,6 +349,17 @@ def test_references_of_other_tools_say_nothing_of_sizes(tmp_path: Path) -> None:
     moments = fdr.Moments.from_features(np.random.default_rng(0).normal(size=(99, 12)))
     np.savez(tmp_path / "other.npz", mu=moments.mu, sigma=moments.sigma)
     assert sizes_said(LARGE, tmp_path / "other.npz") == []
+
+
+def test_the_loss_tells_once_of_images_of_another_size() -> None:
+    reference = fdr.Moments.from_features(fdr.extract(LARGE, "random"))
+    loss = fdr.FDLoss("random", reference, population=fdr.BatchPopulation())
+    for side, told in ((32, 0), (16, 1), (16, 0)):
+        loss = loss if side == 16 and told == 0 else fdr.FDLoss("random", reference, population=fdr.BatchPopulation())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            loss(torch.rand(8, 3, side, side, generator=torch.Generator().manual_seed(0)))
+        assert sum("16 x 16 pixels, but the images of the reference" in str(item.message) for item in caught) == told
 
 
 def test_sizes_are_known_of_moments_only_and_of_extract(tmp_path: Path) -> None:

@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     "--format",
     "file_format",
     type=click.Choice(["h5", "npz", "adm"]),
-    help="npz has the mu and sigma that other tools read, h5 is smaller to check; adm is one npz as the references of "
-    "guided-diffusion: moments for FID and sFID, and images for precision and recall.  [default: by the name, h5 in a "
-    "folder]",
+    help="npz has the mu and sigma that other tools read, h5 is fdr's own; adm is one npz as the references of "
+    "guided-diffusion: moments for FID and sFID, and images for precision and recall.  [default: what the name ends "
+    "in, h5 in a folder]",
 )
 @click.option(
     "--num-images",
