@@ -116,11 +116,12 @@ def _check_no_writer(path: str | os.PathLike[str]) -> None:
 def _check_structure(path: Path) -> None:
     state = os.stat(path)
     key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
-    if key in _surveyed or _has_checksums(path):
+    is_program = not sys.executable or getattr(sys, "frozen", False)  # then there is no Python to start
+    if key in _surveyed or is_program or _has_checksums(path):
         return
     limit = SURVEY_SECONDS + state.st_size / _BYTES_PER_SECOND
     program = "import sys; sys.path[:0] = sys.argv[2:]; from fdr.hdf5 import survey; survey(sys.argv[1])"
-    command = [sys.executable, "-c", program, os.fspath(path), *filter(None, sys.path)]
+    command = [sys.executable, "-P", "-c", program, os.fspath(path), *filter(None, sys.path)]
     try:
         code = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit).returncode
     except subprocess.TimeoutExpired:

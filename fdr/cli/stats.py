@@ -187,7 +187,8 @@ def _write_adm(
     if json_path is None or str(json_path) != "-":
         count, height, width, _ = summary["arr_0"]
         click.echo(f"{out}: moments of {summary['images']['count']} images of {summary['images']['source']}")
-        click.echo(f"arr_0: {count} of them, {width} x {height}; sha256 {summary['sha256'][:8]}")
+        origin = f", labels from {summary['labels_from']}" if summary["labels"] else ""
+        click.echo(f"arr_0: {count} of them, {width} x {height}{origin}; sha256 {summary['sha256'][:8]}")
 
 
 def _print_written(written: dict[str, Any], out: Path) -> None:

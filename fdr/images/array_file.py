@@ -60,10 +60,11 @@ def find_images(name: str, arrays: Sequence[ArrayInfo], choice: str | None = Non
     if choice is not None:
         return _chosen(name, arrays, choice)
     by_leaf = {array.key.rpartition("/")[2].lower(): array for array in reversed(arrays)}
+    found = [array for array in arrays if array.is_images]
     for key in PREFERRED:
         if key in by_leaf and by_leaf[key].is_images:
+            _warn_of_others(name, by_leaf[key], found)
             return by_leaf[key]
-    found = [array for array in arrays if array.is_images]
     if len(found) == 1:
         return found[0]
     listed = "; ".join(map(str, arrays[:8])) or "nothing"
@@ -79,6 +80,17 @@ def find_images(name: str, arrays: Sequence[ArrayInfo], choice: str | None = Non
             f"{name} is a statistics file (mu, sigma), not images; give it as the reference (--ref {name})."
         )
     raise InputError(f"{name} holds no images; expected arr_0 as uint8 [N, H, W, 3], found {listed}.")
+
+
+def _warn_of_others(name: str, taken: ArrayInfo, found: Sequence[ArrayInfo]) -> None:
+    others = [array for array in found if array.key != taken.key]
+    if others:
+        warnings.warn(
+            f"{name}: of {len(found)} arrays of images, {taken.key} is measured; {name}:{others[0].key} takes another "
+            "one.",
+            FdrWarning,
+            stacklevel=2,
+        )
 
 
 def _chosen(name: str, arrays: Sequence[ArrayInfo], choice: str) -> ArrayInfo:

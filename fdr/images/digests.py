@@ -13,7 +13,7 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -178,4 +178,12 @@ def container_digest(paths: Sequence[str | Path], rows: np.ndarray | None, group
             raise InputError(f"{path} is damaged: {found.removeprefix(_DAMAGED)}; copy or write it again.")
     digest = hashlib.sha256("\n".join(digests).encode())
     digest.update(b"" if rows is None else np.ascontiguousarray(rows, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def archive_digest(paths: Sequence[str | Path], rows: np.ndarray | None, names: Iterable[str], group: Group) -> str:
+    """`container_digest`, and the names of the entries that count, which are a choice among all of an archive."""
+    digest = hashlib.sha256(container_digest(paths, rows, group).encode())
+    for name in names:
+        digest.update(os.fsencode(name) + b"\0")
     return digest.hexdigest()

@@ -131,6 +131,7 @@ def sorted_out(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
     What macOS keeps beside files (__MACOSX, ._name) holds no images and is not counted.
     """
     images: list[str] = []
+    thumbnails: list[str] = []
     left_out: Counter[str] = Counter()
     for name in names:
         suffix = os.path.splitext(name)[1].lower()
@@ -141,11 +142,15 @@ def sorted_out(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
         if suffix not in SUFFIXES and suffix not in UNREAD:
             left_out[suffix] += suffix in ARRAYS and aside is None
         elif aside is not None:
-            left_out[HIDDEN if aside.startswith(".") and aside.lower() not in THUMBNAILS else f"{aside}/"] += 1
+            is_thumbnail = aside.lower() in THUMBNAILS
+            left_out[f"{aside}/" if is_thumbnail else HIDDEN] += 1
+            thumbnails += [name] if is_thumbnail and suffix in SUFFIXES else []
         elif suffix in UNREAD:
             left_out[suffix] += 1
         else:
             images.append(name)
+    if thumbnails and not images:  # then the small copies are the set
+        return thumbnails, {key: many for key, many in left_out.items() if many and not key.endswith("/")}
     return images, {key: many for key, many in left_out.items() if many}
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -85,12 +85,10 @@ def folder_labels(names: Sequence[str]) -> Labels | None:
 
 def without_common_folder(names: Sequence[str]) -> list[str]:
     """The names below the deepest folder that holds all of them: archives often wrap everything in one."""
-    if not names:
-        return []
-    folders = [PurePosixPath(name).parent.parts for name in names]
-    low, high = min(folders), max(folders)
-    depth = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-    return ["/".join(PurePosixPath(name).parts[depth:]) for name in names]
+    folders = {name[: name.rfind("/") + 1] for name in names}
+    common = os.path.commonprefix([min(folders, default=""), max(folders, default="")])
+    below = common.rfind("/") + 1
+    return [name[below:] for name in names]
 
 
 def _are_parts(folders: Sequence[str], names: Sequence[str]) -> bool:
@@ -133,7 +131,10 @@ def json_labels(text: bytes, where: str, names: Sequence[str]) -> tuple[bool, La
             return False, None
         if data["labels"] is None:
             return True, None
-        known = {str(name).replace("\\", "/").removeprefix("./"): label for name, label in dict(data["labels"]).items()}
+        pairs = list(data["labels"].items()) if isinstance(data["labels"], dict) else data["labels"]
+        if not isinstance(pairs, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+            return False, None
+        known = {str(name).replace("\\", "/").removeprefix("./"): label for name, label in pairs}
         missing = [name for name in names if name not in known]
         if missing:
             _warn(f"{where} has no label for {len(missing)} of {len(names)} images ({missing[0]}), so none is used.")

@@ -6,7 +6,6 @@ import bz2
 import contextlib
 import functools
 import gzip
-import hashlib
 import itertools
 import lzma
 import posixpath
@@ -25,6 +24,7 @@ from fdr.files import DAMAGE
 from fdr.images.array_file import OffsetReader
 from fdr.images.base import ImageOptions, ImageSource, Loader
 from fdr.images.decode import Picture, UnreadableImage
+from fdr.images.digests import archive_digest
 from fdr.images.files import (
     DEAD_LINKS,
     REPEATED,
@@ -101,7 +101,7 @@ class TarSource(ImageSource):
         many = len(place.files) > 1
         ids = [f"{place.files[m.shard].name}/{m.name}" if many else m.name for m in members]
         super().__init__(place.name, options, ids, labels, left_out)
-        self._shards, self._members, self._choice = place.files, members, place.choice
+        self._shards, self._members = place.files, members
 
     def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
         assert self.rows is not None
@@ -150,9 +150,8 @@ class TarSource(ImageSource):
     def _files(self, start: int = 0, stop: int | None = None) -> Sequence[Path]:
         return self._shards
 
-    def _content_digest(self) -> str | None:
-        content = super()._content_digest()
-        return content if self._choice is None else hashlib.sha256(f"{content} {self._choice}".encode()).hexdigest()
+    def _content_digest(self) -> str:
+        return archive_digest(self._shards, self.rows, self.ids, self.group)
 
 
 def _raise(error: Exception) -> Picture:

@@ -13,6 +13,7 @@ from fdr.errors import InputError
 from fdr.files import DAMAGE
 from fdr.images.base import ImageOptions, ImageSource, Loader
 from fdr.images.decode import Picture, UnreadableImage, decode
+from fdr.images.digests import archive_digest
 from fdr.images.files import DEAD_LINKS, REPEATED, Place, check_file_bytes, follow_links, no_images, sorted_out
 from fdr.images.labels import MAX_JSON_BYTES, Labels, labels_of_files
 
@@ -64,6 +65,9 @@ class ZipSource(ImageSource):
         except DAMAGE as error:
             raise UnreadableImage(f"its entry in the archive is damaged ({error})") from error
         return decode(data, self.options.alpha, self.options.max_pixels)
+
+    def _content_digest(self) -> str:
+        return archive_digest([self._path], self.rows, self.ids, self.group)
 
     def _files(self, start: int = 0, stop: int | None = None) -> Sequence[Path]:
         return [self._path]

@@ -204,7 +204,7 @@ def test_labels_of_stylegan_and_edm_come_from_dataset_json(tmp_path, container, 
         (json.dumps({"labels": [["00000/img00000000.png", 1]]}), "has no label for 7 of 8 images"),
         (json.dumps({"labels": [[name, 0.5] for name in chunks()]}), "neither whole numbers nor one-hot"),
         (json.dumps({"labels": [[name, [1, 1]] for name in chunks()]}), "neither whole numbers nor one-hot"),
-        (json.dumps({"labels": 7}), "cannot be read"),
+        (json.dumps({"labels": [["00000/img00000000.png", [1]], ["a", [1, 2]]]}), "has no label for 7"),
         ("[" * 100_000, "cannot be read"),
         ("\xff", "cannot be read"),
     ],
@@ -214,6 +214,23 @@ def test_a_dataset_json_without_usable_labels_is_said(tmp_path, text, match):
     write_files(tmp_path, files | {"dataset.json": text.encode("latin1")})
     with pytest.warns(FdrWarning, match=match):
         assert open_images(tmp_path).labels is None
+
+
+@pytest.mark.parametrize("text", [b'{"labels": ["cat", "dog"]}', b'{"labels": 7}', b"[]", b'{"images": []}'])
+def test_a_dataset_json_of_another_tool_says_nothing_of_labels(tmp_path, text):
+    write_files(tmp_path, {"cat/0.png": PNG[0], "dog/1.png": PNG[1], "dataset.json": text})
+    assert open_images(tmp_path).labels.tolist() == [0, 1]
+
+
+def test_thumbnails_alone_are_the_set(tmp_path):
+    write_files(tmp_path, {"thumbnails/0.png": PNG[0], "thumbnails/1.png": PNG[1]})
+    assert len(open_images(tmp_path)) == 2
+
+
+def test_a_second_array_of_images_is_named(tmp_path):
+    np.savez(tmp_path / "x.npz", photos(3), photos(4))
+    with pytest.warns(FdrWarning, match=r"of 2 arrays of images, arr_0 is measured; .*x\.npz:arr_1 takes another"):
+        assert len(open_images(tmp_path / "x.npz")) == 3
 
 
 @pytest.mark.parametrize(
