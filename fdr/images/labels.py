@@ -86,7 +86,7 @@ def folder_labels(names: Sequence[str]) -> Labels | None:
 def without_common_folder(names: Sequence[str]) -> list[str]:
     """The names below the deepest folder that holds all of them: archives often wrap everything in one."""
     folders = {name[: name.rfind("/") + 1] for name in names}
-    common = os.path.commonprefix([min(folders, default=""), max(folders, default="")])
+    common = os.path.commonprefix([min(folders, default=""), max(folders, default="")])  # noqa: RUF071
     below = common.rfind("/") + 1
     return [name[below:] for name in names]
 
