@@ -163,6 +163,8 @@ class Extraction:
             for block in self._blocks(shared):
                 yield block
                 self.group.check_peers()
+                if self.num_rows is not None:  # as soon as too many are bad, not after the pass
+                    self.source.check_bad(self.bad, self.num_rows, is_all=False)
             parts = self.group.gather((self.bad, self._noted), while_waiting=shared.advance)
             shared.advance()
         self.bad = sorted((image for bad, _ in parts for image in bad), key=lambda image: image.row)

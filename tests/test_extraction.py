@@ -139,7 +139,7 @@ def test_skipped_images_are_left_out_and_remembered(tmp_path: Path) -> None:
         list(fdr.extract(root, TinyEncoder(), cache=tmp_path / "c"))
     strict = ImageOptions(on_bad="skip", max_bad=0.01)
     for cache in (None, tmp_path / "c"):
-        with pytest.raises(RunError, match="2 of 40 images are bad"):
+        with pytest.raises(RunError, match="at least 1 of 40 images are bad"):
             list(fdr.extract(root, TinyEncoder(), cache=cache, image_options=strict))
 
 
@@ -205,3 +205,14 @@ def test_blocks_hold_all_stored_outputs() -> None:
         "features": (16, DIM),
         "logits": (16, 10),
     }
+
+
+def test_too_many_bad_images_end_a_pass_early() -> None:
+    """The first shard of 16 has 3 bad images of 64, more than a hundredth: the other three shards are not computed."""
+    items = [image / np.float32(255) for image in images(64)]
+    for row in (1, 5, 9):
+        items[row] = items[row] + 1
+    encoder = TinyEncoder()
+    with pytest.raises(RunError, match="at least 3 of 64 images are bad"):
+        list(fdr.extract(items, encoder, image_options=fdr.ImageOptions(on_bad="skip")))
+    assert encoder.num_seen < 40

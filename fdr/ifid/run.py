@@ -37,6 +37,7 @@ from fdr.lpips import Lpips
 from fdr.measurement import Measurement, Needs, measure
 from fdr.moments import Moments
 from fdr.neighbour_search import Neighbours, SearchOptions, nearest, plan_search
+from fdr.neighbour_search.pair_rules import PairRules
 from fdr.report import Report
 from fdr.runtime import package_versions
 
@@ -121,13 +122,15 @@ class InterpolatedFid:
 
     def _check_classes(self) -> None:
         sources = [self.images] if self.neighbours is None else [self.images, self.neighbours]
-        for source in sources:
-            _labels_of(source)
+        own, theirs = _labels_of(sources[0]), _labels_of(sources[-1])
         if len({source.class_names for source in sources}) > 1:
             raise InputError(
                 "The two sets have other classes (the names of their class folders differ), so --same-class cannot "
                 "match them."
             )
+        itself = (np.arange(len(own)), np.arange(len(theirs))) if self.neighbours is None else None
+        rules = PairRules(itself, (own, theirs), (len(own), len(theirs)))
+        rules.check_counts(np.arange(len(own)), len(theirs), self.options.top_k)  # not after hours of encoding
 
     # What is done
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from fdr.errors import FdrWarning, InputError, RunError, as_utf8, unknown
 from fdr.group import SOLO, Group
-from fdr.images.decode import ALPHA, MAX_PIXELS, Picture, UnreadableImage, quiet_pillow
+from fdr.images.decode import ALPHA, MAX_PIXELS, Picture, UnreadableImage, WrongValues, quiet_pillow
 from fdr.images.digests import container_digest, file_stamp
 from fdr.images.facts import FACTS, FORMATS, facts_of
 from fdr.images.files import left_out_text, lost_images
@@ -284,6 +284,10 @@ class ImageSource(ABC):
             picture = load()
         except UnreadableImage as error:
             return error
+        except WrongValues as error:
+            if self.options.on_bad == "fail":
+                raise
+            return UnreadableImage(str(error))
         array = self._resized(picture)
         return _Ready(torch.from_numpy(array).permute(2, 0, 1), facts_of(array, picture.format))
 
@@ -325,13 +329,14 @@ class ImageSource(ABC):
             self._facts = np.concatenate([self._facts, np.zeros(max(1024, len(self._facts)), FACTS)])
         self._facts[row] = (row, *facts)
 
-    def check_bad(self, bad: Sequence[BadImage], num_rows: int) -> None:
-        """Raise `RunError` when `bad` is more than the share `max_bad` of `num_rows` images."""
+    def check_bad(self, bad: Sequence[BadImage], num_rows: int, is_all: bool = True) -> None:
+        """Raise `RunError` when `bad`, all bad images or those found so far, is more than the share `max_bad` of
+        `num_rows` images."""
         if len(bad) > self.options.max_bad * num_rows:
             first = "; ".join(f"{image.id}: {image.reason}" for image in bad[:3])
             more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
             raise RunError(
-                f"{self.name}: {len(bad)} of {num_rows} images are bad, above the limit of {self.options.max_bad:.4g} "
+                f"{self.name}: {'' if is_all else 'at least '}{len(bad)} of {num_rows} images are bad, above the limit of {self.options.max_bad:.4g} "
                 f"(max_bad): {first}{more}."
             )
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fdr.errors import InputError
 from fdr.files import HEAD_BYTES, stand_in_of
 from fdr.images.metadata import without_metadata
 
@@ -37,6 +38,10 @@ _SWAPPED = {f"{mode};16{end}": f"{mode};16{_OTHER_END[end]}" for mode in ("RGB",
 
 class UnreadableImage(Exception):
     """One image that cannot be used; the text completes "a.png: ..."."""
+
+
+class WrongValues(InputError):
+    """One image of floats that are not finite or outside of [0, 1]; with `on_bad="skip"` it is a bad image."""
 
 
 @dataclass(frozen=True)

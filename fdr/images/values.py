@@ -11,7 +11,7 @@ import numpy as np
 
 from fdr.errors import InputError
 from fdr.images.base import ImageOptions
-from fdr.images.decode import Picture, UnreadableImage, to_rgb
+from fdr.images.decode import Picture, UnreadableImage, WrongValues, to_rgb
 from fdr.images.files import decode_file
 
 CHANNELS = (1, 3, 4)
@@ -115,14 +115,14 @@ def _unit_range(array: np.ndarray, where: str) -> np.ndarray:
     if low >= -ROUNDING and high <= 1 + ROUNDING:
         return np.clip(array, 0, 1, dtype=np.float32, casting="same_kind")
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise InputError(f"{where} holds values that are not finite; expected floats in [0, 1].")
+        raise WrongValues(f"{where} holds values that are not finite; expected floats in [0, 1].")
     if low >= -1 - ROUNDING and high <= 1 + ROUNDING:
         advice = "looks like [-1, 1]: give (x + 1) / 2"
     elif low >= -ROUNDING and high <= 255.5:
         advice = "looks like [0, 255]: give x / 255, or uint8"
     else:
         advice = "rescale or clamp them first"
-    raise InputError(f"{where} holds floats from {low:.4g} to {high:.4g}; expected [0, 1] ({advice}).")
+    raise WrongValues(f"{where} holds floats from {low:.4g} to {high:.4g}; expected [0, 1] ({advice}).")
 
 
 def _to_three(array: np.ndarray, alpha: str) -> np.ndarray:

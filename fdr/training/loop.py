@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fdr.errors import FdrWarning, RunError
+from fdr.errors import FdrError, FdrWarning, RunError
 from fdr.failures import memory_for
 from fdr.generators.run_folder import save_generator
 from fdr.generators.weight_sets import ONLINE
@@ -218,12 +218,20 @@ class _Run:
         if is_last:
             self._judge()
         if self._is_due(options.grid_every, self.step):
-            self.snapshots.grid(self.step)
+            self._try("sample grid", lambda: self.snapshots.grid(self.step))
         if self._is_due(options.eval_every, self.step):
-            values = self.snapshots.evaluate(self.step)
-            self._write("evaluation", values)
+            self._try("evaluation", lambda: self._write("evaluation", self.snapshots.evaluate(self.step)))
         if stops or self._is_due(options.checkpoint_every, self.step) or is_last:
             self._save()
+
+    def _try(self, what: str, look: Callable[[], None]) -> None:
+        """A look at the run that fails is told and is not the end of it, unless other ranks have been told to end."""
+        try:
+            look()
+        except FdrError as error:
+            if self.ranks.size > 1:
+                raise
+            self._warn(f"The {what} of step {self.step} failed, and the run goes on: {error}")
 
     def _is_due(self, every: int | None, step: int) -> bool:
         return every is not None and every > 0 and (step % every == 0 or step == self.options.steps)

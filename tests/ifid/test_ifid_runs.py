@@ -117,6 +117,16 @@ class TestRefused:
         with pytest.raises(RunError, match="latents that are not finite"):
             measured(Broken(), black)
 
+    def test_a_class_that_is_too_small_is_found_before_anything_is_encoded(self, tmp_path: Path) -> None:
+        """Three images of class 1 are two neighbours each."""
+        labels = np.zeros(len(QUERIES), np.int64)
+        labels[[3, 7, 11]] = 1
+        path = npz(tmp_path / "a.npz", QUERIES, arr_1=labels)
+        model = autoencoder()
+        with pytest.raises(InputError, match=r"The query in row 3 \(class 1\) has 2 latents of its class"):
+            measured(model, path, None, top_k=3, same_class=True)
+        assert model.num_encoded == 0
+
     def test_a_decoder_of_another_size(self) -> None:
         class Small(Counting):
             def decode(self, latents: Tensor) -> Any:

@@ -271,3 +271,14 @@ def test_unreadable_folder_is_not_left_out_silently(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", deny)
     refused(tmp_path, "The folder .*locked cannot be read: Permission denied")
+
+
+@pytest.mark.parametrize("value", [1.6, -0.7, float("nan"), float("inf")])
+def test_one_image_of_wrong_values_is_skipped_as_a_bad_one(value):
+    images = [photo(i) / np.float32(255) for i in range(4)]
+    images[2][0, 0, 0] = value
+    refused(images, r"item\[2\] holds ", max_bad=0.5)
+    source = open_images(images, ImageOptions(on_bad="skip", max_bad=0.5))
+    (batch,) = source.batches(8)
+    assert batch.rows == [0, 1, 3]
+    assert [(image.row, image.reason.partition(" holds ")[0]) for image in batch.bad] == [(2, "list of 4: item[2]")]

@@ -379,3 +379,22 @@ def test_memory_for_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         train(options(tmp_path), tmp_path / "run", SPARSE)
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
     assert list_checkpoints(tmp_path / "run")
+
+
+def test_an_evaluation_that_fails_is_told_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generator makes one NaN in its evaluation at step 4, and in no step."""
+    forward = train_worlds.Net.forward
+
+    def broken(self: torch.nn.Module, noise: torch.Tensor) -> torch.Tensor:
+        images = forward(self, noise)
+        if not self.training and len(list_checkpoints(tmp_path / "run")) > 0:
+            images = images.clone()
+            images[0, 0, 0, 0] = float("nan")
+        return images
+
+    monkeypatch.setattr(train_worlds.Net, "forward", broken)
+    often = replace(SPARSE, eval_every=4, eval_count=8, grid_every=None)
+    with pytest.warns(fdr.errors.FdrWarning, match="evaluation of step 4 failed, and the run goes on: .*not finite"):
+        result = train(options(tmp_path), tmp_path / "run", often)
+    assert result.is_finished and result.skipped == 0
+    assert any("evaluation of step 4 failed" in entry["text"] for entry in log_of(tmp_path / "run", "warning"))
