@@ -335,9 +335,10 @@ class ImageSource(ABC):
         if len(bad) > self.options.max_bad * num_rows:
             first = "; ".join(f"{image.id}: {image.reason}" for image in bad[:3])
             more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+            least = "" if is_all else "at least "
             raise RunError(
-                f"{self.name}: {'' if is_all else 'at least '}{len(bad)} of {num_rows} images are bad, above the limit of {self.options.max_bad:.4g} "
-                f"(max_bad): {first}{more}."
+                f"{self.name}: {least}{len(bad)} of {num_rows} images are bad, above the limit of "
+                f"{self.options.max_bad:.4g} (max_bad): {first}{more}."
             )
 
 
