@@ -13,6 +13,7 @@ from worlds import DIM, TinyEncoder, folder, images, npz
 
 import fdr
 from fdr import reference as reference_module
+from fdr.comparison import signature_differences
 from fdr.encoders.base import EncoderOptions
 from fdr.errors import FdrWarning, InputError
 from fdr.evaluation import Evaluator, evaluate
@@ -345,3 +346,30 @@ def test_what_a_dict_cannot_say_is_one_sentence(samples: Path, real: Path) -> No
         evaluate(samples, {"tine": fdr.Moments.from_features(features_of(images(80)))}, TinyEncoder())
     with pytest.raises(InputError, match=r"reference of 'tiny' is images.*they serve every encoder"):
         evaluate(samples, {"tiny": real}, TinyEncoder())
+
+
+def test_what_was_left_out_is_in_the_report_and_the_signature(samples: Path, real: Path, tmp_path: Path) -> None:
+    pictures = folder(tmp_path / "set", images(60, seed=1))
+    whole = evaluate(pictures, real, TinyEncoder())
+    (pictures / "thumbs").mkdir()
+    (pictures / "thumbs" / "a.png").write_bytes((next(pictures.glob("*.png"))).read_bytes())
+    aside = evaluate(pictures, real, TinyEncoder())
+    assert aside["fd"].value == whole["fd"].value and aside["fd"].signature == whole["fd"].signature
+    assert aside.samples["left_out"] == {"thumbs/": 1} and "left_out" not in whole.samples
+    (pictures / "x.avif").write_bytes(b"")
+    with pytest.raises(InputError, match=r"set has 60 images that can be measured, .* 1 \.avif"):
+        evaluate(pictures, real, TinyEncoder())
+    few = evaluate(pictures, real, TinyEncoder(), image_options=ImageOptions(max_bad=0.02))
+    assert few["fd"].value == whole["fd"].value and "|left:1|" in few["fd"].signature
+    assert any(".avif" in text for text in few.warnings) and ".avif" in few.to_markdown()
+    assert json.loads(few.to_json())["samples"]["left_out"] == {"thumbs/": 1, ".avif": 1}
+    differences = signature_differences(whole["fd"].signature, few["fd"].signature)
+    assert [(d.field, d.a, d.b) for d in differences] == [("left", "0", "1")]
+
+
+def test_both_sides_may_be_arrays_of_one_file(tmp_path: Path) -> None:
+    np.savez(tmp_path / "k.npz", x_train=images(80), x_test=images(60, seed=1), y_test=np.zeros(60, np.int64))
+    report = evaluate(f"{tmp_path / 'k.npz'}:x_test", f"{tmp_path / 'k.npz'}:x_train", TinyEncoder())
+    expected = fdr.frechet_distance(features_of(images(60, seed=1)), features_of(images(80)))
+    assert report["fd"].value == pytest.approx(expected, rel=1e-9)
+    assert (report.samples["source"], report.samples["labels_from"]) == ("k.npz:x_test", "y_test")

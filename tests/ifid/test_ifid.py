@@ -207,6 +207,7 @@ class TestNeighbours:
         kept = measured("pixel-unshuffle", all_dark, sets, mode="linear", top_k=3, same_class=True)
         assert kept["nfd"].value > 20 * free["nfd"].value  # bright images have to take dark neighbours
         assert "by:l2-same-class" in kept["ifd"].signature
+        assert kept.samples["labels_from"] == "arr_1"
 
 
 class TestReport:
