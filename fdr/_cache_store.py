@@ -16,6 +16,7 @@ from fdr._running_sums import sums_files
 from fdr._shards import DamagedShardError, recover_shard, shard_files
 from fdr._temporary import is_temporary
 from fdr.errors import InputError, RunError, unknown
+from fdr.files import as_path
 from fdr.progress import Progress, SilentProgress
 
 _LOCK_NAMES = ("lock", "lock.held")
@@ -70,7 +71,7 @@ class CacheStore:
     """The entries under one cache folder; a folder that is not there has none."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root).expanduser()
+        self.root = as_path(root, "the cache").expanduser()
 
     def entries(self) -> list[CacheEntry]:
         """Every entry by name; fast, no feature is read. Raises `RunError` when the folder cannot be read."""

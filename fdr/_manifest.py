@@ -87,7 +87,10 @@ def load_manifest(folder: Path) -> Manifest | None:
             f"The feature cache {folder} has format {fields['schema']}, and this version of fdr reads {SCHEMA}; "
             "pass --cache DIR with another folder, or use the version of fdr that wrote it."
         )
-    return _from_fields(fields)
+    manifest = _from_fields(fields)
+    if any(Path(record.file).name != record.file for record in manifest.shards):
+        raise DamagedManifestError("a shard in another folder")
+    return manifest
 
 
 def _from_fields(fields: dict[str, Any]) -> Manifest:

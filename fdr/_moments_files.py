@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from fdr.errors import InputError, as_utf8
-from fdr.files import DAMAGE, HEAD_BYTES, atomic_path, missing_path, stand_in_of
+from fdr.files import DAMAGE, HEAD_BYTES, as_path, atomic_path, missing_path, stand_in_of
 from fdr.hdf5 import HDF5_MAGIC, dataset_of, item_of, open_h5
 
 H5_FORMAT = "fdr-moments/1"
@@ -29,7 +29,7 @@ def save(
     path: str | os.PathLike[str], arrays: Mapping[str, Any], attributes: Mapping[str, Any], kind: str | None = None
 ) -> None:
     """Write `arrays` and `attributes` as "npz" or "h5", by default what the suffix names, in one step."""
-    path = Path(path)
+    path = as_path(path, "the moments")
     kind = kind or SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise InputError(f"Cannot tell the format of {str(path)!r}; name a file of moments *.npz or *.h5.")
@@ -79,7 +79,7 @@ def load(path: str | os.PathLike[str], keys: tuple[str, str]) -> tuple[dict[str,
 
 def first_bytes(path: str | os.PathLike[str]) -> bytes:
     """As many bytes as tell the formats of statistics apart. Raises `InputError` for a folder and what is not there."""
-    name = os.fspath(path)
+    name = os.fspath(as_path(path, "the statistics"))
     try:
         with open(path, "rb") as file:
             return file.read(HEAD_BYTES)

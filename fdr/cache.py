@@ -44,6 +44,7 @@ from fdr._shards import (
 from fdr._stored import read_into
 from fdr._temporary import sweep_temporaries
 from fdr.errors import FdrWarning, RunError
+from fdr.files import as_path
 from fdr.hdf5 import dataset_of
 from fdr.progress import Progress, SilentProgress
 
@@ -92,7 +93,7 @@ class FeatureCache:
         """
         header = EntryHeader(key, num_rows, shard_size, dict(widths or {}), dict(attributes or {}), dtype)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        cache = cls(Path(root).expanduser() / key.directory, Manifest(header, now))
+        cache = cls(as_path(root, "the cache").expanduser() / key.directory, Manifest(header, now))
         was_good = cache._load()
         if not cache.is_complete or not was_good:
             try:

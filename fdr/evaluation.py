@@ -18,6 +18,7 @@ from fdr.encoders.registry import load_encoders
 from fdr.errors import FdrWarning, InputError, collected_warnings
 from fdr.extraction import Extraction, ExtractionOptions, cached_rows
 from fdr.failures import memory_for
+from fdr.files import as_path
 from fdr.group import SOLO, Group, failures_told, on_main
 from fdr.images import ImageOptions, ImageSource, open_images
 from fdr.measurement import Key, Measurement, Needs, measure
@@ -79,7 +80,11 @@ def evaluate(
     Raises `InputError` for anything unusable, `RunError` when a run cannot finish.
     """
     extraction = ExtractionOptions(
-        None if cache is None else Path(cache), batch_size, num_workers, progress or SilentProgress(), group=group
+        None if cache is None else as_path(cache, "the cache"),
+        batch_size,
+        num_workers,
+        progress or SilentProgress(),
+        group=group,
     )
     chosen = None if protocol is None else find_protocol(protocol)
     if chosen is not None:

@@ -20,6 +20,7 @@ from fdr.cache import CacheKey, CacheStore, FeatureCache
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.registry import as_encoder
 from fdr.errors import InputError, RunError
+from fdr.files import as_path
 from fdr.group import SOLO, Group, SharedTask, part_of
 from fdr.images import BadImage, ImageOptions, ImageSource, open_images
 from fdr.images.facts import Preprocessing
@@ -426,5 +427,5 @@ def extract(
     given = list(encoder) if isinstance(encoder, list | tuple) else [encoder]
     shown = progress or SilentProgress()
     encoders = [as_encoder(item, EncoderOptions(progress=shown)) for item in given]
-    options = ExtractionOptions(None if cache is None else Path(cache), batch_size, num_workers, shown)
+    options = ExtractionOptions(None if cache is None else as_path(cache, "the cache"), batch_size, num_workers, shown)
     return Features(Extraction(open_images(images, image_options or ImageOptions()), encoders, None, options), is_many)

@@ -201,6 +201,13 @@ def file_digest(path: str | os.PathLike[str]) -> str:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
+def as_path(given: str | os.PathLike[str], what: str) -> Path:
+    """The path of `what`. Raises `InputError` for an empty text, which Python takes for the current folder."""
+    if isinstance(given, str) and not given.strip():
+        raise InputError(f"The path of {what} is an empty text; name a file or a folder.")
+    return Path(given)
+
+
 def missing_path(path: Path) -> str:
     """The sentence for a path that does not exist, with the nearest name where it leaves what exists."""
     wrong = path

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fdr.arguments import named_arguments
 from fdr.encoders.base import EncoderSpec
 from fdr.errors import FdrWarning, InputError, unknown
-from fdr.files import file_digest, missing_path, near_names
+from fdr.files import as_path, file_digest, missing_path, near_names
 from fdr.moments import Moments
 from fdr.named_references import RegistryEncoder, RegistryEntry, known_as, reference_stats_dir, registry
 from fdr.progress import Progress, SilentProgress
@@ -68,7 +68,7 @@ def names_images(reference: Any) -> bool:
         return False
     if not isinstance(reference, str | os.PathLike):
         return True
-    path = Path(reference).expanduser()
+    path = as_path(reference, "the reference").expanduser()
     if path.exists():
         return not is_statistics(path)
     if str(reference) in registry():
@@ -133,7 +133,7 @@ def find_reference(
             images_digest=_text(reference.attributes.get("images_digest")),
             spec_hash=_text(reference.attributes.get("spec_hash")),
         )
-    elif Path(reference).expanduser().exists():
+    elif as_path(reference, "the reference").expanduser().exists():
         path = Path(reference).expanduser()
         found = _from_folder(path, wanted) if path.is_dir() else _from_file(path, wanted)
         _warn(examine(found.moments, str(path)))

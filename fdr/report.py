@@ -14,7 +14,7 @@ from typing import Any
 
 from fdr._version import __version__
 from fdr.errors import InputError, as_utf8, unknown
-from fdr.files import missing_path, write_atomically
+from fdr.files import as_path, missing_path, write_atomically
 from fdr.metric_names import CALLED_FID, metric_facts, peer_name
 from fdr.report_checks import check_report
 from fdr.report_schema import result_key
@@ -330,13 +330,13 @@ def utf8_data(data: Any) -> Any:
 
 def _maybe_write(text: str, path: str | os.PathLike[str] | None) -> str:
     if path is not None:
-        write_atomically(Path(path), text)
+        write_atomically(as_path(path, "the report"), text)
     return text
 
 
 def _read_json(path: str | os.PathLike[str]) -> Any:
     try:
-        return decode_json(Path(path).read_bytes())
+        return decode_json(as_path(path, "the report").read_bytes())
     except FileNotFoundError as error:
         raise InputError(f"The report {missing_path(Path(path))}") from error
     except OSError as error:

@@ -18,7 +18,7 @@ from fdr.autoencoders.objects import AutoencoderOptions, wrap, wrap_object
 from fdr.encoders import diffusers_folder
 from fdr.errors import InputError
 from fdr.failures import memory_for
-from fdr.files import missing_path, refuse_stand_in
+from fdr.files import as_path, missing_path, refuse_stand_in
 from fdr.progress import Progress, SilentProgress
 from fdr.trust import CODE, PROGRAM, untrusted
 
@@ -61,9 +61,9 @@ def load_autoencoder(
         value_range,
         dtype,
         tf32,
-        weights=None if weights is None else Path(weights),
+        weights=None if weights is None else as_path(weights, "the weights"),
         arguments=dict(arguments or {}),
-        weights_dir=None if weights_dir is None else Path(weights_dir),
+        weights_dir=None if weights_dir is None else as_path(weights_dir, "the folder of weights"),
         offline=offline,
         progress=progress or SilentProgress(),
     )
@@ -105,7 +105,7 @@ def _load(name: str, options: AutoencoderOptions) -> LoadedAutoencoder:
         return factories.load(name, options)
     if options.arguments:
         raise InputError(f"Autoencoder {name!r} is made by no factory; drop its arguments (--vae-args).")
-    path = Path(name).expanduser()
+    path = as_path(name, "the autoencoder").expanduser()
     is_repository = not path.exists() and diffusers_folder.is_repository(name)
     folder = diffusers_folder.folder_of(path) if path.is_dir() else None
     if folder is not None or (is_repository and path.suffix not in _FILES):

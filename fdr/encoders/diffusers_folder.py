@@ -91,8 +91,6 @@ def _find(name: str, folder: Path | None, options: WeightOptions) -> _Files:
 
 
 def _file(name: str, folder: Path | None, file: str) -> WeightsFile:
-    if Path(file).name != file:
-        raise WeightsError(f"Autoencoder {name!r}: its index names {file!r}, which is no file name; fetch it again.")
     if folder is not None:
         return WeightsFile(str(folder.absolute() / file))
     match = _REPOSITORY.fullmatch(name)

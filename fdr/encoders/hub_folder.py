@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,10 +86,21 @@ def shards_of(
     """The weight files and their digest, where `found` is one, or the index of several."""
     if not found.path.name.endswith(".index.json"):
         return (found.path,), found.sha256
-    names = sorted(set(read_json(found.path, asked_by).get("weight_map", {}).values()))
-    parts = [resolve_part(name) for name in names]
+    parts = [resolve_part(name) for name in shard_names(found.path, asked_by)]
     digest = hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
     return tuple(part.path for part in parts), digest
+
+
+def shard_names(index: Path, asked_by: str) -> list[str]:
+    """The files that an index lists, beside it. Raises `WeightsError` for one that lies elsewhere."""
+    listed = read_json(index, asked_by).get("weight_map", {})
+    names = sorted(set(map(str, listed.values()))) if isinstance(listed, dict) else [""]
+    for name in names:
+        if name in ("", ".", "..") or re.search(r"[/\\\0:]", name):
+            raise WeightsError(
+                f"{asked_by}: {str(index)!r} names {name[:60]!r}, which is no file name; fetch it again."
+            )
+    return names
 
 
 def file_in(target: str, name: str) -> WeightsFile:

@@ -110,12 +110,12 @@ def _located(encoders: tuple[str, ...], file: WeightsFile, weights_dir: Path | N
 
 
 def _shards(holding: Holding, weights_dir: Path | None) -> list[Holding]:
-    from fdr.encoders.hub_folder import INDEX
+    from fdr.encoders.hub_folder import INDEX, shard_names
 
     if holding.path is None or holding.path.name != INDEX:
         return []
-    listed = json.loads(holding.path.read_text(encoding="utf-8")).get("weight_map", {}).values()
-    files = [_beside(holding.file, str(name)) for name in sorted(set(listed))]
+    names = shard_names(holding.path, f"Encoder {holding.encoders[0]!r}")
+    files = [_beside(holding.file, name) for name in names]
     return [_located(holding.encoders, file, weights_dir) for file in files]
 
 

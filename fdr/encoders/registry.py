@@ -21,6 +21,7 @@ from fdr.encoders.catalogue import BUNDLES, ROWS, EncoderRow, find_row
 from fdr.encoders.libraries import first_line
 from fdr.errors import FdrWarning, InputError, unknown
 from fdr.failures import memory_for
+from fdr.files import as_path
 from fdr.progress import Progress, SilentProgress
 from fdr.trust import ENCODERS, load_declared
 
@@ -156,8 +157,8 @@ def load_encoder(
     Raises `InputError` for an unknown name, `WeightsError` for missing or wrong weights.
     """
     options = EncoderOptions(
-        weights=None if weights is None else Path(weights),
-        weights_dir=None if weights_dir is None else Path(weights_dir),
+        weights=None if weights is None else as_path(weights, "the weights"),
+        weights_dir=None if weights_dir is None else as_path(weights_dir, "the folder of weights"),
         device=None if device is None else str(device),
         dtype=dtype,
         exact_order=exact_order,

@@ -15,7 +15,7 @@ from fdr.arguments import named_arguments
 from fdr.encoders.torchscript_archive import is_archive
 from fdr.errors import FdrWarning, InputError
 from fdr.failures import memory_for
-from fdr.files import missing_path, refuse_stand_in
+from fdr.files import as_path, missing_path, refuse_stand_in
 from fdr.generators.architectures import build, declared, needs_labels
 from fdr.generators.base import Architecture, Generator, GeneratorSpec
 from fdr.generators.checkpoints import INDEX_SUFFIX, holds_weights, load_weights
@@ -60,7 +60,7 @@ def load_generator(
     Raises `InputError` for what is missing, contradicts itself or makes no images of the declared range, `WeightsError`
     for a file that is damaged or does not fit.
     """
-    place = Path(path).expanduser()
+    place = as_path(path, "the generator").expanduser()
     target = runtime.resolve_device(device)
     asked = {"noise_shape": noise_shape, "num_classes": num_classes, "value_range": value_range}
     given = {name: value for name, value in asked.items() if value is not None}

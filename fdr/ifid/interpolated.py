@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from fdr.arguments import named_arguments
@@ -14,6 +13,7 @@ from fdr.autoencoders.loading import as_autoencoder, load_autoencoder
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.registry import load_encoders
 from fdr.extraction import ExtractionOptions
+from fdr.files import as_path
 from fdr.group import SOLO, Group
 from fdr.ifid.options import DEFAULT_MEMORY, IfidOptions
 from fdr.ifid.run import InterpolatedFid
@@ -84,12 +84,14 @@ def interpolated_fid(
     encoder_options = encoder_options or EncoderOptions(progress=shown)
     loaded = _loaded(autoencoder, posterior, seed, value_range, encoder_options)
     queries, others = open_sets(images, neighbours, image_options or ImageOptions())
-    extraction = ExtractionOptions(None if cache is None else Path(cache), batch_size, num_workers, shown, group=group)
+    extraction = ExtractionOptions(
+        None if cache is None else as_path(cache, "the cache"), batch_size, num_workers, shown, group=group
+    )
     given = list(encoders) if isinstance(encoders, list | tuple) else encoders
     measured_with = load_encoders(given, encoder_options, None)
     distance = load_lpips(encoder_options, device=encoder_options.device, tf32=encoder_options.tf32) if lpips else None
     run = InterpolatedFid(loaded, queries, others, measured_with, options, extraction, distance)
-    return run.run(None if picture is None else Path(picture))
+    return run.run(None if picture is None else as_path(picture, "the picture"))
 
 
 def _loaded(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fdr.errors import InputError
+from fdr.files import as_path
 from fdr.images.base import ImageOptions, ImageSource, Loader
 from fdr.images.digests import file_digests
 from fdr.images.files import Place, decode_file, no_images, numbered_shards, sorted_out
@@ -37,7 +38,7 @@ def open_folder(place: Place, options: ImageOptions) -> ImageSource:
 
 def open_paths(paths: Sequence[str | os.PathLike[str]], options: ImageOptions) -> FolderSource:
     """The source for a list of paths, in the order given."""
-    names = [os.fspath(path) for path in paths]
+    names = [os.fspath(as_path(path, "an image")) for path in paths]
     return FolderSource(f"list of {len(names)} files", options, Path(), names)
 
 

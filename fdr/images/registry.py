@@ -12,7 +12,7 @@ from typing import Any
 
 from fdr.arguments import named_arguments
 from fdr.errors import InputError, collected_warnings
-from fdr.files import missing_path, refuse_stand_in
+from fdr.files import as_path, missing_path, refuse_stand_in
 from fdr.images.base import ImageOptions, ImageSource
 from fdr.images.files import BRACES, SUFFIXES, Place, expand_braces
 from fdr.images.values import is_array
@@ -79,7 +79,7 @@ def open_images(source: Any, options: ImageOptions | None = None) -> ImageSource
 
 def _open(source: Any, options: ImageOptions) -> ImageSource:
     if isinstance(source, str | os.PathLike):
-        return _open_path(Path(source).expanduser(), options)
+        return _open_path(as_path(source, "the images").expanduser(), options)
     for kind in VALUE_KINDS:
         if kind.accepts(source):
             return kind.open(source, options)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fdr._moments_files import damaged, first_bytes
 from fdr.errors import InputError
-from fdr.files import DAMAGE, check_writable, stand_in_of
+from fdr.files import DAMAGE, as_path, check_writable, stand_in_of
 from fdr.hdf5 import HDF5_MAGIC, open_h5
 from fdr.images.array_file import read_header
 from fdr.statistics.base import StatisticsFile
@@ -27,7 +27,7 @@ def open_statistics(path: str | os.PathLike[str]) -> StatisticsFile:
 
     Raises `InputError` with one sentence for a missing or damaged file and for anything else.
     """
-    path = Path(path).expanduser()
+    path = as_path(path, "the statistics").expanduser()
     kind = _kind(path)
     if kind == "npz":
         return NpzStatistics(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import socket
@@ -18,6 +19,7 @@ import pytest
 from cache_worlds import fill, open_cache, same, start_python, truth, write
 
 from fdr import _atomic
+from fdr._manifest import _checksum
 from fdr._temporary import HOST, TOKEN
 from fdr.cache import CacheStore, FeatureCache
 from fdr.errors import FdrWarning, RunError
@@ -95,6 +97,16 @@ def test_a_manifest_that_is_no_manifest_is_rebuilt(tmp_path: Path, text: str) ->
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.warns(FdrWarning, match="is damaged"):
         assert open_cache(tmp_path).is_complete
+
+
+def test_a_manifest_names_shards_beside_it_alone(tmp_path: Path) -> None:
+    path = fill(open_cache(tmp_path)).folder / "manifest.json"
+    fields = json.loads(path.read_text())
+    fields.pop("checksum")
+    fields["shards"][0]["file"] = "../" + fields["shards"][0]["file"]
+    path.write_text(json.dumps({**fields, "checksum": _checksum(fields)}))
+    with pytest.warns(FdrWarning, match="a shard in another folder.*rebuilt from 5 good shards of 5"):
+        open_cache(tmp_path)
 
 
 def test_a_missing_manifest_is_rebuilt_from_the_good_shards_alone(tmp_path: Path) -> None:

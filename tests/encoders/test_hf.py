@@ -257,6 +257,16 @@ def test_shards_are_read_through_their_index(folders, tmp_path):
     assert len(parts.spec.weights) == 64
 
 
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/model.safetensors", "..", "a/b.safetensors", "", 3])
+def test_an_index_names_files_beside_it_alone(folders, tmp_path, name):
+    folder = shutil.copytree(folders["dinov2"], tmp_path / "sharded")
+    (folder / "model.safetensors").rename(tmp_path / "model.safetensors")
+    index = {"weight_map": {"a": name}} if name != 3 else {"weight_map": 3}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(WeightsError, match="which is no file name; fetch it again"):
+        encoder_of(folder)
+
+
 def test_the_older_torch_file_is_read_without_running_it(folders, tmp_path):
     old = shutil.copytree(folders["dinov2"], tmp_path / "old")
     torch.save(load_file(old / "model.safetensors"), old / "pytorch_model.bin")

@@ -173,6 +173,17 @@ def test_missing_files_are_fetched_and_told(capsys, tmp_path, monkeypatch):
     assert all(holding.path.is_relative_to(tmp_path / "usb") for holding in again)
 
 
+def test_an_index_of_elsewhere_writes_nothing_elsewhere(capsys, tmp_path):
+    for name in ("config.json", "preprocessor_config.json"):
+        put(tmp_path / "own" / "weights" / "org--sharded" / name, b"{}")
+    index = json.dumps({"weight_map": {"a": "../../p1.safetensors"}}).encode()
+    put(tmp_path / "own" / "weights" / "org--sharded" / "model.safetensors.index.json", index)
+    tensors(tmp_path / "own" / "p1.safetensors")
+    code, _, err = call(capsys, "weights", "fetch", "hf:org/sharded", "--to", tmp_path / "a" / "usb", "-q", "--offline")
+    assert code == 2 and "names '../../p1.safetensors', which is no file name" in err
+    assert not list((tmp_path / "a").rglob("p1.safetensors"))
+
+
 NAMES = [f"{DINOV2}.safetensors", f"timm--{DINOV2}/model.safetensors", "dinov2_vitl14_pretrain.pth"]
 
 
