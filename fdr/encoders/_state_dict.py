@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fdr.encoders.inert_objects import class_of, load_inert
 from fdr.errors import WeightsError
 from fdr.files import HEAD_BYTES, stand_in_of, utf8_path
+from fdr.pickle_check import check_torch_file
 
 if TYPE_CHECKING:
     import torch
@@ -138,6 +139,10 @@ def _load_torch(path: Path, *, is_zip: bool) -> Any:
 
     if is_zip:
         _check_zip(path)
+    try:
+        check_torch_file(path)
+    except (zipfile.BadZipFile, pickle.UnpicklingError, OSError) as error:
+        raise _damaged(path, error) from error
     try:
         with warnings.catch_warnings(), utf8_path(path) as readable:
             warnings.simplefilter("ignore", UserWarning)  # torch's advice about foreign pickles

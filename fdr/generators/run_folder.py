@@ -27,6 +27,7 @@ INDEX_NAME = "generator.json"
 SCHEMA = "fdr-generator/1"
 _PREFIX = "network."
 _WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
+_DIGEST = re.compile(r"(?:weights|program)-([0-9a-f]{16})\.\w+")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class RunFolder:
         path = self.folder / name
         if not path.is_file():
             raise WeightsError(f"{str(self.folder / INDEX_NAME)!r} names {name!r} as {found!r}, which is not there.")
+        _check_content(path)
         return found, path
 
 
@@ -99,11 +101,24 @@ def read_run_folder(folder: Path) -> RunFolder:
         index = json.loads(path.read_text(encoding="utf-8"))
         if index["schema"] != SCHEMA:
             raise InputError(f"{str(path)!r} is of the schema {index['schema']!r}; this fdr reads {SCHEMA!r}.")
-        return _parsed(folder, index)
+        parsed = _parsed(folder, index)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{str(path)!r} is not what fdr writes ({type(error).__name__}: {error}); restore it."
         ) from error
+    if parsed.architecture.kind != "factory":
+        _check_content(Path(parsed.architecture.target))
+    return parsed
+
+
+def _check_content(path: Path) -> None:
+    """Raise `WeightsError` for a file that bears the digest of other bytes than its own."""
+    named = _DIGEST.fullmatch(path.name)
+    if named is not None and path.is_file() and not file_digest(path).startswith(named[1]):
+        raise WeightsError(
+            f"{str(path)!r} is damaged: its sha256 does not begin with {named[1]}, as its name says; copy or train it "
+            "again."
+        )
 
 
 def _parsed(folder: Path, index: Mapping[str, Any]) -> RunFolder:

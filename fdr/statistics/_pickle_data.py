@@ -20,7 +20,9 @@ from fdr.errors import InputError
 from fdr.files import DAMAGE
 
 MAX_ITEMS = 1_000_000
-"""Opcodes of one pickle; a bundle of arrays has some hundreds."""
+"""Opcodes of one pickle, and parts of what it holds; a bundle of arrays has some hundreds."""
+MAX_DEPTH = 32
+"""Levels of mappings, lists and tuples in one another; a bundle of arrays has three."""
 _NUMERIC = re.compile(r"[<>|=]?[biuf]\d{1,2}|[<>|=]?[SU]\d{1,6}")
 
 
@@ -28,12 +30,17 @@ class _Refused(Exception):
     """A construct that arrays do not need, as half a sentence."""
 
 
+def _short(value: Any) -> str:
+    """A text for a sentence; of anything else its kind, because printing a tuple of shared tuples never ends."""
+    return value[:60] if isinstance(value, str) else type(value).__name__
+
+
 class _Dtype:
     """A dtype under construction: numpy.dtype(code) and then its byte order."""
 
     def __init__(self, code: Any) -> None:
         if not isinstance(code, str) or not (_NUMERIC.fullmatch(code) or code in ("O8", "O4", "O")):
-            raise _Refused(f"an array of dtype {str(code)[:20]!r}")
+            raise _Refused(f"an array of dtype {_short(code)}")
         self.dtype = np.dtype(code)
 
     def build(self, state: Any) -> None:
@@ -66,9 +73,11 @@ class _Global:
     """The name of something in a module; never that thing."""
 
     def __init__(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise _Refused(f"the global {_short(module)}.{_short(name)}")
         self.path = f"{module}.{name}".replace("numpy.core.", "numpy._core.")
         if self.path not in _TABLE:
-            raise _Refused(f"the global {str(module)[:60]}.{str(name)[:60]}")
+            raise _Refused(f"the global {_short(module)}.{_short(name)}")
 
 
 def _array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
@@ -283,6 +292,7 @@ def load_pickle(path: Path, offset: int = 0) -> Any:
                     raise _Refused(f"more than {MAX_ITEMS:,} items")
                 machine.step(opcode.name, arg)
         (value,) = machine.stack
+        _check_parts(value, 0, {})
     except _Refused as error:
         raise InputError(
             f"{str(path)!r} is a pickle with {error}; only dictionaries of numeric NumPy arrays are read from pickles, "
@@ -291,6 +301,28 @@ def load_pickle(path: Path, offset: int = 0) -> Any:
     except (*DAMAGE, IndexError) as error:
         raise damaged(str(path), error) from None
     return _finished(value)
+
+
+def _check_parts(value: Any, depth: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """How many parts `value` has, shared ones counted each time, in how many levels. Raises `_Refused` for too many."""
+    if isinstance(value, _Array) and value.content is not None:
+        value = value.content
+    if not isinstance(value, dict | list | tuple):
+        return 1, 0
+    if id(value) in known:
+        return known[id(value)]
+    found = [(0, 0)]
+    if depth <= MAX_DEPTH:
+        found += [
+            _check_parts(item, depth + 1, known) for item in (value.values() if isinstance(value, dict) else value)
+        ]
+    count, levels = 1 + sum(parts for parts, _ in found), 1 + max(below for _, below in found)
+    if depth + levels > MAX_DEPTH:
+        raise _Refused(f"more than {MAX_DEPTH} levels")
+    if count > MAX_ITEMS:
+        raise _Refused(f"more than {MAX_ITEMS:,} items")
+    known[id(value)] = count, levels
+    return count, levels
 
 
 def _finished(value: Any) -> Any:

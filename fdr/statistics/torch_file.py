@@ -14,6 +14,7 @@ from fdr._moments_files import listing
 from fdr.errors import InputError
 from fdr.files import utf8_path
 from fdr.moments import Moments, moments_from_arrays
+from fdr.pickle_check import check_torch_file
 from fdr.statistics.base import Entry, StatisticsFile
 from fdr.statistics.features import check_features
 from fdr.statistics.npz import Pair, as_mapping, pairs_in
@@ -69,10 +70,11 @@ class TorchStatistics(StatisticsFile):
 
 
 def load_torch(path: Path) -> Any:
-    """What a torch file holds, tensors mapped rather than read. Raises `InputError` for anything but data."""
+    """What a torch file holds, tensors mapped once their checksums agree. Raises `InputError` for anything but data."""
     import torch
 
     try:
+        check_torch_file(path)
         with torch.serialization.safe_globals(_numpy_globals()), warnings.catch_warnings(), utf8_path(path) as readable:
             warnings.simplefilter("ignore")
             return torch.load(readable, map_location="cpu", weights_only=True, mmap=_is_zip(path))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 import torch
 
 from fdr.errors import InputError, RunError
-from fdr.files import atomic_path, utf8_path
+from fdr.files import DAMAGE, atomic_path, utf8_path
+from fdr.pickle_check import check_torch_file
 
 SCHEMA = "fdr-checkpoint/1"
 FOLDER = "checkpoints"
@@ -48,9 +48,10 @@ def save_checkpoint(run: Path, step: int, state: Mapping[str, Any]) -> Path:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """The state of a file, on the CPU. Raises `InputError` when it is damaged or no checkpoint of ours."""
     try:
+        check_torch_file(path)  # a flipped bit would change the run from here on
         with utf8_path(path) as readable:
             state = torch.load(readable, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except (*DAMAGE, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"Checkpoint {str(path)!r} is damaged ({reason[:120]}); remove it to resume from an earlier one."

@@ -116,6 +116,16 @@ def test_other_zip_files_and_other_contents_are_refused(tmp_path):
         load_state_dict(tmp_path / "mixed.pth")
 
 
+def test_a_flipped_bit_of_a_checkpoint_is_found(tmp_path):
+    path = tmp_path / "state.pt"
+    torch.save(STATE, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(STATE["a.weight"].numpy().tobytes()) + 5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match=r"damaged \(.*its member '.*data/0' does not agree with its checksum"):
+        load_state_dict(path)
+
+
 def test_a_file_that_vanished_is_one_sentence(tmp_path):
     with pytest.raises(WeightsError, match="Cannot read weight file"):
         load_state_dict(tmp_path / "gone.pth")

@@ -394,6 +394,19 @@ def test_a_run_folder_that_was_tampered_with(run, change, sentence):
         fdr.load_generator(run, trust=True)
 
 
+@pytest.mark.parametrize("kind", ["weights", "program"])
+def test_a_file_that_is_not_what_its_name_says_is_refused(kind, plain, tmp_path):
+    source = exported(tmp_path / "net.pt2") if kind == "program" else plain
+    arch = {} if kind == "program" else {"arch": "generator_worlds:Plain"}
+    save_generator(tmp_path / "run", fdr.load_generator(source, noise_shape=8, num_classes=0, **arch))
+    path = next((tmp_path / "run").glob(f"{kind}-*"))
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match=f"{kind}-.* is damaged: its sha256 does not begin with "):
+        fdr.load_generator(tmp_path / "run", **arch)
+
+
 def test_a_generator_made_in_python_is_not_saved(tmp_path):
     with pytest.raises(InputError, match="names no architecture"):
         save_generator(tmp_path / "run", generator())

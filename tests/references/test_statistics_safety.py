@@ -6,6 +6,7 @@ import copyreg
 import io
 import pickle
 import struct
+import time
 import tracemalloc
 import warnings
 import zipfile
@@ -112,6 +113,55 @@ def test_no_pickle_runs_code_or_takes_memory(kind: str, tmp_path: Path) -> None:
     assert not target.exists()
     assert peak < 64e6
     assert str(path) in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+DOUBLING = b")q\x00" + b"".join(b"h%c" % level + b"h%c" % level + b"\x86q%c" % (level + 1) for level in range(60))
+"""The opcodes of a tuple that holds another one twice, and so on: 190 bytes, and 2^60 parts when it is printed."""
+UNBOUNDED = {
+    "a global": DOUBLING + b"V\nx\n\x93",
+    "a module": DOUBLING + DOUBLING + b"\x93",
+    "a dtype": b"cnumpy\ndtype\n" + DOUBLING + b"\x85R",
+    "a mean": b"}(X\x02\x00\x00\x00mu" + DOUBLING + b"X\x05\x00\x00\x00sigma" + b"h\x3cu",
+    "an item": b"}X\x01\x00\x00\x00a" + DOUBLING + b"s",
+    "the whole": DOUBLING,
+    "a key": b"}" + DOUBLING + b"K\x01s",
+    "a shape": b"cnumpy\ndtype\nX\x02\x00\x00\x00f8\x85R0" + DOUBLING,
+    "a list in itself": b"]q\x00h\x00ah\x00a",
+    "levels": b"]" * 3000 + b"a" * 2999,
+    "levels from below": b"]q\x63)q\x00" + b"".join(b"h%c\x85q%ch\x63h%ca0" % (i, i + 1, i + 1) for i in range(90)),
+}
+
+
+@pytest.mark.parametrize("kind", UNBOUNDED)
+def test_a_pickle_whose_parts_double_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pkl"
+    path.write_bytes(opcodes(UNBOUNDED[kind]))
+    start = time.monotonic()
+    with pytest.raises(InputError, match=r"bomb\.pkl") as error:
+        open_statistics(path)
+    assert time.monotonic() - start < 2
+    assert len(str(error.value)) < 400
+
+
+def test_a_torch_file_whose_parts_double_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02}" + DOUBLING + b"K\x01s.")
+        archive.writestr("a/version", "3\n")
+    with pytest.raises(InputError, match="a tuple of more than 100,000 parts"):
+        open_statistics(path)
+
+
+def test_a_flipped_bit_of_a_torch_file_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "moments.pt"
+    torch = pytest.importorskip("torch")
+    sigma = torch.eye(DIM, dtype=torch.float64) * 1.25
+    torch.save({"mu": torch.zeros(DIM, dtype=torch.float64), "sigma": sigma}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(sigma.numpy().tobytes()) + 6] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"damaged \(its member '.*' does not agree with its checksum\)"):
+        open_statistics(path)
 
 
 def test_the_bombs_are_live(tmp_path: Path) -> None:

@@ -311,6 +311,17 @@ class TestCheckpoints:
         with pytest.raises(InputError, match=r"is damaged .*remove it to resume from an earlier one"):
             load_checkpoint(path)
 
+    def test_a_flipped_bit_is_found(self, tmp_path: Path) -> None:
+        weights = torch.arange(1000, dtype=torch.float32)
+        path = save_checkpoint(tmp_path, 3, {"weights": weights})
+        data = bytearray(path.read_bytes())
+        data[data.index(weights.numpy().tobytes()) + 402] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(
+            InputError, match=r"is damaged \(its member .* does not agree with its checksum\); remove it"
+        ):
+            load_checkpoint(path)
+
     def test_another_file_is_refused(self, tmp_path: Path) -> None:
         torch.save({"model": {}}, tmp_path / "x.pt")
         with pytest.raises(InputError, match="no checkpoint of fdr train"):
