@@ -103,7 +103,7 @@ def directions(report: Parts) -> Iterator[str]:
 
 def possible_values(report: Parts) -> Iterator[str]:
     for row in report.rows:
-        problem = impossible(row.metric, row.value, 10 * abs(row.number("rounding") or 0.0))
+        problem = impossible(row.metric, row.value, 10.0 * abs(row.number("rounding") or 0.0))
         if problem is not None:
             yield f"{row.key} {problem}"
 

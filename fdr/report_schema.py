@@ -56,6 +56,10 @@ def _are_skipped(value: Any) -> bool:
     )
 
 
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(is_count(many) for many in value.values())
+
+
 def _is_signature(value: Any) -> bool:
     try:
         return isinstance(value, str) and bool(parse_signature(value))
@@ -84,6 +88,8 @@ REPORT = {
 SAMPLES = {
     "source": TEXT, "count": COUNT, "digest": TEXT.or_nothing, "policy": TABLE.or_nothing, "subset": TABLE.or_nothing,
     "skipped": Kind(_are_skipped, "a list of {id, reason}"),
+    "left_out": Kind(_are_counts, "whole numbers of 1 or more by kind of file").or_nothing,
+    "labels_from": TEXT.or_nothing,
 }  # fmt: skip
 REFERENCE = {
     "name": TEXT,
@@ -91,6 +97,7 @@ REFERENCE = {
     "digest": DIGEST.or_nothing,
     "count": COUNT.or_nothing,
 }
+RUN = dict.fromkeys(("encoders", "versions", "autoencoder", "ifid"), TABLE.or_nothing)
 RESULT = {
     "metric": TEXT, "value": NUMBER, "encoder": TEXT.or_nothing, "output": TEXT.or_nothing, "count": COUNT,
     "lower_is_better": FLAG, "signature": Kind(_is_signature, "a signature as fdr writes it"),
@@ -124,6 +131,7 @@ def schema_problems(data: Mapping[str, Any]) -> Iterator[str]:
     yield from _check_fields("the samples", data["samples"], SAMPLES)
     if data.get("reference") is not None:
         yield from _check_fields("the reference", data["reference"], REFERENCE)
+    yield from _check_fields("the run", data.get("run") or {}, RUN)
     if not data["results"]:
         yield "results is an empty list, where a report has at least one number"
     for index, row in enumerate(data["results"]):
