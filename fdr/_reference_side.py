@@ -135,10 +135,12 @@ class ReferenceSide:
         return None if found is None else found.val_fd
 
     def facts(self) -> dict[str, Any] | None:
-        """The reference in a report."""
+        """The reference in a report; digests that differ are by encoder, and by "encoder:output" for more outputs."""
         if not self.moments:
             return self._image_facts()
-        found = {name: reference for (name, _), reference in self.moments.items()}
+        found: dict[str, Reference] = {}
+        for (name, output), reference in self.moments.items():
+            found[f"{name}:{output}" if name in found else name] = reference
         first = next(iter(found.values()))
         digests = {name: reference.digest for name, reference in found.items()}
         return {

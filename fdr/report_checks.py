@@ -203,7 +203,7 @@ def signature_is_of_the_reference(report: Parts) -> Iterator[str]:
             return
         name, digest = report.reference["name"], report.reference.get("digest")
         if isinstance(digest, Mapping):
-            digest = digest.get(row.encoder or "")
+            digest = digest.get(f"{row.encoder}:{row.data.get('output')}") or digest.get(row.encoder or "")
         has_moments = row.kind in DISTANCES or row.metric == "fdr"  # features may be of other images than the moments
         if digest and has_moments and stated != f"{name}:{digest[:8]}" and stated.rpartition(":")[2] != digest[:8]:
             yield f"the signature of {row.key} has the reference {stated}, and the reference is {name}:{digest[:8]}"

@@ -14,6 +14,7 @@ from worlds import DIM, TinyEncoder, images, npz
 
 import fdr
 from fdr import reference as reference_module
+from fdr.adm_reference import subset_of, write_adm_reference
 from fdr.encoders.base import EncoderOptions
 from fdr.errors import InputError
 from fdr.evaluation import Evaluator, evaluate
@@ -40,6 +41,13 @@ def _rounded(samples: Path, stats: Path, monkeypatch: pytest.MonkeyPatch) -> Rep
     return evaluate(samples, "toy", TWO)
 
 
+def _adm_reference(real: Path, path: Path) -> Path:
+    """Moments of two outputs, and images."""
+    source = open_images(real)
+    write_adm_reference(source, subset_of(source, real, 20), SpatialEncoder(), path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, dict[str, Any]]:
     """Reports of every kind as JSON, by name."""
@@ -59,7 +67,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, dict[str, 
         "itself": evaluate(real, real, TinyEncoder()),
         "ratios": evaluate(samples, stats, TWO),
         "moments only": moments_only.evaluate(samples),
-        "adm": evaluate(samples, real, SpatialEncoder(), ADM.metrics),
+        "adm": evaluate(samples, _adm_reference(real, home / "adm.npz"), SpatialEncoder(), ADM.metrics),
         "ifid": fdr.interpolated_fid("haar", images(16, seed=1), images(18), TinyEncoder(), alpha=(0.25, 0.5)),
     }
     return {name: json.loads(report.to_json()) for name, report in reports.items()}
@@ -164,6 +172,8 @@ TAMPERED: dict[str, tuple[str, str, Callable[[dict[str, Any]], None], str]] = {
                                 "the reference is real.npz:ffffffff"),
     "digest in the signature": ("ratios", "signature_is_of_the_reference", sign("fd:one", r"stats:\w+", "stats:0000"),
                                 "the reference stats:0000,"),
+    "digest of an output": ("adm", "signature_is_of_the_reference", sign("sfid:tiny", r"ref:[^|]*", "ref:x:0000"),
+                            "the reference x:0000, and"),
     "images of the reference": ("images", "reference_counts", at("reference", "count", value=50_000), "has 50000"),
     "version": ("images", "versions", at("fdr_version", value="9.9"), "says version .*the report is of version 9.9"),
     "version of a signature": ("images", "versions", sign("fd:one", r"v:[^|]*", "v:9.9"), "says version 9.9"),

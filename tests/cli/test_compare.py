@@ -73,3 +73,45 @@ def test_wrong_use(fdr_command, tmp_path: Path, a: Path, other: str, sentence: s
     got = fdr_command("compare", a, tmp_path / other)
     assert (got.code, got.out) == (2, "") and "Traceback" not in got.err
     assert re.search(sentence, got.err), got.err
+
+
+@pytest.mark.parametrize("value, fields, is_sound", [
+    (6.0, {}, False), (3.05, {}, False), (3.02, {}, True), (3.2, {"dt": "bfloat16"}, True), (6.0, {"v": "9"}, True),
+])  # fmt: skip
+def test_one_number_of_the_same_images_has_one_value(
+    fdr_command, tmp_path: Path, value: float, fields: dict[str, str], is_sound: bool
+) -> None:
+    """Other hardware may round, and another version may move the number; nothing else is the same image twice."""
+    known, before = {"digest": "5" * 64}, {key: text for key, text in fields.items() if key != "v"}
+    a = write(tmp_path / "a.json", report(row(value=3.0, fields=before), facts=known))
+    b = write(tmp_path / "b.json", report(row(value=value, fields=fields), facts=known))
+    got = fdr_command("compare", a, b)
+    assert got.code == (0 if is_sound else 1), got.out
+    sentence = "of the same images, reference and settings; one of the two was changed or is faulty: measure again"
+    assert (sentence in got.out) != is_sound
+    data = json.loads(fdr_command("compare", a, b, "--json", "-").out)["comparisons"][0]["pairs"][0]
+    assert (data["contradiction"], data["comparable"]) == (not is_sound, is_sound)
+
+
+def test_a_share_may_differ_by_two_images(fdr_command, tmp_path: Path) -> None:
+    known = {"digest": "5" * 64}
+    paths = [
+        write(
+            tmp_path / f"{count}.json",
+            report(row("precision", count / 50, lower_is_better=False, fields={"n": "50"}), facts=known),
+        )
+        for count in (40, 42, 43)
+    ]
+    assert fdr_command("compare", *paths[:2]).code == 0
+    assert fdr_command("compare", paths[0], paths[2]).code == 1
+
+
+@pytest.mark.parametrize("command", [["show"], ["compare", "a.json"], ["check", "--max", "fd=9"]])
+def test_a_tampered_report_is_refused_by_every_command(
+    fdr_command, a: Path, tmp_path: Path, command: list[str]
+) -> None:
+    path = tmp_path / "b.json"
+    path.write_text(a.read_text().replace('"lower_is_better": true', '"lower_is_better": false'))
+    got = fdr_command(*command, path)
+    assert (got.code, got.out) == (2, "")
+    assert "The report contradicts itself: lower_is_better of fd:inception is false" in got.err and "b.json" in got.err
