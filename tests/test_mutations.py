@@ -104,7 +104,8 @@ def test_images(kind: str, sound: dict[str, dict[str, bytes]], tmp_path: Path) -
     path.write_bytes(data)
     read = folder_of_one if alone else pixels
     expected = read(path)
-    for name, found in read_all(read, path, data, 200, seed=1):
+    count = 20 if kind == ".h5" else 200  # a process looks at each HDF5 file first
+    for name, found in read_all(read, path, data, count, seed=1):
         if kind in SEALED:
             same = len(found) == len(expected) and all(map(np.array_equal, found, expected))
             assert same, f"{kind}, {name}: other pixels in silence"
