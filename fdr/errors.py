@@ -32,7 +32,9 @@ _NAMES = """
 """
 _ARGUMENTS = {name: _RENAMED.get(name, name.replace("-", "_")) for name in _NAMES.split()}
 """Options that are arguments in Python too, and their names there."""
-_WORDS_AS_VALUES = frozenset({"on-bad", "dtype", "device", "quantize", "crop", "alpha", "ema", "compat", "labels"})
+_WORDS_AS_VALUES = frozenset(
+    {"on-bad", "dtype", "device", "quantize", "crop", "alpha", "ema", "compat", "labels", "reps", "metrics"}
+)
 """Options whose next word in a sentence is a value, even in small letters."""
 
 

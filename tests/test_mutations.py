@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import mutations
 import numpy as np
 import pytest
 import torch
 
 from fdr.baseline import load_baseline
-from fdr.cli._config import load_default_map
+from fdr.cli._config import load_config
 from fdr.encoders.export_archive import load_export
 from fdr.encoders.torchscript_archive import load_archive
 from fdr.encoders.weights import load_state_dict
@@ -136,12 +137,13 @@ def test_statistics(kind: str, sound: dict[str, dict[str, bytes]], tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["report.json", "fdr.toml"])
-def test_texts(kind: str, sound: dict[str, dict[str, bytes]], tmp_path: Path) -> None:
+def test_texts(kind: str, sound: dict[str, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, path = sound["texts"][kind], tmp_path / kind
     reads: dict[str, tuple[Callable[[Path], Any], ...]] = {
         "report.json": (load_reports, lambda path: load_baseline(str(path))),
-        "fdr.toml": (lambda path: load_default_map(["check", "eval"], path.parent),),
+        "fdr.toml": (lambda path: load_config(click.Context(click.Command("fdr")), ["check", "eval"]),),
     }
+    monkeypatch.chdir(tmp_path)
     for read in reads[kind]:
         read_all(read, path, data, 400, seed=3)
 

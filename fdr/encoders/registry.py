@@ -219,7 +219,7 @@ def load_encoders(
                 raise InputError(f"Two encoders are called {encoder.spec.name!r}; give one of them another name.")
             loaded[encoder.spec.name] = encoder
     if files:
-        raise unknown("encoder with explicit weights", next(iter(files)), loaded, "Name it in --reps as well.")
+        raise unknown("encoder with explicit weights", next(iter(files)), loaded, "Name it in --reps, too.")
     if not loaded:
         raise InputError("No encoder was given; name at least one, for example inception.")
     return list(loaded.values())

@@ -24,7 +24,7 @@ def test_names_in_any_case() -> None:
 
 @pytest.mark.parametrize("name, sentence", [
     ("kid", "it is not offered yet; fd is the nearest. Known: fd, is,"),
-    ("FID", r"it is the metric fd of the encoder inception \(--metrics fd --reps inception"),
+    ("FID", r"it is the metric fd of the encoder inception \(metrics='fd' encoders='inception'"),
     ("Clean-FID", "encoder inception:clean"),
     ("cmmd", "not offered yet; fd of the encoder clip:cmmd"),
     ("PRDC", "precision and recall are offered, density and coverage are not yet"),
