@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,17 +15,21 @@ from torch.utils.checkpoint import checkpoint
 
 from fdr.encoders.base import AbstractEncoder
 from fdr.encoders.callables import CallableEncoder, checked_features
-from fdr.errors import InputError
+from fdr.errors import FdrError, FdrWarning, InputError, RunError
+from fdr.failures import described, is_out_of_memory
 
 LOW, HIGH = -0.5, 1.5
 """Values outside are those of images in another range than [0, 1]; a generator may overshoot by less."""
+OUTSIDE_SHARE = 0.05
+"""Share of the values that may lie outside: some of a generator without a last tanh do, most of [-1, 1] images do."""
 AUTOCASTS = {None: None, "bf16": torch.bfloat16}
 
 
 def checked_images(images: Any, has_range_check: bool) -> Tensor:
     """[B, 3, H, W]; one channel is repeated to three.
 
-    Raises `InputError` for another shape or dtype, for no images, and (as a reading of all values) for another range.
+    Raises `InputError` for another shape or dtype, for no images, and (as a reading of all values) for another range;
+    warns (`FdrWarning`) of a few values outside.
     """
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
         got = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
@@ -35,13 +40,26 @@ def checked_images(images: Any, has_range_check: bool) -> Tensor:
             "uint8 images by 255."
         )
     if has_range_check:
-        low, high = (float(value) for value in images.detach().aminmax())
-        if low < LOW or high > HIGH:
-            raise InputError(
-                f"FDLoss takes images in [0, 1]; these reach from {low:.3g} to {high:.3g}: map [-1, 1] by (x + 1) / 2, "
-                "and divide 0..255 by 255."
-            )
+        _check_range(images.detach())
     return images.expand(-1, 3, -1, -1)
+
+
+def _check_range(images: Tensor) -> None:
+    outside = int(((images < LOW) | (images > HIGH)).sum())
+    if not outside:
+        return
+    low, high = (float(value) for value in images.aminmax())
+    if outside > OUTSIDE_SHARE * images.numel():
+        raise InputError(
+            f"FDLoss takes images in [0, 1]; these reach from {low:.3g} to {high:.3g}: map [-1, 1] by (x + 1) / 2, "
+            "and divide 0..255 by 255."
+        )
+    warnings.warn(
+        f"{outside:,} of {images.numel():,} values of the first images lie outside of [{LOW:g}, {HIGH:g}], from "
+        f"{low:.3g} to {high:.3g}; they are used as they are. If [-1, 1] is their range, give (x + 1) / 2.",
+        FdrWarning,
+        stacklevel=4,
+    )
 
 
 class LossEncoder:
@@ -102,13 +120,26 @@ class LossEncoder:
         encoder, device = self._encoder, self._encoder.device
         output = encoder.spec.output
         images = images.to(self._input_dtype(images))
-        with _frozen(self._modules):
+        with _frozen(self._modules), self._failures(len(images)):
             with torch.autocast(device.type, enabled=False):  # of the training loop around us
                 inputs = encoder.preprocess(images.cpu() if encoder.host_preprocess else images.to(device)).to(device)
             with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
                 features = self._forward(inputs, (output,))[output]
         features = checked_features(features, len(images), self.name)
         return features if features.dtype == torch.float64 else features.float()
+
+    @contextlib.contextmanager
+    def _failures(self, count: int) -> Iterator[None]:
+        """Whatever a user's encoder raises, as a `RunError` that names it; a lack of memory is the caller's to tell."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            is_ours = isinstance(error, FdrError) or type(error).__module__.startswith("torch.utils.checkpoint")
+            if is_ours or is_out_of_memory(error):  # the checkpoint stops its second forward pass by an exception
+                raise
+            raise RunError(
+                f"Encoder {self.name!r} failed on a batch of {count} images of the generator: {described(error)}."
+            ) from error
 
     def _input_dtype(self, images: Tensor) -> torch.dtype:
         if images.dtype != torch.float64 or not isinstance(self._encoder, CallableEncoder):

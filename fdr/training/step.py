@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from fdr.errors import InputError, NonFiniteError
+from fdr.errors import InputError, NonFiniteError, RunError
 from fdr.failures import memory_for
 from fdr.generators.base import Generator
 from fdr.group import TensorGroup
@@ -139,6 +139,10 @@ class Stepper:
                 f"a training step of {options.batch_size} images in {options.chunks} chunk(s)", _LESS_MEMORY
             ):
                 out = self._differentiated(number, watch, is_timed)
+        except InputError as error:  # what took all steps before was good input
+            if number == 0:
+                raise
+            raise RunError(str(error)) from error
         except NonFiniteError as error:
             return StepOutcome(str(error), lr, math.nan, math.nan)
         norm = self._summed_gradient()

@@ -13,7 +13,7 @@ import torch
 from loss_worlds import DIM, Recorded, distance, encoder, encoders, generator, gradient_of, make_loss, noise, references
 
 import fdr
-from fdr.errors import InputError, NonFiniteError
+from fdr.errors import FdrWarning, InputError, NonFiniteError, RunError
 
 BATCH = {"population": fdr.BatchPopulation()}
 
@@ -343,6 +343,37 @@ class TestBadInput:
     def test_images(self, images: object, message: str) -> None:
         with pytest.raises(InputError, match=re.escape(message)):
             make_loss()(images)  # type: ignore[arg-type]
+
+    def test_one_value_outside_is_told_and_used_as_it_is(self) -> None:
+        images = generator()(noise(0)).detach()
+        images[0, 0, 0, 0] = 1.6
+        with pytest.warns(FdrWarning, match=rf"1 of {images.numel():,} values of the first images lie outside"):
+            out = make_loss(**BATCH)(images)
+        assert out.fd["e0"] == pytest.approx(float(distance(encoders()["e0"](images), references()["e0"])), rel=1e-6)
+
+    @pytest.mark.parametrize("size", [None, 7])
+    @pytest.mark.parametrize("error", [ValueError("no luck"), SystemExit(0)])
+    def test_an_encoder_that_fails_is_named(self, error: BaseException, size: int | None) -> None:
+        """The original stays behind it; a lack of memory passes as it is, for loops that look for it."""
+        failing: list[BaseException] = []
+
+        def encode(images: torch.Tensor) -> torch.Tensor:
+            if failing:
+                raise failing[0]
+            return encoders()["e0"](images)
+
+        loss = fdr.FDLoss({"e0": encode}, references(1), fdr.BatchPopulation(), encoder_batch_size=size)
+        loss(generator()(noise(0))).total.backward()
+        failing.append(error)
+        count = size or len(noise(0))
+        with pytest.raises(
+            RunError, match=f"Encoder 'e0' failed on a batch of {count} images of the generator"
+        ) as caught:
+            loss(generator()(noise(1)))
+        assert caught.value.__cause__ is error
+        failing[0] = torch.OutOfMemoryError("CUDA out of memory.")
+        with pytest.raises(torch.OutOfMemoryError):
+            loss(generator()(noise(1)))
 
     @pytest.mark.parametrize(
         ("options", "message"),
