@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from fdr.errors import InputError, as_utf8
+from fdr.errors import FdrWarning, InputError, as_utf8
 from fdr.images.base import ImageOptions, ImageSource, Loader
 from fdr.images.decode import Picture, UnreadableImage
 from fdr.images.ids import RowIds
-from fdr.images.labels import Labels
+from fdr.images.labels import Labels, array_labels, may_be_labels
 from fdr.images.values import image_of, picture_of
 
 
@@ -33,15 +35,8 @@ class DatasetSource(ImageSource):
     kind = "dataset"
 
     def __init__(self, value: Any, options: ImageOptions) -> None:
-        labels, names = getattr(value, "targets", None), getattr(value, "classes", None)
-        found = np.asarray(labels) if labels is not None else np.empty(0)
-        is_labels = found.shape == (len(value),) and found.dtype.kind in "iu"
-        super().__init__(
-            f"{type(value).__name__} of {len(value)}",
-            options,
-            RowIds("item", len(value)),
-            Labels(found, None if names is None else tuple(map(str, names)), "targets") if is_labels else None,
-        )
+        name = f"{type(value).__name__} of {len(value)}"
+        super().__init__(name, options, RowIds("item", len(value)), _labels(value, name))
         self._value = value
 
     def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
@@ -56,6 +51,25 @@ class DatasetSource(ImageSource):
         for load in self._loaders(0, None):
             content.update(_pixel_digest(load))
         return content.hexdigest()
+
+
+def _labels(value: Any, name: str) -> Labels | None:
+    """Those of the attribute `targets`; warns of numbers that are no labels."""
+    try:
+        targets = np.asarray(getattr(value, "targets", None))
+    except (ValueError, TypeError, RuntimeError):  # rows of different lengths, or a tensor on a GPU
+        return None
+    fits = may_be_labels(targets.shape, targets.dtype, len(value))
+    labels = array_labels(targets, "targets") if fits else None
+    if labels is None and targets.dtype.kind in "iufb":
+        warnings.warn(
+            f"{name}: targets, {targets.dtype} {list(targets.shape)}, are not taken as labels, which are whole numbers "
+            "[N], or one-hot [N, K].",
+            FdrWarning,
+            stacklevel=2,
+        )
+    names = getattr(value, "classes", None)
+    return labels if labels is None or names is None else replace(labels, names=tuple(map(str, names)))
 
 
 def _pixel_digest(load: Loader) -> bytes:

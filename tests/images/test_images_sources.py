@@ -6,7 +6,7 @@ import torch
 from image_worlds import encoded, photo, photos, read_all, write_files, write_tar, write_zip
 from PIL import Image
 
-from fdr.errors import InputError
+from fdr.errors import FdrWarning, InputError
 from fdr.images import ImageOptions, ImageSource, open_images
 
 COUNT = 7
@@ -192,6 +192,13 @@ def test_dataset_labels_come_from_targets():
             return Image.fromarray(photo(index)), self.targets[index]
 
     source = open_images(Dataset())
+    assert source.labels_from == "targets"
+    Dataset.targets = torch.eye(4)[[2, 0]]
+    assert open_images(Dataset()).labels.tolist() == [2, 0]
+    Dataset.targets = (0.5, 1.0)
+    with pytest.warns(FdrWarning, match=r"Dataset of 2: targets, float64 \[2\], are not taken as labels"):
+        assert open_images(Dataset()).labels is None
+    Dataset.targets = (3, 1)
     assert source.labels.tolist() == [3, 1] and source.class_names == ("a", "b", "c", "d")
     assert np.array_equal(read_all(source)[1], photo(1))
 
