@@ -24,8 +24,8 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 SURVEY_SECONDS = 30.0
 """How long the structure of a file may take, beside a second for every `_BYTES_PER_SECOND` of it."""
 _BYTES_PER_SECOND = 50e6
-_surveyed: set[tuple[int, ...]] = set()
-"""The files whose structure was read without harm, by place, size and time of change."""
+_surveyed: dict[tuple[int, ...], str | None] = {}
+"""What is wrong with the structure of each file, by place, size and time of change."""
 
 
 @contextlib.contextmanager
@@ -117,20 +117,24 @@ def _check_structure(path: Path) -> None:
     state = os.stat(path)
     key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
     is_program = not sys.executable or getattr(sys, "frozen", False)  # then there is no Python to start
-    if key in _surveyed or is_program or _has_checksums(path):
-        return
-    limit = SURVEY_SECONDS + state.st_size / _BYTES_PER_SECOND
+    if key not in _surveyed:
+        _surveyed[key] = None if is_program or _has_checksums(path) else _survey_in_child(path, state.st_size)
+    if (fault := _surveyed[key]) is not None:
+        raise InputError(f"{str(path)!r} is damaged: {fault}.")
+
+
+def _survey_in_child(path: Path, size: int) -> str | None:
+    """What is wrong with the structure of a file, if it hangs or kills the process that reads it."""
+    limit = SURVEY_SECONDS + size / _BYTES_PER_SECOND
     program = "import sys; sys.path[:0] = sys.argv[2:]; from fdr.hdf5 import survey; survey(sys.argv[1])"
     command = [sys.executable, "-P", "-c", program, os.fspath(path), *filter(None, sys.path)]
     try:
         code = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit).returncode
     except subprocess.TimeoutExpired:
-        raise InputError(f"{str(path)!r} is damaged: its structure could not be read within {limit:.0f} s.") from None
+        return f"its structure could not be read within {limit:.0f} s"
     except OSError:  # no child can be started here
-        return
-    if code < 0:
-        raise InputError(f"{str(path)!r} is damaged: the HDF5 library crashes on it (signal {-code}).")
-    _surveyed.add(key)
+        return None
+    return f"the HDF5 library crashes on it (signal {-code})" if code < 0 else None
 
 
 def _has_checksums(path: Path) -> bool:

@@ -192,7 +192,7 @@ def follow_links(files: Mapping[str, Entry], links: Mapping[str, str]) -> tuple[
         else:
             dead.append(link)
     known = {**files, **found}
-    names = sorted(known)
+    names = sorted(known) if folders else []
     for link, end in folders:
         prefix = f"{end}/" if end != "." else ""
         low = bisect.bisect_left(names, prefix)

@@ -112,6 +112,7 @@ def test_an_endless_loop_and_a_crash_in_the_library_are_damage(tmp_path, monkeyp
     written(tmp_path / "x.h5", images=IMAGES)
     monkeypatch.setattr(hdf5, "SURVEY_SECONDS", 0.0)
     refused(tmp_path / "x.h5", "is damaged: its structure could not be read within 0 s")
+    hdf5._surveyed.clear()
     crash = subprocess.CompletedProcess([], -11)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: crash)
     refused(tmp_path / "x.h5", r"is damaged: the HDF5 library crashes on it \(signal 11\)")
