@@ -20,7 +20,7 @@ from fdr.extraction import Extraction, ExtractionOptions, cached_rows
 from fdr.failures import memory_for
 from fdr.files import as_path
 from fdr.group import SOLO, Group, failures_told, on_main
-from fdr.images import ImageOptions, ImageSource, open_images
+from fdr.images import ImageOptions, ImageSource
 from fdr.measurement import Key, Measurement, Needs, measure
 from fdr.metrics import load_metrics
 from fdr.metrics.base import (
@@ -35,7 +35,7 @@ from fdr.metrics.fdr_ratio import Ratio, mean_ratio, ratio
 from fdr.moments import Moments
 from fdr.progress import Progress, SilentProgress
 from fdr.protocols import Protocol, check_is_free, find_protocol
-from fdr.reference import DEFAULT_REFERENCE, find_reference, is_statistics, warn_if_same_images
+from fdr.reference import DEFAULT_REFERENCE, find_reference, is_statistics, open_samples, warn_if_same_images
 from fdr.report import Report, Result
 from fdr.runtime import package_versions
 from fdr.sanity import doubts
@@ -202,7 +202,7 @@ class Evaluator:
 
     def evaluate(self, samples: Any) -> Report:
         """Measure one sample set against the reference."""
-        return self.evaluate_source(open_images(samples, self.image_options))
+        return self.evaluate_source(open_samples(samples, self.image_options))
 
     def evaluate_source(self, source: ImageSource) -> Report:
         """Measure an opened sample set."""

@@ -17,11 +17,12 @@ from fdr.arguments import named_arguments
 from fdr.encoders.base import EncoderSpec
 from fdr.errors import FdrWarning, InputError, unknown
 from fdr.files import as_path, file_digest, missing_path, near_names
+from fdr.images import ImageOptions, ImageSource, open_images
 from fdr.moments import Moments
 from fdr.named_references import RegistryEncoder, RegistryEntry, known_as, reference_stats_dir, registry
 from fdr.progress import Progress, SilentProgress
 from fdr.ratio import ValidationFD
-from fdr.reference_index import INDEX_NAME, indexed_file, read_index
+from fdr.reference_index import INDEX_NAME, indexed_file, read_index, reference_folder
 from fdr.statistics import is_statistics_file, open_statistics
 from fdr.statistics.checks import examine
 
@@ -56,7 +57,29 @@ class Reference:
 
 def is_statistics(path: Path) -> bool:
     """True when the content of `path` is moments or features, in any known format, or a folder of them."""
-    return (path / INDEX_NAME).is_file() if path.is_dir() else is_statistics_file(path)
+    return reference_folder(path) is not None or (not path.is_dir() and is_statistics_file(path))
+
+
+def open_samples(samples: Any, options: ImageOptions) -> ImageSource:
+    """`open_images`, with a sentence of its own for statistics that were given as images."""
+    try:
+        return open_images(samples, options)
+    except InputError:
+        if isinstance(samples, str | os.PathLike) and _is_sound(Path(samples).expanduser()):
+            raise InputError(
+                f"{os.fspath(samples)} holds statistics, not images; give it as the reference (--ref {samples})."
+            ) from None
+        raise
+
+
+def _is_sound(path: Path) -> bool:
+    """True for statistics that can be opened."""
+    if reference_folder(path) is not None:
+        return True
+    try:
+        return bool(open_statistics(path).entries)
+    except InputError:
+        return False
 
 
 def names_images(reference: Any) -> bool:
@@ -135,7 +158,10 @@ def find_reference(
         )
     elif as_path(reference, "the reference").expanduser().exists():
         path = Path(reference).expanduser()
-        found = _from_folder(path, wanted) if path.is_dir() else _from_file(path, wanted)
+        folder = reference_folder(path)
+        if folder is None and path.is_dir():
+            raise InputError(f"Folder {str(path)!r} is no reference: it has no {INDEX_NAME}.")
+        found = _from_file(path, wanted) if folder is None else _from_folder(folder, wanted)
         _warn(examine(found.moments, str(path)))
     else:
         found = _registered(str(reference), wanted, weights_dir, offline, progress)

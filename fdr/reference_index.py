@@ -41,6 +41,12 @@ _FIELDS: dict[str, Any] = {
 _NAMES = {str: "a text", int: "a whole number", float: "a number", dict: "an object"}
 
 
+def reference_folder(path: Path) -> Path | None:
+    """The folder of moments that `path`, itself or as its index, names; None for anything else."""
+    folder = path.parent if path.name == INDEX_NAME and path.is_file() else path
+    return folder if (folder / INDEX_NAME).is_file() else None
+
+
 def read_index(folder: Path) -> dict[str, Any]:
     """The `reference.json` of a folder that `fdr stats` wrote. Raises `InputError` for anything that is none."""
     path = folder / INDEX_NAME

@@ -15,7 +15,7 @@ from fdr._results import moments_facts
 from fdr.encoders.base import AbstractEncoder
 from fdr.errors import InputError
 from fdr.extraction import Extraction, ExtractionOptions
-from fdr.files import check_writable, file_digest, write_atomically
+from fdr.files import file_digest, write_atomically
 from fdr.frechet import frechet_distance
 from fdr.group import failures_told, on_main
 from fdr.images import ImageSource
@@ -23,6 +23,7 @@ from fdr.measurement import measure
 from fdr.moments import Moments
 from fdr.reference import moments_digest
 from fdr.reference_index import INDEX_NAME, INDEX_SCHEMA, read_index
+from fdr.statistics.registry import check_target
 
 MAX_STEM = 200
 """Bytes of a file's name before its suffix; file systems allow 255, temporary names are longer."""
@@ -110,14 +111,14 @@ def check_reference_folder(folder: Path, source: ImageSource) -> None:
 
 def check_reference_file(path: Path, source: ImageSource) -> None:
     """Raise when `path` cannot be written, holds something else, or moments of other images."""
-    check_writable(path)
+    check_target(path)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{str(path)!r} cannot become a file of moments; name it *.npz or *.h5, or name a folder.")
-    if not path.exists():
+    if not path.exists() or path.stat().st_size == 0:
         return
     try:
         made_of = read_attributes(path).get("images_digest")
-    except InputError:
+    except InputError:  # statistics of another tool
         made_of = None
     if made_of is None:
         raise InputError(f"Output {str(path)!r} is there and was not written by fdr stats; name another file.")

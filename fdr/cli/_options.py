@@ -307,8 +307,8 @@ def prepare_evaluation(
     A dry run ends here, with a list, when files are missing that would have to be fetched.
     """
     from fdr.evaluation import Evaluator
-    from fdr.images import open_images
     from fdr.metrics import load_metrics
+    from fdr.reference import open_samples
 
     chosen = None if protocol is None else find_protocol(protocol)
     if chosen is not None:
@@ -321,7 +321,7 @@ def prepare_evaluation(
         if shared["group"].rank == 0 and any(metric.needs_reference for metric in load_metrics(metrics)):
             _say(f"no --ref was given; the reference is {reference}.")
     setup = library_options(progress, **shared)
-    sources = [open_images(item, setup.image_options) for item in samples]
+    sources = [open_samples(item, setup.image_options) for item in samples]
     setup.check_files(reps, reference, dry_run)
     evaluator = Evaluator(
         reps,

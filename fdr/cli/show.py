@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 def command(path: Path, json_path: Path | None) -> None:
     """Show a statistics file of any tool, a reference folder or a report. Only a torch file needs torch."""
     from fdr.files import missing_path
-    from fdr.reference import is_statistics
-    from fdr.reference_index import INDEX_NAME, indexed_file, read_index
+    from fdr.reference_index import INDEX_NAME, indexed_file, read_index, reference_folder
     from fdr.report import load_reports, reports_to_json
 
     if not path.exists():
         raise InputError(missing_path(path))
-    if path.is_file() and path.suffix == ".json" and path.name != INDEX_NAME:
+    folder = reference_folder(path)
+    if folder is None and path.is_file() and path.suffix == ".json":
         reports = load_reports(path)
         if json_path is not None:
             write_text(json_path, reports_to_json(reports))
         else:
             print_reports(reports)
         return
-    if path.is_dir():
-        if not is_statistics(path):
-            raise InputError(f"Folder {str(path)!r} is no reference: it has no {INDEX_NAME}.")
-        index = read_index(path)
-        facts = {row["name"]: _facts(indexed_file(path, row)) for row in index["encoders"]}
+    if folder is not None:
+        index = read_index(folder)
+        facts = {row["name"]: _facts(indexed_file(folder, row)) for row in index["encoders"]}
         data: dict[str, Any] = {"name": index["name"], "images": index["images"], "encoders": facts}
+    elif path.is_dir():
+        raise InputError(f"Folder {str(path)!r} is no reference: it has no {INDEX_NAME}.")
     else:
         data = _file_facts(path)
     if json_path is not None:

@@ -83,6 +83,7 @@ def command(
 
     from fdr.encoders.registry import load_encoders
     from fdr.images import open_images
+    from fdr.reference import open_samples
 
     setup = _options.library_options(progress_for(quiet), group=group, **shared)
     if file_format == "adm":
@@ -90,7 +91,7 @@ def command(
         _write_adm(images, Path(out), name, num_images, setup, json_path, dry_run)
         return
     target = _Target.of(out, file_format, reps)
-    source = open_images(images, setup.image_options)
+    source = open_samples(images, setup.image_options)
     source.divide_among(group)
     whole = replace(setup.image_options, count=None, seed=0)
     val_source = None if validation is None else open_images(validation, whole)

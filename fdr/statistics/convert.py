@@ -10,6 +10,7 @@ import numpy as np
 
 from fdr.encoders.catalogue import find_row
 from fdr.errors import InputError, unknown
+from fdr.reference_index import indexed_file, read_index, reference_folder
 from fdr.statistics.base import Entry, StatisticsFile
 from fdr.statistics.checks import examine
 from fdr.statistics.npz import NpzStatistics
@@ -61,7 +62,7 @@ def convert(
     if source.exists() and target.exists() and source.samefile(target):
         raise InputError(f"{str(source)!r} cannot be converted onto itself; name another file.")
     check_target(target)
-    file = open_statistics(source)
+    file = open_statistics(_file_in(source, options.encoder))
     entry = _main_entry(file, options)
     companions = _companions(file, entry, WRITERS[to].roles[1:])
     content = _content(file, entry, companions, to, options)
@@ -81,6 +82,18 @@ def convert(
         content.encoder,
         tuple(doubts),
     )
+
+
+def _file_in(source: Path, encoder: str | None) -> Path:
+    """The file to convert: of a folder that `fdr stats` wrote, that of `encoder`, or the only one."""
+    folder = reference_folder(source)
+    if folder is None:
+        return source
+    rows = [row for row in read_index(folder)["encoders"] if encoder in (None, row["name"])]
+    if len(rows) == 1:
+        return indexed_file(folder, rows[0])
+    names = ", ".join(row["name"] for row in read_index(folder)["encoders"])
+    raise InputError(f"Reference {str(folder)!r} has moments of {names}; take one with --encoder NAME.")
 
 
 def _format(target: Path, to: str | None) -> str:

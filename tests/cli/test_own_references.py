@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from statistics_worlds import WRITERS, write
 from worlds import TinyEncoder, images, npz
 
 import fdr
@@ -173,6 +174,7 @@ class TestOneFile:
         npz(tmp_path / "real.npz", REAL)
         npz(tmp_path / "other.npz", images(30, seed=2))
         plain = ("stats", "real.npz", "--reps", "random")
+        np.savez(tmp_path / "theirs.npz", mu=np.zeros(2), sigma=np.eye(2))
         for name in ("made", "made.npz/"):
             assert fdr_command(*plain, "-o", name).code == 0
             assert (tmp_path / name / "reference.json").is_file()
@@ -181,8 +183,9 @@ class TestOneFile:
         for arguments, sentence in (
             ((*plain[:3], "random,random:1", "-o", "s.npz"), "and --reps names 2; name a folder, such as -o s/"),
             ((*plain, "-o", "s.npz", "--format", "h5"), "--format h5 goes with another name than 's.npz'"),
-            ((*plain, "-o", "other.npz"), "'other.npz' is there and was not written by fdr stats; name another file"),
-            ((*plain, "-o", "other.npz", "--dry-run"), "was not written by fdr stats"),
+            ((*plain, "-o", "other.npz"), "'other.npz' is there and holds no statistics, which would replace it"),
+            ((*plain, "-o", "other.npz", "--dry-run"), "holds no statistics"),
+            ((*plain, "-o", "theirs.npz"), "'theirs.npz' is there and was not written by fdr stats"),
             (("stats", "other.npz", *plain[2:], "-o", "one.npz"), "'one.npz' is the reference of other images"),
         ):
             got = fdr_command(*arguments)
@@ -258,3 +261,27 @@ class TestNoReferenceGiven:
         monkeypatch.setenv("FDR_EVAL_REF", "demo")
         got = fdr_command("eval", "s.npz", "--reps", "random")
         assert got.code == 0 and "no --ref" not in got.err + got.out
+
+
+class TestAFolderOfMoments:
+    def test_the_index_stands_for_its_folder(self, fdr_command, folder: Path) -> None:
+        npz(folder.parent / "s.npz", images(30, seed=1))
+        assert find_reference(folder / "reference.json", ENCODER).digest == find_reference(folder, ENCODER).digest
+        assert fdr_command("show", "stats/reference.json").out == fdr_command("show", "stats").out
+
+    def test_convert_takes_one_file_of_it(self, fdr_command, folder: Path) -> None:
+        got = fdr_command("convert", "stats", "one.npz")
+        assert got.code == 2 and "has moments of tiny, second; take one with --encoder NAME" in got.err
+        assert fdr_command("convert", "stats", "one.npz", "--encoder", "second").code == 0
+        assert Moments.load(folder.parent / "one.npz").dim == 5
+        (folder / "second.h5").write_bytes((folder / "tiny.h5").read_bytes())
+        got = fdr_command("convert", "stats", "two.npz", "--encoder", "second")
+        assert got.code == 2 and "is damaged or another file" in got.err
+
+
+@pytest.mark.parametrize("case", [*sorted(WRITERS.keys() - {"adm"}), "folder", "index"])
+def test_statistics_given_as_samples_are_said_to_be_statistics(case: str, folder: Path) -> None:
+    special = {"folder": folder, "index": folder / "reference.json"}
+    path = special.get(case) or write(case, folder.parent)
+    with pytest.raises(InputError, match="holds statistics, not images; give it as the reference"):
+        evaluate(path, folder, ENCODER)
