@@ -38,6 +38,7 @@ from fdr.comparison import (
     signature_differences,
 )
 from fdr.errors import InputError, unknown
+from fdr.metric_names import metric_facts, peer_name
 from fdr.report import Report, Result, sets_by_name, told_apart
 from fdr.report_schema import is_number
 
@@ -133,12 +134,13 @@ class Missing:
         return self.bound.side if isinstance(self.bound, Limit) else "baseline"
 
     def __str__(self) -> str:
+        text = f"{self.key} of {self.samples} was not measured, and "
         if isinstance(self.bound, Limit):
-            return f"{self.key} of {self.samples} was not measured, and {self.bound.flag} asks for it"
-        return (
-            f"{self.key} of {self.samples} was not measured, and baseline {self.baseline_name!r} has it "
-            f"({self.bound.value:.6g})"
-        )
+            return f"{text}{self.bound.flag} asks for it"
+        metric = self.key.partition(":")[0]
+        meaning = peer_name(metric) if metric_facts(metric) is None else None
+        note = "" if meaning is None else f"; {metric} {meaning}"
+        return f"{text}baseline {self.baseline_name!r} has it ({self.bound.value:.6g}){note}"
 
 
 @dataclass(frozen=True)

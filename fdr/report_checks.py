@@ -272,15 +272,22 @@ def means_are_means(report: Parts) -> Iterator[str]:
         k, stated = row.data.get("k"), row.signature.value("k")
         if {str(len(names)), str(k or len(names)), stated or str(len(names))} != {str(len(names))}:
             yield f"{row.key} has {len(names)} encoders, k is {k}, and its signature says k:{stated}"
-        yield from _encoders_of_mean(row, names)
+        yield from _encoders_of_mean(report, row, names)
         yield from _value_of_mean(report, row, names)
 
 
-def _encoders_of_mean(row: Row, names: Sequence[str]) -> Iterator[str]:
-    text = row.signature.value("enc")
-    signed = [part.partition("@")[0] for part in text.split("+")] if text and "@" in text else list(names)
-    if signed != list(names) and not any("+" in name or "@" in name for name in names):
+def _encoders_of_mean(report: Parts, row: Row, names: Sequence[str]) -> Iterator[str]:
+    """The signature has NAME@HASH of every encoder."""
+    text = row.signature.value("enc") or ""
+    if "@" not in text or any("+" in name or "@" in name for name in names):
+        return
+    signed = dict(part.split("@", 1) for part in text.split("+") if "@" in part)
+    if list(signed) != list(names):
         yield f"{row.key} is of {', '.join(names)}, and its signature of {', '.join(signed)}"
+    for name, digest in signed.items():
+        spec = report.run("encoders", name)
+        if "hash" in spec and digest != str(spec["hash"])[:8]:
+            yield f"the signature of {row.key} has {name}@{digest}, and the run describes {name} as {spec['hash']}"
 
 
 def _value_of_mean(report: Parts, row: Row, names: Sequence[str]) -> Iterator[str]:
@@ -295,6 +302,8 @@ def _value_of_mean(report: Parts, row: Row, names: Sequence[str]) -> Iterator[st
                 yield f"{part.key} is {part.value:g}, and {shown(own)} in the details of {row.key}"
     found = [part for part in parts if part is not None]
     if len(found) != len(names):
+        if found:
+            yield f"{row.key} is of {', '.join(names)}, and FDr of {len(names) - len(found)} of them is not there"
         return
     mean = sum(part.value for part in found) / len(found)
     if _differ(row.value, mean):

@@ -244,6 +244,12 @@ def test_options_made_in_python_are_checked_too(make) -> None:
         make()
 
 
+def test_a_metric_of_the_baseline_that_is_not_offered_is_explained() -> None:
+    before = baseline_of([report(row(), row("kid", 0.1, lower_is_better=True))], "main.json")
+    (missing,) = judge([report()], GateOptions(), before).missing
+    assert str(missing).endswith("baseline 'main.json' has it (0.1); kid is not offered yet; fd is the nearest")
+
+
 def test_a_tolerance_under_which_everything_passes_is_refused() -> None:
     before = baseline_of([report(row("precision", 0.7, lower_is_better=False))], "main.json")
     worst = report(row("precision", 0.0, lower_is_better=False))

@@ -190,6 +190,8 @@ TAMPERED: dict[str, tuple[str, str, Callable[[dict[str, Any]], None], str]] = {
     "k": ("ratios", "means_are_means", put("fdr_k", k=6), "fdr_k has 2 encoders, k is 6"),
     "k in the signature": ("ratios", "means_are_means", sign("fdr_k", "fdr_k:2", "fdr_k:6"), "signature says k:6"),
     "encoders": ("ratios", "means_are_means", put("fdr_k", encoders=["one", "three"]), "its signature of one, two"),
+    "hash of an encoder": ("ratios", "means_are_means", sign("fdr_k", r"one@\w+", "one@0000"), "has one@0000, and"),
+    "a part that is not there": ("ratios", "means_are_means", drop("fdr:two"), "FDr of 1 of them is not there"),
     "parts of the mean": ("ratios", "means_are_means", put("fdr_k", fdr={"one": 1.0, "two": 1.0}), "in the details"),
     "parts of other encoders": ("ratios", "means_are_means", put("fdr_k", fdr={"one": 1.0}), "its details are of one"),
     "interval of the mean": ("rounded", "means_are_means", put("fdr_k", interval=[0.0, 1e9]), "on average"),
