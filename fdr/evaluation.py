@@ -19,6 +19,8 @@ from fdr.errors import FdrWarning, InputError, collected_warnings
 from fdr.extraction import Extraction, ExtractionOptions, cached_rows
 from fdr.failures import memory_for
 from fdr.files import as_path
+from fdr.generators.objects import samples_of
+from fdr.generators.sampling import Labels
 from fdr.group import SOLO, Group, failures_told, on_main
 from fdr.images import ImageOptions, ImageSource
 from fdr.measurement import Key, Measurement, Needs, measure
@@ -37,7 +39,7 @@ from fdr.progress import Progress, SilentProgress
 from fdr.protocols import Protocol, check_is_free, find_protocol
 from fdr.reference import DEFAULT_REFERENCE, find_reference, is_statistics, open_samples, warn_if_same_images
 from fdr.report import Report, Result
-from fdr.runtime import package_versions
+from fdr.runtime import package_versions, resolve_device
 from fdr.sanity import doubts
 from fdr.signature import mean_signature
 
@@ -63,6 +65,12 @@ def evaluate(
     audit: bool = False,
     progress: Progress | None = None,
     group: Group = SOLO,
+    num_images: int | None = None,
+    seed: int | None = None,
+    labels: Labels | None = None,
+    noise_shape: Sequence[int] | int | None = None,
+    num_classes: int | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> Report:
     """Measure one sample set; everything that can be wrong is checked before the first image is decoded.
 
@@ -73,6 +81,10 @@ def evaluate(
     metrics and has a default reference of its own. With `cache`, features are kept there and a killed run resumes.
     `weights` names weight files by encoder. `image_options.count` and `.seed` select among the samples only; crop and
     size hold for both sides.
+
+    `samples` may also be a generator: one of `fdr.load_generator`, a network or function of noise (and labels), as
+    there, or a pipeline of diffusers without a prompt. Then `num_images` (50,000) samples of `seed` and `labels` are
+    measured, those of `fdr eval --gen`; `noise_shape`, `num_classes` and `value_range` say what the object does not.
 
     Under torchrun, `group=fdr.join_ranks()` divides the images among the ranks; all of them make the same call and get
     the same report.
@@ -93,19 +105,27 @@ def evaluate(
     is_default_reference = reference is None
     if reference is None:
         reference = DEFAULT_REFERENCE if chosen is None else chosen.reference
-    evaluator = Evaluator(
-        DEFAULT_ENCODER if encoders is None else encoders,
-        reference,
-        DEFAULT_METRIC if metrics is None else metrics,
-        protocol=chosen,
-        image_options=image_options or ImageOptions(),
-        encoder_options=encoder_options or EncoderOptions(progress=extraction.progress),
-        weights=weights,
-        extraction_options=extraction,
-        audit=audit,
-        is_default_reference=is_default_reference,
+    drawn: dict[str, Any] = {"num_images": num_images, "seed": seed, "labels": labels}
+    drawn |= {"noise_shape": noise_shape, "num_classes": num_classes, "value_range": value_range}
+    options, encoder_options = (
+        image_options or ImageOptions(),
+        encoder_options or EncoderOptions(progress=extraction.progress),
     )
-    return evaluator.evaluate(samples)
+    size = extraction.batch_size_on(resolve_device(encoder_options.device).type)
+    with samples_of(samples, size, options, drawn) as source:
+        evaluator = Evaluator(
+            DEFAULT_ENCODER if encoders is None else encoders,
+            reference,
+            DEFAULT_METRIC if metrics is None else metrics,
+            protocol=chosen,
+            image_options=options,
+            encoder_options=encoder_options,
+            weights=weights,
+            extraction_options=extraction,
+            audit=audit,
+            is_default_reference=is_default_reference,
+        )
+        return evaluator.evaluate(source)
 
 
 class Evaluator:

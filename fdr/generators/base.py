@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -118,19 +118,8 @@ class Generator(nn.Module):
 
         Raises `RunError` for whatever the network raises, and for images that are none, or of another size than before.
         """
-        try:
+        with telling(self.name, where):
             images = self(noise, labels)
-        except InputError as error:
-            raise RunError(f"In {where}: {error}") from error
-        except (FdrError, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # a user's network may even end the program
-            if is_out_of_memory(error):
-                raise
-            raise RunError(
-                f"{self.name} failed in {where} ({described(error)}), after it had made images before; what was cached "
-                "or saved stays, and the same command goes on."
-            ) from error
         size = (images.shape[2], images.shape[3])
         if self.image_size not in (None, size):
             raise RunError(
@@ -153,6 +142,8 @@ class Generator(nn.Module):
 
     def digest(self) -> str | None:
         """sha256 over code, weights and spec, as they are now; None where the code of a class cannot be read."""
+        if not getattr(self.network, "has_identity", True):
+            return None
         facts: dict[str, Any] = asdict(self.spec)
         digest = hashlib.sha256()
         if self.architecture is None or self.architecture.kind == "factory":
@@ -225,6 +216,24 @@ class Generator(nn.Module):
             f"{self.name} makes values from {least:.3g} to {most:.3g}, {outside:.0%} of them outside of its value "
             f"range {low:g}:{high:g}; {advice}."
         )
+
+
+@contextlib.contextmanager
+def telling(name: str, where: str) -> Iterator[None]:
+    """Turn whatever a user's network raises inside into a `RunError` with `where`, but for a lack of memory."""
+    try:
+        yield
+    except InputError as error:
+        raise RunError(f"In {where}: {error}") from error
+    except (FdrError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # it may even end the program
+        if is_out_of_memory(error):
+            raise
+        raise RunError(
+            f"{name} failed in {where} ({described(error)}); what was cached or saved stays, and the same command "
+            "goes on."
+        ) from error
 
 
 def refuse_empty(network: nn.Module, name: str) -> None:

@@ -43,7 +43,8 @@ def load_weights(
     found, state = sets.find(label, where)
     note = sets.choice(found, where) if label is None else None
     if note is not None:
-        warnings.warn(f"{note}{f'; {advice}' if advice else ''}.", FdrWarning, stacklevel=6)
+        note = f"{note}{f'; {advice}' if advice else ''}."
+        warnings.warn(note, FdrWarning, stacklevel=6)
     tensors = _for_network(state, network, path)
     adapt = getattr(network, "adapt_state", None)
     if adapt is None and found in sets.averages and sets.trained:
@@ -51,7 +52,7 @@ def load_weights(
     faults = copy_state(network, tensors if adapt is None else adapt(tensors))
     if faults:
         raise WeightsError(f"{str(path)!r} does not fit the architecture of {name}: {faults}; check {to_check}.")
-    return TakenWeights(found, tuple(sets.labels()))
+    return TakenWeights(found, tuple(sets.labels()), note or "")
 
 
 def holds_weights(folder: Path) -> bool:

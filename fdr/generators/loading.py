@@ -16,9 +16,10 @@ from fdr.encoders.torchscript_archive import is_archive
 from fdr.errors import FdrWarning, InputError
 from fdr.failures import memory_for
 from fdr.files import as_path, missing_path, refuse_stand_in
-from fdr.generators.architectures import build, declared, needs_labels
-from fdr.generators.base import Architecture, Generator, GeneratorSpec
+from fdr.generators.architectures import build, declared
+from fdr.generators.base import Architecture, Generator
 from fdr.generators.checkpoints import INDEX_SUFFIX, holds_weights, load_weights
+from fdr.generators.objects import as_generator, spec_of
 from fdr.generators.run_folder import INDEX_NAME, read_run_folder
 from fdr.generators.weight_sets import ADVICE, NO_AVERAGE, ONLINE, TakenWeights
 from fdr.sidecar import read_sidecar
@@ -29,7 +30,7 @@ _DECLARED = ("noise_shape", "num_classes", "value_range")
 @named_arguments
 @memory_for("loading a generator", "close what else uses the memory, or choose another --device")
 def load_generator(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Any,
     arch: str | None = None,
     device: str | None = None,
     *,
@@ -53,6 +54,9 @@ def load_generator(
     A run folder may name its architecture where that is a preset or what an installed package declares (an entry point
     of the group "fdr.generators"); another one is imported only with `trust`, or when `arch` names it.
 
+    Instead of a path, `path` may be a network, or a function of noise (and labels), which becomes a `Generator` in eval
+    mode.
+
     Noise shape, number of classes (0: unconditional) and value range are taken from the arguments, else from
     `PATH.json` or the run folder, else from the attributes of these names of the network. Without them a generator is
     unconditional and of range (0, 1); a noise shape there must be.
@@ -60,6 +64,15 @@ def load_generator(
     Raises `InputError` for what is missing, contradicts itself or makes no images of the declared range, `WeightsError`
     for a file that is damaged or does not fit.
     """
+    if not isinstance(path, str | os.PathLike):
+        return _from_object(
+            path,
+            device,
+            arch or arch_args or ema,
+            noise_shape=noise_shape,
+            num_classes=num_classes,
+            value_range=value_range,
+        )
     place = as_path(path, "the generator").expanduser()
     target = runtime.resolve_device(device)
     asked = {"noise_shape": noise_shape, "num_classes": num_classes, "value_range": value_range}
@@ -77,10 +90,18 @@ def load_generator(
             network, architecture, taken, said = _from_folder(place, named, ema, target, trust)
         else:
             network, architecture, taken, said = _from_file(place, named, ema, target)
-    spec = _spec(place, network, {**declared(network), **said, **given})
+    spec = spec_of(place.name, network, {**declared(network), **said, **given})
     generator = Generator(network, spec, name=place.name, architecture=architecture, weights=taken)
     generator.eval().check()
     return generator
+
+
+def _from_object(value: Any, device: str | None, of_files: Any, **spec: Any) -> Generator:
+    if of_files:
+        raise InputError(
+            "Leave out --arch, --arch-args, --ema: they are about files of weights, and this is an object."
+        )
+    return as_generator(value, device, **spec)
 
 
 _Read = tuple[nn.Module, Architecture, TakenWeights, Mapping[str, Any]]
@@ -92,11 +113,12 @@ def _from_folder(path: Path, named: Architecture | None, ema: str | None, device
     label, weights = folder.weights_file(ema)
     note = folder.sets.choice(label, repr(str(path))) if ema is None else None
     if note is not None:
-        warnings.warn(f"{note}; {ADVICE}.", FdrWarning, stacklevel=5)
+        note = f"{note}; {ADVICE}."
+        warnings.warn(note, FdrWarning, stacklevel=5)
     named_by = f"The run folder {str(path)!r}" if named is None and not trust else None
     network, architecture = build(named or folder.architecture, device, named_by)
     load_weights(network, weights, None, path.name)
-    return network, architecture, TakenWeights(label, tuple(folder.sets.labels())), folder.declared
+    return network, architecture, TakenWeights(label, tuple(folder.sets.labels()), note or ""), folder.declared
 
 
 def _from_file(path: Path, named: Architecture | None, ema: str | None, device: Any) -> _Read:
@@ -112,21 +134,3 @@ def _from_file(path: Path, named: Architecture | None, ema: str | None, device: 
         raise InputError(f"{str(path)!r} is a whole program, with its network and one set of weights; drop {option}.")
     network, architecture = build(Architecture(kind, str(path.resolve())), device)
     return network, architecture, TakenWeights(), beside
-
-
-def _spec(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> GeneratorSpec:
-    shape = facts.get("noise_shape")
-    if shape is None:
-        raise InputError(
-            f"Nothing says which noise {path.name} takes; give --noise-shape, such as 64 or 3x32x32, or "
-            f"a file {path.name}.json with noise_shape, num_classes and value_range."
-        )
-    if "num_classes" not in facts and needs_labels(network):
-        raise InputError(f"{path.name} takes labels beside noise; say how many classes with --num-classes.")
-    try:
-        sizes = tuple(shape) if not isinstance(shape, int) else (shape,)
-        scale = tuple(float(value) for value in facts.get("value_range", (0.0, 1.0)))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path.name}: noise_shape and value_range are lists of numbers ({error}).") from error
-    classes = facts.get("num_classes")
-    return GeneratorSpec(sizes, None if classes == 0 else classes, scale)  # type: ignore[arg-type]

@@ -20,6 +20,15 @@ from fdr.images.made import MadeSource
 DEFAULT_COUNT = 50_000
 
 
+def check_counts(count: int, batch_size: int, seed: int, options: ImageOptions) -> None:
+    """Raise `InputError` for numbers that are too small, and for a count of images to choose."""
+    if options.count is not None:
+        raise InputError("A generator makes as many images as asked for (--num-images); leave out --count.")
+    for name, value, least in (("number of images", count, 1), ("batch size", batch_size, 1), ("seed", seed, 0)):
+        if value < least:
+            raise InputError(f"The {name} is {value}; it must be at least {least}.")
+
+
 class GeneratorSource(MadeSource):
     """Samples 0 to count - 1 of a seed, as images that went through an 8-bit file (with quantize="uint8").
 
@@ -39,17 +48,14 @@ class GeneratorSource(MadeSource):
         options: ImageOptions | None = None,
     ) -> None:
         options = options or ImageOptions()
-        if options.count is not None:
-            raise InputError("A generator makes as many images as asked for (--num-images); leave out --count.")
-        for name, value, least in (("number of images", count, 1), ("batch size", batch_size, 1), ("seed", seed, 0)):
-            if value < least:
-                raise InputError(f"The {name} is {value}; it must be at least {least}.")
+        check_counts(count, batch_size, seed, options)
         super().__init__(generator.name, options, RowIds("sample", count))
         self.generator = generator
         self.seed = seed
         self.label_policy = check_labels(labels, generator.num_classes)
         self.batch_size = batch_size
         self._code = generator.digest()
+        self.warnings = [generator.weights.note] if generator.weights.note else []
         self.is_repeatable = self._code is not None  # code that cannot be read could change between two passes
 
     @property

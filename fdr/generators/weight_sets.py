@@ -43,6 +43,8 @@ class TakenWeights:
     label: str = ONLINE
     held: tuple[str, ...] = (ONLINE,)
     """The labels of all sets where they were."""
+    note: str = ""
+    """What was said of the choice, for reports."""
 
 
 @dataclass(frozen=True)

@@ -248,7 +248,7 @@ def test_a_finished_run_says_how_it_is_extended(tmp_path: Path) -> None:
     for change in ({"steps": 2 * STEPS}, {"lr": 1e-3}):
         with pytest.raises(InputError, match=r"start a new run .* in another folder: fdr train --gen .*run -o NEW"):
             train(options(tmp_path, **{"monitor": (), "steps": STEPS, **change}), tmp_path / "run", OFTEN)
-    longer = options(tmp_path, monitor=(), steps=STEPS, gen=str(tmp_path / "run"), arch=None, arch_args={})
+    longer = options(tmp_path, monitor=(), steps=STEPS, gen=str(tmp_path / "run"))
     train(longer, tmp_path / "further", replace(OFTEN, keep=9))
     before = load_checkpoint(checkpoint_path(tmp_path / "run", STEPS))["model"]
     begun = load_checkpoint(checkpoint_path(tmp_path / "further", 0))["model"]
