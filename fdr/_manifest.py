@@ -78,7 +78,7 @@ def load_manifest(folder: Path) -> Manifest | None:
             raise ValueError("checksum differs")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedManifestError(str(error)) from error
     except OSError as error:
         raise RunError(f"The feature cache {folder} cannot be read ({error.strerror}); pass --cache DIR.") from error

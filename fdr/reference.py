@@ -375,7 +375,7 @@ def _differing_fields(stored: Any, encoder: str, spec_hash: str) -> str:
         return ""
     try:
         name = json.loads(stored).get("name")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return ""
     return f": it was made by {name}" if name != encoder else ": same name, but other weights, dtype or options"
 

@@ -18,7 +18,7 @@ def read_sidecar(path: Path, settings: Collection[str]) -> dict[str, Any]:
         return {}
     try:
         said = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{str(sidecar)!r} is not readable JSON ({error}); correct or remove it.") from error
     if not isinstance(said, dict):
         raise InputError(f"{str(sidecar)!r} must hold an object with {', '.join(settings)}; it holds something else.")

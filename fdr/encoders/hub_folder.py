@@ -118,7 +118,7 @@ def read_json(path: Path, asked_by: str) -> dict[str, Any]:
     """The object in a file. Raises `WeightsError`, beginning with `asked_by`, for anything else."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{asked_by}: {str(path)!r} is not readable JSON ({error}).") from error
     if not isinstance(data, dict):
         raise WeightsError(f"{asked_by}: {str(path)!r} holds a {type(data).__name__}, not an object.")

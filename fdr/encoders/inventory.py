@@ -215,7 +215,7 @@ def _read(holding: Holding, path: Path, digest: str) -> Verdict:
             json.loads(path.read_text(encoding="utf-8"))
         elif not _is_program(path):
             weights.load_state_dict(path)
-    except (WeightsError, OSError, ValueError) as error:
+    except (WeightsError, OSError, ValueError, RecursionError) as error:
         return Verdict(holding, "damaged", str(error), digest)
     return Verdict(holding, "sound", f"sha256 {digest[:12]}; no digest is published, it can be read", digest)
 

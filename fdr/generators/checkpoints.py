@@ -104,7 +104,7 @@ def _read(path: Path) -> Any:
         shards = sorted(set(files.values()))
         if any(Path(shard).name != shard for shard in shards):
             raise ValueError("a shard in another folder")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{str(path)!r} is no index of shards ({type(error).__name__}: {error}).") from error
     missing = [shard for shard in shards if not (path.parent / shard).is_file()]
     if missing:

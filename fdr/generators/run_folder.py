@@ -102,7 +102,7 @@ def read_run_folder(folder: Path) -> RunFolder:
         if index["schema"] != SCHEMA:
             raise InputError(f"{str(path)!r} is of the schema {index['schema']!r}; this fdr reads {SCHEMA!r}.")
         parsed = _parsed(folder, index)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{str(path)!r} is not what fdr writes ({type(error).__name__}: {error}); restore it."
         ) from error

@@ -115,7 +115,7 @@ class NpzSamples(SampleSet):
         try:
             with zipfile.ZipFile(self.path) as archive:
                 return json.loads(archive.comment)
-        except (zipfile.BadZipFile, OSError, ValueError):
+        except (zipfile.BadZipFile, OSError, ValueError, RecursionError):
             return None
 
     def write_part(self, start: int, stop: int, images: Sequence[np.ndarray]) -> None:
@@ -228,7 +228,7 @@ def _add(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...], parts: Sequ
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -107,7 +107,7 @@ def _done(path: Path) -> int:
     """Shards that an earlier run has gathered; the file with them must be there."""
     try:
         return int(json.loads(_progress(path).read_text())["shards"]) if _part(path).exists() else 0
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return 0
 
 

@@ -144,7 +144,7 @@ def _read(path: Path) -> Memo:
     """The memo, or an empty one when there is none or it is not what we wrote."""
     try:
         memo = json.loads(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(memo, dict):
         return {}

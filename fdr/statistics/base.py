@@ -104,7 +104,7 @@ def stored_output(attributes: Mapping[str, Any]) -> str | None:
     output, spec = attributes.get("output"), attributes.get("spec")
     try:
         main = json.loads(spec).get("output") if isinstance(spec, str) else None
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         main = None
     return str(output) if isinstance(output, str) and main is not None and output != main else None
 

@@ -47,7 +47,7 @@ def read_options(run: Path) -> TrainOptions:
             raise InputError(f"{str(path)!r} is of another version of fdr ({data['fdr_version']}): {', '.join(odd)}.")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
         return TrainOptions(**values)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{str(path)!r} is damaged ({error}); it cannot be resumed.") from error
 
 

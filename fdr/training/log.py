@@ -175,7 +175,7 @@ def _is_known(line: bytes, step: int) -> bool:
     """False for what was logged after `step`, and for a line that a kill has cut short."""
     try:
         return line.endswith(b"\n") and json.loads(line)["step"] <= step
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
