@@ -18,6 +18,7 @@ from fdr.encoders.base import EncoderSpec
 from fdr.errors import FdrWarning, InputError, unknown
 from fdr.files import as_path, file_digest, missing_path, near_names
 from fdr.images import ImageOptions, ImageSource, open_images
+from fdr.images.registry import names_files
 from fdr.moments import Moments
 from fdr.named_references import RegistryEncoder, RegistryEntry, known_as, reference_stats_dir, registry
 from fdr.progress import Progress, SilentProgress
@@ -96,7 +97,7 @@ def names_images(reference: Any) -> bool:
         return not is_statistics(path)
     if str(reference) in registry():
         return False
-    if "{" in str(reference) or Path(str(reference).rpartition(":")[0]).expanduser().is_file():
+    if names_files(str(reference)):
         return True
     raise _no_reference(str(reference))
 

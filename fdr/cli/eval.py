@@ -58,7 +58,10 @@ def command(
     group: Group,
     **measuring: Any,
 ) -> None:
-    """Measure one or several sample sets (folder, zip, tar, npz, npy, HDF5), or a generator, against a reference.
+    """Measure one or several sample sets, or a generator, against a reference.
+
+    A sample set is a folder, zip, tar, npz, npy, HDF5, parquet, .pt or .safetensors file, a pattern in quotes
+    ('a/*.png'), or hf-dataset:NAME:SPLIT of the Hugging Face Hub.
 
     Features are cached and a killed run resumes: give the same command again.
     """

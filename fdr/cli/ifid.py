@@ -48,7 +48,9 @@ _model = _options.stack(
     ),
 )
 _sets = _options.stack(
-    click.option("--images", required=True, metavar="IMAGES", help="The images: folder, zip, tar, npz, npy or HDF5."),
+    click.option(
+        "--images", required=True, metavar="IMAGES", help="The images: all that fdr eval takes as samples."
+    ),
     click.option(
         "--neighbours",
         metavar="IMAGES",

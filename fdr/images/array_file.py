@@ -294,7 +294,8 @@ class ArraySource(ImageSource):
 def _joined_labels(name: str, parts: Sequence[ArrayPart]) -> Labels | None:
     found = [part.labels for part in parts if part.labels is not None]
     if len(found) == len(parts):
-        return Labels(np.concatenate([labels.values for labels in found]), None, found[0].origin)
+        names = found[0].names if all(labels.names == found[0].names for labels in found) else None
+        return Labels(np.concatenate([labels.values for labels in found]), names, found[0].origin)
     if found:
         warnings.warn(
             f"{name}: {len(found)} of {len(parts)} files have labels, so the set has none.", FdrWarning, stacklevel=2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import glob
 import itertools
 import math
 import os
@@ -72,8 +73,32 @@ class Place:
     @property
     def name(self) -> str:
         """How the images are called in tables."""
-        name = self.path.name or self.path.resolve().name or str(self.path)
+        above = max(0, len(self.root.parts) - 1) if glob.has_magic(str(self.path)) else -1
+        name = "/".join(self.path.parts[above:]) or self.path.resolve().name or str(self.path)
         return name if self.choice is None else f"{name}:{self.choice}"
+
+    @property
+    def root(self) -> Path:
+        """The folder below which a pattern looks for files; of a plain path, its folder."""
+        return Path(*itertools.takewhile(lambda part: not names_several(part), self.path.parent.parts))
+
+
+def names_several(text: str) -> bool:
+    """True for a pattern ("*.png") and for a range in braces."""
+    return glob.has_magic(text) or BRACES.search(text) is not None
+
+
+def matches(pattern: Path) -> tuple[Path, ...]:
+    """The files that a pattern such as "runs/**/*.png" stands for, in the order of a folder; of arrays, by number.
+
+    Raises `InputError` when it stands for folders alone.
+    """
+    found = [Path(name) for one in expand_braces(pattern) for name in glob.iglob(str(one), recursive=True)]
+    files = sorted({path for path in found if path.is_file()}, key=lambda path: path.as_posix())
+    if found and not files:
+        raise InputError(f"{pattern} stands for folders ({min(found)}, ...); give one folder, or a pattern of files.")
+    is_images = any(path.suffix.lower() in SUFFIXES for path in files)
+    return tuple(files if is_images else sorted(files, key=lambda path: natural_key(path.as_posix())))
 
 
 def expand_braces(path: Path) -> tuple[Path, ...]:

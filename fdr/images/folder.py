@@ -17,23 +17,42 @@ from fdr.images.labels import MAX_JSON_BYTES, Labels, labels_of_files
 
 
 def open_folder(place: Place, options: ImageOptions) -> ImageSource:
-    """The source for a folder and all folders in it, or for the .npz files that are numbered parts of one set.
+    """The source for a folder and all folders in it, or for .npz or .parquet files that are numbered parts of one set.
 
     Raises `InputError` when there is no image.
     """
     path = place.path
     names = sorted(_walk(path))
     images, left_out = sorted_out(names)
-    shards = [name for name in names if name.endswith(".npz") and not f"/{name}".count("/.")]
-    if not images and shards:
+    shards = _shards(place, names) if not images else None
+    if shards is not None:
         from fdr.images.npz import open_npz
+        from fdr.images.parquet import open_parquet
 
-        files = tuple(path / name for name in numbered_shards(str(path), shards))
-        return open_npz(Place(path, files), options)
+        return (open_npz if shards.files[0].suffix == ".npz" else open_parquet)(shards, options)
     if not images:
         raise no_images(str(path), names)
     labels = labels_of_files(place.name, images, names, lambda name: _text(path / name))
     return FolderSource(place.name, options, path, images, labels, left_out)
+
+
+def _shards(place: Place, names: Sequence[str]) -> Place | None:
+    """The files of arrays in a folder without images, all of the first kind that is there."""
+    for suffix in (".npz", ".parquet"):
+        found = [name for name in names if name.endswith(suffix) and "/." not in f"/{name}"]
+        if found:
+            return Place(place.path, tuple(place.path / name for name in numbered_shards(str(place.path), found)))
+    return None
+
+
+def open_files(place: Place, options: ImageOptions) -> FolderSource:
+    """The source for the files that a pattern stands for; the same as for a folder that holds no others."""
+    names = [file.relative_to(place.root).as_posix() for file in place.files]
+    images, left_out = sorted_out(names)
+    if not images:
+        raise no_images(str(place.path), names)
+    labels = labels_of_files(place.name, images, names, lambda name: _text(place.root / name))
+    return FolderSource(place.name, options, place.root, images, labels, left_out)
 
 
 def open_paths(paths: Sequence[str | os.PathLike[str]], options: ImageOptions) -> FolderSource:

@@ -53,8 +53,10 @@ class IterableSource(ImageSource):
 
 
 def _unbatched(value: Any) -> Iterator[Any]:
-    """The images of one item: those of a batch [B, C, H, W] or of a list, or the item itself."""
-    if (is_array(value) and value.ndim == 4) or isinstance(value, list | tuple):
+    """The images of one item: those of a batch [B, C, H, W] or of a list of items, or the item itself."""
+    if isinstance(value, list | tuple):
+        yield from map(image_of, value)
+    elif is_array(value) and value.ndim == 4:
         yield from value
     else:
         yield value

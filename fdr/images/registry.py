@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib
 import os
 import sys
@@ -14,7 +15,7 @@ from fdr.arguments import named_arguments
 from fdr.errors import InputError, collected_warnings
 from fdr.files import as_path, missing_path, refuse_stand_in
 from fdr.images.base import ImageOptions, ImageSource
-from fdr.images.files import BRACES, SUFFIXES, Place, expand_braces
+from fdr.images.files import BRACES, SUFFIXES, Place, expand_braces, matches, names_several
 from fdr.images.values import is_array
 
 
@@ -43,16 +44,25 @@ def _named(*suffixes: str) -> Callable[[Path], bool]:
 
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
+HF_PREFIX = "hf-dataset:"
+"""What stands before the name of a dataset of the Hugging Face Hub."""
+
 PATH_KINDS = (
-    SourceKind("fdr.images.folder:open_folder", Path.is_dir, "a folder"),
+    SourceKind("fdr.images.folder:open_folder", lambda path: path.is_dir() and not _is_saved(path), "a folder"),
     SourceKind("fdr.images.npz:open_npz", _named(".npz"), ".npz", True),
     SourceKind("fdr.images.npy:open_npy", _named(".npy"), ".npy", True),
     SourceKind("fdr.images.hdf5:open_hdf5", _named(".h5", ".hdf5"), ".h5", True),
+    SourceKind("fdr.images.parquet:open_parquet", _named(".parquet"), ".parquet", True),
+    SourceKind(
+        "fdr.images.tensor_file:open_tensor_file", _named(".pt", ".pth", ".safetensors"), ".pt, .safetensors", True
+    ),
     SourceKind("fdr.images.zip_archive:open_zip", _named(".zip"), ".zip"),
     SourceKind("fdr.images.tar_archive:open_tar", _named(*_TARS), ".tar (also .tar.gz)", True),
+    SourceKind("fdr.images.hf_dataset:open_saved", lambda path: _is_saved(path), "a saved Hugging Face dataset"),
 )
 
 VALUE_KINDS = (
+    SourceKind("fdr.images.hf_dataset:open_hf", lambda value: _is_hf_dataset(value), "a Hugging Face dataset"),
     SourceKind("fdr.images.tensor:open_tensor", is_array, "a tensor or array"),
     SourceKind("fdr.images.folder:open_paths", lambda value: _are_paths(value), "a list of paths"),
     SourceKind("fdr.images.dataset:open_dataset", lambda value: _is_sequence(value), "a Dataset or list of images"),
@@ -62,8 +72,9 @@ VALUE_KINDS = (
 
 @named_arguments
 def open_images(source: Any, options: ImageOptions | None = None) -> ImageSource:
-    """The images in `source`: a path (folder, npz, npy, HDF5, zip, tar), a tensor or array, a Dataset, a list of
-    images or of paths, or any iterable of images or batches. An `ImageSource` is returned as it is.
+    """The images in `source`: a path (folder, npz, npy, HDF5, zip, tar, parquet, .pt, .safetensors, a pattern such as
+    "a/*.png"), "hf-dataset:NAME", a tensor or array, a Dataset, a list of images or of paths, or any iterable of images
+    or batches, such as a DataLoader. An `ImageSource` is returned as it is.
 
     Nothing is decoded yet. Raises `InputError` when there are no images, or fewer than `options.count`.
     """
@@ -78,6 +89,10 @@ def open_images(source: Any, options: ImageOptions | None = None) -> ImageSource
 
 
 def _open(source: Any, options: ImageOptions) -> ImageSource:
+    if isinstance(source, str) and source.startswith(HF_PREFIX):
+        from fdr.images.hf_dataset import open_named
+
+        return open_named(source.removeprefix(HF_PREFIX), options)
     if isinstance(source, str | os.PathLike):
         return _open_path(as_path(source, "the images").expanduser(), options)
     for kind in VALUE_KINDS:
@@ -88,7 +103,7 @@ def _open(source: Any, options: ImageOptions) -> ImageSource:
 
 
 def place_of(path: Path) -> Place:
-    """The files of a path: itself, all of a range in braces, or a file and what is chosen in it behind a colon.
+    """The files of a path: itself, all of a pattern or a range, or a file and what is chosen in it behind a colon.
 
     What exists under the whole name wins. Raises `InputError` for what is not there.
     """
@@ -99,13 +114,23 @@ def place_of(path: Path) -> Place:
         before, colon, choice = str(path).rpartition(":")
         place = _several(Path(before), choice) if colon and before and choice else None
     if place is None:
-        raise InputError(missing_path(path))
+        raise InputError(f"{path} matches no file." if glob.has_magic(str(path)) else missing_path(path))
     return place
+
+
+def names_files(text: str) -> bool:
+    """True for a text that means images although no path is called so: several files, a part of one, a data set."""
+    return (
+        names_several(text) or text.startswith(HF_PREFIX) or os.path.isfile(os.path.expanduser(text.rpartition(":")[0]))
+    )
 
 
 def _several(path: Path, choice: str | None) -> Place | None:
     if choice is not None and path.is_file():
         return Place(path, (path,), choice)
+    if glob.has_magic(str(path)):
+        files = matches(path)
+        return Place(path, files, choice) if files else None
     if not BRACES.search(str(path)):
         return None
     files = expand_braces(path)
@@ -119,9 +144,13 @@ def _open_path(path: Path, options: ImageOptions) -> ImageSource:
     place = place_of(path)
     for file in place.files:
         refuse_stand_in(file)
+    if not path.exists() and any(file.suffix.lower() in SUFFIXES for file in place.files):
+        from fdr.images.folder import open_files
+
+        return open_files(place, options)
     for kind in PATH_KINDS:
-        if kind.accepts(place.path):
-            if not kind.holds_many and place.files != (path,):
+        if all(map(kind.accepts, place.files)):
+            if not kind.holds_many and (len(place.files) > 1 or place.choice is not None):
                 raise InputError(f"{path} names several files or a part of one, which {kind.example} cannot be.")
             try:
                 return kind.open(place, options)
@@ -132,6 +161,19 @@ def _open_path(path: Path, options: ImageOptions) -> ImageSource:
         raise InputError(f"{path} is a single image; give the folder it is in, or another set of images ({known}).")
     kind_name = repr(path.suffix) if path.suffix else "without extension"
     raise InputError(f"{path} is of an unsupported file type ({kind_name}); images are read from {known}.")
+
+
+def _is_saved(path: Path) -> bool:
+    """True for a folder that `save_to_disk` of Hugging Face datasets wrote."""
+    is_one = (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+    return is_one or (path / "dataset_dict.json").is_file()
+
+
+def _is_hf_dataset(value: Any) -> bool:
+    """True for a Dataset or DatasetDict of Hugging Face, without importing the package."""
+    datasets = sys.modules.get("datasets")
+    kinds = (getattr(datasets, name, None) for name in ("Dataset", "DatasetDict"))
+    return isinstance(value, tuple(kind for kind in kinds if isinstance(kind, type)))
 
 
 def _are_paths(value: Any) -> bool:

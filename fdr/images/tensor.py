@@ -23,7 +23,7 @@ def open_tensor(value: Any, options: ImageOptions) -> TensorSource:
     """
     shape = tuple(value.shape)
     is_first = is_tensor(value) or value.dtype.kind == "f"
-    return TensorSource(value, options, _channel_axis(shape, is_first))
+    return TensorSource(value, options, batch_channel_axis(shape, is_first))
 
 
 class TensorSource(ImageSource):
@@ -52,7 +52,7 @@ class TensorSource(ImageSource):
         return content.hexdigest()
 
 
-def _channel_axis(shape: tuple[int, ...], is_first: bool) -> int | None:
+def batch_channel_axis(shape: tuple[int, ...], is_first: bool) -> int | None:
     """The channel axis within one image, 0 or 2; None for [N, H, W]."""
     if 0 in shape:
         raise InputError(f"The images have shape {list(shape)}, without a single pixel; expected [N, 3, H, W].")

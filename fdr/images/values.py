@@ -11,10 +11,12 @@ import numpy as np
 
 from fdr.errors import InputError
 from fdr.images.base import ImageOptions
-from fdr.images.decode import Picture, UnreadableImage, WrongValues, to_rgb
-from fdr.images.files import decode_file
+from fdr.images.decode import Picture, UnreadableImage, WrongValues, decode, to_rgb
+from fdr.images.files import SUFFIXES, check_file_bytes, decode_file
 
 CHANNELS = (1, 3, 4)
+KEYS = ("image", "images", "img", "imgs", "pixel_values")
+"""Names of images in the items of datasets, before those that are image formats (WebDataset's "jpg")."""
 ROUNDING = 1e-3  # how far outside [0, 1] a float may lie; half a step of uint8 is twice that
 
 
@@ -36,23 +38,57 @@ def is_pil(value: Any) -> bool:
 
 
 def image_of(item: Any) -> Any:
-    """The image in a dataset's item: the item itself, the first of (image, label), or the entry "image" of a dict."""
-    if isinstance(item, Mapping):
-        for key in ("image", "images", "img", "pixel_values"):
-            if key in item:
-                return item[key]
-        raise InputError(f"An item with the keys {', '.join(map(str, item))} holds no image; expected a key 'image'.")
-    if isinstance(item, tuple | list) and len(item) == 2 and not _is_image_like(item[1]):
-        return item[0]
+    """The image, or the batch of images, in an item of a dataset or loader.
+
+    It is the item itself, the only image of (image, label, index), or that of a dict; a list of images stays one.
+    Raises `InputError` for a dict without an image or with several.
+    """
+    if isinstance(item, Mapping) and not _is_encoded(item):
+        return _image_in_dict(item)
+    if isinstance(item, tuple | list) and item:
+        ranks = [_rank(value) for value in item]
+        first = max(range(len(item)), key=lambda index: ranks[index])
+        if ranks[first] > 1 and max([0, *ranks[:first], *ranks[first + 1 :]]) <= (2 if ranks[first] == 4 else 1):
+            return item[first]
+        if ranks[first] == 0 and isinstance(item[0], str | os.PathLike) and len(item) > 1 and not _are_paths(item):
+            return item[0]
     return item
 
 
-def _is_image_like(value: Any) -> bool:
-    return is_pil(value) or (is_array(value) and value.ndim >= 2)
+def _image_in_dict(item: Mapping[Any, Any]) -> Any:
+    """The value under one of `KEYS`, else under the only key of an image format ("jpg", "input.png")."""
+    keys = {str(key).lower(): key for key in item}
+    for key in KEYS:
+        if key in keys:
+            return item[keys[key]]
+    found = [key for name, key in keys.items() if f".{name.rpartition('.')[2]}" in SUFFIXES]
+    if len(found) == 1:
+        return item[found[0]]
+    listed = ", ".join(map(str, item))
+    what = "several images" if found else "no image"
+    raise InputError(f"An item with the keys {listed} holds {what}; expected one under a key such as 'image' or 'jpg'.")
+
+
+def _rank(value: Any) -> int:
+    """3 for one image of its own, 4 for a batch of images, 1 or 2 for what may be a label; of arrays the dimensions."""
+    if is_array(value):
+        return value.ndim
+    if isinstance(value, list | tuple):
+        return 4 if value and all(_rank(one) == 3 for one in value) else 0
+    return 3 if is_pil(value) or isinstance(value, bytes) or _is_encoded(value) else 0
+
+
+def _is_encoded(value: Any) -> bool:
+    """True for an undecoded image of Hugging Face datasets: {"bytes": ..., "path": ...}."""
+    return isinstance(value, Mapping) and "bytes" in value and value.keys() <= {"bytes", "path"}
+
+
+def _are_paths(values: Any) -> bool:
+    return all(os.path.splitext(str(value))[1].lower() in SUFFIXES for value in values)
 
 
 def picture_of(value: Any, options: ImageOptions, where: str) -> Picture:
-    """A PIL image, the path of an image file, or one array or tensor ([H, W], [H, W, C] or [C, H, W]), as RGB.
+    """A PIL image, an encoded one, the path of a file, or one array or tensor ([H, W], [H, W, C], [C, H, W]), as RGB.
 
     Raises `InputError` for anything else, `UnreadableImage` for an image that does not load.
     """
@@ -61,11 +97,17 @@ def picture_of(value: Any, options: ImageOptions, where: str) -> Picture:
             return Picture(to_rgb(value, options.alpha), (value.format or "array").lower())
         except (OSError, SyntaxError, ValueError) as error:
             raise UnreadableImage(f"Pillow cannot load it ({error})") from error
+    if _is_encoded(value):
+        value = value.get("path") if value["bytes"] is None else value["bytes"]
+    if isinstance(value, bytes | bytearray):
+        check_file_bytes(len(value), options.max_pixels)
+        return decode(bytes(value), options.alpha, options.max_pixels)
     if isinstance(value, str | os.PathLike):
         return decode_file(value, options.alpha, options.max_pixels)
     if not is_array(value):
         raise InputError(
-            f"{where} is a {type(value).__name__}; expected an image: a PIL image, an array or tensor, or a path."
+            f"{where} is a {type(value).__name__}; expected an image: a PIL image, an array or tensor, the bytes of a "
+            "file, or a path."
         )
     axis = channel_axis(tuple(value.shape), is_tensor(value), where)
     return array_picture(to_numpy(value), axis, options, where)

@@ -11,6 +11,7 @@ from fdr.errors import InputError
 from fdr.files import DAMAGE, as_path, check_writable, stand_in_of
 from fdr.hdf5 import HDF5_MAGIC, open_h5
 from fdr.images.array_file import read_header
+from fdr.images.tensor_file import holds_images
 from fdr.statistics.base import StatisticsFile
 from fdr.statistics.npz import NpzStatistics, feature_key, pairs_in, read_headers, resembles_statistics
 
@@ -66,7 +67,7 @@ def check_target(path: Path) -> None:
 def is_statistics_file(path: Path) -> bool:
     """True when the content of `path` is statistics rather than images; never raises, reads no array.
 
-    A pickle or a torch file counts as one whatever is in it: no images are kept in those.
+    A pickle counts as one whatever is in it, for no images are read from those; a torch file unless it holds images.
     """
     try:
         kind = _kind(path)
@@ -82,9 +83,11 @@ def is_statistics_file(path: Path) -> bool:
         if kind == "h5":
             with open_h5(path) as file:
                 return "mu" in file
+        if kind == "torch":
+            return not holds_images(path)
     except (InputError, *DAMAGE):
         return False
-    return kind in ("torch", "pickle")
+    return kind == "pickle"
 
 
 def _kind(path: Path) -> str:

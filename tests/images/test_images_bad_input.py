@@ -46,9 +46,9 @@ def test_one_image_is_enough_here(tmp_path):
 
 
 def test_single_file_and_unsupported_types(tmp_path):
-    write_files(tmp_path, {"a.PNG": encoded(photo(0)), "w.pt": b"x", "noext": b"x"})
+    write_files(tmp_path, {"a.PNG": encoded(photo(0)), "w.bin": b"x", "noext": b"x"})
     refused(tmp_path / "a.PNG", r"is a single image; give the folder")
-    refused(tmp_path / "w.pt", r"unsupported file type \('\.pt'\); images are read from a folder, \.npz")
+    refused(tmp_path / "w.bin", r"unsupported file type \('\.bin'\); images are read from a folder, \.npz")
     refused(tmp_path / "noext", "unsupported file type .without extension")
     refused(3, "A int is no source of images")
     refused([], "list of images is empty")
