@@ -48,9 +48,7 @@ _model = _options.stack(
     ),
 )
 _sets = _options.stack(
-    click.option(
-        "--images", required=True, metavar="IMAGES", help="The images: all that fdr eval takes as samples."
-    ),
+    click.option("--images", required=True, metavar="IMAGES", help="The images: all that fdr eval takes as samples."),
     click.option(
         "--neighbours",
         metavar="IMAGES",

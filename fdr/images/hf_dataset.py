@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from fdr.errors import InputError, first_line
-from fdr.images.base import ImageOptions, ImageSource, Loader, RowIds
+from fdr.images.base import ImageOptions, ImageSource, Loader
 from fdr.images.dataset import open_dataset
 from fdr.images.files import Place
+from fdr.images.ids import RowIds
 from fdr.images.labels import Labels, array_labels
 from fdr.images.parquet import LABELS
 from fdr.images.values import KEYS, picture_of
