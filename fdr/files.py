@@ -15,7 +15,7 @@ import tempfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from fdr._temporary import sweep_once, temporary_path
@@ -79,34 +79,8 @@ def utf8_path(path: Path) -> Iterator[Path]:
         yield link
 
 
-_HEADS: dict[str, tuple[str, Callable[[str], bool], frozenset[str]]] = {
-    "json": ("JSON", lambda head: head.startswith(("{", "[")), frozenset({"", ".json", ".txt"})),
-    "csv": ("CSV", lambda head: "," in head.partition("\n")[0], frozenset({"", ".csv", ".tsv", ".txt"})),
-    "markdown": ("Markdown", lambda head: True, frozenset({"", ".md", ".markdown", ".txt"})),
-    "junit": ("JUnit XML", lambda head: head.startswith("<") and "<testsuite" in head, frozenset({"", ".xml"})),
-    "openmetrics": ("OpenMetrics", lambda head: head.startswith("#"), frozenset({"", ".prom", ".om", ".txt"})),
-}
-"""Formats of text: name, how a file of it begins, the suffixes that one may have."""
-
-_MAGIC = {
-    "png": ("PNG", (b"\x89PNG\r\n\x1a\n",)),
-    "svg": ("SVG", (b"<?xml", b"<svg")),
-    "pdf": ("PDF", (b"%PDF",)),
-}
-
-_READ_BY_NAME = {
-    "generator.json", "train.json", "reference.json", "samples.json", "dataset.json", "manifest.json", "config.json",
-    "model_index.json", "preprocessor_config.json", "package.json",
-}  # fmt: skip
-"""JSON files that say what the files beside them are; no result takes their place."""
-
-
-def check_writable(path: Path, kind: str | None = None) -> None:
-    """Raise now what writing `path` would raise later, leaving nothing behind.
-
-    With a `kind` (json, csv, markdown, junit, openmetrics, png, svg, pdf), a file that is there is replaced only when
-    it is empty or of that format.
-    """
+def check_writable(path: Path) -> None:
+    """Raise now what writing `path` would raise later, leaving nothing behind."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -122,40 +96,6 @@ def check_writable(path: Path, kind: str | None = None) -> None:
         raise InputError(f"Cannot write {str(path)!r}: {str(folder)!r} is not a folder.")
     if not os.access(folder, os.W_OK):
         raise InputError(f"Cannot write {str(path)!r}: folder {str(folder)!r} is not writable.")
-    if kind is not None and path.is_file() and path.stat().st_size > 0:
-        _check_replaceable(path, kind)
-
-
-def _check_replaceable(path: Path, kind: str) -> None:
-    try:
-        with open(path, "rb") as file:
-            head = file.read(4096)
-    except OSError as error:
-        raise InputError(f"Cannot write {str(path)!r}: what is there cannot be read ({error.strerror}).") from error
-    name = _MAGIC[kind][0] if kind in _MAGIC else _HEADS[kind][0]
-    is_same = head.startswith(_MAGIC[kind][1]) if kind in _MAGIC else _is_text_of(path, head, kind)
-    if not is_same:
-        raise InputError(f"{str(path)!r} is there and is no {name}, which would replace it; name another file.")
-    if kind == "json" and _describes_others(path):
-        raise InputError(f"{str(path)!r} says what the files beside it are, and would be replaced; name another file.")
-
-
-def _is_text_of(path: Path, head: bytes, kind: str) -> bool:
-    _, begins, suffixes = _HEADS[kind]
-    if path.suffix.lower() not in suffixes or b"\0" in head:
-        return False
-    try:
-        text = head.removeprefix(b"\xef\xbb\xbf").decode(errors="strict" if len(head) < 4096 else "ignore").lstrip()
-    except UnicodeDecodeError:
-        return False
-    is_json = text.startswith(("{", "["))
-    return begins(text) and (kind == "json" or not is_json)
-
-
-def _describes_others(path: Path) -> bool:
-    is_index = path.name in _READ_BY_NAME or path.name.endswith((".index.json", "_config.json"))
-    is_sidecar = path.suffix == ".json" and path.with_suffix("").is_file()  # as model.pt.json beside model.pt
-    return is_index or is_sidecar
 
 
 def _is_special(path: Path) -> bool:

@@ -25,7 +25,7 @@ ENCODERS, GENERATORS = "fdr.encoders", "fdr.generators"
 _OWN = {ENCODERS: ("fdr.demo_generator:pixels",), GENERATORS: ("fdr.demo_generator:Decoder",)}
 """What fdr declares of itself, for the runs of its demo."""
 
-_CODE = re.compile(r"(py|torchscript|export):(.*)", re.DOTALL)
+_CODE = re.compile(r"(py|torchscript|export):(.*)", re.DOTALL | re.IGNORECASE)
 """Names of encoders that are code of their own: Python, or a program in a file."""
 
 
@@ -52,10 +52,11 @@ def check_encoders(names: Iterable[str], where: str, instead: str = "--reps") ->
     """Raise `InputError` for an encoder of a file (`where`) that is code which no installed package declares."""
     for name in (part.strip() for text in names for part in text.split(",")):
         match = _CODE.match(name)
-        here = [point for point in importlib.metadata.entry_points(group=ENCODERS) if point.name == name]
-        is_code = match is not None or (here != [] and all(map(_is_here, here)))
-        if is_code and find_declared(ENCODERS, name if match is None else match[2]) is None:
-            what = CODE if match is None or match[1] == "py" else PROGRAM
+        points = importlib.metadata.entry_points(group=ENCODERS)
+        is_here = any(point.name.lower() == name.lower() and _is_here(point) for point in points)
+        is_own = match is not None and match[2] in _OWN[ENCODERS]  # declared ones are called by their name
+        if (match is not None or is_here) and not is_own:
+            what = CODE if match is None or match[1].lower() == "py" else PROGRAM
             raise untrusted(where, name, f"{instead} {name}", what)
 
 

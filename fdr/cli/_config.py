@@ -120,6 +120,7 @@ def apply_config(parent: click.Context, parameters: Sequence[click.Parameter], c
     `max = {"fd:inception" = 3.0}` is `--max fd:inception=3.0`; a single value does for a repeatable option. Paths are
     relative to the file. Raises `InputError` for an option that the command does not have, and for an empty value.
     """
+    _check_subcommands(parent)
     defaults = parent.lookup_default(command) or {}
     folder = config_of(parent).folder
     by_name = {spelling: parameter for parameter in parameters for spelling in spellings(parameter)}
@@ -141,6 +142,18 @@ def apply_config(parent: click.Context, parameters: Sequence[click.Parameter], c
             raise InputError(f"In the configuration, {where} takes one value; got a {type(value).__name__}.")
         else:
             defaults[str(parameter.name)] = values[0] if isinstance(value, str) else value
+
+
+def _check_subcommands(parent: click.Context) -> None:
+    """Raise `InputError` for an option in the section of a group, such as [weights]: its commands have them."""
+    group = parent.command
+    if parent.parent is not None and isinstance(group, click.Group):
+        for name in parent.default_map or {}:
+            if name not in group.commands:
+                sections = [f"[{group.name}.{command}]" for command in group.commands]
+                raise unknown(
+                    f"option in [{group.name}]", str(name), sections, "Its commands have sections of their own."
+                )
 
 
 def spellings(parameter: click.Parameter) -> set[str]:
@@ -165,13 +178,13 @@ def _several(value: Any, where: str) -> list[str]:
 def _from(folder: Path, text: str, parameter: click.Parameter) -> str:
     """A path relative to the folder of the file; of a text that may be a path, only what is there is one."""
     is_path = isinstance(parameter.type, click.Path)
-    if folder == Path.cwd() or text == "-" or not (is_path or parameter.name not in NO_PATHS):
+    if folder == Path.cwd() or text == "-" or (parameter.name in NO_PATHS and not is_path):
         return text
     if "," in text and "=" in text:
         return ",".join(_from(folder, part, parameter) for part in text.split(","))
     head, separator, path = text.rpartition("=")
     place = folder / Path(path).expanduser()
-    if is_path or _exists(place):
+    if is_path or re.search(r"[*{]", path) or _exists(place):
         return f"{head}{separator}{place}"
     return text
 

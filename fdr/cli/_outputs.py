@@ -56,6 +56,7 @@ def check_outputs(ctx: click.Context) -> None:
 def check_output(ctx: click.Context, parameter: click.Parameter, path: Path, kind: str) -> None:
     """Raise `InputError` when `parameter` is to write `path`, a file of `kind`, and must not."""
     from fdr.files import check_writable
+    from fdr.replaceable import check_replaceable
 
     label = _label(parameter, ctx)
     if is_configured(ctx, str(parameter.name)):
@@ -64,7 +65,8 @@ def check_output(ctx: click.Context, parameter: click.Parameter, path: Path, kin
         return
     _check_no_input(ctx, label, path, is_image=kind in ("png", "plot"), but=str(parameter.name))
     if kind != "new":
-        check_writable(path, path.suffix.lower().removeprefix(".") if kind == "plot" else kind)
+        check_writable(path)
+        check_replaceable(path, path.suffix.lower().removeprefix(".") if kind == "plot" else kind)
 
 
 def check_written(name: str, path: Path, kind: str) -> None:

@@ -65,7 +65,7 @@ def build(
     if architecture.kind == "factory":
         if named_by is not None:
             check_architecture(architecture, named_by)
-        factory = _find(architecture.target)
+        factory = _find(architecture.target, is_from_file=named_by is not None)
         network = _made_by(factory, architecture)
         code = source_digest(getattr(factory, "func", factory))  # a preset is a partial
     else:
@@ -135,12 +135,12 @@ def _typed(architecture: Architecture) -> str:
     return shlex.join(["--arch", architecture.target, *(part for text in given for part in ("--arch-args", text))])
 
 
-def _find(target: str) -> Callable[..., Any]:
+def _find(target: str, is_from_file: bool) -> Callable[..., Any]:
     """A preset, what an installed package declares, or what the user named as module:factory."""
     module_name, separator, factory_name = target.partition(":")
     if not separator and target in PRESETS:
         return PRESETS[target]
-    point = find_declared(GENERATORS, target)
+    point = find_declared(GENERATORS, target) if is_from_file or not separator else None
     if point is not None:
         return _loaded(point)
     if not separator and "-" in target:  # no module's name

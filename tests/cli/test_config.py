@@ -52,6 +52,7 @@ EVAL = ("eval", "a.npz", "--ref", "b.npz", "--reps", "random", "--no-cache", "-q
         ({"pyproject.toml": "[tool.ruff\n"}, "pyproject.toml is not valid TOML"),
         ({"pyproject.toml": "[tool.fdr\n", "fdr.toml": "[eval]\n"}, "pyproject.toml is not valid TOML"),
         ({"fdr.toml": "[check\n", "pyproject.toml": "[tool.fdr.eval]\n"}, "fdr.toml is not valid TOML"),
+        ({"fdr.toml": "[check\n"}, "fdr.toml is not valid TOML"),
         ({"pyproject.toml": "[tool]\nfdr = 3\n"}, "tool.fdr must hold tables of options"),
         ({"pyproject.toml": "[tool.fdr]\nmax = 3\n"}, "Unknown section '[max]'"),
         ({"fdr.toml": "max = 3\n"}, "Unknown section '[max]'"),
@@ -77,6 +78,14 @@ def test_a_configuration_that_cannot_be_read_is_no_configuration_without_limits(
         monkeypatch.chdir(folder)
         got = fdr_command("check", place / "a.npz")
         assert got.code == 2 and sentence in got.err and len(got.err.splitlines()) == 1, got.err
+
+
+def test_the_commands_of_a_group_have_sections_of_their_own(fdr_command, place: Path) -> None:
+    (place / "fdr.toml").write_text('[weights]\nweights-dir = "usb"\n')
+    got = fdr_command("weights", "list", "random")
+    assert got.code == 2 and "Unknown option in [weights] 'weights_dir'" in got.err and "[weights.list]" in got.err
+    (place / "fdr.toml").write_text('[weights.list]\njson = "w.json"\n')
+    assert fdr_command("weights", "list", "random").code == 0 and (place / "w.json").is_file()
 
 
 def test_bytes_that_are_no_text_and_a_mark_of_order(fdr_command, place: Path) -> None:
@@ -105,12 +114,13 @@ def test_limits_hold_from_a_subfolder_and_beside_an_fdr_toml(
 
 
 def test_paths_are_those_of_the_file(fdr_command, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (place / "fdr.toml").write_text('[eval]\nref = "b.npz"\nreps = "random"\njson = "out/r.json"\ncache = "c"\n')
+    (place / "x-0.npz").write_bytes((place / "b.npz").read_bytes())
+    (place / "fdr.toml").write_text('[eval]\nref = "x-{0..0}.npz"\nreps = "random"\njson = "out/r.json"\ncache = "c"\n')
     (place / "random").mkdir()  # a name stays a name
     monkeypatch.chdir(place / "sub")
     got = fdr_command("eval", "../a.npz", "-q")
     assert got.code == 0, got.err
-    assert json.loads((place / "out" / "r.json").read_text())["reference"]["source"].endswith("b.npz")
+    assert json.loads((place / "out" / "r.json").read_text())["reference"]["source"].endswith("x-{0..0}.npz")
     assert (place / "c").is_dir() and [path.name for path in (place / "sub").iterdir()] == ["deep"]
     got = fdr_command("eval", "../a.npz", "--dry-run")
     options, _, file = got.err.splitlines()[0].removeprefix("fdr: ").partition(" from ")
@@ -133,6 +143,8 @@ def test_the_walk_ends_at_the_first_folder_with_options(place: Path) -> None:
         ("eval a.npz", 'reps = "py:trap:make"', "--reps py:trap:make"),
         ("eval a.npz", 'reps = ["random", "py:trap:make"]', "--reps py:trap:make"),
         ("eval a.npz --dry-run", 'reps = " random , py:trap:make"', "--reps py:trap:make"),
+        ("eval a.npz", 'reps = "PY:trap:make"', "--reps PY:trap:make"),
+        ("eval a.npz", 'reps = "Export:p.pt2"', "a program in a file"),
         ("eval a.npz", 'reps = "torchscript:p.pt"', "a program in a file"),
         ("eval a.npz", 'reps = "export:p.pt2"', "a program in a file"),
         ("eval --gen g.safetensors", 'arch = "trap:make"', "--arch trap:make"),

@@ -27,8 +27,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Moments.from_features(np.random.default_rng(0).normal(size=(9, 4))).save(tmp_path / "m.npz")
     Moments.from_features(np.random.default_rng(1).normal(size=(9, 4))).save(tmp_path / "m.h5")
     report = {"schema": "fdr-report/1"}
-    for name in ("r.json", "s.json", "a.npz.json", "generator.json"):
+    for name in ("r.json", "s.json", "b.npz.json"):
         Path(name).write_text(json.dumps(report))
+    for name in ("a.npz.json", "generator.json", "samples.json", "log.jsonl"):
+        Path(name).write_text(json.dumps({"noise_shape": [8], "schema": "fdr-generator/1"}))
+    Path("code.py").write_text("import a, b\n")
     Path("t.csv").write_text("x,y\n1,2\n3,4\n5,7\n")
     for index in range(2):
         shutil.copy("a.npz", f"x-{index}.npz")
@@ -66,6 +69,9 @@ CASES = [
     ("eval a.npz --json fdr.toml", INPUT),
     ("eval a.npz --json a.npz.json", "says what the files beside it are"),
     ("eval a.npz --json generator.json", "says what the files beside it are"),
+    ("eval a.npz --json log.jsonl", f"{OTHER} JSON"),
+    ("eval a.npz --json samples.json", "says what the files beside it are"),
+    ("eval a.npz --csv code.py", f"{OTHER} CSV"),
     ("eval a.npz --json o.json --csv o.json", "--json and --csv are one file"),
     ("eval a.npz --json - --csv -", "Only one of"),
     ("eval a.npz --json photos", "is a folder"),
@@ -132,7 +138,8 @@ def test_what_is_there_stays(fdr_command, place: Path, command: str, sentence: s
 
 
 def test_what_may_be_replaced(fdr_command, place: Path) -> None:
-    for name, option in (("r.json", "--json"), ("empty", "--json"), ("photos/new.json", "--json"), ("t.csv", "--csv")):
+    reports = ("r.json", "b.npz.json", "empty", "photos/new.json")
+    for name, option in (*((name, "--json") for name in reports), ("o.log", "--csv"), ("t.csv", "--csv")):
         for _ in range(2):
             got = fdr_command("eval", "photos", "--ref", "a.npz", "--reps", "random", "-q", option, name)
             assert got.code == 0 and Path(name).stat().st_size > 0, got.err
