@@ -6,8 +6,8 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,6 +112,15 @@ class LiveTable:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Leave the table as it is inside, where something else is drawn; after it, go on below."""
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live.start()
 
     def show(self, rows: Iterable[Sequence[str]], lines: Iterable[str]) -> None:
         """The rows, and the lines below them."""

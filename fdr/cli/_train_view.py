@@ -6,12 +6,12 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import click
 
-from fdr.cli._render import PLAIN_INTERVAL, LiveTable, PlainProgress, RichProgress, human_bytes, human_seconds
+from fdr.cli._render import PLAIN_INTERVAL, LiveTable, PlainProgress, RichProgress, RichTask, human_bytes, human_seconds
 from fdr.errors import FdrWarning
 from fdr.training.view import SilentView, View
 
@@ -38,9 +38,10 @@ class _Pace:
         self.steps, self.step = steps, done
         self._first, self._began = done, time.monotonic()
 
-    def words(self) -> str:
-        """ "step 500/62500, 3 h 2 min left"; what an earlier call has done enters no estimate."""
-        counted = f"step {self.step}/{self.steps}"
+    def words(self, record: StepRecord | None) -> str:
+        """ "step 500/62500, 81.2 images/s, 3 h 2 min left"; what an earlier call has done enters no estimate."""
+        speed = "" if record is None else f", {record.images_per_second:.1f} images/s"
+        counted = f"step {self.step}/{self.steps}{speed}"
         if self.step in (self._first, self.steps):
             return counted
         seconds = (time.monotonic() - self._began) * (self.steps - self.step) / (self.step - self._first)
@@ -79,19 +80,20 @@ class PlainView(PlainProgress):
     def _print(self) -> None:
         record = self._record
         if record is None or record is self._printed:
-            click.echo(self._pace.words(), err=True)
+            click.echo(self._pace.words(record), err=True)
             return
         self._printed = record
         fds = ", ".join(_fd_words(record, name) for name in record.fd)
-        click.echo(f"{self._pace.words()}: {fds}; {_machine(record)}", err=True)
+        click.echo(f"{self._pace.words(record)}: {fds}; {_machine(record)}", err=True)
 
 
 class LiveView(RichProgress):
-    """A table that is drawn again at every logged step."""
+    """A table that is drawn again at every logged step, and stands still while the bar of an evaluation moves."""
 
     def __init__(self) -> None:
         self._pace = _Pace(0, 0)
         self._first: StepRecord | None = None
+        self._record: StepRecord | None = None
         self._table: LiveTable | None = None
         self._rows: list[tuple[str, ...]] = []
         self._machine = ""
@@ -101,20 +103,26 @@ class LiveView(RichProgress):
         self._pace = _Pace(steps, done)
         with LiveTable(_COLUMNS) as self._table:
             yield
+        self._table = None
+
+    @contextmanager
+    def task(self, title: str, total: float | None, unit: str = "images") -> Iterator[RichTask]:
+        with nullcontext() if self._table is None else self._table.still(), super().task(title, total, unit) as task:
+            yield task
 
     def reached(self, step: int) -> None:
         self._pace.step = step
         self._draw()
 
     def show(self, record: StepRecord) -> None:
-        self._first = self._first or record
+        self._first, self._record = self._first or record, record
         self._rows = [_row(record, self._first, name) for name in record.fd]
         self._machine = _machine(record)
         self._draw()
 
     def _draw(self) -> None:
         if self._table is not None:
-            self._table.show(self._rows, [self._pace.words(), self._machine])
+            self._table.show(self._rows, [self._pace.words(self._record), self._machine])
 
 
 def _row(record: StepRecord, first: StepRecord, name: str) -> tuple[str, ...]:
@@ -130,9 +138,9 @@ def _fd_words(record: StepRecord, name: str) -> str:
 
 
 def _machine(record: StepRecord) -> str:
-    """Speed, memory, and where the time goes."""
+    """Learning rate, memory, and where the time goes."""
     total = sum(record.seconds.values()) or 1.0
     shares = " ".join(f"{name} {seconds / total:.0%}" for name, seconds in record.seconds.items())
     memory = "" if record.memory is None else f", {human_bytes(record.memory)}"
     skipped = f", {record.skipped} skipped" if record.skipped else ""
-    return f"lr {record.lr:.2g}, {record.images_per_second:.1f} images/s{memory}, {shares}{skipped}"
+    return f"lr {record.lr:.2g}{memory}, {shares}{skipped}"

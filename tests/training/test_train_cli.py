@@ -52,9 +52,9 @@ def start(folder: Path, *more: object, steps: int = 12) -> list[object]:
 def test_a_run_from_start_to_end(call: Call, tmp_path: Path) -> None:
     code, out, err = call(*start(tmp_path), "--monitor", "py:train_worlds:other", "-o", "run")
     assert (code, out) == (0, "finished 12 steps; next: fdr eval --gen run --trust\n"), err
-    assert re.search(r"^step 2/12, \d+ s left: py:train_worlds:tiny ", err, re.MULTILINE)
+    assert re.search(r"^step 2/12, [\d.]+ images/s, \d+ s left: py:train_worlds:tiny ", err, re.MULTILINE)
     assert "watched py:train_worlds:other" in err
-    assert "images/s" in err and "solver" in err and "step 12/12: " in err
+    assert "images/s" in err and "solver" in err and "step 12/12, " in err
     for again in (
         [*start(tmp_path), "--monitor", "py:train_worlds:other", "-o", "run"],
         ["train", "--resume", "run", "--trust"],
@@ -175,8 +175,8 @@ class TestView:
             view.show(replace(RECORD, lr=0.01))
             view.show(replace(RECORD, step=4))
         first, last = capsys.readouterr().err.splitlines()
-        assert first == "step 3/100, 0 s left: a 1 (FDr 0.5), watched w 2; lr 0.01, 9.0 images/s, solver 100%"
-        assert last.startswith("step 4/100, 0 s left: a 1")
+        assert first == "step 3/100, 9.0 images/s, 0 s left: a 1 (FDr 0.5), watched w 2; lr 0.01, solver 100%"
+        assert last.startswith("step 4/100, 9.0 images/s, 0 s left: a 1")
 
     def test_a_line_every_30_s_where_no_step_is_logged(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
