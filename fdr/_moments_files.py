@@ -53,13 +53,23 @@ def _write_h5(file: IO[bytes], arrays: Mapping[str, Any], attributes: Mapping[st
     import h5py
 
     with h5py.File(file, "w", libver=("v108", "v110")) as h5:  # v108 allows attributes above 64 KB
-        h5.attrs["format"] = H5_FORMAT
+        h5.attrs["format"] = _fixed(H5_FORMAT)
         for name, value in arrays.items():
             if np.ndim(value):
                 h5[name] = value
             else:
                 h5.attrs[name] = value
-        h5.create_group("attributes").attrs.update(dict(attributes))
+        h5.create_group("attributes").attrs.update({name: _fixed(value) for name, value in attributes.items()})
+
+
+def _fixed(value: Any) -> Any:
+    """Text of a fixed length: that of any length lies in a heap without checksums, and damage there hangs HDF5."""
+    import h5py
+
+    if not isinstance(value, str):
+        return value
+    data = value.encode("utf-8", "surrogateescape")
+    return np.array(data, h5py.string_dtype("utf-8", max(1, len(data))))
 
 
 def load(path: str | os.PathLike[str], keys: tuple[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -163,7 +173,7 @@ def header_h5(path: str | os.PathLike[str]) -> tuple[int, int | None, str]:
 
 
 def _check_h5(name: str, h5: Any) -> None:
-    if h5.attrs.get("format") != H5_FORMAT:
+    if _plain(h5.attrs.get("format")) != H5_FORMAT:
         raise InputError(f"{name!r} is HDF5 but not moments of the format {H5_FORMAT}; it holds {listing(list(h5))}.")
 
 
@@ -198,7 +208,8 @@ def _checked(name: str, attributes: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    value = value.item() if isinstance(value, np.generic) else value
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
 def listing(names: list[str]) -> str:

@@ -24,6 +24,9 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 SURVEY_SECONDS = 30.0
 """How long the structure of a file may take, beside a second for every `_BYTES_PER_SECOND` of it."""
 _BYTES_PER_SECOND = 50e6
+_SEARCHED_BYTES = 256 << 20
+"""Larger files are surveyed whatever they hold: the child costs less than to search them."""
+_HEAP = b"GCOL"
 _surveyed: dict[tuple[int, ...], str | None] = {}
 """What is wrong with the structure of each file, by place, size and time of change."""
 
@@ -138,10 +141,14 @@ def _survey_in_child(path: Path, size: int) -> str | None:
 
 
 def _has_checksums(path: Path) -> bool:
-    """True from the second version of the superblock on, since which groups and headers carry checksums."""
-    with open(path, "rb") as file:
-        start = file.read(9)
-    return start.startswith(HDF5_MAGIC) and start[8:] >= b"\2"
+    """True for a small file of the second version of the superblock or a later one, without a heap of texts.
+
+    Since then groups and headers carry checksums; the heap of texts of any length has none.
+    """
+    if os.path.getsize(path) > _SEARCHED_BYTES:
+        return False
+    data = path.read_bytes()
+    return data.startswith(HDF5_MAGIC) and data[8:9] >= b"\2" and _HEAP not in data
 
 
 def survey(path: str) -> None:
