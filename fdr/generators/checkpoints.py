@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fdr.encoders.weights import copy_state, only_tensors, read_checkpoint
 from fdr.errors import FdrWarning, InputError, WeightsError
-from fdr.generators.weight_sets import ADVICE, ONLINE, TakenWeights, WeightSets, is_average, weight_sets
+from fdr.generators.weight_sets import ADVICE, ONLINE, TRAINED_KEYS, TakenWeights, WeightSets, is_average, weight_sets
 
 INDEX_SUFFIX = ".index.json"
 """The end of the name of a file that says which shard of a checkpoint holds which tensor."""
@@ -168,8 +168,10 @@ def _without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict
     needed = [name for name in own if not name.endswith("num_batches_tracked")]
     ends = [name[: -len(needed[0])] for name in state if name.endswith(f".{needed[0]}")] if needed else []
     whole = [prefix for prefix in ends if all(f"{prefix}{name}" in state for name in needed)]
-    if len(whole) == 1:
-        return {name.removeprefix(whole[0]): value for name, value in state.items() if name.startswith(whole[0])}
+    likely = [prefix for prefix in whole if prefix.rstrip(".") in TRAINED_KEYS]
+    prefix = next(iter(likely or whole), None)
+    if prefix is not None and (likely or len(whole) == 1):
+        return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     return _without_common_prefix(state, own)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fdr.encoders.inert_objects import class_of
 from fdr.errors import InputError, unknown
 
 ONLINE = "online"
@@ -21,7 +22,7 @@ NO_AVERAGE = "none"
 """Asks for the trained weights, as `ONLINE` does."""
 ADVICE = "--ema LABEL takes another set, --ema none the trained weights"
 """How to take another set than that of the rule."""
-_TRAINED_KEYS = (
+TRAINED_KEYS = (
     *("model", "state_dict", "generator", "net", "network", "params", "module", "model_state_dict", "model_state"),
     *("g", "G", "netG", "unet", "transformer", "weights"),
 )
@@ -54,6 +55,8 @@ class WeightSets:
     trained: Mapping[str, Any] = field(default_factory=dict)
     """The first is the one that "online" means; the others belong to other networks."""
     averages: Mapping[str, Any] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Averages that are pickled objects, and their classes."""
 
     def find(self, label: str | None, where: str) -> tuple[str, Any]:
         """The label and the set of a name: None follows the rule, "online" and "none" are the trained weights.
@@ -79,6 +82,9 @@ class WeightSets:
 
     def choice(self, label: str, where: str) -> str | None:
         """A sentence that says which of several sets was taken by the rule; None where there was one."""
+        if not self.averages and self.unread:
+            held = ", ".join(f"{key} (a pickled {kind})" for key, kind in self.unread.items())
+            return f"{where} holds an average that cannot be read, {held}; measured: the trained weights"
         if not self.averages or (len(self.averages) == 1 and not self.trained):
             return None
         plural = "average" if len(self.averages) == 1 else "averages"
@@ -103,14 +109,21 @@ def weight_sets(checkpoint: Any, own: Iterable[str] = ()) -> WeightSets:
     averages: dict[str, Any] = {}
     trained: dict[str, Any] = {}
     for key, value in states.items():
-        if _AVERAGE.search(key):
+        if is_average(key):
             averages |= _averages_under(_label(key), value)
+            continue
+        if _holds_averages(value):  # a container in a container
+            inner = weight_sets(value, own)
+            trained, averages = trained | dict(inner.trained), averages | dict(inner.averages)
             continue
         parts = _parted(value) if _holds_tensors(value) and not is_flat else None
         trained[key] = _unwrapped(value) if parts is None else next(iter(parts.trained.values()), {})
         averages |= {} if parts is None else parts.averages
     averages |= _of_callbacks(checkpoint.get("callbacks"))
-    return WeightSets(_ordered(trained, averages), averages)
+    kinds = {str(key): class_of(value) for key, value in checkpoint.items() if is_average(str(key))}
+    return WeightSets(
+        _ordered(trained, averages), averages, {key: kind for key, kind in kinds.items() if kind is not None}
+    )
 
 
 def is_average(name: str) -> bool:
@@ -120,7 +133,7 @@ def is_average(name: str) -> bool:
 
 def _ordered(trained: dict[str, Any], averages: Mapping[str, Any]) -> dict[str, Any]:
     """The sets that are no averages; the generator's comes first, known by its key or by the names of an average."""
-    named = [key for key in _TRAINED_KEYS if key in trained]
+    named = [key for key in TRAINED_KEYS if key in trained]
     average = next((state for state in averages.values() if isinstance(state, Mapping)), {})
     alike = [key for key, state in trained.items() if isinstance(state, Mapping) and state.keys() == average.keys()]
     others = [key for key in trained if not _ADVERSARY.fullmatch(key)]
@@ -133,6 +146,8 @@ def _averages_under(key: str, value: Any) -> dict[str, Any]:
     shadows = value.get("shadows") if isinstance(value, Mapping) else None
     if isinstance(shadows, Mapping):
         return {str(label): state for label, state in shadows.items()}
+    if isinstance(value, list) and isinstance(value[0], Mapping):
+        value = dict(enumerate(value))
     if not isinstance(value, Mapping) or _holds_tensors(value) or any(inner in value for inner in _INNER_KEYS):
         state = _unwrapped(value)
         parts = _parted(state) if isinstance(state, Mapping) else None
@@ -153,7 +168,8 @@ def _of_callbacks(callbacks: Any) -> dict[str, Any]:
 def _unwrapped(value: Any) -> State | None:
     """The set that a container holds; None for what is no set, such as the state of an optimizer."""
     if isinstance(value, list):
-        return value if value and all(isinstance(item, Tensor) for item in value) else None
+        is_set = all(isinstance(item, Tensor) for item in value)
+        return value if value and (is_set or all(_unwrapped(item) is not None for item in value)) else None
     if not isinstance(value, Mapping) or "param_groups" in value:
         return None
     if _holds_tensors(value):
@@ -183,6 +199,8 @@ def _parted(state: Mapping[Any, Any]) -> WeightSets | None:
         return WeightSets({}, {"average": rest})
     known = _endings(rest)
     for prefix, group in groups.items():
+        if rest and not all(name in known for name in group):  # "ema.module.conv.weight"
+            group = {name.partition(".")[2]: value for name, value in group.items()}
         groups[prefix] = {known.get(name, name): value for name, value in group.items()}
         if rest and not all(name in known for name in group):
             return None
@@ -207,7 +225,13 @@ def _endings(names: Iterable[str]) -> dict[str, str]:
 
 def _is_set(key: str, value: Any) -> bool:
     """True for a set of weights; lists of tensors elsewhere are the states of random generators."""
-    return (isinstance(value, Mapping) or is_average(key)) and _unwrapped(value) is not None
+    is_container = isinstance(value, Mapping)
+    return (is_container or is_average(key)) and (_unwrapped(value) is not None or _holds_averages(value))
+
+
+def _holds_averages(value: Any) -> bool:
+    """True for a container of which one key is an average's."""
+    return isinstance(value, Mapping) and any(is_average(str(key)) and _unwrapped(value[key]) for key in value)
 
 
 def _holds_tensors(value: Mapping[Any, Any]) -> bool:

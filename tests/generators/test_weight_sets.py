@@ -93,6 +93,11 @@ HELD = {
         "averaging_state": {"n_averaged": torch.tensor(3)},
     },
     "AveragedModel": {"model": TRAINED, "swa_model": {"n_averaged": torch.tensor(3)} | under("module.", AVERAGE)},
+    "list": {"model": TRAINED, "ema": [AVERAGE, TRAINED], "rng": [torch.zeros(9, dtype=torch.uint8)]},
+    "container in a container": {"state": {"G": TRAINED, "D": OTHER, "G_ema": AVERAGE, "step": 3}, "opt": OPTIMIZER},
+    "Lightning, an AveragedModel": {
+        "state_dict": under("model.", TRAINED) | under("ema.module.", AVERAGE) | {"ema.n_averaged": torch.tensor(3)}
+    },
     "compiled and DDP": {
         "model": under("module._orig_mod.", TRAINED),
         "ema": {name.replace(".", "._orig_mod.", 1): value for name, value in AVERAGE.items()},
@@ -228,6 +233,25 @@ def test_the_report_says_which_set_was_measured(tmp_path: Path) -> None:
     with pytest.warns(FdrWarning, match="measured: ema"):
         source = GeneratorSource(load(tmp_path / "a.pt"), 4)
     assert source.made_by["weights"] == "ema" and source.made_by["weights_held"] == ["online", "ema"]
+
+
+def test_an_average_that_is_an_object_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    torch.save(
+        {"model": TRAINED, "ema": seeded(seed=1), "ema_decay": 0.9, "ema_options": {"decay": 0.9}}, tmp_path / "a.pt"
+    )
+    with pytest.warns(
+        FdrWarning, match=r"average that cannot be read, ema \(a pickled generator_worlds.Plain\); measured"
+    ):
+        loaded = load(tmp_path / "a.pt")
+    assert is_state(loaded, TRAINED) and "cannot be read" in loaded.weights.note
+
+
+def test_of_two_networks_that_fit_the_one_of_a_trainers_name_is_taken(tmp_path: Path) -> None:
+    torch.save(under("teacher.", AVERAGE) | under("model.", TRAINED), tmp_path / "a.pt")
+    assert is_state(load(tmp_path / "a.pt"), TRAINED)
+    torch.save(under("teacher.", AVERAGE) | under("student.", TRAINED), tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match="does not fit"):
+        load(tmp_path / "a.pt")
 
 
 class Runs:
