@@ -82,8 +82,8 @@ def load_baseline(where: str) -> Baseline:
     if not str(schema).startswith("fdr-report"):
         other = "another version of fdr wrote it: " if str(schema).startswith("fdr-baseline/") else ""
         raise InputError(
-            f"Baseline {where!r} has schema {schema!r}; {other}expected {SCHEMA!r} or a report of fdr eval --json. "
-            "Write it again with --update-baseline."
+            f"Baseline {where!r} has schema {shown(schema)}; {other}expected {SCHEMA!r} or a report of fdr eval "
+            "--json. Write it again with --update-baseline --force."
         )
     found = baseline_of(reports_from_dict(data, repr(where)), where)
     return Baseline(where, found.sets, is_report=True)
@@ -105,7 +105,9 @@ def _sets(data: Mapping[str, Any], where: str) -> dict[str, dict[str, BaselineVa
     try:
         return {name: dict(_values(name, rows)) for name, rows in _table("sets", data.get("sets")).items()}
     except _Damage as damage:
-        raise InputError(f"Baseline {where!r} is damaged: {damage}; write it again with --update-baseline.") from None
+        raise InputError(
+            f"Baseline {where!r} is damaged: {damage}; write it again with --update-baseline --force."
+        ) from None
 
 
 class _Damage(Exception):

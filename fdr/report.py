@@ -17,7 +17,7 @@ from fdr.errors import InputError, as_utf8, unknown
 from fdr.files import as_path, missing_path, write_atomically
 from fdr.metric_names import CALLED_FID, metric_facts, peer_name
 from fdr.report_checks import check_report
-from fdr.report_schema import result_key
+from fdr.report_schema import result_key, shown
 
 SCHEMA = "fdr-report/1"
 SCHEMA_MANY = "fdr-reports/1"
@@ -144,7 +144,7 @@ def _report_from_dict(data: Any, where: str) -> Report:
     if schema == SCHEMA_MANY:
         raise InputError("This file holds several reports; read it with fdr.report.load_reports.")
     if schema != SCHEMA:
-        raise InputError(f"Not a report: schema is {schema!r}, expected {SCHEMA!r}{_of_another_version(schema)}.")
+        raise InputError(f"Not a report: schema is {shown(schema)}, expected {SCHEMA!r}{_of_another_version(schema)}.")
     try:
         check_report(data, where)
         return Report(

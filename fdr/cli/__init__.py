@@ -146,9 +146,9 @@ def _check_says_how_it_ended(arguments: Sequence[str]) -> Iterator[None]:
         yield
     except BaseException as error:
         if next((text for text in arguments if not text.startswith("-")), None) == "check":
-            from fdr.cli._verdict_outputs import write_error_of_arguments
+            from fdr.cli._verdict_outputs import tell_error_of_arguments
 
-            write_error_of_arguments(arguments, error)
+            tell_error_of_arguments(arguments, error)
         raise
 
 

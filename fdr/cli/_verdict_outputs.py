@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,15 +69,14 @@ class Outputs:
         The files say that the check has not finished while it runs, and what went wrong when it ends with an error. A
         dry run writes nothing.
         """
-        is_writer = not is_dry and _is_main_rank()
         try:
-            if is_writer:
-                self._write_error(UNFINISHED, on_stdout=False)
+            if not is_dry and _is_main_rank():
+                _write_error(self.verdicts.items(), UNFINISHED)
             yield
         except click.exceptions.Exit:
             raise
         except BaseException as error:
-            self.tell_error(error, is_writer=is_writer)
+            self.tell_error(error, is_dry=is_dry)
             raise
 
     def tell(self, verdict: Verdict) -> None:
@@ -98,60 +98,66 @@ class Outputs:
                 click.echo(line, err=True)
             write_job_files(verdict, self.job, self.report)
 
-    def tell_error(self, error: BaseException, *, is_writer: bool) -> None:
-        """Put an error where the verdict would have gone, once."""
-        if getattr(error, "is_told", False):
-            return
-        message = _sentence_of(error)
-        if is_writer:
-            self._write_error(message, on_stdout=True)
-        if self.job is not None and not isinstance(error, PeerError):
-            from fdr.github import annotation, write_job_error
-
-            click.echo(annotation("error", "fdr check", message), err=True)
-            if is_writer:
-                with contextlib.suppress(FdrError):
-                    write_job_error(message, self.job)
-        error.is_told = True  # type: ignore[attr-defined]
-
-    def _write_error(self, message: str, *, on_stdout: bool) -> None:
-        """A file that cannot be written, or that no check wrote, is left as it is."""
-        from fdr import verdict_files
-
-        renderers = {
-            "json": verdict_files.error_to_json,
-            "junit": verdict_files.error_to_junit,
-            "markdown": verdict_files.error_to_markdown,
-            "openmetrics": verdict_files.error_to_openmetrics,
-        }
-        has_stdout = on_stdout and sum(str(path) == "-" for path in self.files.values()) == 1
-        for name, path in self.verdicts.items():
-            with contextlib.suppress(FdrError, OSError):
-                if has_stdout if str(path) == "-" else _is_free(path, name):
-                    write_text(path, renderers[name](message))
+    def tell_error(self, error: BaseException, *, is_dry: bool) -> None:
+        """Put an error where the verdict would have gone."""
+        has_stdout = sum(str(path) == "-" for path in self.files.values()) == 1
+        _tell_error(self.verdicts.items(), error, self.job, is_dry=is_dry, has_stdout=has_stdout)
 
 
-def write_error_of_arguments(arguments: Sequence[str], error: BaseException) -> None:
-    """Tell an error that came before the options were read, such as a misspelt option or a damaged configuration.
+def tell_error_of_arguments(arguments: Sequence[str], error: BaseException) -> None:
+    """Put an error into every file that the arguments name, whatever became of the arguments.
 
-    What the arguments say about files is read as far as it can be.
+    So an error before the options were read, such as a misspelt option or a damaged configuration, is told as well.
     """
-    from fdr.cli.check import command
     from fdr.runtime import github_job
 
-    lenient = {"resilient_parsing": True, "ignore_unknown_options": True, "allow_extra_args": True}
-    given = list(arguments[list(arguments).index("check") + 1 :])
-    with contextlib.suppress(click.ClickException, click.exceptions.Exit):
-        found = command.make_context("check", given, **lenient).params  # type: ignore[arg-type]
-        outputs = Outputs(
-            found.get("report"),
-            found.get("json_path"),
-            found.get("junit"),
-            found.get("markdown"),
-            found.get("openmetrics"),
-            None if found.get("no_annotations") else github_job(),
-        )
-        outputs.tell_error(error, is_writer=not found.get("dry_run") and _is_main_rank())
+    files = [(name, Path(text)) for name, text in _files_in(arguments)]
+    job = None if "--no-annotations" in arguments else github_job()
+    has_stdout = not getattr(error, "is_told", False) and [str(path) for _, path in files].count("-") == 1
+    _tell_error(files, error, job, is_dry="--dry-run" in arguments, has_stdout=has_stdout)
+
+
+def _files_in(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """("junit", "x.xml") for --junit x.xml and --junit=x.xml."""
+    for text, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+        flag, separator, value = text.partition("=")
+        if flag.startswith("--") and flag[2:] in _OWN and (value or following):
+            yield flag[2:], value if separator else following
+
+
+def _tell_error(
+    files: Iterable[tuple[str, Path]], error: BaseException, job: GitHubJob | None, *, is_dry: bool, has_stdout: bool
+) -> None:
+    """Of several ranks, the one that failed says why. A GitHub job is told once, and a dry run writes no file."""
+    if isinstance(error, PeerError):
+        return
+    message = _sentence_of(error)
+    if not is_dry:
+        _write_error(files, message, has_stdout=has_stdout and _is_main_rank())
+    if job is not None and not getattr(error, "is_told", False):
+        from fdr.github import annotation, write_job_error
+
+        click.echo(annotation("error", "fdr check", message), err=True)
+        if not is_dry:
+            with contextlib.suppress(FdrError):
+                write_job_error(message, job)
+    error.is_told = True  # type: ignore[attr-defined]
+
+
+def _write_error(files: Iterable[tuple[str, Path]], message: str, *, has_stdout: bool = False) -> None:
+    """A file that cannot be written, or that no check wrote, is left as it is."""
+    from fdr import verdict_files
+
+    renderers = {
+        "json": verdict_files.error_to_json,
+        "junit": verdict_files.error_to_junit,
+        "markdown": verdict_files.error_to_markdown,
+        "openmetrics": verdict_files.error_to_openmetrics,
+    }
+    for name, path in files:
+        with contextlib.suppress(FdrError, OSError):
+            if has_stdout if str(path) == "-" else _is_free(path, name):
+                write_text(path, renderers[name](message))
 
 
 def _sentence_of(error: BaseException) -> str:

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from gate_worlds import report, row, write
 
+from fdr.cli._verdict_outputs import Outputs
+from fdr.errors import InputError, PeerError
+
 FILES = ["--json", "c.json", "--junit", "c.xml", "--markdown", "c.md", "--openmetrics", "c.txt"]
 
 
@@ -127,13 +130,17 @@ def _wrong(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "no limit": ([good], "There is nothing to check"),
         "no input": (["--max", "fd=3"], "Name a report"),
         "a misspelt option": ([good, "--mx", "fd=3"], "No such option"),
+        "a file twice": ([good, "--max", "fd=3", "--json", "d.json"], "given several times"),
+        "a swallowed option": ([good, "--max", "--json", "c.json"], "would be replaced"),
+        "an empty argument": (["", "--max", "fd=3"], "is empty"),
         "a choice that is none": ([good, "--max", "fd=3", "--inconclusive", "psas"], "psas"),
     }
 
 
 @pytest.mark.parametrize("case", [
     "a missing report", "a broken report", "a tampered report", "a missing baseline", "an unknown number",
-    "a limit that is none", "no limit", "no input", "a misspelt option", "a choice that is none",
+    "a limit that is none", "no limit", "no input", "a misspelt option", "a file twice", "a swallowed option",
+    "an empty argument", "a choice that is none",
 ])  # fmt: skip
 def test_an_error_takes_the_place_of_the_last_verdict(
     fdr_command, passed: None, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
@@ -198,3 +205,16 @@ def test_an_interrupted_check_leaves_no_pass(tmp_path: Path, good: Path, passed:
         assert process.wait(30) != 0
         assert sentence in json.loads(Path("c.json").read_text())["message"]
         assert outcomes()[:2] == ("error", 1)
+
+
+def test_of_several_ranks_the_one_that_failed_says_why(tmp_path: Path) -> None:
+    """The main rank may learn of it later, as the failure of another."""
+    outputs = Outputs(None, tmp_path / "c.json", None, None, None)
+
+    def fail(error: Exception) -> str:
+        with pytest.raises(type(error)), outputs.replaced_on_failure(is_dry=False):
+            raise error
+        return json.loads((tmp_path / "c.json").read_text())["message"]
+
+    assert "has not finished" in fail(PeerError("another rank failed"))
+    assert fail(InputError("fd:random of a cannot be compared")) == "fd:random of a cannot be compared"
