@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
+_QUOTED = re.compile(r"\\udc([89a-f][0-9a-f])")
+"""What `repr` makes of such a byte."""
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _IS_COMMAND: ContextVar[bool] = ContextVar("_IS_COMMAND", default=False)
 _OPTION = re.compile(r"(?P<command>\bfdr [a-z]+ [^;,()]*)|(?<![\w-])--(?P<name>[a-z][a-z-]*)(?P<value>[ =][\w:.]+)?")
@@ -40,7 +42,7 @@ _WORDS_AS_VALUES = frozenset(
 
 def printable(text: str) -> str:
     """`as_utf8`, and escapes for the control characters of a name too, but for tab and newline: for terminals."""
-    return _UNPRINTABLE.sub(_escape, text)
+    return _QUOTED.sub(r"\\x\1", _UNPRINTABLE.sub(_escape, text))
 
 
 def as_utf8(text: str) -> str:

@@ -59,7 +59,7 @@ MAX_SHARDS = 1_000_000
 _MAX_LINKS = 40
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 """The range in "x-{000..012}.tar"."""
-_CONTAINERS = (".tar", ".npz", ".npy", ".zip", ".h5", ".hdf5", ".tgz", ".gz")
+_CONTAINERS = (".tar", ".npz", ".npy", ".zip", ".h5", ".hdf5", ".tgz", ".gz", ".parquet", ".safetensors", ".pt")
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,12 @@ class ParquetRows(ArrayPart):
                     stop = start + file.metadata.row_group(group).num_rows
                     wanted = rows[(rows >= start) & (rows < stop)]
                     if len(wanted):
-                        yield from self._group(file, group, wanted, start)
+                        found = 0
+                        for load in self._group(file, group, wanted, start):
+                            found += 1
+                            yield load
+                        if found < len(wanted):
+                            raise EOFError(f"row group {group} ends before its last row")
                     start = stop
         except Exception as error:  # pyarrow raises what its readers raise
             raise _damaged(self.path, error) from error
@@ -71,6 +76,8 @@ class ParquetRows(ArrayPart):
 def _read(options: ImageOptions, path: Path, choice: str | None) -> ParquetRows:
     try:
         with _open(path) as file:
+            if not 0 <= file.metadata.num_rows <= path.stat().st_size:
+                raise ValueError(f"it announces {file.metadata.num_rows} rows")
             schema, features = file.schema_arrow, _features(file.schema_arrow.metadata)
             column = _image_column(str(path), schema, features, choice)
             return ParquetRows(path, column, file.metadata.num_rows, _labels(file, schema, features), options)
@@ -85,7 +92,7 @@ def _open(path: Path) -> Any:
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise InputError(f"{path} needs the package pyarrow, which is not installed: pip install pyarrow.") from None
-    return ParquetFile(path, buffer_size=_BUFFER)
+    return ParquetFile(path, buffer_size=_BUFFER, page_checksum_verification=True)
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
@@ -138,7 +145,7 @@ def _labels(file: Any, schema: Any, features: Mapping[str, Any]) -> Labels | Non
     declared = [name for name in numbers if features.get(name, {}).get("_type") == "ClassLabel"]
     found = [*declared, *(name for key in LABELS for name in numbers if name.lower() == key)]
     column = file.read(columns=found[:1]).column(0) if found else None
-    if column is None or column.null_count:
+    if column is None or column.null_count or len(column) != file.metadata.num_rows:
         return None
     labels = array_labels(column.to_numpy(), found[0])
     names = features.get(found[0], {}).get("names")

@@ -8,7 +8,6 @@ import math
 import pickle
 import struct
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,8 +168,9 @@ def _torch_tensors(path: Path) -> dict[str, Any]:
     """The tensors of a .pt file: one alone, or a dict of them. Nothing but tensors and plain values is unpickled."""
     import torch
 
-    is_zip = zipfile.is_zipfile(path)
     try:
+        with path.open("rb") as file:
+            is_zip = file.read(2) == b"PK"
         if is_zip:
             check_zip(path)
         with utf8_path(path) as readable, warnings.catch_warnings():

@@ -168,6 +168,7 @@ def test_a_table_of_an_odd_name(call: Run, tmp_path: Path) -> None:
 def test_what_is_printable() -> None:
     assert printable(f"a{ODD}\ud800\x1b[2J\r\n\tß") == "a\\xff\\ud800\\x1b[2J\\x0d\n\tß"
     assert str(InputError(ODD)) == str(FdrWarning(ODD)) == "\\xff"
+    assert str(InputError(f"{ODD!r} is missing.")) == "'\\xff' is missing."
 
 
 def test_brackets_in_a_name_are_no_markup(call: Run, tmp_path: Path) -> None:

@@ -333,6 +333,11 @@ def test_damaged_parquet(tmp_path: Path) -> None:
     for data in (whole[:-20], whole[:100], b"PAR1" + b"\xff" * 50):
         path.write_bytes(data)
         refused(path, "is no parquet file, or is truncated or damaged")
+    path = write_parquet(tmp_path / "sums.parquet", table(PNGS), write_page_checksum=True, compression="none")
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(PNGS[2]) + 40] ^= 1
+    path.write_bytes(whole)
+    refused(path, "truncated or damaged .*CRC")
     path = write_parquet(tmp_path / "b.parquet", table([{"bytes": None, "path": "/etc/hostname"}, *hub(PNGS[1:])]))
     refused(path, "its row holds no bytes")
     read = read_all(open_images(path, ImageOptions(on_bad="skip", max_bad=0.5)))
