@@ -101,7 +101,7 @@ class ReferenceSide:
         if self.images is None or self._is_measured:
             return
         source = self.images
-        source.divide_among(self._extraction_options.group)
+        source.divide_among(self._extraction_options.group, self._extraction_options.progress)
         digest = source.digest or ""
         encoders = [self._encoders[name] for name in self._needs]
         outputs = {name: need.outputs for name, need in self._needs.items()}

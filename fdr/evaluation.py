@@ -228,7 +228,7 @@ class Evaluator:
         """Measure an opened sample set."""
         group = self.extraction_options.group
         with failures_told(group):
-            source.divide_among(group)
+            source.divide_among(group, self.extraction_options.progress)
             return self._evaluate_on(group, source)
 
     def _evaluate_on(self, group: Group, source: ImageSource) -> Report:

@@ -100,6 +100,7 @@ class Extraction:
         self.bad: list[BadImage] = []
         """Images left out by `on_bad="skip"`, known after a pass."""
         self._noted: list[np.ndarray | None] = []
+        source.progress = self.options.progress
         if self.group.size > 1:
             self._check_same_everywhere()
         self.entries = {name: self._open_entry(name) for name in names}
@@ -112,7 +113,7 @@ class Extraction:
                 f"{source.name} can be read only once, so {self.group.size} ranks cannot divide it; give a path, list, "
                 "array or Dataset, or run one process."
             )
-        source.divide_among(self.group)
+        source.divide_among(self.group, self.options.progress)
         seen = self.group.gather((len(source), source.digest, {n: e.spec.hash for n, e in self.encoders.items()}))
         for rank, other in enumerate(seen):
             if other != seen[0]:

@@ -150,7 +150,7 @@ def test_ranks_hash_a_part_of_the_files_each(tmp_path: Path, monkeypatch: pytest
     from fdr.images import digests
 
     original = digests._hash
-    monkeypatch.setattr(digests, "_hash", lambda key: hashed.append(key) or original(key))
+    monkeypatch.setattr(digests, "_hash", lambda key, *rest: hashed.append(key) or original(key, *rest))
     assert on_ranks(4, lambda group: file_digests(files, "scope", group)) == [alone] * 4
     assert sorted(hashed) == sorted(map(str, files))
 

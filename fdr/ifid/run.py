@@ -184,9 +184,8 @@ class InterpolatedFid:
         `picture` is where a sheet of originals, reconstructions, neighbours and interpolants is written to.
         """
         with failures_told(self.group), ExitStack() as stack:
-            self.images.divide_among(self.group)
-            if self.neighbours is not None:
-                self.neighbours.divide_among(self.group)
+            for source in filter(None, (self.images, self.neighbours)):
+                source.divide_among(self.group, self.extraction_options.progress)
             folder = self._folder(stack)
             with collected_warnings() as texts:
                 for doubt in self.options.doubts():

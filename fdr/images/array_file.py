@@ -287,7 +287,7 @@ class ArraySource(ImageSource):
         return [part.path for part in self._parts]
 
     def _content_digest(self) -> str:
-        content = container_digest(self._files(), self.rows, self.group)
+        content = container_digest(self._files(), self.rows, self.group, self.progress)
         return content if self._choice is None else hashlib.sha256(f"{content} {self._choice}".encode()).hexdigest()
 
 

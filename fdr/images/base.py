@@ -26,6 +26,7 @@ from fdr.images.ids import EndlessIds, Selected
 from fdr.images.labels import Labels
 from fdr.images.pool import ordered_map
 from fdr.images.resize import CROPS, crop_function
+from fdr.progress import Progress, SilentProgress
 from fdr.runtime import available_cpus
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class ImageSource(ABC):
     """False when the images can be read once only."""
     group: Group = SOLO
     """The ranks that find `digest` together; set by `divide_among`."""
+    progress: Progress = SilentProgress()
 
     def __init__(
         self,
@@ -166,7 +168,7 @@ class ImageSource(ABC):
 
     def _content_digest(self) -> str | None:
         """A hash of all that the selected pixels are made of, or None for what cannot be read twice."""
-        return container_digest(self._files(), self.rows, self.group)
+        return container_digest(self._files(), self.rows, self.group, self.progress)
 
     def __len__(self) -> int:
         """Number of selected images; `TypeError` for an iterable of unknown length."""
@@ -178,9 +180,10 @@ class ImageSource(ABC):
         length = "" if self.rows is None else f", {len(self.rows)} images"
         return f"<{type(self).__name__} {self.name!r}{length}>"
 
-    def divide_among(self, group: Group) -> None:
-        """Let the ranks of `group` find `digest` together; called on every rank, before any asks for it."""
-        self.group = group
+    def divide_among(self, group: Group, progress: Progress | None = None) -> None:
+        """Let the ranks of `group` find `digest` together, and show how far the reading of large files is; called on
+        every rank, before any asks for it."""
+        self.group, self.progress = group, progress or self.progress
         if group.size > 1:
             _ = self.digest
 

@@ -11,10 +11,12 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 import time
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +24,16 @@ import numpy as np
 from fdr.errors import FdrError, InputError, RunError
 from fdr.files import write_atomically
 from fdr.group import SOLO, Group, part_of
+from fdr.progress import Progress
 from fdr.runtime import available_cpus, cache_home
 from fdr.zip_check import check_zip
 
 SETTLED_NS = 2_000_000_000
 PROBED_FILES = 64
 _PROBE_BYTES = 1 << 16
+_CHUNK_BYTES = 1 << 18
+SHOWN_BYTES = 1 << 30
+"""Files of fewer bytes are read within seconds, and nothing is shown of it."""
 _DAMAGED = "damaged: "
 MAX_MEMOS = 256  # memo files kept, the least recently written go first
 
@@ -35,11 +41,13 @@ Memo = dict[str, list]
 """Absolute path -> [device, inode, size, mtime_ns, ctime_ns, sha256]."""
 
 
-def file_digests(paths: Sequence[str | Path], scope: str, group: Group = SOLO) -> list[str]:
+def file_digests(
+    paths: Sequence[str | Path], scope: str, group: Group = SOLO, progress: Progress | None = None
+) -> list[str]:
     """sha256 of each file, in order; one memo file per `scope` (the source's own path).
 
     A file that cannot be read gets the text of its error, so that a skipped file has a digest too. The ranks of a
-    `group` hash a part each, and main alone keeps the memo.
+    `group` hash a part each, and main alone keeps the memo. `progress` shows the reading of `SHOWN_BYTES` and more.
     """
     memo_path = cache_home() / "digests" / f"{hashlib.sha256(os.fsencode(scope)).hexdigest()[:24]}.json"
     keys = [os.path.abspath(path) for path in paths]
@@ -51,8 +59,9 @@ def file_digests(paths: Sequence[str | Path], scope: str, group: Group = SOLO) -
     stamps = {index: file_stamp(keys[index]) for index in missing} if group.rank == 0 else {}
     began = time.time_ns()
     mine = part_of(group, missing)
-    with ThreadPoolExecutor(min(16, available_cpus())) as pool:
-        parts = group.gather(dict(zip(mine, pool.map(lambda index: _hash(keys[index]), mine), strict=True)))
+    with _shown(progress, [keys[index] for index in mine]) as done, ThreadPoolExecutor(_num_threads()) as pool:
+        hashed = pool.map(lambda index: _hash(keys[index], done), mine)
+        parts = group.gather(dict(zip(mine, hashed, strict=True)))
     fresh = {index: entry for part in parts for index, entry in part.items()}
     seen = {keys[index]: _as_seen_here(fresh[index], stamp) for index, stamp in stamps.items()}
     settled = {key: entry for key, entry in seen.items() if _is_settled(entry, began)}
@@ -60,6 +69,29 @@ def file_digests(paths: Sequence[str | Path], scope: str, group: Group = SOLO) -
         _write(memo_path, memo | settled)
     found |= {index: entry[-1] for index, entry in fresh.items()}
     return [found[index] for index in range(len(keys))]
+
+
+def _num_threads() -> int:
+    return min(16, available_cpus())
+
+
+@contextlib.contextmanager
+def _shown(progress: Progress | None, keys: Sequence[str]) -> Iterator[Callable[[int], None]]:
+    """What to call, from any thread, with the bytes that have been read of the files `keys`."""
+    stamps = map(file_stamp, keys) if progress is not None else ()
+    total = sum(stamp[2] for stamp in stamps if stamp is not None)
+    if progress is None or total < SHOWN_BYTES:
+        yield lambda _: None
+        return
+    lock, name = threading.Lock(), os.path.basename(keys[0])
+    title = f"reading {name}" if len(keys) == 1 else f"reading {len(keys)} files ({name}, ...)"
+    with progress.task(title, total, unit="B") as task:
+
+        def done(amount: int) -> None:
+            with lock:
+                task.advance(amount)
+
+        yield done
 
 
 def _check_same(keys: Sequence[str], group: Group) -> None:
@@ -108,11 +140,11 @@ def _remembered(memo: Memo, key: str) -> list | None:
     return entry if entry is not None and entry[:-1] == file_stamp(key) else None
 
 
-def _hash(key: str) -> list:
+def _hash(key: str, done: Callable[[int], None]) -> list:
     try:
-        with open(key, "rb") as file:
+        with open(key, "rb", buffering=0) as file:
             before = _identity(os.fstat(file.fileno()))
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = _sha256(file, done)
             if key.endswith(".npz"):
                 _check_stored(key)
             changed = _identity(os.fstat(file.fileno())) != before
@@ -121,6 +153,14 @@ def _hash(key: str) -> list:
     except zipfile.BadZipFile as error:
         return [f"{_DAMAGED}{error}"]
     return [digest] if changed else [*before, digest]
+
+
+def _sha256(file: FileIO, done: Callable[[int], None]) -> str:
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK_BYTES))
+    while size := file.readinto(buffer):
+        digest.update(buffer[:size])
+        done(size)
+    return digest.hexdigest()
 
 
 def _check_stored(key: str) -> None:
@@ -170,9 +210,11 @@ def _write(path: Path, memo: Memo) -> None:
             old.unlink(missing_ok=True)
 
 
-def container_digest(paths: Sequence[str | Path], rows: np.ndarray | None, group: Group) -> str:
+def container_digest(
+    paths: Sequence[str | Path], rows: np.ndarray | None, group: Group, progress: Progress | None = None
+) -> str:
     """Hash of whole files and of the rows taken from them. Raises `InputError` where a checksum does not agree."""
-    digests = file_digests(paths, os.path.abspath(paths[0]), group)
+    digests = file_digests(paths, os.path.abspath(paths[0]), group, progress)
     for path, found in zip(paths, digests, strict=True):
         if found.startswith(_DAMAGED):
             raise InputError(f"{path} is damaged: {found.removeprefix(_DAMAGED)}; copy or write it again.")
@@ -181,9 +223,15 @@ def container_digest(paths: Sequence[str | Path], rows: np.ndarray | None, group
     return digest.hexdigest()
 
 
-def archive_digest(paths: Sequence[str | Path], rows: np.ndarray | None, names: Iterable[str], group: Group) -> str:
+def archive_digest(
+    paths: Sequence[str | Path],
+    rows: np.ndarray | None,
+    names: Iterable[str],
+    group: Group,
+    progress: Progress | None = None,
+) -> str:
     """`container_digest`, and the names of the entries that count, which are a choice among all of an archive."""
-    digest = hashlib.sha256(container_digest(paths, rows, group).encode())
+    digest = hashlib.sha256(container_digest(paths, rows, group, progress).encode())
     for name in names:
         digest.update(os.fsencode(name) + b"\0")
     return digest.hexdigest()

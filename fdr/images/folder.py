@@ -87,7 +87,7 @@ class FolderSource(ImageSource):
         return [os.path.join(root, name) for name in self.ids[start:stop]]
 
     def _content_digest(self) -> str:
-        digests = file_digests(self._files(), os.path.abspath(self._root), self.group)
+        digests = file_digests(self._files(), os.path.abspath(self._root), self.group, self.progress)
         content = hashlib.sha256()
         for name, digest in zip(self.ids, digests, strict=True):
             content.update(os.fsencode(name) + b"\0" + digest.encode() + b"\n")

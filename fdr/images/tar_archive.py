@@ -151,7 +151,7 @@ class TarSource(ImageSource):
         return self._shards
 
     def _content_digest(self) -> str:
-        return archive_digest(self._shards, self.rows, self.ids, self.group)
+        return archive_digest(self._shards, self.rows, self.ids, self.group, self.progress)
 
 
 def _raise(error: Exception) -> Picture:

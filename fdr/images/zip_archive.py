@@ -67,7 +67,7 @@ class ZipSource(ImageSource):
         return decode(data, self.options.alpha, self.options.max_pixels)
 
     def _content_digest(self) -> str:
-        return archive_digest([self._path], self.rows, self.ids, self.group)
+        return archive_digest([self._path], self.rows, self.ids, self.group, self.progress)
 
     def _files(self, start: int = 0, stop: int | None = None) -> Sequence[Path]:
         return [self._path]

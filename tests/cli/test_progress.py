@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from worlds import TinyEncoder, images, npz
+from worlds import TinyEncoder, folder, images, npz
 
 import fdr
 from fdr.cli import _render
 from fdr.cli._render import PlainProgress, RichProgress, shortened
 from fdr.extraction import Extraction, ExtractionOptions
+from fdr.group import SOLO
 
 LONG = "a_very_long_name_of_a_folder_with_samples_of_the_newest_run.npz: inception, dinov2, clip, siglip"
 
@@ -135,6 +137,27 @@ def test_a_pass_moves_with_every_batch(every_batch: None, tmp_path: Path) -> Non
     assert (second.new, second.old) == ([4, 4], [16, 16])
     list(of(third))
     assert (third.new, third.old) == ([], [16, 16, 8])
+
+
+@pytest.mark.parametrize("kind", ["npz", "folder", "zip", "tar"])
+def test_the_reading_of_large_files_is_shown(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every byte of every file counts once, also where threads read them."""
+    path = tmp_path / f"a.{kind}"
+    if kind == "npz":
+        npz(path, images(9))
+    else:
+        folder(tmp_path / "a", images(9))
+    if kind in ("zip", "tar"):
+        path = Path(shutil.make_archive(str(tmp_path / "a"), kind, tmp_path / "a"))
+    path = tmp_path / "a" if kind == "folder" else path
+    size = sum(file.stat().st_size for file in (path.iterdir() if kind == "folder" else [path]))
+    silent, shown = Recorded(), Recorded()
+    fdr.open_images(path).divide_among(SOLO, silent)
+    source = fdr.open_images(path)
+    source.divide_among(SOLO, shown)
+    monkeypatch.setattr("fdr.images.digests.SHOWN_BYTES", 1)
+    assert source.digest == fdr.open_images(path).digest
+    assert sum(shown.new) == size and not silent.new
 
 
 def test_a_command_shows_it(
