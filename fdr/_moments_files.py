@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zipfile
@@ -16,6 +17,8 @@ from fdr.files import DAMAGE, HEAD_BYTES, as_path, atomic_path, missing_path, st
 from fdr.hdf5 import HDF5_MAGIC, dataset_of, item_of, open_h5
 
 H5_FORMAT = "fdr-moments/1"
+CHECKSUM = "sha256"
+"""The attribute of an HDF5 file of moments that says what its content was when it was written."""
 ATTRIBUTES = "fdr_attributes"
 """The npz member that holds the attributes as JSON text; peers ignore it."""
 
@@ -60,6 +63,7 @@ def _write_h5(file: IO[bytes], arrays: Mapping[str, Any], attributes: Mapping[st
             else:
                 h5.attrs[name] = value
         h5.create_group("attributes").attrs.update({name: _fixed(value) for name, value in attributes.items()})
+        h5.attrs[CHECKSUM] = _fixed(_checksum(arrays, attributes))
 
 
 def _fixed(value: Any) -> Any:
@@ -70,6 +74,15 @@ def _fixed(value: Any) -> Any:
         return value
     data = value.encode("utf-8", "surrogateescape")
     return np.array(data, h5py.string_dtype("utf-8", max(1, len(data))))
+
+
+def _checksum(arrays: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:
+    """sha256 over all that a file of moments holds; HDF5 has none of its own."""
+    content = hashlib.sha256(json.dumps(dict(attributes), sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        content.update(f"{name} {array.dtype.str} {list(array.shape)}".encode() + array.tobytes())
+    return content.hexdigest()
 
 
 def load(path: str | os.PathLike[str], keys: tuple[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -136,6 +149,8 @@ def _read_h5(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
             arrays |= {key: h5.attrs[key] for key in ("count", "ddof") if key in h5.attrs}
             plain = {key: _plain(value) for key, value in item_of(h5, "attributes").attrs.items()}
             attributes = _checked(name, plain)
+            if _plain(h5.attrs.get(CHECKSUM)) not in (None, _checksum(arrays, attributes)):
+                raise ValueError("its content is not that of its checksum")
         if not {"mu", "sigma"} <= arrays.keys():
             raise InputError(f"{name!r} has no 'mu' and 'sigma'; it holds {listing(list(arrays))}.")
         return _scalars(name, arrays), attributes

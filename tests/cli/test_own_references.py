@@ -82,6 +82,18 @@ def test_one_flipped_bit_is_one_sentence(folder: Path, fdr_command) -> None:
         find_reference(folder, ENCODER)
 
 
+def test_a_flipped_bit_in_a_file_alone_is_noticed(tmp_path: Path) -> None:
+    for name in ("a.h5", "a.npz"):
+        write_reference_file(open_images(REAL), ENCODER, tmp_path / name)
+        data = (tmp_path / name).read_bytes()
+        moments = Moments.load(tmp_path / name)
+        for array in (moments.mu, moments.sigma):
+            at = data.index(array.tobytes()) + 4
+            (tmp_path / name).write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+            with pytest.raises(InputError, match="is truncated or damaged"):
+                find_reference(tmp_path / name, ENCODER)
+
+
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The way to every value in a JSON tree."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
