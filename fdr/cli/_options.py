@@ -319,7 +319,7 @@ def prepare_evaluation(
         reference = reference if chosen is None else chosen.reference
         _refuse_two_folders(samples, reference)
         if shared["group"].rank == 0 and any(metric.needs_reference for metric in load_metrics(metrics)):
-            _say(f"no --ref was given; the reference is {reference}.")
+            tell_default_reference(reference)
     setup = library_options(progress, **shared)
     sources = [open_samples(item, setup.image_options) for item in samples]
     setup.check_files(reps, reference, dry_run)
@@ -338,10 +338,10 @@ def prepare_evaluation(
     return evaluator, sources
 
 
-def _say(note: str) -> None:
-    """A line for the terminal, unless --quiet was given."""
-    if not click.get_current_context().params.get("quiet"):
-        click.echo(f"fdr: note: {note}", err=True)
+def tell_default_reference(reference: str) -> None:
+    """A line for the terminal where no --ref was given, unless --quiet was."""
+    if _source_of("reference") is ParameterSource.DEFAULT and not click.get_current_context().params.get("quiet"):
+        click.echo(f"fdr: note: no --ref was given; the reference is {reference}.", err=True)
 
 
 def _refuse_two_folders(samples: Sequence[str], default: str) -> None:

@@ -190,6 +190,8 @@ def command(
     named = resume is None or _options.is_typed("arch")
     device, _ = _options.place_rank(given["device"], gpus, group)
     run_options = _run_options({**given, "device": device, "is_arch_named": named})
+    if resume is None and group.rank == 0:
+        _options.tell_default_reference(options.reference)
     names = ",".join((*options.reps, *options.monitor))
     check_files(
         names, options.reference, given["weights_dir"], run_options.offline, dry_run=dry_run, is_main=group.rank == 0

@@ -266,6 +266,8 @@ class TestNoReferenceGiven:
         assert got.code == 2 and got.err.startswith(told)  # it has no moments of random
         assert told not in fdr_command("eval", "s.npz", "--reps", "random", "--quiet").err
         assert told not in fdr_command("eval", "s.npz", "--reps", "random", "--ref", "demo").err
+        got = fdr_command("train", "--gen", "g.pt2", "-o", "run", "--reps", "random", "--dry-run")
+        assert got.code == 2 and told in got.err
         monkeypatch.setattr("fdr.evaluation.DEFAULT_REFERENCE", "demo")
         report = evaluate(REAL, None, "random")
         assert report.reference is not None and report.reference["is_default"] is True
