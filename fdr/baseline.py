@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fdr._version import __version__
+from fdr.comparison import images_digest
 from fdr.errors import InputError
 from fdr.files import HEAD_BYTES, missing_path, stand_in_of, write_atomically
 from fdr.report import Report, decode_json, json_text, reports_from_dict, sets_by_name
@@ -49,8 +50,7 @@ def baseline_of(reports: Sequence[Report], name: str) -> Baseline:
         name,
         {
             source: {
-                row.key: BaselineValue(row.value, row.signature, row.stderr, report.samples.get("digest"))
-                for row in report
+                row.key: BaselineValue(row.value, row.signature, row.stderr, images_digest(report)) for row in report
             }
             for source, report in sets_by_name(reports).items()
         },

@@ -34,6 +34,7 @@ from fdr.comparison import (
     check_fields,
     combined_stderr,
     contradict,
+    images_digest,
     match_sets,
     signature_differences,
 )
@@ -353,7 +354,7 @@ def _check_numbers(name: str, report: Report) -> None:
 
 def _refuse_contradiction(check: Check, report: Report) -> None:
     before = check.baseline
-    if before is None or before.samples_digest is None or before.samples_digest != report.samples.get("digest"):
+    if before is None or before.samples_digest is None or before.samples_digest != images_digest(report):
         return
     if before.signature == check.result.signature and contradict(check.result, before.value):
         raise InputError(

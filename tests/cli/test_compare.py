@@ -93,6 +93,21 @@ def test_one_number_of_the_same_images_has_one_value(
     assert (data["contradiction"], data["comparable"]) == (not is_sound, is_sound)
 
 
+@pytest.mark.parametrize("fields, facts", [
+    ({"w": "unknown"}, {}), ({"ae": "mine:12345678"}, {}), ({}, {"made_by": {"kind": "generator"}}),
+])  # fmt: skip
+def test_what_is_not_known_to_be_the_same_may_differ(
+    fdr_command, tmp_path: Path, fields: dict[str, str], facts: dict[str, object]
+) -> None:
+    """Weights that nobody can name, what an autoencoder decodes, and what a generator makes on other hardware."""
+    known = {"digest": "5" * 64, **facts}
+    paths = [
+        write(tmp_path / f"{value:g}.json", report(row(value=value, fields=fields), facts=known))
+        for value in (3.0, 6.0)
+    ]
+    assert fdr_command("compare", *paths).code == 0
+
+
 def test_a_share_may_differ_by_two_images(fdr_command, tmp_path: Path) -> None:
     known = {"digest": "5" * 64}
     paths = [
