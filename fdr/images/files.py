@@ -105,13 +105,13 @@ def expand_braces(path: Path) -> tuple[Path, ...]:
     """`x-{08..10}.tar` -> x-08.tar, x-09.tar, x-10.tar; several ranges multiply; a plain path stays alone."""
     text = str(path)
     ranges = []
+    if math.prod(1 + abs(int(high) - int(low)) for low, high in BRACES.findall(text)) > MAX_SHARDS:
+        raise InputError(f"{path.name} stands for more than {MAX_SHARDS:,} files.")
     for low, high in BRACES.findall(text):
         if int(low) > int(high):
             raise InputError(f"{path.name} counts down from {low} to {high}; write the smaller number first.")
         width = len(low) if low.startswith("0") else 0
         ranges.append([str(number).zfill(width) for number in range(int(low), int(high) + 1)])
-    if math.prod(map(len, ranges)) > MAX_SHARDS:
-        raise InputError(f"{path.name} stands for more than {MAX_SHARDS} files.")
     parts = BRACES.sub("\0", text).split("\0")
     return tuple(
         Path("".join(itertools.chain.from_iterable(zip(parts, (*numbers, ""), strict=True))))

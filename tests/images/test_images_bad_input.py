@@ -197,6 +197,7 @@ def test_missing_shard_is_named(tmp_path):
     write_tar(tmp_path / "x-00.tar", {"a.png": encoded(photo(0))})
     refused(tmp_path / "x-{00..03}.tar", r"x-01\.tar does not exist; x-\{00\.\.03\}\.tar stands for 4 files")
     refused(tmp_path / "x-{03..00}.tar", "counts down")
+    refused(tmp_path / "x-{0..99999999999}.tar", "stands for more than 1,000,000 files")
 
 
 @pytest.mark.parametrize(
