@@ -136,8 +136,12 @@ class ReferenceSide:
 
     def facts(self) -> dict[str, Any] | None:
         """The reference in a report; digests that differ are by encoder, and by "encoder:output" for more outputs."""
-        if not self.moments:
-            return self._image_facts()
+        facts = self._moments_facts() if self.moments else self._image_facts()
+        if facts is not None and self.images is not None and self.images.left_out:
+            facts["left_out"] = dict(self.images.left_out)
+        return facts
+
+    def _moments_facts(self) -> dict[str, Any]:
         found: dict[str, Reference] = {}
         for (name, output), reference in self.moments.items():
             found[f"{name}:{output}" if name in found else name] = reference

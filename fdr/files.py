@@ -24,7 +24,7 @@ from fdr.errors import InputError, RunError, as_utf8
 DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
     *(LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError),
-    *(SyntaxError, tokenize.TokenError, AssertionError),
+    *(SyntaxError, tokenize.TokenError, AssertionError, SystemError),
 )
 """All that zipfile, tarfile, NumPy, json and h5py raise on bytes that are not what they say."""
 

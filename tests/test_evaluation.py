@@ -363,6 +363,9 @@ def test_what_was_left_out_is_in_the_report_and_the_signature(samples: Path, rea
     assert few["fd"].value == whole["fd"].value and "|left:1|" in few["fd"].signature
     assert any(".avif" in text for text in few.warnings) and ".avif" in few.to_markdown()
     assert json.loads(few.to_json())["samples"]["left_out"] == {"thumbs/": 1, ".avif": 1}
+    other_way = evaluate(samples, pictures, TinyEncoder(), image_options=ImageOptions(max_bad=0.02))
+    assert other_way.reference["left_out"] == {"thumbs/": 1, ".avif": 1}
+    assert any(".avif" in text for text in other_way.warnings)
     differences = signature_differences(whole["fd"].signature, few["fd"].signature)
     assert [(d.field, d.a, d.b) for d in differences] == [("left", "0", "1")]
 
