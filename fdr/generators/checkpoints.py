@@ -120,7 +120,7 @@ def _read(path: Path) -> Any:
 def _for_network(state: Any, network: nn.Module, path: Path) -> dict[str, Tensor]:
     """A set with the names of the network: of a list, those of its parameters in their order."""
     state = _read(state) if isinstance(state, Path) else state
-    if isinstance(state, list):
+    if isinstance(state, list) and state and all(isinstance(item, Tensor) for item in state):
         names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
         if len(names) != len(state):
             names = [name for name, _ in network.named_parameters()]
@@ -131,10 +131,20 @@ def _for_network(state: Any, network: nn.Module, path: Path) -> dict[str, Tensor
             )
         return dict(zip(names, state, strict=True))
     plain = (int, float, str, type(None))
-    kept = {key: value for key, value in state.items() if not isinstance(value, plain)} if state else state
+    flat = _flat(state) if isinstance(state, Mapping) else {}
+    kept = {key: value for key, value in flat.items() if not isinstance(value, plain)}
     own = {_unwrapped(name): name for name in network.state_dict()}
     tensors = {_unwrapped(name): value for name, value in only_tensors(kept or state, path).items()}
     return {own.get(name, name): value for name, value in _without_prefix(tensors, own).items()}
+
+
+def _flat(state: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """A state dict of the state dicts of a network's parts as one."""
+    found: dict[str, Any] = {}
+    for key, value in state.items():
+        inner = isinstance(value, Mapping) and value
+        found |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return found
 
 
 def _completed(

@@ -63,12 +63,12 @@ class GeneratorSource(MadeSource):
         """How these samples are made, for reports and for files of samples."""
         return {
             "generator": self.name,
-            "digest": self._code,
             "weights": self.generator.weights.label,
             "weights_held": list(self.generator.weights.held),
             "count": len(self),
             "seed": self.seed,
             "labels": None if self.generator.num_classes is None else self.label_policy,
+            "digest": self._code,
         }
 
     def labels_at(self, start: int, stop: int) -> np.ndarray | None:

@@ -139,6 +139,13 @@ def test_the_average_is_measured_and_the_trained_weights_when_asked_for(tmp_path
         {"n_averaged": torch.tensor(3)} | under("module.", TRAINED),
         under("ema_model.", TRAINED),
         {**TRAINED, "epoch": 3},
+        {"model": {"net": TRAINED}},
+        {
+            "model": {
+                part: {"weight": TRAINED[f"{part}.weight"], "bias": TRAINED[f"{part}.bias"]}
+                for part in ("first", "last")
+            }
+        },
     ],
     ids=[
         "bare",
@@ -149,6 +156,8 @@ def test_the_average_is_measured_and_the_trained_weights_when_asked_for(tmp_path
         "AveragedModel",
         "one average",
         "number",
+        "part",
+        "parts",
     ],
 )
 def test_one_set_is_taken_without_a_word(tmp_path: Path, held: Any, recwarn: pytest.WarningsRecorder) -> None:
