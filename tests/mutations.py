@@ -7,10 +7,12 @@ import json
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from gate_worlds import report, row
 from PIL import Image
@@ -159,7 +161,18 @@ def image_files(folder: Path) -> dict[str, bytes]:
         "deflated.zip": _zip(zipfile.ZIP_DEFLATED),
         ".tar": _tar("w"),
         ".tar.gz": _tar("w:gz"),
+        ".pt": _saved(folder / "a.pt", lambda path: torch.save({"images": torch.from_numpy(array)}, path)),
+        ".safetensors": safetensors.torch.save({"images": torch.from_numpy(array), "y": torch.from_numpy(labels)}),
+        **({".parquet": _saved(folder / "a.parquet", _parquet)} if find_spec("pyarrow") else {}),
     }
+
+
+def _parquet(path: Path) -> None:
+    from pyarrow import parquet, table
+
+    rows = [{"bytes": picture("PNG"), "path": f"{i}.png"} for i in range(3)]
+    content = table({"image": rows, "label": [2, 0, 1]})
+    parquet.write_table(content, path, row_group_size=2, write_page_checksum=True, compression="none")
 
 
 def statistics_files(folder: Path) -> dict[str, bytes]:
