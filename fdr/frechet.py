@@ -22,6 +22,7 @@ import numpy as np
 from fdr import linalg
 from fdr.arguments import named_arguments
 from fdr.errors import InputError, RunError
+from fdr.failures import memory_for
 from fdr.moments import Moments
 from fdr.runtime import resolve_device
 
@@ -53,6 +54,7 @@ class FrechetResult:
 
 
 @named_arguments
+@memory_for("the Fréchet distance", "use --device cpu, or an encoder of fewer dimensions")
 def frechet_distance(a: Any, b: Any, *, audit: bool = False, device: str | torch.device | None = None) -> float:
     """FD between two sets; each is `Moments`, features [N, D], or an iterable of batches of features.
 

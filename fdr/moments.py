@@ -14,6 +14,7 @@ import numpy as np
 
 from fdr import _covariance, _moments_files, _sums
 from fdr.errors import FdrWarning, InputError
+from fdr.failures import memory_for
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +77,7 @@ class Moments:
         return self.count is not None and self.count <= self.dim
 
     @classmethod
+    @memory_for("the moments of features", "use --device cpu, or an encoder of fewer dimensions")
     def from_features(cls, features: Any, *, ddof: int = 1, device: str | torch.device | None = None) -> Moments:
         """The moments of features [N, D]: an array, a tensor, or an iterable of batches [n, D] of any sizes.
 

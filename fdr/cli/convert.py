@@ -56,9 +56,9 @@ def command(
 
     from fdr.statistics.convert import ConvertOptions, convert
 
-    progress_for(quiet)
+    progress = progress_for(quiet)
     options = ConvertOptions(to, entry, encoder, count, keep_images)
-    done = convert(source, target, options, dry_run=dry_run)
+    done = convert(source, target, options, dry_run=dry_run, progress=progress)
     for doubt in done.doubts:
         warnings.warn(doubt, FdrWarning, stacklevel=1)
     if json_path is not None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from fdr.errors import InputError, unknown
 from fdr.moments import Moments
+from fdr.progress import Progress, SilentProgress
 
 INCEPTION = ("inception", "inception:*")
 """Moments of the 2015 Inception weights, whatever the resize: each variant may be compared with them on request."""
@@ -53,6 +54,8 @@ class StatisticsFile(ABC):
     """"npz", "adm", "edm2", ...: see docs/references.md."""
     path: Path
     entries: tuple[Entry, ...]
+    progress: Progress = SilentProgress()
+    """Shows how many rows of features have been read."""
 
     @abstractmethod
     def _load(self, entry: Entry) -> Moments:
@@ -61,6 +64,13 @@ class StatisticsFile(ABC):
     def rows(self, entry: Entry) -> Iterator[np.ndarray]:
         """The features of an entry of kind "features", in blocks [n, D]."""
         raise InputError(f"{str(self.path)!r} holds moments under {entry.name!r}, no features.")
+
+    def shown_rows(self, entry: Entry) -> Iterator[np.ndarray]:
+        """`rows`, counted by `progress`."""
+        with self.progress.task(f"{self.path.name}: {entry.name}", entry.count, "rows") as task:
+            for block in self.rows(entry):
+                yield block
+                task.advance(len(block))
 
     def load(self, entry: Entry | str) -> Moments:
         """The moments of one entry, computed by blocks where it holds features.

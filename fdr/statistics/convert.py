@@ -10,6 +10,7 @@ import numpy as np
 
 from fdr.encoders.catalogue import find_row
 from fdr.errors import InputError, unknown
+from fdr.progress import Progress
 from fdr.reference_index import indexed_file, read_index, reference_folder
 from fdr.statistics.base import Entry, StatisticsFile
 from fdr.statistics.checks import examine
@@ -51,7 +52,12 @@ class Conversion:
 
 
 def convert(
-    source: Path, target: Path, options: ConvertOptions = ConvertOptions(), *, dry_run: bool = False
+    source: Path,
+    target: Path,
+    options: ConvertOptions = ConvertOptions(),
+    *,
+    dry_run: bool = False,
+    progress: Progress | None = None,
 ) -> Conversion:
     """Read `source`, check it, and write it to `target`; with `dry_run` everything but the writing.
 
@@ -63,6 +69,7 @@ def convert(
         raise InputError(f"{str(source)!r} cannot be converted onto itself; name another file.")
     check_target(target)
     file = open_statistics(_file_in(source, options.encoder))
+    file.progress = progress or file.progress
     entry = _main_entry(file, options)
     companions = _companions(file, entry, WRITERS[to].roles[1:])
     content = _content(file, entry, companions, to, options)
@@ -146,7 +153,7 @@ def _content(
 
 
 def _rows(file: StatisticsFile, entry: Entry) -> Callable[[], Iterator[np.ndarray]]:
-    return lambda: file.rows(entry)
+    return lambda: file.shown_rows(entry)
 
 
 def _encoder(file: StatisticsFile, entry: Entry, options: ConvertOptions) -> str | None:

@@ -46,7 +46,7 @@ class NpyStatistics(StatisticsFile):
         self.entries = (Entry("features", "features", shape[1], shape[0], str(np.dtype(dtype))),)
 
     def _load(self, entry: Entry) -> Moments:
-        return Moments.from_features(self.rows(entry))
+        return Moments.from_features(self.shown_rows(entry))
 
     def rows(self, entry: Entry) -> Iterator[np.ndarray]:
         try:

@@ -166,7 +166,7 @@ class NpzStatistics(StatisticsFile):
 
     def _load(self, entry: Entry) -> Moments:
         if entry.kind == "features":
-            return Moments.from_features(self.rows(entry))
+            return Moments.from_features(self.shown_rows(entry))
         pair = self.pairs[entry.name]
         return Moments.load(self.path, (pair.mu, pair.sigma)).with_count(entry.count)
 

@@ -103,7 +103,7 @@ class PickleStatistics(StatisticsFile):
 
     def _load(self, entry: Entry) -> Moments:
         if entry.kind == "features":
-            return Moments.from_features(self.rows(entry))
+            return Moments.from_features(self.shown_rows(entry))
         arrays, pair = self._arrays[entry.name]
         fields = {"mu": arrays[pair.mu], "sigma": np.asarray(arrays[pair.sigma]), "count": entry.count}
         return moments_from_arrays({**fields, "ddof": self._ddof}, {}, f"{self.path}:{entry.name}")

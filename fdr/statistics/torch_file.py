@@ -56,7 +56,7 @@ class TorchStatistics(StatisticsFile):
 
     def _load(self, entry: Entry) -> Moments:
         if entry.kind == "features":
-            return Moments.from_features(self.rows(entry))
+            return Moments.from_features(self.shown_rows(entry))
         pair = self._pairs[entry.name]
         fields = {"mu": as_numpy(self._data[pair.mu]), "sigma": as_numpy(self._data[pair.sigma])}
         return moments_from_arrays(fields, {}, str(self.path))

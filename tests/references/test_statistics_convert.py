@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from statistics_worlds import COUNT, DIM, SPATIAL, WRITERS, features, named, pair, write
 
+from fdr.cli import run
 from fdr.cli.convert import FORMATS
 from fdr.errors import InputError
 from fdr.moments import Moments
@@ -174,3 +176,12 @@ def test_nothing_is_half_written_and_a_file_is_not_its_own_target(tmp_path: Path
         convert(write("edm2", tmp_path), tmp_path / "o.npz")
     convert(source, tmp_path / "dry.npz", dry_run=True)
     assert not (tmp_path / "o.npz").exists() and not (tmp_path / "dry.npz").exists()
+
+
+def test_the_reading_of_features_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "f.npy", np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32))
+    command = ["convert", str(tmp_path / "f.npy"), str(tmp_path / "m.npz")]
+    assert run(command) == 0
+    assert re.search(r"f.npy: \S+: 50/50 rows", capsys.readouterr().err)
+    assert run([*command[:2], str(tmp_path / "again.npz"), "-q"]) == 0
+    assert capsys.readouterr().err == ""
