@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from fdr.generators.weight_sets import ADVICE, ONLINE, TRAINED_KEYS, TakenWeight
 INDEX_SUFFIX = ".index.json"
 """The end of the name of a file that says which shard of a checkpoint holds which tensor."""
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_SHARD = re.compile(r"-\d+-of-0*(\d+)\.")
 _WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 """Parts of names that torch.compile, FSDP and activation checkpointing put in."""
 
@@ -51,7 +53,9 @@ def load_weights(
         tensors = _completed(tensors, next(iter(sets.trained.values())), network, path, found)
     faults = copy_state(network, tensors if adapt is None else adapt(tensors))
     if faults:
-        raise WeightsError(f"{str(path)!r} does not fit the architecture of {name}: {faults}; check {to_check}.")
+        match = _SHARD.search(path.name)
+        shard = "" if match is None else f" It is one of {match[1]} shards; name their folder."
+        raise WeightsError(f"{str(path)!r} does not fit the architecture of {name}: {faults}; check {to_check}.{shard}")
     return TakenWeights(found, tuple(sets.labels()), note or "")
 
 

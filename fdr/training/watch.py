@@ -105,7 +105,7 @@ class Watch:
 
     def losses(self, step: int, taken: int) -> str | None:
         """A sentence on a run of which most steps were skipped."""
-        if taken >= step / 2:
+        if taken == 0 or taken >= step / 2:  # the verdict says that none was taken
             return None
         return f"{step - taken} of {step} steps were skipped; of the last one the reason is: {self.fault}"
 

@@ -215,6 +215,8 @@ def test_shards_and_folders(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {name: file for file, held in files.items() for name in held}}))
     assert is_state(load(tmp_path), TRAINED) and is_state(load(index), TRAINED)
+    with pytest.raises(WeightsError, match=r"does not fit .* It is one of 2 shards; name their folder"):
+        load(tmp_path / next(iter(files)))
     with pytest.raises(InputError, match="holds weights alone; name their network with arch"):
         fdr.load_generator(tmp_path)
     (tmp_path / "unet").mkdir()
