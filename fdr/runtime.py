@@ -24,7 +24,7 @@ DTYPES = ("float32", "bf16")
 
 def cache_home() -> Path:
     """Where `fdr` keeps its own files: `$FDR_CACHE`, else `$XDG_CACHE_HOME/fdr`, else `~/.cache/fdr`."""
-    own = os.environ.get("FDR_CACHE")
+    own = os.environ.get("FDR_CACHE", "").strip()
     if own:
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -41,7 +41,7 @@ def weights_dirs(explicit: str | os.PathLike[str] | None = None) -> list[Path]:
     dirs: list[Path] = []
     if explicit is not None:
         dirs.append(Path(explicit).expanduser())
-    env = os.environ.get("FDR_WEIGHTS")
+    env = os.environ.get("FDR_WEIGHTS", "").strip()
     if env:
         dirs.append(Path(env).expanduser())
     dirs.append(cache_home() / "weights")

@@ -82,7 +82,8 @@ def cli(ctx: click.Context) -> None:
 
     Images go through encoders to features, features become moments, two moments give a Fréchet Distance.
     """
-    load_config(ctx, COMMANDS)
+    if not {"-h", "--help"} & set(ctx.obj or ()):  # help is there when the configuration is broken, too
+        load_config(ctx, COMMANDS)
 
 
 def main(args: list[str] | None = None) -> None:

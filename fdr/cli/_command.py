@@ -51,11 +51,16 @@ class Command(click.Command):
         return None if meaning is None else f"as a metric, {word} {meaning}."
 
     def invoke(self, ctx: click.Context) -> Any:
-        check_origins(ctx, is_trusting=trusts(ctx))
+        if self.measures(ctx):
+            check_origins(ctx, is_trusting=trusts(ctx))
         check_outputs(ctx)
         if ctx.params.get("dry_run") and not ctx.params.get("quiet"):
             tell_origins(ctx)
         return super().invoke(ctx)
+
+    def measures(self, ctx: click.Context) -> bool:
+        """False where nothing runs that the configuration could name."""
+        return True
 
     def _given(self, ctx: click.Context, args: list[str]) -> Mapping[str, Any]:
         """All values of the command line by parameter, where click would keep the last of an option."""

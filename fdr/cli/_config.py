@@ -110,7 +110,7 @@ def _parsed(path: Path) -> dict[str, Any] | None:
         raise InputError(f"{path} cannot be read ({error}), and may hold options of fdr; mend it.") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         bare = _BARE.search(text)
-        hint = "" if bare is None else f'; quote names with a colon: "{bare[1]}" = ...'
+        hint = "" if bare is None else f'; quote names with a colon: "{bare[1]}" = 3.0'
         raise InputError(f"{path} is not valid TOML ({error}), and may hold options of fdr{hint}.") from error
 
 

@@ -22,9 +22,15 @@ if TYPE_CHECKING:
     from fdr.report import Report
 
 
+class _Command(_options.Command):
+    def measures(self, ctx: click.Context) -> bool:
+        """Reports are read only."""
+        return not any(map(_is_json, ctx.params["inputs"]))
+
+
 @click.command(
     "check",
-    cls=_options.Command,
+    cls=_Command,
     epilog="Examples:\n\n  fdr check report.json --max fd:inception=3.0 --max fdr_k=4\n\n"
     "  fdr check report.json --baseline origin/main:fdr.json --tolerance 1%\n\n"
     "  fdr check samples.npz --ref stats.npz --reps inception --max fd:inception=3.0 --junit fdr.xml\n\n"

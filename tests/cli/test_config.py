@@ -45,10 +45,10 @@ EVAL = ("eval", "a.npz", "--ref", "b.npz", "--reps", "random", "--no-cache", "-q
     [
         (
             {"pyproject.toml": "[tool.fdr.check]\nmax = {fd:random = 3}\n"},
-            'quote names with a colon: "fd:random" = ...',
+            'quote names with a colon: "fd:random" = 3.0',
         ),
-        ({"pyproject.toml": "[tool.fdr.check.max]\nfd:random = 3.0\n"}, 'quote names with a colon: "fd:random" = ...'),
-        ({"fdr.toml": "[check.max]\n  is:adm:inception = 3.0\n"}, 'quote names with a colon: "is:adm:inception" = ...'),
+        ({"pyproject.toml": "[tool.fdr.check.max]\nfd:random = 3.0\n"}, 'quote names with a colon: "fd:random" = 3.0'),
+        ({"fdr.toml": "[check.max]\n  is:adm:inception = 3.0\n"}, 'quote names with a colon: "is:adm:inception" = 3.0'),
         ({"pyproject.toml": "[tool.ruff\n"}, "pyproject.toml is not valid TOML"),
         ({"pyproject.toml": "[tool.fdr\n", "fdr.toml": "[eval]\n"}, "pyproject.toml is not valid TOML"),
         ({"fdr.toml": "[check\n", "pyproject.toml": "[tool.fdr.eval]\n"}, "fdr.toml is not valid TOML"),
@@ -78,6 +78,7 @@ def test_a_configuration_that_cannot_be_read_is_no_configuration_without_limits(
         monkeypatch.chdir(folder)
         got = fdr_command("check", place / "a.npz")
         assert got.code == 2 and sentence in got.err and len(got.err.splitlines()) == 1, got.err
+    assert fdr_command("check", "--help").code == 0
 
 
 def test_the_commands_of_a_group_have_sections_of_their_own(fdr_command, place: Path) -> None:
@@ -179,6 +180,12 @@ def test_a_configuration_names_no_code(fdr_command, place: Path, command: str, t
         assert got.code == 2 and asked in got.err and "Traceback" not in got.err, got.err
         assert not (place / "ran").exists()
         (place / file).unlink()
+
+
+def test_a_report_is_checked_whatever_would_measure_samples(fdr_command, place: Path) -> None:
+    assert fdr_command(*EVAL, "--json", "r.json").code == 0
+    (place / "fdr.toml").write_text('[check]\nreps = "py:trap:make"\nmax = {"fd:random" = 1e9}\n')
+    assert fdr_command("check", "r.json").code == 0 and not (place / "ran").exists()
 
 
 def test_trust_and_typing_make_it_the_users_own(fdr_command, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
