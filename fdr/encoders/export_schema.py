@@ -12,6 +12,7 @@ import enum
 import functools
 import json
 import keyword
+import math
 import re
 import types
 import typing
@@ -27,6 +28,9 @@ MAX_DEPTH = 64
 """Levels of nested parts, tree specifications and expressions; a network has some ten."""
 MAX_TEXT = 10_000
 """Characters of an expression."""
+MAX_CHOICES, MAX_SYMBOLS, MAX_TERMS = 12, 8, 200
+"""Maxima and remainders, free sizes, and summands (once multiplied out) of one expression: sympy's time doubles with
+each of them, and a network's sizes have a few."""
 
 
 class Refused(Exception):
@@ -186,13 +190,46 @@ Gt Ge Equality Unequality StrictLessThan StrictGreaterThan LessThan GreaterThan 
     """
 )
 """What torch writes into the sizes of a network with a free batch dimension, or of one for images of any size."""
+_CHOICES = frozenset(("Max", "Min", "Mod", "PythonMod", "ModularIndexing", "Where", "And", "Or"))
 _POWERS = frozenset(("Pow", "PowByNatural", "FloatPow"))
 _ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Div, ast.Mod)
 _SIGNS = (ast.USub, ast.UAdd)
 
 
 def _check_expression(text: str) -> None:
-    _check_size(_parse(text, "the shape"), text)
+    tree = _parse(text, "the shape")
+    _check_size(tree, text)
+    nodes = list(ast.walk(tree))
+    calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    choices = [call for call in calls if typing.cast(ast.Name, call.func).id in _CHOICES]
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    symbols = texts | {node.id for node in nodes if isinstance(node, ast.Name) and _SYMBOL.fullmatch(node.id)}
+    is_small = len(choices) <= MAX_CHOICES and len(symbols) <= MAX_SYMBOLS and _terms(tree) <= MAX_TERMS
+    _require(
+        is_small and all(len(call.args) <= 4 for call in choices), f"has the shape {text[:60]!r}, which is too long"
+    )
+
+
+def _terms(node: ast.expr) -> int:
+    """The summands of an expression when its products are multiplied out; raises `Refused` for a part with too many."""
+    match node:
+        case ast.Call(func=ast.Name(id="Add"), args=parts):
+            terms = sum(map(_terms, parts))
+        case ast.Call(func=ast.Name(id="Mul"), args=parts):
+            terms = math.prod(map(_terms, parts))
+        case ast.Call(func=ast.Name(id=name), args=[base, _]) if name in _POWERS:
+            terms = _terms(base) ** 8
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub(), right=right):
+            terms = _terms(left) + _terms(right)
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            terms = _terms(left) * _terms(right)
+        case ast.BinOp(left=base, op=ast.Pow()):
+            terms = _terms(base) ** 8
+        case _:
+            inside = [_terms(part) for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
+            terms = max(inside, default=1) if isinstance(node, ast.UnaryOp) else 1
+            _require(all(count <= MAX_TERMS for count in inside), "has a shape with too many summands")
+    return terms
 
 
 def _check_size(node: ast.expr, text: str, depth: int = 0, may_be_power: bool = True) -> None:

@@ -180,6 +180,7 @@ def another_entry(program: dict[str, Any]) -> None:
 
 
 TOUCH = "__import__('pathlib').Path(MARKER).touch()"
+SUM = "Add(" + ", ".join(f"Symbol('s{i}')" for i in range(7)) + ")"
 ATTACKS: dict[str, Change] = {
     "a guard": lambda p: p.update(guards_code=[f"{TOUCH} or True"]),
     "a guard behind a good one": lambda p: p.update(guards_code=["L['x'].size()[0] != 7", f"({TOUCH}, True)[1]"]),
@@ -199,6 +200,9 @@ ATTACKS: dict[str, Change] = {
     "a shape": replaced("Symbol(", f"Symbol({TOUCH} or "),
     "a shape's symbol": replaced("Symbol('s", "Symbol('s') + exit('"),
     "a power without end": replaced("Symbol(", "Pow(Integer(9), Integer(999999999)) * Symbol("),
+    "a maximum of many": replaced("Symbol(", "Max(" + ", ".join(f"Symbol('s{i}')" for i in range(100)) + ") * Symbol("),
+    "products of sums": replaced("Symbol(", "Mul(" + ", ".join([SUM] * 12) + ") * Symbol("),
+    "many signs": replaced("Symbol(", "-" * 90 + "Symbol("),
     "a tower of powers": replaced("Symbol(", "Pow(Pow(Integer(9), Integer(8)), Integer(8)) * Symbol("),
     "a dotted operator": lambda p: relu(p).update(target="torch.hub.load_state_dict_from_url"),
     "an operator's inner part": lambda p: relu(p).update(target="torch.ops.aten.relu.py_impl"),
