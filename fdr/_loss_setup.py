@@ -16,10 +16,9 @@ from fdr._loss_encoders import AUTOCASTS, modes_kept
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.registry import encoder_called, load_encoders
 from fdr.errors import FdrWarning, InputError, unknown
-from fdr.images.facts import Preprocessing
+from fdr.images.facts import Preprocessing, other_preprocessing
 from fdr.moments import Moments
 from fdr.reference import Reference, check_one_encoder_each, find_reference, reference_for
-from fdr.sanity import other_preprocessing
 
 
 def load_named(

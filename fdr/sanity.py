@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fdr.images.facts import FORMATS, Preprocessing
+from fdr.images.facts import FORMATS, Preprocessing, other_preprocessing
 
 if TYPE_CHECKING:
     from fdr.extraction import Extraction
@@ -58,31 +58,6 @@ def image_set(extraction: Extraction) -> ImageSet | None:
         return None
     images = images[np.argsort(images["row"], kind="stable")]  # several ranks give theirs one after the other
     return ImageSet(source.name, images, source.ids, source.digest, source.policy["crop"] != "none")
-
-
-def other_preprocessing(samples: Preprocessing | None, reference: Preprocessing | None, name: str) -> str | None:
-    """Samples of another size than the images of the reference, or cropped in another way."""
-    if samples is None or reference is None or not (samples.is_uniform or reference.is_uniform):
-        return None
-    is_same_size = (samples.width, samples.height) == (reference.width, reference.height)
-    if is_same_size and samples.is_uniform == reference.is_uniform:
-        if "none" in (samples.crop, reference.crop) or samples.crop == reference.crop:
-            return None
-        return (
-            f"The samples were brought to their size with {samples.flags}, but the images of the reference {name!r} "
-            f"with {reference.flags}: FD sees the difference; give both the same options."
-        )
-    made = f", made with {reference.flags}" if reference.flags else ""
-    if samples.crop not in ("none", reference.crop):
-        advice = f"{samples.flags} changes the samples alone; leave it out, or make the reference with it (fdr stats)"
-    elif reference.flags not in ("", samples.flags):
-        advice = f"give the samples {reference.flags}, too"
-    else:
-        advice = "bring both to one size, such as with --crop adm --size PX, which fdr stats takes too"
-    return (
-        f"The samples are {samples}, but the images of the reference {name!r} are {reference}{made}: FD sees the "
-        f"difference; {advice}."
-    )
 
 
 def doubts(

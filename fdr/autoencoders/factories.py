@@ -11,9 +11,9 @@ from torch import nn
 
 from fdr.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
 from fdr.autoencoders.objects import AutoencoderOptions, check_object, identity_of, wrap
-from fdr.encoders.factories import find_factory, source_digest
 from fdr.encoders.identity import UNKNOWN
 from fdr.encoders.libraries import first_line
+from fdr.encoders.user_code import find_factory, source_digest
 from fdr.errors import FdrError, InputError, WeightsError
 from fdr.generators.checkpoints import load_weights
 

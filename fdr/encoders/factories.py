@@ -7,21 +7,17 @@ float32 images [B, 3, H, W] in [0, 1] to [B, D].
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.callables import CallableEncoder
 from fdr.encoders.identity import UNKNOWN
 from fdr.encoders.libraries import first_line
-from fdr.errors import FdrError, InputError, unknown
+from fdr.encoders.user_code import find_factory, source_digest
+from fdr.errors import FdrError, InputError
 
 
 def load(name: str, options: EncoderOptions) -> AbstractEncoder:
@@ -30,16 +26,6 @@ def load(name: str, options: EncoderOptions) -> AbstractEncoder:
     if not module_name or not factory_name:
         raise InputError(f"Encoder {name!r} is not of the form py:MODULE:FACTORY, for example py:my_encoder:make.")
     return made_by(find_factory(module_name, factory_name, f"Encoder {name!r}"), name, options)
-
-
-def find_factory(module_name: str, factory_name: str, asked_by: str) -> Callable[..., Any]:
-    """The callable of that name. Raises `InputError` for a module that fails, and for another name."""
-    module = import_named(module_name, asked_by)
-    factory = getattr(module, factory_name, None)
-    if not callable(factory):
-        choices = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise unknown(f"factory of module {module_name}", factory_name, choices, f"Asked for by {asked_by}.")
-    return factory
 
 
 def made_by(factory: Callable[..., Any], name: str, options: EncoderOptions) -> AbstractEncoder:
@@ -87,26 +73,3 @@ def _identity(factory: Callable[..., Any], weights: str) -> str:
     if weights == UNKNOWN:
         return f"source:{source[:16]}"
     return hashlib.sha256(f"{source} {weights}".encode()).hexdigest()
-
-
-def source_digest(factory: Callable[..., Any]) -> str:
-    """sha256 of the file that a factory is in; of nothing where it is in none."""
-    file = getattr(sys.modules.get(getattr(factory, "__module__", "")), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes() if file and os.path.isfile(file) else b"").hexdigest()
-
-
-def import_named(module: str, asked_by: str) -> ModuleType:
-    """The module that a user named, from the current folder too, as `python -m` has it.
-
-    Raises `InputError` for whatever its import raises, beginning with `asked_by`.
-    """
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        return importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # what a user's module raises at import is anything
-        raise InputError(
-            f"{asked_by}: importing {module!r} failed with {type(error).__name__}: {first_line(error)}; it is "
-            "looked for in the current folder and among the installed packages."
-        ) from error

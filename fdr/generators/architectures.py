@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from fdr.encoders.diffusers_folder import is_repository
 from fdr.encoders.export_archive import load_export
-from fdr.encoders.factories import find_factory, source_digest
 from fdr.encoders.libraries import first_line
 from fdr.encoders.torchscript_archive import is_archive, load_archive
+from fdr.encoders.user_code import find_factory, source_digest
 from fdr.encoders.weights import file_digest
 from fdr.errors import FdrError, InputError, unknown
 from fdr.generators.base import Architecture, refuse_empty
