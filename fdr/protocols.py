@@ -49,6 +49,4 @@ def check_is_free(protocol: Protocol, has_encoders: bool, has_metrics: bool) -> 
         (has_metrics, "--metrics", ", ".join(protocol.metrics)),
     ):
         if is_chosen:
-            raise InputError(
-                f"Protocol {protocol.name!r} fixes {option} to {fixed}; leave out that option, or the protocol."
-            )
+            raise InputError(f"Protocol {protocol.name!r} measures {fixed} alone; leave out {option}, or the protocol.")

@@ -211,7 +211,7 @@ def test_a_reference_without_spatial_moments_is_refused_for_sfid(samples: Path, 
 def test_a_protocol_fixes_encoder_and_metrics(samples: Path, real: Path) -> None:
     for chosen in ({"encoders": "inception"}, {"metrics": "fd"}):
         with pytest.raises(
-            InputError, match=r"Protocol 'adm' fixes (encoders|metrics) to .* leave out that option, or the protocol"
+            InputError, match=r"Protocol 'adm' measures .*; leave out (encoders|metrics), or the protocol"
         ):
             fdr.evaluate(samples, real, protocol="adm", **chosen)
     with pytest.raises(InputError, match=r"Unknown protocol 'amd'; did you mean 'adm'"):

@@ -188,8 +188,11 @@ def test_bad_input_is_one_sentence_and_exit_code_2(fdr_command, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--protocol", "adm", "--reps", "dinov2"], r"Protocol 'adm' fixes --reps to inception"),
-        (["--protocol", "adm", "--metrics", "is"], r"Protocol 'adm' fixes --metrics to is:adm, fd, sfid"),
+        (["--protocol", "adm", "--reps", "dinov2"], r"Protocol 'adm' measures inception alone; leave out --reps, or"),
+        (
+            ["--protocol", "adm", "--metrics", "is"],
+            r"Protocol 'adm' measures is:adm, fd, sfid.*leave out --metrics, or",
+        ),
         (["--protocol", "adn"], "'adn' is not"),
         (["--reps", "random", "--metrics", "sfid"], "needs the output 'spatial', which random does not give"),
         (["--reps", "random", "--metrics", "recall"], "need images of the reference"),
