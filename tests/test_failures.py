@@ -139,7 +139,7 @@ def test_memory_for_numbers(
 def test_memory_for_distances_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
     features = np.random.default_rng(0).normal(size=(2, 20, 4))
     monkeypatch.setattr("fdr.frechet.frechet_terms", refused)
-    with pytest.raises(RunError, match='for the Fréchet distance; use device="cpu"') as caught:
+    with pytest.raises(RunError, match="for the Fréchet distance; use device='cpu'") as caught:
         fdr.frechet_distance(*features)
     assert isinstance(caught.value.__cause__, MemoryError)
     monkeypatch.setattr("fdr._sums.Sums.add", refused)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from fdr import frechet
 from fdr.errors import FdrWarning, InputError, RunError
-from fdr.frechet import fd_ratio, fdr_k, frechet_distance, frechet_terms
+from fdr.frechet import frechet_distance, frechet_terms
 from fdr.moments import Moments
+from fdr.ratio import fd_ratio, fdr_k
 
 
 def gaussian(mu: Any, sigma: Any) -> Moments:
