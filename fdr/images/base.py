@@ -156,7 +156,7 @@ class ImageSource(ABC):
                 f"{self.name} has {total} images that can be measured, and beside them {told}: more than the share of "
                 f"{self.options.max_bad:.4g} that may be left out; convert or remove those, or raise --max-bad."
             )
-        warnings.warn(f"{self.name}: left out beside {total} images: {told}.", FdrWarning, stacklevel=2)
+        warnings.warn(f"{self.name}: beside {total} images, these are left out: {told}.", FdrWarning, stacklevel=2)
 
     @abstractmethod
     def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:

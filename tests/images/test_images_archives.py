@@ -133,7 +133,7 @@ def test_what_is_not_measured_is_counted_by_what_it_is(tmp_path, container):
     path = tmp_path / f"x.{container}"
     write = {"folder": write_files, "zip": write_zip, "tar": write_tar}[container]
     write(path, files | aside | mac)
-    with pytest.warns(FdrWarning, match="left out beside 8 images"):
+    with pytest.warns(FdrWarning, match="beside 8 images, these are left out"):
         source = open_images(path)
     expected = {"thumbs/": 1, "@eaDir/": 1, ".thumbnails/": 1, "in hidden files and folders": 1, ".npz": 1}
     assert dict(source.left_out) == expected and len(source) == 8
