@@ -184,6 +184,7 @@ def test_samples_leave_a_report_each_time(seen: Callable[..., list[str]], tmp_pa
     ]  # fmt: skip
     (tmp_path / "a runner's temp" / "fdr-report.json").touch()
     assert "TEMP/fdr-report-2.json" in seen(samples="c.npz")
+    assert seen(samples="c.npz", args="--report own.json") == ["check", "--report", "own.json", "--", "c.npz"]
 
 
 def test_an_open_quote_is_one_sentence(runner: dict[str, str]) -> None:
