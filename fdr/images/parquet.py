@@ -92,7 +92,7 @@ def _open(path: Path) -> Any:
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise InputError(f"{path} needs the package pyarrow, which is not installed: pip install pyarrow.") from None
-    return ParquetFile(path, buffer_size=_BUFFER, page_checksum_verification=True)
+    return ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True)
 
 
 def _damaged(path: Path, error: Exception) -> InputError:

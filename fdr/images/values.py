@@ -33,8 +33,8 @@ def is_array(value: Any) -> bool:
 
 def is_pil(value: Any) -> bool:
     """True for a PIL image, without importing PIL."""
-    module = sys.modules.get("PIL.Image")
-    return module is not None and isinstance(value, module.Image)
+    kind = getattr(sys.modules.get("PIL.Image"), "Image", None)  # None while another thread imports the module
+    return kind is not None and isinstance(value, kind)
 
 
 def image_of(item: Any) -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from fdr.errors import InputError
 from fdr.images import ImageOptions, open_images
+from fdr.images.values import is_pil
 from fdr.statistics import is_statistics_file
 
 COUNT = 5
@@ -131,6 +134,14 @@ def test_the_digest_of_a_dataset_is_that_of_its_pixels() -> None:
     digests = {open_images(Items(ITEMS[name])).digest for name in ("image", "label", "png bytes", "undecoded")}
     assert len(digests) == 1
     assert open_images(Items(PILS[:4])).digest not in digests
+
+
+def test_encoded_images_are_read_while_pillow_is_being_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_images(Items(PNGS))
+    monkeypatch.setitem(sys.modules, "PIL.Image", ModuleType("PIL.Image"))  # as a thread finds it that comes second
+    assert not is_pil(PNGS[0])
+    monkeypatch.undo()
+    assert len(read_all(source)) == COUNT and is_pil(PILS[0])
 
 
 # Patterns
@@ -346,7 +357,7 @@ def test_damaged_parquet(tmp_path: Path) -> None:
 
 def test_without_pyarrow_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1\0\0\0\0")
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     refused(tmp_path / "a.parquet", r"a\.parquet needs the package pyarrow, .*: pip install pyarrow")
 
 
@@ -384,5 +395,5 @@ def test_hugging_face_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_without_datasets_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
     refused("hf-dataset:uoft-cs/cifar10:test", "needs the package datasets, .*: pip install datasets")
