@@ -65,6 +65,12 @@ def test_names_that_only_a_user_may_say(places: tuple[Path, Path], name: str, wh
     assert "declared_code" not in sys.modules
 
 
+def test_the_generator_of_the_demo_is_declared() -> None:
+    point = find_declared(GENERATORS, "fdr.demo_generator:Decoder")
+    assert point is not None and load_declared(point).__name__ == "Decoder"
+    assert find_declared(GENERATORS, "fdr.demo_generator:pretrain") is None
+
+
 def test_what_is_declared_is_loaded_from_where_it_is_installed(places: tuple[Path, Path]) -> None:
     site, here = places
     point = find_declared(ENCODERS, "Mine")
