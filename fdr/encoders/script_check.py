@@ -17,6 +17,10 @@ MAX_TEXT = 20_000
 """Characters of a text, or parts of a tuple, that the compiler may build: every further use of it may double it."""
 
 
+MAX_TRIPS = 1 << 30
+"""Rounds of a loop without a condition; a network has as many as layers or pixels."""
+
+
 class Refused(Exception):
     """Something that no network needs, as half a sentence that follows the name of the file."""
 
@@ -248,5 +252,13 @@ def _check_node(node: Any) -> None:
     is_known = name in _PRIM if namespace == "prim" else is_tensor_operator(namespace, name)
     if not is_known and not (namespace == "aten" and name in _SCRIPT):
         raise Refused(f"uses the operator {kind!r}")
+    if kind == "prim::Loop" and _is_endless(node):
+        raise Refused("has a loop that never ends")
     if name == "CreateObject" and "torch.classes" in str(node.output().type()):
         raise Refused(f"makes a {str(node.output().type())!r}")
+
+
+def _is_endless(loop: Any) -> bool:
+    """True for `while True`, and for a `for` over more numbers than anything counts to."""
+    trips, goes_on = next(loop.inputs()).toIValue(), next(next(loop.blocks()).outputs()).toIValue()
+    return goes_on is True and isinstance(trips, int) and trips > MAX_TRIPS

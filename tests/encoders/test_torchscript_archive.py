@@ -48,6 +48,35 @@ class Saves(nn.Module):
         return images
 
 
+class Waits(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        rounds = 0
+        while rounds < 1:
+            images = images / 2
+            rounds = 0
+        return images
+
+
+class Counts(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        for _ in range(1000000000000):
+            images = images / 2
+        return images
+
+
+class Halves(nn.Module):
+    """Loops that end."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        while bool(images.abs().max() > 0.1):
+            images = images / 2
+        for row in range(images.shape[0]):
+            if row > 2:
+                break
+            images = images + row
+        return images
+
+
 class Attends(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +115,7 @@ def edited(source: Path, target: Path, change: Callable[[str], str]) -> Path:
     return target
 
 
-@pytest.mark.parametrize("network", [Net(), Attends(), nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)])
+@pytest.mark.parametrize("network", [Net(), Attends(), Halves(), nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)])
 def test_a_sound_script_gives_the_values_of_its_network(network: nn.Module, tmp_path: Path) -> None:
     images = IMAGES if not isinstance(network, nn.TransformerEncoderLayer) else IMAGES[:, 0]
     loaded = load_archive(save(network, tmp_path / "net.pt"))
@@ -200,6 +229,12 @@ def test_operators_that_touch_files_or_print_are_refused(
     with pytest.raises(WeightsError, match=f"uses the operator '{operator}'.*{REFUSED}"):
         load_archive(save(network, tmp_path / "net.pt"))
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("network", [Waits(), Counts()])
+def test_a_loop_that_never_ends_is_refused(network: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=f"has a loop that never ends.*{REFUSED}"):
+        load_archive(save(network, tmp_path / "net.pt"))
 
 
 @pytest.mark.parametrize(
