@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from fdr.errors import FdrError, InputError, RunError
-from fdr.files import write_atomically
+from fdr.files import DAMAGE, write_atomically
 from fdr.group import SOLO, Group, part_of
 from fdr.progress import Progress
 from fdr.runtime import available_cpus, cache_home
@@ -145,12 +145,12 @@ def _hash(key: str, done: Callable[[int], None]) -> list:
         with open(key, "rb", buffering=0) as file:
             before = _identity(os.fstat(file.fileno()))
             digest = _sha256(file, done)
-            if key.endswith(".npz"):
+            if key.lower().endswith(".npz"):
                 _check_stored(key)
             changed = _identity(os.fstat(file.fileno())) != before
     except OSError as error:
         return [f"unreadable: {error.strerror}"]
-    except zipfile.BadZipFile as error:
+    except DAMAGE as error:
         return [f"{_DAMAGED}{error}"]
     return [digest] if changed else [*before, digest]
 

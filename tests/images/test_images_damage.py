@@ -91,14 +91,15 @@ def test_no_flipped_bit_in_an_npz_gives_other_images(tmp_path, name):
 
 
 def test_a_flipped_bit_in_a_stored_npz_names_the_array(tmp_path):
-    path = tmp_path / "x.npz"
+    path = tmp_path / "X.NPZ"
     noise = np.random.default_rng(0).integers(0, 256, (99, 30, 30, 3), dtype=np.uint8)
-    np.savez(path, noise)
+    with path.open("wb") as file:
+        np.savez(file, noise)
     data = bytearray(path.read_bytes())
     data[data.index(noise[70].tobytes())] ^= 16
     path.write_bytes(data)
     with pytest.raises(
-        InputError, match=r"x\.npz is damaged: its member 'arr_0\.npy' does not agree with its checksum"
+        InputError, match=r"X\.NPZ is damaged: its member 'arr_0\.npy' does not agree with its checksum"
     ):
         _ = open_images(path).digest
     with pytest.raises(InputError, match="checksum"):
