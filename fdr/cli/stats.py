@@ -111,6 +111,10 @@ def command(
         _print_written(written, target.path)
 
 
+OTHER_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".npy", ".json", ".csv", ".zip", ".tar", ".safetensors")
+"""Ends of names that mean a file, and none that is written here; a folder of such a name would surprise."""
+
+
 @dataclass(frozen=True)
 class _Target:
     """What -o names: a file of one encoder's moments, or a folder."""
@@ -126,7 +130,13 @@ class _Target:
         from fdr.encoders.registry import parse_encoders
 
         path = Path(out)
-        named = None if out.endswith(("/", os.sep)) or path.is_dir() else SUFFIXES.get(path.suffix.lower())
+        suffix = "" if out.endswith(("/", os.sep)) or path.is_dir() else path.suffix.lower()
+        if suffix in OTHER_SUFFIXES:
+            raise click.UsageError(
+                f"A reference is written as *.npz or *.h5, or as a folder; {out!r} is neither. fdr convert turns an npz "
+                "into the formats of other tools."
+            )
+        named = SUFFIXES.get(suffix)
         if named is None:
             return cls(path, file_format or "h5", is_file=False)
         if file_format not in (None, named):

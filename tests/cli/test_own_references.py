@@ -194,6 +194,7 @@ class TestOneFile:
         assert fdr_command(*plain, "-o", "one.npz").code == 0
         for arguments, sentence in (
             ((*plain[:3], "random,random:1", "-o", "s.npz"), "and --reps names 2; name a folder, such as -o s/"),
+            ((*plain, "-o", "s.pkl"), "written as *.npz or *.h5, or as a folder; 's.pkl' is neither"),
             ((*plain, "-o", "s.npz", "--format", "h5"), "--format h5 goes with another name than 's.npz'"),
             ((*plain, "-o", "other.npz"), "'other.npz' is there and holds no statistics, which would replace it"),
             ((*plain, "-o", "other.npz", "--dry-run"), "holds no statistics"),
