@@ -133,8 +133,8 @@ class _Target:
         suffix = "" if out.endswith(("/", os.sep)) or path.is_dir() else path.suffix.lower()
         if suffix in OTHER_SUFFIXES:
             raise click.UsageError(
-                f"A reference is written as *.npz or *.h5, or as a folder; {out!r} is neither. fdr convert turns an npz "
-                "into the formats of other tools."
+                f"A reference is written as *.npz or *.h5, or as a folder; {out!r} is neither. fdr convert turns an "
+                "npz into the formats of other tools."
             )
         named = SUFFIXES.get(suffix)
         if named is None:
