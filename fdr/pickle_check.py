@@ -11,6 +11,7 @@ import os
 import pickle
 import pickletools
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,16 +29,23 @@ def check_torch_file(path: str | os.PathLike[str]) -> None:
     Raises `zipfile.BadZipFile` for the first, `pickle.UnpicklingError` for the second, `OSError` for a file that cannot
     be read. Other damage of the pickle is left to torch.
     """
+    if zipfile.is_zipfile(path):
+        check_zip(path)
+    for file in pickles_in(path):
+        check_pickle(file)
+
+
+def pickles_in(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """The pickles of a torch file; each is to be read to its end before the next one is asked for."""
     if not zipfile.is_zipfile(path):
         with open(path, "rb") as file:
             for _ in range(_LEGACY_PICKLES):
-                check_pickle(file)
+                yield file
         return
-    check_zip(path)
     with zipfile.ZipFile(Path(path)) as archive:
         for member in archive.infolist():
             if member.filename.endswith("data.pkl"):
-                check_pickle(io.BytesIO(archive.read(member)))
+                yield io.BytesIO(archive.read(member))
 
 
 def check_pickle(file: IO[bytes]) -> None:

@@ -7,7 +7,6 @@ imported, called or filled. Names of Python's own functions are no options of a 
 
 from __future__ import annotations
 
-import io
 import pickle
 import pickletools
 import sys
@@ -18,17 +17,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from fdr.errors import WeightsError
+from fdr.pickle_check import pickles_in
 
-LARGEST_PICKLE = 1 << 26
-"""Bytes of the structure of a checkpoint (its names and shapes) that are searched for names of objects."""
 _PLAIN = {"int", "float", "complex", "bool", "str", "bytes", "bytearray", "list", "dict", "tuple", "set", "frozenset"}
 _PLAIN |= {"object", "slice", "range"}
 _DATA_MODULES = {"argparse", "pathlib", "collections", "datetime", "decimal", "fractions", "enum", "typing", "uuid"}
 _DATA_NAMES = {"types.SimpleNamespace", "copyreg._reconstructor", "_codecs.encode"}
 _DATA_NAMES |= {f"builtins.{name}" for name in _PLAIN}
 _OLD_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-_LEGACY_PICKLES = 4
-"""A torch file from before 1.6 begins with a magic number, a version, facts of the machine, and the object."""
 
 
 def load_inert(path: Path) -> Any:
@@ -38,7 +34,7 @@ def load_inert(path: Path) -> Any:
     """
     import torch
 
-    names = sorted(_globals_of(path))
+    names = sorted({name for file in pickles_in(path) for name in _globals_in(file)})
     refused = [name for name in names if not _is_data(name)]
     if refused:
         raise WeightsError(
@@ -53,24 +49,8 @@ def load_inert(path: Path) -> Any:
 
 def class_of(value: Any) -> str | None:
     """The name of the class that an empty stand-in is there for; None for anything else."""
-    return getattr(value, "stands_for", None) if type(value) is OrderedDict and not value else None
-
-
-def _globals_of(path: Path) -> set[str]:
-    """The names of classes and functions in the pickle of a torch file."""
-    found: set[str] = set()
-    if not zipfile.is_zipfile(path):
-        with open(path, "rb") as file:
-            for _ in range(_LEGACY_PICKLES):
-                found |= _globals_in(file)
-        return found
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if member.filename.endswith("/data.pkl"):
-                if member.file_size > LARGEST_PICKLE:
-                    raise pickle.UnpicklingError("its structure is too large")
-                found |= _globals_in(io.BytesIO(archive.read(member)))
-    return found
+    name = getattr(value, "stands_for", None) if type(value) is OrderedDict and not value else None
+    return name[:100] if isinstance(name, str) else None  # the file may have put something else there
 
 
 def _globals_in(file: IO[bytes]) -> set[str]:

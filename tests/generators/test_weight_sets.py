@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fdr
+from fdr.encoders.inert_objects import class_of
 from fdr.errors import FdrWarning, InputError, WeightsError
 from fdr.generators.source import GeneratorSource
 from fdr.generators.weight_sets import weight_sets
@@ -255,6 +256,14 @@ def test_an_average_that_is_an_object_is_not_passed_over_in_silence(tmp_path: Pa
     ):
         loaded = load(tmp_path / "a.pt")
     assert is_state(loaded, TRAINED) and "cannot be read" in loaded.weights.note
+
+
+def test_a_state_that_posed_as_a_class_is_not_printed() -> None:
+    held: Any = collections.OrderedDict()
+    held.stands_for = [[]]
+    assert class_of(held) is None
+    held.stands_for = "x" * 1000
+    assert class_of(held) == "x" * 100
 
 
 def test_of_two_networks_that_fit_the_one_of_a_trainers_name_is_taken(tmp_path: Path) -> None:
