@@ -100,7 +100,9 @@ def check_writable(path: Path) -> None:
 
 def _is_special(path: Path) -> bool:
     """True for a device or a pipe, which a new file must not replace."""
-    return path.exists() and not path.is_file() and not path.is_dir()
+    with contextlib.suppress(OSError):  # a name that is too long
+        return path.exists() and not path.is_file() and not path.is_dir()
+    return False
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fdr.encoders.inert_objects import class_of, load_inert
 from fdr.errors import WeightsError
-from fdr.files import HEAD_BYTES, stand_in_of, utf8_path
+from fdr.files import DAMAGE, HEAD_BYTES, stand_in_of, utf8_path
 from fdr.pickle_check import check_torch_file
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _load_torch(path: Path, *, is_zip: bool) -> Any:
             return torch.load(readable, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError:
         return _load_with_objects(path)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except DAMAGE as error:
         raise _damaged(path, error) from error
 
 
@@ -163,7 +163,7 @@ def _load_with_objects(path: Path) -> Any:
             f"Weight file {str(path)!r} holds more than tensors or is damaged, and fdr runs no code from weight "
             f"files ({_reason(error)}); save its state dict alone, as .safetensors or with torch.save."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except DAMAGE as error:
         raise _damaged(path, error) from error
 
 
