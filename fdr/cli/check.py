@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
 class _Command(_options.Command):
     def measures(self, ctx: click.Context) -> bool:
-        """Reports are read only."""
-        return not any(map(_is_json, ctx.params["inputs"]))
+        """Reports are read only; one that cannot be read ends the check."""
+        try:
+            return not any(map(_is_json, ctx.params["inputs"]))
+        except InputError:
+            return False
 
 
 @click.command(
