@@ -132,7 +132,7 @@ def _wait_or_give_up(path: Path, deadline: float, timeout: float) -> None:
     time.sleep(0.01)
 
 
-def write_error(error: OSError, folder: Path, needed: int) -> RunError:
+def cache_write_error(error: OSError, folder: Path, needed: int) -> RunError:
     """The sentence for a cache `folder` that cannot be written, where some `needed` more bytes were to go."""
     reason = error.strerror or str(error)
     advice = "pass --cache DIR with another folder, or --no-cache"

@@ -57,7 +57,7 @@ class RunningSums:
             for old in set(replaced) - {path}:
                 old.unlink(missing_ok=True)
         except OSError as error:
-            raise _atomic.write_error(error, path.parent, len(buffer.getvalue())) from error
+            raise _atomic.cache_write_error(error, path.parent, len(buffer.getvalue())) from error
 
     @classmethod
     def load(cls, path: Path, outputs: Iterable[str]) -> RunningSums | None:

@@ -229,7 +229,7 @@ class FeatureCache:
             yield
         except OSError as error:
             rows = sum(stop - start for start, stop in self._missing())
-            raise _atomic.write_error(error, self.folder, rows * self._manifest.header.row_bytes) from error
+            raise _atomic.cache_write_error(error, self.folder, rows * self._manifest.header.row_bytes) from error
 
     def _save(self, manifest: Manifest) -> None:
         manifest.save(self.folder)

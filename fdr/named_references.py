@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.resources
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,8 +62,9 @@ class RegistryEntry:
 
 def reference_stats_dir() -> Path:
     """The folder that ships with the package (in a source tree: the one beside it)."""
-    inside = Path(__file__).parent / "reference_stats"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "reference_stats"
+    package = Path(str(importlib.resources.files("fdr")))
+    inside = package / "reference_stats"
+    return inside if inside.is_dir() else package.parent / "reference_stats"
 
 
 @functools.cache

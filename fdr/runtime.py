@@ -364,7 +364,7 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def environment() -> dict[str, str]:
+def machine_facts() -> dict[str, str]:
     """Versions, devices and folders, for `fdr env` and for bug reports."""
     facts = {"python": platform.python_version(), "platform": platform.platform(), **package_versions()}
     facts["cpus"] = str(available_cpus())

@@ -17,11 +17,11 @@ def command(json_path: Path | None) -> None:
     """Print versions, devices, threads, folders and the weights found, as Markdown to paste into a bug report."""
     from fdr.encoders import weights
     from fdr.encoders.registry import list_encoders
-    from fdr.runtime import environment
+    from fdr.runtime import machine_facts
 
     found = [row.name for row in list_encoders() if row.weights is None or weights.find(row.weights) is not None]
     configuration = config_of(click.get_current_context()).name or "none"
-    facts = {**environment(), "weights found": ", ".join(found), "configuration": configuration}
+    facts = {**machine_facts(), "weights found": ", ".join(found), "configuration": configuration}
     if json_path is not None:
         write_text(json_path, dump(facts))
     else:
