@@ -137,7 +137,7 @@ def _run(args: list[str] | None) -> int:
         if sentence is None:
             raise
         click.echo(f"fdr: error: {sentence}", err=True)
-        return 1
+        return sentence.exit_code
 
 
 @contextlib.contextmanager

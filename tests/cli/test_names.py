@@ -175,3 +175,14 @@ def test_brackets_in_a_name_are_no_markup(call: Run, tmp_path: Path) -> None:
     npz(tmp_path / "ref.npz", images(20, seed=3))
     done = call("eval", npz(tmp_path / "[bold]x.npz", images(12)), "--ref", "ref.npz", "--reps", "random")
     assert "[bold]x.npz" in done.out
+
+
+def test_a_name_that_is_too_long_is_an_error_of_input(fdr_command: Run) -> None:
+    for arguments in (
+        ("eval", "n" * 300),
+        ("show", "n" * 300),
+        ("check", "n" * 300),
+        ("eval", "a.npz", "--ref", "n" * 300),
+    ):
+        done = fdr_command(*arguments)
+        assert done.code == 2 and done.err.count("fdr: error: ") == 1, done.err
