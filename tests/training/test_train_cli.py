@@ -41,11 +41,11 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tm
     return one
 
 
-def start(folder: Path, *more: object, steps: int = 12) -> list[object]:
+def start(folder: Path, *more: object, steps: int = 12, fill: int = 40, batch_size: int = 8) -> list[object]:
     """Arguments of a small run."""
     reference = npz(folder / "real.npz", images(40))
     given = ["--gen", train_worlds.weights(folder), "--arch", "train_worlds:Net", "--ref", reference, "--device", "cpu"]
-    given += ["--reps", "py:train_worlds:tiny", "--population", "ema:0.9", "--fill", 40, "--batch-size", 8]
+    given += ["--reps", "py:train_worlds:tiny", "--population", "ema:0.9", "--fill", fill, "--batch-size", batch_size]
     return ["train", *given, "--lr", "1e-2", "--steps", steps, "--log-every", 2, "--ema-kimg", "0.1", *more]
 
 
@@ -158,7 +158,7 @@ def test_a_resumed_run_does_not_call_any_function_its_folder_names(call: Call, t
 def test_two_ranks_give_the_parameters_of_one(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parent.parent)))
     monkeypatch.setenv("PYTHONPATH", paths)
-    common = start(tmp_path, "--monitor", "py:train_worlds:other", "--batch-size", 9, "--fill", 41)
+    common = start(tmp_path, "--monitor", "py:train_worlds:other", batch_size=9, fill=41)
     assert call(*common, "-o", "one")[0] == 0
     code, _, err = call(*common, "-o", "two", "--gpus", 2)
     assert code == 0, err
