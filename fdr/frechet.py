@@ -6,7 +6,8 @@ Everything is float64. The last trace has one of three routes, chosen by what is
 
 - few samples (N <= D): the centred features are a factor of the singular covariance; nuclear norm of F_a^T F_b;
 - both covariances of full rank: Cholesky of the reference, eigenvalues of L^T S_a L;
-- otherwise: scaled eigenvectors as factors; nuclear norm of F_a^T F_b.
+- otherwise: a Cholesky factor with pivots, or scaled eigenvectors where the rank is in doubt; nuclear norm of
+  F_a^T F_b.
 
 Features that are constant on either side do not enter the last trace and are left out of it exactly.
 """
@@ -45,8 +46,8 @@ class FrechetResult:
     trace_term: float
     """tr S_a + tr S_b - 2 tr (S_a S_b)^{1/2}; rounding can make it slightly negative."""
     route: str
-    """"cholesky" for eigenvalues of L^T S L, else the two factors: "thin-thin", "thin-cholesky", "eigen-eigen", ...;
-    "constant" where no feature varies on both sides."""
+    """"cholesky" for eigenvalues of L^T S L, else the two factors: "thin-thin", "thin-cholesky", ...,
+    "pivoted-pivoted"; "constant" where no feature varies on both sides."""
     rounding: float
     """Estimated absolute rounding error of `value`; equal moments come out below it."""
     audit: float | None = None
@@ -173,6 +174,9 @@ class _Pair:
         lower = linalg.cholesky_factor(covariance)
         if lower is not None:
             return _Factor("cholesky", lower)
+        pivoted = linalg.pivoted_factor(covariance)
+        if pivoted is not None:
+            return _Factor("pivoted", pivoted)
         return _Factor("eigen", linalg.eigen_factor(covariance, name))
 
 

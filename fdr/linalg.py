@@ -1,8 +1,8 @@
 """Symmetric factors and the trace of the square root of a product of covariances, in float64, on CPU or GPU.
 
-A *factor* of a covariance S is any F [d, r] with F F^T = S: scaled centred features, a Cholesky factor, or scaled
-eigenvectors. With factors of both sides, tr (S_a S_b)^{1/2} is the nuclear norm of F_a^T F_b, which never forms a
-product of covariances and so keeps all digits when they are singular.
+A *factor* of a covariance S is any F [d, r] with F F^T = S: scaled centred features, a Cholesky factor with or without
+pivots, or scaled eigenvectors. With factors of both sides, tr (S_a S_b)^{1/2} is the nuclear norm of F_a^T F_b, which
+never forms a product of covariances and so keeps all digits when they are singular.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
-from fdr._covariance import check_spectrum
+from fdr import _covariance
 from fdr.errors import FdrWarning, RunError
 
 if TYPE_CHECKING:
@@ -46,6 +46,15 @@ def cholesky_factor(covariance: Tensor) -> Tensor | None:
     return lower if smallest >= MIN_PIVOT else None
 
 
+def pivoted_factor(covariance: Tensor) -> Tensor | None:
+    """F [d, r] of a covariance of rank r < d by a Cholesky factorisation with pivots, or None where r is in doubt.
+
+    It runs on the CPU wherever the covariance is: most of its work is choosing one pivot after another.
+    """
+    factor = _covariance.pivoted_factor(covariance.cpu().numpy())
+    return None if factor is None else as_float64(factor, covariance.device)
+
+
 def eigen_factor(covariance: Tensor, name: str = "covariance", scale: float = 0.0) -> Tensor:
     """F = V sqrt(l) [d, r] over the eigenvalues above rounding, d * eps * l_max; r is the numerical rank.
 
@@ -57,8 +66,8 @@ def eigen_factor(covariance: Tensor, name: str = "covariance", scale: float = 0.
 
     values, vectors = torch.linalg.eigh(covariance)
     largest, smallest = max(float(values[-1]), EPS * scale), float(values[0])
-    floor = covariance.shape[0] * EPS * largest
-    check_spectrum(smallest, largest, name)
+    floor = _covariance.rounding_of(covariance.shape[0], largest)
+    _covariance.check_spectrum(smallest, largest, name)
     if smallest < -max(10 * floor, NEGATIVE_ROUNDING * largest):
         warnings.warn(
             f"The {name} has negative eigenvalues (down to {smallest / largest:.1e} of the largest), as statistics "
@@ -75,7 +84,7 @@ def singular_factor(covariance: Tensor) -> Tensor:
     import torch
 
     left, values, _ = torch.linalg.svd(covariance)
-    kept = values > covariance.shape[0] * EPS * values[0]
+    kept = values > _covariance.rounding_of(covariance.shape[0], float(values[0]))
     return left[:, kept] * values[kept].sqrt()
 
 

@@ -143,7 +143,7 @@ class Moments:
 
     def check(self) -> Moments:
         """`self`; raises `InputError` when the covariance is not positive semidefinite."""
-        _covariance.check_semidefinite(self.sigma)
+        _covariance.rank(self.sigma)
         return self
 
     def save(self, path: str | os.PathLike[str], attributes: Mapping[str, Attribute] | None = None) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from fdr import _covariance
 from fdr.errors import InputError
 from fdr.moments import Moments
@@ -28,16 +26,10 @@ def examine(moments: Moments, where: str) -> list[str]:
 
 
 def _rank(moments: Moments, where: str) -> int:
-    """The numerical rank of sigma; eigenvalues are computed only where Cholesky fails."""
+    """The numerical rank of sigma."""
     if moments.factor is not None:  # centred features are a covariance by construction
         return min(len(moments.factor) - 1, moments.dim)
     try:
-        np.linalg.cholesky(moments.sigma)
-        return moments.dim
-    except np.linalg.LinAlgError:
-        values = np.linalg.eigvalsh(moments.sigma)
-    try:
-        _covariance.check_spectrum(float(values[0]), float(values[-1]), "covariance")
+        return _covariance.rank(moments.sigma)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    return int((values > moments.dim * np.finfo(float).eps * values[-1]).sum())

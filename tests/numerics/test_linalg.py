@@ -31,6 +31,42 @@ def test_the_eigen_factor_has_the_rank_of_the_features() -> None:
     assert linalg.singular_factor(covariance).shape == (30, 11)
 
 
+@pytest.mark.parametrize(("num_samples", "dim"), [(2, 9), (12, 30), (100, 300), (299, 300), (300, 300)])
+@pytest.mark.parametrize("scale", [1e-90, 1.0, 3e80])
+def test_the_pivoted_factor_has_the_rank_of_the_features_and_gives_their_covariance(
+    num_samples: int, dim: int, scale: float
+) -> None:
+    x = np.random.default_rng(0).standard_normal((num_samples, dim)) * np.geomspace(1, 1e-3, dim) * scale
+    covariance = np.cov(x, rowvar=False)
+    factor = linalg.pivoted_factor(tensor(covariance))
+    assert factor is not None and factor.shape == (dim, num_samples - 1)
+    assert np.allclose((factor @ factor.T).numpy(), covariance, rtol=0, atol=2e-15 * covariance.max())
+
+
+@pytest.mark.parametrize(
+    "spectrum",
+    [
+        np.geomspace(1, 1e-20, 40),
+        np.array([-1e-8, *np.linspace(1, 2, 39)]),
+        np.array([-0.4, *np.zeros(19), *np.linspace(1, 2, 20)]),
+        np.array([*np.full(20, 1e-12), *np.linspace(1, 2, 20)]),
+        np.zeros(40),
+        -np.ones(40),
+    ],
+    ids=["no gap", "slightly negative", "negative", "a step near rounding", "zero", "all negative"],
+)
+def test_the_pivoted_factor_declines_where_the_rank_is_in_doubt(spectrum: np.ndarray) -> None:
+    basis = rotation(40, 3)
+    covariance = (basis * spectrum) @ basis.T
+    assert linalg.pivoted_factor(tensor((covariance + covariance.T) / 2)) is None
+
+
+def test_the_pivoted_factor_declines_a_singular_covariance_that_was_rounded_to_float32() -> None:
+    covariance = np.cov(np.random.default_rng(0).standard_normal((30, 90)), rowvar=False)
+    assert linalg.pivoted_factor(tensor(covariance.astype(np.float32).astype(np.float64))) is None
+    assert linalg.pivoted_factor(tensor(covariance)) is not None
+
+
 def test_cholesky_is_refused_by_its_smallest_pivot_relative_to_the_variance() -> None:
     covariance = np.diag([1.0, 1e-20, 1e-40])
     assert linalg.cholesky_factor(tensor(covariance)) is not None, "tiny variances alone are no singularity"
