@@ -12,13 +12,18 @@ from fdr.cli._render import dump, print_reports, write_text
 from fdr.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fdr.moments import Moments
 
 
 @click.command("show", cls=_options.Command, epilog="Examples:\n\n  fdr show stats.npz\n\n  fdr show report.json")
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--spectrum", is_flag=True, default=False, help="Show the extreme eigenvalues of each covariance and its condition."
+)
 @_options.json_out
-def command(path: Path, json_path: Path | None) -> None:
+def command(path: Path, spectrum: bool, json_path: Path | None) -> None:
     """Show a statistics file of any tool, a reference folder or a report. Only a torch file needs torch."""
     from fdr.files import missing_path
     from fdr.reference_index import INDEX_NAME, indexed_file, read_index, reference_folder
@@ -36,19 +41,19 @@ def command(path: Path, json_path: Path | None) -> None:
         return
     if folder is not None:
         index = read_index(folder)
-        facts = {row["name"]: _facts(indexed_file(folder, row)) for row in index["encoders"]}
+        facts = {row["name"]: _facts(indexed_file(folder, row), spectrum) for row in index["encoders"]}
         data: dict[str, Any] = {"name": index["name"], "images": index["images"], "encoders": facts}
     elif path.is_dir():
         raise InputError(f"Folder {str(path)!r} is no reference: it has no {INDEX_NAME}.")
     else:
-        data = _file_facts(path)
+        data = _file_facts(path, spectrum)
     if json_path is not None:
         write_text(json_path, dump(data))
     else:
         _print(data)
 
 
-def _file_facts(path: Path) -> dict[str, Any]:
+def _file_facts(path: Path, spectrum: bool) -> dict[str, Any]:
     """What a statistics file is and holds; the facts of its moments one by one where it holds several."""
     from fdr.files import file_digest
     from fdr.named_references import known_as
@@ -59,9 +64,10 @@ def _file_facts(path: Path) -> dict[str, Any]:
     for entry in file.entries:
         moments = file.load(entry)
         known = known or known_as(sha256, moments.mu, moments.sigma)
-        _warn_about(moments, f"{path}" if len(file.entries) == 1 else f"{path}: {entry.name}")
+        where = f"{path}" if len(file.entries) == 1 else f"{path}: {entry.name}"
         of = {"output": entry.output, "encoder": ", ".join(entry.encoders) or None}
-        facts[entry.name] = {"kind": entry.kind, **{k: v for k, v in of.items() if v}, **_describe(moments)}
+        described = _describe(moments, where, spectrum)
+        facts[entry.name] = {"kind": entry.kind, **{k: v for k, v in of.items() if v}, **described}
     name = None if known is None else known.name
     head = {"file": str(path), "sha256": sha256, "format": file.format, "reference": name}
     return {**head, **(next(iter(facts.values())) if len(facts) == 1 else {"entries": facts})}
@@ -77,20 +83,19 @@ def _warn_about(moments: Moments, where: str) -> None:
         warnings.warn(sentence, FdrWarning, stacklevel=2)
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _facts(path: Path, spectrum: bool) -> dict[str, Any]:
     from fdr.moments import Moments
 
-    moments = Moments.load(path)
-    _warn_about(moments, str(path))
-    return _describe(moments)
+    return _describe(Moments.load(path), str(path), spectrum)
 
 
-def _describe(moments: Moments) -> dict[str, Any]:
+def _describe(moments: Moments, where: str, spectrum: bool) -> dict[str, Any]:
     import numpy as np
 
     from fdr.reference import moments_digest
+    from fdr.statistics.checks import numerical_rank
 
-    spectrum = np.linalg.eigvalsh(moments.sigma)
+    _warn_about(moments, where)
     return {
         "digest": moments_digest(moments),
         "dim": moments.dim,
@@ -100,10 +105,19 @@ def _describe(moments: Moments) -> dict[str, Any]:
         "mu sum": float(moments.mu.sum()),
         "sigma sum": float(moments.sigma.sum()),
         "trace": float(np.trace(moments.sigma)),
-        "rank": int((spectrum > moments.dim * np.finfo(float).eps * spectrum[-1]).sum()),
-        "condition": float(spectrum[-1] / spectrum[0]) if spectrum[0] > 0 else None,
+        "rank": numerical_rank(moments, where),
+        **(_spectrum(moments.sigma) if spectrum else {}),
         **dict(moments.attributes),
     }
+
+
+def _spectrum(sigma: np.ndarray) -> dict[str, float | None]:
+    import numpy as np
+
+    values = np.linalg.eigvalsh(sigma)
+    smallest, largest = float(values[0]), float(values[-1])
+    condition = largest / smallest if smallest > 0 else None
+    return {"largest eigenvalue": largest, "smallest eigenvalue": smallest, "condition": condition}
 
 
 def _print(data: dict[str, Any], indent: str = "") -> None:

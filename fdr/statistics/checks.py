@@ -15,7 +15,7 @@ def examine(moments: Moments, where: str) -> list[str]:
     sentences = []
     if moments.count is None:
         sentences.append(f"{where} does not tell how many images its moments are of; their bias cannot be judged.")
-    rank = _rank(moments, where)
+    rank = numerical_rank(moments, where)
     if rank < moments.dim:
         few = f", from {moments.count} images" if moments.rank_deficient else ""
         sentences.append(
@@ -25,11 +25,14 @@ def examine(moments: Moments, where: str) -> list[str]:
     return sentences
 
 
-def _rank(moments: Moments, where: str) -> int:
-    """The numerical rank of sigma."""
+def numerical_rank(moments: Moments, where: str) -> int:
+    """The numerical rank of sigma, computed once; raises `InputError` when sigma is not positive semidefinite."""
     if moments.factor is not None:  # centred features are a covariance by construction
         return min(len(moments.factor) - 1, moments.dim)
-    try:
-        return _covariance.rank(moments.sigma)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
+    if "rank" not in moments.derived:
+        try:
+            moments.derived["rank"] = _covariance.rank(moments.sigma)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+    rank: int = moments.derived["rank"]
+    return rank

@@ -93,6 +93,15 @@ def test_show_tells_rank_and_trace(fdr_command, tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", mu=np.ones(4), sigma=np.diag([4.0, 3, 2, 0]))
     facts = json.loads(fdr_command("show", tmp_path / "s.npz", "--json", "-").out)
     assert (facts["dim"], facts["rank"], facts["trace"], facts["count"], facts["mu sum"]) == (4, 3, 9.0, None, 4.0)
+    assert "condition" not in facts
+
+
+def test_show_tells_the_spectrum_when_asked(fdr_command, tmp_path: Path) -> None:
+    for name, smallest, condition in (("full", 0.5, 8.0), ("singular", 0.0, None)):
+        np.savez(tmp_path / f"{name}.npz", mu=np.ones(3), sigma=np.diag([4.0, 3, smallest]))
+        facts = json.loads(fdr_command("show", tmp_path / f"{name}.npz", "--spectrum", "--json", "-").out)
+        found = facts["largest eigenvalue"], facts["smallest eigenvalue"], facts["condition"]
+        assert found == (4, smallest, condition)
 
 
 def test_stats_refusals(fdr_command, tmp_path: Path) -> None:
