@@ -17,7 +17,6 @@ import click
 from click.core import ParameterSource
 
 from fdr.errors import InputError, unknown
-from fdr.trust import GENERATORS, check_encoders, find_declared, untrusted
 
 _META = "fdr.config"
 OWN, PROJECT = "fdr.toml", "pyproject.toml"
@@ -206,6 +205,8 @@ def check_origins(ctx: click.Context, is_trusting: bool) -> None:
     configured = {name: value for name, value in ctx.params.items() if value and is_configured(ctx, name)}
     if is_trusting or not configured:
         return
+    from fdr.trust import GENERATORS, check_encoders, find_declared, untrusted  # a tenth of `fdr --help`
+
     where = config_of(ctx).name
     for name in ("reps", "monitor"):
         if name in configured:
