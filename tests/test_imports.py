@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -10,6 +12,8 @@ from pathlib import Path
 
 from encoders.inception_state import save_inception_state
 from worlds import folder, images, npz
+
+from fdr.runtime import package_versions
 
 RUN = """
 import json, sys
@@ -45,3 +49,11 @@ def test_random_needs_no_more_than_torch(tmp_path: Path) -> None:
     options = ["--reps", "random", "--no-cache", "--quiet"]
     modules = imports_of("eval", samples, "--ref", real, *options, cwd=tmp_path)
     assert not modules & {"torchvision", "timm", "scipy", "h5py", "huggingface_hub", "PIL", "simplejpeg"}
+
+
+def test_versions_in_reports_are_those_that_importlib_tells() -> None:
+    found = package_versions()
+    assert found["torch"] == importlib.metadata.version("torch")
+    for name in found.keys() - {"fdr"}:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            assert found[name] == importlib.metadata.version(name)

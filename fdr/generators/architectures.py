@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from fdr.encoders.diffusers_folder import is_repository
-from fdr.encoders.export_archive import load_export
 from fdr.encoders.libraries import first_line
 from fdr.encoders.torchscript_archive import is_archive, load_archive
 from fdr.encoders.user_code import find_factory, source_digest
@@ -102,6 +101,8 @@ def _scripted(path: Path, device: torch.device) -> nn.Module:
 
 
 def _exported(path: Path, device: torch.device) -> nn.Module:
+    from fdr.encoders.export_archive import load_export  # imports torch's reader of exports
+
     return ExportedNetwork(load_export(path, device))
 
 
