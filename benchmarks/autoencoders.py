@@ -35,7 +35,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 import fdr
-from fdr.files import atomic_path, write_atomically
+from fdr.runtime import atomic_path, write_atomically
 
 KEPT_EVERY = 100
 BATCH_SIZE = 64

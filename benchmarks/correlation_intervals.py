@@ -1,4 +1,4 @@
-"""How often the intervals of `fdr.correlation` hold the true coefficient, beside the usual formulas of normal theory.
+"""How often the intervals of `fdr correlate` hold the true coefficient, beside the usual formulas of normal theory.
 
 python benchmarks/correlation_intervals.py [--rows 14] [--trials 1000]
 
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.stats import spearmanr
 
-from fdr.correlation import Correlations, correlate
+from fdr.comparison import Correlations, correlate
 
 NAMES = ("pearson", "spearman", "kendall")
 SKEW = 0.7

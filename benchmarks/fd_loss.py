@@ -36,13 +36,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fdr._expansion import Expansion, sketched_norm
-from fdr._fast_term import FastEmaTerm
-from fdr._frozen_basis import Frozen
-from fdr._terms import AbstractTerm, EmaTerm, Weights
-from fdr.moments import Moments
-from fdr.population import EmaPopulation, make_term
-from fdr.transport import TermValue, frechet_loss
+from fdr.frechet import Moments
+from fdr.loss import EmaPopulation
+from fdr.loss.expansion import Expansion, sketched_norm
+from fdr.loss.fast_term import FastEmaTerm
+from fdr.loss.frozen_basis import Frozen
+from fdr.loss.populations import make_term
+from fdr.loss.terms import AbstractTerm, EmaTerm, Weights
+from fdr.loss.transport import TermValue, frechet_loss
 
 
 class Generator:

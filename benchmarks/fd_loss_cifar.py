@@ -55,7 +55,7 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 import fdr
-from fdr.files import atomic_path
+from fdr.runtime import atomic_path
 
 EVALUATED = 5_000
 EMA_FILL = 5_000

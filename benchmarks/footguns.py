@@ -37,8 +37,8 @@ from squeezenet import SqueezeNet
 
 import fdr
 from fdr.encoders.resize import RESIZES
-from fdr.files import write_atomically
 from fdr.images.resize import crop_function
+from fdr.runtime import write_atomically
 
 SIDE, PILLOW_SIDE, INPUT, BATCH = 256, 299, 224, 16
 STRENGTHS = {"near": (0.75, 1.0), "far": (0.45, 4.0)}

@@ -20,7 +20,7 @@ from pathlib import Path
 from squeezenet import SqueezeNetEncoder
 
 import fdr
-from fdr.report import Report, format_number
+from fdr.reports import Report, format_number
 
 ALPHAS = (0.25, 0.5)
 WEIGHT_FREE = ("haar:3",)

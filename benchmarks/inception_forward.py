@@ -24,12 +24,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fdr import procedural, runtime
-from fdr.encoders.base import EncoderOptions
+from fdr.encoders import EncoderOptions
 from fdr.encoders.inception import load
 from fdr.encoders.inception_network import InceptionNetwork
 from fdr.encoders.resize import tf1_bilinear, torch_bilinear
 from fdr.errors import FdrWarning
+from fdr.images import procedural
+from fdr.runtime import environment as runtime
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "encoders"))
 from inception_state import make_inception_state, save_inception_state

@@ -35,8 +35,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fdr.neighbour_search import SearchOptions, block, nearest, plan_search
-from fdr.neighbour_search.products import arithmetic, resolve_precision
+from fdr.ifid.neighbours import SearchOptions, block, nearest, plan_search
+from fdr.ifid.neighbours.products import arithmetic, resolve_precision
 from fdr.runtime import faithful_products, resolve_device
 
 WAYS = ("product", "fdr", "fdr float32", "batches", "matrix")

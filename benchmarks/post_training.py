@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import fdr
 from fdr.errors import InputError
-from fdr.files import write_atomically
+from fdr.runtime import write_atomically
 
 BETAS = (0.9, 0.95)
 """AdamW, in every run of post-training."""

@@ -52,7 +52,7 @@ def make_world(world: Path, options: argparse.Namespace) -> None:
     """Images, weights, and the reference as a statistics file."""
     from inception_state import save_inception_state
 
-    from fdr import procedural
+    from fdr.images import procedural
 
     for name, seed, count in (("samples", 1, options.count), ("real", 2, 256), ("few", 3, 16)):
         array = np.stack([procedural.draw(seed, index, options.side) for index in range(count)])
@@ -80,9 +80,9 @@ def group_of_one(world: Path, options: argparse.Namespace) -> dict[str, float]:
     import torch.distributed as dist
 
     import fdr
-    from fdr.distributed import Ranks
-    from fdr.group import SOLO, Group
-    from fdr.runtime import RankFacts
+    from fdr.runtime import SOLO, Group
+    from fdr.runtime.environment import RankFacts
+    from fdr.runtime.ranks.process_group import Ranks
 
     store = dist.HashStore()
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)

@@ -25,10 +25,10 @@ PROBE = """
 import json, sys, time
 import numpy as np
 from fdr.encoders.catalogue import find_row
-from fdr.moments import Moments
-from fdr.reference import find_reference
+from fdr.frechet.moments import Moments
+from fdr.references.find import find_reference
 from fdr import _moments_files, statistics
-import fdr.statistics.npz
+import fdr.references.formats.npz
 np.linalg.cholesky(np.eye(64))
 
 def peak():  # of this process alone: ru_maxrss would begin with that of its parent

@@ -125,7 +125,7 @@ def forward_rate(options: argparse.Namespace, folder: Path) -> tuple[float, str]
     import torch
 
     import fdr
-    from fdr.extraction import ExtractionOptions
+    from fdr.features import ExtractionOptions
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "encoders"))
     from inception_state import save_inception_state
@@ -172,7 +172,7 @@ def hash_rate(folder: Path) -> float:
 
 def sum_rate(dim: int) -> float:
     """Rows per second and core into float64 sums."""
-    from fdr._sums import Sums
+    from fdr.frechet import Sums
 
     x = np.random.default_rng(0).normal(size=(8192, dim)).astype(np.float32)
     return len(x) / seconds(lambda: Sums(None).add(x))
@@ -180,7 +180,8 @@ def sum_rate(dim: int) -> float:
 
 def shard_seconds(dim: int, folder: Path) -> float:
     """Seconds to publish one shard of features."""
-    from fdr.cache import CacheKey, FeatureCache
+    from fdr.features import FeatureCache
+    from fdr.features.cache.entry import CacheKey
 
     x = np.random.default_rng(0).normal(size=(SHARD, dim)).astype(np.float32)
     cache = FeatureCache.open(folder, CacheKey("0" * 64, "0" * 16, ("pool",)), num_rows=8 * SHARD, shard_size=SHARD)
@@ -209,7 +210,7 @@ def exchange_seconds(dim: int) -> float:
     """Seconds in which one rank takes in the sums of another over loopback."""
     program = f"""
 import time, numpy as np, fdr
-from fdr._sums import Sums
+from fdr.frechet.sums import Sums
 group = fdr.join_ranks()
 times = []
 for _ in range(4):

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fdr.cache import CacheKey, FeatureCache
+from fdr.features import FeatureCache
+from fdr.features.cache.entry import CacheKey
 
 KEY = CacheKey("0" * 64, "0123456789abcdef", ("pool",), label="benchmark")
 
@@ -74,7 +75,7 @@ def measure(root: Path, rows: int, dim: int, repeats: int, has_moments: bool) ->
     timings["open + check + read all"] = Timing.median(lambda: reopened().read(), repeats)
     timings["the same, shard by shard"] = Timing.median(shard_by_shard, repeats)
     if has_moments:
-        from fdr.moments import Moments
+        from fdr.frechet import Moments
 
         x = reopened().read()["pool"]
         timings["moments from features"] = Timing.of(lambda: Moments.from_features(x))

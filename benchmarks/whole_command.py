@@ -291,7 +291,7 @@ def drawn(count: int) -> Iterator[Any]:
     import numpy as np
     from PIL import Image
 
-    from fdr import procedural
+    from fdr.images import procedural
 
     for index in range(count):
         random = np.random.default_rng(index)

@@ -9,15 +9,15 @@ from typing import Any
 import click
 
 from fdr.cli import cli
-from fdr.encoders.catalogue import BUNDLES, EncoderRow
+from fdr.encoders import BUNDLES, list_encoders
+from fdr.encoders.catalogue import EncoderRow
 from fdr.encoders.programs import SETTINGS as SETTINGS_OF_PROGRAMS
-from fdr.encoders.registry import list_encoders
 from fdr.encoders.resize import BYTE_RESIZES, RESIZES
 from fdr.encoders.transformers_models import FAMILIES
 from fdr.metrics import METRICS
-from fdr.named_references import RegistryEntry
-from fdr.reference_files import references
-from fdr.statistics.writers import WRITERS
+from fdr.references import references
+from fdr.references.formats.writers import WRITERS
+from fdr.references.manifest import RegistryEntry
 
 HERE = Path(__file__).parent
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "terminal_width": 100, "max_content_width": 100}

@@ -4,10 +4,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from fdr import procedural
-from fdr.demo import REFERENCE_COUNT, REFERENCE_SEED, SAMPLE_COUNT, VALIDATION_SEED, make_reference, save_images
-from fdr.encoders.registry import load_encoder
-from fdr.extraction import ExtractionOptions
+from fdr.encoders import load_encoder
+from fdr.evaluation import REFERENCE_COUNT, save_images
+from fdr.evaluation.demo import REFERENCE_SEED, SAMPLE_COUNT, VALIDATION_SEED, make_reference
+from fdr.features import ExtractionOptions
+from fdr.images import procedural
 
 
 def main() -> None:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fdr.report import Report, Result, reports_to_json
-from fdr.signature import parse_signature
+from fdr.reports import Report, Result, parse_signature, reports_to_json
 
 FIELDS = {
     "s": "3f2cb1ab", "w": "aaaaaaaa", "rs": "tf1-bilinear-299", "out": "pool", "dt": "float32", "q": "u8", "n": "50000",

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fdr.generators.base import Generator, GeneratorSpec
+from fdr.generators import Generator
+from fdr.generators.base import GeneratorSpec
 
 
 class Plain(nn.Module):

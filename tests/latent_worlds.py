@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fdr.generators.mean_flow import LatentMeanFlow
-from fdr.generators.transformer import Sampler, Sizes
-from fdr.generators.vae import load_decoder
+from fdr.generators.published.mean_flow import LatentMeanFlow
+from fdr.generators.published.transformer import Sampler, Sizes
+from fdr.generators.published.vae import load_decoder
 
 SIDE = 16
 """Of the images; latents are 4 x 4."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fdr.errors import InputError
-from fdr.neighbour_search import ArrayRows, LatentRows, Neighbours, SearchOptions, plan_search
-from fdr.neighbour_search.exact_distances import pair_distances, squared_norms
+from fdr.ifid.neighbours import ArrayRows, LatentRows, Neighbours, SearchOptions, plan_search
+from fdr.ifid.neighbours.exact_distances import pair_distances, squared_norms
 
 Pair = tuple[np.ndarray, np.ndarray]
 

@@ -12,10 +12,10 @@ from autoencoder_worlds import Plain, seeded
 from worlds import TinyEncoder
 
 import fdr
-import fdr.extraction
+import fdr.features.extraction
 import fdr.ifid.latents
 from fdr.errors import FdrError, InputError, PeerError
-from fdr.group import Group
+from fdr.runtime import Group
 
 METRICS = ("fd", "is", "precision", "recall")
 
@@ -31,14 +31,14 @@ class FailingEncoder(TinyEncoder):
 
 def evaluate(samples: str, reference: str, group: Group, encoder: TinyEncoder | None = None) -> dict[str, float]:
     """All metrics, by name."""
-    fdr.extraction.SHARD_SIZE = 16
+    fdr.features.extraction.SHARD_SIZE = 16
     report = fdr.evaluate(samples, reference, encoder or TinyEncoder(), METRICS, batch_size=8, group=group)
     return {result.metric: result.value for result in report}
 
 
 def interpolate(samples: str, neighbours: str, group: Group) -> dict[str, float]:
     """All numbers of an interpolated FID, by name."""
-    fdr.extraction.SHARD_SIZE = fdr.ifid.latents.SHARD_SIZE = 16
+    fdr.features.extraction.SHARD_SIZE = fdr.ifid.latents.SHARD_SIZE = 16
     report = fdr.interpolated_fid(seeded(Plain), samples, neighbours, TinyEncoder(), batch_size=8, group=group)
     return {result.metric: result.value for result in report}
 

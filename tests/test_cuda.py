@@ -14,14 +14,13 @@ from autoencoder_worlds import Gaussian, Plain, seeded
 from worlds import images, npz
 
 import fdr
-from fdr.autoencoders.loading import as_autoencoder
 from fdr.cli import run
-from fdr.encoders.base import EncoderOptions
+from fdr.encoders import EncoderOptions
 from fdr.encoders.resize import HOST_RESIZES, RESIZES
 from fdr.frechet import frechet_terms
-from fdr.metrics import load_metrics
-from fdr.metrics.base import AbstractFeaturesMetric
-from fdr.training_ranks import TensorRanks
+from fdr.ifid.autoencoders.loading import as_autoencoder
+from fdr.metrics import AbstractFeaturesMetric, load_metrics
+from fdr.runtime.ranks.tensor_group import TensorRanks
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -101,7 +100,7 @@ def test_a_resize_on_the_gpu_is_that_of_the_cpu(resize: str, side: int) -> None:
 
 def test_batches_in_flight_come_back_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many small shards and batches: uploads on their own stream and late landings mix nothing up."""
-    monkeypatch.setattr("fdr.extraction.SHARD_SIZE", 32)
+    monkeypatch.setattr("fdr.features.extraction.SHARD_SIZE", 32)
     source = npz(tmp_path / "a.npz", images(300, side=32))
     found = {}
     for device in ("cpu", "cuda"):

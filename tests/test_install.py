@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import fdr
-from fdr.reference import load_reference, reference_stats_dir, registry
+from fdr.references import load_reference, registry
+from fdr.references.find import reference_stats_dir
 
 SOURCE = Path(__file__).parent.parent
 

@@ -1,64 +1,73 @@
-"""A module imports only from layers strictly below its own; the list is the one of docs/architecture.md."""
+"""Rooms import the faces of rooms in lower layers, and nothing else of them; docs/architecture.md has the table."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import fdr
 
 ROOT = Path(fdr.__file__).parent
 DOCS = Path(__file__).parent.parent / "docs" / "architecture.md"
+LOOSE = {"__init__", "__main__", "_version", "errors"}
 
 
-def documented_layers() -> dict[str, int]:
-    """Module or package (dotted, without "fdr.") -> layer, from the table in the docs."""
-    rows = re.findall(r"^\| (\d+) \| (.+?) \|", DOCS.read_text(), flags=re.MULTILINE)
-    return {name: int(layer) for layer, names in rows for name in re.findall(r"`([\w/.]+)`", names)}
+def layers() -> dict[str, int]:
+    """Room -> layer, from the table in the docs."""
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|$", DOCS.read_text(), flags=re.MULTILINE)
+    return {name: int(layer) for layer, names in rows for name in re.findall(r"`(\w+)`", names)}
 
 
-LAYERS = {name.removesuffix(".py").rstrip("/").replace("/", "."): layer for name, layer in documented_layers().items()}
+LAYERS = layers()
+ROOMS = sorted(LAYERS)
 
 
-def layer_of(module: str) -> tuple[str, int]:
-    parts = module.split(".")
-    for end in range(len(parts), 0, -1):
-        name = ".".join(parts[:end])
-        if name in LAYERS:
-            return name, LAYERS[name]
-    raise AssertionError(f"{module} is in no layer of docs/architecture.md")
-
-
-def imports_of(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    names = {name.removeprefix("fdr.") for name in found if name.startswith("fdr.")}
-    return {
-        n for n in names if (ROOT / (n.replace(".", "/") + ".py")).exists() or (ROOT / n.replace(".", "/")).is_dir()
-    }
-
-
-def test_a_module_imports_only_from_layers_below() -> None:
-    wrong = []
+def imports() -> Iterator[tuple[str, Path, str, str]]:
+    """(room, file, imported module, imported name) of every `from fdr... import name` of the package."""
     for path in sorted(ROOT.rglob("*.py")):
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        if module in ("__init__", "__main__") or module.startswith("reference_stats."):
+        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if room == "reference_stats":
             continue
-        unit, layer = layer_of(module)
-        for target in imports_of(path):
-            other, below = layer_of(target)
-            if other != unit and below >= layer:
-                wrong.append(f"{module} (layer {layer}) imports {target} (layer {below})")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "fdr":
+                for alias in node.names:
+                    yield room, path.relative_to(ROOT), node.module, alias.name
+            if isinstance(node, ast.Import):
+                assert not any(alias.name.startswith("fdr.") for alias in node.names), path
+
+
+def test_every_folder_is_a_room_of_the_table_and_every_other_file_is_known() -> None:
+    folders = {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()}
+    assert folders - {"reference_stats"} == set(ROOMS)
+    assert {path.stem for path in ROOT.glob("*.py")} == LOOSE
+
+
+def test_a_room_imports_only_faces_of_rooms_in_lower_layers() -> None:
+    wrong = []
+    for room, file, module, name in imports():
+        target = name if module == "fdr" else module.split(".")[1]
+        if target not in ROOMS or room not in ROOMS or target == room:
+            continue  # errors and the version may be imported everywhere
+        if LAYERS[target] >= LAYERS[room]:
+            wrong.append(f"{file} (layer {LAYERS[room]}) imports {target} (layer {LAYERS[target]})")
+        if module.count(".") > 1:
+            wrong.append(f"{file} imports {module}, a file of another room; import {name} from fdr.{target}")
     assert not wrong, "\n".join(wrong)
 
 
-def test_no_module_is_named_as_a_public_function() -> None:
-    assert not {path.stem for path in ROOT.glob("*.py")} & set(fdr.__all__)
+def test_every_room_has_a_face() -> None:
+    for room in ROOMS:
+        face = importlib.import_module(f"fdr.{room}")
+        assert (face.__doc__ or "").strip(), room
+        for name in face.__all__ if room != "cli" else ():
+            assert not name.startswith("_") and getattr(face, name) is not None, (room, name)
+
+
+def test_no_room_is_named_as_a_public_function() -> None:
+    assert not set(ROOMS) & set(fdr.__all__)
 
 
 def test_torch_distributed_is_touched_in_two_files() -> None:
@@ -71,7 +80,7 @@ def test_torch_distributed_is_touched_in_two_files() -> None:
         names = {name for node in ast.walk(tree) for name in _imported(node)}
         if any(name.startswith("torch.distributed") for name in names):
             found.add(path.name)
-    assert found == {"distributed.py", "training_ranks.py"}
+    assert found == {"process_group.py", "tensor_group.py"}
 
 
 def _is_type_checking(test: ast.expr) -> bool:

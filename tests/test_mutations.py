@@ -18,15 +18,13 @@ import numpy as np
 import pytest
 import torch
 
-from fdr.baseline import load_baseline
 from fdr.cli._config import load_config
-from fdr.encoders.export_archive import load_export
-from fdr.encoders.torchscript_archive import load_archive
-from fdr.encoders.weights import load_state_dict
 from fdr.errors import FdrError
+from fdr.gate import load_baseline
 from fdr.images import ImageOptions, open_images
-from fdr.report import load_reports
-from fdr.statistics import open_statistics
+from fdr.references import open_statistics
+from fdr.reports import load_reports
+from fdr.weights import load_archive, load_export, load_state_dict
 
 SECONDS = 20
 """A single file of some hundred bytes that takes longer hangs its reader."""

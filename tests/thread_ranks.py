@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fdr.errors import PeerError
-from fdr.group import Combinable, Group, nothing
+from fdr.runtime import Combinable, Group
+from fdr.runtime.ranks.group import nothing
 
 T = TypeVar("T")
 

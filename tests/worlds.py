@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fdr import procedural
-from fdr.encoders.base import AbstractEncoder, EncoderSpec
+from fdr.encoders import AbstractEncoder, EncoderSpec
+from fdr.images import procedural
 
 DIM = 12
 

@@ -15,10 +15,10 @@ from typing import Any
 import click
 
 from fdr._version import __version__
-from fdr.arguments import COMMANDS as WORDS
 from fdr.cli._config import load_config
 from fdr.errors import FdrError, FdrWarning, PeerError, command_line
-from fdr.failures import told
+from fdr.runtime import COMMANDS as WORDS
+from fdr.runtime import told
 
 COMMANDS = {
     "eval": ("fdr.cli.eval", "Measure samples against a reference: FD, FDr, FDr^k, Inception Score."),

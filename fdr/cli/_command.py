@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from fdr.arguments import synonyms
 from fdr.cli._config import apply_config, check_origins, spellings, tell_origins
 from fdr.cli._outputs import check_outputs
-from fdr.metric_names import peer_name
+from fdr.metrics import peer_name
+from fdr.runtime import synonyms
 
-_TRUST = "fdr.trust"
+_TRUST = "fdr.weights.trust"
 _EVERY = {"store": "append", "store_const": "append_const"}
 
 

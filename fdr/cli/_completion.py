@@ -10,8 +10,7 @@ from click.shell_completion import CompletionItem
 
 def encoders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Presets, bundles, plug-ins and the families of open-ended names; the last part of a list with commas."""
-    from fdr.encoders.catalogue import BUNDLES, ROWS
-    from fdr.encoders.registry import PREFIXES, plugin_encoders
+    from fdr.encoders import BUNDLES, PREFIXES, ROWS, plugin_encoders
 
     names = {row.name: row.note for row in ROWS}
     names |= {name: ", ".join(members) for name, members in BUNDLES.items()}
@@ -29,7 +28,7 @@ def metrics(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
 
 def references(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The references known by name."""
-    from fdr.named_references import registry
+    from fdr.references import registry
 
     return [CompletionItem(name, help=entry.title) for name, entry in registry().items() if name.startswith(incomplete)]
 

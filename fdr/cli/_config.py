@@ -205,7 +205,7 @@ def check_origins(ctx: click.Context, is_trusting: bool) -> None:
     configured = {name: value for name, value in ctx.params.items() if value and is_configured(ctx, name)}
     if is_trusting or not configured:
         return
-    from fdr.trust import GENERATORS, check_encoders, find_declared, untrusted  # a tenth of `fdr --help`
+    from fdr.weights import GENERATORS, check_encoders, find_declared, untrusted
 
     where = config_of(ctx).name
     for name in ("reps", "monitor"):
@@ -215,11 +215,11 @@ def check_origins(ctx: click.Context, is_trusting: bool) -> None:
     if arch is not None and ":" in arch and find_declared(GENERATORS, arch) is None:
         raise untrusted(where, arch, f"--arch {arch}")
     if "gen" in configured:
-        from fdr.generators.architectures import check_not_program
+        from fdr.generators import check_not_program
 
         check_not_program(Path(configured["gen"]).expanduser(), where)
     if "vae" in configured:
-        from fdr.autoencoders.loading import check_named_by_file
+        from fdr.ifid import check_named_by_file
 
         check_named_by_file(configured["vae"], where)
 

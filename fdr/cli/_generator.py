@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fdr.cli._options import flag, is_typed, prepare_evaluation, stack, trusts
-from fdr.progress import Progress
+from fdr.runtime import Progress
 
 if TYPE_CHECKING:
     from fdr.evaluation import Evaluator
-    from fdr.generators.base import Generator
+    from fdr.generators import Generator
     from fdr.images import ImageSource
 
 T = TypeVar("T")
@@ -127,7 +127,7 @@ class Choice:
 
     def load(self, path: Path, device: str, offline: bool | None = None) -> Generator:
         """The generator in `path` that the options describe."""
-        from fdr.generators.loading import load_generator
+        from fdr.generators import load_generator
 
         return load_generator(path, device=device, offline=offline, trust=self.trust, **self.settings())
 
@@ -158,7 +158,7 @@ class Drawn:
 
     def source(self, evaluator: Evaluator, seed: int) -> ImageSource:
         """Made where the first encoder is, and as many at a time."""
-        from fdr.generators.source import GeneratorSource
+        from fdr.generators import GeneratorSource
 
         device = evaluator.encoders[0].device
         return GeneratorSource(

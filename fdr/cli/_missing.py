@@ -60,8 +60,7 @@ def check_files(
 
 
 def _missing_weights(reps: str, explicit: Collection[str], weights_dir: Path | None) -> list[_File]:
-    from fdr.encoders.inventory import holdings
-    from fdr.encoders.registry import parse_encoders
+    from fdr.encoders import holdings, parse_encoders
 
     names = [name for name in parse_encoders(reps) if name not in explicit]
     missing = [holding for holding in holdings(names, weights_dir) if holding.path is None] if names else []
@@ -69,9 +68,8 @@ def _missing_weights(reps: str, explicit: Collection[str], weights_dir: Path | N
 
 
 def _missing_statistics(reps: str, reference: Any, weights_dir: Path | None) -> list[_File]:
-    from fdr.encoders.registry import parse_encoders
-    from fdr.named_references import registry
-    from fdr.reference_files import files_of
+    from fdr.encoders import parse_encoders
+    from fdr.references import files_of, registry
 
     if not isinstance(reference, str) or Path(reference).expanduser().exists() or reference not in registry():
         return []

@@ -16,13 +16,13 @@ from fdr.cli._command import listed, trust
 from fdr.cli._command import trusts as trusts
 from fdr.cli._missing import check_files
 from fdr.cli._outputs import Output
-from fdr.progress import Progress, SilentProgress
-from fdr.protocols import PROTOCOLS, check_is_free, find_protocol
+from fdr.evaluation import PROTOCOLS, check_is_free, find_protocol
+from fdr.runtime import Progress, SilentProgress
 
 if TYPE_CHECKING:
     from fdr.evaluation import Evaluator
-    from fdr.group import Group
     from fdr.images import ImageSource
+    from fdr.runtime import Group
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -241,8 +241,8 @@ def library_options(
     offline: bool,
 ) -> Setup:
     """Shared flags to `ImageOptions`, `EncoderOptions` and `ExtractionOptions`."""
-    from fdr.encoders.base import EncoderOptions
-    from fdr.extraction import ExtractionOptions
+    from fdr.encoders import EncoderOptions
+    from fdr.features import ExtractionOptions
     from fdr.images import ImageOptions
     from fdr.runtime import feature_cache_dir
 
@@ -308,7 +308,7 @@ def prepare_evaluation(
     """
     from fdr.evaluation import Evaluator
     from fdr.metrics import load_metrics
-    from fdr.reference import open_samples
+    from fdr.references import open_samples
 
     chosen = None if protocol is None else find_protocol(protocol)
     if chosen is not None:
@@ -356,7 +356,7 @@ def _refuse_two_folders(samples: Sequence[str], default: str) -> None:
 
 def _by_encoder(reference: str, reps: str) -> str | dict[str, str]:
     """ "inception=a.npz,dinov2=b.npz" as a dict, where every part names one of the encoders; else the text as it is."""
-    from fdr.encoders.registry import parse_encoders
+    from fdr.encoders import parse_encoders
 
     names = sorted(parse_encoders(reps), key=len, reverse=True)  # a longer one may begin like a shorter
     found = {}

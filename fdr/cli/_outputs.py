@@ -16,7 +16,7 @@ from fdr.cli._render import write_text
 from fdr.errors import FdrError, InputError
 
 if TYPE_CHECKING:
-    from fdr.report import Report
+    from fdr.reports import Report
 
 Paths = Mapping[str, Path | None]
 """By option, without its dashes; None where it was not given."""
@@ -55,8 +55,8 @@ def check_outputs(ctx: click.Context) -> None:
 
 def check_output(ctx: click.Context, parameter: click.Parameter, path: Path, kind: str) -> None:
     """Raise `InputError` when `parameter` is to write `path`, a file of `kind`, and must not."""
-    from fdr.files import check_writable
-    from fdr.replaceable import check_replaceable
+    from fdr.cli._replaceable import check_replaceable
+    from fdr.runtime import check_writable
 
     label = _label(parameter, ctx)
     if is_configured(ctx, str(parameter.name)):
@@ -110,7 +110,7 @@ def _spelled(text: str) -> Iterator[str]:
         home = str(Path(one).expanduser()) if one.startswith("~") else one
         yield home
         if re.search(r"\{\d+\.\.\d+\}", home):
-            from fdr.images.files import expand_braces
+            from fdr.images import expand_braces
 
             yield from map(str, expand_braces(Path(home)))
         elif glob.has_magic(home):
@@ -151,7 +151,7 @@ def write_reports(paths: Paths, reports: Sequence[Report], show: Callable[[], No
 
     What was measured is shown even where a file cannot be written.
     """
-    from fdr.report import reports_to_csv, reports_to_json, reports_to_markdown
+    from fdr.reports import reports_to_csv, reports_to_json, reports_to_markdown
 
     renderers = {"json": reports_to_json, "csv": reports_to_csv, "markdown": reports_to_markdown}
     asked = {path: renderers[name] for name, path in paths.items() if name in renderers and path is not None}

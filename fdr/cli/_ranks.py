@@ -19,7 +19,7 @@ from fdr.errors import InputError
 from fdr.runtime import rank_environment, rank_facts
 
 if TYPE_CHECKING:
-    from fdr.group import Group
+    from fdr.runtime import Group
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ def ranks(gpus: int | None) -> Iterator[Group]:
 
     With `--gpus N` in a process that is no rank yet, starts N ranks, waits for them, and exits with their code.
     """
-    from fdr.group import SOLO, failures_told
+    from fdr.runtime import SOLO, failures_told
 
     facts = rank_facts()
     if gpus == 1 or (gpus is None and facts.size == 1):
@@ -54,7 +54,7 @@ def ranks(gpus: int | None) -> Iterator[Group]:
         raise click.exceptions.Exit(_watch(_start(gpus or 1)))
     if gpus not in (None, facts.local_size):
         raise InputError(f"--gpus {gpus} was given to a rank of {facts.local_size} on this machine; leave it out.")
-    from fdr.distributed import join_ranks
+    from fdr.runtime import join_ranks
 
     group = join_ranks()
     if group.rank > 0:

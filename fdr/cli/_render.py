@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fdr.errors import FdrWarning, as_utf8, printable
-from fdr.progress import Progress, SilentProgress
+from fdr.runtime import Progress, SilentProgress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichBars
     from rich.progress import TaskID
     from rich.table import Table
 
-    from fdr.comparison import Comparison
-    from fdr.footgun_effects import Effect
+    from fdr.comparison import Comparison, Effect
     from fdr.gate import Verdict
-    from fdr.report import Report
+    from fdr.reports import Report
 
 PLAIN_INTERVAL = 30.0
 """Seconds between progress lines where stderr is no terminal."""
@@ -283,7 +282,7 @@ def print_reports(reports: Sequence[Report]) -> None:
 
 def print_autoencoder_report(report: Report) -> None:
     """How neighbours were drawn, the distances of every encoder, the qualities of reconstructions, the signatures."""
-    from fdr.report import format_number, metric_label
+    from fdr.reports import format_number, metric_label
 
     about = report.run["ifid"]
     others = about["neighbours"]
@@ -312,7 +311,7 @@ def print_autoencoder_report(report: Report) -> None:
 
 def report_table(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]:
     """Headers and cells: a row per sample set and encoder, a column per metric; FDr^k has a row of its own."""
-    from fdr.report import format_value, is_inception, metric_label
+    from fdr.reports import format_value, is_inception, metric_label
 
     results = [result for report in reports for result in report]
     columns: dict[str, str] = {}
@@ -343,7 +342,7 @@ def report_table(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]
 
 def print_verdict(verdict: Verdict) -> None:
     """A row per check, four sentences for each that does not pass, what was not checked, and the result."""
-    from fdr.verdict_files import missing_sentence, sentences_of, table_of
+    from fdr.gate import missing_sentence, sentences_of, table_of
 
     texts, numbers = ("samples", "number"), ("value", "limit", "beyond the limit")
     columns = [(name, "left") for name in texts] + [(name, "right") for name in numbers] + [("outcome", "left")]
@@ -364,7 +363,7 @@ def print_verdict(verdict: Verdict) -> None:
 def print_comparison(name_a: str, name_b: str, comparison: Comparison, effects: tuple[Effect, ...]) -> None:
     """A row per pair of numbers, then what differs and how much that usually moves FD."""
     from fdr.comparison import explanations
-    from fdr.report import format_number, format_value
+    from fdr.reports import format_number, format_value
 
     click.echo(f"a  {name_a}\nb  {name_b}")
     rows = []
@@ -393,7 +392,7 @@ def _notes(reports: Sequence[Report]) -> Iterable[str]:
             yield f"{several}classes from {report.samples.get('labels_from')}"
         left_out = report.samples.get("left_out")
         if left_out:
-            from fdr.images.files import left_out_text
+            from fdr.images import left_out_text
 
             yield f"{several}left out: {left_out_text(left_out)}"
 
@@ -403,13 +402,13 @@ def write_text(path: Path, text: str) -> None:
     if str(path) == "-":
         click.echo(as_utf8(text), nl=False)
         return
-    from fdr.files import write_atomically
+    from fdr.runtime import write_atomically
 
     write_atomically(path, text)
 
 
 def dump(data: Any) -> str:
     """JSON with a newline at the end."""
-    from fdr.report import json_text
+    from fdr.reports import json_text
 
     return json_text(data)

@@ -13,10 +13,10 @@ import click
 
 from fdr.cli._render import PLAIN_INTERVAL, LiveTable, PlainProgress, RichProgress, RichTask, human_bytes, human_seconds
 from fdr.errors import FdrWarning
-from fdr.training.view import SilentView, View
+from fdr.training import SilentView, View
 
 if TYPE_CHECKING:
-    from fdr.training.log import StepRecord
+    from fdr.training import StepRecord
 
 _COLUMNS = (("encoder", "left"), ("FD", "right"), ("since the start", "right"), ("FDr", "right"), ("", "left"))
 

@@ -81,18 +81,18 @@ class Outputs:
 
     def tell(self, verdict: Verdict) -> None:
         """Write the files; print the table where stdout is none of them; annotate the job."""
-        from fdr import verdict_files
+        from fdr import gate
 
         renderers = {
-            "json": verdict_files.verdict_to_json,
-            "junit": verdict_files.verdict_to_junit,
-            "markdown": verdict_files.verdict_to_markdown,
-            "openmetrics": verdict_files.verdict_to_openmetrics,
+            "json": gate.verdict_to_json,
+            "junit": gate.verdict_to_junit,
+            "markdown": gate.verdict_to_markdown,
+            "openmetrics": gate.verdict_to_openmetrics,
         }
         writes = [functools.partial(write_text, path, renderers[name](verdict)) for name, path in self.verdicts.items()]
         all_of(*writes, *(() if self.take_stdout else (functools.partial(print_verdict, verdict),)))
         if self.job is not None:
-            from fdr.github import annotations_of, write_job_files
+            from fdr.gate import annotations_of, write_job_files
 
             for line in annotations_of(verdict):
                 click.echo(line, err=True)
@@ -135,7 +135,7 @@ def _tell_error(
     if not is_dry:
         _write_error(files, message, has_stdout=has_stdout and _is_main_rank())
     if job is not None and not getattr(error, "is_told", False):
-        from fdr.github import annotation, write_job_error
+        from fdr.gate import annotation, write_job_error
 
         click.echo(annotation("error", "fdr check", message), err=True)
         if not is_dry:
@@ -146,13 +146,13 @@ def _tell_error(
 
 def _write_error(files: Iterable[tuple[str, Path]], message: str, *, has_stdout: bool = False) -> None:
     """A file that cannot be written, or that no check wrote, is left as it is."""
-    from fdr import verdict_files
+    from fdr import gate
 
     renderers = {
-        "json": verdict_files.error_to_json,
-        "junit": verdict_files.error_to_junit,
-        "markdown": verdict_files.error_to_markdown,
-        "openmetrics": verdict_files.error_to_openmetrics,
+        "json": gate.error_to_json,
+        "junit": gate.error_to_junit,
+        "markdown": gate.error_to_markdown,
+        "openmetrics": gate.error_to_openmetrics,
     }
     for name, path in files:
         with contextlib.suppress(FdrError, OSError):

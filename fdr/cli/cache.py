@@ -14,7 +14,7 @@ _names = click.argument("names", nargs=-1, metavar="[NAMES]...")
 
 
 def _store(cache: Path | None):
-    from fdr.cache import CacheStore
+    from fdr.features import CacheStore
     from fdr.runtime import feature_cache_dir
 
     return CacheStore(cache or feature_cache_dir())

@@ -16,10 +16,8 @@ from fdr.cli._verdict_outputs import Outputs
 from fdr.errors import InputError
 
 if TYPE_CHECKING:
-    from fdr._limits import Row
-    from fdr.baseline import Baseline
-    from fdr.gate import GateOptions
-    from fdr.report import Report
+    from fdr.gate import Baseline, GateOptions, Row
+    from fdr.reports import Report
 
 
 class _Command(_options.Command):
@@ -142,7 +140,7 @@ def command(
     check ends with an error, the files that it was to write say so.
     """
     from fdr.gate import GateOptions
-    from fdr.report import sets_by_name
+    from fdr.reports import sets_by_name
     from fdr.runtime import github_job
 
     outputs = Outputs(report, json_path, junit, markdown, openmetrics, None if no_annotations else github_job())
@@ -191,7 +189,7 @@ def _refuse_itself(inputs: Sequence[str], baseline: str) -> None:
 def _baseline(
     where: str | None, is_update: bool, is_forced: bool
 ) -> tuple[Baseline | None, Path | None, Baseline | None]:
-    from fdr.baseline import load_baseline
+    from fdr.gate import load_baseline
 
     if is_forced and not is_update:
         raise click.UsageError("--force goes with --update-baseline.")
@@ -216,7 +214,7 @@ def _baseline(
 
 def _read_reports(inputs: Sequence[str], measuring: dict[str, Any]) -> list[Report] | None:
     """The reports among the inputs, recognised by content; None when there are samples to measure."""
-    from fdr.report import load_reports
+    from fdr.reports import load_reports
 
     are_reports = [_is_json(item) for item in inputs]
     if not any(are_reports):
@@ -233,7 +231,7 @@ def _read_reports(inputs: Sequence[str], measuring: dict[str, Any]) -> list[Repo
 
 def _is_json(item: str) -> bool:
     """True for a file that starts like JSON, as no image archive does."""
-    from fdr.files import missing_path
+    from fdr.runtime import missing_path
 
     path = Path(item)
     if path.suffix == ".json" and not path.exists():
@@ -250,7 +248,7 @@ def _is_json(item: str) -> bool:
 def _measure(
     samples: Sequence[str], task: _Task, outputs: Outputs, is_dry: bool, measuring: dict[str, Any]
 ) -> list[Report]:
-    from fdr.report import reports_to_json, told_apart
+    from fdr.reports import reports_to_json, told_apart
 
     with _ranks.ranks(measuring["gpus"]) as group:
         evaluator, sources = _generator.prepare_samples(samples, group=group, dry_run=is_dry, **measuring)
@@ -283,7 +281,7 @@ def _check_plan(planned: Mapping[str, Sequence[Row]], task: _Task) -> None:
 
 def _finish(reports: list[Report], task: _Task, outputs: Outputs) -> int:
     from fdr.gate import check_replaceable, judge
-    from fdr.report import sets_by_name
+    from fdr.reports import sets_by_name
 
     verdict = None
     if task.options.limits or task.target is None:
@@ -300,7 +298,7 @@ def _finish(reports: list[Report], task: _Task, outputs: Outputs) -> int:
 
 
 def _write_baseline(reports: list[Report], target: Path, replaced: Baseline | None, outputs: Outputs) -> None:
-    from fdr.baseline import baseline_of, save_baseline
+    from fdr.gate import baseline_of, save_baseline
 
     new = baseline_of(reports, str(target))
     save_baseline(new, target)

@@ -31,7 +31,7 @@ def command(first: Path, others: tuple[Path, ...], json_path: Path | None) -> in
 
     Exit 0 when every pair of numbers is comparable, 1 when one is not, 2 for wrong use.
     """
-    from fdr.footgun_effects import load_effects
+    from fdr.comparison import load_effects
 
     effects = load_effects()
     comparisons = [item for other in others for item in _compare(first, other)]
@@ -49,7 +49,7 @@ def command(first: Path, others: tuple[Path, ...], json_path: Path | None) -> in
 def _compare(first: Path, other: Path) -> Iterator[tuple[str, str, Comparison]]:
     """Every sample set of `first` with the one of `other` that has its name, or with its only one."""
     from fdr.comparison import compare_reports, match_sets
-    from fdr.report import load_reports, sets_by_name
+    from fdr.reports import load_reports, sets_by_name
 
     ours, theirs = sets_by_name(load_reports(first)), sets_by_name(load_reports(other))
     for mine, yours in match_sets(ours, theirs, str(other)).items():

@@ -54,7 +54,7 @@ def command(
     """
     from dataclasses import asdict
 
-    from fdr.statistics.convert import ConvertOptions, convert
+    from fdr.references import ConvertOptions, convert
 
     progress = progress_for(quiet)
     options = ConvertOptions(to, entry, encoder, count, keep_images)

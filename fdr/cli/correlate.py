@@ -15,8 +15,7 @@ from fdr.cli._render import dump, print_table, write_text
 from fdr.errors import FdrWarning, InputError
 
 if TYPE_CHECKING:
-    from fdr.correlation import Coefficient, Correlations
-    from fdr.tables import Points
+    from fdr.comparison import Coefficient, Correlations, Points
 
 
 @click.command(
@@ -61,9 +60,7 @@ def command(
 
     Rows with an empty cell, a dash or NaN in one of the two columns are left out, and told. Needs no torch.
     """
-    from fdr.correlation import correlate
-    from fdr.scatter import Scatter, check_plot, save_scatter
-    from fdr.tables import points, read_table
+    from fdr.comparison import Scatter, check_plot, correlate, points, read_table, save_scatter
 
     if plot is not None:
         check_plot(plot)

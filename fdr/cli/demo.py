@@ -13,8 +13,8 @@ from fdr.cli._outputs import Output
 from fdr.cli._render import print_table, progress_for, write_text
 
 if TYPE_CHECKING:
-    from fdr.demo_training import TrainingDemo
-    from fdr.report import Report
+    from fdr.reports import Report
+    from fdr.training import TrainingDemo
 
 _FOLDERS = {False: Path("fdr-demo"), True: Path("fdr-demo-train")}
 """By --train: the folder unless --out names one."""
@@ -56,9 +56,9 @@ def command(is_training: bool, out: Path | None, json_path: Path | None, quiet: 
 
 
 def _measure(out: Path, json_path: Path | None, quiet: bool) -> None:
-    from fdr.demo import REFERENCE_COUNT, SELF_CHECK_TOLERANCE, contact_sheet, run_demo
     from fdr.errors import RunError
-    from fdr.report import format_number
+    from fdr.evaluation import REFERENCE_COUNT, SELF_CHECK_TOLERANCE, contact_sheet, run_demo
+    from fdr.reports import format_number
 
     _check_folder(out, "reference.npz")
     began = time.monotonic()
@@ -92,7 +92,7 @@ def _measure(out: Path, json_path: Path | None, quiet: bool) -> None:
 
 def _train(out: Path, json_path: Path | None, quiet: bool) -> None:
     from fdr.cli._train_view import view_for
-    from fdr.demo_training import HELD_OUT_SET, run_training_demo
+    from fdr.training import HELD_OUT_SET, run_training_demo
 
     _check_folder(out, HELD_OUT_SET)
     began = time.monotonic()
@@ -103,9 +103,8 @@ def _train(out: Path, json_path: Path | None, quiet: bool) -> None:
 
 
 def _print_training(demo: TrainingDemo, out: Path, seconds: float) -> None:
-    from fdr.demo_generator import SIDE
-    from fdr.demo_training import EVALUATION_SEED, HELD_OUT, PIXELS, TRAINED, WATCHED, short_name
-    from fdr.report import format_number
+    from fdr.reports import format_number
+    from fdr.training import EVALUATION_SEED, HELD_OUT, PIXELS, SIDE, TRAINED, WATCHED, short_name
 
     settings, names = demo.settings, (TRAINED, *WATCHED)
     click.echo(
@@ -138,7 +137,7 @@ def _print_training(demo: TrainingDemo, out: Path, seconds: float) -> None:
 def _check_folder(out: Path, first_file: str) -> None:
     """Raise `InputError` for a folder that cannot be written, or holds anything but an earlier demo of this kind."""
     from fdr.errors import InputError
-    from fdr.files import check_writable
+    from fdr.runtime import check_writable
 
     check_writable(out / "demo.json")
     if out.is_dir() and any(out.iterdir()) and not (out / first_file).is_file():
@@ -148,7 +147,7 @@ def _check_folder(out: Path, first_file: str) -> None:
 def _write(out: Path, json_path: Path | None, reports: list[Report]) -> bool:
     """Write the reports into the folder and where the user wants them; False when that is stdout, and nothing else
     belongs there."""
-    from fdr.report import reports_to_json
+    from fdr.reports import reports_to_json
 
     write_text(out / "demo.json", reports_to_json(reports))
     if json_path is not None:

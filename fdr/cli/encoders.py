@@ -25,8 +25,7 @@ def command(names: tuple[str, ...], weights_dir: Path | None, json_path: Path | 
 
     Further names, such as timm:NAME, and the encoders that installed packages add are listed below the table.
     """
-    from fdr.encoders.catalogue import BUNDLES
-    from fdr.encoders.registry import PREFIXES, plugin_encoders
+    from fdr.encoders import BUNDLES, PREFIXES, plugin_encoders
 
     plugins = plugin_encoders()
     rows = _rows(names, weights_dir)
@@ -52,8 +51,8 @@ def command(names: tuple[str, ...], weights_dir: Path | None, json_path: Path | 
 
 def _rows(names: Sequence[str], weights_dir: Path | None) -> list[dict[str, Any]]:
     """The encoders known by name, or those named, as plain data."""
-    from fdr.encoders import weights
-    from fdr.encoders.registry import list_encoders, parse_encoders
+    from fdr import weights
+    from fdr.encoders import list_encoders, parse_encoders
     from fdr.errors import unknown
 
     known = {row.name: row for row in list_encoders()}

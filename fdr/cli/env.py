@@ -15,8 +15,8 @@ from fdr.cli._render import dump, write_text
 @_options.json_out
 def command(json_path: Path | None) -> None:
     """Print versions, devices, threads, folders and the weights found, as Markdown to paste into a bug report."""
-    from fdr.encoders import weights
-    from fdr.encoders.registry import list_encoders
+    from fdr import weights
+    from fdr.encoders import list_encoders
     from fdr.runtime import machine_facts
 
     found = [row.name for row in list_encoders() if row.weights is None or weights.find(row.weights) is not None]

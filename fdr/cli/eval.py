@@ -12,7 +12,7 @@ from fdr.cli._outputs import Output, write_reports
 from fdr.cli._render import print_reports, progress_for
 
 if TYPE_CHECKING:
-    from fdr.group import Group
+    from fdr.runtime import Group
 
 
 @click.command(

@@ -14,10 +14,9 @@ from fdr.cli._outputs import Output, take_stdout, write_reports
 from fdr.cli._render import print_autoencoder_report, progress_for
 
 if TYPE_CHECKING:
-    from fdr.autoencoders.base import LoadedAutoencoder
-    from fdr.encoders.base import EncoderOptions
-    from fdr.group import Group
-    from fdr.ifid.run import InterpolatedFid
+    from fdr.encoders import EncoderOptions
+    from fdr.ifid import InterpolatedFid, LoadedAutoencoder
+    from fdr.runtime import Group
 
 
 _model = _options.stack(
@@ -222,11 +221,9 @@ def _prepared(
     value_range: str | None,
     **shared: Any,
 ) -> InterpolatedFid:
-    from fdr.encoders.registry import load_encoders
-    from fdr.ifid.interpolated import open_sets
-    from fdr.ifid.options import REFERENCE_COMPAT, IfidOptions
-    from fdr.ifid.run import InterpolatedFid
-    from fdr.lpips import load_lpips
+    from fdr.encoders import load_encoders
+    from fdr.ifid import REFERENCE_COMPAT, IfidOptions, InterpolatedFid, open_sets
+    from fdr.metrics import load_lpips
 
     if compat == "reference":
         no_clamp, quantize = not REFERENCE_COMPAT["clamp"], REFERENCE_COMPAT["quantize"]
@@ -267,7 +264,7 @@ def _autoencoder(
     seed: int,
     options: EncoderOptions,
 ) -> LoadedAutoencoder:
-    from fdr.autoencoders.loading import load_autoencoder
+    from fdr.ifid import load_autoencoder
 
     return load_autoencoder(
         name,

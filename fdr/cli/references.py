@@ -13,7 +13,7 @@ from fdr.cli._outputs import Output
 from fdr.cli._render import dump, human_bytes, print_table, progress_for, write_text
 
 if TYPE_CHECKING:
-    from fdr.reference_files import ReferenceFile
+    from fdr.references import ReferenceFile
 
 _offline = click.option("--offline", is_flag=True, default=False, help="Never touch the network.")
 
@@ -28,7 +28,7 @@ def command() -> None:
 @_options.json_out
 def list_references(weights_dir: Path | None, json_path: Path | None) -> None:
     """List named references: encoders, images, whether their files are here. Needs no torch and no network."""
-    from fdr.reference_files import files_of, references
+    from fdr.references import files_of, references
 
     if json_path is not None:
         rows = [_facts(reference.name, weights_dir) for reference in references()]
@@ -53,7 +53,7 @@ def list_references(weights_dir: Path | None, json_path: Path | None) -> None:
 
 
 def _facts(name: str, weights_dir: Path | None) -> dict[str, Any]:
-    from fdr.reference_files import files_of, named
+    from fdr.references import files_of, named
 
     reference = named(name)
     paths = {encoder: file.path for file in files_of(reference, weights_dir) for encoder in file.encoders}
@@ -107,8 +107,8 @@ def fetch_files(
 
     A file with a published digest is checked against it and refused when it differs.
     """
-    from fdr.encoders.weight_options import WeightOptions
-    from fdr.reference_files import fetch, files_of, named
+    from fdr.references import fetch, files_of, named
+    from fdr.weights import WeightOptions
 
     files = files_of(named(name), to or weights_dir, reps)
     options = WeightOptions(weights_dir=to or weights_dir, offline=offline or None, progress=progress_for(quiet))
@@ -136,7 +136,7 @@ def verify_files(names: tuple[str, ...], weights_dir: Path | None) -> int:
 
     Exit code 1 when one is damaged.
     """
-    from fdr.reference_files import files_of, named, references, verify
+    from fdr.references import files_of, named, references, verify
 
     chosen = [named(name) for name in names] or references()
     files = [file for reference in chosen for file in files_of(reference, weights_dir)]

@@ -12,8 +12,8 @@ from fdr.cli._outputs import Output
 from fdr.cli._render import progress_for
 
 if TYPE_CHECKING:
-    from fdr.generators.sample_set import SampleSet
-    from fdr.group import Group
+    from fdr.generators import SampleSet
+    from fdr.runtime import Group
 
 
 @click.command(
@@ -80,9 +80,8 @@ def command(
     Noise and label of sample i depend on the seed and i alone: not on the batch size, the device or the number of GPUs.
     A killed run resumes: give the same command again.
     """
-    from fdr.extraction import ExtractionOptions
-    from fdr.generators.sample_set import sample_set, write_samples
-    from fdr.generators.source import GeneratorSource
+    from fdr.features import ExtractionOptions
+    from fdr.generators import GeneratorSource, sample_set, write_samples
 
     progress = progress_for(quiet)
     device, _ = _options.place_rank(device, gpus, group)

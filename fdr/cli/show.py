@@ -14,7 +14,7 @@ from fdr.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from fdr.moments import Moments
+    from fdr.frechet import Moments
 
 
 @click.command("show", cls=_options.Command, epilog="Examples:\n\n  fdr show stats.npz\n\n  fdr show report.json")
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 @_options.json_out
 def command(path: Path, spectrum: bool, json_path: Path | None) -> None:
     """Show a statistics file of any tool, a reference folder or a report. Only a torch file needs torch."""
-    from fdr.files import missing_path
-    from fdr.reference_index import INDEX_NAME, indexed_file, read_index, reference_folder
-    from fdr.report import load_reports, reports_to_json
+    from fdr.references import INDEX_NAME, indexed_file, read_index, reference_folder
+    from fdr.reports import load_reports, reports_to_json
+    from fdr.runtime import missing_path
 
     if not path.exists():
         raise InputError(missing_path(path))
@@ -55,9 +55,8 @@ def command(path: Path, spectrum: bool, json_path: Path | None) -> None:
 
 def _file_facts(path: Path, spectrum: bool) -> dict[str, Any]:
     """What a statistics file is and holds; the facts of its moments one by one where it holds several."""
-    from fdr.files import file_digest
-    from fdr.named_references import known_as
-    from fdr.statistics import open_statistics
+    from fdr.references import known_as, open_statistics
+    from fdr.runtime import file_digest
 
     file, sha256 = open_statistics(path), file_digest(path)
     known, facts = None, {}
@@ -77,14 +76,14 @@ def _warn_about(moments: Moments, where: str) -> None:
     import warnings
 
     from fdr.errors import FdrWarning
-    from fdr.statistics.checks import examine
+    from fdr.references import examine
 
     for sentence in examine(moments, where):
         warnings.warn(sentence, FdrWarning, stacklevel=2)
 
 
 def _facts(path: Path, spectrum: bool) -> dict[str, Any]:
-    from fdr.moments import Moments
+    from fdr.frechet import Moments
 
     return _describe(Moments.load(path), str(path), spectrum)
 
@@ -92,8 +91,7 @@ def _facts(path: Path, spectrum: bool) -> dict[str, Any]:
 def _describe(moments: Moments, where: str, spectrum: bool) -> dict[str, Any]:
     import numpy as np
 
-    from fdr.reference import moments_digest
-    from fdr.statistics.checks import numerical_rank
+    from fdr.references import moments_digest, numerical_rank
 
     _warn_about(moments, where)
     return {

@@ -14,9 +14,9 @@ from fdr.cli._outputs import Output
 from fdr.cli._render import dump, print_table, progress_for, write_text
 
 if TYPE_CHECKING:
-    from fdr.encoders.base import AbstractEncoder
-    from fdr.group import Group
+    from fdr.encoders import AbstractEncoder
     from fdr.images import ImageSource
+    from fdr.runtime import Group
 
 
 @click.command(
@@ -81,9 +81,9 @@ def command(
     """Compute the moments of IMAGES under each encoder; what is written is a reference for fdr eval --ref."""
     from dataclasses import replace
 
-    from fdr.encoders.registry import load_encoders
+    from fdr.encoders import load_encoders
     from fdr.images import open_images
-    from fdr.reference import open_samples
+    from fdr.references import open_samples
 
     setup = _options.library_options(progress_for(quiet), group=group, **shared)
     if file_format == "adm":
@@ -126,8 +126,8 @@ class _Target:
     @classmethod
     def of(cls, out: str, file_format: str | None, reps: str) -> _Target:
         """A file where the name ends so, and is no folder already; checked against --format and --reps."""
-        from fdr._moments_files import SUFFIXES
-        from fdr.encoders.registry import parse_encoders
+        from fdr.encoders import parse_encoders
+        from fdr.frechet import SUFFIXES
 
         path = Path(out)
         suffix = "" if out.endswith(("/", os.sep)) or path.is_dir() else path.suffix.lower()
@@ -151,8 +151,8 @@ class _Target:
 
     def check(self, source: ImageSource) -> None:
         """Raise what writing would raise later."""
-        from fdr.files import check_writable
-        from fdr.reference_writer import check_reference_file, check_reference_folder
+        from fdr.evaluation import check_reference_file, check_reference_folder
+        from fdr.runtime import check_writable
 
         if self.is_file:
             check_reference_file(self.path, source)
@@ -162,7 +162,7 @@ class _Target:
 
     def write(self, source: ImageSource, encoders: list[AbstractEncoder], **options: Any) -> dict[str, Any]:
         """Measure and write; returns what was written, for --json."""
-        from fdr.reference_writer import write_reference, write_reference_file
+        from fdr.evaluation import write_reference, write_reference_file
 
         if self.is_file:
             return write_reference_file(source, encoders[0], self.path, **options)
@@ -179,8 +179,8 @@ def _refuse_for_adm(reps: str, validation: str | None) -> None:
 def _write_adm(
     images: str, out: Path, name: str | None, num_images: int, setup: _options.Setup, json_path: Path | None, dry: bool
 ) -> None:
-    from fdr.adm_reference import check_adm_file, subset_of, write_adm_reference
-    from fdr.encoders.registry import load_encoders
+    from fdr.encoders import load_encoders
+    from fdr.evaluation import check_adm_file, subset_of, write_adm_reference
     from fdr.images import open_images
 
     check_adm_file(out)

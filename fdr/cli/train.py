@@ -16,12 +16,12 @@ from fdr.cli._missing import check_files
 from fdr.cli._outputs import Output
 from fdr.cli._train_view import view_for
 from fdr.errors import InputError
-from fdr.training.options import GRADIENTS, SOLVERS, RunOptions, TrainOptions, flag
-from fdr.trust import check_encoders
+from fdr.training import GRADIENTS, SOLVERS, RunOptions, TrainOptions, flag
+from fdr.weights import check_encoders
 
 if TYPE_CHECKING:
-    from fdr.group import Group
-    from fdr.training.loop import TrainResult
+    from fdr.runtime import Group
+    from fdr.training import TrainResult
 
 _DEFAULTS = {field.name: field.default for cls in (TrainOptions, RunOptions) for field in fields(cls)}
 
@@ -182,8 +182,7 @@ def command(
     fdr eval --gen RUN. A run that was stopped or killed goes on with the same command, or with --resume RUN; SIGTERM
     saves first.
     """
-    from fdr.training.loop import train
-    from fdr.training.planning import plan
+    from fdr.training import plan, train
 
     given |= choice.settings() | {"trust": _options.trusts()}
     run, options = _what(out, resume, given)
@@ -212,7 +211,7 @@ def command(
 
 def _what(out: Path | None, resume: Path | None, given: Mapping[str, Any]) -> tuple[Path, TrainOptions]:
     """The folder and the options of the run: all given, or those of an earlier one with what is typed now."""
-    from fdr.training.folder import OPTIONS_NAME, read_options
+    from fdr.training import OPTIONS_NAME, read_options
 
     names = [field.name for field in fields(TrainOptions)]
     if resume is None:
@@ -230,7 +229,7 @@ def _what(out: Path | None, resume: Path | None, given: Mapping[str, Any]) -> tu
 
 def _check_stored(stored: TrainOptions, typed: Mapping[str, Any], where: str) -> None:
     """Raise `InputError` where the run, and not the user, names code; its architecture is judged when it is loaded."""
-    from fdr.generators.architectures import check_not_program
+    from fdr.generators import check_not_program
 
     for name in ("reps", "monitor"):
         if name not in typed:
@@ -250,7 +249,7 @@ def _run_options(given: Mapping[str, Any]) -> RunOptions:
 
 def _value(name: str, text: Any) -> Any:
     """What click gives as what the field takes."""
-    from fdr.encoders.registry import parse_encoders
+    from fdr.encoders import parse_encoders
 
     if name == "reps" or (name == "monitor" and text):
         return tuple(parse_encoders(text))
@@ -283,9 +282,8 @@ def _closing(result: TrainResult) -> str:
 
 def _names_code(run: Path, *, is_resume: bool = False) -> bool:
     """True where the folder names code that a later command takes with --trust only."""
-    from fdr.generators.architectures import check_architecture
-    from fdr.generators.run_folder import read_run_folder
-    from fdr.training.folder import read_options
+    from fdr.generators import check_architecture, read_run_folder
+    from fdr.training import read_options
 
     try:
         check_architecture(read_run_folder(run).architecture, str(run))

@@ -13,7 +13,7 @@ from fdr.cli._outputs import Output
 from fdr.cli._render import dump, human_bytes, print_table, progress_for, write_text
 
 if TYPE_CHECKING:
-    from fdr.encoders.inventory import Holding, Verdict
+    from fdr.encoders import Holding, Verdict
 
 _all_without = click.argument("names", nargs=-1, metavar="[ENCODERS]...", shell_complete=_completion.encoders)
 _named = click.argument("names", nargs=-1, required=True, metavar="ENCODERS...", shell_complete=_completion.encoders)
@@ -33,8 +33,7 @@ def command() -> None:
 
 def _holdings(names: Sequence[str], weights_dir: Path | None) -> list[Holding]:
     """The files of the named encoders and scores; of all known by name without any."""
-    from fdr.encoders.inventory import SCORES, holdings
-    from fdr.encoders.registry import list_encoders
+    from fdr.encoders import SCORES, holdings, list_encoders
 
     return holdings(list(names) or [*(row.name for row in list_encoders()), *SCORES], weights_dir)
 
@@ -116,8 +115,8 @@ def fetch_files(
     The folder holds a SHA256SUMS, and --weights-dir DIR finds every file in it. A file with a published digest is
     refused when it differs.
     """
-    from fdr.encoders.inventory import fetch
-    from fdr.encoders.weight_options import WeightOptions
+    from fdr.encoders import fetch
+    from fdr.weights import WeightOptions
 
     found = _holdings(names, weights_dir)
     lines = json_path is None or str(json_path) != "-"
@@ -155,7 +154,7 @@ def verify_files(names: tuple[str, ...], weights_dir: Path | None, json_path: Pa
     A file that nobody gives a digest of is read instead. Exit code 1 when one is damaged, or one of the ENCODERS named
     is missing its file.
     """
-    from fdr.encoders.inventory import verify
+    from fdr.encoders import verify
 
     verdicts = list(verify(_holdings(names, weights_dir), tells_missing=bool(names)))
     if json_path is not None:
@@ -178,9 +177,8 @@ def _verdict_facts(verdict: Verdict) -> dict[str, Any]:
 @_options.weights_dir
 def print_paths(names: tuple[str, ...], weights_dir: Path | None) -> None:
     """Print where the weight files of ENCODERS are, one per line. Exit code 2 when one is missing."""
-    from fdr.encoders.weight_options import WeightOptions
-    from fdr.encoders.weights import missing_sentence
     from fdr.errors import WeightsError
+    from fdr.weights import WeightOptions, missing_sentence
 
     for holding in _holdings(names, weights_dir):
         if holding.path is None:

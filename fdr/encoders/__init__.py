@@ -1,1 +1,5 @@
-"""Encoders: images [B, 3, H, W] in [0, 1] -> named outputs. See `registry.py` for the names."""
+"""Encoders: images to named outputs. The catalogue, and one file a family."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from fdr.encoders.weight_options import WeightOptions
 from fdr.errors import InputError
+from fdr.weights import WeightOptions
 
 if TYPE_CHECKING:
     import torch

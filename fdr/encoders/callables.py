@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fdr import runtime
 from fdr.encoders.base import AbstractEncoder, EncoderSpec
-from fdr.encoders.identity import UNKNOWN, module_digest
 from fdr.errors import InputError
+from fdr.weights import UNKNOWN, module_digest
 
 
 class CallableEncoder(AbstractEncoder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fdr.encoders.weights import WeightsFile, hub_file
+from fdr.weights import WeightsFile, hub_file
 
 NON_COMMERCIAL = "CC-BY-NC-4.0 (non-commercial)"
 

@@ -13,7 +13,7 @@ from math import isqrt
 from typing import Any
 
 from fdr.encoders.catalogue import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
-from fdr.encoders.geometry import Preprocessing
+from fdr.encoders.preprocessing import Preprocessing
 from fdr.errors import InputError
 
 _PILLOW = {0: "pil-nearest", 1: "pil-lanczos", 2: "pil-bilinear", 3: "pil-bicubic"}

@@ -12,8 +12,8 @@ from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
 from fdr.encoders.catalogue import ROWS, TF128, EncoderRow
 from fdr.encoders.inception_network import FoldedInception, InceptionNetwork
 from fdr.encoders.resize import HOST_RESIZES, RESIZES
-from fdr.encoders.weights import FoundWeights, load_into, load_state_dict, resolve
 from fdr.errors import InputError, unknown
+from fdr.weights import FoundWeights, load_into, load_state_dict, resolve
 
 _ROWS = {row.name: row for row in ROWS if row.family == "inception"}
 

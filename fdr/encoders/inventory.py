@@ -9,14 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fdr.encoders import weights
+from fdr import weights
 from fdr.encoders.catalogue import find_row
-from fdr.encoders.lpips_files import lpips_files
 from fdr.encoders.registry import family_of, parse_encoders
-from fdr.encoders.weight_options import WeightOptions
-from fdr.encoders.weights import WeightsFile
 from fdr.errors import WeightsError
-from fdr.files import atomic_path, check_writable, write_atomically
+from fdr.runtime import atomic_path, check_writable, write_atomically
+from fdr.weights import WeightOptions, WeightsFile, lpips_files
 
 SUMS = "SHA256SUMS"
 """Digests of the files of a folder made by `fetch(..., to=...)`; `sha256sum -c` reads it too."""
@@ -75,9 +73,9 @@ def needed_files(name: str) -> tuple[WeightsFile, ...]:
 
         return openclip_models.needed_files(name)
     if family == "hf":
-        from fdr.encoders import hub_folder
+        from fdr.weights import needed_files
 
-        return hub_folder.needed_files(target.partition("?")[0])
+        return needed_files(target.partition("?")[0])
     if family in ("torchscript", "export"):
         return (WeightsFile(str(Path(target.partition("?")[0]).expanduser().absolute())),)
     return ()
@@ -110,7 +108,7 @@ def _located(encoders: tuple[str, ...], file: WeightsFile, weights_dir: Path | N
 
 
 def _shards(holding: Holding, weights_dir: Path | None) -> list[Holding]:
-    from fdr.encoders.hub_folder import INDEX, shard_names
+    from fdr.weights import INDEX, shard_names
 
     if holding.path is None or holding.path.name != INDEX:
         return []
@@ -221,6 +219,6 @@ def _read(holding: Holding, path: Path, digest: str) -> Verdict:
 
 
 def _is_program(path: Path) -> bool:
-    from fdr.encoders.torchscript_archive import is_archive
+    from fdr.weights import is_archive
 
     return path.suffix == ".pt2" or is_archive(path)

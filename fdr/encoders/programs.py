@@ -17,14 +17,11 @@ from torch import Tensor
 from fdr import runtime
 from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
 from fdr.encoders.callables import checked_features
-from fdr.encoders.export_archive import load_export
-from fdr.encoders.geometry import Preprocessing
 from fdr.encoders.names import OpenName, parse_open_name
-from fdr.encoders.torchscript_archive import load_archive
-from fdr.encoders.weights import file_digest
+from fdr.encoders.preprocessing import Preprocessing
 from fdr.errors import InputError, WeightsError
-from fdr.files import missing_path, refuse_stand_in
-from fdr.sidecar import read_sidecar
+from fdr.runtime import missing_path, refuse_stand_in
+from fdr.weights import file_digest, load_archive, load_export, read_sidecar
 
 SETTINGS = {
     "size": "side of the square the network sees, in pixels; without it images stay as they are",

@@ -15,15 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdr import runtime
-from fdr.arguments import named_arguments
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.catalogue import BUNDLES, ROWS, EncoderRow, find_row
-from fdr.encoders.libraries import first_line
 from fdr.errors import FdrWarning, InputError, unknown
-from fdr.failures import memory_for
-from fdr.files import as_path
-from fdr.progress import Progress, SilentProgress
-from fdr.trust import ENCODERS, load_declared
+from fdr.runtime import Progress, SilentProgress, as_path, memory_for, named_arguments
+from fdr.weights import ENCODERS, first_line, load_declared
 
 if TYPE_CHECKING:
     from torch import Tensor

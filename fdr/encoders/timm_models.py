@@ -18,16 +18,14 @@ import torch
 from torch import Tensor
 
 from fdr import runtime
-from fdr.encoders import weights as weight_files
+from fdr import weights as weight_files
 from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
 from fdr.encoders.catalogue import DINOV2_POSITIONS, ROWS, EncoderRow, timm_weights
-from fdr.encoders.clip_layouts import visual_names
-from fdr.encoders.geometry import Preprocessing
-from fdr.encoders.libraries import load_library
+from fdr.encoders.checkpoint_layouts import visual_names
 from fdr.encoders.positions import as_dinov2
-from fdr.encoders.torchscript_archive import archive_state, is_archive
-from fdr.encoders.weights import FoundWeights, WeightsFile
+from fdr.encoders.preprocessing import Preprocessing
 from fdr.errors import InputError, unknown
+from fdr.weights import FoundWeights, WeightsFile, archive_state, is_archive, load_library
 
 PREFIX = "timm:"
 DYNAMIC_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True}

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from fdr import runtime
 from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
-from fdr.encoders.geometry import Preprocessing
 from fdr.encoders.hf_preprocessing import preprocessing_of
-from fdr.encoders.hub_folder import ModelFiles, resolve_files
-from fdr.encoders.libraries import load_library, quiet
 from fdr.encoders.names import parse_open_name
+from fdr.encoders.preprocessing import Preprocessing
 from fdr.errors import InputError, WeightsError, unknown
+from fdr.weights import ModelFiles, load_library, quiet, resolve_files
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,5 @@
-"""Generators of images: loaded from checkpoints, sampled from seeds; `fdr.load_generator` is the way in."""
+"""Generators: noise and labels to images; checkpoints, run folders, sample sets."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -13,15 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fdr.encoders.diffusers_folder import is_repository
-from fdr.encoders.libraries import first_line
-from fdr.encoders.torchscript_archive import is_archive, load_archive
-from fdr.encoders.user_code import find_factory, source_digest
-from fdr.encoders.weights import file_digest
 from fdr.errors import FdrError, InputError, unknown
 from fdr.generators.base import Architecture, refuse_empty
-from fdr.generators.presets import PRESETS
-from fdr.trust import GENERATORS, PLACE, PROGRAM, declared_in, find_declared, load_declared, untrusted
+from fdr.generators.published.presets import PRESETS
+from fdr.weights import (
+    GENERATORS,
+    PLACE,
+    PROGRAM,
+    declared_in,
+    file_digest,
+    find_declared,
+    find_factory,
+    first_line,
+    is_archive,
+    is_repository,
+    load_archive,
+    load_declared,
+    source_digest,
+    untrusted,
+)
 
 
 class ScriptedNetwork(nn.Module):
@@ -101,7 +111,7 @@ def _scripted(path: Path, device: torch.device) -> nn.Module:
 
 
 def _exported(path: Path, device: torch.device) -> nn.Module:
-    from fdr.encoders.export_archive import load_export  # imports torch's reader of exports
+    from fdr.weights import load_export
 
     return ExportedNetwork(load_export(path, device))
 

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fdr.encoders.identity import UNKNOWN, digest_state, module_digest
 from fdr.errors import FdrError, InputError, RunError
-from fdr.failures import described, is_out_of_memory
 from fdr.generators.label_bounds import LabelBounds
-from fdr.generators.sampling import labels_of, noise_of
-from fdr.generators.weight_sets import TakenWeights
+from fdr.generators.labels import labels_of, noise_of
+from fdr.runtime import described, is_out_of_memory
+from fdr.weights import UNKNOWN, TakenWeights, digest_state, module_digest
 
 VALUE_RANGES = ((0.0, 1.0), (-1.0, 1.0))
 CHECKED_SAMPLES = 4

@@ -11,18 +11,23 @@ from typing import Any
 from torch import nn
 
 from fdr import runtime
-from fdr.arguments import named_arguments
-from fdr.encoders.torchscript_archive import is_archive
 from fdr.errors import FdrWarning, InputError
-from fdr.failures import memory_for
-from fdr.files import as_path, missing_path, refuse_stand_in
 from fdr.generators.architectures import build, declared
 from fdr.generators.base import Architecture, Generator
-from fdr.generators.checkpoints import INDEX_SUFFIX, holds_weights, load_weights
 from fdr.generators.objects import as_generator, spec_of
 from fdr.generators.run_folder import INDEX_NAME, read_run_folder
-from fdr.generators.weight_sets import ADVICE, NO_AVERAGE, ONLINE, TakenWeights
-from fdr.sidecar import read_sidecar
+from fdr.runtime import as_path, memory_for, missing_path, named_arguments, refuse_stand_in
+from fdr.weights import (
+    ADVICE,
+    INDEX_SUFFIX,
+    NO_AVERAGE,
+    ONLINE,
+    TakenWeights,
+    holds_weights,
+    is_archive,
+    load_weights,
+    read_sidecar,
+)
 
 _DECLARED = ("noise_shape", "num_classes", "value_range")
 

@@ -15,11 +15,9 @@ from fdr import runtime
 from fdr.errors import InputError
 from fdr.generators.architectures import declared, needs_labels
 from fdr.generators.base import OUTSIDE_SHARE, OVERSHOOT, Generator, GeneratorSpec, telling
-from fdr.generators.sampling import Labels, check_labels, labels_of, network_seed
+from fdr.generators.labels import Labels, check_labels, labels_of, network_seed
 from fdr.generators.source import DEFAULT_COUNT, GeneratorSource, check_counts
-from fdr.images import ImageOptions, ImageSource
-from fdr.images.ids import RowIds
-from fdr.images.made import MadeSource
+from fdr.images import ImageOptions, ImageSource, MadeSource, RowIds
 
 ACCEPTED = (
     "a Generator (fdr.load_generator), an nn.Module or function of noise [B, *noise_shape] (and labels [B]) that "

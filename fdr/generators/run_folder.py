@@ -17,11 +17,10 @@ from typing import Any
 
 from torch import Tensor
 
-from fdr.encoders.weights import file_digest
 from fdr.errors import InputError, WeightsError
-from fdr.files import atomic_path, check_writable, write_atomically
 from fdr.generators.base import Architecture, Generator
-from fdr.generators.weight_sets import ONLINE, WeightSets
+from fdr.runtime import atomic_path, check_writable, write_atomically
+from fdr.weights import ONLINE, WeightSets, file_digest
 
 INDEX_NAME = "generator.json"
 SCHEMA = "fdr-generator/1"

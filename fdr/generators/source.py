@@ -12,10 +12,8 @@ import torch
 
 from fdr.errors import InputError
 from fdr.generators.base import Generator
-from fdr.generators.sampling import SAMPLING_VERSION, Labels, check_labels, labels_of, network_seed, noise_of
-from fdr.images import ImageOptions
-from fdr.images.ids import RowIds
-from fdr.images.made import MadeSource
+from fdr.generators.labels import SAMPLING_VERSION, Labels, check_labels, labels_of, network_seed, noise_of
+from fdr.images import ImageOptions, MadeSource, RowIds
 
 DEFAULT_COUNT = 50_000
 

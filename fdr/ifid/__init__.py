@@ -1,1 +1,5 @@
-"""iFID (arXiv 2603.05630): how good are images between an image and its neighbour in an autoencoder's latent space?"""
+"""Interpolated FID of an autoencoder: latents, neighbours, interpolants, report."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fdr.autoencoders.base import LoadedAutoencoder
 from fdr.errors import InputError
+from fdr.ifid.autoencoders.base import LoadedAutoencoder
 from fdr.ifid.draws import Draws
 from fdr.ifid.interpolation import interpolate
 from fdr.ifid.latents import LatentReader, Latents
 from fdr.ifid.options import IfidOptions
-from fdr.images import ImageOptions
-from fdr.images.ids import Selected
-from fdr.images.made import MadeSource
+from fdr.images import ImageOptions, MadeSource, Selected
 
 Take = Callable[[int, int], Tensor]
 """Latents [stop - start, *latent_shape] to decode, of the good images start..stop."""

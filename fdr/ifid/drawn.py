@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fdr._stored import item_size
-from fdr.files import write_atomically, write_error
+from fdr.features import item_size
 from fdr.ifid.latents import Latents
-from fdr.progress import Progress
+from fdr.runtime import Progress, write_atomically, write_error
 
 
 @dataclass(frozen=True)

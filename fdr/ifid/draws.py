@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fdr.generators.sampling import NEIGHBOUR, uniform_of
-from fdr.neighbour_search import Neighbours
+from fdr.generators import NEIGHBOUR, uniform_of
+from fdr.ifid.neighbours import Neighbours
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from fdr.arguments import named_arguments
-from fdr.autoencoders.base import LoadedAutoencoder
-from fdr.autoencoders.loading import as_autoencoder, load_autoencoder
-from fdr.encoders.base import AbstractEncoder, EncoderOptions
-from fdr.encoders.registry import load_encoders
-from fdr.extraction import ExtractionOptions
-from fdr.files import as_path
-from fdr.group import SOLO, Group
+from fdr.encoders import AbstractEncoder, EncoderOptions, load_encoders
+from fdr.features import ExtractionOptions
+from fdr.ifid.autoencoders.base import LoadedAutoencoder
+from fdr.ifid.autoencoders.loading import as_autoencoder, load_autoencoder
 from fdr.ifid.options import DEFAULT_MEMORY, IfidOptions
 from fdr.ifid.run import InterpolatedFid
 from fdr.images import ImageOptions, ImageSource, open_images
-from fdr.lpips import load_lpips
-from fdr.progress import Progress, SilentProgress
-from fdr.report import Report
+from fdr.metrics import load_lpips
+from fdr.reports import Report
+from fdr.runtime import SOLO, Group, Progress, SilentProgress, as_path, named_arguments
 
 Encoders = str | AbstractEncoder | Any
 

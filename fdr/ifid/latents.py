@@ -10,12 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fdr._stored import item_size
-from fdr.autoencoders.base import LoadedAutoencoder
-from fdr.cache import FeatureCache
-from fdr.encoders.base import AbstractRowEncoder, EncoderSpec
+from fdr.encoders import AbstractRowEncoder, EncoderSpec
 from fdr.errors import InputError
-from fdr.extraction import SHARD_SIZE, Extraction, ExtractionOptions
+from fdr.features import SHARD_SIZE, Extraction, ExtractionOptions, FeatureCache, item_size
+from fdr.ifid.autoencoders.base import LoadedAutoencoder
 from fdr.images import BadImage, ImageSource
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fdr._stored import check_stored
 from fdr.errors import InputError, unknown
+from fdr.features import check_stored
 from fdr.ifid.interpolation import MODES
 
 COMPATS = ("reference",)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fdr.files import atomic_path
 from fdr.ifid.decoded import DecodedSource
 from fdr.ifid.latents import Latents
+from fdr.runtime import atomic_path
 
 NUM_ROWS = 8
 MIN_SIDE = 96

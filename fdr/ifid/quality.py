@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fdr import image_quality
-from fdr.encoders.base import AbstractRowEncoder, EncoderSpec
+from fdr.encoders import AbstractRowEncoder, EncoderSpec
 from fdr.errors import InputError
 from fdr.ifid.latents import Latents
+from fdr.metrics import MIN_MS_SSIM_SIDE, MIN_SSIM_SIDE, half_range, ms_ssim, num_outside, psnr, ssim
 
 if TYPE_CHECKING:
-    from fdr.lpips import Lpips
+    from fdr.metrics import Lpips
 
 QUALITY_VERSION = 1
 """Raised whenever a release changes one of the scores."""
@@ -48,7 +48,7 @@ class QualityEncoder(AbstractRowEncoder):
         self._any_range = not is_clamped
         self.device = device
         self.is_cacheable = queries.source.digest is not None
-        least = {"psnr": 1, "ssim": image_quality.MIN_SSIM_SIDE, "ms_ssim": image_quality.MIN_MS_SSIM_SIDE}
+        least = {"psnr": 1, "ssim": MIN_SSIM_SIDE, "ms_ssim": MIN_MS_SSIM_SIDE}
         names = tuple(name for name, side in least.items() if min(size) >= side)
         self.scores = names if lpips is None else (*names, "lpips")
         """Names of the qualities that a report shows."""
@@ -80,13 +80,13 @@ class QualityEncoder(AbstractRowEncoder):
         originals = self._originals(rows).to(inputs.device)
         seen = inputs, originals
         if self._compat == "reference":
-            seen = image_quality.half_range(inputs), image_quality.half_range(originals)
+            seen = half_range(inputs), half_range(originals)
         scores: dict[str, Callable[[], Tensor]] = {
-            "psnr": lambda: image_quality.psnr(*seen, self._any_range),
-            "ssim": lambda: image_quality.ssim(*seen, self._any_range),
-            "ms_ssim": lambda: image_quality.ms_ssim(*seen, self._any_range),
+            "psnr": lambda: psnr(*seen, self._any_range),
+            "ssim": lambda: ssim(*seen, self._any_range),
+            "ms_ssim": lambda: ms_ssim(*seen, self._any_range),
             "lpips": lambda: self._distances(*seen),
-            OUTSIDE: lambda: image_quality.num_outside(inputs),
+            OUTSIDE: lambda: num_outside(inputs),
         }
         return {name: scores[name]().reshape(-1, 1).float() for name in outputs}
 

@@ -6,17 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fdr._results import ResultFacts
-from fdr.autoencoders.base import AutoencoderSpec
-from fdr.encoders.base import AbstractEncoder
+from fdr.encoders import AbstractEncoder
+from fdr.evaluation import ResultFacts
+from fdr.frechet import Moments
+from fdr.ifid.autoencoders.base import AutoencoderSpec
 from fdr.ifid.decoded import NEIGHBOURS, RECONSTRUCTIONS, between
 from fdr.ifid.options import IfidOptions
 from fdr.ifid.quality import LOWER_IS_BETTER
 from fdr.images import ImageSource
-from fdr.metrics.fd import FrechetDistance
-from fdr.moments import Moments
-from fdr.report import Result
-from fdr.signature import Origin, images_signature
+from fdr.metrics import FrechetDistance
+from fdr.reports import Origin, Result, images_signature
 
 if TYPE_CHECKING:
     import torch

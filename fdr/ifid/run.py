@@ -16,30 +16,25 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fdr._results import samples_facts
-from fdr._stored import item_size
-from fdr.autoencoders.base import LoadedAutoencoder
-from fdr.encoders.base import AbstractEncoder
+from fdr.encoders import AbstractEncoder
 from fdr.errors import FdrError, FdrWarning, InputError, collected_warnings
-from fdr.extraction import Extraction, ExtractionOptions, cached_rows
-from fdr.failures import memory_for
-from fdr.group import failures_told, on_main
+from fdr.evaluation import Measurement, Needs, measure, samples_facts
+from fdr.features import Extraction, ExtractionOptions, cached_rows, item_size
+from fdr.frechet import Moments
+from fdr.ifid.autoencoders.base import LoadedAutoencoder
 from fdr.ifid.decoded import NEIGHBOURS, RECONSTRUCTIONS, DecodedSource, Paired, Take, between, decoded_sources
 from fdr.ifid.drawn import DrawnLatents, gather, gathered
 from fdr.ifid.draws import draw
 from fdr.ifid.latents import LatentEncoder, Latents, encode, stored_bytes
+from fdr.ifid.neighbours import Neighbours, SearchOptions, nearest, plan_search
+from fdr.ifid.neighbours.pair_rules import PairRules
 from fdr.ifid.options import IfidOptions
 from fdr.ifid.quality import ENCODER, OUTSIDE, QualityEncoder
 from fdr.ifid.results import Scores, results
-from fdr.image_quality import OVERSHOOT
 from fdr.images import ImageSource
-from fdr.lpips import Lpips
-from fdr.measurement import Measurement, Needs, measure
-from fdr.moments import Moments
-from fdr.neighbour_search import Neighbours, SearchOptions, nearest, plan_search
-from fdr.neighbour_search.pair_rules import PairRules
-from fdr.report import Report
-from fdr.runtime import package_versions
+from fdr.metrics import OVERSHOOT, Lpips
+from fdr.reports import Report
+from fdr.runtime import failures_told, memory_for, on_main, package_versions
 
 FOLDER = "ifid"
 """Below the cache: what the neighbour search has found, and what it has begun."""

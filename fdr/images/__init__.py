@@ -1,6 +1,5 @@
-"""Images from files or memory as ordered, sized, decoded batches: the only place where files become pixels."""
+"""Files, arrays and objects to ordered, sized, decoded batches of images."""
 
-from fdr.images.base import BadImage, ImageBatch, ImageOptions, ImageSource
-from fdr.images.registry import open_images
+import lazy_loader
 
-__all__ = ["BadImage", "ImageBatch", "ImageOptions", "ImageSource", "open_images"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,17 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fdr.errors import FdrWarning, InputError, RunError, as_utf8, unknown
-from fdr.group import SOLO, Group
 from fdr.images.decode import ALPHA, MAX_PIXELS, Picture, UnreadableImage, WrongValues, quiet_pillow
 from fdr.images.digests import container_digest, file_stamp
 from fdr.images.facts import FACTS, FORMATS, facts_of
 from fdr.images.files import left_out_text, lost_images
 from fdr.images.ids import EndlessIds, Selected
 from fdr.images.labels import Labels
-from fdr.images.pool import ordered_map
 from fdr.images.resize import CROPS, crop_function
-from fdr.progress import Progress, SilentProgress
-from fdr.runtime import available_cpus
+from fdr.runtime import SOLO, Group, Progress, SilentProgress, available_cpus, ordered_map
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.files import HEAD_BYTES, stand_in_of
 from fdr.images.metadata import without_metadata
+from fdr.runtime import HEAD_BYTES, stand_in_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image

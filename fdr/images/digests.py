@@ -22,11 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from fdr.errors import FdrError, InputError, RunError
-from fdr.files import DAMAGE, write_atomically
-from fdr.group import SOLO, Group, part_of
-from fdr.progress import Progress
-from fdr.runtime import available_cpus, cache_home
-from fdr.zip_check import check_zip
+from fdr.runtime import DAMAGE, SOLO, Group, Progress, available_cpus, cache_home, check_zip, part_of, write_atomically
 
 SETTLED_NS = 2_000_000_000
 PROBED_FILES = 64

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fdr.errors import InputError
-from fdr.files import as_path
 from fdr.images.base import ImageOptions, ImageSource, Loader
 from fdr.images.digests import file_digests
 from fdr.images.files import Place, decode_file, no_images, numbered_shards, sorted_out
 from fdr.images.labels import MAX_JSON_BYTES, Labels, labels_of_files
+from fdr.runtime import as_path
 
 
 def open_folder(place: Place, options: ImageOptions) -> ImageSource:

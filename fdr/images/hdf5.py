@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.files import DAMAGE
-from fdr.hdf5 import dataset_of, open_h5
 from fdr.images.array_file import ArrayInfo, ArrayPart, ArraySource, Shown, find_images, find_labels, open_arrays
 from fdr.images.base import ImageOptions, Loader
 from fdr.images.files import Place
 from fdr.images.labels import Labels
-from fdr.images.pool import read_ahead
+from fdr.runtime import DAMAGE, dataset_of, open_h5, read_ahead
 
 _BLOCK_BYTES = 16 << 20
 _MAX_BLOCK_BYTES = 128 << 20

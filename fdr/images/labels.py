@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fdr.errors import FdrWarning
-from fdr.files import DAMAGE
+from fdr.runtime import DAMAGE
 
 DATASET_JSON = "dataset.json"
 """StyleGAN's and EDM's file of labels, beside the images or above them."""

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fdr.failures import memory_for
 from fdr.images.base import ImageSource, Loader
 from fdr.images.decode import Picture
 from fdr.images.values import array_picture
+from fdr.runtime import memory_for
 
 
 class MadeSource(ImageSource):

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.files import DAMAGE
 from fdr.images.array_file import ArrayInfo, ArraySource, StoredRows, find_images, open_arrays, read_header
 from fdr.images.base import ImageOptions
 from fdr.images.files import Place
+from fdr.runtime import DAMAGE
 
 
 def open_npy(place: Place, options: ImageOptions) -> ArraySource:

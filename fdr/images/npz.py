@@ -15,7 +15,6 @@ from typing import IO
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.files import DAMAGE
 from fdr.images.array_file import (
     ArrayInfo,
     ArrayPart,
@@ -29,7 +28,7 @@ from fdr.images.array_file import (
 )
 from fdr.images.base import ImageOptions, Loader
 from fdr.images.files import Place
-from fdr.images.pool import read_ahead
+from fdr.runtime import DAMAGE, read_ahead
 
 _SKIP_BYTES = 1 << 20
 _AHEAD = 32  # rows inflated ahead of the decoding threads

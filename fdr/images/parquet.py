@@ -16,8 +16,8 @@ from fdr.images.base import ImageOptions, Loader
 from fdr.images.decode import Picture, UnreadableImage
 from fdr.images.files import SUFFIXES, Place
 from fdr.images.labels import Labels, array_labels
-from fdr.images.pool import read_ahead
 from fdr.images.values import KEYS, picture_of
+from fdr.runtime import read_ahead
 
 LABELS = ("label", "labels", "class", "cls", "fine_label")
 _AHEAD = 32

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fdr.arguments import named_arguments
 from fdr.errors import InputError, collected_warnings
-from fdr.files import as_path, missing_path, refuse_stand_in
 from fdr.images.base import ImageOptions, ImageSource
 from fdr.images.files import BRACES, SUFFIXES, Place, expand_braces, matches, names_several
 from fdr.images.values import is_array
+from fdr.runtime import as_path, missing_path, named_arguments, refuse_stand_in
 
 
 @dataclass(frozen=True)

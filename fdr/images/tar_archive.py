@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from fdr.errors import FdrWarning, InputError, unknown
-from fdr.files import DAMAGE
 from fdr.images.array_file import OffsetReader
 from fdr.images.base import ImageOptions, ImageSource, Loader
 from fdr.images.decode import Picture, UnreadableImage
@@ -36,7 +35,7 @@ from fdr.images.files import (
     sorted_out,
 )
 from fdr.images.labels import DATASET_JSON, MAX_JSON_BYTES, Labels, labels_of_files
-from fdr.images.pool import read_ahead
+from fdr.runtime import DAMAGE, read_ahead
 
 _COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 """First bytes -> what inflates such a file, all its streams one after the other."""

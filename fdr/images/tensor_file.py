@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from fdr.errors import InputError, first_line, unknown
-from fdr.files import DAMAGE, utf8_path
 from fdr.images.array_file import (
     PREFERRED,
     ArrayInfo,
@@ -31,7 +30,7 @@ from fdr.images.decode import Picture
 from fdr.images.files import Place
 from fdr.images.tensor import batch_channel_axis
 from fdr.images.values import is_tensor, to_numpy
-from fdr.zip_check import check_zip
+from fdr.runtime import DAMAGE, check_zip, utf8_path
 
 _DTYPES = {"U8": "u1", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
 """Of safetensors, those that images and labels may have; bfloat16 is read as its bits."""

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fdr.errors import InputError
-from fdr.files import DAMAGE
 from fdr.images.base import ImageOptions, ImageSource, Loader
 from fdr.images.decode import Picture, UnreadableImage, decode
 from fdr.images.digests import archive_digest
 from fdr.images.files import DEAD_LINKS, REPEATED, Place, check_file_bytes, follow_links, no_images, sorted_out
 from fdr.images.labels import MAX_JSON_BYTES, Labels, labels_of_files
+from fdr.runtime import DAMAGE
 
 _MAX_LINK_BYTES = 4096
 

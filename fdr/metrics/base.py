@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fdr.moments import Moments
-from fdr.progress import Progress
+from fdr.frechet import Moments
+from fdr.runtime import Progress
 
 
 @dataclass(frozen=True)

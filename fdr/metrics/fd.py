@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fdr.frechet import frechet_terms
+from fdr.frechet import Moments, frechet_terms
 from fdr.metrics.base import AbstractMomentsMetric, Score
-from fdr.moments import Moments
 
 
 @dataclass(frozen=True)

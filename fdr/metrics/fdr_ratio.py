@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fdr.ratio import ValidationFD, fd_ratio, fdr_k
+from fdr.frechet import ValidationFD, fd_ratio, fdr_k
 
 
 @dataclass(frozen=True)

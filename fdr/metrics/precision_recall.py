@@ -15,9 +15,8 @@ import numpy as np
 
 from fdr.errors import InputError
 from fdr.metrics.base import AbstractFeaturesMetric, Score
-from fdr.metrics.neighbours import ADM, EXACT, DistanceRule, squared_radii
-from fdr.progress import Progress, SilentProgress
-from fdr.runtime import resolve_device
+from fdr.metrics.distances import ADM, EXACT, DistanceRule, squared_radii
+from fdr.runtime import Progress, SilentProgress, resolve_device
 
 if TYPE_CHECKING:
     import torch

@@ -1,24 +1,5 @@
-"""Post-training of a generator with the Fréchet distance as the loss: `fdr train` as a library.
+"""Post-training of a generator: steps, the loop, run folders, logs, snapshots."""
 
-fdr.training.train(fdr.training.TrainOptions("model.pt2", reps=("inception",)), Path("runs/a"))
-"""
+import lazy_loader
 
-from __future__ import annotations
-
-import importlib
-from typing import Any
-
-_EXPORTS = {
-    "RunOptions": "fdr.training.options",
-    "TrainOptions": "fdr.training.options",
-    "TrainResult": "fdr.training.loop",
-    "plan": "fdr.training.planning",
-    "train": "fdr.training.loop",
-}
-__all__ = sorted(_EXPORTS)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'fdr.training' has no attribute {name!r}")
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

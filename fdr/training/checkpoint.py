@@ -15,8 +15,7 @@ from typing import Any
 import torch
 
 from fdr.errors import InputError, RunError
-from fdr.files import DAMAGE, atomic_path, utf8_path
-from fdr.pickle_check import check_torch_file
+from fdr.runtime import DAMAGE, atomic_path, check_torch_file, utf8_path
 
 SCHEMA = "fdr-checkpoint/1"
 FOLDER = "checkpoints"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fdr.generators.sampling import labels_of, noise_of
-from fdr.group import SOLO_TENSORS, TensorGroup
+from fdr.generators import labels_of, noise_of
+from fdr.runtime import SOLO_TENSORS, TensorGroup
 from fdr.training.options import TrainOptions
 
 

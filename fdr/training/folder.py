@@ -12,10 +12,9 @@ from typing import Any
 
 from filelock import Timeout
 
-from fdr._temporary import HELD, locked_file
 from fdr._version import __version__
 from fdr.errors import InputError
-from fdr.files import write_atomically, write_error
+from fdr.runtime import HELD, locked_file, write_atomically, write_error
 from fdr.training.options import TrainOptions, changed
 
 SCHEMA = "fdr-train/1"

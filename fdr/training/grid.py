@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fdr.files import atomic_path
+from fdr.runtime import atomic_path
 
 MARGIN = 2
 """White pixels between images."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fdr.errors import InputError
-from fdr.files import write_atomically
+from fdr.runtime import write_atomically
 from fdr.training.folder import LOG_NAME
 from fdr.training.options import RunOptions, TrainOptions
 

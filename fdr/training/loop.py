@@ -10,23 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from fdr.errors import FdrError, FdrWarning, RunError
-from fdr.failures import memory_for
-from fdr.generators.run_folder import save_generator
-from fdr.generators.weight_sets import ONLINE
-from fdr.group import SOLO, Group, failures_told, on_main
-from fdr.runtime import peak_memory, resolve_device
+from fdr.generators import save_generator
+from fdr.runtime import SOLO, Group, failures_told, memory_for, on_main, peak_memory, resolve_device, tensor_ranks
 from fdr.training import folder
 from fdr.training.checkpoint import list_checkpoints, load_checkpoint, prune, save_checkpoint
 from fdr.training.log import Clock, Sink, StepRecord, open_sinks
 from fdr.training.options import RunOptions, TrainOptions
-from fdr.training.parting import Parting
+from fdr.training.overfit_watch import Parting
 from fdr.training.setup import Parts, build
 from fdr.training.snapshots import FILL_BATCH, Snapshots, evaluated
 from fdr.training.step import StepOutcome, Stepper, own_randomness
 from fdr.training.view import SilentView, View
 from fdr.training.watch import Watch, fingerprint
 from fdr.training.weight_ema import WeightEmas
-from fdr.training_ranks import tensor_ranks
+from fdr.weights import ONLINE
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from fdr.errors import InputError, unknown
-from fdr.population import GRADIENTS, SOLVERS, BatchPopulation, EmaPopulation, QueuePopulation
-from fdr.reference import DEFAULT_REFERENCE
+from fdr.loss import GRADIENTS, SOLVERS, BatchPopulation, EmaPopulation, QueuePopulation
+from fdr.references import DEFAULT_REFERENCE
 from fdr.runtime import DTYPES
 
 POPULATIONS = ("ema:0.999", "queue:50000", "batch")

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from fdr.group import Group, on_main
-from fdr.population import EmaPopulation, QueuePopulation
-from fdr.runtime import peak_memory, resolve_device
+from fdr.loss import EmaPopulation, QueuePopulation
+from fdr.runtime import Group, on_main, peak_memory, resolve_device, tensor_ranks
 from fdr.training import folder
 from fdr.training.checkpoint import FOLDER, list_checkpoints
 from fdr.training.options import RunOptions, TrainOptions, parse_population
@@ -18,7 +17,6 @@ from fdr.training.setup import Parts, build
 from fdr.training.snapshots import EVALUATIONS, GRIDS
 from fdr.training.step import Stepper, own_randomness
 from fdr.training.view import SilentView
-from fdr.training_ranks import tensor_ranks
 
 MEASURED = 64
 """At most so many images, on each rank, make the step that is measured; a larger batch is extrapolated."""

@@ -9,23 +9,18 @@ from pathlib import Path
 
 import torch
 
-from fdr.encoders.base import AbstractEncoder, EncoderOptions
-from fdr.encoders.registry import load_encoders, parse_encoders
-from fdr.extraction import ExtractionOptions
-from fdr.generators.architectures import check_architecture
-from fdr.generators.base import Architecture, Generator
-from fdr.generators.loading import load_generator
-from fdr.generators.weight_sets import ONLINE
-from fdr.group import Group
+from fdr.encoders import AbstractEncoder, EncoderOptions, load_encoders, parse_encoders
+from fdr.evaluation import write_reference
+from fdr.features import ExtractionOptions
+from fdr.generators import Architecture, Generator, check_architecture, load_generator
 from fdr.images import open_images
 from fdr.loss import FDLoss
-from fdr.progress import Progress
-from fdr.reference import names_images
-from fdr.reference_writer import write_reference
-from fdr.runtime import check_dtype, resolve_device
+from fdr.references import names_images
+from fdr.runtime import Group, Progress, check_dtype, resolve_device
 from fdr.training import folder
 from fdr.training.draws import Draws
 from fdr.training.options import RunOptions, TrainOptions, parse_population
+from fdr.weights import ONLINE
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fdr.encoders.base import EncoderOptions
+from fdr.encoders import EncoderOptions
 from fdr.errors import FdrError
 from fdr.evaluation import Evaluator
-from fdr.extraction import ExtractionOptions
-from fdr.failures import memory_for
-from fdr.files import write_atomically
-from fdr.generators.source import GeneratorSource
-from fdr.group import Group
+from fdr.features import ExtractionOptions
+from fdr.generators import GeneratorSource
 from fdr.images import ImageOptions, open_images
-from fdr.progress import Progress
-from fdr.report import reports_to_json
+from fdr.reports import reports_to_json
+from fdr.runtime import Group, Progress, memory_for, write_atomically
 from fdr.training.draws import stream_seed
 from fdr.training.grid import as_bytes, save_sheet
 from fdr.training.options import RunOptions, TrainOptions

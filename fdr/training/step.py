@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from fdr.errors import InputError, NonFiniteError, RunError
-from fdr.failures import memory_for
-from fdr.generators.base import Generator
-from fdr.group import TensorGroup
+from fdr.generators import Generator
 from fdr.loss import FDLoss, LossOutput
+from fdr.runtime import TensorGroup, memory_for
 from fdr.training.draws import Draws, stream_seed
 from fdr.training.options import TrainOptions
 from fdr.training.schedule import learning_rate

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-from fdr.progress import Progress, SilentProgress
+from fdr.runtime import Progress, SilentProgress
 from fdr.training.log import StepRecord
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fdr.generators.base import OUTSIDE_SHARE, OVERSHOOT
+from fdr.generators import OUTSIDE_SHARE, OVERSHOOT
 
 DIVERGED = 10.0
 """A trained FD this many times its first logged value is reported."""

@@ -12,7 +12,7 @@ from generator_worlds import Classes, weights
 from worlds import images, npz
 
 import fdr
-from fdr.generators.run_folder import save_generator
+from fdr.generators import save_generator
 
 
 @pytest.fixture

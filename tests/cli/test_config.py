@@ -15,7 +15,7 @@ from worlds import images, npz
 
 import fdr
 from fdr.cli._config import find_config
-from fdr.generators.run_folder import save_generator
+from fdr.generators import save_generator
 
 PROGRAM = """
 import sys

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-PUBLISHED = Path(__file__).parent.parent / "correlation" / "ifid_published.csv"
+PUBLISHED = Path(__file__).parent.parent / "comparison" / "ifid_published.csv"
 XL = (PUBLISHED, "--x", "ifid", "--y", "gfid_xl")
 
 

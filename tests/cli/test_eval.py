@@ -14,7 +14,7 @@ import torch
 from worlds import folder, images, npz
 
 import fdr
-from fdr.protocols import Protocol
+from fdr.evaluation.protocols import Protocol
 
 
 @pytest.fixture

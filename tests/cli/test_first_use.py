@@ -8,10 +8,11 @@ import pytest
 from worlds import images, npz
 
 import fdr
-from fdr.arguments import COMMANDS, SYNONYMS
 from fdr.cli import COMMANDS as HAVING
 from fdr.cli import cli, run
-from fdr.encoders.catalogue import ROWS
+from fdr.encoders import ROWS
+from fdr.runtime import COMMANDS
+from fdr.runtime.arguments import SYNONYMS
 
 
 @pytest.mark.parametrize(

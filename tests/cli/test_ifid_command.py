@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from worlds import images, npz
 
-from fdr.report import Report
+from fdr.reports import Report
 
 QUERIES, OTHERS = images(40, seed=1), images(70, seed=2)
 Run = Callable[..., Any]

@@ -17,7 +17,7 @@ import pytest
 from worlds import images, npz
 
 from fdr.cli import COMMANDS, cli
-from fdr.encoders.registry import list_encoders
+from fdr.encoders import list_encoders
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
@@ -118,7 +118,7 @@ def test_interruption_is_130_and_one_line(tmp_path: Path) -> None:
     code = (
         "import time, sys\nfrom fdr.encoders import random_net\n"
         "from fdr.cli import main\n"
-        "import fdr._pipeline as e\n"
+        "import fdr.features.pipeline as e\n"
         "forward = e.Pipeline._launch\n"
         "def slow(*a):\n    print('computing', file=sys.stderr, flush=True); time.sleep(0.2); return forward(*a)\n"
         "e.Pipeline._launch = slow\n"

@@ -13,7 +13,7 @@ from generator_worlds import weights
 from PIL import Image
 from worlds import folder, images, npz
 
-from fdr.moments import Moments
+from fdr.frechet import Moments
 
 
 @pytest.fixture

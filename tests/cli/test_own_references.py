@@ -16,12 +16,10 @@ from worlds import TinyEncoder, images, npz
 
 import fdr
 from fdr.errors import InputError
-from fdr.evaluation import evaluate
+from fdr.evaluation import evaluate, write_reference, write_reference_file
+from fdr.frechet import Moments
 from fdr.images import open_images
-from fdr.moments import Moments
-from fdr.reference import find_reference
-from fdr.reference_writer import write_reference, write_reference_file
-from fdr.statistics.convert import ConvertOptions, convert
+from fdr.references import ConvertOptions, convert, find_reference
 
 REAL, ENCODER = images(40), TinyEncoder()
 
@@ -39,7 +37,7 @@ class Later(datetime):
 
 
 def test_the_same_moments_have_one_digest_in_any_container(folder: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("fdr.reference_writer.datetime", Later)
+    monkeypatch.setattr("fdr.evaluation.write_reference.datetime", Later)
     write_reference(open_images(REAL), [ENCODER], tmp_path / "later", file_format="npz")
     write_reference_file(open_images(REAL), ENCODER, tmp_path / "one.npz", name="x")
     write_reference_file(open_images(REAL), ENCODER, tmp_path / "one.h5")
@@ -269,7 +267,7 @@ class TestNoReferenceGiven:
         assert told not in fdr_command("eval", "s.npz", "--reps", "random", "--ref", "demo").err
         got = fdr_command("train", "--gen", "g.pt2", "-o", "run", "--reps", "random", "--dry-run")
         assert got.code == 2 and told in got.err
-        monkeypatch.setattr("fdr.evaluation.DEFAULT_REFERENCE", "demo")
+        monkeypatch.setattr("fdr.evaluation.evaluator.DEFAULT_REFERENCE", "demo")
         report = evaluate(REAL, None, "random")
         assert report.reference is not None and report.reference["is_default"] is True
         assert "is_default" not in (evaluate(REAL, "demo", "random").reference or {})

@@ -14,8 +14,8 @@ from worlds import TinyEncoder, folder, images, npz
 import fdr
 from fdr.cli import _render
 from fdr.cli._render import PlainProgress, RichProgress, shortened
-from fdr.extraction import Extraction, ExtractionOptions
-from fdr.group import SOLO
+from fdr.features import Extraction, ExtractionOptions
+from fdr.runtime import SOLO
 
 LONG = "a_very_long_name_of_a_folder_with_samples_of_the_newest_run.npz: inception, dinov2, clip, siglip"
 
@@ -116,8 +116,8 @@ class Recorded:
 
 @pytest.fixture
 def every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fdr.group.EXCHANGE_INTERVAL", 0.0)
-    monkeypatch.setattr("fdr.extraction.SHARD_SIZE", 16)
+    monkeypatch.setattr("fdr.runtime.ranks.group.EXCHANGE_INTERVAL", 0.0)
+    monkeypatch.setattr("fdr.features.extraction.SHARD_SIZE", 16)
 
 
 def test_a_pass_moves_with_every_batch(every_batch: None, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from statistics_worlds import COUNT, DIM, WRITERS, malicious, named, write
 from worlds import images, npz
 
-from fdr.moments import Moments
+from fdr.frechet import Moments
 
 
 def test_references_list_shows_all_and_says_what_is_here(fdr_command) -> None:

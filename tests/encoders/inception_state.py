@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fdr import procedural
 from fdr.encoders.inception_network import InceptionNetwork
+from fdr.images import procedural
 
 
 @cache

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from fdr.encoders.catalogue import BUNDLES, INCEPTION_WEIGHTS, NON_COMMERCIAL, ROWS, find_row
+from fdr.encoders import BUNDLES, ROWS, find_row
+from fdr.encoders.catalogue import INCEPTION_WEIGHTS, NON_COMMERCIAL
 
 NAMES = [row.name for row in ROWS]
 

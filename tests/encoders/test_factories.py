@@ -11,9 +11,16 @@ from worlds import images, npz
 
 import fdr
 from fdr.cli import run
-from fdr.encoders import registry
-from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
-from fdr.encoders.registry import load_encoder, parse_encoders, plugin_encoders, register_encoder
+from fdr.encoders import (
+    AbstractEncoder,
+    EncoderOptions,
+    EncoderSpec,
+    load_encoder,
+    parse_encoders,
+    plugin_encoders,
+    register_encoder,
+    registry,
+)
 from fdr.errors import FdrWarning, InputError
 
 IMAGES = torch.rand((4, 3, 8, 8), generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,7 @@ import torch
 import torchvision.transforms as vision
 from PIL import Image
 
-from fdr.encoders.geometry import Preprocessing
+from fdr.encoders.preprocessing import Preprocessing
 from fdr.encoders.resize import BYTE_RESIZES
 from fdr.errors import InputError
 

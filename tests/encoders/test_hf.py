@@ -13,7 +13,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from fdr.encoders.base import EncoderOptions
+from fdr.encoders import EncoderOptions
 from fdr.encoders.hf_preprocessing import preprocessing_of
 from fdr.encoders.transformers_models import load
 from fdr.errors import InputError, WeightsError

@@ -13,12 +13,13 @@ import torch
 from inception_state import make_inception_state, save_inception_state
 from torch import Tensor
 
-from fdr import procedural, runtime
-from fdr.encoders.base import EncoderOptions
+from fdr.encoders import EncoderOptions
 from fdr.encoders.catalogue import INCEPTION_WEIGHTS
 from fdr.encoders.inception import InceptionEncoder, load
 from fdr.encoders.inception_network import FoldedInception, InceptionNetwork
 from fdr.errors import FdrWarning, InputError, WeightsError
+from fdr.images import procedural
+from fdr.runtime import environment as runtime
 
 NAMES = ("inception", "inception:pytorch-fid", "inception:clean", "inception:fdloss")
 PARITY = 5e-5

@@ -13,10 +13,10 @@ import torch
 from inception_state import save_inception_state
 
 import fdr
-from fdr import procedural
 from fdr.cli import run
-from fdr.encoders.base import EncoderOptions
+from fdr.encoders import EncoderOptions
 from fdr.errors import FdrWarning
+from fdr.images import procedural
 
 NUM_SAMPLES, NUM_REFERENCE = 4, 5
 

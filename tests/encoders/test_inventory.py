@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from fdr.cli import run
-from fdr.encoders.catalogue import INCEPTION_WEIGHTS, find_row
-from fdr.encoders.inventory import SCORES, SUMS, holdings, needed_files, read_sums
-from fdr.encoders.registry import list_encoders
+from fdr.encoders import SCORES, find_row, holdings, list_encoders
+from fdr.encoders.catalogue import INCEPTION_WEIGHTS
+from fdr.encoders.inventory import SUMS, needed_files, read_sums
 
 DINOV2 = "vit_large_patch14_dinov2.lvd142m"
 
@@ -31,7 +31,7 @@ def empty_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("urllib.request.urlopen", None)
-    monkeypatch.setattr("fdr.encoders.lpips_files.packaged_heads", lambda: None)
+    monkeypatch.setattr("fdr.weights.lpips_weights.packaged_heads", lambda: None)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
 
@@ -155,12 +155,12 @@ def test_missing_files_are_fetched_and_told(capsys, tmp_path, monkeypatch):
                 commit / filename, json.dumps({"weight_map": {"a": "p1.safetensors", "b": "p2.safetensors"}}).encode()
             )
         if filename == "model.safetensors":
-            from fdr.encoders._fetch import FetchError
+            from fdr.weights.fetch import FetchError
 
             raise FetchError("no such file")
         return tensors(commit / filename)
 
-    monkeypatch.setattr("fdr.encoders.weights.fetch_from_hub", download)
+    monkeypatch.setattr("fdr.weights.files.fetch_from_hub", download)
     code, out, _ = call(capsys, "weights", "fetch", "hf:org/sharded", "--to", "usb", "-q")
     assert code == 0
     names = ["config.json", "preprocessor_config.json", "model.safetensors", "model.safetensors.index.json"]

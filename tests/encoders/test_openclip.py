@@ -14,7 +14,7 @@ from open_clip import pretrained as tags
 from PIL import Image
 from safetensors.torch import save_file
 
-from fdr.encoders.base import EncoderOptions
+from fdr.encoders import EncoderOptions
 from fdr.encoders.openclip_models import load, needed_files
 from fdr.errors import FdrWarning, InputError, WeightsError
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as vision
 
-from fdr.encoders.base import EncoderOptions
+from fdr.encoders import EncoderOptions
 from fdr.encoders.programs import SETTINGS, load
 from fdr.encoders.resize import pil_bytes
-from fdr.encoders.torchscript_archive import load_archive
 from fdr.errors import InputError, WeightsError
+from fdr.weights import load_archive
 
 IMAGES = torch.randint(0, 256, (3, 3, 20, 26), generator=torch.Generator().manual_seed(0)).float() / 255
 CPU = EncoderOptions(device="cpu")

@@ -17,12 +17,12 @@ import torchvision.transforms as vision
 from PIL import Image
 from safetensors.torch import save_file
 
-from fdr.encoders.base import EncoderOptions
-from fdr.encoders.catalogue import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, ROWS, find_row
+from fdr.encoders import ROWS, EncoderOptions, find_row
+from fdr.encoders.catalogue import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from fdr.encoders.positions import as_dinov2
 from fdr.encoders.timm_models import TimmEncoder, load_row
-from fdr.encoders.weights import find
 from fdr.errors import FdrWarning, InputError, WeightsError
+from fdr.weights import find
 
 pytestmark = pytest.mark.usefixtures("pillow_before_13")
 

@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fdr import procedural
-from fdr.encoders.base import EncoderOptions
-from fdr.encoders.catalogue import find_row
+from fdr.encoders import EncoderOptions, find_row
 from fdr.encoders.random_net import RandomEncoder, load, uniform
 from fdr.errors import InputError
 from fdr.frechet import frechet_distance
+from fdr.images import procedural
 
 GOLDEN_STREAM = [float.fromhex(x) for x in ("0x1.3836e97a68cbcp-2", "0x1.9c15182fa20a4p-2", "-0x1.ce56eab045410p-3")]
 GOLDEN_FEATURES = [0.09878968, 0.33136287, 0.17965567, 0.00614092, 0.21187475, 0.27059269]

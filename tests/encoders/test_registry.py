@@ -10,11 +10,20 @@ import pytest
 import torch
 
 from fdr import runtime
-from fdr.encoders import registry
-from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
-from fdr.encoders.callables import CallableEncoder
-from fdr.encoders.catalogue import BUNDLES, ROWS
-from fdr.encoders.registry import as_encoder, canonical_name, list_encoders, load_encoder, parse_encoders
+from fdr.encoders import (
+    BUNDLES,
+    ROWS,
+    AbstractEncoder,
+    CallableEncoder,
+    EncoderOptions,
+    EncoderSpec,
+    as_encoder,
+    list_encoders,
+    load_encoder,
+    parse_encoders,
+    registry,
+)
+from fdr.encoders.registry import canonical_name
 from fdr.errors import InputError
 
 IMAGES = torch.rand((4, 3, 8, 8), generator=torch.Generator().manual_seed(0))

@@ -17,12 +17,11 @@ import torch
 import torchvision.transforms.v2.functional as vision
 from safetensors.torch import save_file
 
-from fdr import runtime
-from fdr.encoders import timm_models
-from fdr.encoders.base import EncoderOptions
-from fdr.encoders.catalogue import BUNDLES, ROWS, find_row, timm_weights
+from fdr.encoders import BUNDLES, ROWS, EncoderOptions, find_row, timm_models
+from fdr.encoders.catalogue import timm_weights
 from fdr.encoders.timm_models import load, load_row
 from fdr.errors import InputError, WeightsError
+from fdr.runtime import environment as runtime
 
 IMAGES = torch.rand((2, 3, 72, 96), generator=torch.Generator().manual_seed(1))
 

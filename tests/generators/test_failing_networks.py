@@ -18,10 +18,9 @@ from torch import Tensor, nn
 import fdr
 from fdr.cli import run
 from fdr.errors import FdrError, InputError, RunError
-from fdr.generators.base import Generator, GeneratorSpec
+from fdr.generators import Generator, GeneratorSource, sample_set, write_samples
+from fdr.generators.base import GeneratorSpec
 from fdr.generators.label_bounds import LabelBounds
-from fdr.generators.sample_set import sample_set, write_samples
-from fdr.generators.source import GeneratorSource
 
 GOOD = torch.full((4, 3, 8, 8), 0.5)
 

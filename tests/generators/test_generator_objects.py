@@ -15,9 +15,7 @@ from torch import Tensor, nn
 
 import fdr
 from fdr.errors import FdrWarning, InputError, RunError
-from fdr.generators.base import Generator
-from fdr.generators.sampling import noise_of
-from fdr.generators.source import GeneratorSource
+from fdr.generators import Generator, GeneratorSource, noise_of
 
 REAL = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
 CPU = fdr.EncoderOptions(device="cpu")

@@ -13,12 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import fdr
-from fdr.encoders._fetch import FetchError
-from fdr.encoders.diffusers_folder import WEIGHTS
 from fdr.errors import InputError, WeightsError
-from fdr.generators.presets import PRESETS, PUBLISHED_VAE
-from fdr.generators.run_folder import save_generator
-from fdr.generators.vae import load_decoder
+from fdr.generators import save_generator
+from fdr.generators.published.presets import PRESETS, PUBLISHED_VAE
+from fdr.generators.published.vae import load_decoder
+from fdr.weights.diffusers import WEIGHTS
+from fdr.weights.fetch import FetchError
 
 MEAN = torch.tensor([0.86488, -0.27787343, 0.21616915, 0.3738409])[:, None, None]
 STD = torch.tensor([4.85503674, 5.31922414, 3.93725398, 3.9870003])[:, None, None]
@@ -172,7 +172,7 @@ def test_what_keeps_from_fetching(monkeypatch, tmp_path, checkpoint, argument, v
         asked.append((repository, file, revision))
         raise FetchError("no luck")
 
-    monkeypatch.setattr("fdr.encoders.weights.fetch_from_hub", fetch)
+    monkeypatch.setattr("fdr.weights.files.fetch_from_hub", fetch)
     with pytest.raises(WeightsError, match="no luck" if is_fetched else "the run is offline"):
         fdr.load_generator(checkpoint, arch="imf-b", arch_args={"vae": "owner/name@main"}, offline=argument)
     assert asked == ([("owner/name", "config.json", "main")] if is_fetched else [])

@@ -16,8 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import fdr
 from fdr.errors import FdrError, FdrWarning, InputError, WeightsError
-from fdr.generators.run_folder import save_generator
-from fdr.generators.sampling import noise_of
+from fdr.generators import noise_of, save_generator
 
 NOISE = noise_of(0, range(3), (8,))
 

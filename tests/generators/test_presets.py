@@ -14,11 +14,11 @@ from transformer_oracle import imf_estimate, jit_estimate, pmf_estimate
 
 import fdr
 from fdr.errors import InputError
-from fdr.generators.jit import JustImageTransformer
-from fdr.generators.mean_flow import LatentMeanFlow, PixelMeanFlow
-from fdr.generators.presets import PRESETS
-from fdr.generators.run_folder import save_generator
-from fdr.generators.transformer import Sampler, Sizes
+from fdr.generators import save_generator
+from fdr.generators.published.jit import JustImageTransformer
+from fdr.generators.published.mean_flow import LatentMeanFlow, PixelMeanFlow
+from fdr.generators.published.presets import PRESETS
+from fdr.generators.published.transformer import Sampler, Sizes
 
 COUNTS = {
     "pmf-b-256": 118_234_240,

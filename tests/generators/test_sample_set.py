@@ -18,9 +18,8 @@ from thread_ranks import on_ranks
 
 import fdr
 from fdr.errors import InputError, RunError
-from fdr.generators import sample_set as module
-from fdr.generators.sample_set import sample_set, write_samples
-from fdr.generators.source import GeneratorSource
+from fdr.generators import GeneratorSource, sample_set, write_samples
+from fdr.generators import samples as module
 
 
 @pytest.fixture(autouse=True)

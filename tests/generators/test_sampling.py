@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fdr.errors import InputError
-from fdr.generators.sampling import check_labels, labels_of, noise_of
+from fdr.generators import labels_of, noise_of
+from fdr.generators.labels import check_labels
 
 
 @settings(max_examples=25, deadline=None)

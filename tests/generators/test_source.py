@@ -10,11 +10,9 @@ from thread_ranks import on_ranks
 from worlds import TinyEncoder, images
 
 import fdr
-import fdr.extraction
+import fdr.features.extraction
 from fdr.errors import InputError
-from fdr.generators.sample_set import sample_set, write_samples
-from fdr.generators.sampling import noise_of
-from fdr.generators.source import GeneratorSource
+from fdr.generators import GeneratorSource, noise_of, sample_set, write_samples
 from fdr.images import ImageOptions
 
 
@@ -94,7 +92,7 @@ def test_options_that_make_no_sense(options, sentence):
 
 
 def test_measured_on_the_fly_is_measured_from_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(fdr.extraction, "SHARD_SIZE", 16)
+    monkeypatch.setattr(fdr.features.extraction, "SHARD_SIZE", 16)
     source = GeneratorSource(generator(Classes), 50, seed=2, batch_size=8)
     write_samples(sample_set(source, tmp_path / "a.npz"))
     real = images(40, side=4)
@@ -119,7 +117,7 @@ def test_features_are_cached_by_the_generator_and_the_seed(tmp_path):
 
 
 def test_two_ranks_measure_what_one_does(monkeypatch):
-    monkeypatch.setattr(fdr.extraction, "SHARD_SIZE", 16)
+    monkeypatch.setattr(fdr.features.extraction, "SHARD_SIZE", 16)
     real = images(40, side=4)
 
     sources = [GeneratorSource(generator(Classes), 50, batch_size=8) for _ in range(2)]

@@ -11,9 +11,9 @@ from torch import Tensor
 from worlds import TinyEncoder
 
 import fdr
-from fdr.autoencoders.loading import as_autoencoder
+from fdr.ifid.autoencoders.loading import as_autoencoder
 from fdr.ifid.draws import draw
-from fdr.neighbour_search import Neighbours
+from fdr.ifid.neighbours import Neighbours
 
 
 class Counting(Plain):

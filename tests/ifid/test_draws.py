@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fdr.ifid.draws import draw
-from fdr.neighbour_search import Neighbours
+from fdr.ifid.neighbours import Neighbours
 
 DIM = 3
 

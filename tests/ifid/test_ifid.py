@@ -15,8 +15,8 @@ from torch import Tensor
 from worlds import TinyEncoder, folder, images, npz
 
 import fdr
-from fdr.autoencoders.loading import as_autoencoder
-from fdr.report import Report, metric_label
+from fdr.ifid.autoencoders.loading import as_autoencoder
+from fdr.reports import Report, metric_label
 
 QUERIES, OTHERS = images(40, seed=1), images(70, seed=2)
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from worlds import TinyEncoder, folder, images, npz
 
 import fdr
-from fdr.cache import CacheStore
 from fdr.errors import InputError, RunError
-from fdr.group import Group
-from fdr.report import Report
+from fdr.features import CacheStore
+from fdr.reports import Report
+from fdr.runtime import Group
 
 QUERIES, OTHERS = images(40, seed=1), images(70, seed=2)
 
@@ -59,7 +59,7 @@ class TestCache:
 
 
 def test_ranks_give_the_report_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fdr.extraction.SHARD_SIZE", 8)
+    monkeypatch.setattr("fdr.features.extraction.SHARD_SIZE", 8)
     monkeypatch.setattr("fdr.ifid.latents.SHARD_SIZE", 8)
     queries, others = npz(tmp_path / "q.npz", QUERIES), npz(tmp_path / "n.npz", OTHERS)
     options = {"batch_size": 4, "num_workers": 0, "alpha": (0.25, 0.5)}

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from image_worlds import photos, read_all
 
-from fdr import hdf5
 from fdr.errors import InputError
+from fdr.frechet import Moments
 from fdr.images import open_images
-from fdr.moments import Moments
-from fdr.statistics import open_statistics
+from fdr.references import open_statistics
+from fdr.runtime import hdf5
 
 h5py = pytest.importorskip("h5py")
 IMAGES = photos(6)
@@ -132,7 +132,7 @@ def test_the_structure_is_read_once_and_never_where_it_has_checksums(tmp_path, m
 
 def test_the_child_needs_no_torch(tmp_path):
     written(tmp_path / "x.h5", images=IMAGES)
-    program = "import sys; from fdr.hdf5 import survey; survey(sys.argv[1]); print('torch' in sys.modules)"
+    program = "import sys; from fdr.runtime.hdf5 import survey; survey(sys.argv[1]); print('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "x.h5")], capture_output=True, text=True, env=environment

@@ -11,7 +11,7 @@ import torch
 from image_worlds import encoded, photo, photos, read_all, write_files
 
 from fdr.images import ImageOptions, open_images
-from fdr.images.pool import ordered_map, read_ahead
+from fdr.runtime import ordered_map, read_ahead
 
 
 def our_threads() -> list[threading.Thread]:

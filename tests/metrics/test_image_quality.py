@@ -15,20 +15,10 @@ from scipy.signal import convolve2d
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from fdr import procedural
 from fdr.errors import InputError
-from fdr.image_quality import (
-    K1,
-    K2,
-    MIN_MS_SSIM_SIDE,
-    PSNR_CAP,
-    SCALE_WEIGHTS,
-    WINDOW_SIDE,
-    half_range,
-    ms_ssim,
-    psnr,
-    ssim,
-)
+from fdr.images import procedural
+from fdr.metrics import MIN_MS_SSIM_SIDE, half_range, ms_ssim, psnr, ssim
+from fdr.metrics.image_quality import K1, K2, PSNR_CAP, SCALE_WEIGHTS, WINDOW_SIDE
 
 SCORES = {"psnr": (psnr, PSNR_CAP), "ssim": (ssim, 1.0), "ms-ssim": (ms_ssim, 1.0)}
 scores = pytest.mark.parametrize(("score", "best"), SCORES.values(), ids=list(SCORES))

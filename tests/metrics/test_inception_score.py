@@ -8,7 +8,7 @@ import torch
 from scipy.special import log_softmax
 
 from fdr.errors import InputError
-from fdr.metrics.base import AbstractStreamMetric
+from fdr.metrics import AbstractStreamMetric
 from fdr.metrics.inception_score import InceptionScore, InceptionScoreADM
 
 

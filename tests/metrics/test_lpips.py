@@ -17,13 +17,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fdr import procedural
 from fdr.cli import run
-from fdr.encoders import lpips_files as files
-from fdr.encoders.base import EncoderOptions
+from fdr.encoders import EncoderOptions
 from fdr.errors import FdrWarning, InputError, WeightsError
-from fdr.image_quality import half_range
-from fdr.lpips import MIN_LPIPS_SIDE, Lpips, load_lpips
+from fdr.images import procedural
+from fdr.metrics import Lpips, half_range, load_lpips
+from fdr.metrics.lpips import MIN_LPIPS_SIDE
+from fdr.weights import lpips_weights as files
 
 PACKAGED = Path(lpips.__file__).parent / "weights" / "v0.1" / "alex.pth"
 
@@ -107,8 +107,8 @@ def test_it_knows_the_digests_of_its_files(score, folder):
 
 def test_it_imports_neither_torchvision_nor_the_package(folder):
     code = (
-        "import sys, warnings; warnings.simplefilter('ignore'); from pathlib import Path; from fdr.lpips import "
-        "load_lpips; from fdr.encoders.base import EncoderOptions; load_lpips(EncoderOptions(weights_dir="
+        "import sys, warnings; warnings.simplefilter('ignore'); from pathlib import Path; "
+        "from fdr.metrics import load_lpips; from fdr.encoders.base import EncoderOptions; load_lpips(EncoderOptions(weights_dir="
         f"Path({str(folder)!r}), offline=True)); print({{'torchvision', 'lpips', 'scipy'}} & set(sys.modules))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -128,7 +128,7 @@ def test_missing_files_are_told_with_the_remedy(monkeypatch, tmp_path):
         WeightsError, match=r"AlexNet weights of 'lpips' were not found.*\(244 MB\) from https://\S+pth"
     ):
         load_lpips(options)
-    monkeypatch.setattr("fdr.encoders.lpips_files.packaged_heads", lambda: None)
+    monkeypatch.setattr("fdr.weights.lpips_weights.packaged_heads", lambda: None)
     with pytest.raises(
         WeightsError, match=r"heads of 'lpips' were not found.*6,009 bytes.*; `pip install lpips` brings"
     ):
@@ -153,7 +153,7 @@ def test_a_file_of_another_network_is_refused(tmp_path, folder):
 
 
 def test_fdr_weights_knows_both_files(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("fdr.encoders.lpips_files.packaged_heads", lambda: None)
+    monkeypatch.setattr("fdr.weights.lpips_weights.packaged_heads", lambda: None)
     assert run(["weights", "list", "lpips", "--json", "-"]) == 0
     rows = json.loads(capsys.readouterr().out)["files"]
     assert [(row["file"], row["state"], row["encoders"]) for row in rows] == [

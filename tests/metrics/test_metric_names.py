@@ -6,8 +6,9 @@ import pytest
 
 from fdr.errors import InputError
 from fdr.ifid.quality import LOWER_IS_BETTER
-from fdr.metric_names import FACTS, PEER_NAMES, metric_facts, peer_name
-from fdr.metrics import DERIVED, METRICS, load_metrics
+from fdr.metrics import METRICS, load_metrics, metric_facts, peer_name
+from fdr.metrics.names import FACTS, PEER_NAMES
+from fdr.metrics.registry import DERIVED
 
 
 def test_the_facts_of_a_name_are_those_of_its_metric() -> None:

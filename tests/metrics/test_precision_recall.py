@@ -8,7 +8,7 @@ import torch
 from adm_oracle import precision_recall
 
 from fdr.errors import InputError
-from fdr.metrics import neighbours
+from fdr.metrics import distances as neighbours
 from fdr.metrics.precision_recall import K, Precision, Recall, precision, precision_adm, recall, recall_adm
 
 EXACT = (precision(), recall())

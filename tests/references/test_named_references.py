@@ -10,21 +10,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import fdr.references.named
 import numpy as np
 import pytest
 from statistics_worlds import DIM, named, pair, write
 from worlds import TinyEncoder
 
-import fdr.named_references
-import fdr.reference
-import fdr.reference_files
-from fdr.encoders.base import EncoderOptions
-from fdr.encoders.catalogue import find_row
+import fdr.references.find
+import fdr.references.local_files
+from fdr.encoders import EncoderOptions, find_row
 from fdr.errors import FdrWarning, InputError, WeightsError
-from fdr.named_references import RegistryEncoder, RegistryEntry, registry
-from fdr.reference import find_reference
-from fdr.reference_files import fetch, files_of, references, verify
-from fdr.reference_files import named as by_name
+from fdr.references import fetch, files_of, find_reference, references, registry, verify
+from fdr.references import named as by_name
+from fdr.references.manifest import RegistryEncoder, RegistryEntry
 
 
 def test_the_manifest_names_what_the_field_compares_with() -> None:
@@ -93,7 +91,7 @@ class Places:
         url = f"http://127.0.0.1:{self.http.server_address[1]}/stats.npz"
         row = RegistryEncoder("toy-stats.npz", url, None, DIM, None, outputs=("spatial",))
         entry = RegistryEntry("toy:adm", "toys", "40 toys", 40, "made up", {"tiny": replace(row, **facts)}, 50_000)
-        for module in (fdr.named_references, fdr.reference, fdr.reference_files):
+        for module in (fdr.references.named, fdr.references.find, fdr.references.local_files):
             self.monkeypatch.setattr(module, "registry", lambda: {"toy:adm": entry, "toy": entry})
 
     @property
@@ -134,7 +132,7 @@ def test_a_named_reference_is_fetched_once_and_has_its_facts(places: Places) -> 
 def test_another_output_is_pointed_to_the_reference_that_has_it(places: Places) -> None:
     here = by_name("toy")
     bare = replace(here, name="bare", encoders={"tiny": replace(here.encoders["tiny"], outputs=())})
-    places.monkeypatch.setattr(fdr.reference, "registry", lambda: {"bare": bare, "toy:adm": here})
+    places.monkeypatch.setattr(fdr.references.find, "registry", lambda: {"bare": bare, "toy:adm": here})
     with pytest.raises(InputError, match="'spatial' of tiny; toy:adm have them"):
         find_reference("bare", TinyEncoder(dim=DIM), output="spatial")
 

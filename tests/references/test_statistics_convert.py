@@ -13,11 +13,10 @@ from statistics_worlds import COUNT, DIM, SPATIAL, WRITERS, features, named, pai
 from fdr.cli import run
 from fdr.cli.convert import FORMATS
 from fdr.errors import InputError
-from fdr.moments import Moments
-from fdr.statistics import open_statistics
-from fdr.statistics.convert import ConvertOptions, convert
-from fdr.statistics.writers import BY_SUFFIX
-from fdr.statistics.writers import WRITERS as TARGETS
+from fdr.frechet import Moments
+from fdr.references import ConvertOptions, convert, open_statistics
+from fdr.references.formats.writers import BY_SUFFIX
+from fdr.references.formats.writers import WRITERS as TARGETS
 
 MOMENT_FORMATS = [name for name, writer in TARGETS.items() if not writer.needs_rows]
 ENTRY = {"edm2": "fid", "bundle": "guided_diffusion_stats"}

@@ -17,9 +17,8 @@ from worlds import TinyEncoder
 
 from fdr.errors import InputError
 from fdr.evaluation import evaluate
-from fdr.moments import Moments
-from fdr.reference import find_reference, is_statistics, load_reference
-from fdr.statistics import open_statistics
+from fdr.frechet import Moments
+from fdr.references import find_reference, is_statistics, load_reference, open_statistics
 
 FIRST = {"edm2": "fid", "bundle": "guided_diffusion_stats", "fd-evaluator": "ref_mu"}
 
@@ -154,7 +153,7 @@ def test_only_torch_files_import_torch(tmp_path: Path) -> None:
         (tmp_path / case).mkdir()
     paths = [str(write(case, tmp_path / case)) for case in cases]
     code = (
-        "import sys, fdr.statistics as s\n"
+        "import sys, fdr.references as s\n"
         f"for path in {paths!r}: file = s.open_statistics(path); [file.load(e) for e in file.entries]\n"
         "print('torch' in sys.modules)"
     )

@@ -20,7 +20,7 @@ from statistics_worlds import COUNT, DIM, WRITERS, features, malicious, named, w
 
 from fdr.errors import FdrWarning, InputError
 from fdr.images import open_images
-from fdr.statistics import open_statistics
+from fdr.references import open_statistics
 
 
 def opcodes(*parts: bytes) -> bytes:

@@ -12,10 +12,9 @@ from safetensors.torch import load_file, save_file
 from worlds import images, npz
 
 import fdr
-from fdr.generators.presets import PRESETS
+from fdr.generators.published.presets import PRESETS
+from fdr.training import RunOptions, TrainOptions, train
 from fdr.training.checkpoint import checkpoint_path, load_checkpoint
-from fdr.training.loop import train
-from fdr.training.options import RunOptions, TrainOptions
 
 
 def test_only_the_transformer_is_trained_averaged_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,12 +17,13 @@ from PIL import Image
 from torch import nn
 
 from fdr.errors import InputError
+from fdr.training import RunOptions, StepRecord, TrainOptions, read_options
 from fdr.training.draws import Draws, rows_of
-from fdr.training.folder import check_folder, locked, read_options, write_options
+from fdr.training.folder import check_folder, locked, write_options
 from fdr.training.grid import as_bytes, save_sheet
-from fdr.training.log import JsonLines, StepRecord, TensorBoard, WeightsAndBiases, open_sinks, scalars
-from fdr.training.options import RunOptions, TrainOptions, changed, parse_population
-from fdr.training.parting import Parting
+from fdr.training.log import JsonLines, TensorBoard, WeightsAndBiases, open_sinks, scalars
+from fdr.training.options import changed, parse_population
+from fdr.training.overfit_watch import Parting
 from fdr.training.schedule import learning_rate
 from fdr.training.weight_ema import WeightEmas, decay_at
 

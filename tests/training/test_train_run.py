@@ -18,10 +18,8 @@ from train_program import SPARSE, STEPS, options
 
 import fdr
 from fdr.errors import InputError, RunError
+from fdr.training import RunOptions, plan, train
 from fdr.training.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint, prune, save_checkpoint
-from fdr.training.loop import train
-from fdr.training.options import RunOptions
-from fdr.training.planning import plan
 
 HERE = Path(__file__).parent
 
@@ -350,7 +348,7 @@ class Bomb:
 
 def test_the_plan_leaves_nothing(tmp_path: Path) -> None:
     given = options(tmp_path)
-    lines = list(plan(given, tmp_path / "run", replace(SPARSE, eval_every=4), fdr.group.SOLO))
+    lines = list(plan(given, tmp_path / "run", replace(SPARSE, eval_every=4), fdr.runtime.SOLO))
     assert not (tmp_path / "run").exists()
     text = "\n".join(lines)
     for part in ("new, 12 steps on cpu", "FD of py:train_worlds:tiny", "watched: py:train_worlds:other", "a step: "):
@@ -358,7 +356,7 @@ def test_the_plan_leaves_nothing(tmp_path: Path) -> None:
     for part in ("refreshes: ", "memory: ", "time: about ", "2 checkpoints of ", "a grid of 4 images", "a report on"):
         assert part in text
     train(given, tmp_path / "run", SPARSE)
-    (line,) = plan(given, tmp_path / "run", SPARSE, fdr.group.SOLO)
+    (line,) = plan(given, tmp_path / "run", SPARSE, fdr.runtime.SOLO)
     assert line.endswith("has finished already, at step 12; nothing would be done")
 
 

@@ -18,8 +18,7 @@ import torch
 import train_worlds
 from worlds import images, npz
 
-from fdr.training.loop import TrainResult, train
-from fdr.training.options import RunOptions, TrainOptions
+from fdr.training import RunOptions, TrainOptions, TrainResult, train
 
 STEPS = 12
 SPARSE = RunOptions(device="cpu", checkpoint_every=5, log_every=2, grid_every=5, grid_size=4, keep=2)

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from worlds import TinyEncoder, images
 
-from fdr.moments import Moments
+from fdr.frechet import Moments
 
 
 class Net(nn.Module):

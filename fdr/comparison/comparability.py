@@ -1,0 +1,352 @@
+"""Are two numbers comparable, and if not, which field of the signature differs? Reads reports; needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fdr.comparison.effects import Effect, usual_effect
+from fdr.errors import InputError, unknown
+from fdr.reports import Report, Result, Signature, format_number, parse_signature
+
+MEANINGS = {
+    "metric": "the metric",
+    "k": "the number of encoders, or of neighbours",
+    "enc": "the encoder",
+    "w": "the weights of the encoder",
+    "rs": "the resize and the input size",
+    "dt": "the dtype",
+    "cm": "the order of computation",
+    "s": "a setting of the encoder that has no field of its own: normalisation, architecture",
+    "out": "the output of the encoder",
+    "d": "the rule of distances",
+    "m": "whose moments count",
+    "ae": "the autoencoder",
+    "z": "the posterior: sampled, with its seed, or the mean",
+    "clamp": "whether decoded values are clamped",
+    "nb": "the set that neighbours come from",
+    "by": "the distance that neighbours are nearest by",
+    "draw": "the seed of the draw of neighbours",
+    "lat": "what the latents of the neighbours are stored as",
+    "mix": "the interpolation and its alpha",
+    "compat": "the published code whose conventions hold",
+    "crop": "the crop and size of the images",
+    "alpha": "what is done with transparency",
+    "left": "how many images were left out because they could not be read or were there twice",
+    "q": "the quantisation of the images",
+    "n": "the number of images",
+    "ref": "the reference",
+    "val": "the validation FD below the ratio",
+    "v": "the version of fdr",
+}
+"""The fields of a signature, in words."""
+INFORMATIVE = {"v", "ae", "z"}
+"""Fields that may differ between comparable numbers: a release that moves numbers says so in the changelog, and an
+autoencoder is what is measured, as samples are."""
+_PARTS_OF_SPEC = {"enc", "w", "rs", "dt", "cm"}
+"""Fields that enter the spec hash `s`: where one of them differs, a different hash says nothing new."""
+_UNHASHED = {"name", "weights_source", "hash"}
+"""Entries of a spec in a report that do not say how features are made."""
+_ABSENT = "not stated"
+MAX_EFFECTS = 4
+"""Rows of the measured table that are told of one field."""
+SAME_SHARE, SAME_SHARE_SHORT = 0.01, 0.1
+"""How far one number may be from itself on other hardware, relative to it: in float32, and in shorter types."""
+SAME_ROUNDING = 1e-6
+"""The same for numbers near 0, in the metric's units."""
+NOISE_FACTOR = 2.0
+"""Spreads that a change must exceed to be called more than noise: about 95 % for a normal error."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One field that two signatures do not share."""
+
+    field: str
+    a: str
+    b: str
+    meaning: str
+    is_decisive: bool
+    """True when numbers that differ in it are not comparable."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"field": self.field, "a": self.a, "b": self.b, "meaning": self.meaning, "decisive": self.is_decisive}
+
+
+def signature_differences(a: str, b: str) -> tuple[Difference, ...]:
+    """All fields in which two signatures differ, decisive ones first. Raises `InputError` for a text that is none."""
+    first, second = parse_signature(a), parse_signature(b)
+    fields = dict.fromkeys((*MEANINGS, *first.fields, *second.fields))
+    found = [_difference(field, first, second) for field in fields]
+    differing = [difference for difference in found if difference is not None]
+    if _PARTS_OF_SPEC & {difference.field for difference in differing}:
+        differing = [difference for difference in differing if difference.field != "s"]
+    return tuple(sorted(differing, key=lambda difference: not difference.is_decisive))
+
+
+def _difference(field: str, first: Signature, second: Signature) -> Difference | None:
+    if field == "metric":
+        a, b = first.metric, second.metric
+    else:
+        a, b = (signature.value(field) or _ABSENT for signature in (first, second))
+    if a == b:
+        return None
+    meaning = MEANINGS.get(field, "a field that this version of fdr does not know")
+    is_name_only = (field == "ref" and _same_digest(a, b)) or (field == "enc" and _same_spec(first, second))
+    return Difference(field, a, b, meaning, field not in INFORMATIVE and not is_name_only)
+
+
+def _same_spec(first: Signature, second: Signature) -> bool:
+    """One spec under two names is one encoder."""
+    return first.value("s") is not None and first.value("s") == second.value("s")
+
+
+def _same_digest(a: str, b: str) -> bool:
+    """One content under two names is one reference."""
+    digests = {text.rpartition(":")[2] for text in (a, b) if ":" in text}
+    return len(digests) == 1 and all(":" in text for text in (a, b)) and len(next(iter(digests))) == 8
+
+
+def check_fields(fields: Iterable[str]) -> tuple[str, ...]:
+    """The names of signature fields given, checked. Raises `InputError` with near matches."""
+    given = tuple(dict.fromkeys(fields))
+    for field in given:
+        if field not in MEANINGS or field == "metric":
+            known = ", ".join(f"{name} ({meaning})" for name, meaning in MEANINGS.items() if name != "metric")
+            raise unknown("field of a signature", field, MEANINGS.keys() - {"metric"}, f"Fields: {known}.")
+    return given
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same metric in two reports."""
+
+    a: Result
+    b: Result
+    differences: tuple[Difference, ...]
+    is_contradiction: bool = False
+    """True when the same images, reference and settings have another value here and there."""
+
+    @property
+    def is_comparable(self) -> bool:
+        """True when no decisive field differs, and the two numbers may both be right."""
+        return not self.is_contradiction and not any(difference.is_decisive for difference in self.differences)
+
+    @property
+    def change(self) -> float:
+        """b minus a."""
+        return self.b.value - self.a.value
+
+    @property
+    def relative_change(self) -> float | None:
+        """(b - a) / |a|; None when a is 0."""
+        return self.change / abs(self.a.value) if self.a.value else None
+
+    @property
+    def noise(self) -> float | None:
+        """The spread of the change: both stderrs in quadrature; None unless both numbers have one."""
+        return combined_stderr(self.a.stderr, self.b.stderr)
+
+    def to_dict(self, effects: tuple[Effect, ...] = ()) -> dict[str, Any]:
+        """For JSON."""
+        sides = {
+            name: {"key": row.key, "value": row.value, "stderr": row.stderr, "signature": row.signature}
+            for name, row in (("a", self.a), ("b", self.b))
+        }
+        differences = []
+        for d in self.differences:
+            usual = usual_effect(d.field, d.a, d.b, self.a.encoder, effects) if d.is_decisive else ()
+            differences.append({**d.to_dict(), "effects": [vars(effect) for effect in usual]})
+        return {
+            **sides,
+            "change": self.change,
+            "relative_change": self.relative_change,
+            "noise": self.noise,
+            "comparable": self.is_comparable,
+            "contradiction": self.is_contradiction,
+            "differences": differences,
+        }
+
+
+def contradict(a: Result, b: float) -> bool:
+    """True when the number `a` and another value, of the same images and signature, cannot both be right.
+
+    What hardware and batch sizes round is allowed: 1 % in float32 and 10 % in shorter types, and 2 images of a share.
+    Nothing is said of an encoder whose weights are not known, and of what an autoencoder decodes.
+    """
+    signature = parse_signature(a.signature)
+    if signature.value("w") in (None, "unknown") or signature.value("ae") is not None:
+        return False
+    share = SAME_SHARE if signature.value("dt") in (None, "float32") else SAME_SHARE_SHORT
+    images = min(a.count, a.reference_count or a.count)
+    whole = 2 / images if signature.metric.partition(":")[0] in ("precision", "recall") else 0.0
+    return abs(a.value - b) > max(share * max(abs(a.value), abs(b)), SAME_ROUNDING, whole)
+
+
+def images_digest(report: Report) -> str | None:
+    """The digest of the samples' pixels; None where it is of a generator, whose images other hardware may round."""
+    return None if "made_by" in report.samples else report.samples.get("digest")
+
+
+def combined_stderr(a: float | None, b: float | None) -> float | None:
+    """sqrt(a² + b²), the standard error of a difference of independent numbers; None unless both are known."""
+    return None if a is None or b is None else math.hypot(a, b)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two reports, row by row."""
+
+    pairs: tuple[Pair, ...]
+    only_a: tuple[Result, ...]
+    only_b: tuple[Result, ...]
+    are_same_samples: bool
+    """True when the content of both sample sets is known and the same."""
+
+    @property
+    def is_comparable(self) -> bool:
+        """True when there is a pair, and every pair is comparable."""
+        return bool(self.pairs) and all(pair.is_comparable for pair in self.pairs)
+
+    def to_dict(self, effects: tuple[Effect, ...] = ()) -> dict[str, Any]:
+        """For JSON, with the measured effects of every decisive difference."""
+        return {
+            "comparable": self.is_comparable,
+            "same_samples": self.are_same_samples,
+            "pairs": [pair.to_dict(effects) for pair in self.pairs],
+            "only_a": [result.key for result in self.only_a],
+            "only_b": [result.key for result in self.only_b],
+        }
+
+
+def compare_reports(a: Report, b: Report) -> Comparison:
+    """Pair the results of two reports by metric and encoder.
+
+    A metric that both have left once, under different encoders, makes a pair as well: FID of `inception` and of
+    `inception:clean` are what people put side by side.
+    """
+    left, right = _by_key(a), _by_key(b)
+    keys = [(key, key) for key in left if key in right] + list(_leftovers(left, right))
+    digests = [report.samples.get("digest") for report in (a, b)]
+    are_same = digests[0] is not None and digests[0] == digests[1]
+    have_same_pixels = are_same and images_digest(a) == images_digest(b) is not None
+    pairs = tuple(_pair(a, b, left[x], right[y], have_same_pixels) for x, y in keys)
+    paired_a, paired_b = {x for x, _ in keys}, {y for _, y in keys}
+    return Comparison(
+        pairs,
+        tuple(result for key, result in left.items() if key not in paired_a),
+        tuple(result for key, result in right.items() if key not in paired_b),
+        are_same,
+    )
+
+
+def _pair(a: Report, b: Report, first: Result, second: Result, have_same_pixels: bool) -> Pair:
+    differences = _told(a, b, first, second)
+    is_same = have_same_pixels and not differences
+    return Pair(first, second, differences, is_same and contradict(first, second.value))
+
+
+def _told(a: Report, b: Report, first: Result, second: Result) -> tuple[Difference, ...]:
+    """The differences of two results; a spec hash that differs is explained by the specs in the reports."""
+    specs = [_spec(report.run, row.encoder) for report, row in ((a, first), (b, second))]
+    keys = [key for key in specs[0] if key not in _UNHASHED and specs[0][key] != specs[1].get(key)]
+    settings = ", ".join(f"{key} {specs[0][key]} and {specs[1].get(key)}" for key in keys)
+    return tuple(
+        replace(d, meaning=f"settings of the encoder: {settings}") if d.field == "s" and settings else d
+        for d in signature_differences(first.signature, second.signature)
+    )
+
+
+def _spec(run: Any, encoder: str | None) -> Mapping[str, Any]:
+    """What a report tells of an encoder; nothing where it tells nothing, or is damaged there."""
+    for key in ("encoders", encoder):
+        run = run.get(key) if isinstance(run, Mapping) else None
+    return run if isinstance(run, Mapping) else {}
+
+
+def _by_key(report: Report) -> dict[str, Result]:
+    rows: dict[str, Result] = {}
+    for result in report:
+        if result.key in rows:
+            raise InputError(f"The report of {report.samples['source']} has {result.key} twice; write it again.")
+        rows[result.key] = result
+    return rows
+
+
+def _leftovers(left: Mapping[str, Result], right: Mapping[str, Result]) -> Iterator[tuple[str, str]]:
+    """Keys of metrics that each side has exactly once among what the other side lacks."""
+    mine = [(result.metric, key) for key, result in left.items() if key not in right]
+    theirs = [(result.metric, key) for key, result in right.items() if key not in left]
+    for metric, key in mine:
+        others = [other for name, other in theirs if name == metric]
+        if len(others) == 1 and sum(name == metric for name, _ in mine) == 1:
+            yield key, others[0]
+
+
+def explanations(comparison: Comparison, effects: tuple[Effect, ...]) -> Iterator[str]:
+    """What differs, what that usually does, and whether a comparable change exceeds the noise: a line each."""
+    for difference, pairs in _differences_of(comparison).items():
+        verb = "not comparable" if difference.is_decisive else "note"
+        keys = ", ".join(dict.fromkeys(pair.a.key for pair in pairs))
+        yield f"{verb}: {difference.field} ({difference.meaning}) is {difference.a} in a, {difference.b} in b: {keys}"
+        if difference.is_decisive:
+            yield from (f"  {line}" for line in _effect_lines(difference, pairs[0].a.encoder, effects))
+    for pair in comparison.pairs:
+        if pair.is_contradiction:
+            a, b = format_number(pair.a.value), format_number(pair.b.value)
+            yield (
+                f"not comparable: {pair.a.key} is {a} in a and {b} in b, of the same images, reference and settings; "
+                "one of the two was changed or is faulty: measure again"
+            )
+        if pair.is_comparable and pair.noise is not None:
+            yield _noise_line(pair)
+    for name, rows in (("a", comparison.only_a), ("b", comparison.only_b)):
+        if rows:
+            yield f"only in {name}: {', '.join(row.key for row in rows)}"
+    if comparison.are_same_samples:
+        yield "note: both were measured on the same images"
+    if not comparison.pairs:
+        yield "not comparable: the reports have no number in common"
+
+
+def _differences_of(comparison: Comparison) -> dict[Difference, list[Pair]]:
+    found: dict[Difference, list[Pair]] = {}
+    for pair in comparison.pairs:
+        for difference in pair.differences:
+            found.setdefault(difference, []).append(pair)
+    return found
+
+
+def _effect_lines(difference: Difference, encoder: str | None, effects: tuple[Effect, ...]) -> Iterator[str]:
+    found = usual_effect(difference.field, difference.a, difference.b, encoder, effects)
+    if not found:
+        yield "how much this usually moves the number has not been measured"
+    for effect in found[:MAX_EFFECTS]:
+        label = "measured" if effect.covers(difference.a, difference.b) else "measured of other values"
+        yield f"{label}: {effect.sentence()}" + (f"; {effect.note}" if effect.note else "")
+    if len(found) > MAX_EFFECTS:
+        yield f"and {len(found) - MAX_EFFECTS} more in docs/footguns.md"
+
+
+def _noise_line(pair: Pair) -> str:
+    noise, change = pair.noise or 0.0, format_number(pair.change)
+    if not noise:
+        return f"{pair.a.key}: both numbers are without spread, and the change is {change}"
+    times = abs(pair.change) / noise
+    verdict = "more than noise" if times > NOISE_FACTOR else "within the noise"
+    spread = f"{times:.2g} times the spread of both ({format_number(noise)})"
+    return f"{pair.a.key}: the change of {change} is {spread}: {verdict}"
+
+
+def match_sets(ours: Iterable[str], theirs: Iterable[str], what: str) -> dict[str, str]:
+    """Which sample set goes with which, by name; one on either side needs no name. Raises `InputError` otherwise."""
+    own, other = list(ours), list(theirs)
+    if len(own) == len(other) == 1:
+        return {own[0]: other[0]}
+    missing = [name for name in own if name not in other]
+    if missing:
+        raise unknown(f"sample set in {what}", missing[0], other)
+    return {name: name for name in own}

@@ -1,0 +1,233 @@
+"""A scatter plot of two columns with their correlation, as a figure for a paper: SVG, PDF or PNG. Needs matplotlib."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fdr.comparison.coefficients import Coefficient, Correlations
+from fdr.errors import FdrWarning, InputError
+from fdr.runtime import atomic_path, check_writable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.text import Annotation
+
+SUFFIXES = (".svg", ".pdf", ".png")
+MAX_LABELS = 60
+"""More names than these would cover the points."""
+MANY = 200
+"""More points than these are drawn small."""
+INCHES, DPI = (4.8, 4.4), 200
+POINT, LINE, TEXT = "#1f5a92", "#b5482a", "#404040"
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: one picture on all machines
+    "font.size": 8,
+    "axes.edgecolor": TEXT,
+    "axes.labelcolor": TEXT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "svg.hashsalt": "fdr",
+}
+METADATA: dict[str, dict[str, Any]] = {
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None},
+    ".png": {},
+}
+"""Without dates, so that one table gives the same bytes each time."""
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """What is drawn: the columns as they are in the table."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    x_name: str
+    y_name: str
+    labels: Sequence[str] = ()
+    log_x: bool = False
+    log_y: bool = False
+
+
+def check_plot(path: Path) -> None:
+    """Raise now what `save_scatter` would raise later: another suffix, no matplotlib, a folder that takes no file."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"A plot is saved as {', '.join(SUFFIXES)}; got {str(path)!r}.")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError("A plot needs matplotlib, which is not installed: pip install matplotlib.")
+    check_writable(path)
+
+
+def save_scatter(path: Path, scatter: Scatter, correlations: Correlations) -> None:
+    """Draw the points, the least-squares line, names, and the coefficients above; write the file in one step.
+
+    On a logarithmic axis the line is straight in the logarithm. Raises `InputError` as `check_plot` does.
+    """
+    check_plot(path)
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    suffix = path.suffix.lower()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever the user's own settings are
+        matplotlib.rcParams.update(STYLE)
+        figure = Figure(INCHES, dpi=DPI, layout="constrained")
+        FigureCanvasAgg(figure)  # measures text
+        axes = figure.add_subplot()
+        _draw(axes, scatter)
+        axes.set_title("\n".join(_title(correlations, scatter)), loc="left", fontsize=8, color=TEXT, linespacing=1.4)
+        figure.draw_without_rendering()
+        _name_points(axes, scatter)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format=suffix[1:], metadata=METADATA[suffix])
+
+
+def _draw(axes: Axes, scatter: Scatter) -> None:
+    size, edge = (24, 0.6) if len(scatter.x) <= MANY else (5, 0)
+    axes.scatter(scatter.x, scatter.y, s=size, color=POINT, edgecolor="white", linewidth=edge, zorder=3)
+    axes.plot(*_fit(scatter), color=LINE, linewidth=1.2, zorder=2 if size > 5 else 4)
+    if scatter.log_x:
+        axes.set_xscale("log")
+        _number_decades(axes.xaxis)
+    if scatter.log_y:
+        axes.set_yscale("log")
+        _number_decades(axes.yaxis)
+    axes.margins(0.09)
+    axes.set_xlabel(_plain(scatter.x_name))
+    axes.set_ylabel(_plain(scatter.y_name))
+    axes.tick_params(color=TEXT, labelcolor=TEXT)
+
+
+def _number_decades(axis: Axis) -> None:
+    """Plain numbers at 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _fit(scatter: Scatter) -> tuple[np.ndarray, np.ndarray]:
+    """The least-squares line of y on x, between the outermost points."""
+    x, y = (
+        np.log10(values) if is_log else np.asarray(values, dtype=np.float64)
+        for values, is_log in ((scatter.x, scatter.log_x), (scatter.y, scatter.log_y))
+    )
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
+    ends = np.linspace(x.min(), x.max(), 50)
+    line = y.mean() + slope * (ends - x.mean())
+    return 10**ends if scatter.log_x else ends, 10**line if scatter.log_y else line
+
+
+def _title(correlations: Correlations, scatter: Scatter) -> Iterator[str]:
+    logs = [name for name, is_log in (("x", scatter.log_x), ("y", scatter.log_y)) if is_log]
+    of = f" of log {' and log '.join(logs)}" if logs else ""
+    yield f"Pearson r{of} = {_shown(correlations.pearson)}     n = {correlations.count:,}{_of(correlations)}"
+    yield f"Spearman ρ = {_shown(correlations.spearman)}     Kendall τ = {_shown(correlations.kendall)}"
+
+
+def _of(correlations: Correlations) -> str:
+    return "" if correlations.method is None else f", {100 * correlations.confidence:g} % intervals"
+
+
+def _shown(coefficient: Coefficient) -> str:
+    interval = "" if coefficient.low is None else f" [{coefficient.low:.2f}, {coefficient.high:.2f}]"
+    return f"{coefficient.value:.2f}{interval}".replace("-", "−")
+
+
+def _name_points(axes: Axes, scatter: Scatter) -> None:
+    """Write each label beside its point, where it covers least."""
+    if len(scatter.labels) > MAX_LABELS:
+        warnings.warn(
+            f"{len(scatter.labels)} labels are too many for one plot (at most {MAX_LABELS}); it has none.",
+            FdrWarning,
+            stacklevel=3,
+        )
+        return
+    notes = [_note(axes, *point) for point in zip(scatter.labels, scatter.x, scatter.y, strict=False)]
+    if not notes:
+        return
+    pixels = axes.transData.transform(np.column_stack([scatter.x, scatter.y]))
+    unit = axes.figure.dpi / 72
+    sizes = np.array([(box.width, box.height) for box in (note.get_window_extent() for note in notes)])
+    line = axes.transData.transform(np.column_stack(_fit(scatter)))
+    frame = np.array(axes.get_window_extent().extents)
+    for note, (dx, dy) in zip(notes, _offsets(pixels, sizes, line, frame, unit), strict=True):
+        note.set_position((dx / unit, dy / unit))
+
+
+def _note(axes: Axes, label: str, x: float, y: float) -> Annotation:
+    return axes.annotate(
+        _plain(label),
+        (x, y),
+        (0, 0),
+        textcoords="offset points",
+        fontsize=7,
+        color=TEXT,
+        ha="left",
+        va="bottom",
+        zorder=4,
+        annotation_clip=False,
+    )
+
+
+def _offsets(
+    pixels: np.ndarray, sizes: np.ndarray, line: np.ndarray, frame: np.ndarray, unit: float
+) -> list[tuple[float, float]]:
+    """Of each label the lower left corner, in pixels from its point: the cheapest of sixteen places, settled in rounds.
+
+    A place costs the area that it shares with other labels and with points, the line it hides, and what leaves the
+    frame; the nearer ring and the right side win ties.
+    """
+    gap = 4.0 * unit
+    candidates = [list(_places(size, gap)) for size in sizes]
+    chosen = [places[0] for places in candidates]
+    marks = np.concatenate([pixels - gap * 0.7, pixels + gap * 0.7], axis=1)
+    for _ in range(4):
+        for index, places in enumerate(candidates):
+            others = [
+                (*(pixels[other] + chosen[other]), *(pixels[other] + chosen[other] + sizes[other]))
+                for other in range(len(chosen))
+                if other != index
+            ]
+            obstacles = np.array([*others, *np.delete(marks, index, axis=0)]).reshape(-1, 4)
+            corners = [pixels[index] + place for place in places]
+            boxes = [np.concatenate([corner, corner + sizes[index]]) for corner in corners]
+            costs = [_cost(box, obstacles, line, frame) + rank * gap for rank, box in enumerate(boxes)]
+            chosen[index] = places[int(np.argmin(costs))]
+    return [(float(dx), float(dy)) for dx, dy in chosen]
+
+
+def _places(size: np.ndarray, gap: float) -> Iterator[np.ndarray]:
+    """Lower left corners around a point: right, left, above, below, then the diagonals; then the same further out."""
+    width, height = size
+    for reach in (gap, 2.2 * gap):
+        for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)):
+            shift = reach * (0.8 if x and y else 1.0)
+            yield np.array([(x - 1) / 2 * width + x * shift, (y - 1) / 2 * height + y * shift])
+
+
+def _cost(box: np.ndarray, obstacles: np.ndarray, line: np.ndarray, frame: np.ndarray) -> float:
+    overlap = np.minimum(box[2:], obstacles[:, 2:]) - np.maximum(box[:2], obstacles[:, :2])
+    shared = np.prod(np.clip(overlap, 0, None), axis=1).sum()
+    covered = ((line > box[:2]) & (line < box[2:])).all(axis=1).sum()
+    outside = np.clip(frame[:2] - box[:2], 0, None).sum() + np.clip(box[2:] - frame[2:], 0, None).sum()
+    return float(10 * shared + 40 * covered + 1000 * outside)

@@ -1,0 +1,133 @@
+"""`fdr demo`: procedural images, honest degradations of them, and what each does to the numbers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fdr.encoders import AbstractEncoder, EncoderOptions, as_encoder
+from fdr.evaluation.evaluator import Evaluator
+from fdr.evaluation.write_reference import write_reference
+from fdr.features import ExtractionOptions
+from fdr.frechet import frechet_distance
+from fdr.images import ImageOptions, blurred, draw_set, noisy, open_images
+from fdr.references import load_reference, registered_reference
+from fdr.reports import Report
+from fdr.runtime import Progress, SilentProgress, atomic_path
+
+REFERENCE_COUNT = 2048
+SAMPLE_COUNT = 1024
+REFERENCE_SEED, VALIDATION_SEED, SAMPLE_SEED = 0, 1, 2
+SELF_CHECK_TOLERANCE = 1e-6
+"""Of the trace of the covariance: how far the moments computed here may be from the shipped ones."""
+
+SETS = {
+    "fresh": "new images of the same kind: the floor",
+    "blurred": "fresh, blurred by 1.5 px",
+    "noisy": "fresh, plus noise of standard deviation 20",
+    "two-modes": "only 2 of the 8 kinds of shape",
+    "copies": "reference images themselves: pure memorisation",
+}
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One sample set and what was measured on it."""
+
+    name: str
+    description: str
+    report: Report
+    copied: float
+    """Share of the samples that are reference images, byte for byte."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The rows, and how far the reference moments are from those that ship with fdr, relative to their trace."""
+
+    rows: tuple[DemoRow, ...]
+    self_check: float
+
+
+def run_demo(folder: Path, encoder: str = "random", progress: Progress | None = None) -> Demo:
+    """Draw the sets into `folder`, make a reference of the first, evaluate the others with `encoder` against it."""
+    shown = progress or SilentProgress()
+    loaded = as_encoder(encoder, EncoderOptions(progress=shown))
+    reference, validation, samples = _draw_all(shown)
+    for name, images in {"reference": reference, "validation": validation, **samples}.items():
+        save_images(folder / f"{name}.npz", images)
+    options = ExtractionOptions(progress=shown)
+    stats = folder / "reference"
+    make_reference(folder, stats, loaded, options)
+    evaluator = Evaluator(
+        loaded,
+        stats,
+        "fd",
+        image_options=ImageOptions(),
+        encoder_options=EncoderOptions(progress=shown),
+        extraction_options=options,
+    )
+    known = {image.tobytes() for image in reference}
+    rows = tuple(
+        DemoRow(
+            name,
+            SETS[name],
+            evaluator.evaluate(folder / f"{name}.npz"),
+            float(np.mean([image.tobytes() in known for image in images])),
+        )
+        for name, images in samples.items()
+    )
+    return Demo(rows, _self_check(stats, loaded))
+
+
+def make_reference(folder: Path, stats: Path, encoder: AbstractEncoder, options: ExtractionOptions) -> None:
+    """Moments of `reference.npz` with the validation FD of `validation.npz`, both in `folder`, written to `stats`."""
+    source, validation = (open_images(folder / f"{name}.npz") for name in ("reference", "validation"))
+    write_reference(source, [encoder], stats, name="demo", validation=validation, options=options)
+
+
+def save_images(path: Path, images: np.ndarray) -> None:
+    """uint8 [N, H, W, 3] in ADM's layout: `arr_0`, stored."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, arr_0=images)
+
+
+def _draw_all(progress: Progress) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    with progress.task("Drawing", 4, "sets") as task:
+        reference = draw_set(REFERENCE_SEED, REFERENCE_COUNT)
+        task.advance()
+        validation = draw_set(VALIDATION_SEED, SAMPLE_COUNT)
+        task.advance()
+        fresh = draw_set(SAMPLE_SEED, SAMPLE_COUNT)
+        task.advance()
+        two_modes = draw_set(SAMPLE_SEED, SAMPLE_COUNT, modes=2)
+        task.advance()
+    samples = {
+        "fresh": fresh,
+        "blurred": blurred(fresh),
+        "noisy": noisy(fresh, SAMPLE_SEED),
+        "two-modes": two_modes,
+        "copies": reference[:SAMPLE_COUNT],
+    }
+    return reference, validation, samples
+
+
+def _self_check(stats: Path, encoder: AbstractEncoder) -> float:
+    here = load_reference(stats, encoder)
+    shipped = registered_reference("demo", encoder.spec.name).moments
+    return abs(frechet_distance(here, shipped)) / float(np.trace(shipped.sigma))
+
+
+def contact_sheet(folder: Path, path: Path, per_row: int = 16) -> None:
+    """A PNG with the first images of every set, one row per set."""
+    from PIL import Image
+
+    rows = []
+    for name in ("reference", *SETS):
+        images = np.load(os.fspath(folder / f"{name}.npz"), allow_pickle=False)["arr_0"][:per_row]
+        rows.append(np.concatenate(list(images), axis=1))
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.concatenate(rows)).save(temporary, format="PNG")

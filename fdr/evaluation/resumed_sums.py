@@ -1,0 +1,72 @@
+"""`--moments-only`: running sums instead of features, kept so that a killed run goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from fdr.features import BadRow, Extraction, FeatureBlock, RunningSums, Span, own_path, resume, sums_files
+from fdr.frechet import Sums
+from fdr.images import BadImage
+
+SAVE_INTERVAL = 60.0
+"""Seconds between two savings: what a kill can cost."""
+
+
+class Keeper:
+    """Saves the sums of a pass, rank by rank, and leaves out of the pass what earlier runs have summed.
+
+    `sums` are those of the pass, by (encoder, output); main takes into them what is on disk.
+    """
+
+    def __init__(self, extraction: Extraction, sums: Mapping[tuple[str, str], Sums]) -> None:
+        self._folders: dict[str, Path] = {}
+        self._running: dict[str, RunningSums] = {}
+        self._replaced: dict[str, list[Path]] = {}
+        self._saved: dict[str, set[Span]] = {}
+        """What this rank has on disk, on main with what it has taken in."""
+        self._group = extraction.group
+        self.earlier_bad: list[BadImage] = []
+        for name, entry in extraction.entries.items():
+            outputs = {output: found for (owner, output), found in sums.items() if owner == name}
+            if entry is None or not outputs:
+                continue
+            self._folders[name] = entry.folder
+            self._running[name] = RunningSums(outputs)
+            if extraction.group.rank == 0:
+                earlier, self._replaced[name] = resume(entry.folder, outputs)
+                self._running[name].absorb(earlier)
+            self._saved[name] = set(self._running[name].spans)
+            spans, bad = extraction.group.broadcast((self._running[name].spans, self._running[name].bad))
+            self.earlier_bad += [BadImage(*row) for row in bad]
+            extraction.leave_out(name, spans)
+        self._next = time.monotonic() + SAVE_INTERVAL
+
+    def add(self, block: FeatureBlock) -> None:
+        """The sums now hold this block, too."""
+        for name, running in self._running.items():
+            if name in block.features:
+                running.spans.add((block.start, block.stop))
+                running.bad += [BadRow(image.row, image.id, image.reason) for image in block.bad]
+        if time.monotonic() >= self._next:
+            self.save()
+
+    def save(self) -> None:
+        """Write this rank's file where it has more to say, which on main replaces those that it has taken in."""
+        for name, running in self._running.items():
+            if running.spans != self._saved[name]:
+                running.save(own_path(self._folders[name]), self._replaced.pop(name, ()))
+                self._saved[name] = set(running.spans)
+        self._next = time.monotonic() + SAVE_INTERVAL
+
+    def finish(self) -> None:
+        """On every rank, when main's sums are those of all: one file takes the place of all, if it is not there."""
+        for name, running in self._running.items():
+            parts = self._group.gather((running.spans, running.bad))
+            if self._group.rank == 0:
+                running.spans = set().union(*(spans for spans, _ in parts))
+                running.bad = sorted({row for _, bad in parts for row in bad})
+                files = sums_files(self._folders[name])
+                if running.spans != self._saved[name] or len(files) > 1:
+                    running.save(own_path(self._folders[name]), files)

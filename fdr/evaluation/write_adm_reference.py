@@ -1,0 +1,168 @@
+"""A reference in the layout of ADM's evaluator: moments of all images, and some of the images themselves, in one npz.
+
+`mu`, `sigma` (pool) and `mu_s`, `sigma_s` (spatial) are of all images; `arr_0` uint8 [n, H, W, 3] holds a subset, from
+which precision and recall are computed; `arr_1` int64 [n] their labels, where there are such. fdr's own provenance is
+in a further member, which others ignore.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from fdr.encoders import AbstractEncoder
+from fdr.errors import InputError
+from fdr.evaluation.measurement import Measurement, Needs, measure
+from fdr.evaluation.results import moments_facts
+from fdr.features import Extraction, ExtractionOptions
+from fdr.frechet import ATTRIBUTES
+from fdr.images import ImageSource, open_images
+from fdr.references import check_target
+from fdr.runtime import atomic_path, failures_told, file_digest
+
+NUM_IMAGES = 10_000
+"""Images in `arr_0` of the references that ADM published."""
+SPATIAL = "spatial"
+_COPY_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The images that went into `arr_0`."""
+
+    shape: tuple[int, int, int, int]
+    labels: np.ndarray | None
+
+
+def check_adm_file(path: Path) -> None:
+    """Raise `InputError` when `path` cannot become an ADM reference."""
+    if path.suffix.lower() != ".npz":
+        raise InputError(f"An ADM reference is one npz file, but the output is {str(path)!r}; name a file *.npz.")
+    check_target(path)
+
+
+def check_adm_encoder(encoder: AbstractEncoder) -> None:
+    """Raise `InputError` for an encoder without the spatial output."""
+    if SPATIAL not in encoder.outputs:
+        raise InputError(
+            f"An ADM reference needs the output {SPATIAL!r}, which {encoder.spec.name} does not give; use inception."
+        )
+
+
+def write_adm_reference(
+    source: ImageSource,
+    subset: ImageSource,
+    encoder: AbstractEncoder,
+    path: Path,
+    *,
+    name: str | None = None,
+    options: ExtractionOptions | None = None,
+) -> dict[str, Any]:
+    """Write moments of `source`, and the images of `subset`, to `path`; memory holds a few batches. Returns a summary.
+
+    Raises `InputError` when the images of `subset` differ in size, before anything is extracted.
+    """
+    check_adm_file(path)
+    check_adm_encoder(encoder)
+    options = options or ExtractionOptions()
+    with failures_told(options.group):
+        source.divide_among(options.group, options.progress)
+        if options.group.rank > 0:
+            measure(*_pass(source, encoder, options))
+            return options.group.broadcast({})
+        with atomic_path(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as pixels:
+            shown = _write_pixels(subset, pixels, options)
+            extraction, needs = _pass(source, encoder, options)
+            measured = measure(extraction, needs)
+            members = _members(measured, encoder, shown)
+            members[ATTRIBUTES] = np.array(json.dumps(moments_facts(name or path.stem, extraction, encoder, measured)))
+            _write_npz(temporary, pixels, shown, members)
+        return options.group.broadcast(_summary(path, source, encoder, measured, shown))
+
+
+def _summary(
+    path: Path, source: ImageSource, encoder: AbstractEncoder, measured: Measurement, shown: Shown
+) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "sha256": file_digest(path),
+        "images": {"source": source.name, "digest": source.digest, "count": measured.count},
+        "encoder": encoder.spec.name,
+        "spec_hash": encoder.spec.hash,
+        "arr_0": list(shown.shape),
+        "labels": shown.labels is not None,
+        "labels_from": None if shown.labels is None else source.labels_from,
+        "skipped": [{"id": image.id, "reason": image.reason} for image in measured.bad],
+    }
+
+
+def _write_pixels(subset: ImageSource, file: IO[bytes], options: ExtractionOptions) -> Shown:
+    """The bytes of `arr_0`, image after image; how many there are is known only at the end."""
+    rows: list[int] = []
+    shape: tuple[int, ...] = ()
+    with options.progress.task(f"{subset.name}: arr_0", len(subset)) as task:
+        for row, image in _images(subset, options):
+            shape = shape or image.shape
+            if image.shape != shape:
+                raise InputError(
+                    f"{subset.name}: {subset.ids[row]} has {image.shape[1]} x {image.shape[0]} pixels and "
+                    f"{subset.ids[rows[0]]} has {shape[1]} x {shape[0]}, but arr_0 holds images of one size; make them "
+                    "so with --crop adm --size PX, or --size PX."
+                )
+            file.write(image.tobytes())
+            rows.append(row)
+            task.advance()
+    if not rows:
+        raise InputError(f"{subset.name} gave no image for arr_0; every one of the subset is bad.")
+    height, width, channels = shape
+    labels = None if subset.labels is None else subset.labels[rows]
+    return Shown((len(rows), height, width, channels), labels)
+
+
+def _images(subset: ImageSource, options: ExtractionOptions) -> Iterator[tuple[int, np.ndarray]]:
+    """(row, uint8 [H, W, 3])"""
+    for batch in subset.batches(32, options.num_workers):
+        for row, image in zip(batch.rows, batch.images, strict=True):
+            yield row, np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+
+def _pass(
+    source: ImageSource, encoder: AbstractEncoder, options: ExtractionOptions
+) -> tuple[Extraction, dict[str, Needs]]:
+    outputs = (encoder.spec.output, SPATIAL)
+    return Extraction(source, [encoder], {encoder.spec.name: outputs}, options), {encoder.spec.name: Needs(outputs)}
+
+
+def _members(measured: Measurement, encoder: AbstractEncoder, shown: Shown) -> dict[str, np.ndarray]:
+    pool, spatial = (measured.moments[encoder.spec.name, output] for output in (encoder.spec.output, SPATIAL))
+    members = {"mu": pool.mu, "sigma": pool.sigma, "mu_s": spatial.mu, "sigma_s": spatial.sigma}
+    members["count"] = np.array(measured.count)
+    return members if shown.labels is None else {"arr_1": shown.labels, **members}
+
+
+def _write_npz(path: Path, pixels: IO[bytes], shown: Shown, members: Mapping[str, np.ndarray]) -> None:
+    """As `np.savez` would, but `arr_0` comes from a file."""
+    pixels.seek(0)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shown.shape}
+            np.lib.format.write_array_header_1_0(member, header)
+            shutil.copyfileobj(pixels, member, _COPY_BYTES)
+        for key, array in members.items():
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+
+
+def subset_of(source: ImageSource, images: Any, num_images: int) -> ImageSource:
+    """The images for `arr_0`: a seeded subset of those of `source`, opened from `images`; all where they are fewer."""
+    if num_images < 1:
+        raise InputError(f"The number of images in arr_0 is {num_images}; it must be at least 1.")
+    return open_images(images, replace(source.options, count=min(num_images, len(source))))

@@ -1,0 +1,195 @@
+"""`fdr stats`: the moments of a set of images, as one file, or of several encoders as a folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fdr.encoders import AbstractEncoder
+from fdr.errors import InputError
+from fdr.evaluation.measurement import measure
+from fdr.evaluation.results import moments_facts
+from fdr.features import Extraction, ExtractionOptions
+from fdr.frechet import SUFFIXES, Moments, frechet_distance, read_attributes
+from fdr.images import ImageSource
+from fdr.references import INDEX_NAME, INDEX_SCHEMA, check_target, moments_digest, read_index
+from fdr.runtime import failures_told, file_digest, on_main, write_atomically
+
+MAX_STEM = 200
+"""Bytes of a file's name before its suffix; file systems allow 255, temporary names are longer."""
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is known of the images once all encoders have seen them."""
+
+    moments: Mapping[str, tuple[Moments, dict[str, Any]]]
+    """Moments and their attributes, by encoder."""
+    images: dict[str, Any]
+    skipped: list[dict[str, str]]
+
+
+def write_reference(
+    source: ImageSource,
+    encoders: Sequence[AbstractEncoder],
+    folder: Path,
+    *,
+    name: str | None = None,
+    validation: ImageSource | None = None,
+    file_format: str = "h5",
+    options: ExtractionOptions | None = None,
+) -> dict[str, Any]:
+    """Compute and write moments, one file per encoder, and the index that makes the folder a reference.
+
+    With `validation` images, their FD against the moments is stored as the exact denominator of FDr. A folder that is
+    a reference already gains or replaces encoders, provided it was made from the same images. Returns the index.
+    """
+
+    def write(measured: _Measured) -> dict[str, Any]:
+        names = {encoder.spec.name for encoder in encoders}
+        kept = read_index(folder)["encoders"] if (folder / INDEX_NAME).is_file() else []
+        rows = [row for row in kept if row["name"] not in names]
+        for encoder in encoders:
+            moments, attributes = measured.moments[encoder.spec.name]
+            path = folder / _file_name(encoder, file_format, {row["file"] for row in rows})
+            moments.save(path, attributes)
+            rows.append({**_row(encoder, attributes), "file": path.name, "sha256": file_digest(path)})
+        return _write_index(folder, name or folder.name, measured, rows)
+
+    def check() -> None:
+        check_reference_folder(folder, source)
+
+    return _measured(source, encoders, name or folder.name, validation, options, check, write)
+
+
+def write_reference_file(
+    source: ImageSource,
+    encoder: AbstractEncoder,
+    path: Path,
+    *,
+    name: str | None = None,
+    validation: ImageSource | None = None,
+    options: ExtractionOptions | None = None,
+) -> dict[str, Any]:
+    """Compute the moments of one encoder and write them to one .npz or .h5; returns what was written."""
+
+    def write(measured: _Measured) -> dict[str, Any]:
+        moments, attributes = measured.moments[encoder.spec.name]
+        moments.save(path, attributes)
+        return {
+            **{"file": str(path), "sha256": file_digest(path), "digest": moments_digest(moments)},
+            **{"images": measured.images, "skipped": measured.skipped, "encoder": _row(encoder, attributes)},
+        }
+
+    def check() -> None:
+        check_reference_file(path, source)
+
+    return _measured(source, [encoder], name or path.stem, validation, options, check, write)
+
+
+def check_reference_folder(folder: Path, source: ImageSource) -> None:
+    """Raise when `folder` is a file, holds something else, or is the reference of other images."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"Output {str(folder)!r} is a file; name a folder, or a file *.npz or *.h5.")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / INDEX_NAME).is_file():
+        raise InputError(f"Output folder {str(folder)!r} is not empty and holds no reference; name another folder.")
+    if read_index(folder)["images"].get("digest") != source.digest:
+        raise _other_images(f"Output folder {str(folder)!r}", "folder")
+
+
+def check_reference_file(path: Path, source: ImageSource) -> None:
+    """Raise when `path` cannot be written, holds something else, or moments of other images."""
+    check_target(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{str(path)!r} cannot become a file of moments; name it *.npz or *.h5, or name a folder.")
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    try:
+        made_of = read_attributes(path).get("images_digest")
+    except InputError:  # statistics of another tool
+        made_of = None
+    if made_of is None:
+        raise InputError(f"Output {str(path)!r} is there and was not written by fdr stats; name another file.")
+    if made_of != source.digest:
+        raise _other_images(f"Output {str(path)!r}", "file")
+
+
+def _other_images(what: str, kind: str) -> InputError:
+    return InputError(
+        f"{what} is the reference of other images, or of these with another crop, size or subset; name another {kind}."
+    )
+
+
+def _measured(
+    source: ImageSource,
+    encoders: Sequence[AbstractEncoder],
+    name: str,
+    validation: ImageSource | None,
+    options: ExtractionOptions | None,
+    check: Callable[[], None],
+    write: Callable[[_Measured], dict[str, Any]],
+) -> dict[str, Any]:
+    """What `write` returns, on every rank, when main has given it the moments of all encoders."""
+    options = options or ExtractionOptions()
+    sources = [source] if validation is None else [source, validation]
+    with failures_told(options.group):
+        for images in sources:
+            images.divide_among(options.group, options.progress)
+        check()
+        passes = [Extraction(images, encoders, None, options) for images in sources]
+        measured = [measure(extraction) for extraction in passes]
+
+        def written() -> dict[str, Any]:
+            found = {}
+            for encoder in encoders:
+                attributes = moments_facts(name, passes[0], encoder, measured[0])
+                attributes["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+                moments, *validated = (one.moments[encoder.spec.name, encoder.spec.output] for one in measured)
+                if validated:
+                    attributes["val_fd"] = frechet_distance(validated[0], moments)
+                    attributes["val_count"] = measured[1].count
+                found[encoder.spec.name] = moments, attributes
+            skipped = [{"id": image.id, "reason": image.reason} for image in measured[0].bad]
+            return write(_Measured(found, _image_facts(passes[0], measured[0].count), skipped))
+
+        return on_main(options.group, written)
+
+
+def _image_facts(extraction: Extraction, count: int) -> dict[str, Any]:
+    source, sized = extraction.source, extraction.preprocessing
+    facts = {"source": source.name, "digest": source.digest, "count": count, "policy": dict(source.policy)}
+    left_out = {"left_out": source.left_out} if source.left_out else {}
+    return facts | left_out | ({} if sized is None else sized.attributes())
+
+
+def _file_name(encoder: AbstractEncoder, file_format: str, taken: Collection[str]) -> str:
+    """The encoder's name as that of a file; with its spec hash where it is long, or reads like another encoder's."""
+    stem = re.sub(r"[/\\:\0]", "-", encoder.spec.name)
+    if len(stem.encode(errors="replace")) > MAX_STEM or f"{stem}.{file_format}" in taken:
+        stem = f"{stem[: MAX_STEM // 4]}-{encoder.spec.hash}"
+    return f"{stem}.{file_format}"
+
+
+def _row(encoder: AbstractEncoder, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    validated = {key: attributes[key] for key in ("val_fd", "val_count") if key in attributes}
+    return {"name": encoder.spec.name, "spec_hash": encoder.spec.hash, **validated}
+
+
+def _write_index(folder: Path, name: str, measured: _Measured, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    path = folder / INDEX_NAME
+    index = {
+        "schema": INDEX_SCHEMA,
+        "name": name,
+        "images": measured.images,
+        "skipped": measured.skipped,
+        "encoders": rows,
+    }
+    write_atomically(path, (json.dumps(index, indent=2) + "\n").encode())
+    return index

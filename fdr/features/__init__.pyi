@@ -1,0 +1,16 @@
+from .cache.entry import CacheStore as CacheStore
+from .cache.entry import FeatureCache as FeatureCache
+from .cache.running_sums import RunningSums as RunningSums
+from .cache.running_sums import Span as Span
+from .cache.running_sums import own_path as own_path
+from .cache.running_sums import resume as resume
+from .cache.running_sums import sums_files as sums_files
+from .cache.shards import BadRow as BadRow
+from .cache.stored_dtypes import check_stored as check_stored
+from .cache.stored_dtypes import item_size as item_size
+from .extraction import SHARD_SIZE as SHARD_SIZE
+from .extraction import Extraction as Extraction
+from .extraction import ExtractionOptions as ExtractionOptions
+from .extraction import FeatureBlock as FeatureBlock
+from .extraction import cached_rows as cached_rows
+from .extraction import extract as extract

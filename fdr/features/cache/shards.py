@@ -1,0 +1,336 @@
+"""One shard of a feature cache: what it holds, its bytes as an HDF5 file, and its name, which carries its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fdr.features.cache.stored_dtypes import item_size, read_dataset, read_tensor, write_dataset
+from fdr.images import as_facts
+from fdr.runtime import available_cpus, dataset_of
+
+if TYPE_CHECKING:
+    import h5py
+    from torch import Tensor
+
+SCHEMA = "fdr-features/1"
+_NAME = re.compile(r"shard-(\d{9,})-(\d{9,})-([0-9a-f]{16})\.h5")
+_OWN_ATTRIBUTES = ("schema", "data_digest", "spec_hash", "widths", "num_rows", "shard_size", "start", "stop")
+
+
+class BadRow(NamedTuple):
+    """An image that did not decode: its row in the selection, its id, and why."""
+
+    row: int
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The content of one shard: n good rows, ascending, with their ids and features; and the bad rows."""
+
+    rows: np.ndarray
+    """int64 [n]"""
+    ids: list[str]
+    features: dict[str, np.ndarray]
+    """float32 [n, D] per output"""
+    bad: tuple[BadRow, ...]
+    images: np.ndarray | None = None
+    """What was noted of the good rows when they were decoded, [n] of `fdr.images.facts.FACTS`; None if nothing was."""
+
+
+class DamagedShardError(Exception):
+    """A shard file that is not the one that was published; the text says why."""
+
+
+@dataclass(frozen=True)
+class CacheKey:
+    """What decides the content of a cache entry: the data, the encoder, the outputs."""
+
+    data_digest: str
+    """sha256 over the content, selection and pixel policy of the images."""
+    spec_hash: str
+    """`EncoderSpec.hash`."""
+    outputs: tuple[str, ...]
+    """Stored outputs; their order does not matter."""
+    label: str = ""
+    """Readable start of the folder name; must follow from the spec (`spec.model`), for it is not compared."""
+
+    @property
+    def directory(self) -> str:
+        """Folder name of the entry: "fid-inception-2015-3c1f09ab-9ab2c3d4-0123456789abcdef"."""
+        text = json.dumps([SCHEMA, self.data_digest, self.spec_hash, sorted(self.outputs)])
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        label = re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")[:40] or "features"
+        parts = [re.sub(r"[^0-9a-z]+", "", text.lower())[:8] for text in (self.spec_hash, self.data_digest)]
+        return "-".join([label, *parts, digest])
+
+
+@dataclass(frozen=True)
+class EntryHeader:
+    """What every shard of an entry repeats, so that each file can be understood, and checked, alone."""
+
+    key: CacheKey
+    num_rows: int
+    shard_size: int
+    widths: Mapping[str, int] = field(default_factory=dict)
+    """D per output; empty until the first shard tells."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """For people: source and encoder names, spec JSON, versions, device; not compared."""
+    dtype: str = "float32"
+    """What features are stored as; follows from the spec, and every dataset tells its own."""
+
+    def __post_init__(self) -> None:
+        if self.num_rows < 1 or self.shard_size < 1:
+            raise ValueError(f"a cache entry needs rows and a shard size, got {self.num_rows} and {self.shard_size}")
+        if self.widths and set(self.widths) != set(self.key.outputs):
+            raise ValueError(f"widths {sorted(self.widths)} are not those of outputs {sorted(self.key.outputs)}")
+        if bad := [name for name in self.key.outputs if not name or "/" in name or name.startswith(".")]:
+            raise ValueError(f"output name {bad[0]!r} cannot name an HDF5 dataset")
+        if bad := [name for name in self.attributes if name in _OWN_ATTRIBUTES]:
+            raise ValueError(f"attribute {bad[0]!r} is taken by the cache itself")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row's features."""
+        return item_size(self.dtype) * sum(self.widths.values())
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """(start, stop) of every shard, in order."""
+        size = self.shard_size
+        return [(start, min(start + size, self.num_rows)) for start in range(0, self.num_rows, size)]
+
+    def difference(self, other: EntryHeader) -> str | None:
+        """The first thing in which two headers disagree, in words; None when they are of one entry."""
+        pairs = {
+            "data digest": (self.key.data_digest, other.key.data_digest),
+            "encoder spec hash": (self.key.spec_hash, other.key.spec_hash),
+            "outputs": (sorted(self.key.outputs), sorted(other.key.outputs)),
+            "number of images": (self.num_rows, other.num_rows),
+            "feature widths": (dict(self.widths), dict(other.widths)),
+        }
+        for name, (own, its) in pairs.items():
+            if own != its and (own and its):
+                return f"{name} {its} where {own} is expected"
+        return None
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """A published shard, as the manifest knows it."""
+
+    file: str
+    start: int
+    stop: int
+    count: int
+    """Rows that decoded, hence rows of features."""
+    num_bytes: int
+    sha256: str
+    bad: tuple[BadRow, ...] = ()
+
+    def count_in(self, start: int, stop: int) -> int:
+        """How many rows of [start, stop), clipped to the shard, have features."""
+        low, high = max(start, self.start), min(stop, self.stop)
+        return max(0, high - low) - sum(low <= bad.row < high for bad in self.bad)
+
+    def load(self, folder: Path) -> bytes:
+        """The file's bytes, checked against size and sha256; raises `DamagedShardError`."""
+        try:
+            data = (folder / self.file).read_bytes()
+        except FileNotFoundError:
+            raise DamagedShardError("the file is missing") from None
+        except OSError as error:
+            raise DamagedShardError(f"it cannot be read: {error.strerror}") from error
+        if len(data) != self.num_bytes:
+            raise DamagedShardError(f"{len(data)} bytes where {self.num_bytes} are expected")
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise DamagedShardError("its content changed: the sha256 differs")
+        return data
+
+
+def encode_shard(
+    header: EntryHeader,
+    span: tuple[int, int],
+    rows: np.ndarray,
+    ids: Sequence[str],
+    features: Mapping[str, np.ndarray],
+    bad: Sequence[BadRow],
+    images: np.ndarray | None = None,
+) -> tuple[ShardRecord, bytes]:
+    """The shard as the bytes of an HDF5 file, with its record.
+
+    `rows` int64 [n] ascending, `ids` n names, `features` float32 [n, D] per output; `bad` holds the rest of the span;
+    `images` are records [n] of what was noted of the good rows.
+    Built in memory, so that no error of the disk can reach HDF5, and byte for byte the same for the same content.
+    """
+    import h5py
+
+    _check(header, span, rows, ids, features, bad)
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        _write_attributes(file, header, span)
+        for name in sorted(features):
+            write_dataset(file, f"features/{name}", features[name], header.dtype)
+        if images is not None:
+            file.create_dataset("images", data=images)
+        file.create_dataset("rows", data=rows, dtype="<i8")
+        file.create_dataset("ids", data=_to_utf8(ids))
+        file.create_dataset("bad/rows", data=np.array([item.row for item in bad], np.int64), dtype="<i8")
+        file.create_dataset("bad/ids", data=_to_utf8([item.id for item in bad]))
+        file.create_dataset("bad/reasons", data=_to_utf8([item.reason for item in bad]))
+    data = buffer.getvalue()
+    return _record(data, span, len(rows), tuple(bad)), data
+
+
+def _record(data: bytes, span: tuple[int, int], count: int, bad: tuple[BadRow, ...]) -> ShardRecord:
+    sha256 = hashlib.sha256(data).hexdigest()
+    name = f"shard-{span[0]:09d}-{span[1]:09d}-{sha256[:16]}.h5"
+    return ShardRecord(name, *span, count, len(data), sha256, bad)
+
+
+def _check(
+    header: EntryHeader,
+    span: tuple[int, int],
+    rows: np.ndarray,
+    ids: Sequence[str],
+    features: Mapping[str, np.ndarray],
+    bad: Sequence[BadRow],
+) -> None:
+    if span not in header.ranges():
+        raise ValueError(f"rows {span[0]} to {span[1]} are not a shard of {header.num_rows} by {header.shard_size}")
+    if len(ids) != len(rows) or np.any(np.diff(rows) <= 0):
+        raise ValueError(f"{len(rows)} rows, ascending, need as many ids; got {len(ids)}")
+    if sorted([*map(int, rows), *(item.row for item in bad)]) != list(range(*span)):
+        raise ValueError(f"good and bad rows together are not exactly rows {span[0]} to {span[1]}")
+    if set(features) != set(header.widths):
+        raise ValueError(f"outputs {sorted(features)} given where {sorted(header.widths)} are stored")
+    for name, x in features.items():
+        if x.dtype != np.float32 or x.shape != (len(rows), header.widths[name]):
+            wanted = (len(rows), header.widths[name])
+            raise ValueError(f"features {name!r} are {x.dtype} {x.shape}; float32 {wanted} is expected")
+
+
+def _to_utf8(texts: Sequence[str]) -> np.ndarray:
+    import h5py
+
+    encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+    length = max(map(len, encoded), default=0) or 1
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", length))
+
+
+def from_utf8(array: np.ndarray) -> list[str]:
+    """Texts of a fixed-length UTF-8 dataset; file names that are not UTF-8 come back as Python gave them."""
+    return [item.decode("utf-8", "surrogateescape") for item in array.tolist()]
+
+
+def _write_attributes(file: h5py.File, header: EntryHeader, span: tuple[int, int]) -> None:
+    values: list[Any] = [
+        SCHEMA,
+        header.key.data_digest,
+        header.key.spec_hash,
+        json.dumps(dict(sorted(header.widths.items()))),
+        header.num_rows,
+        header.shard_size,
+        *span,
+    ]
+    for name, value in [*zip(_OWN_ATTRIBUTES, values, strict=True), *sorted(header.attributes.items())]:
+        file.attrs[name] = value
+
+
+def open_shard(data: bytes) -> h5py.File:
+    """The checked bytes of a shard as a readable HDF5 file; HDF5 itself never opens, or locks, a path."""
+    import h5py
+
+    return h5py.File(io.BytesIO(data), "r")
+
+
+def decode_shard(data: bytes, record: ShardRecord, outputs: Iterable[str]) -> Shard:
+    """The checked bytes of a shard as arrays, with the features of `outputs`."""
+    with open_shard(data) as file:
+        features = {name: read_dataset(dataset_of(file, f"features/{name}")) for name in outputs}
+        images = as_facts(file["images"][:]) if "images" in file else None
+        return Shard(file["rows"][:], from_utf8(file["ids"][:]), features, record.bad, images)
+
+
+def decode_tensor(data: bytes, output: str) -> tuple[np.ndarray, Tensor]:
+    """Rows [n] and features [n, D] of the checked bytes of a shard, the features in the dtype they are stored in."""
+    with open_shard(data) as file:
+        return file["rows"][:], read_tensor(dataset_of(file, f"features/{output}"))
+
+
+def load_ahead(folder: Path, records: Iterable[ShardRecord]) -> Iterator[tuple[ShardRecord, bytes | DamagedShardError]]:
+    """The checked bytes of each shard in order, or what is wrong with it; read and hashed ahead in threads."""
+
+    def load(record: ShardRecord) -> bytes | DamagedShardError:
+        try:
+            return record.load(folder)
+        except DamagedShardError as damage:
+            return damage
+
+    num_threads = min(4, available_cpus())
+    queue: deque[tuple[ShardRecord, Future[bytes | DamagedShardError]]] = deque()
+    pool = ThreadPoolExecutor(num_threads)
+    try:
+        for record in records:
+            queue.append((record, pool.submit(load, record)))
+            if len(queue) > num_threads:
+                first, future = queue.popleft()
+                yield first, future.result()
+        while queue:
+            first, future = queue.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """Every file in `folder` with the name of a shard, in row order."""
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def shard_span(file: str) -> tuple[int, int]:
+    """(start, stop) from the name of a shard file."""
+    match = _NAME.fullmatch(file)
+    if match is None:
+        raise ValueError(f"{file!r} is not the name of a shard")
+    return int(match[1]), int(match[2])
+
+
+def remove_superseded(folder: Path, record: ShardRecord) -> None:
+    """Remove what else claims to be the rows of a shard that was just published."""
+    for path in shard_files(folder):
+        if shard_span(path.name)[0] == record.start and path.name != record.file:
+            path.unlink(missing_ok=True)
+
+
+def recover_shard(path: Path) -> tuple[EntryHeader, ShardRecord] | None:
+    """Header and record of a shard no manifest lists; None unless its content matches the digest in its name."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if not path.name.endswith(f"-{hashlib.sha256(data).hexdigest()[:16]}.h5"):
+        return None
+    with open_shard(data) as file:
+        attributes = dict(file.attrs)
+        if attributes.get("schema") != SCHEMA:
+            return None
+        bad = map(
+            BadRow, file["bad/rows"][:].tolist(), from_utf8(file["bad/ids"][:]), from_utf8(file["bad/reasons"][:])
+        )
+        record = _record(data, shard_span(path.name), len(file["rows"]), tuple(bad))
+    widths = json.loads(attributes["widths"])
+    key = CacheKey(attributes["data_digest"], attributes["spec_hash"], tuple(widths))
+    own = {name: str(value) for name, value in attributes.items() if name not in _OWN_ATTRIBUTES}
+    return EntryHeader(key, int(attributes["num_rows"]), int(attributes["shard_size"]), widths, own), record

@@ -1,0 +1,187 @@
+"""The Fréchet distance between two sets of features, and the ratios FDr and FDr^k built on it.
+
+FD(a, b) = |mu_a - mu_b|^2 + tr S_a + tr S_b - 2 tr (S_a S_b)^{1/2}   (Dowson & Landau 1982; Heusel et al. 2017)
+
+Everything is float64. The last trace has one of three routes, chosen by what is known:
+
+- few samples (N <= D): the centred features are a factor of the singular covariance; nuclear norm of F_a^T F_b;
+- both covariances of full rank: Cholesky of the reference, eigenvalues of L^T S_a L;
+- otherwise: a Cholesky factor with pivots, or scaled eigenvectors where the rank is in doubt; nuclear norm of
+  F_a^T F_b.
+
+Features that are constant on either side do not enter the last trace and are left out of it exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fdr.errors import InputError, RunError
+from fdr.frechet import linalg
+from fdr.frechet.moments import Moments
+from fdr.runtime import memory_for, named_arguments, resolve_device
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+AUDIT_TOLERANCE = 1e-9
+"""Largest gap between two routes, relative to tr S_a + tr S_b; sound routes agree to 1e-11, faults show at 1e-7."""
+
+
+@dataclass(frozen=True)
+class FrechetResult:
+    """FD with its parts."""
+
+    value: float
+    """mean_term + trace_term as computed, but exactly 0 where its size is within `rounding`. No other clamping."""
+    mean_term: float
+    """|mu_a - mu_b|^2."""
+    trace_term: float
+    """tr S_a + tr S_b - 2 tr (S_a S_b)^{1/2}; rounding can make it slightly negative."""
+    route: str
+    """"cholesky" for eigenvalues of L^T S L, else the two factors: "thin-thin", "thin-cholesky", ...,
+    "pivoted-pivoted"; "constant" where no feature varies on both sides."""
+    rounding: float
+    """Estimated absolute rounding error of `value`; equal moments come out below it."""
+    audit: float | None = None
+    """FD by a second, independent route, when it was asked for."""
+
+
+@named_arguments
+@memory_for("the Fréchet distance", "use --device cpu, or an encoder of fewer dimensions")
+def frechet_distance(a: Any, b: Any, *, audit: bool = False, device: str | torch.device | None = None) -> float:
+    """FD between two sets; each is `Moments`, features [N, D], or an iterable of batches of features.
+
+    Symmetric up to rounding; many sample sets against one reference are fastest with the reference as `b`, whose
+    factor is kept. Raises `InputError` when the widths differ or a covariance is none.
+    """
+    return frechet_terms(a, b, audit=audit, device=device).value
+
+
+def frechet_terms(a: Any, b: Any, *, audit: bool = False, device: str | torch.device | None = None) -> FrechetResult:
+    """`frechet_distance` with its parts and its route.
+
+    `device` is where the factorisations run: by default the CUDA device of features given as tensors, else the CPU.
+    `audit` repeats the trace by an independent route and raises `RunError` when the two differ by more than
+    `AUDIT_TOLERANCE`, which no data should bring about.
+    """
+    where = _device(device, a, b)
+    a, b = (x if isinstance(x, Moments) else Moments.from_features(x, device=device) for x in (a, b))
+    if a.dim != b.dim:
+        raise InputError(
+            f"Features of width {a.dim} cannot be compared with features of width {b.dim}; "
+            "both sides need the same encoder and output."
+        )
+    pair = _Pair(a, b, where)
+    mean_term = float(np.square(a.mu - b.mu).sum())
+    trace_term, route, accuracy = pair.trace_term()
+    scale = mean_term + float(a.sigma.trace() + b.sigma.trace())
+    rounding = accuracy * scale
+    value = mean_term + trace_term
+    second = mean_term + pair.second_trace_term(route) if audit else None
+    if second is not None and not abs(second - value) <= AUDIT_TOLERANCE * scale:
+        raise RunError(
+            f"The audit of FD failed: {value!r} by the route {route!r}, {second!r} by another; "
+            "please report this with the two statistics files."
+        )
+    return FrechetResult(0.0 if abs(value) <= rounding else value, mean_term, trace_term, route, rounding, second)
+
+
+@dataclass(frozen=True)
+class _Factor:
+    """`values` [d, r] with values values^T = sigma over the columns of a pair."""
+
+    kind: str
+    values: Tensor
+
+    @property
+    def trace(self) -> float:
+        return float(self.values.square().sum())
+
+
+class _Pair:
+    """Two moments over the columns that vary on both sides, by descending variance of the reference."""
+
+    def __init__(self, a: Moments, b: Moments, device: torch.device) -> None:
+        self.a, self.b, self.device = a, b, device
+        variances = b.sigma.diagonal()
+        varying = np.flatnonzero((a.sigma.diagonal() > 0) & (variances > 0))
+        self.columns = varying[np.argsort(-variances[varying], kind="stable")]
+        idle = np.ones(a.dim, dtype=bool)
+        idle[varying] = False
+        self.idle_trace = float(a.sigma.diagonal()[idle].sum() + b.sigma.diagonal()[idle].sum())
+
+    def trace_term(self) -> tuple[float, str, float]:
+        """tr S_a + tr S_b - 2 tr (S_a S_b)^{1/2}, its route, and its estimated relative rounding error."""
+        relative = 4 * linalg.EPS * math.sqrt(self.a.dim)
+        if len(self.columns) == 0:
+            return self.idle_trace, "constant", relative
+        reference = self._factor(self.b, "reference covariance")
+        if reference.kind == "cholesky" and self.a.factor is None:
+            found = linalg.sqrt_trace_by_congruence(reference.values, self._covariance(self.a))
+            if found is not None:
+                root, pivot = found
+                traces = self.a.sigma.trace() + self.b.sigma.trace()
+                return float(traces) - 2 * root, "cholesky", max(relative, 1e-15 / math.sqrt(pivot))
+        samples = self._factor(self.a, "sample covariance")
+        return self._nuclear(samples, reference), f"{samples.kind}-{reference.kind}", relative
+
+    def second_trace_term(self, route: str) -> float:
+        """The same by other means: the nuclear norm of both Cholesky factors, or of factors by other algorithms."""
+        if route == "constant":
+            return self.idle_trace
+        samples, reference = self._factor(self.a, "sample covariance"), self._factor(self.b, "reference covariance")
+        if route != "cholesky":
+            samples, reference = self._other_factor(self.a, samples), self._other_factor(self.b, reference)
+        return self._nuclear(samples, reference)
+
+    def _other_factor(self, moments: Moments, known: _Factor) -> _Factor:
+        covariance = self._covariance(moments)
+        if known.kind == "eigen":
+            return _Factor("singular", linalg.singular_factor(covariance))
+        return _Factor("eigen", linalg.eigen_factor(covariance))
+
+    def _nuclear(self, a: _Factor, b: _Factor) -> float:
+        """With the traces of the factors themselves, so that what a factor leaves out is left out of both."""
+        return self.idle_trace + a.trace + b.trace - 2 * linalg.nuclear_norm(a.values.T @ b.values)
+
+    def _covariance(self, moments: Moments) -> Tensor:
+        """A fresh copy, which may be overwritten."""
+        return linalg.as_float64(moments.sigma[np.ix_(self.columns, self.columns)], self.device)
+
+    def _factor(self, moments: Moments, name: str) -> _Factor:
+        """The thinnest exact factor there is; the last one is kept with the moments."""
+        key = (self.columns.tobytes(), str(self.device))
+        kept_key, factor = moments.derived.get("factor", (None, None))
+        if kept_key != key:
+            factor = self._new_factor(moments, name)
+            moments.derived["factor"] = (key, factor)
+        return factor
+
+    def _new_factor(self, moments: Moments, name: str) -> _Factor:
+        if moments.factor is not None:
+            assert moments.count is not None
+            scaled = moments.factor[:, self.columns] / math.sqrt(moments.count - moments.ddof)
+            return _Factor("thin", linalg.as_float64(scaled.T, self.device))
+        covariance = self._covariance(moments)
+        lower = linalg.cholesky_factor(covariance)
+        if lower is not None:
+            return _Factor("cholesky", lower)
+        pivoted = linalg.pivoted_factor(covariance)
+        if pivoted is not None:
+            return _Factor("pivoted", pivoted)
+        return _Factor("eigen", linalg.eigen_factor(covariance, name))
+
+
+def _device(device: str | torch.device | None, *sides: Any) -> torch.device:
+    import torch
+
+    if device is not None:
+        chosen = resolve_device(str(device))
+        return chosen if chosen.type == "cuda" else torch.device("cpu")
+    return next((x.device for x in sides if isinstance(x, torch.Tensor) and x.is_cuda), torch.device("cpu"))

@@ -1,0 +1,207 @@
+"""What numbers were before: a report, or the small file of `fdr check --update-baseline`, from disk or from git."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fdr._version import __version__
+from fdr.comparison import images_digest
+from fdr.errors import InputError
+from fdr.reports import (
+    RESULT,
+    Report,
+    decode_json,
+    impossible,
+    json_text,
+    parse_signature,
+    reports_from_dict,
+    result_key,
+    sets_by_name,
+    shown,
+)
+from fdr.runtime import HEAD_BYTES, missing_path, stand_in_of, write_atomically
+
+SCHEMA = "fdr-baseline/1"
+
+
+@dataclass(frozen=True)
+class BaselineValue:
+    """One number of a baseline."""
+
+    value: float
+    signature: str
+    stderr: float | None = None
+    samples_digest: str | None = None
+    """Digest of the images, where the baseline is a whole report."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Numbers by sample set and key ("fd:inception")."""
+
+    name: str
+    """Where it was read: "main.json", "main:fdr.json"."""
+    sets: Mapping[str, Mapping[str, BaselineValue]]
+    is_report: bool = False
+    """True when the file is a whole report."""
+
+
+def baseline_of(reports: Sequence[Report], name: str) -> Baseline:
+    """A baseline with all numbers of some reports."""
+    return Baseline(
+        name,
+        {
+            source: {
+                row.key: BaselineValue(row.value, row.signature, row.stderr, images_digest(report)) for row in report
+            }
+            for source, report in sets_by_name(reports).items()
+        },
+    )
+
+
+def load_baseline(where: str) -> Baseline:
+    """Read FILE, or PATH as it was at a git revision (REV:PATH, as `git show` takes it).
+
+    Raises `InputError` when there is none, or it is neither a report nor a baseline.
+    """
+    path = Path(where)
+    try:
+        text = path.read_bytes() if path.is_file() or ":" not in where else read_at_revision(where)
+        data = decode_json(text)
+    except FileNotFoundError as error:
+        raise InputError(f"The baseline {missing_path(path)}") from error
+    except OSError as error:
+        raise InputError(
+            f"Cannot read baseline {where!r}: {error.strerror}; expected a report, a file of --update-baseline, or "
+            "REV:PATH of one."
+        ) from error
+    except ValueError as error:
+        stand_in = None if text.lstrip().startswith((b"{", b"[")) else stand_in_of(text[:HEAD_BYTES])
+        raise InputError(f"Baseline {where!r} {stand_in or f'is not JSON ({error})'}.") from error
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema == SCHEMA:
+        return Baseline(where, _sets(data, where))
+    if not str(schema).startswith("fdr-report"):
+        other = "another version of fdr wrote it: " if str(schema).startswith("fdr-baseline/") else ""
+        raise InputError(
+            f"Baseline {where!r} has schema {shown(schema)}; {other}expected {SCHEMA!r} or a report of fdr eval "
+            "--json. Write it again with --update-baseline --force."
+        )
+    found = baseline_of(reports_from_dict(data, repr(where)), where)
+    return Baseline(where, found.sets, is_report=True)
+
+
+def save_baseline(baseline: Baseline, path: Path) -> None:
+    """Write the small form: sorted, one value per line, a newline at the end, so that `git diff` reads."""
+    sets = {name: {key: _row(value) for key, value in rows.items()} for name, rows in baseline.sets.items()}
+    data = {"schema": SCHEMA, "fdr_version": __version__, "sets": sets}
+    write_atomically(path, json_text(data, sort_keys=True))
+
+
+def _row(value: BaselineValue) -> dict[str, Any]:
+    stderr = {} if value.stderr is None else {"stderr": value.stderr}
+    return {"value": value.value, "signature": value.signature, **stderr}
+
+
+def _sets(data: Mapping[str, Any], where: str) -> dict[str, dict[str, BaselineValue]]:
+    try:
+        return {name: dict(_values(name, rows)) for name, rows in _table("sets", data.get("sets")).items()}
+    except _Damage as damage:
+        raise InputError(
+            f"Baseline {where!r} is damaged: {damage}; write it again with --update-baseline --force."
+        ) from None
+
+
+class _Damage(Exception):
+    """What is wrong with a baseline, as half a sentence."""
+
+
+def _table(what: str, data: Any) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping) or not data:
+        raise _Damage(f"{what} is {shown(data)}, where an object with at least one entry is expected")
+    return data
+
+
+def _values(name: str, rows: Any) -> Iterator[tuple[str, BaselineValue]]:
+    for key, row in _table(f"the set {name!r}", rows).items():
+        where = f"{key} of {name}"
+        yield key, _value(key, _table(where, row), where)
+
+
+def _value(key: str, row: Mapping[str, Any], where: str) -> BaselineValue:
+    for field, kind in {name: RESULT[name] for name in ("value", "signature", "stderr")}.items():
+        if not kind.holds(row.get(field)):
+            raise _Damage(f"{field} of {where} is {shown(row.get(field))}, where {kind.words} is expected")
+    signature = parse_signature(row["signature"])
+    encoder = None if signature.metric == "fdr_k" else signature.value("enc")
+    signed = result_key(signature.metric, encoder)
+    if signed != key:
+        raise _Damage(f"{where} has the signature of {signed}")
+    problem = impossible(signature.metric, row["value"])
+    if problem is not None:
+        raise _Damage(f"{where} {problem}")
+    return BaselineValue(float(row["value"]), row["signature"], row.get("stderr"))
+
+
+def read_at_revision(where: str) -> bytes:
+    """The bytes of "REV:PATH" in the git repository around the working folder. Raises `InputError`.
+
+    As in git, PATH starts at the top of the repository, or with ./ at the working folder.
+    """
+    revision, _, path = where.partition(":")
+    if not revision or not path or revision.startswith("-") or path.startswith("//"):
+        raise InputError(f"Baseline {where!r} is no file and not REV:PATH, such as origin/main:fdr.json.")
+    inside = _git("rev-parse", "--git-dir", where=where)
+    if b"dubious ownership" in inside.stderr:
+        raise InputError(
+            f"Baseline {where!r}: git does not read this repository, because another user owns it; run "
+            f"{_last_line(inside.stderr)}."
+        )
+    if inside.returncode:
+        raise InputError(
+            f"Baseline {where!r} is no file, and no git repository is here in which revision {revision!r} could be "
+            f"looked up ({_last_line(inside.stderr)})."
+        )
+    if _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", where=where).returncode:
+        is_branch = re.fullmatch(r"[\w.-]+", revision) and revision != "HEAD"
+        remote = f", and another branch may need its remote's name (origin/{revision})" if is_branch else ""
+        raise InputError(
+            f"Baseline {where!r}: git knows no revision {revision!r} here; a shallow clone has only its own commit "
+            f"(fetch-depth: 0 in CI){remote}."
+        )
+    shown = _git("cat-file", "blob", where, where=where)
+    if shown.returncode:
+        raise InputError(
+            f"Baseline {where!r}: revision {revision!r} has no file {path!r} (paths start at the top of the "
+            f"repository, or with ./ here){_near(revision, path, where)}"
+        )
+    return shown.stdout
+
+
+def _near(revision: str, path: str, where: str) -> str:
+    """The files of a revision that may be meant: of the same name in another folder, or of a name that is near."""
+    listed = _git("ls-tree", "-r", "-z", "--name-only", "--full-tree", revision, where=where)
+    names = listed.stdout.decode(errors="replace").split("\0")[:-1]
+    same = [name for name in names if PurePosixPath(name).name == PurePosixPath(path).name and name != path]
+    found = same[:3] or difflib.get_close_matches(path, names, cutoff=0.7)
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else "."
+
+
+def _git(*arguments: str, where: str) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise InputError(
+            f"Baseline {where!r} is no file, and git, which could look it up, did not start: {error.strerror}."
+        ) from error
+
+
+def _last_line(text: bytes) -> str:
+    lines = text.decode(errors="replace").strip().splitlines()
+    return lines[-1].strip(". \t") if lines else "git gave no reason"

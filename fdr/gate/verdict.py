@@ -1,0 +1,392 @@
+"""The gate: numbers against limits and against a baseline, one-sided by the metric's direction.
+
+Every judged number has one of three outcomes. With a range [low, high] of what it may be, a lower-is-better number
+passes when high <= limit, fails when low > limit, and is inconclusive in between; without a range low = high = value.
+A number that is asked for and was not measured is missing, which stops the gate unless it is allowed.
+
+Against an absolute limit the range is what the report gives beside the number: value ± its stderr, or the interval that
+rounded denominators leave open. Against a baseline the tolerance is the room there is, and noise can only excuse: the
+range reaches from the value to the better side, by both stderrs in quadrature. Rounded denominators divide both numbers
+and drop out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+from fdr.comparison import (
+    Difference,
+    check_fields,
+    combined_stderr,
+    contradict,
+    images_digest,
+    match_sets,
+    signature_differences,
+)
+from fdr.errors import InputError, unknown
+from fdr.gate.baseline import Baseline, BaselineValue
+from fdr.gate.limits import (
+    Limit,
+    Row,
+    Tolerance,
+    check_tolerance,
+    find_limited,
+    is_named,
+    named,
+    parse_limit,
+    parse_tolerance,
+    tolerance_for,
+)
+from fdr.metrics import metric_facts, peer_name
+from fdr.reports import Report, Result, is_number, sets_by_name, told_apart
+
+Outcome = Literal["pass", "fail", "inconclusive"]
+JudgedAs = Literal["value", "pass", "fail"]
+DEFAULT_TOLERANCE = Tolerance(None, 0.01, True)
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """What is asked of the numbers."""
+
+    limits: tuple[Limit, ...] = ()
+    tolerances: tuple[Tolerance, ...] = ()
+    """Of the baseline; 1 % where none is given."""
+    allow: tuple[str, ...] = ()
+    """Fields of the signature in which a number may differ from its baseline all the same."""
+    inconclusive: JudgedAs = "value"
+    """What an inconclusive outcome counts as; with "value", what the bare value says."""
+    allow_missing: bool = False
+    """Whether the gate passes although numbers of the limits or of the baseline were not measured."""
+
+    def __post_init__(self) -> None:
+        if self.inconclusive not in get_args(JudgedAs):
+            raise unknown("way to judge an inconclusive number", str(self.inconclusive), get_args(JudgedAs))
+
+    @classmethod
+    def parse(
+        cls,
+        maxima: Sequence[str] = (),
+        minima: Sequence[str] = (),
+        tolerances: Sequence[str] = (),
+        allow: Sequence[str] = (),
+        inconclusive: JudgedAs = "value",
+        allow_missing: bool = False,
+    ) -> GateOptions:
+        """From texts as the command line takes them: "fd:inception=3.0", "fd=1%", "n". Raises `InputError`."""
+        limits = [parse_limit(text, "max") for text in maxima] + [parse_limit(text, "min") for text in minima]
+        parsed = tuple(map(parse_tolerance, tolerances))
+        return cls(tuple(limits), parsed, check_fields(allow), inconclusive, allow_missing)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One number against one bound."""
+
+    samples: str
+    result: Result
+    rule: Literal["max", "min", "baseline"]
+    limit: float
+    low: float
+    """Lower end of what the number may be."""
+    high: float
+    baseline: BaselineValue | None = None
+    baseline_name: str | None = None
+    tolerance: Tolerance | None = None
+    allowed: tuple[Difference, ...] = ()
+    """Decisive differences from the baseline that `GateOptions.allow` let pass."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """Pass, fail or inconclusive."""
+        best, worst = (self.low, self.high) if self.result.lower_is_better else (-self.high, -self.low)
+        limit = self.limit if self.result.lower_is_better else -self.limit
+        return "pass" if worst <= limit else "fail" if best > limit else "inconclusive"
+
+    @property
+    def excess(self) -> float:
+        """How far the value lies beyond the limit, in the metric's units; negative inside it."""
+        beyond = self.result.value - self.limit
+        return beyond if self.result.lower_is_better else -beyond
+
+    @property
+    def relative_excess(self) -> float | None:
+        """`excess` over |limit|; None for a limit of 0."""
+        return self.excess / abs(self.limit) if self.limit else None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """One bound whose number was not measured."""
+
+    samples: str
+    """The sample set as it was measured or, where a whole set is missing, as the baseline calls it."""
+    key: str
+    """The number, or the name in the limit."""
+    bound: Limit | BaselineValue
+    baseline_name: str | None = None
+
+    @property
+    def rule(self) -> Literal["max", "min", "baseline"]:
+        """Where the bound comes from."""
+        return self.bound.side if isinstance(self.bound, Limit) else "baseline"
+
+    def __str__(self) -> str:
+        text = f"{self.key} of {self.samples} was not measured, and "
+        if isinstance(self.bound, Limit):
+            return f"{text}{self.bound.flag} asks for it"
+        metric = self.key.partition(":")[0]
+        meaning = peer_name(metric) if metric_facts(metric) is None else None
+        note = "" if meaning is None else f"; {metric} {meaning}"
+        return f"{text}baseline {self.baseline_name!r} has it ({self.bound.value:.6g}){note}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All checks of all sample sets."""
+
+    checks: tuple[Check, ...]
+    options: GateOptions
+    missing: tuple[Missing, ...] = ()
+    """What could not be checked, because it was not measured."""
+    unchecked: tuple[tuple[str, Result], ...] = ()
+    """Sample set and number, where neither a limit nor the baseline says anything."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def result(self) -> Literal["pass", "fail", "inconclusive", "incomplete"]:
+        """The worst outcome; "incomplete" where nothing fails, and a number is missing that may not be."""
+        outcomes = {check.outcome for check in self.checks}
+        if "fail" in outcomes:
+            return "fail"
+        if self.missing and not self.options.allow_missing:
+            return "incomplete"
+        return "inconclusive" if "inconclusive" in outcomes else "pass"
+
+    @property
+    def exit_code(self) -> int:
+        """0 when the gate passes, 1 when a number stops it, 2 when nothing stops it but a number that is missing."""
+        if any(self.stops(check) for check in self.checks):
+            return 1
+        return 2 if self.missing and not self.options.allow_missing else 0
+
+    @property
+    def passes(self) -> bool:
+        """True when the exit code is 0."""
+        return self.exit_code == 0
+
+    def stops(self, check: Check) -> bool:
+        """True when this check alone would stop the gate."""
+        if check.outcome != "inconclusive":
+            return check.outcome == "fail"
+        return self.options.inconclusive == "fail" or (self.options.inconclusive == "value" and check.excess > 0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Limits and baseline values matched to the numbers of one sample set, before or after they are measured."""
+
+    limits: Mapping[str, tuple[Limit, ...]]
+    """By key."""
+    baselines: Mapping[str, BaselineValue]
+    allowed: Mapping[str, tuple[Difference, ...]]
+    tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    missing: tuple[Missing, ...] = ()
+
+
+def plan_gate(
+    sets: Mapping[str, Sequence[Row]], options: GateOptions, baseline: Baseline | None = None
+) -> dict[str, Plan]:
+    """Match what is asked to the numbers that there are, or will be; needs no values, so it can run before the work.
+
+    A limit holds for every sample set. Sets of the baseline that are missing have a plan as well. Raises `InputError`
+    when a limit names no number of any set or bounds its good side, when a number cannot be compared with its baseline,
+    and when nothing would be checked at all.
+    """
+    if not options.limits and baseline is None:
+        raise InputError(
+            "There is nothing to check: give --max, --min or --baseline, or keep them in [tool.fdr.check] of "
+            "pyproject.toml or [check] of fdr.toml."
+        )
+    for limit in options.limits:
+        named([row for rows in sets.values() for row in rows], limit.name)
+    where = "" if baseline is None else baseline.name
+    matched = {} if baseline is None else match_sets(sets, baseline.sets, f"baseline {where!r}")
+    plans: dict[str, Plan] = {}
+    for name, rows in sets.items():
+        values = {} if baseline is None else baseline.sets[matched[name]]
+        plans[name] = _plan_set(name, rows, options, values, where)
+    compared = [row for name, rows in sets.items() for row in rows if row.key in plans[name].baselines]
+    for name, values in {} if baseline is None else baseline.sets.items():
+        if name not in matched.values():
+            plans[told_apart([*plans, name])[-1]] = _plan_set(name, (), replace(options, limits=()), values, where)
+    missing = [item for plan in plans.values() for item in plan.missing]
+    for tolerance in options.tolerances:
+        names = {name for item in missing for name in (item.key, item.key.partition(":")[0])}
+        if tolerance.name is not None and compared and tolerance.name not in names:
+            named(compared, tolerance.name)
+    if baseline is not None and not options.limits and not any(plan.baselines for plan in plans.values()):
+        measured = ", ".join(dict.fromkeys(row.key for rows in sets.values() for row in rows))
+        raise InputError(f"Nothing could be checked: baseline {baseline.name!r} has none of {measured}.")
+    return plans
+
+
+def check_replaceable(sets: Mapping[str, Sequence[Row]], old: Baseline, allow: Sequence[str] = ()) -> None:
+    """Raise `InputError` where a number of `old` would be dropped, or replaced by one that is made in another way."""
+    only = len(sets) == len(old.sets) == 1
+    left = {name: set(values) for name, values in old.sets.items()}
+    for name, rows in sets.items():
+        before = next(iter(old.sets)) if only else name
+        values = old.sets.get(before, {})
+        _refuse(name, _differences([row for row in rows if row.key in values], values), allow, old.name)
+        left.get(before, set()).difference_update(row.key for row in rows)
+    dropped = [f"{key} of {name}" for name, keys in left.items() for key in sorted(keys)]
+    if dropped:
+        raise InputError(
+            f"Baseline {old.name!r} has {', '.join(dropped)}, which was not measured here and would be dropped; "
+            "measure it as well, or give --force."
+        )
+
+
+def _differences(rows: Sequence[Row], values: Mapping[str, BaselineValue]) -> dict[str, tuple[Difference, ...]]:
+    return {row.key: signature_differences(row.signature, values[row.key].signature) for row in rows}
+
+
+def _plan_set(
+    name: str, rows: Sequence[Row], options: GateOptions, values: Mapping[str, BaselineValue], where: str
+) -> Plan:
+    limits: dict[str, tuple[Limit, ...]] = {}
+    missing = [Missing(name, key, values[key], where) for key in values if key not in {row.key for row in rows}]
+    for limit in options.limits:
+        if not is_named(rows, limit.name):
+            missing.append(Missing(name, limit.name, limit))
+            continue
+        key = find_limited(rows, limit).key
+        limits[key] = (*limits.get(key, ()), limit)
+    compared = [row for row in rows if row.key in values]
+    differences = _differences(compared, values)
+    _refuse(name, differences, options.allow, where)
+    tolerances = {row.key: tolerance_for(row, options.tolerances, DEFAULT_TOLERANCE) for row in compared}
+    for row in compared:
+        check_tolerance(row, tolerances[row.key], values[row.key].value)
+    return Plan(
+        limits,
+        {row.key: values[row.key] for row in compared},
+        {key: tuple(d for d in found if d.is_decisive) for key, found in differences.items()},
+        tolerances,
+        tuple(dict.fromkeys(_plan_warnings(name, differences, where))),
+        tuple(missing),
+    )
+
+
+def _refuse(name: str, differences: Mapping[str, Sequence[Difference]], allow: Sequence[str], where: str) -> None:
+    """Raise `InputError` naming every field that makes numbers incomparable, and the numbers that it concerns."""
+    concerned: dict[tuple[str, str, str, str], list[str]] = {}
+    for key, found in differences.items():
+        for d in found:
+            if d.is_decisive and d.field not in allow:
+                concerned.setdefault((d.field, d.meaning, d.a, d.b), []).append(key)
+    if not concerned:
+        return
+    parts = [
+        f"{field} ({meaning}) is {a} here and {b} in the baseline, for {', '.join(keys)}"
+        for (field, meaning, a, b), keys in concerned.items()
+    ]
+    fields = " ".join(f"--allow {field}" for field in dict.fromkeys(field for field, *_ in concerned))
+    raise InputError(
+        f"{name} cannot be compared with baseline {where!r}: {'; '.join(parts)}. Measure in the same way, replace "
+        f"the baseline (--update-baseline --force), or compare all the same with {fields}."
+    )
+
+
+def _plan_warnings(name: str, differences: Mapping[str, Sequence[Difference]], where: str) -> Iterator[str]:
+    for d in (d for found in differences.values() for d in found if not d.is_decisive):
+        if d.field == "v":
+            consequence = "still comparable, unless the changelog says under Numbers that this number moved"
+        else:
+            consequence = "the content is the same"
+        yield f"{name}: {d.field} ({d.meaning}) is {d.a} here and {d.b} in baseline {where!r}; {consequence}."
+
+
+def judge(reports: Sequence[Report], options: GateOptions, baseline: Baseline | None = None) -> Verdict:
+    """Every limit and every baseline value against every sample set. Raises what `plan_gate` raises."""
+    sets = sets_by_name(reports)
+    for name, report in sets.items():
+        _check_numbers(name, report)
+    plans = plan_gate({name: tuple(report) for name, report in sets.items()}, options, baseline)
+    checks = [
+        check
+        for name, report in sets.items()
+        for result in report
+        for check in _checks(name, result, plans[name], baseline)
+    ]
+    judged = {(check.samples, check.result.key) for check in checks}
+    for check in checks:
+        _refuse_contradiction(check, sets[check.samples])
+    if not checks:
+        raise InputError(
+            f"Nothing was checked: baseline {baseline and baseline.name!r} has none of the numbers measured."
+        )
+    return Verdict(
+        tuple(checks),
+        options,
+        tuple(item for plan in plans.values() for item in plan.missing),
+        tuple((n, r) for n, report in sets.items() for r in report if (n, r.key) not in judged),
+        tuple(warning for plan in plans.values() for warning in plan.warnings)
+        + tuple(f"{name}: {text}" for name, report in sets.items() for text in report.warnings),
+    )
+
+
+def _check_numbers(name: str, report: Report) -> None:
+    """A report from a file was checked when it was read; one that was made in Python may hold anything."""
+    for row in report:
+        numbers = (row.value, *(row.interval or ()), 0.0 if row.stderr is None else row.stderr)
+        if not all(map(is_number, numbers)) or (row.stderr or 0.0) < 0:
+            raise InputError(
+                f"{row.key} of {name} is {row.value}, with stderr {row.stderr} and interval {row.interval}; expected "
+                "finite numbers, and a stderr of 0 or more: measure again."
+            )
+
+
+def _refuse_contradiction(check: Check, report: Report) -> None:
+    before = check.baseline
+    if before is None or before.samples_digest is None or before.samples_digest != images_digest(report):
+        return
+    if before.signature == check.result.signature and contradict(check.result, before.value):
+        raise InputError(
+            f"{check.result.key} of {check.samples} is {check.result.value:g} here and {before.value:g} in baseline "
+            f"{check.baseline_name!r}, of the same images, reference and settings; one of the two was changed or is "
+            "faulty: measure again."
+        )
+
+
+def _checks(name: str, result: Result, plan: Plan, baseline: Baseline | None) -> Iterator[Check]:
+    spread = result.stderr or 0.0
+    low, high = result.interval or (result.value - spread, result.value + spread)
+    for limit in plan.limits.get(result.key, ()):
+        yield Check(name, result, limit.side, limit.bound, low, high)
+    value = plan.baselines.get(result.key)
+    if value is not None and baseline is not None:
+        yield _baseline_check(name, result, plan, value, baseline.name)
+
+
+def _baseline_check(name: str, result: Result, plan: Plan, before: BaselineValue, where: str) -> Check:
+    tolerance = plan.tolerances[result.key]
+    worse = 1 if result.lower_is_better else -1
+    noise = combined_stderr(result.stderr, before.stderr) or 0.0
+    low, high = sorted((result.value, result.value - worse * noise))
+    return Check(
+        name,
+        result,
+        "baseline",
+        limit=before.value + worse * tolerance.allowance(before.value),
+        low=low,
+        high=high,
+        baseline=before,
+        baseline_name=where,
+        tolerance=tolerance,
+        allowed=plan.allowed[result.key],
+    )

@@ -1,0 +1,1 @@
+"""Architectures of published generators: JiT, pMF, iMF."""

@@ -1,0 +1,247 @@
+"""Samples of a generator as a file or a folder: written in parts, resumed after a kill, published in one step.
+
+Until the last image is there, everything lies in a folder `.NAME.parts` beside the output.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from fdr.errors import InputError
+from fdr.generators.source import GeneratorSource
+from fdr.runtime import (
+    SOLO,
+    Group,
+    Progress,
+    SharedTask,
+    SilentProgress,
+    atomic_path,
+    available_cpus,
+    beside,
+    check_writable,
+    on_main,
+    ordered_map,
+    part_of,
+    sync_folder,
+    write_atomically,
+    write_error,
+)
+
+PART_SIZE = 1024
+"""Images per part: what a killed run can lose of an npz."""
+SETTINGS = "samples.json"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # so that the same samples are the same file
+
+
+class SampleSet(ABC):
+    """Where samples go: the file or folder `path`, of the images of `source`."""
+
+    def __init__(self, source: GeneratorSource, path: Path) -> None:
+        if not source.is_repeatable:
+            raise InputError(f"The code of {source.name} cannot be read, so its samples could not be resumed.")
+        self.source = source
+        self.path = path
+        self.parts = beside(path, ".parts")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the samples."""
+        return {**self.source.made_by, **self.source.policy, "samples": self.source.digest}
+
+    def is_finished(self) -> bool:
+        """True when `path` holds these very samples. Raises `InputError` for anything else that is there."""
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            check_writable(self.path.with_name(SETTINGS))
+            return False
+        self._check_same(self._published_settings(), self.path, "remove it or name another")
+        return True
+
+    def missing(self) -> list[tuple[int, int]]:
+        """The parts (start, stop) that are not there yet. Raises `InputError` for parts of other samples."""
+        total = len(self.source)
+        spans = [(start, min(start + PART_SIZE, total)) for start in range(0, total, PART_SIZE)]
+        if not self.parts.is_dir():
+            return spans
+        if (self.parts / SETTINGS).is_file():  # else killed before the first word was written
+            self._check_same(_read_json(self.parts / SETTINGS), self.parts, "finish those first, or remove the folder")
+        found = {entry.name for entry in os.scandir(self.parts)}
+        return [span for span in spans if not self._has(found, *span)]
+
+    def begin(self) -> list[tuple[int, int]]:
+        """Make the folder of parts, or find the one that a killed run has left; what is missing."""
+        missing = self.missing()
+        try:
+            self.parts.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        write_atomically(self.parts / SETTINGS, _json(self.settings))
+        return missing
+
+    def _check_same(self, found: Any, where: Path, advice: str) -> None:
+        if not isinstance(found, dict):
+            raise InputError(f"{str(where)!r} is there already and is not what fdr sample wrote; {advice}.")
+        for name, value in self.settings.items():
+            if name not in ("generator", "weights_held") and found.get(name) != value:
+                raise InputError(
+                    f"{str(where)!r} holds samples with {name} {found.get(name)!r}; asked for was {value!r}; {advice}."
+                )
+
+    @abstractmethod
+    def _published_settings(self) -> Any:
+        """The settings that a finished output keeps; None for a file that is none."""
+
+    @abstractmethod
+    def _has(self, found: set[str], start: int, stop: int) -> bool:
+        """True when the files `found` include those of a part."""
+
+    @abstractmethod
+    def write_part(self, start: int, stop: int, images: Sequence[np.ndarray]) -> None:
+        """Keep images start..stop, uint8 [H, W, 3] each."""
+
+    @abstractmethod
+    def publish(self) -> None:
+        """Turn the parts into the output."""
+
+
+class NpzSamples(SampleSet):
+    """One npz as ADM's: `arr_0` uint8 [N, H, W, 3], `arr_1` int64 labels where there are classes; stored."""
+
+    def _part(self, start: int) -> str:
+        return f"images-{start:09d}.npy"
+
+    def _has(self, found: set[str], start: int, stop: int) -> bool:
+        return self._part(start) in found
+
+    def _published_settings(self) -> Any:
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return json.loads(archive.comment)
+        except (zipfile.BadZipFile, OSError, ValueError, RecursionError):
+            return None
+
+    def write_part(self, start: int, stop: int, images: Sequence[np.ndarray]) -> None:
+        with atomic_path(self.parts / self._part(start)) as temporary, open(temporary, "wb") as file:
+            np.save(file, np.stack(images))
+
+    def publish(self) -> None:
+        starts = range(0, len(self.source), PART_SIZE)
+        parts = [np.load(self.parts / self._part(start), mmap_mode="r") for start in starts]
+        labels = self.source.labels_at(0, len(self.source))
+        with atomic_path(self.path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            archive.comment = _json(self.settings)
+            _add(archive, "arr_0", (len(self.source), *parts[0].shape[1:]), parts)
+            if labels is not None:
+                _add(archive, "arr_1", labels.shape, [labels])
+        shutil.rmtree(self.parts)
+
+
+class PngSamples(SampleSet):
+    """A folder of PNG files, 00000000.png and so on, and samples.json with the settings and the labels."""
+
+    def _name(self, index: int) -> str:
+        return f"{index:08d}.png"
+
+    def _has(self, found: set[str], start: int, stop: int) -> bool:
+        return all(self._name(index) in found for index in range(start, stop))
+
+    def _published_settings(self) -> Any:
+        return _read_json(self.path / SETTINGS)
+
+    def write_part(self, start: int, stop: int, images: Sequence[np.ndarray]) -> None:
+        named = zip(map(self._name, range(start, stop)), images, strict=True)
+        write = functools.partial(_write_png, self.parts)
+        for _ in ordered_map(write, named, min(16, available_cpus()), 64):
+            pass
+
+    def publish(self) -> None:
+        labels = self.source.labels_at(0, len(self.source))
+        settings = self.settings if labels is None else {**self.settings, "class_of": labels.tolist()}
+        write_atomically(self.parts / SETTINGS, _json(settings))
+        for left in self.parts.glob(".*"):  # by a killed run
+            left.unlink(missing_ok=True)
+        try:
+            os.replace(self.parts, self.path)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        sync_folder(self.path.parent)
+
+
+def sample_set(source: GeneratorSource, path: Path) -> SampleSet:
+    """The set that a path asks for: ".npz" a file, no suffix or a folder PNG files. Raises `InputError` for others."""
+    if path.suffix == ".npz" and not path.is_dir():
+        return NpzSamples(source, path)
+    if path.suffix and not path.is_dir():
+        raise InputError(f"Samples are written as an .npz file or as a folder of PNG files; got {str(path)!r}.")
+    return PngSamples(source, path)
+
+
+def write_samples(samples: SampleSet, progress: Progress | None = None, group: Group = SOLO) -> bool:
+    """Make what is missing and publish the set; False when it was finished already. Ranks share the work.
+
+    Raises `InputError` where something else is in the way, `RunError` for a full disk.
+    """
+    if on_main(group, samples.is_finished):
+        return False
+    missing = on_main(group, samples.begin)
+    total = len(samples.source)
+    with (progress or SilentProgress()).task(f"Sampling {samples.source.name}", total) as task:
+        task.resume(total - sum(stop - start for start, stop in missing))
+        shared = SharedTask(task, group)
+        for start, stop in part_of(group, missing):
+            _write_part(samples, start, stop, shared.advance)
+            group.check_peers()
+        group.gather(None, while_waiting=shared.advance)
+        shared.advance()
+    on_main(group, samples.publish)
+    return True
+
+
+def _write_part(samples: SampleSet, start: int, stop: int, advance: Callable[[int], None]) -> None:
+    images: list[np.ndarray] = []
+    for batch in samples.source.batches(samples.source.batch_size, None, start, stop):
+        images += [image.permute(1, 2, 0).numpy() for image in batch.images]
+        advance(len(batch.images))
+    samples.write_part(start, stop, images)
+
+
+def _write_png(folder: Path, named: tuple[str, np.ndarray]) -> None:
+    """Through a temporary name, so that a killed run leaves no half file under a name that counts."""
+    from PIL import Image
+
+    name, image = named
+    temporary = folder / f".{name}.{os.getpid()}"
+    try:
+        Image.fromarray(image).save(temporary, format="PNG", compress_level=3)
+        os.replace(temporary, folder / name)
+    except OSError as error:
+        raise write_error(folder / name, error) from error
+
+
+def _add(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...], parts: Sequence[np.ndarray]) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(parts[0].dtype), "fortran_order": False, "shape": shape}
+    member: IO[bytes]
+    with archive.open(zipfile.ZipInfo(f"{key}.npy", _EPOCH), "w", force_zip64=True) as member:
+        np.lib.format.write_array_header_1_0(member, header)
+        for part in parts:
+            member.write(np.ascontiguousarray(part).data)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _json(settings: Any) -> bytes:
+    return json.dumps(settings, indent=1, sort_keys=True).encode()

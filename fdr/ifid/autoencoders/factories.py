@@ -1,0 +1,80 @@
+"""Autoencoders that a function of the user's makes: `module:factory`, with weights from a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from torch import nn
+
+from fdr.errors import FdrError, InputError, WeightsError
+from fdr.ifid.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
+from fdr.ifid.autoencoders.objects import AutoencoderOptions, check_object, identity_of, wrap
+from fdr.weights import UNKNOWN, find_factory, first_line, load_weights, source_digest
+
+_NAME = re.compile(r"(?:py:)?([\w.]+):(\w+)")
+
+
+def is_factory(name: str) -> bool:
+    """True for "module:factory", and for "py:module:factory", which is the same."""
+    return _NAME.fullmatch(name) is not None
+
+
+def load(name: str, options: AutoencoderOptions) -> LoadedAutoencoder:
+    """What the factory makes of `options.arguments`, with the weights of `options.weights`.
+
+    Latents of a module are identified by the file that the factory is in, the arguments, the source of the module's
+    classes, and its weights. Those of another object are never cached. Raises `InputError` for a factory that fails or
+    makes something else, `WeightsError` for weights that are damaged or do not fit.
+    """
+    match = _NAME.fullmatch(name)
+    assert match is not None
+    target = f"{match[1]}:{match[2]}"
+    factory = find_factory(match[1], match[2], f"Autoencoder {name!r}")
+    model = _made_by(factory, name, options)
+    check_object(
+        model, f"Autoencoder {name!r} must be an object with encode(images) and decode(latents); its factory made"
+    )
+    if options.weights is not None:
+        _load_weights(model, name, options)
+    spec = AutoencoderSpec(
+        name=name,
+        family="factory",
+        model=target,
+        weights=_identity(model, factory),
+        extra=(("arguments", json.dumps(dict(options.arguments), sort_keys=True, default=repr)),),
+    )
+    return wrap(model, spec, options)
+
+
+def _made_by(factory: Any, name: str, options: AutoencoderOptions) -> Any:
+    try:
+        model = factory(**options.arguments)
+    except FdrError:
+        raise
+    except Exception as error:  # a user's factory raises anything
+        given = ", ".join(f"{key}={value!r}" for key, value in options.arguments.items()) or "no arguments"
+        raise InputError(
+            f"Autoencoder {name!r}: its factory called with {given} raised {type(error).__name__}: {first_line(error)}"
+            "; check --vae-args."
+        ) from error
+    if isinstance(model, LoadedAutoencoder):
+        raise InputError(f"Autoencoder {name!r}: its factory made a LoadedAutoencoder; let it return the model itself.")
+    return model
+
+
+def _load_weights(model: Any, name: str, options: AutoencoderOptions) -> None:
+    assert options.weights is not None
+    path = options.weights.expanduser()
+    if not isinstance(model, nn.Module):
+        raise InputError(f"Autoencoder {name!r} is a {type(model).__name__}, no nn.Module; it cannot be given weights.")
+    if not path.is_file():
+        raise WeightsError(f"Autoencoder {name!r}: there is no weight file {str(path)!r}; check --vae-weights.")
+    load_weights(model, path, None, name, "--vae and --vae-args", advice="")
+
+
+def _identity(model: Any, factory: Any) -> str:
+    inner = identity_of(model)
+    return UNKNOWN if inner == UNKNOWN else hashlib.sha256(f"{source_digest(factory)} {inner}".encode()).hexdigest()

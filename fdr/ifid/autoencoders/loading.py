@@ -1,0 +1,141 @@
+"""`load_autoencoder` and `as_autoencoder`: names, files, folders and objects become `LoadedAutoencoder`s."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fdr import runtime
+from fdr.errors import InputError
+from fdr.ifid.autoencoders import diffusers_models, factories, programs, weight_free
+from fdr.ifid.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
+from fdr.ifid.autoencoders.objects import AutoencoderOptions, wrap, wrap_object
+from fdr.runtime import Progress, SilentProgress, as_path, memory_for, missing_path, named_arguments, refuse_stand_in
+from fdr.weights import CODE, CONFIG, PROGRAM, folder_of, is_repository, untrusted
+
+
+@named_arguments
+@memory_for("loading an autoencoder", "close what else uses the memory, or choose another --device")
+def load_autoencoder(
+    name: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    posterior: str | None = None,
+    seed: int = 0,
+    value_range: tuple[float, float] | None = None,
+    dtype: str = "float32",
+    tf32: bool = False,
+    weights: str | os.PathLike[str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    weights_dir: str | os.PathLike[str] | None = None,
+    offline: bool | None = None,
+    progress: Progress | None = None,
+) -> LoadedAutoencoder:
+    """The autoencoder `name`, in eval mode on `device` (None: a GPU if there is one).
+
+    `name` is a transform without weights ("haar", "dct", "pixel-unshuffle", each with a size as in "dct:8"); a
+    repository or folder of diffusers ("stabilityai/sd-vae-ft-mse", "owner/name/vae"); a TorchScript file with methods
+    `encode` and `decode`; a pair of torch.export files, by their folder or one of them; or "module:factory", which is
+    called with `arguments` and given `weights`, a state dict as .safetensors or .pt. No code from a file or a
+    repository runs; that of the factory does.
+
+    Posteriors are sampled (`posterior="sample"`, with noise of the image from `seed`) unless the model is used
+    otherwise; `value_range` overrides black and white of its images, -1 and 1 unless it says so itself.
+
+    Raises `InputError` for a name that is none and options that do not fit it, `WeightsError` for files that are
+    missing, damaged or do not fit.
+    """
+    options = AutoencoderOptions(
+        device,
+        posterior,
+        seed,
+        value_range,
+        dtype,
+        tf32,
+        weights=None if weights is None else as_path(weights, "the weights"),
+        arguments=dict(arguments or {}),
+        weights_dir=None if weights_dir is None else as_path(weights_dir, "the folder of weights"),
+        offline=offline,
+        progress=progress or SilentProgress(),
+    )
+    return _load(os.fspath(name), options)
+
+
+def as_autoencoder(
+    item: Any,
+    *,
+    device: str | torch.device | None = None,
+    posterior: str | None = None,
+    seed: int = 0,
+    value_range: tuple[float, float] | None = None,
+    dtype: str = "float32",
+    tf32: bool = False,
+) -> LoadedAutoencoder:
+    """Whatever there is as an autoencoder: a name, a path, an object with `encode` and `decode`, or a loaded one.
+
+    `encode` takes images [B, 3, H, W] in the value range and returns latents or a distribution over them, `decode`
+    takes latents and returns images, each in one of the forms that `posterior.py` reads. A module is switched to eval
+    mode and moved to `device` (None: it stays); its latents may be cached under a digest of its weights and source.
+    Those of another object may not, unless it carries an `AutoencoderSpec` as its attribute `spec`. A loaded
+    autoencoder is returned as it is: its options were given when it was loaded.
+
+    Raises `InputError` for an object of another kind, and what `load_autoencoder` raises.
+    """
+    if isinstance(item, LoadedAutoencoder):
+        return item
+    options = AutoencoderOptions(device, posterior, seed, value_range, dtype, tf32)
+    if isinstance(item, str | os.PathLike):
+        return _load(os.fspath(item), options)
+    return wrap_object(item, options)
+
+
+def _load(name: str, options: AutoencoderOptions) -> LoadedAutoencoder:
+    device = runtime.resolve_device(None if options.device is None else str(options.device))
+    options = replace(options, device=device)
+    if factories.is_factory(name) and not weight_free.is_weight_free(name):
+        return factories.load(name, options)
+    if options.arguments:
+        raise InputError(f"Autoencoder {name!r} is made by no factory; drop its arguments (--vae-args).")
+    path = as_path(name, "the autoencoder").expanduser()
+    is_on_hub = not path.exists() and is_repository(name)
+    folder = folder_of(path) if path.is_dir() else None
+    if folder is not None or (is_on_hub and path.suffix not in _FILES):
+        return diffusers_models.load(name, folder, options)
+    if options.weights is not None:
+        raise InputError(f"Autoencoder {name!r} brings its own weights; drop {str(options.weights)!r}.")
+    if weight_free.is_weight_free(name):
+        full_name, transform = weight_free.make_transform(name)
+        spec = AutoencoderSpec(name=name, family="weight-free", model=full_name, weights="none")
+        return wrap(transform, spec, replace(options, dtype="float32"))
+    if not path.exists():
+        raise InputError(
+            f"There is no autoencoder {name!r}; expected {', '.join(weight_free.TRANSFORMS)}, a repository of the hub "
+            f"as OWNER/NAME, a file or folder, or module:factory, and {missing_path(path)}"
+        )
+    refuse_stand_in(path)
+    pair = programs.export_pair(path)
+    if pair is not None:
+        return programs.load_export_pair(name, pair, options)
+    if path.is_dir():
+        raise InputError(
+            f"Folder {name!r} holds no autoencoder; expected {CONFIG} of a diffusers model, or "
+            f"{programs.ENCODER} and {programs.DECODER}."
+        )
+    return programs.load_torchscript(name, path, options)
+
+
+def check_named_by_file(name: str, where: str) -> None:
+    """Raise `InputError` where the autoencoder that the file `where` names is code: a factory or a program."""
+    path = Path(name).expanduser()
+    is_data = weight_free.is_weight_free(name) or (path.is_dir() and folder_of(path) is not None)
+    if not is_data and (factories.is_factory(name) or path.exists()):
+        raise untrusted(where, name, f"--vae {name}", PROGRAM if path.exists() else CODE)
+
+
+_FILES = (".pt", ".pth", ".pt2", ".ckpt", ".bin", ".safetensors", ".json", ".onnx")
+"""Endings that no repository has: who wrote models/vae.pt meant a file."""

@@ -1,0 +1,150 @@
+"""Objects with `encode` and `decode`, of whatever class, as autoencoders."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fdr import runtime
+from fdr.errors import InputError
+from fdr.ifid.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
+from fdr.ifid.autoencoders.layouts import layout_of
+from fdr.runtime import Progress, SilentProgress
+from fdr.weights import UNKNOWN, module_digest
+
+
+@dataclass(frozen=True)
+class AutoencoderOptions:
+    """How an autoencoder is loaded; the defaults here are the only ones."""
+
+    device: str | torch.device | None = None
+    posterior: str | None = None
+    """"sample" or "mean"; None takes what the model is usually used with."""
+    seed: int = 0
+    """Of samples of the posterior."""
+    value_range: tuple[float, float] | None = None
+    """None: what the model, or the file beside it, says; -1 to 1 where they say nothing."""
+    dtype: str = "float32"
+    tf32: bool = False
+    weights: Path | None = None
+    """A state dict for the model of a factory, or a weight file in place of the one of a diffusers model."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Of a factory."""
+    weights_dir: Path | None = None
+    offline: bool | None = None
+    progress: Progress = field(default_factory=SilentProgress)
+
+
+def wrap_object(item: Any, options: AutoencoderOptions) -> LoadedAutoencoder:
+    """An object with `encode` and `decode`. Raises `InputError` for one without."""
+    check_object(item, "An autoencoder is a name, a path, or an object with encode(images) and decode(latents); got")
+    kind = type(item)
+    own = getattr(item, "name", None)
+    spec = AutoencoderSpec(
+        name=own if isinstance(own, str) else f"object:{kind.__qualname__}",
+        family="object",
+        model=f"{kind.__module__}.{kind.__qualname__}",
+        weights=identity_of(item),
+    )
+    given = getattr(item, "spec", None)
+    return wrap(item, given if isinstance(given, AutoencoderSpec) else spec, options)
+
+
+def identity_of(model: Any) -> str:
+    """sha256 over the weights, the structure, the source and the plain attributes of a module; else "unknown"."""
+    digest = module_digest(model) if isinstance(model, nn.Module) else UNKNOWN
+    if digest == UNKNOWN:
+        return UNKNOWN
+    settings = [
+        (name, key, value)
+        for name, part in model.named_modules()
+        for key, value in sorted(vars(part).items())
+        if not key.startswith("_") and key != "training" and _is_plain(value)
+    ]
+    return hashlib.sha256(f"{digest} {settings!r}".encode()).hexdigest()
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def check_object(item: Any, said: str) -> None:
+    """Raise `InputError`, beginning with `said`, for what has no methods `encode` and `decode`."""
+    if isinstance(item, type):
+        raise InputError(f"{said} the class {item.__name__}; make an object of it.")
+    missing = [name for name in ("encode", "decode") if not callable(getattr(item, name, None))]
+    if missing:
+        raise InputError(f"{said} a {type(item).__name__} without {' and '.join(missing)}.")
+
+
+def wrap(
+    model: Any, spec: AutoencoderSpec, options: AutoencoderOptions, said: Mapping[str, Any] | None = None
+) -> LoadedAutoencoder:
+    """A model on its device, in eval mode, as the autoencoder `spec`.
+
+    Of the spec, what the options or the model decide is replaced. `said` is what a file says of the model: its
+    "value_range" and "posterior".
+    """
+    said = dict(said or {})
+    device = _device_of(model, options.device)
+    runtime.set_tf32(options.tf32)
+    runtime.check_dtype(options.dtype, device)
+    if isinstance(model, nn.Module):
+        model.eval()
+        model.to(device)
+    layout = layout_of(model)
+    extra = dict(spec.extra) | ({"layout": layout.name} if layout.name else {})
+    complete = replace(
+        spec,
+        value_range=_range(options.value_range or said.get("value_range") or _declared_range(model, spec, layout)),
+        posterior="deterministic",  # until it has encoded
+        seed=options.seed,
+        dtype=options.dtype,
+        extra=tuple(sorted((extra | ({"tf32": "allowed"} if options.tf32 else {})).items())),
+    )
+    usual = said.get("posterior") or layout.posterior
+    return LoadedAutoencoder(layout.codec, complete, device, posterior=options.posterior, usual_posterior=usual)
+
+
+def _declared_range(model: Any, spec: AutoencoderSpec, layout: Any) -> Any:
+    own = getattr(model, "value_range", None)
+    given = getattr(model, "spec", None)
+    if isinstance(given, AutoencoderSpec):
+        return given.value_range
+    return layout.value_range if own is None else own
+
+
+def _range(value: Any) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in value)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"The value range of an autoencoder is two numbers, black and white, such as -1:1; got {value!r}."
+        ) from None
+    return low, high
+
+
+def _device_of(model: Any, device: str | torch.device | None) -> torch.device:
+    """What is asked for, else where the model is, else the usual one."""
+    if device is not None:
+        return runtime.resolve_device(str(device))
+    own = getattr(model, "device", None)
+    if isinstance(own, torch.device):
+        return own
+    modules = [model] if isinstance(model, nn.Module) else _modules_in(model)
+    for module in modules:
+        for tensor in (*module.parameters(), *module.buffers()):
+            return tensor.device
+    return torch.device("cpu") if isinstance(model, nn.Module) else runtime.resolve_device(None)
+
+
+def _modules_in(item: Any) -> list[nn.Module]:
+    return [value for value in getattr(item, "__dict__", {}).values() if isinstance(value, nn.Module)]

@@ -1,0 +1,183 @@
+"""Encoders as a loss runs them: frozen, in their own precision, by chunks where asked, differentiated to the images."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fdr.encoders import AbstractEncoder, CallableEncoder, checked_features
+from fdr.errors import FdrError, FdrWarning, InputError, RunError
+from fdr.runtime import described, is_out_of_memory
+
+LOW, HIGH = -0.5, 1.5
+"""Values outside are those of images in another range than [0, 1]; a generator may overshoot by less."""
+OUTSIDE_SHARE = 0.05
+"""Share of the values that may lie outside: some of a generator without a last tanh do, most of [-1, 1] images do."""
+AUTOCASTS = {None: None, "bf16": torch.bfloat16}
+
+
+def checked_images(images: Any, has_range_check: bool) -> Tensor:
+    """[B, 3, H, W]; one channel is repeated to three.
+
+    Raises `InputError` for another shape or dtype, for no images, and (as a reading of all values) for another range;
+    warns (`FdrWarning`) of a few values outside.
+    """
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+        got = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"FDLoss takes images [B, 3, H, W] in [0, 1], with one channel or three; got {got}.")
+    if not images.is_floating_point():
+        raise InputError(
+            f"FDLoss takes floating-point images in [0, 1]; got {str(images.dtype).removeprefix('torch.')}: divide "
+            "uint8 images by 255."
+        )
+    if has_range_check:
+        _check_range(images.detach())
+    return images.expand(-1, 3, -1, -1)
+
+
+def _check_range(images: Tensor) -> None:
+    outside = int(((images < LOW) | (images > HIGH)).sum())
+    if not outside:
+        return
+    low, high = (float(value) for value in images.aminmax())
+    if outside > OUTSIDE_SHARE * images.numel():
+        raise InputError(
+            f"FDLoss takes images in [0, 1]; these reach from {low:.3g} to {high:.3g}: map [-1, 1] by (x + 1) / 2, "
+            "and divide 0..255 by 255."
+        )
+    warnings.warn(
+        f"{outside:,} of {images.numel():,} values of the first images lie outside of [{LOW:g}, {HIGH:g}], from "
+        f"{low:.3g} to {high:.3g}; they are used as they are. If [-1, 1] is their range, give (x + 1) / 2.",
+        FdrWarning,
+        stacklevel=4,
+    )
+
+
+class LossEncoder:
+    """Images [B, 3, H, W] -> main output [B, D], in float32 (float64 where images and a callable are).
+
+    Nothing of the encoder is trained or altered: for the time of a pass its modules are in eval mode and its parameters
+    want no gradient. With `batch_size`, a pass with gradient keeps no activations; the backward pass computes them
+    again, so many images at a time.
+    """
+
+    def __init__(
+        self, name: str, encoder: AbstractEncoder, *, batch_size: int | None, autocast: str | None, compiled: bool
+    ) -> None:
+        self.name = name
+        self.batch_size = batch_size
+        self._encoder = encoder if autocast is None else _with_dtype(encoder, autocast)
+        self._autocast = AUTOCASTS[autocast]
+        self._forward = torch.compile(self._encoder.forward) if compiled else self._encoder.forward
+        self._modules = [part for part in vars(self._encoder).values() if isinstance(part, nn.Module)]
+
+    @property
+    def spec_hash(self) -> str:
+        """Of the encoder in the precision it is run in."""
+        return self._encoder.spec.hash
+
+    @property
+    def device(self) -> torch.device:
+        return self._encoder.device
+
+    @property
+    def term_device(self) -> torch.device:
+        """Where its population lives: beside it, but not on a Mac's GPU, which has no float64."""
+        return torch.device("cpu") if self.device.type == "mps" else self.device
+
+    @property
+    def has_gradient(self) -> bool:
+        """False for an encoder that resizes in Pillow."""
+        return not self._encoder.host_preprocess
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """In the grad mode that holds: under `torch.no_grad` the features have none."""
+        is_differentiated = torch.is_grad_enabled() and images.requires_grad
+        if self.batch_size is None:
+            features = self._encode(images)
+        elif is_differentiated:
+            chunks = images.split(self.batch_size)
+            features = torch.cat([checkpoint(self._encode, chunk, use_reentrant=False) for chunk in chunks])
+        else:
+            features = torch.cat([self._encode(chunk) for chunk in images.split(self.batch_size)])
+        if is_differentiated and not features.requires_grad:
+            raise InputError(
+                f"Encoder {self.name!r} gives features without a gradient (it runs under torch.no_grad, or detaches "
+                "them); a loss needs one that differentiates."
+            )
+        return features
+
+    def _encode(self, images: Tensor) -> Tensor:
+        encoder, device = self._encoder, self._encoder.device
+        output = encoder.spec.output
+        images = images.to(self._input_dtype(images))
+        with _frozen(self._modules), self._failures(len(images)):
+            with torch.autocast(device.type, enabled=False):  # of the training loop around us
+                inputs = encoder.preprocess(images.cpu() if encoder.host_preprocess else images.to(device)).to(device)
+            with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
+                features = self._forward(inputs, (output,))[output]
+        features = checked_features(features, len(images), self.name)
+        return features if features.dtype == torch.float64 else features.float()
+
+    @contextlib.contextmanager
+    def _failures(self, count: int) -> Iterator[None]:
+        """Whatever a user's encoder raises, as a `RunError` that names it; a lack of memory is the caller's to tell."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            is_ours = isinstance(error, FdrError) or type(error).__module__.startswith("torch.utils.checkpoint")
+            if is_ours or is_out_of_memory(error):  # the checkpoint stops its second forward pass by an exception
+                raise
+            raise RunError(
+                f"Encoder {self.name!r} failed on a batch of {count} images of the generator: {described(error)}."
+            ) from error
+
+    def _input_dtype(self, images: Tensor) -> torch.dtype:
+        if images.dtype != torch.float64 or not isinstance(self._encoder, CallableEncoder):
+            return torch.float32
+        parameters = (p for module in self._modules for p in module.parameters() if p.is_floating_point())
+        first = next(parameters, None)
+        return torch.float64 if first is None else first.dtype
+
+
+def _with_dtype(encoder: AbstractEncoder, dtype: str) -> AbstractEncoder:
+    """The same networks with another precision in the spec, which those of several families go by."""
+    twin = copy.copy(encoder)
+    twin.spec = replace(encoder.spec, dtype=dtype)
+    return twin
+
+
+@contextlib.contextmanager
+def modes_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Whatever happens inside, every part of `modules` is in training or eval mode afterwards as it was before."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, is_training in modes:
+            if part.training != is_training:
+                part.training = is_training
+
+
+@contextlib.contextmanager
+def _frozen(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Eval mode, and parameters that want no gradient, inside; afterwards everything is as it was."""
+    wanting = [p for module in modules for p in module.parameters() if p.requires_grad]
+    with modes_kept(modules):
+        for part in (part for module in modules for part in module.modules() if part.training):
+            part.training = False  # `eval` is more: exported programs refuse it, and some modules merge weights in it
+        try:
+            for parameter in wanting:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in wanting:
+                parameter.requires_grad_(True)

@@ -1,0 +1,335 @@
+"""`FDLoss`: Fréchet distance as a training loss (FD-loss, arXiv 2604.28190), for any generator and training loop.
+
+    total = sum_i w_i F_i / (stopgrad(F_i) + eps)
+
+over encoders i, F_i the distance between the fixed reference and a population of generated features that the batch is
+part of. Its gradient is that of about sum_i w_i log F_i, so that no encoder outweighs the others by its scale.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fdr.encoders import EncoderOptions
+from fdr.errors import InputError
+from fdr.frechet import fd_ratio
+from fdr.loss.encoders import LossEncoder, checked_images
+from fdr.loss.populations import EmaPopulation, Population, make_term
+from fdr.loss.rank_terms import LossTerms, owned_by
+from fdr.loss.setup import check_options, checked_weights, load_named, references_of, warn_of_other_size
+from fdr.loss.transport import TermValue, frechet_loss
+from fdr.references import DEFAULT_REFERENCE, moments_digest
+from fdr.runtime import Group, Progress, SilentProgress, named_arguments, tensor_ranks
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+FILL_BATCH = 64
+"""Images that pass the encoders together when a population is filled from one tensor."""
+STATE_VERSION = 1
+FACTS = {"spec": "encoder spec", "reference": "reference", "population": "population", "solver": "solver"}
+"""What a saved population belongs to, and how it is called."""
+REPEAT_TOLERANCE = 0.05
+"""By how much, of their spread, the features of the same images may differ in a second pass."""
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """The loss of one batch. On several ranks the values are those of all ranks' images together."""
+
+    total: Tensor
+    """float64 scalar, sum of w F / (F + eps); its gradient is that of sum w F / (stopgrad(F) + eps)."""
+    fd: dict[str, float]
+    """Raw FD by encoder, of the population with this batch in it."""
+    fdr: dict[str, float]
+    """FD / FD of the validation set, for the encoders whose reference has a validation FD; others are absent."""
+    diagnostics: dict[str, Any]
+    """What the solver of each encoder says: route, error estimate, whether it refreshed its basis."""
+    solver_seconds: float
+    """Wall time in populations and solvers, exchange of features among ranks included."""
+
+
+class _Batch:
+    """The features of one batch that may enter the populations."""
+
+    def __init__(self) -> None:
+        self.is_used = False
+
+    def mark_used(self, gradient: Tensor | None = None) -> None:
+        """A hook on features: their gradient has been computed."""
+        self.is_used = True
+
+
+class FDLoss:
+    """Fréchet distance of generated images under several encoders, as a loss.
+
+    `encoders` are names ("inception,dinov2", "fdr6"), objects, callables from images to [B, D], or a dict of those by
+    the names that the loss shall use. `reference` is a registry name, a statistics file, a folder of `fdr stats`,
+    `Moments`, or a dict of those by encoder name. A weight of 0 makes an encoder one that is watched only: it costs no
+    gradient, and needs none.
+
+    - `solver`, `gradient`: see docs/training.md.
+    - `encoder_batch_size`: encoders keep no activations and compute them again in the backward pass, so many images at
+      a time; the result is the same, memory that of one such chunk, time one more forward pass.
+    - `autocast`: "bf16" runs the encoders under it, features are float32 or float64 all the same; None keeps each in
+      the precision of its spec, whatever surrounds the loss.
+    - `compile_encoders`: `torch.compile` of every encoder's network.
+    - `group`: the ranks that train together, a process group or what `fdr.join_ranks()` gives; None takes the program's
+      process group when there is one.
+
+    A batch enters the populations when its gradient was used: after `backward`, with the next call, `state_dict` or
+    `commit`; `discard` drops it. Raises `InputError` for anything unusable, before the first image.
+    """
+
+    @named_arguments
+    def __init__(
+        self,
+        encoders: Any,
+        reference: Any = DEFAULT_REFERENCE,
+        population: Population = EmaPopulation(),  # noqa: B008 (frozen)
+        solver: str = "fast",
+        *,
+        weights: Mapping[str, float] | None = None,
+        eps: float = 0.01,
+        gradient: str = "raw",
+        encoder_batch_size: int | None = None,
+        autocast: str | None = None,
+        compile_encoders: bool = False,
+        encoder_options: EncoderOptions | None = None,
+        weight_files: Mapping[str, Path] | None = None,
+        group: Group | ProcessGroup | None = None,
+    ) -> None:
+        check_options(eps, encoder_batch_size, autocast)
+        options = encoder_options or EncoderOptions()
+        loaded = load_named(encoders, options, weight_files)
+        self.weights = checked_weights(weights, list(loaded))
+        self.eps = eps
+        self.solver = solver
+        self.population = population
+        self.references = references_of(reference, loaded, options)
+        self._encoders = {
+            name: LossEncoder(
+                name, encoder, batch_size=encoder_batch_size, autocast=autocast, compiled=compile_encoders
+            )
+            for name, encoder in loaded.items()
+        }
+        self._check_gradients()
+        ranks = tensor_ranks(group, _computing_device(self._encoders))
+        dims = {name: reference.moments.dim for name, reference in self.references.items()}
+        lives = {name: (index + 1) / len(dims) for index, name in enumerate(dims)}  # refreshes at different steps
+        terms = {
+            name: make_term(
+                population,
+                self.references[name].moments,
+                solver,
+                gradient=gradient,
+                device=self._encoders[name].term_device,
+                first_life=lives[name],
+            )
+            for name in owned_by(ranks.rank, ranks.size, list(dims))
+        }
+        self._terms = LossTerms(terms, dims, ranks)
+        self._batch = _Batch()
+        self._is_range_checked = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The encoders, in order."""
+        return tuple(self._encoders)
+
+    @torch.compiler.disable
+    def __call__(self, images: Tensor) -> LossOutput:
+        """The loss of images [B, 3, H, W] (or [B, 1, H, W]) in [0, 1]; on several ranks, of this rank's part of them.
+
+        `total.backward()` gives each rank the gradient of its own images under the loss of all: gradients of parameters
+        are to be summed over the ranks, not averaged. Raises `InputError` for other images, `NonFiniteError` for
+        features that are not finite; the populations are then as they were before.
+        """
+        self._settle()
+        features = self._features(images)
+        values, seconds = self._evaluate(features)
+        batch = self._batch = _Batch()
+        for rows in features.values():
+            if rows.requires_grad:
+                rows.register_hook(batch.mark_used)
+        return self._output(self._total(features, values), values, seconds)
+
+    @torch.compiler.disable
+    def accumulate(self, generate: Callable[[int], Tensor], num_chunks: int, *, scale: float = 1.0) -> LossOutput:
+        """Loss and gradient of a batch too large for one graph; the gradient is added to `.grad`, as if it fitted.
+
+        `generate(i)` makes the images of chunk i of `num_chunks`. It is called twice for each, without and with
+        gradient, and must make the same images: take noise and labels from i, and switch dropout off. `scale`
+        multiplies the gradient. The output's total is detached. Raises `InputError` where the second images differ.
+        """
+        if num_chunks < 1:
+            raise InputError(f"accumulate takes one chunk or more; got {num_chunks}.")
+        self._settle()
+        with torch.no_grad():
+            chunks = [self._features(generate(i)) for i in range(num_chunks)]
+        features = {name: torch.cat([chunk[name] for chunk in chunks]) for name in self.names}
+        values, seconds = self._evaluate(features)
+        batch, start = _Batch(), 0
+        for i, chunk in enumerate(chunks):
+            stop = start + len(next(iter(chunk.values())))
+            again = self._features(generate(i))
+            _check_same(chunk, again, i)
+            part = {name: replace(v, gradient=v.gradient[start:stop]) for name, v in values.items()}
+            (scale * self._total(again, part)).backward()
+            start = stop
+        batch.mark_used()
+        self._batch = batch
+        return self._output(self._total(features, values), values, seconds)
+
+    @torch.no_grad()
+    def fill(
+        self, batches: Tensor | Iterable[Tensor], count: int | None = None, *, progress: Progress | None = None
+    ) -> None:
+        """Build the initial populations from generated images, without gradient.
+
+        `batches` is one tensor of images, or an iterable of batches; with `count` it may be endless, and that many
+        images are taken, over all ranks. Every rank brings a part of its own. Raises `InputError` when there are fewer.
+        """
+        self.discard()
+        source, filled = _batches_of(batches), 0
+        with (progress or SilentProgress()).task("filling the populations", count) as task:
+            while count is None or filled < count:
+                added = self._terms.fill(
+                    self._features_or_none(next(source, None)), None if count is None else count - filled
+                )
+                if not added:
+                    break
+                filled += added
+                task.advance(added)
+        if filled == 0 or (count is not None and filled < count):
+            raise InputError(f"There were {filled} images to fill the populations with; expected {count or 'some'}.")
+
+    def commit(self) -> None:
+        """The last batch enters the populations now, whether or not `backward` has run."""
+        self._terms.commit()
+        self._batch = _Batch()
+
+    def discard(self) -> None:
+        """The last batch is dropped, as it must be when the step with its gradient is not taken."""
+        self._terms.discard()
+        self._batch = _Batch()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All populations, with what they belong to: nested dicts of tensors on the CPU, texts and numbers.
+
+        A batch whose gradient was used enters first. On several ranks every rank calls it and gets the whole; it may be
+        loaded on another number of ranks.
+        """
+        self._settle()
+        states = self._terms.state()
+        return {"version": STATE_VERSION, "encoders": {n: {**self._facts(n), "term": states[n]} for n in self.names}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave. Raises `InputError` when encoders, references or populations are others."""
+        self.discard()
+        if state.get("version") != STATE_VERSION:
+            raise InputError(
+                f"This is no state of an FDLoss of version {STATE_VERSION}; give what state_dict() returned."
+            )
+        stored = state["encoders"]
+        if set(stored) != set(self.names):
+            raise InputError(f"The state is of the encoders {', '.join(stored)}; the loss has {', '.join(self.names)}.")
+        for name in self.names:
+            for fact, value in self._facts(name).items():
+                if stored[name].get(fact) != value:
+                    raise InputError(
+                        f"The state of {name!r} was saved with another {FACTS[fact]} ({stored[name].get(fact)}; here "
+                        f"{value}); go on with that one, or fill the population anew."
+                    )
+        self._terms.load({name: stored[name]["term"] for name in self.names})
+
+    def _facts(self, name: str) -> dict[str, str]:
+        """What a population must agree with to be of use."""
+        return {
+            "spec": self._encoders[name].spec_hash,
+            "reference": moments_digest(self.references[name].moments),
+            "population": repr(self.population),
+            "solver": self.solver,
+        }
+
+    def _settle(self) -> None:
+        """The batch before enters the populations if its gradient was used, else it is dropped."""
+        if self._batch.is_used:
+            self.commit()
+        else:
+            self.discard()
+
+    def _features(self, images: Any) -> dict[str, Tensor]:
+        images = checked_images(images, has_range_check=not self._is_range_checked)
+        if not self._is_range_checked:
+            warn_of_other_size(images, self.references)
+        self._is_range_checked = True
+        return {name: self._features_of(name, images) for name in self.names}
+
+    def _features_of(self, name: str, images: Tensor) -> Tensor:
+        if self.weights[name]:
+            return self._encoders[name](images)
+        with torch.no_grad():
+            return self._encoders[name](images)
+
+    def _features_or_none(self, images: Tensor | None) -> dict[str, Tensor]:
+        """No rows for a rank whose images have come to their end while others go on."""
+        if images is not None:
+            return self._features(images)
+        dims = {name: reference.moments.dim for name, reference in self.references.items()}
+        return {name: torch.empty(0, dim, device=self._encoders[name].device) for name, dim in dims.items()}
+
+    def _evaluate(self, features: Mapping[str, Tensor]) -> tuple[dict[str, TermValue], float]:
+        began = time.perf_counter()
+        values = self._terms.evaluate(features)
+        return values, time.perf_counter() - began
+
+    def _total(self, features: Mapping[str, Tensor], values: Mapping[str, TermValue]) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64, device=next(iter(values.values())).fd.device)
+        for name, value in values.items():
+            scale = self.weights[name] / (float(value.fd) + self.eps)
+            total = total + scale * frechet_loss(features[name], value.fd, value.gradient).to(total.device)
+        return total
+
+    def _output(self, total: Tensor, values: Mapping[str, TermValue], seconds: float) -> LossOutput:
+        fd = {name: float(value.fd) for name, value in values.items()}
+        val_fds = {name: reference.val_fd for name, reference in self.references.items()}
+        fdr = {name: fd_ratio(fd[name], val_fd.value) for name, val_fd in val_fds.items() if val_fd is not None}
+        return LossOutput(total, fd, fdr, {name: value.diagnostics for name, value in values.items()}, seconds)
+
+    def _check_gradients(self) -> None:
+        for name, encoder in self._encoders.items():
+            if self.weights[name] and not encoder.has_gradient:
+                raise InputError(
+                    f"Encoder {name!r} resizes images in Pillow, which has no gradient, so it can be watched (weight "
+                    "0) but not trained on; choose another, such as inception, dinov2 or dinov2:edm2."
+                )
+
+
+def _computing_device(encoders: Mapping[str, LossEncoder]) -> torch.device:
+    """The GPU of the first encoder that has one, else the CPU."""
+    devices = [encoder.device for encoder in encoders.values()]
+    return next((device for device in devices if device.type == "cuda"), devices[0])
+
+
+def _batches_of(batches: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
+    return iter(batches.split(FILL_BATCH) if isinstance(batches, Tensor) else batches)
+
+
+def _check_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor], chunk: int) -> None:
+    """Two passes over the same images differ by the rounding of a device at most, far less than images do."""
+    for name, rows in first.items():
+        again = second[name].detach()
+        spread = float((rows - rows.mean(0)).norm() + REPEAT_TOLERANCE * rows.norm())
+        if again.shape != rows.shape or not float((again - rows).norm()) <= REPEAT_TOLERANCE * spread:
+            raise InputError(
+                f"generate({chunk}) made other images the second time; draw its noise and labels from a seed of the "
+                "chunk, and switch dropout off."
+            )

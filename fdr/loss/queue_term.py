@@ -1,0 +1,181 @@
+"""A population of the newest features: a ring of them, and exact running sums over it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from fdr.errors import InputError
+from fdr.loss.terms import FILL_BLOCK, AbstractTerm, Weights, check_state, finish
+from fdr.loss.transport import Solver, Target, TermValue
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOST_DIGITS = 1e6
+"""Sums that were once larger than they are by this factor are taken anew: they have lost so many digits."""
+
+
+@dataclass(frozen=True)
+class RowSums:
+    """Sums over rows about a fixed origin, in float64: x [d] and x x^T [d, d]."""
+
+    first: Tensor
+    second: Tensor
+
+    def plus(self, rows: Tensor, sign: int = 1) -> RowSums:
+        """With `rows` [n, d], centred on the origin, added or taken away."""
+        return RowSums(
+            torch.add(self.first, rows.sum(0), alpha=sign),
+            torch.addmm(self.second, rows.T, rows, alpha=sign),
+        )
+
+
+@dataclass(frozen=True)
+class QueueSums:
+    """What is known of the ring without reading it again.
+
+    `turn` sums only the rows written since the ring last began anew. When it begins anew they are all of it, and
+    replace `all`: rounding does not add up.
+    """
+
+    all: RowSums
+    turn: RowSums
+    count: int
+    """Rows in the ring."""
+    position: int
+    """Where the next row goes."""
+    steps: int = 0
+    peak: float = 0.0
+    """The largest trace of `all.second` since it was taken anew."""
+
+    @property
+    def trace(self) -> float:
+        """Of `all.second`."""
+        return float(self.all.second.trace())
+
+
+class QueueTerm(AbstractTerm):
+    """The newest `size` features in float32, with unbiased moments (n - 1) from running sums in float64.
+
+    Works unfilled from two rows on, and then over what there is.
+    """
+
+    def __init__(self, target: Target, is_unit: bool, solver: Solver, size: int) -> None:
+        super().__init__(target, is_unit)
+        self.solver, self.size = solver, size
+        self.ring = torch.zeros(size, self.dim, dtype=torch.float32, device=self.device)
+        self.origin = torch.zeros_like(target.mean)
+        empty = RowSums(self.origin, self.origin.new_zeros(self.dim, self.dim))
+        self.sums = QueueSums(empty, empty, 0, 0)
+        self.pending: tuple[Tensor, QueueSums] | None = None
+
+    def commit(self) -> None:
+        if self.pending is not None:
+            rows, sums = self.pending
+            self._write(rows, sums)
+            self.pending = None
+
+    def discard(self) -> None:
+        self.pending = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        numbers = {"count": self.sums.count, "position": self.sums.position, "steps": self.sums.steps}
+        peak = torch.tensor(self.sums.peak, dtype=torch.float64)
+        sums = {
+            f"{name}_{order}": getattr(side, order)
+            for name, side in (("all", self.sums.all), ("turn", self.sums.turn))
+            for order in ("first", "second")
+        }
+        counts = {name: torch.tensor(value) for name, value in numbers.items()}
+        return {"ring": self.ring, "origin": self.origin, "peak": peak, **sums, **counts}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        check_state(state, self.state_dict())
+        own = {name: value.to(self.device, copy=True) for name, value in state.items()}
+        count, position, steps = (int(state[name]) for name in ("count", "position", "steps"))
+        if not (0 <= count <= self.size and 0 <= position < self.size):
+            raise InputError(f"The state of the queue holds {count} rows, the next at {position}, of {self.size}.")
+        everything = RowSums(own["all_first"], own["all_second"])
+        turn = RowSums(own["turn_first"], own["turn_second"])
+        self.ring, self.origin, self.pending = own["ring"], own["origin"], None
+        self.sums = QueueSums(everything, turn, count, position, steps, float(state["peak"]))
+
+    def _fill(self, rows: Tensor) -> None:
+        self.discard()
+        if self.sums.steps:
+            raise InputError("The population already holds steps of training; it can only be filled before the first.")
+        for part in rows.split(self.size):
+            self._set_origin(part)
+            stored = part.float()
+            self._write(stored, self._after(stored.double(), steps=0))
+
+    def _evaluate(self, rows: Tensor) -> TermValue:
+        if len(rows) > self.size:
+            raise InputError(f"A batch of {len(rows)} does not fit into a queue of {self.size}; make the queue longer.")
+        self._set_origin(rows)
+        steps = self.sums.steps + 1
+        sums = self._after(rows, steps)
+        if sums.count < 2:
+            raise InputError("A queue needs two samples for a covariance; fill it, or use a larger batch.")
+        shift = sums.all.first / sums.count
+        mean, scale = self.origin + shift, 1 / (sums.count - 1)
+        sigma = sums.all.second * scale
+        sigma.addr_(shift, shift, alpha=-sums.count * scale)
+        centred = rows - mean
+        found = self.solver(self.target, sigma, centred)
+        weights = Weights(1 / sums.count, scale, share=len(rows) / sums.count)
+        value = finish(self.target, mean, sigma.trace(), centred, found, weights, self.is_unit)
+        stored = rows.float()
+        is_same = torch.equal(stored.double(), rows)
+        self.pending = stored, sums if is_same else self._after(stored.double(), steps)
+        return value
+
+    def _set_origin(self, rows: Tensor) -> None:
+        """The sums are about the mean of the first rows ever, so that a large mean costs no digits."""
+        if self.sums.count == 0:
+            self.origin = rows.mean(0)
+
+    def _after(self, rows: Tensor, steps: int) -> QueueSums:
+        """The sums once `rows` have replaced the oldest, in parts that end where the ring does."""
+        sums, start = self.sums, 0
+        while start < len(rows):
+            part = rows[start : start + self.size - sums.position]
+            sums = self._advanced(sums, part, steps)
+            start += len(part)
+        if sums.peak > LOST_DIGITS * sums.trace:
+            return self._taken_anew(sums, rows)
+        return sums
+
+    def _advanced(self, sums: QueueSums, part: Tensor, steps: int) -> QueueSums:
+        stop = sums.position + len(part)
+        centred = part - self.origin
+        if stop == self.size:
+            whole = sums.turn.plus(centred)
+            empty = RowSums(torch.zeros_like(whole.first), torch.zeros_like(whole.second))
+            return QueueSums(whole, empty, self.size, 0, steps, float(whole.second.trace()))
+        evicted = self.ring[sums.position : min(stop, sums.count)].double() - self.origin
+        everything = sums.all.plus(centred).plus(evicted, -1)
+        peak = max(sums.peak, float(everything.second.trace()))
+        return QueueSums(everything, sums.turn.plus(centred), max(sums.count, stop), stop, steps, peak)
+
+    def _taken_anew(self, sums: QueueSums, rows: Tensor) -> QueueSums:
+        """`sums` from the rows themselves: after a huge outlier has left, differences of sums are rounding."""
+        kept = torch.ones(sums.count, dtype=torch.bool, device=self.device)
+        kept[self._places(len(rows))] = False
+        everything = RowSums(torch.zeros_like(sums.all.first), torch.zeros_like(sums.all.second))
+        for part in (*self.ring[: sums.count][kept].split(FILL_BLOCK), rows):
+            everything = everything.plus(part.double() - self.origin)
+        return dataclasses.replace(sums, all=everything, peak=float(everything.second.trace()))
+
+    def _places(self, num_rows: int) -> Tensor:
+        """Where the next rows go in the ring."""
+        return (torch.arange(num_rows, device=self.device) + self.sums.position) % self.size
+
+    def _write(self, rows: Tensor, sums: QueueSums) -> None:
+        self.ring[self._places(len(rows))] = rows
+        self.sums = sums

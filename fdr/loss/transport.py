@@ -1,0 +1,257 @@
+"""The optimal transport map between a population and a reference, and the closed-form gradient of FD it gives.
+
+With S_p the reference's covariance, S_q the population's, and F any factor of S_p (F F^T = S_p), M = F^T S_q F has the
+eigenvalues of S_p S_q, so tr (S_p S_q)^{1/2} = tr M^{1/2}; and
+
+    T = F M^{-1/2} F^T     takes N(0, S_q) to N(0, S_p):  T S_q T = S_p,  dFD/dS_q = I - T.
+
+A sample z that enters the population with weight w thus has dFD/dz = 2 w (z - [m_p + T (z - m_q)]): it is pulled to its
+own target under optimal transport. Nothing is back-propagated through an eigendecomposition. Where M is singular,
+M^{-1/2} is its pseudo-inverse, and directions in which T is not determined get T = 0: they only shrink.
+
+Everything is float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from fdr import frechet
+from fdr.errors import InputError, RunError, unknown
+from fdr.frechet import Moments
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NEWTON_STEPS = 60
+"""Steps grow as log(cond M) / (2 log 1.5): these reach a condition of 1e19, beyond what float64 can tell."""
+NEWTON_RESIDUAL = 1e-10
+"""|I - Z Y|_F / sqrt(r) at which Newton-Schulz has converged."""
+
+MAX_FEATURE = 1e150
+"""Squares of larger features overflow."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The reference as the solvers need it, over the `columns` [c] in which it varies."""
+
+    mean: Tensor
+    """m_p [d]."""
+    trace: float
+    """tr S_p."""
+    columns: Tensor
+    """Indices [c], by descending variance: a graded Cholesky factor keeps the digits of small eigenvalues."""
+    factor: Tensor
+    """F [c, r] of full column rank with F F^T = S_p over `columns`."""
+    is_lower: bool
+    """True where F is a Cholesky factor."""
+
+    @property
+    def dim(self) -> int:
+        """Width d of the features."""
+        return self.mean.shape[0]
+
+    @classmethod
+    def of(cls, reference: Moments, device: torch.device) -> Target:
+        """The target that `reference` is; its factor is thin where the reference has few samples."""
+        variances = reference.sigma.diagonal()
+        columns = np.flatnonzero(variances > 0)
+        columns = columns[np.argsort(-variances[columns], kind="stable")]
+        factor, is_lower = _full_rank_factor(reference, columns, device)
+        return cls(
+            frechet.as_float64(np.array(reference.mu), device),
+            float(reference.sigma.trace()),
+            torch.from_numpy(columns).to(device),
+            factor,
+            is_lower,
+        )
+
+    def congruence(self, sigma: Tensor) -> Tensor:
+        """M = F^T S_q F [r, r] of S_q [d, d]; only its lower triangle is defined."""
+        covariance = sigma[self.columns][:, self.columns]
+        if self.is_lower:
+            return frechet.congruence_(self.factor, covariance)
+        return self.factor.T @ covariance @ self.factor
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Values [n, c] of `columns` in their places of [n, d]; 0 elsewhere."""
+        return values.new_zeros(len(values), self.dim).index_copy_(1, self.columns, values)
+
+
+@dataclass(frozen=True)
+class Transport:
+    """What the solvers find out about a population and rows of it."""
+
+    root_trace: Tensor
+    """tr (S_p S_q)^{1/2}, a scalar."""
+    moved: Tensor
+    """The centred rows under the map, (z - m_q) T [B, d]."""
+    route: str
+    """"cholesky", "eigen", "factors", "thin", "newton-schulz", or "constant" for a reference that does not vary."""
+    residual: float | None = None
+    """Of an iteration, where there was one."""
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """How a value was found."""
+
+    route: str
+    """The route of `Transport`, or "frozen", "frozen-2" (with higher orders) and "refresh" of the fast solver."""
+    error_estimate: float | None = None
+    """Estimated relative error of the gradient where this step estimated it, or the residual of an iteration."""
+    refreshed: bool = False
+    """True where this step made a full eigendecomposition."""
+
+
+@dataclass(frozen=True)
+class TermValue:
+    """FD of a population with the batch in it, and its gradient."""
+
+    fd: Tensor
+    """A float64 scalar. Rounding can make it slightly negative."""
+    gradient: Tensor
+    """dFD/dfeatures [B, d], in the dtype and on the device of the features, scaled as the term was asked to."""
+    diagnostics: Diagnostics
+
+
+Solver = Callable[[Target, "Tensor", "Tensor"], Transport]
+"""(target, S_q [d, d], centred rows [B, d]) -> Transport; the rows must be of the population."""
+
+
+def solver_named(name: str) -> Solver:
+    """The solver over full covariances: "exact" or "newton-schulz". Raises `InputError` for others."""
+    solvers: dict[str, Solver] = {"exact": solve_exact, "newton-schulz": solve_newton_schulz}
+    if name not in solvers:
+        raise unknown("solver", name, [*solvers, "fast"])
+    return solvers[name]
+
+
+def solve_exact(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
+    """One symmetric eigendecomposition of M; by factors of both covariances where its small eigenvalues need them."""
+    if len(target.columns) == 0:
+        return Transport(rows.new_zeros(()), torch.zeros_like(rows), "constant")
+    congruent = target.congruence(sigma)
+    if frechet.is_singular(congruent):
+        return solve_by_factors(target, sigma, rows)
+    values, vectors = frechet.eigh(congruent)
+    if not values[0] > frechet.MIN_RATIO * values[-1]:
+        return solve_by_factors(target, sigma, rows)
+    roots = values.sqrt()
+    basis = target.factor @ vectors
+    moved = _moved(rows[:, target.columns], basis, roots)
+    return Transport(roots.sum(), target.spread(moved), "cholesky" if target.is_lower else "eigen")
+
+
+def solve_by_factors(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
+    """From the singular values of F_q^T F, which keeps the digits that a singular product of covariances loses."""
+    covariance = sigma[target.columns][:, target.columns]
+    own = frechet.cholesky_factor(covariance)
+    if own is None:
+        own = frechet.eigen_factor(covariance, "population's covariance", scale=target.trace)
+    _, roots, right = frechet.svd(own.T @ target.factor)
+    kept = _above_rounding(roots, max(own.shape[0], 1))
+    basis = target.factor @ right[kept].T
+    moved = _moved(rows[:, target.columns], basis, roots[kept])
+    return Transport(roots.sum(), target.spread(moved), "factors")
+
+
+def solve_thin(target: Target, rows: Tensor) -> Transport:
+    """For n <= d rows that are the whole population, S_q = rows^T rows / n: they are its factor.
+
+    With rows F / sqrt(n) = U s V^T, the trace is the nuclear norm sum s, and rows T = sqrt(n) U V^T F^T.
+    """
+    scale = len(rows) ** 0.5
+    left, roots, right = frechet.svd(rows[:, target.columns] @ target.factor / scale)
+    kept = _above_rounding(roots, target.dim)
+    moved = scale * (left[:, kept] @ right[kept]) @ target.factor.T
+    return Transport(roots.sum(), target.spread(moved), "thin")
+
+
+def solve_newton_schulz(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
+    """M^{1/2} and M^{-1/2} by the coupled Newton-Schulz iteration: matrix products alone, for devices slow at `eigh`.
+
+    Falls back to `solve_exact` where M is singular to rounding or the residual stops falling.
+    """
+    congruent = target.congruence(sigma).tril()
+    congruent = congruent + congruent.tril(-1).T
+    found = None if frechet.is_singular(congruent) else frechet.newton_schulz(congruent, NEWTON_STEPS, NEWTON_RESIDUAL)
+    if found is None:
+        return solve_exact(target, sigma, rows)
+    root, inverse_root, residual = found
+    moved = rows[:, target.columns] @ target.factor @ inverse_root @ target.factor.T
+    return Transport(root.trace(), target.spread(moved), "newton-schulz", residual)
+
+
+def frechet_distance_of(target: Target, mean: Tensor, trace: Tensor, root_trace: Tensor) -> Tensor:
+    """|m_q - m_p|^2 + tr S_q + tr S_p - 2 tr (S_p S_q)^{1/2}, a scalar."""
+    return (mean - target.mean).square().sum() + trace + target.trace - 2 * root_trace
+
+
+def frechet_loss(features: Tensor, fd: Tensor, gradient: Tensor) -> Tensor:
+    """`fd` as a function of `features` [B, d] whose gradient is known: backward gives `gradient`, times what arrives.
+
+    Not differentiable twice.
+    """
+    if gradient.shape != features.shape:
+        raise InputError(f"The gradient has shape {list(gradient.shape)}, the features {list(features.shape)}.")
+    return _KnownGradient.apply(features, fd, gradient)
+
+
+class _KnownGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, fd: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return fd.detach().clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, arriving: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return arriving.to(gradient.dtype) * gradient, None, None
+
+
+def check_rows(features: Tensor, dim: int) -> None:
+    """Raise `InputError` unless `features` are [n >= 1, dim] floats, and `RunError` for values that are not finite."""
+    if features.ndim != 2 or features.shape[1] != dim or len(features) == 0 or not features.is_floating_point():
+        raise InputError(
+            f"Features have shape {list(features.shape)} and dtype {features.dtype}; expected [B, {dim}] in floating "
+            "point, the width of the reference."
+        )
+    if not float(torch.linalg.vector_norm(features.detach(), ord=float("inf"))) < MAX_FEATURE:
+        raise RunError(
+            "The features hold NaN, infinity or values above 1e150; the generator or the encoder has overflowed."
+        )
+
+
+def _moved(rows: Tensor, basis: Tensor, roots: Tensor) -> Tensor:
+    """rows T for T = W s^{-1} W^T with W [c, k], in the order that takes fewer operations."""
+    if len(rows) > len(basis):
+        return rows @ ((basis / roots) @ basis.T)
+    return (rows @ basis / roots) @ basis.T
+
+
+def _above_rounding(roots: Tensor, size: int) -> Tensor:
+    """Which singular values (descending) stand out of the rounding of the largest."""
+    largest = roots[0] if len(roots) else roots.sum()
+    return roots > max(size, len(roots)) * frechet.EPS * largest
+
+
+def _full_rank_factor(reference: Moments, columns: np.ndarray, device: torch.device) -> tuple[Tensor, bool]:
+    if reference.factor is not None:
+        assert reference.count is not None
+        thin = frechet.as_float64(np.array(reference.factor[:, columns].T), device)
+        left, roots, _ = frechet.svd(thin)
+        kept = _above_rounding(roots, reference.dim)
+        return left[:, kept] * (roots[kept] / (reference.count - reference.ddof) ** 0.5), False
+    covariance = frechet.as_float64(reference.sigma[np.ix_(columns, columns)], device)
+    lower = frechet.cholesky_factor(covariance) if len(columns) else covariance
+    if lower is not None:
+        return lower, True
+    return frechet.eigen_factor(covariance, "reference covariance"), False

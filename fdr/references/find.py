@@ -1,0 +1,397 @@
+"""Reference moments: by registry name, from a statistics file, or from a folder that `fdr stats` wrote."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fdr.encoders import EncoderSpec
+from fdr.errors import FdrWarning, InputError, unknown
+from fdr.frechet import Moments, ValidationFD
+from fdr.images import ImageOptions, ImageSource, names_files, open_images
+from fdr.references.formats import is_statistics_file, open_statistics
+from fdr.references.formats.checks import examine
+from fdr.references.index import INDEX_NAME, indexed_file, read_index, reference_folder
+from fdr.references.manifest import RegistryEncoder, RegistryEntry, known_as, reference_stats_dir, registry
+from fdr.runtime import Progress, SilentProgress, as_path, file_digest, missing_path, named_arguments, near_names
+
+if TYPE_CHECKING:
+    from fdr.encoders import AbstractEncoder
+    from fdr.weights import WeightsFile
+
+DEFAULT_REFERENCE = "imagenet256"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Moments of one encoder on one reference set, with their provenance."""
+
+    name: str
+    source: str
+    digest: str
+    """sha256 over mu and sigma, whatever file they are in, or over the content of the images that were measured."""
+    moments: Moments
+    images_digest: str | None = None
+    """Digest of the images behind the moments, where known."""
+    spec_hash: str | None = None
+    """Spec of the encoder that made the moments; None when the file does not say."""
+    val_fd: ValidationFD | None = None
+    path: Path | None = None
+    """The statistics file on this machine, which may hold images as well."""
+    protocol_count: int | None = None
+    """Number of samples that the published protocol compares with it, such as 50,000; None when there is none."""
+    is_declared: bool = False
+    """True when the file, the registry or the `Moments` say that these are moments of the encoder asked for."""
+
+
+def is_statistics(path: Path) -> bool:
+    """True when the content of `path` is moments or features, in any known format, or a folder of them."""
+    return reference_folder(path) is not None or (not path.is_dir() and is_statistics_file(path))
+
+
+def open_samples(samples: Any, options: ImageOptions) -> ImageSource:
+    """`open_images`, with a sentence of its own for statistics that were given as images."""
+    try:
+        return open_images(samples, options)
+    except InputError:
+        if isinstance(samples, str | os.PathLike) and _is_sound(Path(samples).expanduser()):
+            raise InputError(
+                f"{os.fspath(samples)} holds statistics, not images; give it as the reference (--ref {samples})."
+            ) from None
+        raise
+
+
+def _is_sound(path: Path) -> bool:
+    """True for statistics that can be opened."""
+    if reference_folder(path) is not None:
+        return True
+    try:
+        return bool(open_statistics(path).entries)
+    except InputError:
+        return False
+
+
+def names_images(reference: Any) -> bool:
+    """True when `reference` has to be read as images: anything but moments, statistics and registry names.
+
+    Raises `InputError` for a string that is neither a path nor a registry name.
+    """
+    if isinstance(reference, Moments):
+        return False
+    if not isinstance(reference, str | os.PathLike):
+        return True
+    path = as_path(reference, "the reference").expanduser()
+    if path.exists():
+        return not is_statistics(path)
+    if str(reference) in registry():
+        return False
+    if names_files(str(reference)):
+        return True
+    raise _no_reference(str(reference))
+
+
+def _no_reference(text: str) -> InputError:
+    """The error for a text that is neither a path that exists nor the name of a reference."""
+    path = Path(text).expanduser()
+    if "/" in text or os.sep in text or text.startswith((".", "~")) or re.fullmatch(r"\.[a-zA-Z]\w{0,6}", path.suffix):
+        return InputError(f"The reference {missing_path(path)}")
+    near = [*difflib.get_close_matches(text.lower(), registry(), n=2, cutoff=0.5), *map(str, near_names(path))]
+    hint = (
+        f"did you mean {' or '.join(map(repr, near))}?"
+        if near
+        else "there is no file or folder of that name, either, and fdr references list shows the names."
+    )
+    return InputError(f"Unknown reference {text!r}; {hint}")
+
+
+@named_arguments
+def load_reference(
+    reference: str | os.PathLike[str] | Moments,
+    encoder: AbstractEncoder | EncoderSpec | str,
+    *,
+    output: str | None = None,
+    weights_dir: str | os.PathLike[str] | None = None,
+    offline: bool | None = None,
+) -> Moments:
+    """The reference moments for `encoder`: from the registry, a statistics file, or a folder of `fdr stats`.
+
+    `output` names another output than the encoder's main one, such as "spatial" (sFID) or "mean".
+
+    Raises `InputError` when nothing fits the encoder: an unknown name, another width, another encoder spec.
+    """
+    return find_reference(reference, encoder, output=output, weights_dir=weights_dir, offline=offline).moments
+
+
+def find_reference(
+    reference: str | os.PathLike[str] | Moments,
+    encoder: AbstractEncoder | EncoderSpec | str,
+    *,
+    output: str | None = None,
+    weights_dir: str | os.PathLike[str] | None = None,
+    offline: bool | None = None,
+    progress: Progress | None = None,
+) -> Reference:
+    """Like `load_reference`, with provenance, validation FD and the number of samples of the protocol.
+
+    Doubts about the moments (float32, asymmetric, singular, of unknown count) are `FdrWarning`s.
+    """
+    wanted = _wanted(encoder, output)
+    if isinstance(reference, Moments):
+        found = Reference(
+            str(reference.attributes.get("reference", "moments")),
+            "Moments object",
+            moments_digest(reference),
+            reference,
+            images_digest=_text(reference.attributes.get("images_digest")),
+            spec_hash=_text(reference.attributes.get("spec_hash")),
+        )
+    elif as_path(reference, "the reference").expanduser().exists():
+        path = Path(reference).expanduser()
+        folder = reference_folder(path)
+        if folder is None and path.is_dir():
+            raise InputError(f"Folder {str(path)!r} is no reference: it has no {INDEX_NAME}.")
+        found = _from_file(path, wanted) if folder is None else _from_folder(folder, wanted)
+        _warn(examine(found.moments, str(path)))
+    else:
+        found = _registered(str(reference), wanted, weights_dir, offline, progress)
+    _check_fits(found, wanted)
+    return replace(found, is_declared=found.is_declared or found.spec_hash is not None)
+
+
+def reference_for(reference: Any, encoder: str) -> Any:
+    """The entry of `encoder` where `reference` is a dict by encoder name, else `reference` itself, which serves all."""
+    if not isinstance(reference, Mapping):
+        return reference
+    if encoder not in reference:
+        raise unknown("reference of encoder", encoder, reference)
+    return reference[encoder]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Whose moments are looked for."""
+
+    encoder: str
+    dim: int | None
+    """Width of the output asked for; None or 0 when only running the encoder tells."""
+    spec_hash: str | None
+    output: str | None
+    """None: the main output."""
+
+
+def _wanted(encoder: AbstractEncoder | EncoderSpec | str, output: str | None) -> _Wanted:
+    if isinstance(encoder, str):
+        from fdr.encoders import find_row
+
+        row = find_row(encoder)
+        name, spec_hash = encoder, None
+        dim, main = (None, None) if row is None else (row.width, row.output)
+    else:
+        spec = encoder if isinstance(encoder, EncoderSpec) else encoder.spec
+        name, dim, spec_hash, main = spec.name, spec.dim, spec.hash, spec.output
+    is_main = output in (None, main)
+    return _Wanted(name, dim if is_main else None, spec_hash, None if is_main else output)
+
+
+def _warn(sentences: list[str]) -> None:
+    for sentence in sentences:
+        warnings.warn(sentence, FdrWarning, stacklevel=3)
+
+
+def _from_file(path: Path, wanted: _Wanted, entry: str | None = None, sha256: str | None = None) -> Reference:
+    """`sha256` is that of the file, where it is known already."""
+    file = open_statistics(path)
+    chosen = file.select(wanted.encoder, wanted.dim, wanted.output) if entry is None else file.entry(entry)
+    moments = file.load(chosen)
+    attributes = moments.attributes
+    known = known_as(sha256 or file_digest(path), moments.mu, moments.sigma)
+    if known is not None and moments.count is None:
+        moments = moments.with_count(known.count)
+    return Reference(
+        name=str(attributes.get("reference", path.stem)) if known is None else known.name,
+        source=str(path),
+        digest=moments_digest(moments),
+        moments=moments,
+        path=path,
+        images_digest=_text(attributes.get("images_digest")),
+        spec_hash=_text(attributes.get("spec_hash")),
+        val_fd=_exact_val_fd(attributes, str(path)) if wanted.output is None else None,
+        protocol_count=None if known is None else known.samples,
+        is_declared=wanted.encoder in chosen.encoders or (known is not None and wanted.encoder in known.encoders),
+    )
+
+
+def check_one_encoder_each(references: Mapping[tuple[str, str], Reference]) -> None:
+    """Raise `InputError` where moments that do not say whose they are would serve two encoders; one may be theirs.
+
+    References are by (encoder, output). Encoders of one width are told apart by nothing in such moments.
+    """
+    for (encoder, _), found in references.items():
+        for (other, _), same in references.items():
+            is_shared = other != encoder and same.digest == found.digest
+            if is_shared and not (found.is_declared and same.is_declared):
+                raise InputError(
+                    f"{found.source} does not say which encoder its moments are of, so it cannot serve both {encoder} "
+                    f"and {other}; give each its own (--ref {encoder}=FILE,{other}=FILE, or a dict in Python), or "
+                    "measure one of them."
+                )
+
+
+def _exact_val_fd(attributes: Mapping[str, Any], source: str) -> ValidationFD | None:
+    value = attributes.get("val_fd")
+    return None if value is None else ValidationFD(value, None, f"exact, from {Path(source).name}")
+
+
+def _from_folder(folder: Path, wanted: _Wanted) -> Reference:
+    entries = read_index(folder)["encoders"]
+    fitting = [e for e in entries if wanted.spec_hash is not None and e["spec_hash"] == wanted.spec_hash]
+    fitting = fitting or [e for e in entries if e["name"] == wanted.encoder]
+    if not fitting:
+        raise InputError(
+            f"Reference {str(folder)!r} has no moments for {wanted.encoder} "
+            f"(it has {', '.join(e['name'] for e in entries)}); "
+            f"add them: fdr stats IMAGES --reps {wanted.encoder} -o {folder}."
+        )
+    return _from_file(indexed_file(folder, fitting[0]), wanted, sha256=fitting[0]["sha256"])
+
+
+def registered_reference(
+    name: str,
+    encoder: str,
+    weights_dir: str | os.PathLike[str] | None = None,
+    offline: bool | None = None,
+    progress: Progress | None = None,
+) -> Reference:
+    """The reference that the registry has under `name`, whatever files or folders of that name there are."""
+    return _registered(name, _wanted(encoder, None), weights_dir, offline, progress)
+
+
+def _registered(
+    name: str,
+    wanted: _Wanted,
+    weights_dir: str | os.PathLike[str] | None,
+    offline: bool | None,
+    progress: Progress | None,
+) -> Reference:
+    if name not in registry():
+        raise _no_reference(name)
+    entry = registry()[name]
+    encoder = wanted.encoder
+    if encoder not in entry.encoders:
+        raise InputError(
+            f"Reference {name!r} has no moments for {encoder} (it has {', '.join(entry.encoders)}); give --ref images "
+            "or a statistics file, or make one with fdr stats."
+        )
+    row = entry.encoders[encoder]
+    if wanted.output is not None and wanted.output not in row.outputs:
+        raise _no_output(name, wanted)
+    path, digest = _registry_file(entry, row, encoder, weights_dir, offline, progress or SilentProgress())
+    found = _from_file(path, wanted, row.entry if wanted.output is None else None, digest)
+    moments = found.moments if found.moments.count else found.moments.with_count(entry.count)
+    _warn(examine(moments, str(path)))
+    return replace(
+        found,
+        name=entry.name,
+        source=row.url or row.file,
+        moments=moments,
+        val_fd=found.val_fd or (row.val_fd if wanted.output is None else None),
+        protocol_count=entry.samples,
+        is_declared=True,
+    )
+
+
+def _no_output(name: str, wanted: _Wanted) -> InputError:
+    having = [
+        other
+        for other, entry in registry().items()
+        if wanted.encoder in entry.encoders and wanted.output in entry.encoders[wanted.encoder].outputs
+    ]
+    hint = f"; {' and '.join(having)} have them" if having else "; give --ref a statistics file that has them"
+    return InputError(f"Reference {name!r} has no moments of the output {wanted.output!r} of {wanted.encoder}{hint}.")
+
+
+def _registry_file(
+    entry: RegistryEntry,
+    row: RegistryEncoder,
+    encoder: str,
+    weights_dir: str | os.PathLike[str] | None,
+    offline: bool | None,
+    progress: Progress,
+) -> tuple[Path, str | None]:
+    """Where the file lies, and its sha256 where that is known already."""
+    shipped = reference_stats_dir() / row.file
+    if shipped.is_file():
+        return shipped, None
+    from fdr.weights import WeightOptions, resolve
+
+    folder = None if weights_dir is None else Path(weights_dir)
+    options = WeightOptions(weights_dir=folder, offline=offline, progress=progress)
+    found = resolve(published_file(row), options, f"{entry.name} ({encoder})")
+    return found.path, found.sha256
+
+
+def published_file(row: RegistryEncoder) -> WeightsFile:
+    """The file of a registry row as something that is found and fetched like a weight file."""
+    from fdr.weights import WeightsFile
+
+    aliases = () if row.alias == row.file else (row.alias,)
+    what = ("moments of reference", "statistics file of reference")
+    return WeightsFile(row.file, aliases, sha256=row.sha256, size=row.size, url=row.url, what=what)
+
+
+def _check_fits(found: Reference, wanted: _Wanted) -> None:
+    encoder, dim, spec_hash = wanted.encoder, wanted.dim, wanted.spec_hash
+    if dim and found.moments.dim != dim:
+        raise InputError(
+            f"{found.source} holds {found.moments.dim}-d moments, but {encoder} gives {dim}-d features; "
+            f"use moments computed with {encoder}."
+        )
+    made_by = found.moments.attributes.get("encoder")
+    if spec_hash is None and found.spec_hash is not None and made_by not in (None, encoder):
+        raise InputError(f"{found.source} holds moments of {made_by}, not of {encoder}; use moments of {encoder}.")
+    if spec_hash is not None and found.spec_hash is not None and found.spec_hash != spec_hash:
+        stored = found.moments.attributes.get("spec")
+        differing = _differing_fields(stored, encoder, spec_hash)
+        raise InputError(
+            f"{found.source} was computed with another encoder spec ({found.spec_hash}) than {encoder} has here "
+            f"({spec_hash}){differing}; the numbers would not be comparable: make the reference again with fdr stats."
+        )
+
+
+def _differing_fields(stored: Any, encoder: str, spec_hash: str) -> str:
+    if not isinstance(stored, str):
+        return ""
+    try:
+        name = json.loads(stored).get("name")
+    except (ValueError, AttributeError, RecursionError):
+        return ""
+    return f": it was made by {name}" if name != encoder else ": same name, but other weights, dtype or options"
+
+
+def warn_if_same_images(samples_digest: str | None, reference: Reference) -> None:
+    """Warn when the samples are the reference images themselves."""
+    if samples_digest is not None and samples_digest == reference.images_digest:
+        warnings.warn(
+            f"The samples are the reference {reference.name} itself (same content): FD measures nothing here.",
+            FdrWarning,
+            stacklevel=2,
+        )
+
+
+def moments_digest(moments: Moments) -> str:
+    """sha256 over mu and sigma."""
+    digest = hashlib.sha256(moments.mu.tobytes())
+    digest.update(moments.sigma.tobytes())
+    return digest.hexdigest()
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,179 @@
+"""One statistics file into the layout of another tool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fdr.encoders import find_row
+from fdr.errors import InputError, unknown
+from fdr.references.formats.base import Entry, StatisticsFile
+from fdr.references.formats.checks import examine
+from fdr.references.formats.npz import NpzStatistics
+from fdr.references.formats.registry import check_target, open_statistics
+from fdr.references.formats.writers import BY_SUFFIX, WRITERS, Content, edm2_metric, write
+from fdr.references.index import indexed_file, read_index, reference_folder
+from fdr.runtime import Progress
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What to take from the source and how to write it."""
+
+    to: str | None = None
+    """A name of `WRITERS`; None: by the suffix of the target."""
+    entry: str | None = None
+    """Which entry; None where the source leaves no choice."""
+    encoder: str | None = None
+    """Whose the moments are, for sources that do not tell."""
+    count: int | None = None
+    """Of how many images, for sources that do not tell."""
+    keep_images: bool = False
+    """Copy the images of an ADM file into the ADM file."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was read, and what it is written as."""
+
+    source: str
+    target: str
+    from_format: str
+    to_format: str
+    entries: tuple[str, ...]
+    dim: int
+    count: int | None
+    encoder: str | None
+    doubts: tuple[str, ...]
+    """One sentence each, for the user."""
+
+
+def convert(
+    source: Path,
+    target: Path,
+    options: ConvertOptions = ConvertOptions(),
+    *,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Read `source`, check it, and write it to `target`; with `dry_run` everything but the writing.
+
+    float64 moments keep every bit. Raises `InputError` for a source that is no statistics, moments that are none, and
+    a target that cannot hold them.
+    """
+    to = _format(target, options.to)
+    if source.exists() and target.exists() and source.samefile(target):
+        raise InputError(f"{str(source)!r} cannot be converted onto itself; name another file.")
+    check_target(target)
+    file = open_statistics(_file_in(source, options.encoder))
+    file.progress = progress or file.progress
+    entry = _main_entry(file, options)
+    companions = _companions(file, entry, WRITERS[to].roles[1:])
+    content = _content(file, entry, companions, to, options)
+    if to == "edm2":
+        edm2_metric(content)
+    doubts = dict.fromkeys(text for moments in content.moments.values() for text in examine(moments, str(source)))
+    if not dry_run:
+        write(target, content, to)
+    return Conversion(
+        str(source),
+        str(target),
+        file.format,
+        to,
+        (entry.name, *(companion.name for companion in companions.values())),
+        entry.dim,
+        content.main.count,
+        content.encoder,
+        tuple(doubts),
+    )
+
+
+def _file_in(source: Path, encoder: str | None) -> Path:
+    """The file to convert: of a folder that `fdr stats` wrote, that of `encoder`, or the only one."""
+    folder = reference_folder(source)
+    if folder is None:
+        return source
+    rows = [row for row in read_index(folder)["encoders"] if encoder in (None, row["name"])]
+    if len(rows) == 1:
+        return indexed_file(folder, rows[0])
+    names = ", ".join(row["name"] for row in read_index(folder)["encoders"])
+    raise InputError(f"Reference {str(folder)!r} has moments of {names}; take one with --encoder NAME.")
+
+
+def _format(target: Path, to: str | None) -> str:
+    if to is None:
+        to = BY_SUFFIX.get(target.suffix.lower())
+        if to is None:
+            raise InputError(
+                f"Cannot tell the format of {str(target)!r} from its suffix; say --to {', '.join(WRITERS)}."
+            )
+    if to not in WRITERS:
+        raise unknown("format", to, WRITERS)
+    return to
+
+
+def _main_entry(file: StatisticsFile, options: ConvertOptions) -> Entry:
+    if options.entry is not None:
+        return file.entry(options.entry)
+    if options.encoder is not None and len(file.entries) > 1:
+        row = find_row(options.encoder)
+        return file.select(options.encoder, None if row is None else row.width)
+    candidates = [entry for entry in file.entries if entry.output is None]
+    if len(candidates) == 1:
+        return candidates[0]
+    listed = ", ".join(map(str, file.entries[:12]))
+    raise InputError(f"{str(file.path)!r} holds {len(file.entries)} entries ({listed}); take one with --entry NAME.")
+
+
+def _companions(file: StatisticsFile, main: Entry, roles: Sequence[str]) -> dict[str, Entry]:
+    """The entries with other outputs of the same images: "mu_s" beside "mu", "NAME/avg_mu" beside "NAME"."""
+    if main.output is not None:
+        return {}
+    prefix = "" if main.name in ("mu", "ref_mu") else main.name + "/"
+    near = [entry for entry in file.entries if entry.name.startswith(prefix)]
+    return {role: entry for role in roles for entry in near if entry.output == role}
+
+
+def _content(
+    file: StatisticsFile, entry: Entry, companions: Mapping[str, Entry], to: str, options: ConvertOptions
+) -> Content:
+    if WRITERS[to].needs_rows and entry.kind != "features":
+        raise InputError(f"{to} holds features, and {str(file.path)!r} has only moments; they cannot be turned back.")
+    encoder = _encoder(file, entry, options)
+    entries = {"main": entry, **companions}
+    moments = {role: file.load(one).with_count(options.count) for role, one in entries.items()}
+    known = encoder or moments["main"].attributes.get("encoder")
+    content = Content(moments, None if known is None else str(known), images=_images(file, to, options))
+    if entry.kind == "features":
+        return replace(content, rows=_rows(file, entry), rows_dtype=np.dtype(entry.dtype))
+    return content
+
+
+def _rows(file: StatisticsFile, entry: Entry) -> Callable[[], Iterator[np.ndarray]]:
+    return lambda: file.shown_rows(entry)
+
+
+def _encoder(file: StatisticsFile, entry: Entry, options: ConvertOptions) -> str | None:
+    """The encoder that the user says or the file tells. Raises `InputError` when its width is another."""
+    if options.encoder is None:
+        return entry.encoders[0] if entry.encoders else None
+    row = find_row(options.encoder)
+    if row is not None and row.width != entry.dim and entry.output is None:
+        raise InputError(
+            f"{str(file.path)!r} holds {entry.dim}-d moments under {entry.name!r}, but {options.encoder} gives "
+            f"{row.width}-d features; they are not of it."
+        )
+    return options.encoder
+
+
+def _images(file: StatisticsFile, to: str, options: ConvertOptions) -> tuple[Path, str] | None:
+    if not options.keep_images:
+        return None
+    if not WRITERS[to].keeps_images:
+        raise InputError(f"--keep-images goes with --to adm; {to} holds no images.")
+    if not isinstance(file, NpzStatistics) or not file.has_images:
+        raise InputError(f"{str(file.path)!r} holds no images (arr_0) to keep; leave out --keep-images.")
+    return file.path, "arr_0.npy"

@@ -1,0 +1,124 @@
+"""The references known by name: what `reference_stats/manifest.toml` says. Loads no statistics and no torch."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from fdr.frechet import ValidationFD
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SUM_ROUNDING = 1e-4
+"""Published sums have four decimals."""
+
+
+@dataclass(frozen=True)
+class RegistryEncoder:
+    """One row of the registry: where an encoder's moments are and what their validation FD is."""
+
+    file: str
+    url: str | None
+    sha256: str | None
+    dim: int | None
+    val_fd: ValidationFD | None
+    entry: str | None = None
+    """Which entry of the file; None where the file and the encoder leave no choice."""
+    outputs: tuple[str, ...] = ()
+    """Outputs besides the main one whose moments the file holds: "spatial", "mean"."""
+    size: int | None = None
+    """Bytes."""
+    sums: tuple[float, float] | None = None
+    """mu.sum() and sigma.sum() as published: they identify a file that was stored again."""
+    digest_by: str = ""
+    """Whose word `sha256` is."""
+
+    @property
+    def alias(self) -> str:
+        """The name of the file at its source, which a user's copy may still bear."""
+        return self.file if self.url is None else PurePosixPath(self.url).name
+
+
+@dataclass(frozen=True)
+class RegistryEntry:
+    """A reference known by name."""
+
+    name: str
+    title: str
+    images: str
+    count: int | None
+    provenance: str
+    encoders: Mapping[str, RegistryEncoder]
+    samples: int | None = None
+    """Number of samples that the published protocol compares with it."""
+    aliases: tuple[str, ...] = ()
+
+
+def reference_stats_dir() -> Path:
+    """The folder that ships with the package (in a source tree: the one beside it)."""
+    package = Path(str(importlib.resources.files("fdr")))
+    inside = package / "reference_stats"
+    return inside if inside.is_dir() else package.parent / "reference_stats"
+
+
+@functools.cache
+def registry() -> Mapping[str, RegistryEntry]:
+    """The references of `reference_stats/manifest.toml`, by name and by alias."""
+    data = tomllib.loads((reference_stats_dir() / "manifest.toml").read_text(encoding="utf-8"))
+    entries = {name: _registry_entry(name, entry) for name, entry in data.items()}
+    return entries | {alias: entry for entry in entries.values() for alias in entry.aliases}
+
+
+def known_as(sha256: str, mu: np.ndarray, sigma: np.ndarray) -> RegistryEntry | None:
+    """The reference that a file is, by its digest or, where only those are published, by the sums of its moments."""
+    for entry in registry().values():
+        for row in entry.encoders.values():
+            if row.sha256 is not None and row.sha256 == sha256:
+                return entry
+            if row.sums is not None and row.dim == len(mu):
+                gaps = abs(float(mu.sum()) - row.sums[0]), abs(float(sigma.sum()) - row.sums[1])
+                if max(gaps) <= SUM_ROUNDING:
+                    return entry
+    return None
+
+
+def _registry_entry(name: str, entry: Mapping[str, Any]) -> RegistryEntry:
+    base = entry.get("base_url")
+    rows: dict[str, Mapping[str, Any]] = {encoder: {"file": file} for encoder, file in entry.get("files", {}).items()}
+    rows |= entry.get("encoders", {})
+    return RegistryEntry(
+        name=name,
+        title=entry["title"],
+        images=entry["images"],
+        count=entry.get("count"),
+        provenance=entry["provenance"],
+        encoders={
+            encoder: _registry_encoder(name, {"dim": entry.get("dim"), **row}, base) for encoder, row in rows.items()
+        },
+        samples=entry.get("samples"),
+        aliases=tuple(entry.get("aliases", ())),
+    )
+
+
+def _registry_encoder(name: str, row: Mapping[str, Any], base: str | None) -> RegistryEncoder:
+    val_fd = None
+    if "val_fd" in row:
+        val_fd = ValidationFD(row["val_fd"], row.get("decimals"), f"published for {name}")
+    return RegistryEncoder(
+        file=row["file"],
+        url=row.get("url", None if base is None else base + row["file"]),
+        sha256=row.get("sha256"),
+        dim=row.get("dim"),
+        val_fd=val_fd,
+        entry=row.get("entry"),
+        outputs=tuple(row.get("outputs", ())),
+        size=row.get("size"),
+        sums=None if "sums" not in row else (row["sums"][0], row["sums"][1]),
+        digest_by=row.get("digest_by", "its publisher") if "sha256" in row else "",
+    )

@@ -1,0 +1,362 @@
+"""Rules for everything that a report says twice, such as an FD and its two terms, or a count and its signature.
+
+They look at decoded JSON whose schema holds. What a report does not say cannot be checked, so fields that are missing
+on one side pass: older and hand-made reports have fewer of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fdr.errors import InputError
+from fdr.metrics import DISTANCES, metric_facts
+from fdr.reports.schema import are_texts, is_count, is_number, result_key, schema_problems, shown
+from fdr.reports.signature import Signature, image_fields, parse_signature, short_digest
+
+RELATIVE = 1e-9
+"""Two accounts of one number may differ by this share: JSON keeps all digits, but sums are added in any order."""
+ABSOLUTE = 1e-6
+"""Rounding may put a number this far outside of its possible values, such as an FD just below 0."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result of a report whose schema holds."""
+
+    data: Mapping[str, Any]
+    signature: Signature
+
+    @property
+    def metric(self) -> str:
+        return self.data["metric"]
+
+    @property
+    def kind(self) -> str:
+        """The metric without the alpha of an interpolated FD."""
+        return "ifd" if self.metric.startswith("ifd:") else self.metric
+
+    @property
+    def encoder(self) -> str | None:
+        return self.data.get("encoder")
+
+    @property
+    def key(self) -> str:
+        return result_key(self.metric, self.encoder)
+
+    @property
+    def value(self) -> float:
+        return self.data["value"]
+
+    def detail(self, name: str) -> Any:
+        return (self.data.get("details") or {}).get(name)
+
+    def number(self, name: str) -> float | None:
+        """A detail that is a number."""
+        value = self.detail(name)
+        return value if is_number(value) else None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A report whose schema holds, taken apart."""
+
+    data: Mapping[str, Any]
+    rows: tuple[Row, ...]
+
+    @property
+    def samples(self) -> Mapping[str, Any]:
+        return self.data["samples"]
+
+    @property
+    def reference(self) -> Mapping[str, Any] | None:
+        return self.data.get("reference")
+
+    def run(self, *names: str) -> Mapping[str, Any]:
+        """A table inside of `run`; an empty one where there is none."""
+        found: Any = self.data.get("run") or {}
+        for name in names:
+            found = found.get(name) if isinstance(found, Mapping) else None
+        return found if isinstance(found, Mapping) else {}
+
+    def row(self, key: str) -> Row | None:
+        return next((row for row in self.rows if row.key == key), None)
+
+
+def _differ(a: float, b: float, rounding: float = 0.0) -> bool:
+    return abs(a - b) > max(rounding, RELATIVE * max(abs(a), abs(b)))
+
+
+def each_number_once(report: Parts) -> Iterator[str]:
+    keys = [row.key for row in report.rows]
+    yield from (f"{key} is there {keys.count(key)} times" for key in dict.fromkeys(keys) if keys.count(key) > 1)
+
+
+def directions(report: Parts) -> Iterator[str]:
+    for row in report.rows:
+        facts = metric_facts(row.metric)
+        if facts is not None and row.data["lower_is_better"] != facts.lower_is_better:
+            better, flag = ("lower", "false") if facts.lower_is_better else ("higher", "true")
+            yield f"lower_is_better of {row.key} is {flag}, and {facts.label} is better when it is {better}"
+
+
+def possible_values(report: Parts) -> Iterator[str]:
+    for row in report.rows:
+        problem = impossible(row.metric, row.value, 10.0 * abs(row.number("rounding") or 0.0))
+        if problem is not None:
+            yield f"{row.key} {problem}"
+
+
+def impossible(metric: str, value: float, rounding: float = 0.0) -> str | None:
+    """The rest of a sentence about a value that the metric cannot have; None for a possible one."""
+    facts, room = metric_facts(metric), max(ABSOLUTE, rounding)
+    if facts is None or facts.low - room <= value <= facts.high + room:
+        return None
+    return f"is {value:g}, and {facts.label} is {facts.values}"
+
+
+def intervals(report: Parts) -> Iterator[str]:
+    for row in report.rows:
+        low, high = row.data.get("interval") or (row.value, row.value)
+        room = RELATIVE * abs(row.value)
+        if not low - room <= row.value <= high + room:
+            yield f"the interval of {row.key} is {low:g} to {high:g}, and its value {row.value:g} lies outside"
+
+
+def signature_names_the_number(report: Parts) -> Iterator[str]:
+    for row in report.rows:
+        if row.signature.metric != row.metric:
+            yield f"the signature of {row.key} is one of {row.signature.metric}"
+        encoder = row.signature.value("enc")
+        if row.metric != "fdr_k" and encoder != row.encoder:
+            yield f"the signature of {row.key} names the encoder {encoder}"
+
+
+def counts(report: Parts) -> Iterator[str]:
+    for row in report.rows:
+        count, stated = row.data["count"], row.signature.value("n")
+        if count != report.samples["count"]:
+            yield f"{row.key} is of {count} images, and the samples are {report.samples['count']}"
+        if stated is not None and stated != str(count):
+            yield f"{row.key} is of {count} images, and its signature says n:{stated}"
+
+
+def subsets(report: Parts) -> Iterator[str]:
+    asked = (report.samples.get("subset") or {}).get("count")
+    left = report.samples["count"] + len(report.samples["skipped"])
+    if is_count(asked) and left != asked:
+        yield f"{left} images entered or were skipped, of a subset of {asked}"
+
+
+def signature_is_of_the_row(report: Parts) -> Iterator[str]:
+    """Fields of the signature that the row itself has as well."""
+    for row in report.rows:
+        details = {"k": row.detail("k"), "val": _rounded(row.number("val_fd"))}
+        stated = {"out": row.data.get("output"), "s": (row.data.get("spec_hash") or "")[:8] or None, **details}
+        yield from _contradictions(row, stated, "the row")
+
+
+def signature_is_of_the_run(report: Parts) -> Iterator[str]:
+    """Fields of the signature that the description of the encoder has as well."""
+    for row in report.rows:
+        spec = report.run("encoders", row.encoder or "")
+        size, weights = spec.get("input_size"), spec.get("weights")
+        stated = {
+            "enc": spec.get("name"),
+            "s": str(spec["hash"])[:8] if "hash" in spec else None,
+            "w": short_digest(weights) if isinstance(weights, str) else None,
+            "rs": f"{spec.get('resize')}-{size}" if size else spec.get("resize"),
+            "dt": spec.get("dtype"),
+            "cm": spec.get("compute"),
+        }
+        yield from _contradictions(row, stated, "the description of the encoder")
+
+
+def signature_is_of_the_autoencoder(report: Parts) -> Iterator[str]:
+    model, options = report.run("autoencoder"), report.run("ifid")
+    for row in report.rows:
+        name = f"{model.get('name')}:{str(model['hash'])[:8]}" if "hash" in model else None
+        is_paired = row.kind in ("ifd", "nfd")
+        drawn = {"k": options.get("top_k"), "draw": options.get("seed")} if is_paired else {}
+        yield from _contradictions(row, {"ae": name, **drawn}, "the description of the run")
+
+
+def signature_is_of_the_images(report: Parts) -> Iterator[str]:
+    """Crop, transparency and quantisation; what an autoencoder decodes has a quantisation of its own."""
+    policy = report.samples.get("policy")
+    if not policy or not are_texts([*policy.values()]):
+        return
+    own = report.run("ifid").get("quantize")
+    stated = image_fields({**policy, **({"quantize": own} if isinstance(own, str) else {})}, report.samples["count"])
+    for row in report.rows:
+        yield from _contradictions(row, stated, "the description of the samples")
+
+
+def signature_is_of_the_reference(report: Parts) -> Iterator[str]:
+    for row in report.rows:
+        stated = row.signature.value("ref")
+        if stated is None:
+            continue
+        if report.reference is None:
+            yield f"the signature of {row.key} names the reference {stated}, and the report has none"
+            return
+        name, digest = report.reference["name"], report.reference.get("digest")
+        if isinstance(digest, Mapping):
+            digest = digest.get(f"{row.encoder}:{row.data.get('output')}") or digest.get(row.encoder or "")
+        has_moments = row.kind in DISTANCES or row.metric == "fdr"  # features may be of other images than the moments
+        if digest and has_moments and stated != f"{name}:{digest[:8]}" and stated.rpartition(":")[2] != digest[:8]:
+            yield f"the signature of {row.key} has the reference {stated}, and the reference is {name}:{digest[:8]}"
+
+
+def reference_counts(report: Parts) -> Iterator[str]:
+    if report.reference is None or isinstance(report.reference.get("digest"), Mapping):
+        return  # moments of several files may be of several counts
+    count = report.reference.get("count")
+    for row in report.rows:
+        own = row.data.get("reference_count")
+        if None not in (count, own) and count != own and (row.kind in DISTANCES or row.metric == "fdr"):
+            yield f"{row.key} is against {own} images, and the reference has {count}"
+
+
+def versions(report: Parts) -> Iterator[str]:
+    version = report.data["fdr_version"]
+    found = {"run.versions": report.run("versions").get("fdr")}
+    found |= {f"the signature of {row.key}": row.signature.value("v") for row in report.rows}
+    for where, other in found.items():
+        if other is not None and other != version:
+            yield f"{where} says version {other}, and the report is of version {version}"
+
+
+def distances_are_their_terms(report: Parts) -> Iterator[str]:
+    for row in report.rows:
+        mean, trace = row.number("mean_term"), row.number("trace_term")
+        if row.kind not in DISTANCES or mean is None or trace is None:
+            continue
+        rounding = row.number("rounding")
+        if row.value == 0:  # what is within its rounding is written as 0
+            rounding = ABSOLUTE * max(1.0, abs(mean) + abs(trace)) if rounding is None else abs(rounding)
+        if mean < 0:
+            yield f"mean_term of {row.key} is {mean:g}, and a squared length is 0 or more"
+        if _differ(row.value, mean + trace, max(rounding or 0.0, RELATIVE * abs(mean))):
+            yield f"{row.key} is {row.value:g}, and its terms {mean:g} and {trace:g} add up to {mean + trace:g}"
+
+
+def audits(report: Parts) -> Iterator[str]:
+    for row in report.rows:
+        second, rounding = row.number("audit"), row.number("rounding") or 0.0
+        if second is not None and abs(second - row.value) > max(ABSOLUTE, 1e6 * rounding, 0.01 * abs(row.value)):
+            yield f"{row.key} is {row.value:g}, and {second:g} by the second route of its audit"
+
+
+def ratios_are_ratios(report: Parts) -> Iterator[str]:
+    for row in report.rows:
+        distance, below = report.row(f"fd:{row.encoder}"), row.detail("val_fd")
+        if row.metric != "fdr" or below is None:
+            continue
+        if not is_number(below) or below <= 0:
+            yield f"val_fd of {row.key} is {shown(below)}, where a number above 0 is expected"
+        elif distance is not None and _differ(row.value, distance.value / below):
+            yield (
+                f"{row.key} is {row.value:g}, and {distance.key} over the validation FD {below:g} is "
+                f"{distance.value / below:g}"
+            )
+
+
+def means_are_means(report: Parts) -> Iterator[str]:
+    """FDr^k: its encoders, their number, its value and its interval."""
+    for row in report.rows:
+        names = row.data.get("encoders")
+        if row.metric != "fdr_k" or not names:
+            continue
+        k, stated = row.data.get("k"), row.signature.value("k")
+        if {str(len(names)), str(k or len(names)), stated or str(len(names))} != {str(len(names))}:
+            yield f"{row.key} has {len(names)} encoders, k is {k}, and its signature says k:{stated}"
+        yield from _encoders_of_mean(report, row, names)
+        yield from _value_of_mean(report, row, names)
+
+
+def _encoders_of_mean(report: Parts, row: Row, names: Sequence[str]) -> Iterator[str]:
+    """The signature has NAME@HASH of every encoder."""
+    text = row.signature.value("enc") or ""
+    if "@" not in text or any("+" in name or "@" in name for name in names):
+        return
+    signed = dict(part.split("@", 1) for part in text.split("+") if "@" in part)
+    if list(signed) != list(names):
+        yield f"{row.key} is of {', '.join(names)}, and its signature of {', '.join(signed)}"
+    for name, digest in signed.items():
+        spec = report.run("encoders", name)
+        if "hash" in spec and digest != str(spec["hash"])[:8]:
+            yield f"the signature of {row.key} has {name}@{digest}, and the run describes {name} as {spec['hash']}"
+
+
+def _value_of_mean(report: Parts, row: Row, names: Sequence[str]) -> Iterator[str]:
+    parts = [report.row(f"fdr:{name}") for name in names]
+    stated = row.detail("fdr")
+    if isinstance(stated, Mapping):
+        if sorted(stated) != sorted(names):
+            yield f"{row.key} is of {', '.join(names)}, and its details are of {', '.join(map(str, stated))}"
+        for part in parts:
+            own = None if part is None else stated.get(str(part.encoder))
+            if part is not None and own is not None and not (is_number(own) and not _differ(own, part.value)):
+                yield f"{part.key} is {part.value:g}, and {shown(own)} in the details of {row.key}"
+    found = [part for part in parts if part is not None]
+    if len(found) != len(names):
+        if found:
+            yield f"{row.key} is of {', '.join(names)}, and FDr of {len(names) - len(found)} of them is not there"
+        return
+    mean = sum(part.value for part in found) / len(found)
+    if _differ(row.value, mean):
+        yield f"{row.key} is {row.value:g}, and the mean of its {len(found)} ratios is {mean:g}"
+    bounds = [part.data.get("interval") or (part.value, part.value) for part in found]
+    for side, own in enumerate(row.data.get("interval") or ()):
+        mean = sum(pair[side] for pair in bounds) / len(bounds)
+        if _differ(own, mean):
+            yield f"the interval of {row.key} ends at {own:g}, and those of its ratios at {mean:g} on average"
+
+
+def shares_are_of_whole_images(report: Parts) -> Iterator[str]:
+    """Precision counts samples and recall counts images of the reference, so the share times the count is whole."""
+    for row in report.rows:
+        kind = row.metric.partition(":")[0]
+        of = {"precision": row.data["count"], "recall": row.data.get("reference_count")}.get(kind)
+        if of is not None and abs(row.value * of - round(row.value * of)) > RELATIVE * of + ABSOLUTE:
+            yield f"{row.key} is {row.value:.9g}, which is no share of {of} images"
+
+
+def _contradictions(row: Row, stated: Mapping[str, Any], where: str) -> Iterator[str]:
+    """A sentence for each field of a signature that is something else in `stated`; None says nothing."""
+    for field, value in stated.items():
+        own = row.signature.value(field)
+        if None not in (own, value) and own != str(value):
+            yield f"the signature of {row.key} has {field}:{own}, and {where} says {value}"
+
+
+def _rounded(value: float | None) -> str | None:
+    return None if value is None else f"{value:.6g}"
+
+
+RULES: tuple[Callable[[Parts], Iterable[str]], ...] = (
+    each_number_once, directions, possible_values, intervals, signature_names_the_number, counts, subsets,
+    signature_is_of_the_row, signature_is_of_the_run, signature_is_of_the_autoencoder, signature_is_of_the_images,
+    signature_is_of_the_reference, reference_counts, versions, distances_are_their_terms, audits, ratios_are_ratios,
+    means_are_means, shares_are_of_whole_images,
+)  # fmt: skip
+
+
+def check_report(data: Mapping[str, Any], where: str = "it") -> None:
+    """Raise `InputError` for decoded JSON that is no sound report, or that contradicts itself.
+
+    `where` names the file in the advice at the end of the sentence.
+    """
+    problems = list(schema_problems(data))
+    if problems:
+        raise InputError(f"Damaged report: {problems[0]}; write {where} again with --json.")
+    rows = tuple(Row(row, parse_signature(row["signature"])) for row in data["results"])
+    report = Parts(data, rows)
+    for rule in RULES:
+        for problem in rule(report):
+            raise InputError(
+                f"The report contradicts itself: {problem}; write {where} again with --json, and leave the file as it "
+                "is written."
+            )

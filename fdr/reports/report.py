@@ -1,0 +1,368 @@
+"""`Report`: what was measured, on what, against what. Data only: nothing here prints, and nothing needs torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from fdr._version import __version__
+from fdr.errors import InputError, as_utf8, unknown
+from fdr.metrics import CALLED_FID, metric_facts, peer_name
+from fdr.reports.checks import check_report
+from fdr.reports.schema import result_key, shown
+from fdr.runtime import as_path, missing_path, write_atomically
+
+SCHEMA = "fdr-report/1"
+SCHEMA_MANY = "fdr-reports/1"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number with everything needed to compare it. `value` is in full precision; only renderers round."""
+
+    metric: str
+    """"fd", "sfid", "fdr", "fdr_k", "is", "is:adm", "precision", "recall", "precision:adm", "recall:adm"; of an
+    autoencoder "ifd", "ifd:ALPHA", "rfd", "nfd", "psnr", "ssim", "ms_ssim", "lpips"."""
+    value: float
+    encoder: str | None
+    """The encoder's name; None for a metric over several encoders."""
+    output: str | None
+    count: int
+    """Images that entered the number (skipped ones excluded)."""
+    lower_is_better: bool
+    signature: str
+    stderr: float | None = None
+    """Spread reported beside the value: for the Inception Score, the standard deviation over its splits."""
+    reference_count: int | None = None
+    k: int | None = None
+    encoders: tuple[str, ...] | None = None
+    interval: tuple[float, float] | None = None
+    """For FDr and FDr^k with published constants: the range that their rounding leaves open."""
+    spec_hash: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Parts of the number (`mean_term`, `trace_term`, `route`, `val_fd`, ...)."""
+    notes: tuple[str, ...] = ()
+    """Sentences a reader of the number must know ("500 samples for 2048 dimensions: FD is biased upward")."""
+
+    def __post_init__(self) -> None:
+        _make_utf8(self)
+
+    @property
+    def key(self) -> str:
+        """The name of this number within its report."""
+        return result_key(self.metric, self.encoder)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All results of one sample set. `report["fd", "inception"].value` is one number."""
+
+    samples: Mapping[str, Any]
+    """`source`, `count`, `digest`, `skipped` (list of {id, reason}), `policy`; where there are such, `left_out` (what
+    lies beside the images -> how many) and `labels_from`."""
+    reference: Mapping[str, Any] | None
+    """`name`, `source`, `digest`, and `is_default` where none was named; None when no metric needed a reference."""
+    results: tuple[Result, ...]
+    run: Mapping[str, Any] = field(default_factory=dict)
+    """`device`, `dtype`, `seed`, `versions`."""
+    warnings: tuple[str, ...] = ()
+    fdr_version: str = __version__
+
+    def __post_init__(self) -> None:
+        _make_utf8(self)
+
+    def __getitem__(self, key: str | tuple[str, str]) -> Result:
+        """The result of a metric (and an encoder, where several have it). Raises `InputError` with near matches."""
+        metric, encoder = (key, None) if isinstance(key, str) else key
+        found = [r for r in self.results if r.metric == metric and encoder in (None, r.encoder)]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            wanted = metric if encoder is None else f"{metric}, {encoder}"
+            there = {r.metric if r.encoder is None else f"{r.metric}, {r.encoder}" for r in self}
+            raise unknown("result", wanted, there, peers=lambda _: peer_name(metric))
+        names = ", ".join(str(r.encoder) for r in found)
+        raise InputError(f"{metric!r} was measured with several encoders ({names}); name one: report[{metric!r}, ...].")
+
+    def __iter__(self) -> Iterator[Result]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The stable JSON form (schema fdr-report/1)."""
+        return {
+            "schema": SCHEMA,
+            "fdr_version": self.fdr_version,
+            "samples": dict(self.samples),
+            "reference": None if self.reference is None else dict(self.reference),
+            "run": dict(self.run),
+            "warnings": list(self.warnings),
+            "results": [_result_to_dict(result) for result in self.results],
+        }
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The JSON text; written to `path` as well when one is given (atomically)."""
+        return _write_json(self.to_dict(), path)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+        """The inverse of `to_dict`. Raises `InputError` when `data` is no sound report, or contradicts itself."""
+        return _report_from_dict(data, "it")
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> Report:
+        """Read what `to_json` wrote. Raises `InputError` when the file is missing or no sound report."""
+        return _report_from_dict(_read_json(path), repr(os.fspath(path)))
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """One line per result, full precision."""
+        return reports_to_csv([self], path)
+
+    def to_markdown(self, path: str | os.PathLike[str] | None = None) -> str:
+        """A Markdown table, rounded for reading, with the signature in every row."""
+        return reports_to_markdown([self], path)
+
+
+def _make_utf8(record: Report | Result) -> None:
+    """Names of files reach a report by many ways; here they become `as_utf8`, for every writer."""
+    for item in fields(record):
+        object.__setattr__(record, item.name, utf8_data(getattr(record, item.name)))
+
+
+def _report_from_dict(data: Any, where: str) -> Report:
+    """A report from decoded JSON; `where` names the file in errors."""
+    schema = data.get("schema") if isinstance(data, Mapping) else None
+    if schema == SCHEMA_MANY:
+        raise InputError("This file holds several reports; read it with fdr.reports.report.load_reports.")
+    if schema != SCHEMA:
+        raise InputError(f"Not a report: schema is {shown(schema)}, expected {SCHEMA!r}{_of_another_version(schema)}.")
+    try:
+        check_report(data, where)
+        return Report(
+            samples=data["samples"],
+            reference=data.get("reference"),
+            results=tuple(_result_from_dict(row) for row in data["results"]),
+            run=data.get("run") or {},
+            warnings=tuple(data.get("warnings") or ()),
+            fdr_version=data["fdr_version"],
+        )
+    except RecursionError as error:
+        raise InputError(f"Damaged report: it is nested too deeply; write {where} again with --json.") from error
+
+
+def _of_another_version(schema: Any) -> str:
+    is_other = isinstance(schema, str) and schema.startswith(("fdr-report/", "fdr-reports/"))
+    return "; another version of fdr wrote it, so measure again with this one" if is_other else ""
+
+
+def reports_to_json(reports: Sequence[Report], path: str | os.PathLike[str] | None = None) -> str:
+    """One report as itself, several as {"schema": "fdr-reports/1", "reports": [...]}."""
+    if len(reports) == 1:
+        return reports[0].to_json(path)
+    return _write_json({"schema": SCHEMA_MANY, "reports": [report.to_dict() for report in reports]}, path)
+
+
+def load_reports(path: str | os.PathLike[str]) -> list[Report]:
+    """The report or reports of a JSON file that `fdr eval --json` wrote."""
+    return reports_from_dict(_read_json(path), repr(os.fspath(path)))
+
+
+def reports_from_dict(data: Any, where: str = "it") -> list[Report]:
+    """The report or reports of decoded JSON; `where` names the file. Raises `InputError` when it is neither."""
+    if isinstance(data, Mapping) and data.get("schema") == SCHEMA_MANY:
+        entries = data.get("reports")
+        if not isinstance(entries, list) or not entries:
+            raise InputError(f"Damaged report: schema {SCHEMA_MANY!r} without a list of reports; write it again.")
+        return [_report_from_dict(entry, where) for entry in entries]
+    return [_report_from_dict(data, where)]
+
+
+def sets_by_name(reports: Sequence[Report]) -> dict[str, Report]:
+    """Reports by the name of their samples; the second of a name is "samples.npz (2)"."""
+    return dict(zip(told_apart([str(report.samples["source"]) for report in reports]), reports, strict=True))
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """The names, each once: "a", "a (2)", "a (3)"."""
+    found: list[str] = []
+    for name in names:
+        other, number = name, 2
+        while other in found:
+            other, number = f"{name} ({number})", number + 1
+        found.append(other)
+    return found
+
+
+_CSV_COLUMNS = (
+    "samples", "metric", "encoder", "output", "value", "stderr", "interval_low", "interval_high", "count",
+    "reference", "reference_count", "lower_is_better", "spec_hash", "signature",
+)  # fmt: skip
+
+
+def reports_to_csv(reports: Sequence[Report], path: str | os.PathLike[str] | None = None) -> str:
+    """One line per sample set and result, full precision, RFC 4180."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(_CSV_COLUMNS)
+    for report in reports:
+        for r in report:
+            low, high = r.interval or (None, None)
+            reference = report.reference["name"] if report.reference else None
+            row = (
+                report.samples["source"], r.metric, r.encoder or "+".join(r.encoders or ()), r.output, repr(r.value),
+                r.stderr, low, high, r.count, reference, r.reference_count, r.lower_is_better, r.spec_hash, r.signature,
+            )  # fmt: skip
+            writer.writerow(["" if cell is None else cell for cell in row])
+    return _maybe_write(buffer.getvalue(), path)
+
+
+def reports_to_markdown(reports: Sequence[Report], path: str | os.PathLike[str] | None = None) -> str:
+    """One Markdown row per sample set and result."""
+    lines = ["| samples | metric | encoder | value | n | signature |", "|---|---|---|---:|---:|---|"]
+    for report in reports:
+        for r in report:
+            encoder = r.encoder or ", ".join(r.encoders or ())
+            cells = (
+                report.samples["source"],
+                metric_label(r),
+                encoder,
+                format_value(r),
+                str(r.count),
+                f"`{r.signature}`",
+            )
+            lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    notes = dict.fromkeys(note for report in reports for r in report for note in r.notes)
+    notes.update(dict.fromkeys(text for report in reports for text in report.warnings))
+    lines += ["", *(f"- {note}" for note in notes)] if notes else []
+    return _maybe_write("\n".join(lines) + "\n", path)
+
+
+def metric_label(result: Result) -> str:
+    """How people write the metric: FID for Inception, FD otherwise, FDr^6, IS."""
+    if result.metric == "fdr_k":
+        return f"FDr^{result.k}"
+    facts = metric_facts(result.metric)
+    if facts is None:
+        return result.metric
+    metric, _, alpha = result.metric.partition(":")
+    if metric not in CALLED_FID:
+        return facts.label
+    label = facts.label.replace("FD", "FID") if is_inception(result.encoder) else facts.label
+    return f"{label} ({alpha})" if alpha else label
+
+
+def is_inception(encoder: str | None) -> bool:
+    """True for the encoders whose FD may be called FID."""
+    return encoder is not None and encoder.split(":")[0] == "inception"
+
+
+def format_value(result: Result) -> str:
+    """The value as tables show it: 5 significant digits, the spread or the rounding interval behind it."""
+    text = format_number(result.value)
+    if result.stderr is not None:
+        return f"{text} ± {format_number(result.stderr)}"
+    if result.interval is not None:
+        return f"{text} [{format_number(result.interval[0])}, {format_number(result.interval[1])}]"
+    return text
+
+
+def format_number(value: float) -> str:
+    """5 significant digits without an exponent where that is readable."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if 1e-4 <= abs(value) < 1e7:
+        return f"{value:.{max(0, 4 - math.floor(math.log10(abs(value))))}f}"
+    return f"{value:.4e}"
+
+
+_RESULT_FIELDS = tuple(f.name for f in fields(Result))
+
+
+def _result_to_dict(result: Result) -> dict[str, Any]:
+    row = asdict(result)
+    row["details"] = dict(result.details)
+    if result.metric != "fdr_k":
+        del row["k"], row["encoders"]
+    if result.interval is None:
+        del row["interval"]
+    return row
+
+
+def _result_from_dict(row: Mapping[str, Any]) -> Result:
+    known = {key: value for key, value in row.items() if key in _RESULT_FIELDS and value is not None}
+    known |= {key: tuple(known[key]) for key in ("encoders", "interval", "notes") if key in known}
+    known |= {key: row.get(key) for key in ("encoder", "output")}
+    return Result(**known)
+
+
+def _write_json(data: Mapping[str, Any], path: str | os.PathLike[str] | None) -> str:
+    try:
+        text = json_text(data, allow_nan=False)
+    except ValueError as error:
+        raise InputError("A report value is not finite; JSON reports hold finite numbers only.") from error
+    return _maybe_write(text, path)
+
+
+def json_text(data: Any, **options: bool) -> str:
+    """JSON with its texts `as_utf8` and a newline at the end; `options` are those of `json.dumps`."""
+    return json.dumps(utf8_data(data), indent=2, ensure_ascii=False, **options) + "\n"  # type: ignore[arg-type]
+
+
+def utf8_data(data: Any) -> Any:
+    """`as_utf8` for every text inside of dicts, lists and tuples."""
+    if isinstance(data, str):
+        return as_utf8(data)
+    if isinstance(data, Mapping):
+        return {utf8_data(key): utf8_data(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return (list if isinstance(data, list) else tuple)(map(utf8_data, data))
+    return data
+
+
+def _maybe_write(text: str, path: str | os.PathLike[str] | None) -> str:
+    if path is not None:
+        write_atomically(as_path(path, "the report"), text)
+    return text
+
+
+def _read_json(path: str | os.PathLike[str]) -> Any:
+    try:
+        return decode_json(as_path(path, "the report").read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"The report {missing_path(Path(path))}") from error
+    except OSError as error:
+        raise InputError(f"Cannot read report {os.fspath(path)!r}: {error.strerror}.") from error
+    except ValueError as error:
+        raise InputError(f"{os.fspath(path)!r} is not JSON ({error}); expected a report written by --json.") from error
+
+
+def decode_json(text: bytes) -> Any:
+    """JSON as it is defined: one meaning, finite numbers. Raises `ValueError` for everything else.
+
+    Python's own decoder takes NaN, and the last of two values of one name.
+    """
+    try:
+        return json.loads(text.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice in one object")
+    return found
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON")

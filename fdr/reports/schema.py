@@ -1,0 +1,145 @@
+"""The schema of a report as JSON: what each field has to be, and the sentence for one that is not.
+
+It looks at decoded JSON, before anything is made of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fdr.errors import InputError
+from fdr.reports.signature import parse_signature
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a value has to be, as a test and in words."""
+
+    holds: Callable[[Any], bool]
+    words: str
+    is_required: bool = True
+
+    @property
+    def or_nothing(self) -> Kind:
+        """The same, or null, or no such field."""
+        return Kind(lambda value: value is None or self.holds(value), f"{self.words} or null", False)
+
+
+def is_number(value: Any) -> bool:
+    """True for a finite int or float; True and False are none."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # an int beyond all floats
+        return False
+
+
+def is_count(value: Any) -> bool:
+    """True for a whole number of 1 or more."""
+    return type(value) is int and 0 < value < 2**63
+
+
+def are_texts(value: Any) -> bool:
+    """True for a list of texts."""
+    return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
+
+
+def _is_interval(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value)) and value[0] <= value[1]
+
+
+def _are_skipped(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(item, Mapping) and all(isinstance(item.get(key), str) for key in ("id", "reason")) for item in value
+    )
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(is_count(many) for many in value.values())
+
+
+def _is_signature(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(parse_signature(value))
+    except InputError:
+        return False
+
+
+TEXT = Kind(lambda value: isinstance(value, str) and bool(value), "a text")
+TEXTS = Kind(are_texts, "a list of texts")
+TABLE = Kind(lambda value: isinstance(value, Mapping), "an object")
+TABLES = Kind(
+    lambda value: isinstance(value, list) and all(isinstance(row, Mapping) for row in value), "a list of objects"
+)
+NUMBER = Kind(is_number, "a finite number")
+SPREAD = Kind(lambda value: is_number(value) and value >= 0, "a finite number of 0 or more")
+COUNT = Kind(is_count, "a whole number of 1 or more")
+INTERVAL = Kind(_is_interval, "two finite numbers, the smaller first")
+FLAG = Kind(lambda value: isinstance(value, bool), "true or false")
+DIGEST = Kind(lambda value: isinstance(value, str) or (isinstance(value, Mapping) and are_texts([*value.values()])),
+              "a text, or a text by encoder")  # fmt: skip
+
+REPORT = {
+    "fdr_version": TEXT, "samples": TABLE, "reference": TABLE.or_nothing, "run": TABLE.or_nothing,
+    "warnings": TEXTS.or_nothing, "results": TABLES,
+}  # fmt: skip
+SAMPLES = {
+    "source": TEXT, "count": COUNT, "digest": TEXT.or_nothing, "policy": TABLE.or_nothing, "subset": TABLE.or_nothing,
+    "skipped": Kind(_are_skipped, "a list of {id, reason}"),
+    "left_out": Kind(_are_counts, "whole numbers of 1 or more by kind of file").or_nothing,
+    "labels_from": TEXT.or_nothing,
+}  # fmt: skip
+REFERENCE = {
+    "name": TEXT,
+    "source": Kind(lambda value: isinstance(value, str), "a text"),
+    "digest": DIGEST.or_nothing,
+    "count": COUNT.or_nothing,
+}
+RUN = dict.fromkeys(("encoders", "versions", "autoencoder", "ifid"), TABLE.or_nothing)
+RESULT = {
+    "metric": TEXT, "value": NUMBER, "encoder": TEXT.or_nothing, "output": TEXT.or_nothing, "count": COUNT,
+    "lower_is_better": FLAG, "signature": Kind(_is_signature, "a signature as fdr writes it"),
+    "stderr": SPREAD.or_nothing, "reference_count": COUNT.or_nothing, "k": COUNT.or_nothing,
+    "encoders": TEXTS.or_nothing, "interval": INTERVAL.or_nothing, "spec_hash": TEXT.or_nothing,
+    "details": TABLE.or_nothing, "notes": TEXTS.or_nothing,
+}  # fmt: skip
+
+
+def _check_fields(where: str, data: Mapping[str, Any], fields: Mapping[str, Kind]) -> Iterator[str]:
+    for name, kind in fields.items():
+        if name not in data and kind.is_required:
+            yield f"{where} has no {name}, which is {kind.words}"
+        elif name in data and not kind.holds(data[name]):
+            yield f"{name} of {where} is {shown(data[name])}, where {kind.words} is expected"
+
+
+def shown(value: Any) -> str:
+    """A value as errors quote it, cut when it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def schema_problems(data: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence per field that is missing or is not what it has to be; later parts are read only if earlier ones are
+    sound."""
+    found = list(_check_fields("the report", data, REPORT))
+    if found:
+        yield from found
+        return
+    yield from _check_fields("the samples", data["samples"], SAMPLES)
+    if data.get("reference") is not None:
+        yield from _check_fields("the reference", data["reference"], REFERENCE)
+    yield from _check_fields("the run", data.get("run") or {}, RUN)
+    if not data["results"]:
+        yield "results is an empty list, where a report has at least one number"
+    for index, row in enumerate(data["results"]):
+        metric, encoder = row.get("metric"), row.get("encoder")
+        named = isinstance(metric, str) and isinstance(encoder, str | None)
+        yield from _check_fields(result_key(metric, encoder) if named else f"result {index + 1}", row, RESULT)
+
+
+def result_key(metric: str, encoder: str | None) -> str:
+    """How one number is named in limits, baselines and outputs: "fd:inception", "is:adm:inception", "fdr_k"."""
+    return metric if encoder is None else f"{metric}:{encoder}"

@@ -1,0 +1,190 @@
+"""`fdr demo --train`: a weak one-step generator, post-trained with FD as the loss, measured before and after.
+
+What is measured: samples of noise that no training sees, quantised, against moments of images that no training sees, by
+the same `Evaluator` as `fdr eval` has. What trains: `fdr.training.train`, into a run folder like any other.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fdr.encoders import AbstractEncoder, EncoderOptions, load_encoders
+from fdr.errors import RunError
+from fdr.evaluation import Evaluator, save_images, write_reference
+from fdr.features import ExtractionOptions
+from fdr.generators import Generator, GeneratorSource, load_generator
+from fdr.images import ImageOptions, draw, open_images
+from fdr.reports import Report
+from fdr.runtime import atomic_path, resolve_device, write_atomically
+from fdr.training.demo_generator import SIDE, Pretraining, pretrain
+from fdr.training.grid import sheet
+from fdr.training.loop import train
+from fdr.training.options import RunOptions, TrainOptions
+from fdr.training.view import SilentView, View
+
+TRAINED = "random"
+PIXELS = "py:fdr.training.demo_generator:pixels"
+WATCHED = ("random:1", PIXELS)
+TRAIN_SEED, HELD_OUT_SEED, VALIDATION_SEED = 0, 1, 2
+"""Of `draw`."""
+EVALUATION_SEED = 1
+"""Of the noise that is measured; a run derives its own from (seed, use) by a hash."""
+TRAINING_SET, HELD_OUT_SET, WEIGHTS, RUN, HELD_OUT = (
+    "train.npz",
+    "held-out.npz",
+    "pretrained.safetensors",
+    "run",
+    "held-out",
+)
+GRID_SIZE, GRID_SCALE = 64, 2
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Sizes and rates of the demo. They are chosen for two cores and a few minutes, nothing else."""
+
+    train_count: int = 4096
+    held_out_count: int = 4096
+    sample_count: int = 2048
+    """Samples that are measured, and held-out images that FDr divides by."""
+    pretraining: Pretraining = field(default_factory=lambda: Pretraining(steps=300))
+    steps: int = 400
+    batch_size: int = 32
+    lr: float = 1e-4
+    population: str = "ema:0.9"
+    """A window of ten batches: short against the time in which the generator changes."""
+    least_factor: float = 3.0
+    """By which the FD of the trained encoder must fall; that of the others must fall at all."""
+
+
+@dataclass(frozen=True)
+class TrainingDemo:
+    """The reports before and after, and where the run is."""
+
+    before: Report
+    after: Report
+    num_parameters: int
+    run: Path
+    settings: TrainingSettings
+
+    def factor(self, encoder: str) -> float:
+        """FD before / FD after."""
+        return self.before["fd", encoder].value / self.after["fd", encoder].value
+
+    def check(self) -> None:
+        """Raise `RunError` when post-training did not do what the demo is there to show."""
+        for encoder in (TRAINED, *WATCHED):
+            least = self.settings.least_factor if encoder == TRAINED else 1.0
+            if not self.factor(encoder) > least:
+                before, after = (report["fd", encoder].value for report in (self.before, self.after))
+                raise RunError(
+                    f"The FD of {short_name(encoder)} went from {before:.4g} to {after:.4g}; it should have fallen by "
+                    f"more than a factor of {least:g}: please report this with the output of fdr env."
+                )
+
+
+def short_name(encoder: str) -> str:
+    """ "pixels" for the encoder that averages pixels."""
+    return "pixels" if encoder == PIXELS else encoder
+
+
+def run_training_demo(folder: Path, settings: TrainingSettings | None = None, view: View | None = None) -> TrainingDemo:
+    """Draw, pretrain, measure, post-train, measure; what an earlier call in `folder` finished is not done again."""
+    chosen, shown = settings or TrainingSettings(), view or SilentView()
+    _draw(folder, chosen, shown)
+    encoders = load_encoders([TRAINED, *WATCHED], EncoderOptions(progress=shown))
+    extraction = ExtractionOptions(progress=shown)
+    _write_references(folder, encoders, extraction)
+    evaluator = Evaluator(
+        encoders,
+        folder / HELD_OUT,
+        "fd",
+        image_options=ImageOptions(),
+        encoder_options=EncoderOptions(progress=shown),
+        extraction_options=extraction,
+    )
+    weights = _pretrained(folder, chosen, shown)
+    weak = load_generator(weights, arch="fdr.training.demo_generator:Decoder")
+    before = evaluator.evaluate_source(_samples(weak, chosen))
+    run = folder / RUN
+    train(_train_options(folder, chosen), run, RunOptions(checkpoint_every=100, grid_every=chosen.steps), view=shown)
+    after = evaluator.evaluate_source(_samples(load_generator(run), chosen))
+    _save_grids(folder, chosen.steps)
+    return TrainingDemo(before, after, sum(p.numel() for p in weak.parameters()), run, chosen)
+
+
+def _draw(folder: Path, settings: TrainingSettings, view: View) -> None:
+    """The images to train on, and those to measure against; `validation.npz` gives FDr its denominator."""
+    sets = {
+        HELD_OUT_SET: (HELD_OUT_SEED, settings.held_out_count),
+        TRAINING_SET: (TRAIN_SEED, settings.train_count),
+        "validation.npz": (VALIDATION_SEED, settings.sample_count),
+    }
+    with view.task("Drawing", len(sets), "sets") as task:
+        for name, (seed, count) in sets.items():
+            save_images(folder / name, np.stack([draw(seed, index, SIDE) for index in range(count)]))
+            task.advance()
+
+
+def _write_references(folder: Path, encoders: list[AbstractEncoder], options: ExtractionOptions) -> None:
+    """Moments to train towards, of `train.npz`, and others to measure against, of `held-out.npz`."""
+    seen = [encoder for encoder in encoders if encoder.spec.name != WATCHED[0]]
+    write_reference(open_images(folder / TRAINING_SET), seen, folder / "train", options=options)
+    held_out, validation = open_images(folder / HELD_OUT_SET), open_images(folder / "validation.npz")
+    write_reference(held_out, encoders, folder / HELD_OUT, validation=validation, options=options)
+
+
+def _pretrained(folder: Path, settings: TrainingSettings, view: View) -> Path:
+    """The weights of the weak generator; those of an earlier call are taken when they were made in the same way."""
+    from safetensors import safe_open
+    from safetensors.torch import save
+
+    path, options = folder / WEIGHTS, settings.pretraining
+    made_by = {"pretraining": json.dumps({**asdict(options), "images": settings.train_count}, sort_keys=True)}
+    if path.is_file():
+        with safe_open(path, "pt") as file:
+            if file.metadata() == made_by:
+                return path
+    images = np.load(folder / TRAINING_SET, allow_pickle=False)["arr_0"]
+    decoder = pretrain(images, options, resolve_device(None), view)
+    state = {name: tensor.contiguous() for name, tensor in decoder.state_dict().items()}
+    write_atomically(path, save(state, metadata=made_by))
+    return path
+
+
+def _train_options(folder: Path, settings: TrainingSettings) -> TrainOptions:
+    """FD-loss on `random`, watched on pixels, which cost nothing."""
+    return TrainOptions(
+        gen=str(folder / WEIGHTS),
+        arch="fdr.training.demo_generator:Decoder",
+        reps=(TRAINED,),
+        monitor=(PIXELS,),
+        reference=str(folder / "train"),
+        population=settings.population,
+        fill=settings.sample_count,
+        gradient="unit",
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        lr=settings.lr,
+        ema_kimg=(),
+    )
+
+
+def _samples(generator: Generator, settings: TrainingSettings) -> GeneratorSource:
+    return GeneratorSource(generator, settings.sample_count, seed=EVALUATION_SEED)
+
+
+def _save_grids(folder: Path, steps: int) -> None:
+    """`before-after.png`: the run's grids of the first step and the last, of the same latents, and held-out images."""
+    from PIL import Image
+
+    grids = [np.asarray(Image.open(folder / RUN / "grids" / f"step-{step:08d}.png")) for step in (0, steps)]
+    grids.append(sheet(np.load(folder / HELD_OUT_SET, allow_pickle=False)["arr_0"][:GRID_SIZE]))
+    margin = np.full((grids[0].shape[0], 8, 3), 255, np.uint8)
+    whole = np.concatenate([grids[0], margin, grids[1], margin, grids[2]], axis=1)
+    with atomic_path(folder / "before-after.png") as temporary:
+        Image.fromarray(whole.repeat(GRID_SCALE, 0).repeat(GRID_SCALE, 1)).save(temporary, format="PNG")

@@ -1,0 +1,164 @@
+"""The files of an autoencoder of diffusers, in a folder or of a repository of the hub, and the model that they make."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fdr.errors import InputError, WeightsError
+from fdr.weights.files import FoundWeights, WeightsFile, resolve
+from fdr.weights.hub import file_in, read_json, shards_of
+from fdr.weights.libraries import first_line, load_library, quiet
+from fdr.weights.options import WeightOptions
+
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+_REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)(@[\w./-]+)?")
+_WHAT = ("files of autoencoder", "file of autoencoder")
+
+
+@dataclass(frozen=True)
+class DiffusersModel:
+    """A model with `encode` and `decode`, in eval mode on the CPU; its parameters want no gradient."""
+
+    model: torch.nn.Module
+    class_name: str
+    weights_digest: str
+    config_digest: str
+
+
+@dataclass(frozen=True)
+class _Files:
+    config: Path
+    facts: Mapping[str, Any]
+    """What config.json says."""
+    weights: FoundWeights
+    shards: tuple[Path, ...]
+    digest: str
+
+
+def is_repository(name: str) -> bool:
+    """True for "owner/name", "owner/name/folder", each with "@revision" or without."""
+    return _REPOSITORY.fullmatch(name) is not None
+
+
+def folder_of(path: Path) -> Path | None:
+    """The folder with config.json: `path`, or the autoencoder of the whole pipeline that is in it; None without one."""
+    return next((folder for folder in (path, path / "vae") if (folder / CONFIG).is_file()), None)
+
+
+def load_model(name: str, folder: Path | None, options: WeightOptions) -> DiffusersModel:
+    """The model in `folder`, or of the repository `name`: its class by config.json, its weights by .safetensors.
+
+    Files are searched as those of encoders are, the network last; `options.weights` takes the place of the weights.
+    Raises `InputError` without diffusers, and for a class that is no autoencoder; `WeightsError` for files that are
+    missing, damaged or do not fit.
+    """
+    diffusers = load_library("diffusers", name, "Autoencoder")  # before anything is fetched
+    files = _find(name, folder, options)
+    facts = {key: value for key, value in files.facts.items() if not key.startswith("_")}
+    class_name = str(files.facts.get("_class_name", ""))
+    model = _build(diffusers, name, class_name, files)
+    config = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return DiffusersModel(model, class_name, files.digest, config)
+
+
+def _find(name: str, folder: Path | None, options: WeightOptions) -> _Files:
+    described = replace(options, weights=None)
+    asked_by = f"Autoencoder {name!r}"
+
+    def find(file: WeightsFile, how: WeightOptions = described) -> FoundWeights:
+        return resolve(replace(file, what=_WHAT), how, name)
+
+    config = find(_file(name, folder, CONFIG)).path
+    weights_file = replace(_file(name, folder, WEIGHTS), others=(replace(_file(name, folder, INDEX), what=_WHAT),))
+    weights = find(weights_file, options)
+    shards, digest = shards_of(weights, lambda part: find(_file(name, folder, part)), asked_by)
+    for shard in shards:
+        if shard.suffix != ".safetensors":
+            raise WeightsError(f"{asked_by}: {str(shard)!r} is no .safetensors file, and no other is read; convert it.")
+    return _Files(config, read_json(config, asked_by), weights, shards, digest)
+
+
+def _file(name: str, folder: Path | None, file: str) -> WeightsFile:
+    if folder is not None:
+        return WeightsFile(str(folder.absolute() / file))
+    match = _REPOSITORY.fullmatch(name)
+    assert match is not None
+    repository, inside, revision = match.groups()
+    return file_in(f"{repository}{revision or ''}", f"{inside.removeprefix('/')}/{file}".removeprefix("/"))
+
+
+def _build(diffusers: Any, name: str, class_name: str, files: _Files) -> torch.nn.Module:
+    kind = getattr(diffusers, class_name, None)
+    is_model = isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin)
+    if not (is_model and hasattr(kind, "encode") and hasattr(kind, "decode")):
+        raise InputError(
+            f"Autoencoder {name!r}: config.json describes a {class_name or 'model without _class_name'}, which is no "
+            f"autoencoder of diffusers {diffusers.__version__}; name the folder of one, such as OWNER/NAME/vae."
+        )
+    with _one_folder(files) as folder, _silence(diffusers):
+        try:
+            model, info = kind.from_pretrained(  # type: ignore[union-attr]
+                folder,
+                torch_dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                low_cpu_mem_usage=False,
+                output_loading_info=True,
+            )
+        except Exception as error:  # sizes that do not agree, fields it does not know, a damaged file
+            raise _misfit(name, class_name, files, f"{type(error).__name__}: {first_line(error)}") from error
+    wrong = [*info["missing_keys"], *info["unexpected_keys"], *(str(item[0]) for item in info["mismatched_keys"])]
+    if wrong:
+        raise _misfit(name, class_name, files, f"{len(wrong)} names do not agree, {min(wrong)} among them")
+    return model.eval().requires_grad_(False)
+
+
+def _misfit(name: str, class_name: str, files: _Files, why: str) -> WeightsError:
+    return WeightsError(
+        f"{str(files.weights.path)!r} does not fit autoencoder {name!r}, an {class_name} by config.json ({why})"
+        "; fetch the files of one repository again."
+    )
+
+
+@contextlib.contextmanager
+def _one_folder(files: _Files) -> Iterator[Path]:
+    """The files side by side under the names that diffusers looks for, wherever they were found."""
+    with tempfile.TemporaryDirectory(prefix="fdr-") as temporary:
+        folder = Path(temporary)
+        names = {CONFIG: files.config}
+        if files.weights.path in files.shards:
+            names[WEIGHTS] = files.weights.path
+        else:
+            names |= {INDEX: files.weights.path} | {path.name: path for path in files.shards}
+        for file, path in names.items():
+            try:
+                (folder / file).symlink_to(path.absolute())
+            except OSError:  # a system without links
+                shutil.copyfile(path, folder / file)
+        yield folder
+
+
+@contextlib.contextmanager
+def _silence(diffusers: Any) -> Iterator[None]:
+    """No bars and no report; what they would say is checked and told by us."""
+    bars = diffusers.utils.logging
+    was_shown = bars.is_progress_bar_enabled() if hasattr(bars, "is_progress_bar_enabled") else False
+    bars.disable_progress_bar()
+    try:
+        with quiet("diffusers"):
+            yield
+    finally:
+        if was_shown:
+            bars.enable_progress_bar()

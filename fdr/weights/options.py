@@ -1,0 +1,21 @@
+"""Where weight files are looked for, and whether they may be fetched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fdr.runtime import Progress, SilentProgress
+
+
+@dataclass(frozen=True)
+class WeightOptions:
+    """How the files of a network are found; the defaults here are the only ones."""
+
+    weights: Path | None = None
+    """A weight file to use as it is; None searches the usual places and fetches."""
+    weights_dir: Path | None = None
+    """The folder that is searched first, and that takes what is fetched."""
+    offline: bool | None = None
+    """True never touches the network; None does what the environment says."""
+    progress: Progress = field(default_factory=SilentProgress)

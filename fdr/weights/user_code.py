@@ -1,0 +1,48 @@
+"""Code that a user names: a module and a factory in it, and what identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fdr.errors import InputError, unknown
+from fdr.weights.libraries import first_line
+
+
+def find_factory(module_name: str, factory_name: str, asked_by: str) -> Callable[..., Any]:
+    """The callable of that name. Raises `InputError` for a module that fails, and for another name."""
+    module = import_named(module_name, asked_by)
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        choices = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise unknown(f"factory of module {module_name}", factory_name, choices, f"Asked for by {asked_by}.")
+    return factory
+
+
+def source_digest(factory: Callable[..., Any]) -> str:
+    """sha256 of the file that a factory is in; of nothing where it is in none."""
+    file = getattr(sys.modules.get(getattr(factory, "__module__", "")), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes() if file and os.path.isfile(file) else b"").hexdigest()
+
+
+def import_named(module: str, asked_by: str) -> ModuleType:
+    """The module that a user named, from the current folder too, as `python -m` has it.
+
+    Raises `InputError` for whatever its import raises, beginning with `asked_by`.
+    """
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # what a user's module raises at import is anything
+        raise InputError(
+            f"{asked_by}: importing {module!r} failed with {type(error).__name__}: {first_line(error)}; it is "
+            "looked for in the current folder and among the installed packages."
+        ) from error

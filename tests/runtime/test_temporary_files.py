@@ -1,0 +1,126 @@
+"""Files as every command writes them: long names, what a killed process leaves, file systems without locks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import Timeout
+
+from fdr.errors import InputError, RunError
+from fdr.runtime import atomic_path, beside, check_writable, locked_file, write_atomically
+from fdr.runtime import locks as _atomic
+from fdr.runtime import temporary as _temporary
+from fdr.runtime.temporary import HOST, temporary_path
+from fdr.training.folder import locked
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.json", "n" * 250 + ".json", "é" * 125 + ".json", "n" * 251 + ".npz", "漢" * 85, os.fsdecode(b"\xff" * 250)],
+)
+def test_a_name_of_any_length_is_written(tmp_path: Path, name: str) -> None:
+    write_atomically(tmp_path / name, "text")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "text"
+    for path in (temporary_path(tmp_path / name), beside(tmp_path / name, ".parts")):
+        assert len(os.fsencode(path.name)) <= max(len(os.fsencode(name)), 120)
+
+
+def test_names_cut_to_the_same_length_stay_different(tmp_path: Path) -> None:
+    first, second = (beside(tmp_path / f"{'n' * 254}{end}", ".parts").name for end in "ab")
+    assert first != second
+    assert first == f".{'n' * 240}{hashlib.sha256(b'n' * 254 + b'a').hexdigest()[:8]}.parts"
+    assert beside(tmp_path / "out.npz", ".parts") == tmp_path / ".out.npz.parts"
+
+
+def test_a_name_that_is_too_long_is_an_error_of_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="File name too long"):
+        check_writable(tmp_path / ("n" * 256))
+    with pytest.raises(InputError, match="File name too long"):
+        write_atomically(tmp_path / ("n" * 256), b"")
+
+
+def test_a_written_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "a", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_a_killed_process_was_writing_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_temporary, "_SWEPT", set())
+    program = "import os, sys; from pathlib import Path; from fdr.runtime.files import atomic_path\n"
+    program += "with atomic_path(Path(sys.argv[1])): os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", program, tmp_path / "out.json"], check=False).returncode == 9
+    (left,) = tmp_path.iterdir()
+    young, others = tmp_path / f"{left.name.replace('out', 'young')}", tmp_path / left.name.replace(HOST, "elsewhere")
+    mine, foreign = temporary_path(tmp_path / "other.json"), tmp_path / ".download.1a2b3c4d.tmp"
+    for path in (young, others, mine, foreign):
+        path.write_bytes(b"")
+    for path in (left, others, mine, foreign):
+        os.utime(path, (time.time() - 120,) * 2)
+    write_atomically(tmp_path / "out.json", b"new")
+    assert set(tmp_path.iterdir()) == {tmp_path / "out.json", young, others, mine, foreign}
+
+
+def without_flock(*_: object) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def test_locks_where_the_file_system_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", without_flock)
+    with locked_file(tmp_path / ".lock"):
+        assert (tmp_path / ".lock.held").exists()
+        with pytest.raises(Timeout), locked_file(tmp_path / ".lock", blocking=False):
+            pass
+    assert not (tmp_path / ".lock.held").exists()
+    with locked_file(tmp_path / ".lock", blocking=False):
+        pass
+
+
+def test_a_run_folder_where_the_file_system_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", without_flock)
+    run, sentence = tmp_path / "run", r"Another process is training.*\(if none is, remove .*run/\.lock\.held\)"
+    with locked(run), pytest.raises(InputError, match=sentence), locked(run):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_a_run_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def mkdir(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(InputError, match=f"Cannot write .*run': {os.strerror(code)}"), locked(tmp_path / "run"):
+        pass
+    with pytest.raises(InputError, match=os.strerror(code)), atomic_path(tmp_path / "a" / "b"):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\0", "wörter".encode(), b"", b"host." + b"9" * 40])
+def test_a_lock_file_of_any_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(_atomic, "fcntl", None)
+    (tmp_path / "lock.held").write_bytes(content)
+    with pytest.raises(RunError, match="Another process has held"), _atomic.folder_lock(tmp_path, timeout=0.02):
+        pass
+    os.utime(tmp_path / "lock.held", (0, 0))
+    with _atomic.folder_lock(tmp_path, timeout=1):
+        assert (tmp_path / "lock.held").read_bytes().startswith(HOST.encode())
+    assert not (tmp_path / "lock.held").exists()
+
+
+def test_a_folder_in_place_of_a_lock_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_atomic, "fcntl", None)
+    (tmp_path / "lock.held").mkdir()
+    with pytest.raises(RunError, match="Another process has held"), _atomic.folder_lock(tmp_path, timeout=0.02):
+        pass

@@ -1,0 +1,105 @@
+"""Weight files are found without the network and identified by digest; what is missing is one sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+
+import pytest
+from weight_worlds import DIGEST, hub_entry, put, weights_file
+
+from fdr.encoders import EncoderOptions
+from fdr.encoders.catalogue import INCEPTION_WEIGHTS, timm_weights
+from fdr.errors import FdrWarning, WeightsError
+from fdr.weights import find, resolve
+
+pytestmark = pytest.mark.usefixtures("places")
+
+
+def test_the_first_place_wins(places, monkeypatch):
+    monkeypatch.setenv("FDR_WEIGHTS", str(places / "env"))
+    assert find(weights_file(), places / "dir") is None
+    for folder in ("torch/hub/checkpoints", "cache/weights", "env", "dir"):
+        path = put(places / folder, "w.pth")
+        assert find(weights_file(), places / "dir") == path
+
+
+def test_an_alias_is_found(places):
+    path = put(places / "cache/weights", "other-w.pth")
+    assert find(weights_file()) == path
+
+
+@pytest.mark.parametrize("name", ["net.a.safetensors", "net.a.pth", "net.a.bin", "timm--net.a/model.safetensors"])
+def test_timm_files_are_found_under_each_documented_name(places, name):
+    path = put(places / "dir", name)
+    assert find(timm_weights("net.a"), places / "dir") == path
+
+
+def test_the_hub_cache_is_found_without_the_network(places, no_network):
+    path = hub_entry(places, "timm/net.a", "model.safetensors")
+    assert find(timm_weights("net.a")) == path
+    found = resolve(timm_weights("net.a"), EncoderOptions(), "dinov2")
+    assert (found.path, found.sha256, found.is_known) == (path, DIGEST, False)
+
+
+def test_finding_imports_no_torch(places):
+    code = (
+        "import sys; from fdr.encoders import registry, weights\n"
+        "[row.weights and weights.find(row.weights) for row in registry.list_encoders()]\n"
+        "assert not {'torch', 'timm', 'numpy'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_published_file_is_known(places):
+    path = put(places / "dir", "w.pth")
+    found = resolve(weights_file(), EncoderOptions(weights_dir=places / "dir"), "inception")
+    assert (found.path, found.sha256, found.is_known) == (path, DIGEST, True)
+
+
+def test_another_file_under_the_right_name_is_used_with_a_warning(places):
+    put(places / "dir", "w.pth", b"mine")
+    with pytest.warns(FdrWarning, match="not the published weight file of encoder 'inception'"):
+        found = resolve(weights_file(), EncoderOptions(weights_dir=places / "dir"), "inception")
+    assert not found.is_known
+    assert found.sha256 == hashlib.sha256(b"mine").hexdigest()
+
+
+def test_an_explicit_path_is_used_as_it_is_and_must_exist(places):
+    path = put(places, "anything.bin")
+    put(places / "cache/weights", "w.pth", b"other")
+    assert resolve(weights_file(), EncoderOptions(weights=path), "inception").path == path
+    with pytest.raises(WeightsError, match=r"of encoder 'inception': .*nope.pth does not exist"):
+        resolve(weights_file(), EncoderOptions(weights=places / "nope.pth"), "inception")
+    with pytest.raises(WeightsError, match="is a folder; name the weight file, or use weights_dir"):
+        resolve(weights_file(), EncoderOptions(weights=places), "inception")
+
+
+@pytest.mark.parametrize(
+    ("file", "parts"),
+    [
+        (INCEPTION_WEIGHTS, ("pt_inception-2015-12-05-6726825d.pth (96 MB)", "from https://github.com/mseitzer")),
+        (
+            timm_weights("net.a", 1_217_000_000),
+            ("model.safetensors (1,217 MB)", "timm/net.a/resolve/main", "net.a.saf"),
+        ),
+    ],
+)
+def test_offline_says_what_to_fetch_and_where_to_put_it_and_touches_no_network(places, no_network, file, parts):
+    with pytest.raises(WeightsError) as error:
+        resolve(file, EncoderOptions(offline=True), "x")
+    for part in (*parts, "the run is offline", str(places / "cache" / "weights"), "weights_dir"):
+        assert part in str(error.value)
+
+
+def test_a_named_folder_is_the_place_to_put_it(places):
+    with pytest.raises(WeightsError) as error:
+        resolve(INCEPTION_WEIGHTS, EncoderOptions(offline=True, weights_dir=places / "mine"), "x")
+    assert repr(str(places / "mine" / INCEPTION_WEIGHTS.filename)) in str(error.value)
+
+
+def test_the_environment_makes_it_offline(monkeypatch, no_network):
+    monkeypatch.setenv("FDR_OFFLINE", "1")
+    with pytest.raises(WeightsError, match="the run is offline"):
+        resolve(weights_file("http://127.0.0.1:9/w.pth"), EncoderOptions(), "x")
