@@ -108,7 +108,8 @@ def test_it_knows_the_digests_of_its_files(score, folder):
 def test_it_imports_neither_torchvision_nor_the_package(folder):
     code = (
         "import sys, warnings; warnings.simplefilter('ignore'); from pathlib import Path; "
-        "from fdr.metrics import load_lpips; from fdr.encoders.base import EncoderOptions; load_lpips(EncoderOptions(weights_dir="
+        "from fdr.metrics import load_lpips; from fdr.encoders import EncoderOptions; "
+        "load_lpips(EncoderOptions(weights_dir="
         f"Path({str(folder)!r}), offline=True)); print({{'torchvision', 'lpips', 'scipy'}} & set(sys.modules))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -1,8 +1,8 @@
 """Processes joined to one run: how they find each other, and how the failure of one ends all.
 
 The ranks of an evaluation exchange moments and words, never features, and do it through the CPU (gloo), so that the
-devices need no link to each other. `tensor_group.py` has those of a training program; torch.distributed is touched in these
-two files alone.
+devices need no link to each other. `tensor_group.py` has those of a training program; torch.distributed is touched in
+these two files alone.
 """
 
 from __future__ import annotations
