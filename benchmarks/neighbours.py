@@ -10,7 +10,7 @@ References are drawn shard by shard into one file, which the ways read: `gaussia
 own, one after the other, `--repeats` times in turn:
 
 - `product`: nothing but the matrix products of the search, in its precision, on data at hand;
-- `fdr`: the whole of `fdr.neighbour_search.nearest`: reading, products, candidates, exact distances;
+- `fdr`: the whole of `fdr.ifid.nearest`: reading, products, candidates, exact distances;
 - `fdr float32`: the same with a float32 product;
 - `batches`: all references normalised in memory, 25 queries at a time, their float32 costs to all of them, `topk`;
 - `matrix`: the same with all queries at once.

@@ -1,4 +1,4 @@
-"""Weight files: what one is, where it lies, which digest it has. `_fetch.py` fetches them, `_state_dict.py` reads them.
+"""Weight files: what one is, where it lies, which digest it has. `fetch.py` fetches them, `state_dict.py` reads them.
 
 Searched in this order, first match wins: `--weights-dir`, `$FDR_WEIGHTS`, our cache, torch.hub's checkpoints, the
 Hugging Face hub cache. Only then comes the network, and never with `--offline`.
