@@ -1,3 +1,6 @@
+from .adm_reference import check_adm_file as check_adm_file
+from .adm_reference import subset_of as subset_of
+from .adm_reference import write_adm_reference as write_adm_reference
 from .demo import REFERENCE_COUNT as REFERENCE_COUNT
 from .demo import SELF_CHECK_TOLERANCE as SELF_CHECK_TOLERANCE
 from .demo import contact_sheet as contact_sheet
@@ -11,12 +14,9 @@ from .measurement import measure as measure
 from .protocols import PROTOCOLS as PROTOCOLS
 from .protocols import check_is_free as check_is_free
 from .protocols import find_protocol as find_protocol
+from .reference_writer import check_reference_file as check_reference_file
+from .reference_writer import check_reference_folder as check_reference_folder
+from .reference_writer import write_reference as write_reference
+from .reference_writer import write_reference_file as write_reference_file
 from .results import ResultFacts as ResultFacts
 from .results import samples_facts as samples_facts
-from .write_adm_reference import check_adm_file as check_adm_file
-from .write_adm_reference import subset_of as subset_of
-from .write_adm_reference import write_adm_reference as write_adm_reference
-from .write_reference import check_reference_file as check_reference_file
-from .write_reference import check_reference_folder as check_reference_folder
-from .write_reference import write_reference as write_reference
-from .write_reference import write_reference_file as write_reference_file

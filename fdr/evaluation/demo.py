@@ -10,7 +10,7 @@ import numpy as np
 
 from fdr.encoders import AbstractEncoder, EncoderOptions, as_encoder
 from fdr.evaluation.evaluator import Evaluator
-from fdr.evaluation.write_reference import write_reference
+from fdr.evaluation.reference_writer import write_reference
 from fdr.features import ExtractionOptions
 from fdr.frechet import frechet_distance
 from fdr.images import ImageOptions, blurred, draw_set, noisy, open_images

@@ -37,7 +37,7 @@ class Later(datetime):
 
 
 def test_the_same_moments_have_one_digest_in_any_container(folder: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("fdr.evaluation.write_reference.datetime", Later)
+    monkeypatch.setattr("fdr.evaluation.reference_writer.datetime", Later)
     write_reference(open_images(REAL), [ENCODER], tmp_path / "later", file_format="npz")
     write_reference_file(open_images(REAL), ENCODER, tmp_path / "one.npz", name="x")
     write_reference_file(open_images(REAL), ENCODER, tmp_path / "one.h5")

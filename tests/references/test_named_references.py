@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import fdr.references.named
 import numpy as np
 import pytest
 from statistics_worlds import DIM, named, pair, write
@@ -18,6 +17,7 @@ from worlds import TinyEncoder
 
 import fdr.references.find
 import fdr.references.local_files
+import fdr.references.manifest
 from fdr.encoders import EncoderOptions, find_row
 from fdr.errors import FdrWarning, InputError, WeightsError
 from fdr.references import fetch, files_of, find_reference, references, registry, verify
@@ -91,7 +91,7 @@ class Places:
         url = f"http://127.0.0.1:{self.http.server_address[1]}/stats.npz"
         row = RegistryEncoder("toy-stats.npz", url, None, DIM, None, outputs=("spatial",))
         entry = RegistryEntry("toy:adm", "toys", "40 toys", 40, "made up", {"tiny": replace(row, **facts)}, 50_000)
-        for module in (fdr.references.named, fdr.references.find, fdr.references.local_files):
+        for module in (fdr.references.manifest, fdr.references.find, fdr.references.local_files):
             self.monkeypatch.setattr(module, "registry", lambda: {"toy:adm": entry, "toy": entry})
 
     @property

@@ -137,7 +137,7 @@ def test_the_command(demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
         (folder / demo_training.HELD_OUT_SET).touch()
         return failing
 
-    monkeypatch.setattr(demo_training, "run_training_demo", drawn_before)
+    monkeypatch.setattr("fdr.training.run_training_demo", drawn_before)
     monkeypatch.chdir(tmp_path)
     assert run(["demo", "--train", "-q"]) == 1
     shown = capsys.readouterr()

@@ -45,7 +45,7 @@ def test_the_hub_cache_is_found_without_the_network(places, no_network):
 
 def test_finding_imports_no_torch(places):
     code = (
-        "import sys; from fdr.encoders import registry, weights\n"
+        "import sys; from fdr import weights; from fdr.encoders import registry\n"
         "[row.weights and weights.find(row.weights) for row in registry.list_encoders()]\n"
         "assert not {'torch', 'timm', 'numpy'} & set(sys.modules), sorted(sys.modules)"
     )
