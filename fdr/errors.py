@@ -25,9 +25,10 @@ _RENAMED = {
     "vae-args": "arguments",
     "vae-weights": "weights",
     "gen": "path",
+    "transparency": "alpha",
 }
 _NAMES = """
-    reps ref metrics protocol count seed crop size alpha on-bad max-bad max-pixels quantize device dtype tf32
+    reps ref metrics protocol count seed crop size transparency on-bad max-bad max-pixels quantize device dtype tf32
     exact-order offline weights weights-dir cache no-cache moments-only batch-size num-workers encoder-batch-size
     gen arch arch-args ema noise-shape num-classes value-range labels num-images trust vae vae-args vae-weights mode
     top-k same-class memory compat no-clamp steps lr betas clip chunks weight-decay warmup-steps ema-kimg
@@ -35,7 +36,7 @@ _NAMES = """
 _ARGUMENTS = {name: _RENAMED.get(name, name.replace("-", "_")) for name in _NAMES.split()}
 """Options that are arguments in Python too, and their names there."""
 _WORDS_AS_VALUES = frozenset(
-    {"on-bad", "dtype", "device", "quantize", "crop", "alpha", "ema", "compat", "labels", "reps", "metrics"}
+    {"on-bad", "dtype", "device", "quantize", "crop", "transparency", "ema", "compat", "labels", "reps", "metrics"}
 )
 """Options whose next word in a sentence is a value, even in small letters."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from fdr.cli._config import apply_config, check_origins, spellings, tell_origins
+from fdr.cli._help import write_options
 from fdr.cli._outputs import check_outputs
 from fdr.metrics import peer_name
 from fdr.runtime import synonyms
@@ -61,6 +62,9 @@ class Command(click.Command):
     def measures(self, ctx: click.Context) -> bool:
         """False where nothing runs that the configuration could name."""
         return True
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_options(self, ctx, formatter)
 
     def _given(self, ctx: click.Context, args: list[str]) -> Mapping[str, Any]:
         """All values of the command line by parameter, where click would keep the last of an option."""

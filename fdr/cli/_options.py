@@ -70,12 +70,14 @@ crop = stack(
     ),
     click.option("--size", type=int, metavar="PX", help="Side after the crop; without a crop, a squash resize."),
 )
-ALPHA = {
-    "type": click.Choice(["drop", "white", "black"]),
-    "default": "drop",
-    "show_default": True,
-    "help": "Transparency: dropped as other tools do, or composited on a colour.",
-}
+transparency = click.option(
+    "--transparency",
+    type=click.Choice(["drop", "white", "black"]),
+    default="drop",
+    show_default=True,
+    help="What to do with transparent pixels: drop ignores the alpha channel, as other tools do; white and black put "
+    "the image on a background of that colour.",
+)
 bad_images = stack(
     click.option(
         "--on-bad",
@@ -100,7 +102,7 @@ bad_images = stack(
         help="Images of more pixels count as unreadable: a small file may claim any size.",
     ),
 )
-images = stack(subset, crop, click.option("--alpha", **ALPHA), bad_images)  # type: ignore[arg-type]
+images = stack(subset, crop, transparency, bad_images)
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 gpus = click.option(
     "--gpus",
@@ -222,7 +224,7 @@ def library_options(
     seed: int = 0,
     crop: str,
     size: int | None,
-    alpha: str,
+    transparency: str,
     on_bad: str,
     max_bad: float,
     max_pixels: int,
@@ -261,7 +263,7 @@ def library_options(
             seed=seed,
             crop=crop,
             size=size,
-            alpha=alpha,
+            alpha=transparency,
             on_bad=on_bad,
             max_bad=max_bad,
             max_pixels=max_pixels,

@@ -63,7 +63,7 @@ _sets = _options.stack(
         help="Of subsets, of posterior samples and of the draw of neighbours.",
     ),
     _options.crop,
-    click.option("--transparency", **_options.ALPHA),  # type: ignore[arg-type]
+    _options.transparency,
     _options.bad_images,
 )
 _pairing = _options.stack(
@@ -213,7 +213,6 @@ def _prepared(
     compat: str | None,
     latent_dtype: str,
     memory: int,
-    transparency: str,
     vae: str,
     vae_weights: Path | None,
     vae_args: tuple[str, ...],
@@ -243,9 +242,7 @@ def _prepared(
         lpips=lpips,
         compat=compat,
     )
-    setup = _options.library_options(
-        progress, group=group, alpha=transparency, exact_order=False, moments_only=False, **shared
-    )
+    setup = _options.library_options(progress, group=group, exact_order=False, moments_only=False, **shared)
     queries, others = open_sets(images, neighbours, setup.image_options, neighbour_count)
     autoencoder = _autoencoder(vae, vae_weights, vae_args, posterior, value_range, options.seed, setup.encoder_options)
     setup.check_files(reps, None, dry_run)

@@ -29,6 +29,51 @@ def test_every_command_has_help_with_an_example(fdr_command, name: str) -> None:
     assert all(option.help for option in command.params if isinstance(option, click.Option))
 
 
+def leaves() -> dict[str, click.Command]:
+    """Every command that runs something, by what is typed after fdr."""
+    found = {}
+    for name in COMMANDS:
+        command = cli.get_command(None, name)  # type: ignore[arg-type]
+        inner = command.commands if isinstance(command, click.Group) else {}
+        found |= {f"{name} {one}": leaf for one, leaf in inner.items()} or {name: command}
+    return found
+
+
+def options_of(command: click.Command) -> list[click.Option]:
+    return [one for one in command.params if isinstance(one, click.Option)]
+
+
+def help_of(name: str, command: click.Command) -> str:
+    return command.get_help(click.Context(command, info_name=f"fdr {name}", terminal_width=80))
+
+
+def test_help_shows_every_option_once_and_long_lists_under_headings() -> None:
+    for name, command in leaves().items():
+        heading, placed = "", {}
+        for line in help_of(name, command).partition("\n  Example")[0].splitlines():
+            heading = line if re.fullmatch(r"[A-Z][a-z ]+:", line) else heading
+            found = re.match(r"  (?:-\w, )?--([a-z0-9-]+)", line)
+            if found and heading:
+                assert found[1] not in placed, (name, found[1])
+                placed[found[1]] = heading
+        assert set(placed) == {option.opts[-1][2:] for option in options_of(command)} | {"help"}, name
+        without_theme = {option for option, at in placed.items() if at == "General:"}
+        assert without_theme <= {"dry-run", "quiet", "trust", "help"}, (name, without_theme)
+        assert len(set(placed.values())) > 1 or len(placed) <= 11, name
+
+
+def test_the_first_screen_of_eval_has_what_most_people_need() -> None:
+    screen = help_of("eval", leaves()["eval"]).splitlines()[:40]
+    for option in ("--gen", "--count", "--ref", "--reps", "--metrics", "--json"):
+        assert any(re.match(rf"  {option}\b", line) for line in screen), option
+
+
+def test_an_option_of_several_commands_has_one_spelling() -> None:
+    for name in ("eval", "check", "stats", "ifid"):
+        (option,) = (one for one in options_of(leaves()[name]) if "--transparency" in one.opts)
+        assert option.type.choices == ("drop", "white", "black"), name  # type: ignore[attr-defined]
+
+
 def test_shared_options_are_spelled_once() -> None:
     shared = {"device", "batch-size", "num-workers", "dtype", "seed", "count", "cache", "no-cache", "offline"}
     shared |= {"weights-dir", "json", "quiet"}

@@ -15,6 +15,7 @@ from fdr.errors import FdrWarning, InputError, command_line
         ("it needs a size (--size S): the side", "it needs a size (size=S): the side"),
         ("give --ref images, or make one with fdr stats IMAGES --reps x -o y.",
          "give reference images, or make one with fdr stats IMAGES --reps x -o y."),
+        ("see --transparency white.", "see alpha='white'."),
         ("use --dtype float32.", "use dtype='float32'."),
         ("pass --cache DIR, or --no-cache.", "pass cache=DIR, or no_cache."),
         ("was started with --lr 0.01, not 1", "was started with lr=0.01, not 1"),

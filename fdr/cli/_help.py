@@ -1,0 +1,84 @@
+"""How `--help` groups the options of a command: by theme, and the common ones first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+MOST_WITHOUT_THEMES = 11
+"""A command with more options than this has headings in its help; a shorter list is read at a glance."""
+REST = "General"
+"""The heading of the options that no theme names."""
+THEMES = {
+    "Samples": "gen num-images images neighbours count neighbour-count seed",
+    "Reference and metrics": "ref reps val metrics protocol audit",
+    "Output": "report json csv markdown junit openmetrics picture no-annotations name format",
+    "Images": "size crop transparency on-bad max-bad max-pixels",
+    "Speed and devices": "device gpus batch-size num-workers dtype tf32 exact-order",
+    "Encoders and weights": "offline weights-dir weights",
+    "Generator": "labels arch arch-args ema noise-shape num-classes value-range",
+    "Cache": "cache no-cache moments-only",
+    REST: "dry-run quiet trust help",
+}
+"""The options under each heading, in the order in which help shows them."""
+THEMES_OF = {
+    "check": {
+        "Limits and baseline": "max min baseline tolerance allow allow-missing inconclusive update-baseline force",
+    },
+    "ifid": {
+        "Autoencoder": "vae vae-weights vae-args posterior value-range",
+        "Samples": "",
+        "Encoders and metrics": "reps lpips compat",
+        "Interpolation": "alpha mode top-k same-class",
+        "Output": "",
+        "Images": "",
+        "Decoding": "quantize no-clamp",
+        "Speed and devices": "device gpus batch-size num-workers dtype tf32 latent-dtype memory",
+    },
+    "sample": {"Samples": "gen num-images out labels seed"},
+    "stats": {"Output": "out name format num-images json"},
+    "train": {
+        "Run": "gen out resume",
+        "Loss": "ref reps monitor population fill eps gradient solver",
+        "Optimization": "steps batch-size lr warmup-steps betas weight-decay clip ema-kimg seed max-skipped",
+        "Evaluation": "eval-every eval-images",
+        "Logs and checkpoints": "log-every checkpoint-every keep milestone-every grid-every grid-size tensorboard "
+        "wandb",
+        "Speed and devices": "device gpus dtype encoder-dtype tf32 chunks encoder-batch-size",
+    },
+}
+"""The headings of single commands; they come before the others, and an option stands under the first that names it."""
+
+
+def write_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    """Write the options of a command, under headings where there are many."""
+    records = {}
+    for parameter in command.get_params(ctx):
+        record = parameter.get_help_record(ctx)
+        if record is not None:
+            records[parameter.opts[-1].lstrip("-")] = record
+    if len(records) <= MOST_WITHOUT_THEMES:
+        _write(formatter, "Options", records)
+        return
+    for theme, names in _themes(command.name or "", records).items():
+        _write(formatter, theme, {name: records[name] for name in names})
+
+
+def _write(formatter: click.HelpFormatter, heading: str, records: Mapping[str, Any]) -> None:
+    if records:
+        with formatter.section(heading):
+            formatter.write_dl(list(records.values()), col_max=26)
+
+
+def _themes(command: str, names: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The headings in order, each with those of `names` that stand under it."""
+    themes: dict[str, list[str]] = {}
+    left = list(names)
+    for theme, text in (*THEMES_OF.get(command, {}).items(), *THEMES.items()):
+        found = [name for name in text.split() if name in left]
+        themes[theme] = themes.get(theme, []) + found
+        left = [name for name in left if name not in found]
+    themes[REST] += left
+    return themes
