@@ -15,8 +15,10 @@ MAX_NEGATIVE = 1e-6
 """Negative eigenvalues up to this share of the largest are rounding (of float32 statistics at worst)."""
 BLOCK = 64
 """Columns that `pivoted_factor` updates by one matrix product; 32 to 128 take the same time."""
-PIVOT_SHARE = 0.25
-"""A pivot is at least this share of the largest variance left: smaller ones cost digits, larger ones short blocks."""
+PIVOT_SHARE = 0.9
+"""A pivot is at least this share of the largest variance left. Smaller shares cost digits, and 1 makes short blocks."""
+MAX_RESIDUAL = 10
+"""How many times `rounding_of` the residual of a factor may be; white features of N = D / 2 come to 0.6."""
 MIN_GAP = 1e4
 """How far the smallest pivot must lie above what is left for the rank to be beyond doubt."""
 
@@ -121,7 +123,7 @@ def pivoted_factor(sigma: np.ndarray) -> np.ndarray | None:
     factor, left, smallest = _eliminated(scaled, floor)
     rest = scaled[np.ix_(left, left)] - factor[:, left].T @ factor[:, left]
     residual = float(np.linalg.norm(rest))
-    sure = residual <= floor and smallest >= MIN_GAP * max(residual, floor / len(sigma))
+    sure = residual <= MAX_RESIDUAL * floor and smallest >= MIN_GAP * max(residual, floor / len(sigma))
     return np.ldexp(factor.T, exponent) if sure else None
 
 

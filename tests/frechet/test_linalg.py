@@ -61,6 +61,11 @@ def test_the_pivoted_factor_declines_where_the_rank_is_in_doubt(spectrum: np.nda
     assert linalg.pivoted_factor(tensor((covariance + covariance.T) / 2)) is None
 
 
+def test_the_pivoted_factor_takes_a_white_spectrum_whose_residual_is_largest() -> None:
+    x, y = np.random.default_rng(0).standard_normal((2, 300, 600))
+    assert all(linalg.pivoted_factor(tensor(np.cov(z, rowvar=False))) is not None for z in (x, y))
+
+
 def test_the_pivoted_factor_declines_a_singular_covariance_that_was_rounded_to_float32() -> None:
     covariance = np.cov(np.random.default_rng(0).standard_normal((30, 90)), rowvar=False)
     assert linalg.pivoted_factor(tensor(covariance.astype(np.float32).astype(np.float64))) is None
