@@ -41,7 +41,16 @@ def test_inception_runs_without_the_libraries_of_other_encoders(tmp_path: Path) 
     options = ["--weights", f"inception={weights}", "--quiet"]
     modules = imports_of("eval", samples, "--ref", real, "--reps", "inception", *options, cwd=tmp_path)
     assert "torch" in modules
-    assert not modules & {"torchvision", "timm", "open_clip", "transformers", "scipy", "huggingface_hub", "pandas"}
+    assert not modules & {
+        "torchvision",
+        "timm",
+        "open_clip",
+        "transformers",
+        "scipy",
+        "huggingface_hub",
+        "pandas",
+        "sympy",
+    }
 
 
 def test_random_needs_no_more_than_torch(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from fdr.encoders.catalogue import ROWS, TF128, EncoderRow
 from fdr.encoders.inception_network import FoldedInception, InceptionNetwork
 from fdr.encoders.resize import HOST_RESIZES, RESIZES
 from fdr.errors import InputError, unknown
-from fdr.weights import FoundWeights, load_into, load_state_dict, resolve
+from fdr.weights import FoundWeights, load_into, load_state_dict, resolve, to_memory
 
 _ROWS = {row.name: row for row in ROWS if row.family == "inception"}
 
@@ -43,7 +43,8 @@ def _empty_network() -> InceptionNetwork:
     """Uninitialised, since a file fills it; the global random state stays as it is."""
     with torch.device("meta"):
         network = InceptionNetwork()
-    return network.to_empty(device="cpu").eval().requires_grad_(False)
+    to_memory(network, "cpu")
+    return network.eval().requires_grad_(False)
 
 
 def _spec(row: EncoderRow, options: EncoderOptions, found: FoundWeights) -> EncoderSpec:

@@ -180,7 +180,8 @@ def _build(row: EncoderRow, timm: ModuleType, device: torch.device) -> tuple[Any
     with torch.device("meta"):  # drawing 300 million random numbers that the file replaces takes seconds
         model = timm.create_model(row.model, pretrained=False, **settings)
     recorded = {key: str(value).lower() for key, value in settings.items() if key != "num_classes"}
-    return model.to_empty(device=device), tuple(sorted({**recorded, **dict(row.extra)}.items()))
+    weight_files.to_memory(model, device)
+    return model, tuple(sorted({**recorded, **dict(row.extra)}.items()))
 
 
 def _settings(row: EncoderRow) -> dict[str, int | bool]:

@@ -29,6 +29,7 @@ from .libraries import quiet as quiet
 from .lpips_weights import lpips_files as lpips_files
 from .options import WeightOptions as WeightOptions
 from .sidecar import read_sidecar as read_sidecar
+from .state_dict import to_memory as to_memory
 from .torch_export import load_export as load_export
 from .torchscript import archive_state as archive_state
 from .torchscript import is_archive as is_archive

@@ -57,6 +57,16 @@ def load_into(module: torch.nn.Module, state_dict: Mapping[str, Tensor], path: P
         )
 
 
+def to_memory(module: torch.nn.Module, device: torch.device | str) -> None:
+    """Give the tensors of a module that was made on the meta device memory on `device`, for a file to fill.
+
+    As `Module.to_empty`, but that imports sympy, which takes as long as ten images.
+    """
+    import torch
+
+    module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
+
+
 def copy_state(module: torch.nn.Module, state_dict: Mapping[str, Tensor]) -> str:
     """Copy `state_dict` into `module` where every name and shape agrees; else copy nothing and say what does not.
 
