@@ -50,7 +50,7 @@ class _FoldedUnit(nn.Module):
         bn, conv = unit.bn, unit.conv
         assert bn.running_mean is not None and bn.running_var is not None
         scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)
-        weight = conv.weight.double() * scale[:, None, None, None]
+        weight = conv.weight.double().mul_(scale[:, None, None, None])
         self.weight = nn.Parameter(weight.float().contiguous(memory_format=torch.channels_last), requires_grad=False)
         bias = bn.bias.double() - bn.running_mean.double() * scale
         self.bias = nn.Parameter(bias.float(), requires_grad=False)

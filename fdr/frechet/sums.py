@@ -27,6 +27,8 @@ def chan_update(count: int, mean: Any, scatter: Any, rows: int, other_mean: Any,
     total = count + rows
     delta = other_mean - mean
     scatter += other
+    if count == 0:
+        return total, mean + delta
     scatter += delta[:, None] * (delta * (count * rows / total))[None, :]
     return total, mean + delta * (rows / total)
 
