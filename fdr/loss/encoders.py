@@ -1,4 +1,4 @@
-"""Encoders as a loss runs them: frozen, in their own precision, by chunks where asked, differentiated to the images."""
+"""Encoders inside a loss: frozen, in their own precision, in chunks where asked, with a gradient in the images."""
 
 from __future__ import annotations
 
@@ -18,17 +18,22 @@ from fdr.errors import FdrError, FdrWarning, InputError, RunError
 from fdr.runtime import described, is_out_of_memory
 
 LOW, HIGH = -0.5, 1.5
-"""Values outside are those of images in another range than [0, 1]; a generator may overshoot by less."""
+"""Values outside this interval suggest another range than [0, 1]. Widening it accepts more of a wrong range."""
 OUTSIDE_SHARE = 0.05
-"""Share of the values that may lie outside: some of a generator without a last tanh do, most of [-1, 1] images do."""
+"""Largest share of values outside [LOW, HIGH] that is a warning and no error.
+
+A generator without a last tanh overshoots in a few places; images in [-1, 1] do in many. Raising it accepts more of a
+wrong range.
+"""
 AUTOCASTS = {None: None, "bf16": torch.bfloat16}
+"""The choices for `FDLoss(autocast=...)`, and the dtype of each."""
 
 
 def checked_images(images: Any, has_range_check: bool) -> Tensor:
-    """[B, 3, H, W]; one channel is repeated to three.
+    """The images as [B, 3, H, W]; one channel is repeated to three.
 
-    Raises `InputError` for another shape or dtype, for no images, and (as a reading of all values) for another range;
-    warns (`FdrWarning`) of a few values outside.
+    Raises `InputError` for another shape or dtype and for an empty batch. With `has_range_check`, which reads all
+    values, it also raises for another range than [0, 1], and warns (`FdrWarning`) of a few values outside.
     """
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
         got = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
@@ -62,11 +67,12 @@ def _check_range(images: Tensor) -> None:
 
 
 class LossEncoder:
-    """Images [B, 3, H, W] -> main output [B, D], in float32 (float64 where images and a callable are).
+    """An encoder as a function from images [B, 3, H, W] to its main output [B, D].
 
-    Nothing of the encoder is trained or altered: for the time of a pass its modules are in eval mode and its parameters
-    want no gradient. With `batch_size`, a pass with gradient keeps no activations; the backward pass computes them
-    again, so many images at a time.
+    The output is float32, or float64 where the images are float64 and the encoder is a callable. The encoder is neither
+    trained nor altered: during a pass its modules are in eval mode and its parameters need no gradient. With
+    `batch_size`, a pass with gradient keeps no activations; the backward pass computes them again, `batch_size` images
+    at a time.
     """
 
     def __init__(
@@ -81,7 +87,7 @@ class LossEncoder:
 
     @property
     def spec_hash(self) -> str:
-        """Of the encoder in the precision it is run in."""
+        """Hash of the encoder's spec, in the precision in which the encoder runs."""
         return self._encoder.spec.hash
 
     @property
@@ -90,16 +96,16 @@ class LossEncoder:
 
     @property
     def term_device(self) -> torch.device:
-        """Where its population lives: beside it, but not on a Mac's GPU, which has no float64."""
+        """The device of the population: that of the encoder, or the CPU beside a Mac's GPU, which has no float64."""
         return torch.device("cpu") if self.device.type == "mps" else self.device
 
     @property
     def has_gradient(self) -> bool:
-        """False for an encoder that resizes in Pillow."""
+        """False for an encoder that resizes images in Pillow, which cannot be differentiated."""
         return not self._encoder.host_preprocess
 
     def __call__(self, images: Tensor) -> Tensor:
-        """In the grad mode that holds: under `torch.no_grad` the features have none."""
+        """The features of `images`; under `torch.no_grad` they have no gradient."""
         is_differentiated = torch.is_grad_enabled() and images.requires_grad
         if self.batch_size is None:
             features = self._encode(images)
@@ -120,7 +126,7 @@ class LossEncoder:
         output = encoder.spec.output
         images = images.to(self._input_dtype(images))
         with _frozen(self._modules), self._failures(len(images)):
-            with torch.autocast(device.type, enabled=False):  # of the training loop around us
+            with torch.autocast(device.type, enabled=False):  # the training loop around us may have switched it on
                 inputs = encoder.preprocess(images.cpu() if encoder.host_preprocess else images.to(device)).to(device)
             with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
                 features = self._forward(inputs, (output,))[output]
@@ -129,7 +135,7 @@ class LossEncoder:
 
     @contextlib.contextmanager
     def _failures(self, count: int) -> Iterator[None]:
-        """Whatever a user's encoder raises, as a `RunError` that names it; a lack of memory is the caller's to tell."""
+        """Turn whatever a user's encoder raises into a `RunError` that names it; out of memory is for the caller."""
         try:
             yield
         except (Exception, SystemExit) as error:
@@ -149,7 +155,7 @@ class LossEncoder:
 
 
 def _with_dtype(encoder: AbstractEncoder, dtype: str) -> AbstractEncoder:
-    """The same networks with another precision in the spec, which those of several families go by."""
+    """The same networks with another precision in the spec, which several families of encoders read."""
     twin = copy.copy(encoder)
     twin.spec = replace(encoder.spec, dtype=dtype)
     return twin
@@ -157,7 +163,7 @@ def _with_dtype(encoder: AbstractEncoder, dtype: str) -> AbstractEncoder:
 
 @contextlib.contextmanager
 def modes_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Whatever happens inside, every part of `modules` is in training or eval mode afterwards as it was before."""
+    """Restore the training or eval mode of every part of `modules` at the end, whatever happens inside."""
     modes = [(part, part.training) for module in modules for part in module.modules()]
     try:
         yield
@@ -169,7 +175,7 @@ def modes_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _frozen(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Eval mode, and parameters that want no gradient, inside; afterwards everything is as it was."""
+    """Eval mode inside, and parameters without gradient; both are restored at the end."""
     wanting = [p for module in modules for p in module.parameters() if p.requires_grad]
     with modes_kept(modules):
         for part in (part for module in modules for part in module.modules() if part.training):

@@ -1,16 +1,20 @@
-"""M^{-1/2} of M = s (I + D) s near diagonal: to first order, to the next one, and how far off that is. float32.
+"""M^{-1/2} of a matrix M that is almost diagonal, by expansion; and an estimate of the error that is left. float32.
 
-Of an approximation N = 1/s - G with a symmetric G, the residual E = I - N M N (E [r, r], 0 where N = M^{-1/2}) is
+Symbols: s [r] are positive numbers, used as a diagonal matrix; D [r, r] is symmetric and small; M = s (I + D) s [r, r].
+N [r, r] approximates M^{-1/2} and is written N = 1/s - G with a symmetric G [r, r]. It is exact where its residual
+E = I - N M N [r, r] is 0. With W = G s (column j of G times s_j), multiplying out gives
 
-    E = (W D + D W^T - W W^T - W D W^T) + (W + W^T - D),   W = G s (the columns scaled),
+    E = (W D + D W^T - W W^T - W D W^T) + (W + W^T - D).
 
-and one chord step adds E_ij / (s_i + s_j) to N, which solves the Sylvester equation of the derivative at D = 0. From
-N = 1/s it gives the first order, H_ij = D_ij / (s_i + s_j), for which the last bracket of E cancels. So with G = H - S
-the bracket is -S_ij (s_i + s_j), without rounding, and no term of E is of the size of D.
+A chord step is one step of Newton's method on N M N = I with the derivative at D = 0, where it is a Sylvester equation
+that is solved entry by entry: N_ij + E_ij / (s_i + s_j). From N = 1/s the first chord step gives the first order in D,
+G = H with H_ij = D_ij / (s_i + s_j). Later chord steps add a matrix S [r, r], so that G = H - S. The last bracket of E
+is then -S_ij (s_i + s_j): the terms of the size of D cancel on paper, and rounding cannot hide the small ones.
 
-What a chord step would still change is had without it, from products with few vectors: 1 / (s_i + s_j) is a short sum
-of products of exponentials (the trapezoidal rule on int exp(t - (s_i + s_j) e^t) dt), and random signs q give
-|A|_F^2 = E |A q|^2 for any A.
+The Frobenius norm of what a chord step would add (the error that is left) is estimated without making the step, from
+products of matrices with a few vectors. Two facts make this possible. 1 / (s_i + s_j) is a short sum of products of
+exponentials: the trapezoidal rule on 1 / x = int exp(t - x e^t) dt. And vectors q of random signs have
+|A|_F^2 = E |A q|^2 for every matrix A (Hutchinson 1990).
 """
 
 from __future__ import annotations
@@ -25,15 +29,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK = 512
-"""Columns of a symmetric product that are computed at a time, from the diagonal downwards; the rest is mirrored."""
+"""Columns of a symmetric product that are computed at a time, from the diagonal downwards; the rest is mirrored.
+
+Raising it gives fewer and larger products, of which more is computed that could have been mirrored.
+"""
 SPACING = 1.5
-"""Of the trapezoidal rule in t = log of the rate: 2 % of 1 / (s_i + s_j) at most, its ends included."""
+"""Distance between the points t of the trapezoidal rule. At 1.5 the sum is within 2 % of 1 / (s_i + s_j).
+
+Raising it needs fewer products and makes the sum less accurate.
+"""
 PROBES = 8
-"""Random sign vectors of an estimate; its relative standard error is at most 1 / sqrt(2 PROBES)."""
+"""Random sign vectors of an error estimate, whose relative standard error is at most 1 / sqrt(2 PROBES).
+
+Raising it makes estimates steadier and proportionally slower.
+"""
 
 
 def absorbed_change(change: Tensor, whitened: Tensor, shift: Tensor, share: float) -> Tensor:
-    """(1 - a) D + a (Z^T Z / B - I) - a^2 e e^T [r, r], of rows Z [B, r] about the old mean and their mean e [r]."""
+    """D after a batch has entered the population: (1 - a) D + a (Z^T Z / B - I) - a^2 e e^T [r, r].
+
+    Z = `whitened` [B, r] are the rows of the batch about the old mean, divided by s; e = `shift` [r] is their mean; and
+    a = `share` is the weight of the batch in the population.
+    """
     r = len(shift)
     after = torch.empty_like(change, memory_format=torch.contiguous_format)
     for start in range(0, r, BLOCK):
@@ -55,14 +72,14 @@ def absorbed_change(change: Tensor, whitened: Tensor, shift: Tensor, share: floa
 
 @dataclass(frozen=True)
 class Expansion:
-    """An approximation of M^{-1/2}: N = 1/s - G."""
+    """An approximation of M^{-1/2}: N = 1/s - G with G = H - S, see the top of this file."""
 
     roots: Tensor
     """s [r]."""
     change: Tensor
     """D [r, r]."""
     second: Tensor | None = None
-    """S [r, r], the part of N that is not the first order, or None for 0."""
+    """S [r, r], the part of N beyond the first order; None stands for 0."""
 
     def sums(self) -> Tensor:
         """s_i + s_j [r, r]."""
@@ -74,17 +91,18 @@ class Expansion:
         return first if self.second is None else first.sub_(self.second)
 
     def residual(self, correction: Tensor) -> Tensor:
-        """E [r, r]; two products of d^3, given `correction`()."""
+        """E [r, r], given G from `correction`(). It costs two products of r x r by r x r."""
         scaled = correction * self.roots
         product = scaled @ self.change
         found = product + product.T - (scaled + product) @ scaled.T
         return found if self.second is None else found.sub_(self.second * self.sums())
 
     def after_chord_steps(self, correction: Tensor) -> tuple[Expansion, float]:
-        """After two of them, and what `root_trace` then lacks; four products of d^3.
+        """The expansion after two chord steps, and what its `root_trace` lacks of a better value of tr M^{1/2}.
 
-        tr M^{1/2} = tr M N + tr M^{1/2} E / 2 up to the square of the error of N, which is of third order in D after
-        the first of them; in the second term, M^{1/2} = s + s G s does.
+        The better value is taken between the two steps, where N is wrong by third order in D. Up to the square of that
+        error, tr M^{1/2} = tr M N + tr M^{1/2} E / 2, and s + s G s is close enough to the M^{1/2} of the last term.
+        The two steps cost four products of r x r by r x r.
         """
         once = self._stepped(self.residual(correction))
         correction = once.correction()
@@ -97,12 +115,16 @@ class Expansion:
         return twice, float(trace - twice.root_trace(twice.correction(), roots))
 
     def _stepped(self, residual: Tensor) -> Expansion:
-        """After a chord step."""
+        """The expansion after a chord step, given its `residual` [r, r], which is overwritten."""
         step = residual.div_(self.sums())
         return Expansion(self.roots, self.change, step if self.second is None else step.add_(self.second))
 
     def chord_step_times(self, correction: Tensor, vectors: Tensor) -> Tensor:
-        """What a chord step adds to N, times `vectors` [r, k]: to 2 %, by products of d x d with few vectors."""
+        """What a chord step adds to N [r, r], times `vectors` [r, k], to 2 %.
+
+        With 1 / (s_i + s_j) = sum_n w_n e_in e_jn, the step X_ij = E_ij / (s_i + s_j) is sum_n w_n e_n E e_n, where e_n
+        is a diagonal matrix. So E is multiplied with a few vectors only, and neither E nor X is ever built.
+        """
         r, count = vectors.shape
         decays, weights = self._exponentials()
         spread = (decays[:, :, None] * vectors[:, None, :]).view(r, -1)
@@ -110,9 +132,10 @@ class Expansion:
         return (found * (decays * weights)[:, :, None]).sum(1)
 
     def root_trace(self, correction: Tensor, roots: Tensor) -> Tensor:
-        """tr M^{1/2} with s in float64: to second order in D, and to third where S is known.
+        """tr M^{1/2}, given `roots` = s in float64: to second order in D, and to third where S is known.
 
-        d tr M^{1/2} = tr N dM / 2, integrated along D: sum s + sum D_ii s_i / 2 + sum D_ij s_i s_j (S / 6 - H / 4)_ij.
+        Integrating d tr M^{1/2} = tr (N dM) / 2 from D = 0, with H linear and S quadratic in D, gives
+        sum_i s_i + sum_i D_ii s_i / 2 + sum_ij D_ij s_i s_j (S_ij / 6 - H_ij / 4).
         """
         linear = (self.change.diagonal().double() * roots).sum() / 2
         both = correction * 3 if self.second is None else self._first().add_(correction, alpha=2)
@@ -124,7 +147,7 @@ class Expansion:
         return torch.div(self.change, sums, out=sums)
 
     def _residual_times(self, correction: Tensor, vectors: Tensor) -> Tensor:
-        """E times `vectors` [r, k]."""
+        """E times `vectors` [r, k], without building E."""
         roots = self.roots[:, None]
         turned = (correction @ vectors).mul_(roots)
         moved = self.change @ turned
@@ -135,7 +158,7 @@ class Expansion:
         return found.sub_((self.second @ vectors).mul_(roots)).addmm_(self.second, vectors * roots, alpha=-1)
 
     def _exponentials(self) -> tuple[Tensor, Tensor]:
-        """e [r, n] and w [n] with 1 / (s_i + s_j) = sum_k w_k e_ik e_jk to 2 %."""
+        """e [r, n] and w [n] with 1 / (s_i + s_j) = sum_k w_k e_ik e_jk to 2 %, for all i and j."""
         scale = 2 * float(self.roots.max())
         ratio = 2 * float(self.roots.min()) / scale
         count = math.ceil((math.log(4 / ratio) + 4) / SPACING) + 1
@@ -144,10 +167,11 @@ class Expansion:
 
 
 def sketched_norm(expansion: Expansion, correction: Tensor, rows: Tensor, factor: Tensor, seed: int) -> float:
-    """|rows X factor^T|_F of what a chord step adds, X, and rows [B, r], factor [d, r]: estimated, seldom too small.
+    """An estimate of |rows X factor^T|_F that is seldom too small, where X [r, r] is what a chord step would add to N.
 
-    The signs are drawn from `seed`, so that the same steps give the same estimates. Two standard errors of the square
-    are added, as far as the probes show them: little where many directions share the error, much where one has it.
+    `rows` are [B, r] and `factor` is [d, r]. The signs are drawn from `seed`, so that a repeated step gives the same
+    estimate. Two standard errors are added to the mean of the squares. They are small where many directions share the
+    error, and large where a single direction holds it.
     """
     draw = torch.Generator().manual_seed(seed)
     signs = torch.randint(2, (factor.shape[0], PROBES), generator=draw).mul_(2).sub_(1).to(factor)

@@ -1,4 +1,4 @@
-"""The term of the fast solver: an exponential average in a frozen basis, by steps that can be dropped; its state."""
+"""The term that uses the fast solver (`frozen_basis.py`) for a population that is an exponential average."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 
 class FastEmaTerm(AbstractTerm):
-    """Exponentially averaged moments in a frozen basis: P in 48 bits and D in float32, 1.5 d^2 float64 in all.
+    """Exponentially averaged moments in a frozen basis. P [d, r] and D [r, r] are those of `frozen_basis.py`.
 
-    After chord steps 0.5 d^2 more. A pending step adds D, 0.5 d^2, and what chord steps gave, 0.5 d^2; or P, d^2,
-    where it refreshed: 3 d^2 at most.
+    Memory, in units of d^2 float64 numbers: the committed population holds 1.5 (P in 48 bits, D in float32), and 0.5
+    more once chord steps have been made. A pending step adds 0.5 for D and 0.5 for the result of chord steps, or 1 for
+    P where it is a refresh. The most is 3.
 
-    `first_life` is the share of its life after which the first basis is refreshed, so that terms that begin together
-    refresh at different steps.
+    `first_life` is the share of the usual life after which the first basis is refreshed, so that terms that begin
+    together refresh at different steps.
     """
 
     def __init__(self, target: Target, is_unit: bool, beta: float, first_life: float = 1.0) -> None:
@@ -69,7 +70,7 @@ class FastEmaTerm(AbstractTerm):
         self.moments, self.pending = FrozenMoments(Averaging.of(state), own["mean"], own["trace"], basis), None
 
     def _expected(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state of the right names, shapes and dtypes, of no memory; with the optional parts that `state` has."""
+        """A state with the right names, shapes and dtypes, with the optional parts of `state`; it takes no memory."""
         d, r = self.dim, self.moments.basis.rank
         wide, narrow = torch.zeros((), dtype=torch.float64), torch.zeros(())
         expected = {"mean": wide.expand(d), "trace": wide, **self.moments.averaging.state()}

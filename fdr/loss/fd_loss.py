@@ -2,8 +2,9 @@
 
     total = sum_i w_i F_i / (stopgrad(F_i) + eps)
 
-over encoders i, F_i the distance between the fixed reference and a population of generated features that the batch is
-part of. Its gradient is that of about sum_i w_i log F_i, so that no encoder outweighs the others by its scale.
+over encoders i with weights w_i. F_i is the Fréchet distance between the fixed reference and a population of generated
+features, of which the batch is a part. The gradient is about that of sum_i w_i log F_i, so no encoder outweighs the
+others because its distances are larger.
 """
 
 from __future__ import annotations
@@ -32,12 +33,16 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 FILL_BATCH = 64
-"""Images that pass the encoders together when a population is filled from one tensor."""
+"""Images in a batch when a population is filled from one tensor. Raising it needs more memory."""
 STATE_VERSION = 1
+"""Version of `FDLoss.state_dict`; other versions are refused."""
 FACTS = {"spec": "encoder spec", "reference": "reference", "population": "population", "solver": "solver"}
-"""What a saved population belongs to, and how it is called."""
+"""What a saved population has to agree with to be loaded, and the words for it in errors."""
 REPEAT_TOLERANCE = 0.05
-"""By how much, of their spread, the features of the same images may differ in a second pass."""
+"""Largest difference between the features of two passes over the same images, relative to their spread.
+
+Raising it accepts a generator whose second pass draws slightly different images.
+"""
 
 
 @dataclass(frozen=True)
@@ -47,23 +52,23 @@ class LossOutput:
     total: Tensor
     """float64 scalar, sum of w F / (F + eps); its gradient is that of sum w F / (stopgrad(F) + eps)."""
     fd: dict[str, float]
-    """Raw FD by encoder, of the population with this batch in it."""
+    """FD by encoder, unscaled, of the population with this batch in it."""
     fdr: dict[str, float]
     """FD / FD of the validation set, for the encoders whose reference has a validation FD; others are absent."""
     diagnostics: dict[str, Any]
-    """What the solver of each encoder says: route, error estimate, whether it refreshed its basis."""
+    """`Diagnostics` by encoder: the solver's route, its error estimate, and whether it refreshed its basis."""
     solver_seconds: float
-    """Wall time in populations and solvers, exchange of features among ranks included."""
+    """Wall time in populations and solvers, with the exchange of features among ranks."""
 
 
 class _Batch:
-    """The features of one batch that may enter the populations."""
+    """Whether the gradient of a batch has been used, so that its features may enter the populations."""
 
     def __init__(self) -> None:
         self.is_used = False
 
     def mark_used(self, gradient: Tensor | None = None) -> None:
-        """A hook on features: their gradient has been computed."""
+        """Record that the gradient was computed; this is registered as a hook on the features."""
         self.is_used = True
 
 
@@ -72,14 +77,14 @@ class FDLoss:
 
     `encoders` are names ("inception,dinov2", "fdr6"), objects, callables from images to [B, D], or a dict of those by
     the names that the loss shall use. `reference` is a registry name, a statistics file, a folder of `fdr stats`,
-    `Moments`, or a dict of those by encoder name. A weight of 0 makes an encoder one that is watched only: it costs no
-    gradient, and needs none.
+    `Moments`, or a dict of those by encoder name. An encoder with weight 0 is only watched: its FD is computed, and it
+    needs no gradient.
 
     - `solver`, `gradient`: see docs/training.md.
-    - `encoder_batch_size`: encoders keep no activations and compute them again in the backward pass, so many images at
-      a time; the result is the same, memory that of one such chunk, time one more forward pass.
-    - `autocast`: "bf16" runs the encoders under it, features are float32 or float64 all the same; None keeps each in
-      the precision of its spec, whatever surrounds the loss.
+    - `encoder_batch_size`: encoders keep no activations and compute them again in the backward pass, this many images
+      at a time. The result is the same; memory falls to that of one such chunk, for one more forward pass.
+    - `autocast`: "bf16" runs the encoders in bfloat16; their features are float32 or float64 all the same. None runs
+      each encoder in the precision of its spec, even inside an autocast of the training loop.
     - `compile_encoders`: `torch.compile` of every encoder's network.
     - `group`: the ranks that train together, a process group or what `fdr.join_ranks()` gives; None takes the program's
       process group when there is one.
@@ -163,11 +168,12 @@ class FDLoss:
 
     @torch.compiler.disable
     def accumulate(self, generate: Callable[[int], Tensor], num_chunks: int, *, scale: float = 1.0) -> LossOutput:
-        """Loss and gradient of a batch too large for one graph; the gradient is added to `.grad`, as if it fitted.
+        """The loss of a batch that is too large for one autograd graph; the gradient is added to `.grad`.
 
-        `generate(i)` makes the images of chunk i of `num_chunks`. It is called twice for each, without and with
-        gradient, and must make the same images: take noise and labels from i, and switch dropout off. `scale`
-        multiplies the gradient. The output's total is detached. Raises `InputError` where the second images differ.
+        The result is that of the whole batch at once. `generate(i)` makes the images of chunk i of `num_chunks`. It is
+        called twice a chunk, without and with gradient, and must make the same images both times: take noise and labels
+        from i, and switch dropout off. `scale` multiplies the gradient. The output's total is detached. Raises
+        `InputError` where the second images differ.
         """
         if num_chunks < 1:
             raise InputError(f"accumulate takes one chunk or more; got {num_chunks}.")
@@ -212,19 +218,19 @@ class FDLoss:
             raise InputError(f"There were {filled} images to fill the populations with; expected {count or 'some'}.")
 
     def commit(self) -> None:
-        """The last batch enters the populations now, whether or not `backward` has run."""
+        """Let the last batch enter the populations now, whether or not `backward` has run."""
         self._terms.commit()
         self._batch = _Batch()
 
     def discard(self) -> None:
-        """The last batch is dropped, as it must be when the step with its gradient is not taken."""
+        """Drop the last batch, as is right when the step with its gradient is not taken."""
         self._terms.discard()
         self._batch = _Batch()
 
     def state_dict(self) -> dict[str, Any]:
-        """All populations, with what they belong to: nested dicts of tensors on the CPU, texts and numbers.
+        """All populations and what they belong to, as nested dicts of tensors on the CPU, texts and numbers.
 
-        A batch whose gradient was used enters first. On several ranks every rank calls it and gets the whole; it may be
+        A batch whose gradient was used enters first. All ranks must call it, and each gets the whole state. It may be
         loaded on another number of ranks.
         """
         self._settle()
@@ -232,7 +238,7 @@ class FDLoss:
         return {"version": STATE_VERSION, "encoders": {n: {**self._facts(n), "term": states[n]} for n in self.names}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave. Raises `InputError` when encoders, references or populations are others."""
+        """Continue from what `state_dict` gave. Raises `InputError` for other encoders, references or populations."""
         self.discard()
         if state.get("version") != STATE_VERSION:
             raise InputError(
@@ -251,7 +257,7 @@ class FDLoss:
         self._terms.load({name: stored[name]["term"] for name in self.names})
 
     def _facts(self, name: str) -> dict[str, str]:
-        """What a population must agree with to be of use."""
+        """What the saved population of encoder `name` has to agree with to be loaded."""
         return {
             "spec": self._encoders[name].spec_hash,
             "reference": moments_digest(self.references[name].moments),
@@ -260,7 +266,7 @@ class FDLoss:
         }
 
     def _settle(self) -> None:
-        """The batch before enters the populations if its gradient was used, else it is dropped."""
+        """Let the previous batch enter the populations if its gradient was used; otherwise drop it."""
         if self._batch.is_used:
             self.commit()
         else:
@@ -280,7 +286,7 @@ class FDLoss:
             return self._encoders[name](images)
 
     def _features_or_none(self, images: Tensor | None) -> dict[str, Tensor]:
-        """No rows for a rank whose images have come to their end while others go on."""
+        """The features of `images`; [0, D] for None, on a rank that has no more images while others have."""
         if images is not None:
             return self._features(images)
         dims = {name: reference.moments.dim for name, reference in self.references.items()}
@@ -324,7 +330,7 @@ def _batches_of(batches: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def _check_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor], chunk: int) -> None:
-    """Two passes over the same images differ by the rounding of a device at most, far less than images do."""
+    """Raise `InputError` unless both passes saw the same images, whose features then differ by rounding only."""
     for name, rows in first.items():
         again = second[name].detach()
         spread = float((rows - rows.mean(0)).norm() + REPEAT_TOLERANCE * rows.norm())

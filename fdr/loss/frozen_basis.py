@@ -1,16 +1,28 @@
-"""The fast solver: between eigendecompositions the eigenbasis is frozen, and M^{-1/2} is followed to first order.
+"""The fast solver: it freezes the eigenbasis of one step, and follows M^{-1/2} by expansion in the steps after it.
 
-FD needs of the population only its mean, tr S_q and M = P^T S_q P, where P is any factor of the reference, P P^T = S_p.
-At a refresh P is turned so that M = diag(s^2). From then on M = s (I + D) s with a small D, and M^{-1/2} is expanded
-in it (`expansion.py`): the first order is elementwise in this basis. A step costs three products of B x d by d x d
-and half of one of d x B by B x d, in float32, and nothing cubic in d.
+Symbols, for features of width d and a reference whose covariance has rank r <= d:
 
-The error is estimated where it is due. Where the estimate is too large, chord steps (four products d x d x d in
-float32) give the higher orders. They are kept: later steps scale them as |D|^2, and their error is the second order of
-what D has changed since. Where that does not do, or has been done for long, the step is solved exactly, which is a
-refresh. No covariance in the coordinates of the features is ever stored.
+    m_p [d], S_p [d, d]   mean and covariance of the reference
+    m_q [d], S_q [d, d]   mean and covariance of the population of generated features
+    P [d, r]              a factor of the reference, P P^T = S_p
+    M [r, r]              P^T S_q P, which has the nonzero eigenvalues of S_p S_q
+    T [d, d]              P M^{-1/2} P^T, the transport map from the population to the reference
+    z [d], a              a feature of the batch of B, and the weight (share) of the batch in the population
 
-D is stored, never I + D: in float32, (1 - a) + a is not 1, and the difference would add up.
+FD and its gradient need m_q, tr S_q, tr M^{1/2} and the rows (z - m_q) T (`transport.py`), so the population is stored
+as m_q, tr S_q and M. S_q itself is never stored. A step is solved in one of three ways, the cheapest that will do:
+
+1. Frozen. At the last refresh P was rotated to the eigenvectors of M, so that M was the diagonal matrix s^2. Since then
+   batches have entered, and M = s (I + D) s with a small D [r, r]. M^{-1/2} is expanded in D (`expansion.py`); its
+   first order is elementwise. The cost is three products of B x d by d x d and half of one of d x B by B x d, in
+   float32, and nothing cubic in d.
+2. Chord steps. `Schedule` says at which steps the error of the gradient is estimated. Where the estimate is too large,
+   two chord steps (four products of d x d by d x d in float32) add the higher orders in D. What they add is kept, and
+   later steps scale it by |D|_F^2; its error is then of second order in the change of D since.
+3. Refresh. Where chord steps do not suffice, D has become too large or the basis too old, M is decomposed in float64,
+   which is exact and gives the next basis.
+
+D is stored and not I + D, because (1 - a) + a is not exactly 1 in float32, and the difference would add up over steps.
 """
 
 from __future__ import annotations
@@ -31,62 +43,81 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOLERANCE = 6e-4
-"""Largest estimated relative error of a step's gradient."""
+"""Largest estimated relative error of a step's gradient. Raising it saves chord steps and refreshes."""
 OVERSHOOT = 1.25
-"""Of the tolerance, the error foreseen for the step at which it is estimated next."""
+"""The next estimate is made at the step where the error is predicted to be this many times `TOLERANCE`.
+
+Raising it makes estimates rarer and lets the steps before them exceed the tolerance by more.
+"""
 SUDDEN = 1.1
-"""How much faster than by age the first-order correction may grow until then."""
+"""The estimate is made early where the correction G has grown by this factor more than in proportion to age.
+
+Raising it makes early estimates rarer, so that a sudden change of the generator is noticed later.
+"""
 AT_CHORD = 0.05
-"""Of the age at chord steps, that to which their error soon jumps back: what they gave follows |D| alone."""
+"""After chord steps the error restarts as if the basis were at this share of its age then, and not at age 0.
+
+The reason is that the stored correction follows the size of D only, not its direction. Raising it expects a larger
+error after chord steps, and plans the next estimate sooner.
+"""
 CHECK_EVERY = 20
-"""Steps between two estimates at most."""
+"""Most steps between two estimates. Raising it saves time where the error grows slowly."""
 CHORD_REACH = 4
-"""Of the tolerance, the largest error at which chord steps are tried."""
+"""Chord steps are tried up to this many times `TOLERANCE`; above it the step is a refresh.
+
+Raising it tries them where they more often fail, and a failed try costs its products besides the refresh.
+"""
 CHORD_LEFT = 0.5
-"""Of the tolerance, the largest error that chord steps may leave."""
+"""Chord steps are used where they leave an error of at most this share of `TOLERANCE`; else the step is a refresh.
+
+Raising it makes refreshes rarer, and chord steps needed again sooner.
+"""
 MAX_CHANGE = 0.08
-"""Largest |D|_F / sqrt(r) that the expansion is asked to bridge."""
+"""Largest |D|_F / sqrt(r) at which the expansion is used. Raising it makes refreshes rarer and the expansion worse."""
 MAX_AGE = 100
-"""Steps after which the basis is refreshed in any case."""
+"""Steps after which the basis is refreshed in any case. Raising it lets float32 rounding in D add up for longer."""
 MAX_NOISE = 1e-2
-"""Largest float32 rounding of a whitened feature that is let through."""
+"""Largest float32 rounding error of a whitened feature, whose variance is 1, with which a frozen basis is used.
+
+Raising it uses frozen bases for worse conditioned populations, with less accurate gradients.
+"""
 
 
 @dataclass(frozen=True)
 class Advance:
-    """How the moments move when a batch enters them."""
+    """How mean and trace of the population change when a batch enters it."""
 
     averaging: Averaging
     share: float
-    """a, of the batch in the population."""
+    """a, the weight of the batch in the population with the batch in it."""
     centred: Tensor
-    """The batch about the old mean [B, d]."""
+    """The batch less the old mean [B, d]."""
     shift: Tensor
-    """Its mean [d]."""
+    """The mean of `centred` over the batch [d]."""
     mean: Tensor
     """The new mean [d]."""
     trace: Tensor
     """The new tr S_q."""
 
     def recentred(self, dtype: torch.dtype) -> Tensor:
-        """The batch about the new mean, z - m_q [B, d]."""
+        """The batch less the new mean, z - m_q [B, d]."""
         return self.centred.to(dtype, copy=True).sub_(self.shift.to(dtype), alpha=self.share)
 
     def moments(self, basis: Basis) -> FrozenMoments:
-        """The population with the batch in it, given M."""
+        """The population with the batch in it; `basis` holds its M."""
         return FrozenMoments(self.averaging, self.mean, self.trace, basis)
 
 
 @dataclass(frozen=True)
 class Plain:
-    """M in float64, for states that no frozen basis describes: before the first step, singular, or in a fill."""
+    """M in float64, for populations without a frozen basis: before the first step, in a fill, or with a singular M."""
 
     factor: Tensor
-    """P [d, r], float64; rows of 0 where the reference does not vary."""
+    """P [d, r], float64; its rows are 0 for features in which the reference does not vary."""
     matrix: Tensor
-    """M [r, r], float64; only the lower triangle counts."""
+    """M [r, r], float64; only the lower triangle is read."""
     life: float = 1.0
-    """Of the frozen basis that is made of it, see `Schedule`."""
+    """`Schedule.life` of the frozen basis that the next refresh makes."""
 
     @property
     def rank(self) -> int:
@@ -100,38 +131,43 @@ class Plain:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How far a frozen basis has come, and when its error is looked at."""
+    """The age of a frozen basis, and when its error is estimated next."""
 
     life: float = 1.0
-    """The share of `MAX_AGE` and `MAX_CHANGE` that the basis may reach; less than 1 sets encoders apart."""
+    """The share of `MAX_AGE` and `MAX_CHANGE` at which the basis is refreshed.
+
+    Encoders that start together get different shares for their first basis, so that they refresh at different steps.
+    """
     age: int = 0
     """Steps since the refresh."""
     due: int = 0
-    """The age at which the error is estimated next."""
+    """The age at which the error is estimated next at the latest."""
     limit: float = 0.0
-    """The size of the first-order correction above which it is estimated before that."""
+    """`Attempt.growth` above which the error is estimated before that."""
     since: int = 0
-    """The age at the last chord steps, 0 before the first."""
+    """The age at the last chord steps; 0 before the first."""
     reach: float = 0.0
-    """|D|_F at that step."""
+    """|D|_F at the last chord steps."""
     beyond: float = 0.0
-    """What `Expansion.root_trace` lacked there, of fourth order in D."""
+    """What `Expansion.root_trace` lacked at the last chord steps; it is of fourth order in D."""
 
     @classmethod
     def of(cls, state: Tensor) -> Schedule:
-        """From its fields, in order."""
+        """The schedule whose fields `state` holds, in their order."""
         life, age, due, limit, since, *others = state.tolist()
         return cls(life, int(age), int(due), limit, int(since), *others)
 
     @property
     def is_over(self) -> bool:
-        """True where the next step has to be a refresh."""
+        """True where the next step has to be a refresh because of the basis's age."""
         return self.age + 1 >= max(MAX_AGE * self.life, 1)
 
     def estimated(self, error: float, growth: float) -> Schedule:
-        """After an estimate: the next one where an error that grows as age^2 exceeds the tolerance by little.
+        """The schedule after an estimate of `error`, with the next estimate planned.
 
-        After chord steps the next step tells how fast it grows; it does not start at 0.
+        The error grows as age^2, so it is `OVERSHOOT` times the tolerance when the age has grown by the factor
+        1 + `room`. After chord steps it grows from a small age that is not 0, see `AT_CHORD`; right at chord steps
+        nothing is known about its growth, and the next step is estimated again.
         """
         room = (OVERSHOOT * TOLERANCE / max(error, 1e-12)) ** 0.5 - 1
         grown = self.age - (1 - AT_CHORD) * self.since if self.age > self.since else 0
@@ -141,25 +177,25 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Frozen:
-    """M = s (I + D) s in a basis in which it was diagonal."""
+    """M = s (I + D) s, in the basis of the last refresh, in which M was diagonal then."""
 
     high: Tensor
-    """P [d, r] rounded to float32; rows of 0 where the reference does not vary."""
+    """P [d, r] rounded to float32; its rows are 0 for features in which the reference does not vary."""
     low: Tensor
-    """P less that, float32: together 48 bits, in the memory of one float64."""
+    """P - `high` [d, r], float32. The two hold 48 bits of P in the memory of one float64; steps read `high` alone."""
     lengths: Tensor
-    """Of the columns of P [r], float32."""
+    """The Euclidean lengths of the columns of P [r], float32."""
     roots: Tensor
     """s [r], float64."""
     change: Tensor
     """D [r, r], float32."""
     second: Tensor | None = None
-    """What chord steps added to M^{-1/2} [r, r] at |D|_F = `schedule.reach`, float32; None before the first."""
+    """S [r, r], float32: what the last chord steps added to M^{-1/2}, at |D|_F = `schedule.reach`; None before them."""
     schedule: Schedule = Schedule()
 
     @classmethod
     def at(cls, factor: Tensor, roots: Tensor, life: float) -> Frozen:
-        """Right after a refresh."""
+        """The basis right after a refresh, with D = 0; `factor` is P [d, r], `roots` is s [r]."""
         high = factor.float()
         lengths = torch.linalg.vector_norm(high, dim=0)
         nothing = torch.zeros((), dtype=torch.float32, device=factor.device).expand(len(roots), len(roots))
@@ -187,7 +223,7 @@ Basis = Plain | Frozen
 
 @dataclass(frozen=True)
 class FrozenMoments:
-    """A population: all that FD needs of it."""
+    """A population, as far as FD depends on it."""
 
     averaging: Averaging
     mean: Tensor
@@ -195,10 +231,14 @@ class FrozenMoments:
     trace: Tensor
     """tr S_q, a float64 scalar."""
     basis: Basis
-    """M."""
+    """M, frozen or not."""
 
     def advance(self, rows: Tensor, averaging: Averaging, share: float) -> Advance:
-        """How mean and trace move when `rows` [B, d] enter at `share`."""
+        """How mean and trace change when `rows` [B, d] enter with the weight `share`.
+
+        With X [B, d] the rows less the old mean and e [d] the mean of X, the mean moves by a e, and
+        tr S_q <- (1 - a) tr S_q + a |X|_F^2 / B - a^2 |e|^2.
+        """
         anchor = self.mean if self.averaging.weight > 0 else rows.mean(0)
         centred = rows - anchor
         shift = centred.mean(0)
@@ -209,17 +249,23 @@ class FrozenMoments:
 
 @dataclass(frozen=True)
 class Step:
-    """What a solve of either kind gives."""
+    """The solution of a step, whichever way it was solved."""
 
     basis: Basis
+    """M with the batch in it."""
     root_trace: Tensor
+    """tr M^{1/2}, a float64 scalar."""
     moved: Tensor
     """(z - m_q) T [B, d], in the precision of the solve."""
     diagnostics: Diagnostics
 
 
 def absorbed(basis: Basis, advance: Advance) -> tuple[Plain, Tensor]:
-    """M with the batch in it, in float64, and the batch in its coordinates, (z - m_q) P [B, r]."""
+    """M with the batch in it, in float64, and the batch in the coordinates of P, (z - m_q) P [B, r].
+
+    With X [B, d] the batch less the old mean and e [d] the mean of X,
+    M <- (1 - a) M + a (X P)^T (X P) / B - a^2 (e P)^T (e P).
+    """
     factor = basis.factor
     rows, shift, share = advance.centred @ factor, advance.shift @ factor, advance.share
     matrix = torch.addmm(basis.matrix64(), rows.T, rows, beta=1 - share, alpha=share / len(rows))
@@ -229,7 +275,12 @@ def absorbed(basis: Basis, advance: Advance) -> tuple[Plain, Tensor]:
 
 
 def solve_plain(basis: Basis, advance: Advance) -> Step:
-    """Exact: one eigendecomposition of M with the batch in it, in float64; a frozen basis where M allows one."""
+    """The exact solution: one eigendecomposition M = V s^2 V^T of M with the batch in it, in float64.
+
+    P V [d, r] and s become the next frozen basis, unless M is singular or so badly conditioned that whitened features
+    would be lost in the rounding of float32. Then M stays as it is, and the next step is exact as well. Directions with
+    s = 0 are left out of M^{-1/2}.
+    """
     plain, rows = absorbed(basis, advance)
     values, vectors = frechet.eigh(plain.matrix)
     if len(values) and not values[0] > frechet.MIN_RATIO * values[-1]:
@@ -251,11 +302,12 @@ def solve_plain(basis: Basis, advance: Advance) -> Step:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A step by expansion in the frozen basis, in float32."""
+    """A step by expansion in the frozen basis, in float32, whose error may not have been estimated yet."""
 
     basis: Frozen
-    """With the batch in it."""
+    """The basis with D of the population that the batch is in."""
     expansion: Expansion
+    """M^{-1/2} in that basis."""
     correction: Tensor
     """G [r, r], see `Expansion`."""
     scaled: Tensor
@@ -265,11 +317,14 @@ class Attempt:
     size: float
     """|D|_F."""
     growth: float
-    """|(z - m_q) P G P^T| relative to |(z - m_q) P s^{-1} P^T|, as if the columns of P were at right angles."""
+    """The size of the correction: |(z - m_q) P G P^T|_F over |(z - m_q) P s^{-1} P^T|_F.
+
+    It is computed as if the columns of P were orthogonal, which saves a product; it only has to show fast growth.
+    """
 
     @classmethod
     def of(cls, basis: Frozen, advance: Advance) -> Attempt | None:
-        """To first order and with what earlier chord steps gave; None where D has become too large."""
+        """The step to first order in D, plus what earlier chord steps gave; None where D has become too large."""
         schedule = dataclasses.replace(basis.schedule, age=basis.schedule.age + 1)
         roots = basis.roots.float()
         whitened = (advance.centred.float() @ basis.high).div_(roots)
@@ -290,12 +345,12 @@ class Attempt:
         return cls(after, expansion, correction, scaled, moved, size, growth)
 
     def error(self, whole: float) -> float:
-        """Estimated, of the gradient relative to `whole`; infinite where that is 0."""
+        """The estimated error of (z - m_q) T relative to `whole`, the gradient's norm; infinite where that is 0."""
         found = sketched_norm(self.expansion, self.correction, self.scaled, self.basis.high, self.basis.schedule.age)
         return found / whole if whole > 0 else math.inf
 
     def after_chord_steps(self) -> Attempt:
-        """With the higher orders in it, which the basis keeps."""
+        """The attempt with higher orders in D, by two chord steps. The basis keeps them for later steps."""
         expansion, beyond = self.expansion.after_chord_steps(self.correction)
         correction = expansion.correction()
         moved = self.moved + (self.scaled @ (self.correction - correction)) @ self.basis.high.T
@@ -305,7 +360,7 @@ class Attempt:
         return dataclasses.replace(self, basis=basis, expansion=expansion, correction=correction, moved=moved)
 
     def step(self, diagnostics: Diagnostics) -> Step:
-        """As the term takes it."""
+        """The attempt as the solution of the step."""
         schedule = self.basis.schedule
         beyond = schedule.beyond * (self.size / schedule.reach) ** 4 if schedule.reach else 0.0
         root_trace = self.expansion.root_trace(self.correction, self.basis.roots) + beyond
@@ -313,9 +368,10 @@ class Attempt:
 
 
 def solve_frozen(basis: Frozen, advance: Advance, pull: Tensor) -> Step | None:
-    """By expansion in the frozen basis; None where the step has to be exact.
+    """The step solved by expansion in the frozen basis; None where it has to be a refresh.
 
-    `pull` = m_q - m_p [d], which the gradient holds besides (z - m_q)(I - T): the error is relative to both.
+    The gradient of a row is (z - m_q)(I - T) + (m_q - m_p) up to a factor. `pull` = m_q - m_p [d] is needed because the
+    error is relative to the whole of it.
     """
     attempt = None if basis.schedule.is_over else Attempt.of(basis, advance)
     if attempt is None:

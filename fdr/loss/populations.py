@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from fdr.loss.terms import AbstractTerm
 
 SOLVERS = ("fast", "exact", "newton-schulz")
+"""How tr (S_p S_q)^{1/2} and its gradient are computed, see `make_term`."""
 GRADIENTS = ("raw", "unit")
+"""How the gradient is scaled, see `make_term`."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class EmaPopulation:
 class QueuePopulation:
     """The newest `size` samples, all with the same weight; unbiased covariance (n - 1).
 
-    Holds size x d float32 features and 4 d^2 float64. Very long queues hold features of a generator that is no more.
+    It holds size x d float32 features and 4 d^2 float64 numbers. In a very long queue the oldest features come from a
+    generator that has since changed.
     """
 
     size: int = 50_000
@@ -58,9 +61,9 @@ class BatchPopulation:
 
 @dataclass(frozen=True)
 class ExactPopulation:
-    """k batches as one: the loss collects their features first, and each then gets its share of the exact gradient.
+    """k batches as one: the loss collects the features of all k first; each then gets its part of the exact gradient.
 
-    The estimator is that of `BatchPopulation` over all of them; it takes two forward passes.
+    The result is that of `BatchPopulation` over the k batches together; it takes two forward passes.
     """
 
 

@@ -1,4 +1,10 @@
-"""A population of the newest features: a ring of them, and exact running sums over it."""
+"""A population of the newest features: they are kept in a ring buffer, with exact running sums over it.
+
+Mean and covariance come from sums over the ring, which change by the rows that enter and the rows that leave: a step
+costs B d^2, not size x d^2. Adding and subtracting alone would let rounding errors pile up. So a second set of sums
+covers only the rows written since position 0 of the ring was last written. When the end of the ring is reached, these
+are all the rows in it, summed without any subtraction, and the second set replaces the first.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +23,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOST_DIGITS = 1e6
-"""Sums that were once larger than they are by this factor are taken anew: they have lost so many digits."""
+"""Sums that were once this many times larger than now are computed again from the rows, as subtraction lost digits.
+
+Raising it computes them again less often, with more digits lost: 1e6 leaves about ten of float64's sixteen.
+"""
 
 
 @dataclass(frozen=True)
 class RowSums:
-    """Sums over rows about a fixed origin, in float64: x [d] and x x^T [d, d]."""
+    """Sums over rows x, taken about a fixed origin, in float64."""
 
     first: Tensor
+    """The sum of x [d]."""
     second: Tensor
+    """The sum of x x^T [d, d]."""
 
     def plus(self, rows: Tensor, sign: int = 1) -> RowSums:
-        """With `rows` [n, d], centred on the origin, added or taken away."""
+        """The sums with `rows` [n, d] added, or with `sign` -1 subtracted; the rows are about the origin already."""
         return RowSums(
             torch.add(self.first, rows.sum(0), alpha=sign),
             torch.addmm(self.second, rows.T, rows, alpha=sign),
@@ -37,32 +48,31 @@ class RowSums:
 
 @dataclass(frozen=True)
 class QueueSums:
-    """What is known of the ring without reading it again.
-
-    `turn` sums only the rows written since the ring last began anew. When it begins anew they are all of it, and
-    replace `all`: rounding does not add up.
-    """
+    """Sums over the ring, and where it stands."""
 
     all: RowSums
+    """Over all rows in the ring."""
     turn: RowSums
+    """Over the rows written since position 0 was last written. At the end of the ring they replace `all`."""
     count: int
     """Rows in the ring."""
     position: int
     """Where the next row goes."""
     steps: int = 0
+    """Steps of training so far."""
     peak: float = 0.0
-    """The largest trace of `all.second` since it was taken anew."""
+    """The largest trace of `all.second` since it was last computed without subtraction."""
 
     @property
     def trace(self) -> float:
-        """Of `all.second`."""
+        """The trace of `all.second`."""
         return float(self.all.second.trace())
 
 
 class QueueTerm(AbstractTerm):
-    """The newest `size` features in float32, with unbiased moments (n - 1) from running sums in float64.
+    """A population of the newest `size` features, in float32; its unbiased moments (n - 1) come from float64 sums.
 
-    Works unfilled from two rows on, and then over what there is.
+    It works from two rows on: until the ring is full, the moments are those of the rows there are.
     """
 
     def __init__(self, target: Target, is_unit: bool, solver: Solver, size: int) -> None:
@@ -125,23 +135,23 @@ class QueueTerm(AbstractTerm):
         shift = sums.all.first / sums.count
         mean, scale = self.origin + shift, 1 / (sums.count - 1)
         sigma = sums.all.second * scale
-        sigma.addr_(shift, shift, alpha=-sums.count * scale)
+        sigma.addr_(shift, shift, alpha=-sums.count * scale)  # (sum x x^T - n shift shift^T) / (n - 1)
         centred = rows - mean
         found = self.solver(self.target, sigma, centred)
         weights = Weights(1 / sums.count, scale, share=len(rows) / sums.count)
         value = finish(self.target, mean, sigma.trace(), centred, found, weights, self.is_unit)
-        stored = rows.float()
+        stored = rows.float()  # the ring is float32, and its sums have to be those of the rows as they are stored
         is_same = torch.equal(stored.double(), rows)
         self.pending = stored, sums if is_same else self._after(stored.double(), steps)
         return value
 
     def _set_origin(self, rows: Tensor) -> None:
-        """The sums are about the mean of the first rows ever, so that a large mean costs no digits."""
+        """Take the mean of the first rows ever as the origin of all sums, so that a large mean costs no digits."""
         if self.sums.count == 0:
             self.origin = rows.mean(0)
 
     def _after(self, rows: Tensor, steps: int) -> QueueSums:
-        """The sums once `rows` have replaced the oldest, in parts that end where the ring does."""
+        """The sums after `rows` [B, d] have replaced the oldest rows; they are cut where the end of the ring falls."""
         sums, start = self.sums, 0
         while start < len(rows):
             part = rows[start : start + self.size - sums.position]
@@ -152,6 +162,7 @@ class QueueTerm(AbstractTerm):
         return sums
 
     def _advanced(self, sums: QueueSums, part: Tensor, steps: int) -> QueueSums:
+        """The sums after the rows of `part`, which do not go beyond the end of the ring."""
         stop = sums.position + len(part)
         centred = part - self.origin
         if stop == self.size:
@@ -164,7 +175,7 @@ class QueueTerm(AbstractTerm):
         return QueueSums(everything, sums.turn.plus(centred), max(sums.count, stop), stop, steps, peak)
 
     def _taken_anew(self, sums: QueueSums, rows: Tensor) -> QueueSums:
-        """`sums` from the rows themselves: after a huge outlier has left, differences of sums are rounding."""
+        """`sums`, computed again from the rows: once a huge outlier has left, the running sums are rounding error."""
         kept = torch.ones(sums.count, dtype=torch.bool, device=self.device)
         kept[self._places(len(rows))] = False
         everything = RowSums(torch.zeros_like(sums.all.first), torch.zeros_like(sums.all.second))
@@ -173,7 +184,7 @@ class QueueTerm(AbstractTerm):
         return dataclasses.replace(sums, all=everything, peak=float(everything.second.trace()))
 
     def _places(self, num_rows: int) -> Tensor:
-        """Where the next rows go in the ring."""
+        """The places of the ring that the next rows take [num_rows]."""
         return (torch.arange(num_rows, device=self.device) + self.sums.position) % self.size
 
     def _write(self, rows: Tensor, sums: QueueSums) -> None:

@@ -1,7 +1,11 @@
-"""The populations and solvers of a loss, one term per encoder, divided among the ranks that train together.
+"""The terms of a loss, one per encoder, divided among the ranks that train together.
 
-Term i lives on rank i % size: that rank alone keeps its population and solves its distance, so that the
-eigendecompositions of several encoders run side by side. Every rank gets the value, and the gradient of its own rows.
+Term i lives on rank i % size. That rank alone keeps the term's population and solves for its distance, so the
+eigendecompositions of several encoders run at the same time. A step goes as follows:
+
+1. Every rank encodes its own images, and all ranks gather the features of all ranks (`gather_rows`).
+2. Each rank evaluates the terms that live on it, on the features of all ranks.
+3. The owner of a term sends its distance and its gradient to all ranks, and each rank cuts out the rows of its images.
 """
 
 from __future__ import annotations
@@ -24,25 +28,30 @@ U = TypeVar("U")
 
 @dataclass(frozen=True)
 class _Failure:
-    """What went wrong on another rank."""
+    """An error on one rank, in a form that can be sent to the others."""
 
     name: str
+    """The term that failed."""
     text: str
+    """Class and message of the error."""
     exit_code: int
 
 
 class LossTerms:
-    """One `AbstractTerm` per encoder name; every rank makes the same calls in the same order."""
+    """One `AbstractTerm` per encoder name. All ranks must make the same calls in the same order."""
 
     def __init__(self, terms: Mapping[str, AbstractTerm], dims: Mapping[str, int], ranks: TensorGroup) -> None:
-        """`terms` are those of this rank (see `owned_by`), `dims` the widths of all, in order."""
+        """`terms` are those that live on this rank (see `owned_by`); `dims` are the feature widths of all terms."""
         self._terms = terms
         self._dims = dims
         self._ranks = ranks
         self._owners = {name: index % ranks.size for index, name in enumerate(dims)}
 
     def fill(self, features: Mapping[str, Tensor], most: int | None) -> int:
-        """Rows [n, D] of every rank, n >= 0, enter the populations, `most` at most; how many did."""
+        """Add the features [n, D] of all ranks to the populations, at most `most` rows; return how many were added.
+
+        n >= 0 may differ between ranks.
+        """
         gathered = self._gathered(features)
         added = min(len(rows[:most]) for rows, _ in gathered.values())
 
@@ -55,10 +64,11 @@ class LossTerms:
         return added
 
     def evaluate(self, features: Mapping[str, Tensor]) -> dict[str, TermValue]:
-        """Distances of the populations with all ranks' rows in them, and the gradients of this rank's rows.
+        """The distances of the populations with the features of all ranks in them, and the gradients of this rank's.
 
-        The rows are pending until `commit` or `discard`. Raises `NonFiniteError` for rows that are not finite, on every
-        rank; what a solver raises on its rank is a `PeerError` on others. Nothing is pending then.
+        The features are pending until `commit` or `discard`. Where some are not finite, all ranks raise
+        `NonFiniteError`; where a solver raises an error on one rank, the others raise `PeerError`. After an error no
+        features are pending.
         """
         gathered = self._gathered(features)
 
@@ -67,28 +77,28 @@ class LossTerms:
             return value, (float(value.fd), value.diagnostics)
 
         try:
-            values, told = self._on_owners(solve)
+            values, results = self._on_owners(solve)
         except Exception:
             self.discard()
             raise
-        return {name: self._shared(name, values.get(name), *told[name], *gathered[name]) for name in features}
+        return {name: self._shared(name, values.get(name), *results[name], *gathered[name]) for name in features}
 
     def commit(self) -> None:
-        """The pending rows enter the populations."""
+        """Let the pending features enter the populations."""
         for term in self._terms.values():
             term.commit()
 
     def discard(self) -> None:
-        """The pending rows, if any, are dropped."""
+        """Drop the pending features, if there are any."""
         for term in self._terms.values():
             term.discard()
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """The state of every term, on every rank, as copies on the CPU; all ranks call it."""
+        """The state of every term as copies on the CPU. All ranks must call it, and each gets all states."""
         return {name: self._state_of(name, owner) for name, owner in self._owners.items()}
 
     def load(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """What `state` gave, on any number of ranks."""
+        """Continue from what `state` gave, which may have been on another number of ranks."""
 
         def take(name: str, term: AbstractTerm) -> tuple[None, None]:
             term.load_state_dict(states[name])
@@ -97,21 +107,22 @@ class LossTerms:
         self._on_owners(take)
 
     def _on_owners(self, act: Callable[[str, AbstractTerm], tuple[T, U]]) -> tuple[dict[str, T], dict[str, U]]:
-        """`act` on every term where it lives: what it keeps there, and what it tells all ranks.
+        """Call `act` on every term, on the rank where the term lives.
 
-        The failure of one rank ends the call on all, so that none waits for it.
+        `act` returns a pair. The first is returned on the term's own rank only, the second on all ranks; both by name.
+        An error on one rank raises on all of them, so that none waits for ever.
         """
         kept: dict[str, T] = {}
-        told: dict[str, U] = {}
+        sent: dict[str, U] = {}
         failure, own_error = None, None
         for name, term in self._terms.items():
             try:
-                kept[name], told[name] = act(name, term)
-            except Exception as error:  # whatever it is, the others have to hear of it first
+                kept[name], sent[name] = act(name, term)
+            except Exception as error:  # whatever it is, the other ranks have to hear of it before it is raised here
                 exit_code = error.exit_code if isinstance(error, FdrError) else 1
                 failure, own_error = _Failure(name, f"{type(error).__name__}: {error}", exit_code), error
                 break
-        parts = self._ranks.gather((told, failure))
+        parts = self._ranks.gather((sent, failure))
         if own_error is not None:
             raise own_error
         for _, other in parts:
@@ -126,6 +137,7 @@ class LossTerms:
         return self._ranks.share(state, owner)
 
     def _gathered(self, features: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, slice]]:
+        """By encoder, the features of all ranks [N, D], and which of these rows are those of this rank."""
         for name, rows in features.items():
             if rows.shape[1] != self._dims[name]:
                 raise InputError(
@@ -145,7 +157,10 @@ class LossTerms:
     def _shared(
         self, name: str, value: TermValue | None, fd: float, diagnostics: Diagnostics, rows: Tensor, own: slice
     ) -> TermValue:
-        """The owner's value on every rank, with the gradient of this rank's rows."""
+        """The value that the term's owner computed, on every rank, with the gradient of this rank's rows.
+
+        `value` is None except on the owner, which sends its gradient to the others.
+        """
         if value is None:
             distance = torch.tensor(fd, dtype=torch.float64, device=rows.device)
             value = TermValue(distance, torch.empty_like(rows), diagnostics)

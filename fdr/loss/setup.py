@@ -1,4 +1,4 @@
-"""What an `FDLoss` is made of: its encoders by name, their weights and references, checked before the first image."""
+"""Set-up of an `FDLoss`: its encoders by name, their weights and references, all checked before the first image."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from fdr.references import Reference, check_one_encoder_each, find_reference, re
 def load_named(
     encoders: Any, options: EncoderOptions, weight_files: Mapping[str, Path] | None
 ) -> dict[str, AbstractEncoder]:
-    """Encoders by the name that the loss calls them: those of a dict by its keys, others by their own.
+    """Load the encoders and name them: those of a dict by its keys, others by their own names.
 
-    A user's module is left in the mode it is in. Raises `InputError` as `load_encoders` does.
+    A user's module stays in training or eval mode as it was. Raises `InputError` as `load_encoders` does.
     """
     given = list(encoders.values()) if isinstance(encoders, Mapping) else encoders
     modules = [item for item in (given if isinstance(given, list | tuple) else [given]) if isinstance(item, nn.Module)]
@@ -45,7 +45,7 @@ def load_named(
 
 
 def check_options(eps: float, encoder_batch_size: int | None, autocast: str | None) -> None:
-    """Raise `InputError` for a value that makes no sense."""
+    """Raise `InputError` for an option out of its range."""
     if not (math.isfinite(eps) and eps > 0):
         raise InputError(f"eps is {eps}; expected a number above 0, such as 0.01.")
     if encoder_batch_size is not None and encoder_batch_size < 1:
@@ -79,7 +79,7 @@ def references_of(
 
 
 def warn_of_other_size(images: Tensor, references: Mapping[str, Reference]) -> None:
-    """Warn when images [B, 3, H, W] are of another size than those behind the first reference, where that is known."""
+    """Warn when images [B, 3, H, W] have another size than those of the first reference, where that is known."""
     first = next(iter(references.values()))
     height, width = images.shape[-2:]
     theirs = Preprocessing.of_attributes(first.moments.attributes)

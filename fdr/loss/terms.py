@@ -1,7 +1,10 @@
-"""One encoder's share of FD-loss: its population as moments or as features, advanced step by step.
+"""A term of FD-loss: the population of one encoder's features, its FD, and the gradient for the newest batch.
 
-A step is pure: `evaluate` builds the population with the batch in it beside the committed one, and `commit` replaces
-the one by the other. So a step that is not taken changes nothing.
+A step happens in two parts: `evaluate` computes the population with the batch in it and keeps it beside the committed
+one; `commit` then replaces the committed one. A step that is not taken (`discard`) changes nothing.
+
+Symbols: m_p [d], S_p [d, d] are the moments of the reference, m_q, S_q those of the population with the batch in it;
+z [d] is a row of the batch of B; a is the share of the population that the batch has.
 """
 
 from __future__ import annotations
@@ -30,13 +33,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FILL_BLOCK = 2048
-"""Rows of a fill that are cast to float64 at a time."""
+"""Rows of a fill that are cast to float64 at a time. Raising it takes more memory and fewer, larger products."""
 
 
 class AbstractTerm(ABC):
     """FD of one encoder's population against its reference, as a function of the batch that is about to enter it.
 
-    `is_unit` divides the gradient by the share of the population that the batch is.
+    With `is_unit` the gradient is divided by the share of the batch, so that its size does not depend on the length of
+    the population's memory.
     """
 
     def __init__(self, target: Target, is_unit: bool) -> None:
@@ -53,16 +57,16 @@ class AbstractTerm(ABC):
         return self.target.mean.device
 
     def fill(self, features: Tensor) -> None:
-        """Add generated features [n, d] to the initial population; call it as often as there are batches.
+        """Add generated features [n, d] to the initial population; it may be called once a batch.
 
-        Nothing for a population that is the batch alone. Raises `InputError` once a step has been committed.
+        It does nothing where the population is the batch alone. Raises `InputError` once a step has been committed.
         """
         check_rows(features, self.dim)
         for block in features.detach().split(FILL_BLOCK):
             self._fill(block.to(self.device, torch.float64))
 
     def evaluate(self, features: Tensor) -> TermValue:
-        """FD with the batch [B, d] in the population, and its gradient; leaves one pending update, replacing an older.
+        """FD with the batch [B, d] in the population, and its gradient. The batch waits for `commit` or `discard`.
 
         Raises `InputError` for another shape, `RunError` for features that are not finite.
         """
@@ -74,11 +78,11 @@ class AbstractTerm(ABC):
 
     @abstractmethod
     def commit(self) -> None:
-        """The pending batch enters the population; nothing where none is pending."""
+        """Let the pending batch enter the population; it does nothing where no batch is pending."""
 
     @abstractmethod
     def discard(self) -> None:
-        """The pending batch does not enter the population."""
+        """Drop the pending batch."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
@@ -86,7 +90,7 @@ class AbstractTerm(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state_dict` gave, bit for bit. Raises `InputError` for another population's."""
+        """Continue from what `state_dict` gave, bit for bit. Raises `InputError` where it is another population's."""
 
     @abstractmethod
     def _fill(self, rows: Tensor) -> None: ...
@@ -97,16 +101,21 @@ class AbstractTerm(ABC):
 
 @dataclass(frozen=True)
 class Weights:
-    """How one row z of the batch enters: dm_q = mean dz, dS_q = scatter ((z - m_q) dz^T + dz (z - m_q)^T) to first
-    order."""
+    """How much one row z of the batch counts: by how much the moments move when z moves by dz.
+
+    dm_q = mean dz and dS_q = scatter ((z - m_q) dz^T + dz (z - m_q)^T), to first order in dz.
+    """
 
     mean: float
     scatter: float
     share: float
-    """Of the population that the whole batch is; what "unit" divides by."""
+    """The share of the population that the whole batch has; the gradient "unit" is divided by it."""
 
     def gradient(self, target: Target, mean: Tensor, centred: Tensor, moved: Tensor, is_unit: bool) -> Tensor:
-        """dFD/dz = 2 w_mean (m_q - m_p) + 2 w_scatter (z - m_q)(I - T) for rows z - m_q, (z - m_q) T [B, d]."""
+        """The gradient [B, d] of all rows: dFD/dz = 2 w_mean (m_q - m_p) + 2 w_scatter (z - m_q)(I - T).
+
+        `mean` is m_q [d]; `centred` holds the rows z - m_q [B, d], `moved` the rows (z - m_q) T [B, d].
+        """
         unit = self.share if is_unit else 1.0
         pull = (centred - moved).mul_(2 * self.scatter / unit)
         return pull.add_((mean - target.mean).to(pull.dtype), alpha=2 * self.mean / unit)
@@ -115,7 +124,7 @@ class Weights:
 def finish(
     target: Target, mean: Tensor, trace: Tensor, centred: Tensor, found: Transport, weights: Weights, is_unit: bool
 ) -> TermValue:
-    """FD and gradient, from a population's mean [d] and tr S_q, the centred rows [B, d], and their transport."""
+    """FD and gradient, from m_q [d], tr S_q, the rows z - m_q [B, d], and what the solver found for them."""
     fd = frechet_distance_of(target, mean, trace, found.root_trace)
     gradient = weights.gradient(target, mean, centred, found.moved, is_unit)
     return TermValue(fd, gradient, Diagnostics(found.route, found.residual, refreshed=found.route != "newton-schulz"))
@@ -125,7 +134,10 @@ def finish(
 
 
 class BatchTerm(AbstractTerm):
-    """The batch is the population: biased moments, no state. With the features of k batches, the k-step loss."""
+    """The batch is the population, with biased moments and no state.
+
+    Given the features of k batches at once, it is the loss over k steps (`ExactPopulation`).
+    """
 
     def __init__(self, target: Target, is_unit: bool, solver: Solver) -> None:
         super().__init__(target, is_unit)
@@ -163,32 +175,34 @@ class BatchTerm(AbstractTerm):
 
 @dataclass(frozen=True)
 class Averaging:
-    """How far an exponential average over batches has come.
+    """The weights of an exponential average over batches.
 
-    The raw average starts at 0, so after t batches the weights in it sum to 1 - beta^t; dividing by that sum removes
-    the bias. Kept divided, the average moves by the share (1 - beta) / (1 - beta^t) towards batch t.
+    An average that starts at 0 holds weights that sum to 1 - beta^t after t batches; dividing by that sum removes the
+    bias (as Adam does, arXiv 1412.6980). The average is stored divided, so batch t moves it by the share
+    a = (1 - beta) / (1 - beta^t).
     """
 
     weight: float = 0.0
     """1 - beta^t, or 1 where the population was filled."""
     num_filled: int = 0
-    """Samples of the fill."""
+    """Samples that the population was filled with."""
     num_steps: int = 0
+    """Batches since the fill."""
 
     def filled(self, rows: int) -> tuple[Averaging, float]:
-        """After `rows` more samples of the fill, which all weigh the same; and the share of these."""
+        """The averaging after a fill with `rows` more samples, all of the same weight, and the share of these."""
         if self.num_steps:
             raise InputError("The population already holds steps of training; it can only be filled before the first.")
         total = self.num_filled + rows
         return Averaging(1.0, total, 0), rows / total
 
     def stepped(self, beta: float) -> tuple[Averaging, float]:
-        """After one more batch; and its share."""
+        """The averaging after one more batch, and the share of that batch."""
         weight = beta * self.weight + (1 - beta)
         return Averaging(weight, self.num_filled, self.num_steps + 1), (1 - beta) / weight
 
     def state(self) -> dict[str, Tensor]:
-        """As tensors."""
+        """The fields as tensors, for `state_dict`."""
         return {
             "weight": torch.tensor(self.weight, dtype=torch.float64),
             "num_filled": torch.tensor(self.num_filled),
@@ -197,23 +211,24 @@ class Averaging:
 
     @classmethod
     def of(cls, state: Mapping[str, Tensor]) -> Averaging:
-        """From `state`."""
+        """The averaging that `state` was taken of."""
         return cls(float(state["weight"]), int(state["num_filled"]), int(state["num_steps"]))
 
 
 @dataclass(frozen=True)
 class AveragedMoments:
-    """Mean [d] and biased covariance [d, d] of all batches so far, weighted."""
+    """Weighted mean [d] and biased covariance [d, d] of all batches so far."""
 
     averaging: Averaging
     mean: Tensor
     sigma: Tensor
 
     def absorbing(self, rows: Tensor, averaging: Averaging, share: float) -> AveragedMoments:
-        """With `rows` [B, d] at `share` in them.
+        """The moments after `rows` [B, d] have entered with the weight a = `share`.
 
-        With X the rows about the old mean and e their mean, S <- (1 - a) S + a X^T X / B - a^2 e e^T, which is
-        (1 - b) z z^T averaging of raw moments without its cancellation.
+        With X [B, d] the rows less the old mean and e [d] the mean of X, the mean moves by a e, and
+        S <- (1 - a) S + a X^T X / B - a^2 e e^T. This equals averaging z z^T and subtracting m m^T at the end, without
+        the digits that such a subtraction loses.
         """
         anchor = self.mean if self.averaging.weight > 0 else rows.mean(0)
         centred = rows - anchor
@@ -224,7 +239,7 @@ class AveragedMoments:
 
 
 class EmaTerm(AbstractTerm):
-    """Exponentially averaged moments in float64: d + d^2 numbers, whatever the window."""
+    """Exponentially averaged moments in float64. The state is d + d^2 numbers, however long the window is."""
 
     def __init__(self, target: Target, is_unit: bool, solver: Solver, beta: float) -> None:
         super().__init__(target, is_unit)

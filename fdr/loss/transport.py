@@ -1,13 +1,15 @@
-"""The optimal transport map between a population and a reference, and the closed-form gradient of FD it gives.
+"""The optimal transport map from a population to a reference, and the closed-form gradient of FD that it gives.
 
-With S_p the reference's covariance, S_q the population's, and F any factor of S_p (F F^T = S_p), M = F^T S_q F has the
-eigenvalues of S_p S_q, so tr (S_p S_q)^{1/2} = tr M^{1/2}; and
+Symbols, for features of width d: m_p [d] and S_p [d, d] are the mean and covariance of the reference; m_q [d] and
+S_q [d, d] are those of the population of generated features; F [d, r] is any factor of S_p of full column rank,
+F F^T = S_p. The matrix M = F^T S_q F [r, r] has the nonzero eigenvalues of S_p S_q, so
+tr (S_p S_q)^{1/2} = tr M^{1/2}. The map
 
-    T = F M^{-1/2} F^T     takes N(0, S_q) to N(0, S_p):  T S_q T = S_p,  dFD/dS_q = I - T.
+    T = F M^{-1/2} F^T [d, d]     takes N(0, S_q) to N(0, S_p):  T S_q T = S_p,  and  dFD/dS_q = I - T.
 
-A sample z that enters the population with weight w thus has dFD/dz = 2 w (z - [m_p + T (z - m_q)]): it is pulled to its
-own target under optimal transport. Nothing is back-propagated through an eigendecomposition. Where M is singular,
-M^{-1/2} is its pseudo-inverse, and directions in which T is not determined get T = 0: they only shrink.
+So a sample z [d] that enters the population with weight w has dFD/dz = 2 w (z - [m_p + T (z - m_q)]): it is pulled
+towards the point to which optimal transport would take it. No gradient passes through an eigendecomposition. Where M is
+singular, M^{-1/2} is its pseudo-inverse. Directions in which T is not determined get T = 0, and samples shrink in them.
 
 Everything is float64.
 """
@@ -29,24 +31,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NEWTON_STEPS = 60
-"""Steps grow as log(cond M) / (2 log 1.5): these reach a condition of 1e19, beyond what float64 can tell."""
+"""Most steps of the Newton-Schulz iteration. It needs about log(cond M) / (2 log 1.5) of them.
+
+60 reach a condition number of 1e19, more than float64 can resolve, so raising it changes nothing.
+"""
 NEWTON_RESIDUAL = 1e-10
-"""|I - Z Y|_F / sqrt(r) at which Newton-Schulz has converged."""
+"""|I - Z Y|_F / sqrt(r) at which Newton-Schulz counts as converged. Raising it saves steps and loses accuracy."""
 
 MAX_FEATURE = 1e150
-"""Squares of larger features overflow."""
+"""Larger features are refused. Raising it would let their squares overflow float64."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """The reference as the solvers need it, over the `columns` [c] in which it varies."""
+    """The reference in the form that the solvers need, restricted to the `columns` in which it varies."""
 
     mean: Tensor
     """m_p [d]."""
     trace: float
     """tr S_p."""
     columns: Tensor
-    """Indices [c], by descending variance: a graded Cholesky factor keeps the digits of small eigenvalues."""
+    """Indices [c] of the features with a variance above 0, by descending variance.
+
+    The order matters: a Cholesky factor graded in this way keeps the digits of small eigenvalues.
+    """
     factor: Tensor
     """F [c, r] of full column rank with F F^T = S_p over `columns`."""
     is_lower: bool
@@ -59,7 +67,7 @@ class Target:
 
     @classmethod
     def of(cls, reference: Moments, device: torch.device) -> Target:
-        """The target that `reference` is; its factor is thin where the reference has few samples."""
+        """The target made of `reference`, on `device`. F is thin (r < c) where the reference has few samples."""
         variances = reference.sigma.diagonal()
         columns = np.flatnonzero(variances > 0)
         columns = columns[np.argsort(-variances[columns], kind="stable")]
@@ -73,29 +81,29 @@ class Target:
         )
 
     def congruence(self, sigma: Tensor) -> Tensor:
-        """M = F^T S_q F [r, r] of S_q [d, d]; only its lower triangle is defined."""
+        """M = F^T S_q F [r, r], given S_q [d, d]; only its lower triangle is defined."""
         covariance = sigma[self.columns][:, self.columns]
         if self.is_lower:
             return frechet.congruence_(self.factor, covariance)
         return self.factor.T @ covariance @ self.factor
 
     def spread(self, values: Tensor) -> Tensor:
-        """Values [n, c] of `columns` in their places of [n, d]; 0 elsewhere."""
+        """Put `values` [n, c] at `columns` of a tensor [n, d] that is 0 elsewhere."""
         return values.new_zeros(len(values), self.dim).index_copy_(1, self.columns, values)
 
 
 @dataclass(frozen=True)
 class Transport:
-    """What the solvers find out about a population and rows of it."""
+    """What a solver returns about a population and about the rows of the batch."""
 
     root_trace: Tensor
     """tr (S_p S_q)^{1/2}, a scalar."""
     moved: Tensor
-    """The centred rows under the map, (z - m_q) T [B, d]."""
+    """The centred rows after the map, (z - m_q) T [B, d]."""
     route: str
     """"cholesky", "eigen", "factors", "thin", "newton-schulz", or "constant" for a reference that does not vary."""
     residual: float | None = None
-    """Of an iteration, where there was one."""
+    """The residual of an iteration; None for a direct solver."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +120,12 @@ class Diagnostics:
 
 @dataclass(frozen=True)
 class TermValue:
-    """FD of a population with the batch in it, and its gradient."""
+    """FD of a population with the batch in it, and the gradient in the batch."""
 
     fd: Tensor
     """A float64 scalar. Rounding can make it slightly negative."""
     gradient: Tensor
-    """dFD/dfeatures [B, d], in the dtype and on the device of the features, scaled as the term was asked to."""
+    """dFD/dfeatures [B, d], in the dtype and on the device of the features, "raw" or "unit" as the term is set."""
     diagnostics: Diagnostics
 
 
@@ -134,7 +142,7 @@ def solver_named(name: str) -> Solver:
 
 
 def solve_exact(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
-    """One symmetric eigendecomposition of M; by factors of both covariances where its small eigenvalues need them."""
+    """By one symmetric eigendecomposition of M, or by `solve_by_factors` where M is singular or badly conditioned."""
     if len(target.columns) == 0:
         return Transport(rows.new_zeros(()), torch.zeros_like(rows), "constant")
     congruent = target.congruence(sigma)
@@ -150,7 +158,10 @@ def solve_exact(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
 
 
 def solve_by_factors(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
-    """From the singular values of F_q^T F, which keeps the digits that a singular product of covariances loses."""
+    """By the singular values of F_q^T F, with F_q F_q^T = S_q: they are the square roots of the eigenvalues of M.
+
+    This keeps the digits of small eigenvalues that the product M = F^T S_q F loses.
+    """
     covariance = sigma[target.columns][:, target.columns]
     own = frechet.cholesky_factor(covariance)
     if own is None:
@@ -163,9 +174,10 @@ def solve_by_factors(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
 
 
 def solve_thin(target: Target, rows: Tensor) -> Transport:
-    """For n <= d rows that are the whole population, S_q = rows^T rows / n: they are its factor.
+    """For a population of n <= d centred `rows` [n, d]: S_q = rows^T rows / n, so the rows are a factor of S_q.
 
-    With rows F / sqrt(n) = U s V^T, the trace is the nuclear norm sum s, and rows T = sqrt(n) U V^T F^T.
+    With the singular value decomposition rows F / sqrt(n) = U s V^T, tr M^{1/2} is the sum of s, and
+    rows T = sqrt(n) U V^T F^T.
     """
     scale = len(rows) ** 0.5
     left, roots, right = frechet.svd(rows[:, target.columns] @ target.factor / scale)
@@ -175,9 +187,9 @@ def solve_thin(target: Target, rows: Tensor) -> Transport:
 
 
 def solve_newton_schulz(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
-    """M^{1/2} and M^{-1/2} by the coupled Newton-Schulz iteration: matrix products alone, for devices slow at `eigh`.
+    """By the coupled Newton-Schulz iteration for M^{1/2} and M^{-1/2}, for devices that are slow at `eigh`.
 
-    Falls back to `solve_exact` where M is singular to rounding or the residual stops falling.
+    It uses matrix products only. Where M is singular to rounding or the residual stops falling, `solve_exact` is used.
     """
     congruent = target.congruence(sigma).tril()
     congruent = congruent + congruent.tril(-1).T
@@ -190,14 +202,17 @@ def solve_newton_schulz(target: Target, sigma: Tensor, rows: Tensor) -> Transpor
 
 
 def frechet_distance_of(target: Target, mean: Tensor, trace: Tensor, root_trace: Tensor) -> Tensor:
-    """|m_q - m_p|^2 + tr S_q + tr S_p - 2 tr (S_p S_q)^{1/2}, a scalar."""
+    """FD = |m_q - m_p|^2 + tr S_q + tr S_p - 2 tr (S_p S_q)^{1/2}, a scalar.
+
+    `mean` is m_q [d], `trace` is tr S_q, and `root_trace` is the last trace.
+    """
     return (mean - target.mean).square().sum() + trace + target.trace - 2 * root_trace
 
 
 def frechet_loss(features: Tensor, fd: Tensor, gradient: Tensor) -> Tensor:
-    """`fd` as a function of `features` [B, d] whose gradient is known: backward gives `gradient`, times what arrives.
+    """`fd` as a differentiable function of `features` [B, d], whose backward pass gives the known `gradient` [B, d].
 
-    Not differentiable twice.
+    It cannot be differentiated twice.
     """
     if gradient.shape != features.shape:
         raise InputError(f"The gradient has shape {list(gradient.shape)}, the features {list(features.shape)}.")
@@ -231,19 +246,20 @@ def check_rows(features: Tensor, dim: int) -> None:
 
 
 def _moved(rows: Tensor, basis: Tensor, roots: Tensor) -> Tensor:
-    """rows T for T = W s^{-1} W^T with W [c, k], in the order that takes fewer operations."""
+    """`rows` T [B, c] for T = W s^{-1} W^T, with W = `basis` [c, k], s = `roots` [k], in the cheaper order."""
     if len(rows) > len(basis):
         return rows @ ((basis / roots) @ basis.T)
     return (rows @ basis / roots) @ basis.T
 
 
 def _above_rounding(roots: Tensor, size: int) -> Tensor:
-    """Which singular values (descending) stand out of the rounding of the largest."""
+    """A mask of the singular values (given in descending order) that exceed the rounding error of the largest."""
     largest = roots[0] if len(roots) else roots.sum()
     return roots > max(size, len(roots)) * frechet.EPS * largest
 
 
 def _full_rank_factor(reference: Moments, columns: np.ndarray, device: torch.device) -> tuple[Tensor, bool]:
+    """F [c, r] of full column rank, and whether it is a lower Cholesky factor."""
     if reference.factor is not None:
         assert reference.count is not None
         thin = frechet.as_float64(np.array(reference.factor[:, columns].T), device)
