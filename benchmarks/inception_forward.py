@@ -30,7 +30,7 @@ from fdr.encoders.inception_network import InceptionNetwork
 from fdr.encoders.resize import tf1_bilinear, torch_bilinear
 from fdr.errors import FdrWarning
 from fdr.images import procedural
-from fdr.runtime import environment as runtime
+from fdr.runtime import devices as runtime
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "encoders"))
 from inception_state import make_inception_state, save_inception_state

@@ -81,7 +81,7 @@ def group_of_one(world: Path, options: argparse.Namespace) -> dict[str, float]:
 
     import fdr
     from fdr.runtime import SOLO, Group
-    from fdr.runtime.environment import RankFacts
+    from fdr.runtime.ranks.facts import RankFacts
     from fdr.runtime.ranks.process_group import Ranks
 
     store = dist.HashStore()

@@ -155,8 +155,8 @@ class FdrWarning(UserWarning):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, or else what it is, as part of a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """The first line of an error's message, without its full stop; the name of its type where it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
 
 
 @contextlib.contextmanager

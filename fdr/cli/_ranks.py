@@ -44,7 +44,7 @@ def ranks(gpus: int | None) -> Iterator[Group]:
 
     With `--gpus N` in a process that is no rank yet, starts N ranks, waits for them, and exits with their code.
     """
-    from fdr.runtime import SOLO, failures_told
+    from fdr.runtime import SOLO, propagate_failures
 
     facts = rank_facts()
     if gpus == 1 or (gpus is None and facts.size == 1):
@@ -59,7 +59,7 @@ def ranks(gpus: int | None) -> Iterator[Group]:
     group = join_ranks()
     if group.rank > 0:
         _be_silent()
-    with failures_told(group):
+    with propagate_failures(group):
         yield group
     group.leave()
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.callables import CallableEncoder
-from fdr.errors import FdrError, InputError
-from fdr.weights import UNKNOWN, find_factory, first_line, source_digest
+from fdr.errors import FdrError, InputError, first_line
+from fdr.weights import UNKNOWN, find_factory, source_digest
 
 
 def load(name: str, options: EncoderOptions) -> AbstractEncoder:

@@ -23,8 +23,8 @@ from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
 from fdr.encoders.catalogue import CLIP_MEAN, CLIP_STD
 from fdr.encoders.names import parse_open_name
 from fdr.encoders.preprocessing import Preprocessing
-from fdr.errors import FdrWarning, InputError, WeightsError, unknown
-from fdr.weights import WeightsFile, first_line, hub_file, load_library, quiet, resolve
+from fdr.errors import FdrWarning, InputError, WeightsError, first_line, unknown
+from fdr.weights import WeightsFile, hub_file, load_library, quiet, resolve
 
 SAFE, PICKLED = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
 

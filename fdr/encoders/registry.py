@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from fdr import runtime
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.catalogue import BUNDLES, ROWS, EncoderRow, find_row
-from fdr.errors import FdrWarning, InputError, unknown
+from fdr.errors import FdrWarning, InputError, first_line, unknown
 from fdr.runtime import Progress, SilentProgress, as_path, memory_for, named_arguments
-from fdr.weights import ENCODERS, first_line, load_declared
+from fdr.weights import ENCODERS, load_declared
 
 if TYPE_CHECKING:
     from torch import Tensor

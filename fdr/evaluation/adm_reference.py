@@ -26,7 +26,7 @@ from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import ATTRIBUTES
 from fdr.images import ImageSource, open_images
 from fdr.references import check_target
-from fdr.runtime import atomic_path, failures_told, file_digest
+from fdr.runtime import atomic_path, file_digest, propagate_failures
 
 NUM_IMAGES = 10_000
 """Images in `arr_0` of the references that ADM published."""
@@ -73,7 +73,7 @@ def write_adm_reference(
     check_adm_file(path)
     check_adm_encoder(encoder)
     options = options or ExtractionOptions()
-    with failures_told(options.group):
+    with propagate_failures(options.group):
         source.divide_among(options.group, options.progress)
         if options.group.rank > 0:
             measure(*_pass(source, encoder, options))

@@ -41,12 +41,12 @@ from fdr.runtime import (
     Progress,
     SilentProgress,
     as_path,
-    failures_told,
     memory_for,
     named_arguments,
-    on_main,
     package_versions,
+    propagate_failures,
     resolve_device,
+    run_on_rank0,
 )
 
 DEFAULT_ENCODER, DEFAULT_METRIC = "inception", "fd"
@@ -233,7 +233,7 @@ class Evaluator:
     def evaluate_source(self, source: ImageSource) -> Report:
         """Measure an opened sample set."""
         group = self.extraction_options.group
-        with failures_told(group):
+        with propagate_failures(group):
             source.divide_among(group, self.extraction_options.progress)
             return self._evaluate_on(group, source)
 
@@ -269,7 +269,7 @@ class Evaluator:
                 warnings=tuple(dict.fromkeys(gathered)),
             )
 
-        return on_main(group, report)
+        return run_on_rank0(group, report)
 
     def _stored_moments(self, source: ImageSource) -> dict[Key, Moments]:
         """By the protocol's rule, the moments that the sample file itself holds; none without such a rule or file."""

@@ -18,7 +18,7 @@ from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import SUFFIXES, Moments, frechet_distance, read_attributes
 from fdr.images import ImageSource
 from fdr.references import INDEX_NAME, INDEX_SCHEMA, check_target, moments_digest, read_index
-from fdr.runtime import failures_told, file_digest, on_main, write_atomically
+from fdr.runtime import file_digest, propagate_failures, run_on_rank0, write_atomically
 
 MAX_STEM = 200
 """Bytes of a file's name before its suffix; file systems allow 255, temporary names are longer."""
@@ -139,7 +139,7 @@ def _measured(
     """What `write` returns, on every rank, when main has given it the moments of all encoders."""
     options = options or ExtractionOptions()
     sources = [source] if validation is None else [source, validation]
-    with failures_told(options.group):
+    with propagate_failures(options.group):
         for images in sources:
             images.divide_among(options.group, options.progress)
         check()
@@ -159,7 +159,7 @@ def _measured(
             skipped = [{"id": image.id, "reason": image.reason} for image in measured[0].bad]
             return write(_Measured(found, _image_facts(passes[0], measured[0].count), skipped))
 
-        return on_main(options.group, written)
+        return run_on_rank0(options.group, written)
 
 
 def _image_facts(extraction: Extraction, count: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fdr.errors import FdrError, InputError, unknown
+from fdr.errors import FdrError, InputError, first_line, unknown
 from fdr.generators.base import Architecture, refuse_empty
 from fdr.generators.published.presets import PRESETS
 from fdr.weights import (
@@ -24,7 +24,6 @@ from fdr.weights import (
     file_digest,
     find_declared,
     find_factory,
-    first_line,
     is_archive,
     is_repository,
     load_archive,

@@ -29,9 +29,9 @@ from fdr.runtime import (
     available_cpus,
     beside,
     check_writable,
-    on_main,
     ordered_map,
     part_of,
+    run_on_rank0,
     sync_folder,
     write_atomically,
     write_error,
@@ -190,9 +190,9 @@ def write_samples(samples: SampleSet, progress: Progress | None = None, group: G
 
     Raises `InputError` where something else is in the way, `RunError` for a full disk.
     """
-    if on_main(group, samples.is_finished):
+    if run_on_rank0(group, samples.is_finished):
         return False
-    missing = on_main(group, samples.begin)
+    missing = run_on_rank0(group, samples.begin)
     total = len(samples.source)
     with (progress or SilentProgress()).task(f"Sampling {samples.source.name}", total) as task:
         task.resume(total - sum(stop - start for start, stop in missing))
@@ -202,7 +202,7 @@ def write_samples(samples: SampleSet, progress: Progress | None = None, group: G
             group.check_peers()
         group.gather(None, while_waiting=shared.advance)
         shared.advance()
-    on_main(group, samples.publish)
+    run_on_rank0(group, samples.publish)
     return True
 
 

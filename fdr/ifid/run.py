@@ -34,7 +34,7 @@ from fdr.ifid.results import Scores, results
 from fdr.images import ImageSource
 from fdr.metrics import OVERSHOOT, Lpips
 from fdr.reports import Report
-from fdr.runtime import failures_told, memory_for, on_main, package_versions
+from fdr.runtime import memory_for, package_versions, propagate_failures, run_on_rank0
 
 FOLDER = "ifid"
 """Below the cache: what the neighbour search has found, and what it has begun."""
@@ -178,7 +178,7 @@ class InterpolatedFid:
 
         `picture` is where a sheet of originals, reconstructions, neighbours and interpolants is written to.
         """
-        with failures_told(self.group), ExitStack() as stack:
+        with propagate_failures(self.group), ExitStack() as stack:
             for source in filter(None, (self.images, self.neighbours)):
                 source.divide_among(self.group, self.extraction_options.progress)
             folder = self._folder(stack)
@@ -188,7 +188,9 @@ class InterpolatedFid:
                 paired = self._paired(folder)
                 measured, qualities, originals = self._measured(paired, folder)
             gathered_texts = [text for part in self.group.gather(texts) for text in part]
-            report = on_main(self.group, lambda: self._report(paired, originals, measured, qualities, gathered_texts))
+            report = run_on_rank0(
+                self.group, lambda: self._report(paired, originals, measured, qualities, gathered_texts)
+            )
             if picture is not None and self.group.rank == 0:
                 self._try_to_draw(paired, picture)
             return report
@@ -271,7 +273,7 @@ class InterpolatedFid:
         if not all(extraction.is_complete for extraction in passes.values()):
             rows, progress = paired.draws.rows, self.extraction_options.progress
             with memory_for("gathering the drawn neighbours", "choose smaller images (--size)"):
-                on_main(self.group, lambda: gather(paired.references, rows, drawn, progress))
+                run_on_rank0(self.group, lambda: gather(paired.references, rows, drawn, progress))
         main = {name: encoder.spec.output for name, encoder in self.encoders.items()}
         needs = {name: Needs((output,)) for name, output in main.items()}
         originals = measure(self._pass(self.images, encoders), needs)

@@ -36,7 +36,7 @@ def open_named(text: str, options: ImageOptions) -> ImageSource:
         found = datasets.load_dataset(name, config or None, split=split or None, download_config=settings)
     except Exception as error:  # whatever its builders and the network raise
         offline = " (without the network, as --offline or $FDR_OFFLINE asks)" if is_offline() else ""
-        raise InputError(f"The dataset {text!r} cannot be loaded{offline}: {first_line(error)[:200]}") from error
+        raise InputError(f"The dataset {text!r} cannot be loaded{offline}: {first_line(error)}.") from error
     return open_hf(found, options, f"hf-dataset:{text}")
 
 
@@ -46,7 +46,7 @@ def open_saved(place: Place, options: ImageOptions) -> ImageSource:
     try:
         found = datasets.load_from_disk(str(place.path))
     except Exception as error:
-        raise InputError(f"{place.path} is no complete saved dataset: {first_line(error).rstrip('.')}.") from error
+        raise InputError(f"{place.path} is no complete saved dataset: {first_line(error)}.") from error
     return open_hf(found, options, place.name)
 
 

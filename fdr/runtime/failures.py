@@ -98,8 +98,8 @@ def memory_for(part: str, advice: str) -> Iterator[None]:
 
 def described(error: BaseException) -> str:
     """ "ValueError: text, raised at my_encoder.py:12": what a user's code raised, and where in it."""
-    text = first_line(error).rstrip(".")
+    text = f": {first_line(error)}" if str(error).strip() else ""
     frames = traceback.extract_tb(error.__traceback__)
     users = [f for f in frames if not f.filename.startswith(_LIBRARIES) and "site-packages" not in f.filename]
     place = f", raised at {os.path.basename(users[-1].filename)}:{users[-1].lineno}" if users else ""
-    return f"{type(error).__name__}{': ' if str(error).strip() else ''}{text}{place}"
+    return f"{type(error).__name__}{text}{place}"

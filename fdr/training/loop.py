@@ -11,7 +11,16 @@ from typing import Any
 
 from fdr.errors import FdrError, FdrWarning, RunError
 from fdr.generators import save_generator
-from fdr.runtime import SOLO, Group, failures_told, memory_for, on_main, peak_memory, resolve_device, tensor_ranks
+from fdr.runtime import (
+    SOLO,
+    Group,
+    memory_for,
+    peak_memory,
+    propagate_failures,
+    resolve_device,
+    run_on_rank0,
+    tensor_ranks,
+)
 from fdr.training import folder
 from fdr.training.checkpoint import list_checkpoints, load_checkpoint, prune, save_checkpoint
 from fdr.training.log import Clock, Sink, StepRecord, open_sinks
@@ -63,8 +72,8 @@ def train(
     Raises `InputError` for unusable options or a folder of other options, `RunError` when the run cannot go on.
     """
     run_options, shown = run_options or RunOptions(), view or SilentView()
-    with failures_told(group):
-        last = on_main(group, lambda: _last_step(run, options))
+    with propagate_failures(group):
+        last = run_on_rank0(group, lambda: _last_step(run, options))
         if last == options.steps:
             return TrainResult(run, last, options.steps, 0, had_finished=True)
         device = resolve_device(run_options.device)

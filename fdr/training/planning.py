@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fdr.loss import EmaPopulation, QueuePopulation
-from fdr.runtime import Group, on_main, peak_memory, resolve_device, tensor_ranks
+from fdr.runtime import Group, peak_memory, resolve_device, run_on_rank0, tensor_ranks
 from fdr.training import folder
 from fdr.training.checkpoint import FOLDER, list_checkpoints
 from fdr.training.options import RunOptions, TrainOptions, parse_population
@@ -34,7 +34,7 @@ def plan(options: TrainOptions, run: Path, run_options: RunOptions, group: Group
         yield f"{run} has finished already, at step {last}; nothing would be done"
         return
     with tempfile.TemporaryDirectory() as scratch, own_randomness(resolve_device(run_options.device)):
-        place = on_main(group, lambda: Path(scratch)) if last is None else run
+        place = run_on_rank0(group, lambda: Path(scratch)) if last is None else run
         parts = build(options, place, run_options, group, is_new=last is None, progress=SilentView())
         yield from _contents(options, parts, run, last or 0)
         yield from _costs(options, parts, group)

@@ -23,7 +23,6 @@ from .hub import shard_names as shard_names
 from .identity import UNKNOWN as UNKNOWN
 from .identity import digest_state as digest_state
 from .identity import module_digest as module_digest
-from .libraries import first_line as first_line
 from .libraries import load_library as load_library
 from .libraries import quiet as quiet
 from .lpips_weights import lpips_files as lpips_files

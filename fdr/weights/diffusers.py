@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from fdr.errors import InputError, WeightsError
+from fdr.errors import InputError, WeightsError, first_line
 from fdr.weights.files import FoundWeights, WeightsFile, resolve
 from fdr.weights.hub import file_in, read_json, shards_of
-from fdr.weights.libraries import first_line, load_library, quiet
+from fdr.weights.libraries import load_library, quiet
 from fdr.weights.options import WeightOptions
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fdr._version import __version__
-from fdr.errors import RunError
+from fdr.errors import RunError, first_line
 from fdr.runtime import Progress, ProgressTask, locked_file
 
 CHUNK = 1 << 20
@@ -148,13 +148,13 @@ def fetch_from_hub(repo: str, filename: str, revision: str | None = None, *, pro
     except errors.EntryNotFoundError as error:
         raise FetchError(f"repository {repo} has no file {filename}") from error
     except errors.HfHubHTTPError as error:
-        raise FetchError(f"the hub answered: {_first_line(error)}") from error
+        raise FetchError(f"the hub answered: {first_line(error)}") from error
     except getattr(errors, "HTTPError", errors.HfHubHTTPError) as error:  # what the hub's own HTTP client raises
-        raise FetchError(f"the connection to the hub broke: {_first_line(error)}") from error
+        raise FetchError(f"the connection to the hub broke: {first_line(error)}") from error
     except OSError as error:
         if error.errno is None or isinstance(error, ConnectionError | TimeoutError):
-            raise FetchError(f"the connection to the hub broke: {_first_line(error)}") from error
-        raise RunError(f"Cannot store {filename} of {repo} in the hub cache: {_first_line(error)}.") from error
+            raise FetchError(f"the connection to the hub broke: {first_line(error)}") from error
+        raise RunError(f"Cannot store {filename} of {repo} in the hub cache: {first_line(error)}.") from error
 
 
 def _check_route(address: str) -> None:
@@ -165,10 +165,6 @@ def _check_route(address: str) -> None:
         socket.getaddrinfo(urllib.parse.urlsplit(address).hostname, None)
     except OSError as error:
         raise FetchError(f"no connection to {address}: {error.strerror or error}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _hub_bar(progress: Progress) -> Any:

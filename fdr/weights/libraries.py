@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from types import ModuleType
 
-from fdr.errors import InputError
+from fdr.errors import InputError, first_line
 
 _ADVICE = {
     "timm": "reinstall timm and the torchvision that belongs to this torch",
@@ -27,11 +27,6 @@ def load_library(name: str, user: str, kind: str = "Encoder") -> ModuleType:
             f"{kind} {user!r} needs {name}, which failed to import: {type(error).__name__}: {first_line(error)}; "
             f"{_ADVICE[name]}."
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, as part of a sentence."""
-    return (str(error).strip().splitlines() or [""])[0].rstrip(".")[:200]
 
 
 @contextlib.contextmanager

@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from fdr.errors import WeightsError
+from fdr.errors import WeightsError, first_line
 from fdr.runtime import check_layout
 from fdr.weights.export_schema import Refused, checked_payloads, checked_program
-from fdr.weights.libraries import first_line, quiet
+from fdr.weights.libraries import quiet
 
 _EXAMPLE = "data/sample_inputs/model.pt"
 _MODEL, _FORMAT = "models/model.json", ("archive_format", "archive_version", "byteorder")

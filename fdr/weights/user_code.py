@@ -11,8 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fdr.errors import InputError, unknown
-from fdr.weights.libraries import first_line
+from fdr.errors import InputError, first_line, unknown
 
 
 def find_factory(module_name: str, factory_name: str, asked_by: str) -> Callable[..., Any]:

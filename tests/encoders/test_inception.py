@@ -19,7 +19,7 @@ from fdr.encoders.inception import InceptionEncoder, load
 from fdr.encoders.inception_network import FoldedInception, InceptionNetwork
 from fdr.errors import FdrWarning, InputError, WeightsError
 from fdr.images import procedural
-from fdr.runtime import environment as runtime
+from fdr.runtime import devices as runtime
 
 NAMES = ("inception", "inception:pytorch-fid", "inception:clean", "inception:fdloss")
 PARITY = 5e-5

@@ -21,7 +21,7 @@ from fdr.encoders import BUNDLES, ROWS, EncoderOptions, find_row, timm_models
 from fdr.encoders.catalogue import timm_weights
 from fdr.encoders.timm_models import load, load_row
 from fdr.errors import InputError, WeightsError
-from fdr.runtime import environment as runtime
+from fdr.runtime import devices as runtime
 
 IMAGES = torch.rand((2, 3, 72, 96), generator=torch.Generator().manual_seed(1))
 

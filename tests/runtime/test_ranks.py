@@ -19,7 +19,7 @@ from fdr.frechet import Sums
 from fdr.images import ImageOptions, open_images
 from fdr.images.digests import file_digests
 from fdr.runtime import SOLO, Group, part_of, rank_device, rank_environment, rank_facts
-from fdr.runtime.environment import RankFacts
+from fdr.runtime.ranks.facts import RankFacts
 
 
 @pytest.fixture(autouse=True)

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fdr.errors import FdrError, FdrWarning, InputError, unknown
+from fdr.errors import FdrError, FdrWarning, InputError, first_line, unknown
 from fdr.generators import POSTERIOR, noise_of
 from fdr.ifid.autoencoders.posterior import Posterior, read_images, read_posterior
 from fdr.images import draw
 from fdr.runtime import DTYPES
-from fdr.weights import UNKNOWN, first_line
+from fdr.weights import UNKNOWN
 
 AUTOENCODERS_VERSION = 1  # raised whenever a release changes latents or decoded images of an unchanged spec
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from fdr.errors import FdrError, InputError, WeightsError
+from fdr.errors import FdrError, InputError, WeightsError, first_line
 from fdr.ifid.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
 from fdr.ifid.autoencoders.objects import AutoencoderOptions, check_object, identity_of, wrap
-from fdr.weights import UNKNOWN, find_factory, first_line, load_weights, source_digest
+from fdr.weights import UNKNOWN, find_factory, load_weights, source_digest
 
 _NAME = re.compile(r"(?:py:)?([\w.]+):(\w+)")
 

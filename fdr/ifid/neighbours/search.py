@@ -98,7 +98,7 @@ def nearest(
     `identities` and `labels` are integers of all query rows and of all reference rows: pairs of one identity do not
     count, and with labels only references of the query's class do. In the folder `state` what was found is kept, under
     `state_key`, which stands for the content of both sets; the same call goes on from there. The ranks of `group`
-    divide the queries, and all return the same; call it within `failures_told`.
+    divide the queries, and all return the same; call it within `propagate_failures`.
 
     Raises `InputError` when a latent is not finite, a query has fewer than K references, or the memory holds not even
     one query; `RunError` when a device's products are less exact than their bound.

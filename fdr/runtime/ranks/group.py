@@ -160,7 +160,7 @@ SOLO_TENSORS: TensorGroup = SoloTensors()
 
 
 @contextlib.contextmanager
-def failures_told(group: Group) -> Iterator[None]:
+def propagate_failures(group: Group) -> Iterator[None]:
     """Whatever this rank raises inside is told to the others, so that none waits for it, and only one is heard."""
     try:
         yield
@@ -206,8 +206,8 @@ class SharedTask:
         return sum(self._done)
 
 
-def on_main(group: Group, function: Callable[[], T]) -> T:
-    """`function()` of the main rank, on every rank; called within `failures_told`, an error reaches all."""
+def run_on_rank0(group: Group, function: Callable[[], T]) -> T:
+    """`function()` of the main rank, on every rank; called within `propagate_failures`, an error reaches all."""
     return group.broadcast(function() if group.rank == 0 else None)  # type: ignore[return-value]
 
 

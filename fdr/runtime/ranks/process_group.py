@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from fdr.errors import InputError, PeerError, RunError, first_line
-from fdr.runtime.environment import RankFacts, rank_facts
+from fdr.runtime.ranks.facts import RankFacts, rank_facts
 from fdr.runtime.ranks.group import SOLO, Combinable, Group, link_kept, nothing
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from fdr.generators import POSTERIOR, noise_of
 from fdr.ifid import AutoencoderSpec, LoadedAutoencoder
 from fdr.ifid.autoencoders.loading import as_autoencoder
 from fdr.ifid.autoencoders.posterior import read_posterior
-from fdr.runtime import environment as runtime
+from fdr.runtime import devices as runtime
 
 IMAGES = torch.rand(5, 3, 16, 24, generator=torch.Generator().manual_seed(0))
 SIGNED = 2 * IMAGES - 1

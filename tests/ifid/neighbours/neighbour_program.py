@@ -21,7 +21,7 @@ from torch import Tensor
 import fdr
 from fdr.ifid.neighbours import ArrayRows, SearchOptions, nearest
 from fdr.ifid.neighbours import state as search_state
-from fdr.runtime import failures_told
+from fdr.runtime import propagate_failures
 
 OPTIONS = SearchOptions(device="cpu", precision="bfloat16")
 
@@ -51,7 +51,7 @@ def main() -> None:
     rows = MortalRows(references, 64)
     rows.kill_at = kill_at
     group = fdr.join_ranks()
-    with failures_told(group):
+    with propagate_failures(group):
         found = nearest(ArrayRows(queries, 7), rows, OPTIONS, state=Path(state), state_key="these", group=group)
     np.savez(out / f"{group.rank}.npz", **vars(found), reads=np.array(rows.reads))
     group.leave()
