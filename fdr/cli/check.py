@@ -248,11 +248,11 @@ def _is_json(item: str) -> bool:
 def _measure(
     samples: Sequence[str], task: _Task, outputs: Outputs, is_dry: bool, measuring: dict[str, Any]
 ) -> list[Report]:
-    from fdr.reports import reports_to_json, told_apart
+    from fdr.reports import reports_to_json, unique_names
 
     with _ranks.ranks(measuring["gpus"]) as group:
         evaluator, sources = _generator.prepare_samples(samples, group=group, dry_run=is_dry, **measuring)
-        names = told_apart([source.name for source in sources])
+        names = unique_names([source.name for source in sources])
         _check_plan({name: tuple(evaluator.planned(s)) for name, s in zip(names, sources, strict=True)}, task)
         if is_dry:
             for line in evaluator.plan(sources) if group.rank == 0 else ():

@@ -76,9 +76,9 @@ def _warn_about(moments: Moments, where: str) -> None:
     import warnings
 
     from fdr.errors import FdrWarning
-    from fdr.references import examine
+    from fdr.references import check_moments
 
-    for sentence in examine(moments, where):
+    for sentence in check_moments(moments, where):
         warnings.warn(sentence, FdrWarning, stacklevel=2)
 
 

@@ -244,12 +244,12 @@ def compare_reports(a: Report, b: Report) -> Comparison:
 
 
 def _pair(a: Report, b: Report, first: Result, second: Result, have_same_pixels: bool) -> Pair:
-    differences = _told(a, b, first, second)
+    differences = _differences_explained(a, b, first, second)
     is_same = have_same_pixels and not differences
     return Pair(first, second, differences, is_same and contradict(first, second.value))
 
 
-def _told(a: Report, b: Report, first: Result, second: Result) -> tuple[Difference, ...]:
+def _differences_explained(a: Report, b: Report, first: Result, second: Result) -> tuple[Difference, ...]:
     """The differences of two results; a spec hash that differs is explained by the specs in the reports."""
     specs = [_spec(report.run, row.encoder) for report, row in ((a, first), (b, second))]
     keys = [key for key in specs[0] if key not in _UNHASHED and specs[0][key] != specs[1].get(key)]

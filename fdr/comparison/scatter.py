@@ -1,4 +1,4 @@
-"""A scatter plot of two columns with their correlation, as a figure for a paper: SVG, PDF or PNG. Needs matplotlib."""
+"""Draws a scatter plot of two columns with their correlation, for a paper: SVG, PDF or PNG. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".svg", ".pdf", ".png")
 MAX_LABELS = 60
-"""More names than these would cover the points."""
+"""A plot with more points gets no labels, because they would hide the points."""
 MANY = 200
-"""More points than these are drawn small."""
+"""Above this number, points are drawn small and without an outline."""
 INCHES, DPI = (4.8, 4.4), 200
 POINT, LINE, TEXT = "#1f5a92", "#b5482a", "#404040"
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: one picture on all machines
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so the plot looks the same on every machine
     "font.size": 8,
     "axes.edgecolor": TEXT,
     "axes.labelcolor": TEXT,
@@ -45,12 +45,12 @@ METADATA: dict[str, dict[str, Any]] = {
     ".pdf": {"CreationDate": None},
     ".png": {},
 }
-"""Without dates, so that one table gives the same bytes each time."""
+"""Metadata of the file by suffix. Dates are left out, so that the same table always gives the same bytes."""
 
 
 @dataclass(frozen=True)
 class Scatter:
-    """What is drawn: the columns as they are in the table."""
+    """The data of a plot: two columns with the values of the table, their names, and a label for each point."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -62,7 +62,7 @@ class Scatter:
 
 
 def check_plot(path: Path) -> None:
-    """Raise now what `save_scatter` would raise later: another suffix, no matplotlib, a folder that takes no file."""
+    """Raise an error if `save_scatter` would: unknown suffix, matplotlib not installed, or folder not writable."""
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"A plot is saved as {', '.join(SUFFIXES)}; got {str(path)!r}.")
     if importlib.util.find_spec("matplotlib") is None:
@@ -71,9 +71,9 @@ def check_plot(path: Path) -> None:
 
 
 def save_scatter(path: Path, scatter: Scatter, correlations: Correlations) -> None:
-    """Draw the points, the least-squares line, names, and the coefficients above; write the file in one step.
+    """Draw the points with their labels, the least-squares line, and the coefficients as the title; save it to `path`.
 
-    On a logarithmic axis the line is straight in the logarithm. Raises `InputError` as `check_plot` does.
+    On a logarithmic axis the line is fitted to the logarithms. Raises the errors of `check_plot`.
     """
     check_plot(path)
     import matplotlib
@@ -82,10 +82,10 @@ def save_scatter(path: Path, scatter: Scatter, correlations: Correlations) -> No
 
     suffix = path.suffix.lower()
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the user's own settings are
+        matplotlib.rcdefaults()  # ignore the user's own settings
         matplotlib.rcParams.update(STYLE)
         figure = Figure(INCHES, dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)  # measures text
+        FigureCanvasAgg(figure)  # needed to measure the size of labels
         axes = figure.add_subplot()
         _draw(axes, scatter)
         axes.set_title("\n".join(_title(correlations, scatter)), loc="left", fontsize=8, color=TEXT, linespacing=1.4)
@@ -112,7 +112,7 @@ def _draw(axes: Axes, scatter: Scatter) -> None:
 
 
 def _number_decades(axis: Axis) -> None:
-    """Plain numbers at 1, 2 and 5 of each decade."""
+    """Label a logarithmic axis with plain numbers at 1, 2 and 5 of each decade."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -121,12 +121,12 @@ def _number_decades(axis: Axis) -> None:
 
 
 def _plain(text: str) -> str:
-    """Text that matplotlib does not take for mathematics."""
+    """Escape dollar signs, which matplotlib would read as the start of a formula."""
     return text.replace("$", r"\$")
 
 
 def _fit(scatter: Scatter) -> tuple[np.ndarray, np.ndarray]:
-    """The least-squares line of y on x, between the outermost points."""
+    """50 points (x, y) on the least-squares line of y on x, from the smallest to the largest x."""
     x, y = (
         np.log10(values) if is_log else np.asarray(values, dtype=np.float64)
         for values, is_log in ((scatter.x, scatter.log_x), (scatter.y, scatter.log_y))
@@ -140,21 +140,22 @@ def _fit(scatter: Scatter) -> tuple[np.ndarray, np.ndarray]:
 def _title(correlations: Correlations, scatter: Scatter) -> Iterator[str]:
     logs = [name for name, is_log in (("x", scatter.log_x), ("y", scatter.log_y)) if is_log]
     of = f" of log {' and log '.join(logs)}" if logs else ""
-    yield f"Pearson r{of} = {_shown(correlations.pearson)}     n = {correlations.count:,}{_of(correlations)}"
-    yield f"Spearman ρ = {_shown(correlations.spearman)}     Kendall τ = {_shown(correlations.kendall)}"
+    yield f"Pearson r{of} = {_with_interval(correlations.pearson)}     n = {correlations.count:,}{_interval_note(correlations)}"
+    spearman, kendall = _with_interval(correlations.spearman), _with_interval(correlations.kendall)
+    yield f"Spearman ρ = {spearman}     Kendall τ = {kendall}"
 
 
-def _of(correlations: Correlations) -> str:
+def _interval_note(correlations: Correlations) -> str:
     return "" if correlations.method is None else f", {100 * correlations.confidence:g} % intervals"
 
 
-def _shown(coefficient: Coefficient) -> str:
+def _with_interval(coefficient: Coefficient) -> str:
     interval = "" if coefficient.low is None else f" [{coefficient.low:.2f}, {coefficient.high:.2f}]"
     return f"{coefficient.value:.2f}{interval}".replace("-", "−")
 
 
 def _name_points(axes: Axes, scatter: Scatter) -> None:
-    """Write each label beside its point, where it covers least."""
+    """Write each label beside its point, at the place where it hides least."""
     if len(scatter.labels) > MAX_LABELS:
         warnings.warn(
             f"{len(scatter.labels)} labels are too many for one plot (at most {MAX_LABELS}); it has none.",
@@ -192,10 +193,12 @@ def _note(axes: Axes, label: str, x: float, y: float) -> Annotation:
 def _offsets(
     pixels: np.ndarray, sizes: np.ndarray, line: np.ndarray, frame: np.ndarray, unit: float
 ) -> list[tuple[float, float]]:
-    """Of each label the lower left corner, in pixels from its point: the cheapest of sixteen places, settled in rounds.
+    """The lower left corner of each label, in pixels relative to its point.
 
-    A place costs the area that it shares with other labels and with points, the line it hides, and what leaves the
-    frame; the nearer ring and the right side win ties.
+    Each label takes the cheapest of the sixteen places that `_places` gives, in four rounds over all labels. `_cost`
+    counts what a label hides and what lies outside the frame; earlier places cost less. `pixels` [n, 2] are the points,
+    `sizes` [n, 2] the widths and heights of the labels, `line` [m, 2] points on the fitted line, `frame` [4] the
+    corners of the plot, and `unit` is the size of a typographic point in pixels.
     """
     gap = 4.0 * unit
     candidates = [list(_places(size, gap)) for size in sizes]
@@ -217,7 +220,7 @@ def _offsets(
 
 
 def _places(size: np.ndarray, gap: float) -> Iterator[np.ndarray]:
-    """Lower left corners around a point: right, left, above, below, then the diagonals; then the same further out."""
+    """Lower left corners of a label around its point: right, left, above, below and the diagonals, near and then far."""
     width, height = size
     for reach in (gap, 2.2 * gap):
         for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)):
@@ -226,6 +229,7 @@ def _places(size: np.ndarray, gap: float) -> Iterator[np.ndarray]:
 
 
 def _cost(box: np.ndarray, obstacles: np.ndarray, line: np.ndarray, frame: np.ndarray) -> float:
+    """How bad a place is: overlap with labels and points, points of the line it hides, and pixels outside the frame."""
     overlap = np.minimum(box[2:], obstacles[:, 2:]) - np.maximum(box[:2], obstacles[:, :2])
     shared = np.prod(np.clip(overlap, 0, None), axis=1).sum()
     covered = ((line > box[:2]) & (line < box[2:])).all(axis=1).sum()

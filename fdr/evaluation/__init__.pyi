@@ -9,7 +9,7 @@ from .demo import save_images as save_images
 from .evaluator import Evaluator as Evaluator
 from .evaluator import evaluate as evaluate
 from .measurement import Measurement as Measurement
-from .measurement import Needs as Needs
+from .measurement import Requested as Requested
 from .measurement import measure as measure
 from .protocols import PROTOCOLS as PROTOCOLS
 from .protocols import check_is_free as check_is_free

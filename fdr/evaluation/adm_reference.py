@@ -20,7 +20,7 @@ import numpy as np
 
 from fdr.encoders import AbstractEncoder
 from fdr.errors import InputError
-from fdr.evaluation.measurement import Measurement, Needs, measure
+from fdr.evaluation.measurement import Measurement, Requested, measure
 from fdr.evaluation.results import moments_facts
 from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import ATTRIBUTES
@@ -80,8 +80,8 @@ def write_adm_reference(
             return options.group.broadcast({})
         with atomic_path(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as pixels:
             shown = _write_pixels(subset, pixels, options)
-            extraction, needs = _pass(source, encoder, options)
-            measured = measure(extraction, needs)
+            extraction, requested = _pass(source, encoder, options)
+            measured = measure(extraction, requested)
             members = _members(measured, encoder, shown)
             members[ATTRIBUTES] = np.array(json.dumps(moments_facts(name or path.stem, extraction, encoder, measured)))
             _write_npz(temporary, pixels, shown, members)
@@ -136,9 +136,9 @@ def _images(subset: ImageSource, options: ExtractionOptions) -> Iterator[tuple[i
 
 def _pass(
     source: ImageSource, encoder: AbstractEncoder, options: ExtractionOptions
-) -> tuple[Extraction, dict[str, Needs]]:
+) -> tuple[Extraction, dict[str, Requested]]:
     outputs = (encoder.spec.output, SPATIAL)
-    return Extraction(source, [encoder], {encoder.spec.name: outputs}, options), {encoder.spec.name: Needs(outputs)}
+    return Extraction(source, [encoder], {encoder.spec.name: outputs}, options), {encoder.spec.name: Requested(outputs)}
 
 
 def _members(measured: Measurement, encoder: AbstractEncoder, shown: Shown) -> dict[str, np.ndarray]:

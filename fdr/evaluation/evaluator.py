@@ -12,11 +12,11 @@ from typing import Any
 
 from fdr.encoders import AbstractEncoder, EncoderOptions, load_encoders
 from fdr.errors import FdrWarning, InputError, collected_warnings
-from fdr.evaluation.measurement import Key, Measurement, Needs, measure
+from fdr.evaluation.measurement import Key, Measurement, Requested, measure
 from fdr.evaluation.protocols import Protocol, check_is_free, find_protocol
 from fdr.evaluation.reference_side import ReferenceSide, opened
 from fdr.evaluation.results import PlannedResult, ResultFacts, samples_facts
-from fdr.evaluation.sanity import doubts
+from fdr.evaluation.sanity import sanity_warnings
 from fdr.features import Extraction, ExtractionOptions, cached_rows
 from fdr.frechet import Moments
 from fdr.generators import Labels, samples_of
@@ -171,7 +171,7 @@ class Evaluator:
             self.reference = ReferenceSide(
                 reference,
                 self.encoders,
-                {encoder.spec.name: self._needs(encoder, of_reference=True) for encoder in self.encoders},
+                {encoder.spec.name: self._requested(encoder, of_reference=True) for encoder in self.encoders},
                 image_options=image_options,
                 encoder_options=encoder_options,
                 extraction_options=extraction_options,
@@ -191,7 +191,7 @@ class Evaluator:
         if self.reference.images is not None:
             yield "reference: " + self._plan_of(self.reference.images, self.reference.outputs)
         for source in sources:
-            outputs = {encoder.spec.name: self._needs(encoder).outputs for encoder in self.encoders}
+            outputs = {encoder.spec.name: self._requested(encoder).outputs for encoder in self.encoders}
             yield "samples: " + self._plan_of(source, outputs)
 
     def _plan_of(self, source: ImageSource, outputs: Mapping[str, tuple[str, ...]]) -> str:
@@ -217,10 +217,10 @@ class Evaluator:
         outputs = [(metric, metric.output_of(encoder.spec.output, encoder.outputs)) for metric in self.metrics]
         return [(metric, output) for metric, output in outputs if output is not None]
 
-    def _needs(self, encoder: AbstractEncoder, of_reference: bool = False) -> Needs:
+    def _requested(self, encoder: AbstractEncoder, of_reference: bool = False) -> Requested:
         """What the metrics want of an encoder, on the side of the samples or of the reference."""
         applied = [(m, output) for m, output in self._applied(encoder) if m.needs_reference or not of_reference]
-        return Needs(
+        return Requested(
             tuple(dict.fromkeys(output for m, output in applied if isinstance(m, AbstractMomentsMetric))),
             tuple(dict.fromkeys(output for m, output in applied if isinstance(m, AbstractFeaturesMetric))),
             tuple(m for m, _ in applied if isinstance(m, AbstractStreamMetric)),
@@ -239,23 +239,25 @@ class Evaluator:
 
     def _evaluate_on(self, group: Group, source: ImageSource) -> Report:
         self.prepare_reference()
-        needs = {encoder.spec.name: self._needs(encoder) for encoder in self.encoders}
+        requested = {encoder.spec.name: self._requested(encoder) for encoder in self.encoders}
         with collected_warnings() as texts:
             stored = self._stored_moments(source)
             if stored:
-                needs = {name: replace(need, moments=()) for name, need in needs.items()}
+                requested = {name: replace(request, moments=()) for name, request in requested.items()}
             for reference in list(self.reference.moments.values())[:1]:
                 warn_if_same_images(source.digest, reference)
-            outputs = {name: need.outputs for name, need in needs.items()}
+            outputs = {name: request.outputs for name, request in requested.items()}
             extraction = Extraction(source, self.encoders, outputs, self.extraction_options)
-            measured = measure(extraction, needs)
+            measured = measure(extraction, requested)
             if stored:
                 measured = replace(measured, moments=stored)
             results = []
             if group.rank == 0:
                 side = self.reference
-                for doubt in doubts(extraction, measured.moments, side.moments, side.noted, side.preprocessing):
-                    warnings.warn(doubt, FdrWarning, stacklevel=2)
+                for sentence in sanity_warnings(
+                    extraction, measured.moments, side.moments, side.image_set, side.preprocessing
+                ):
+                    warnings.warn(sentence, FdrWarning, stacklevel=2)
                 results = list(self._results(source, measured, has_stored=bool(stored)))
         opened = [] if self.reference.images is None else self.reference.images.warnings
         gathered = itertools.chain(opened, self.warnings, source.warnings, *group.gather(texts))
@@ -279,7 +281,7 @@ class Evaluator:
         return {
             (encoder.spec.name, output): find_reference(source.path, encoder, output=output).moments
             for encoder in self.encoders
-            for output in self._needs(encoder).moments
+            for output in self._requested(encoder).moments
         }
 
     def planned(self, source: ImageSource) -> Iterator[PlannedResult]:

@@ -1,4 +1,4 @@
-"""One pass over a source: moments, features and stream metrics of every encoder, with what the cache has already."""
+"""Measures a source in one pass: moments, features and stream metrics of every encoder, from the cache if possible."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.evaluation.resumed_sums import Keeper
+from fdr.evaluation.resumed_sums import ResumableSums
 from fdr.features import Extraction, FeatureBlock
 from fdr.frechet import Moments, Sums
 from fdr.images import BadImage
@@ -20,30 +20,30 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What is wanted of one encoder."""
+class Requested:
+    """What an evaluation needs from one encoder."""
 
     moments: tuple[str, ...] = ()
-    """Outputs whose moments are wanted."""
+    """Outputs whose moments are needed."""
     features: tuple[str, ...] = ()
-    """Outputs whose features are wanted as they are; they are held in memory."""
+    """Outputs whose features are needed; all of them are held in memory."""
     streams: tuple[AbstractStreamMetric, ...] = ()
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """All outputs that have to be computed."""
+        """All outputs that the encoder must compute."""
         return tuple(dict.fromkeys((*self.moments, *self.features, *(metric.output for metric in self.streams))))
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one source gave."""
+    """The results of one source."""
 
     moments: Mapping[Key, Moments]
     scores: Mapping[tuple[str, str], Score]
     """By (metric name, encoder name)."""
     count: int
-    """Images that entered; bad ones are not counted."""
+    """Number of images that were measured; bad ones are not counted."""
     bad: Sequence[BadImage]
     features: Mapping[Key, np.ndarray] = field(default_factory=dict)
     """float32 [count, D]"""
@@ -53,19 +53,18 @@ class Measurement:
     "the sums of the features, or for precision and recall the features themselves",
     "measure fewer images (--count) or fewer metrics at once (--metrics)",
 )
-def measure(extraction: Extraction, needs: Mapping[str, Needs] | None = None) -> Measurement:
-    """What `needs` asks of each encoder of the extraction, whose outputs must hold all of it; by default the moments
-    of every main output.
+def measure(extraction: Extraction, requested: Mapping[str, Requested] | None = None) -> Measurement:
+    """Measure what `requested` names for each encoder; by default the moments of every main output.
 
-    Moments that the cache holds for exactly these features are taken from it; features are then read only where
-    something else needs them. Raises `InputError` below two images.
+    The extraction must keep all requested outputs. Moments that the cache holds for exactly these features are taken
+    from it, and features are then read only where something else needs them. Raises `InputError` below two images.
     """
-    if needs is None:
-        needs = {name: Needs((encoder.spec.output,)) for name, encoder in extraction.encoders.items()}
+    if requested is None:
+        requested = {name: Requested((encoder.spec.output,)) for name, encoder in extraction.encoders.items()}
     group = extraction.group
-    stored = _stored_moments(extraction, needs) if group.rank == 0 else {}
+    stored = _stored_moments(extraction, requested) if group.rank == 0 else {}
     known = group.broadcast(sorted(stored))
-    taken = _Pass(extraction, needs, known)
+    taken = _Pass(extraction, requested, known)
     if known and taken.is_idle:
         entries = [entry for entry in extraction.entries.values() if entry is not None]
         bad = [BadImage(*image) for image in entries[0].bad]
@@ -91,19 +90,21 @@ def measure(extraction: Extraction, needs: Mapping[str, Needs] | None = None) ->
 
 
 class _Pass:
-    """Everything that grows while the blocks of an extraction go by."""
+    """The sums, features and streams that a pass over the blocks of an extraction fills."""
 
-    def __init__(self, extraction: Extraction, needs: Mapping[str, Needs], stored: Collection[Key]) -> None:
+    def __init__(self, extraction: Extraction, requested: Mapping[str, Requested], stored: Collection[Key]) -> None:
         self._extraction = extraction
-        wanted = {(name, output) for name, need in needs.items() for output in need.moments}
+        wanted = {(name, output) for name, request in requested.items() for output in request.moments}
         self.sums = {key: Sums(None) for key in sorted(wanted - set(stored))}
         self.rows = {
-            (name, output): _Rows(extraction.num_rows) for name, need in needs.items() for output in need.features
+            (name, output): _Rows(extraction.num_rows)
+            for name, request in requested.items()
+            for output in request.features
         }
         self.streams = {
             (metric.name, name): (metric.output, _stream(extraction, metric))
-            for name, need in needs.items()
-            for metric in need.streams
+            for name, request in requested.items()
+            for metric in request.streams
         }
         self.count = 0
         if extraction.options.moments_only and (self.rows or self.streams):
@@ -111,11 +112,11 @@ class _Pass:
                 "--moments-only keeps no features, so it gives FD and FDr only; leave out --moments-only or the other "
                 "metrics."
             )
-        self._keeper = Keeper(extraction, self.sums) if extraction.options.moments_only else None
+        self._resumable = ResumableSums(extraction, self.sums) if extraction.options.moments_only else None
 
     @property
     def is_idle(self) -> bool:
-        """True when nothing is to be taken of any block."""
+        """True if the blocks are not needed, because everything requested is stored."""
         return not (self.sums or self.rows or self.streams)
 
     def add(self, block: FeatureBlock) -> None:
@@ -127,21 +128,23 @@ class _Pass:
             rows.add(block.rows, block.features[name][output])
         for (_, name), (output, stream) in self.streams.items():
             stream.update(block.rows, block.features[name][output])
-        if self._keeper is not None:
-            self._keeper.add(block)
+        if self._resumable is not None:
+            self._resumable.add(block)
 
     def all_bad(self) -> list[BadImage]:
-        """The images left out, of all ranks and of the shards that an earlier run has summed."""
-        earlier = [] if self._keeper is None else self._keeper.earlier_bad
+        """The bad images of all ranks, including those in shards that an earlier run has summed."""
+        earlier = [] if self._resumable is None else self._resumable.earlier_bad
         bad = {image.row: image for image in (*self._extraction.bad, *earlier)}
         if earlier:
             self._extraction.source.check_bad(list(bad.values()), len(self._extraction.source))
         return [bad[row] for row in sorted(bad)]
 
     def combine(self) -> None:
-        """Bring together on main what all ranks have taken."""
-        if self._keeper is not None and self._extraction.group.size > 1:  # what a failing rank had must not be lost
-            self._keeper.save()
+        """Combine the sums, features and streams of all ranks on rank 0."""
+        if (
+            self._resumable is not None and self._extraction.group.size > 1
+        ):  # so that a rank that fails now loses nothing
+            self._resumable.save()
         accumulated: list[Combinable] = [
             *self.sums.values(),
             *self.rows.values(),
@@ -149,13 +152,15 @@ class _Pass:
         ]
         for item in accumulated:
             self._extraction.group.combine(item)
-        if self._keeper is not None:
-            self._keeper.finish()
+        if self._resumable is not None:
+            self._resumable.finish()
 
 
 class _Rows:
-    """Features in the order of their images, in one array that is made with the first of them where the number of
-    images is known."""
+    """Collects features in the order of their images.
+
+    If the number of images is known, they go into one array, which is allocated when the first features arrive.
+    """
 
     def __init__(self, num_rows: int | None) -> None:
         self._num_rows = num_rows
@@ -173,27 +178,27 @@ class _Rows:
         self._is_there[rows] = True
 
     def state(self) -> list[np.ndarray]:
-        """What `absorb` takes on the main rank."""
+        """What this rank sends to rank 0, for `absorb`."""
         return [] if self._array is None else [np.flatnonzero(self._is_there), self.finish()]
 
     def absorb(self, state: list[np.ndarray]) -> None:
-        """Take the rows of another rank."""
+        """Add the features of another rank."""
         if state:
             self.add(*state)
 
     def finish(self) -> np.ndarray:
-        """float32 [N, D], bad images left out."""
+        """All features, float32 [N, D], without rows for bad images."""
         if self._array is None:
             return np.concatenate(self._parts)
         return self._array if self._is_there.all() else self._array[self._is_there]
 
 
-def _stored_moments(extraction: Extraction, needs: Mapping[str, Needs]) -> dict[Key, Moments]:
+def _stored_moments(extraction: Extraction, requested: Mapping[str, Requested]) -> dict[Key, Moments]:
     if not extraction.is_complete:
         return {}
     found = {}
     for name, entry in extraction.entries.items():
-        for output in needs[name].moments if entry is not None and name in needs else ():
+        for output in requested[name].moments if entry is not None and name in requested else ():
             moments = entry.load_moments(output) if entry is not None else None
             if moments is not None:
                 found[name, output] = moments

@@ -10,7 +10,7 @@ import numpy as np
 
 from fdr.encoders import AbstractEncoder, EncoderOptions
 from fdr.errors import InputError
-from fdr.evaluation.measurement import Key, Needs, measure
+from fdr.evaluation.measurement import Key, Requested, measure
 from fdr.evaluation.sanity import ImageSet, image_set
 from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import ValidationFD
@@ -51,23 +51,23 @@ class ReferenceSide:
         self,
         reference: Any,
         encoders: Sequence[AbstractEncoder],
-        needs: Mapping[str, Needs],
+        requested: Mapping[str, Requested],
         *,
         image_options: ImageOptions,
         encoder_options: EncoderOptions,
         extraction_options: ExtractionOptions,
     ) -> None:
-        self._encoders = {encoder.spec.name: encoder for encoder in encoders if needs[encoder.spec.name].outputs}
+        self._encoders = {encoder.spec.name: encoder for encoder in encoders if requested[encoder.spec.name].outputs}
         self._extraction_options = extraction_options
         self.moments: dict[Key, Reference] = {}
         self.features: dict[Key, np.ndarray] = {}
         self.images: ImageSource | None = None
         """The images that have to be measured, where there are such."""
-        self.noted: ImageSet | None = None
-        """What was noted of them, once they are measured."""
+        self.image_set: ImageSet | None = None
+        """The decoded images of the reference and what the decoder recorded about each; set by `prepare`."""
         self.preprocessing: Preprocessing | None = None
         """How they reached the encoders, once they are measured."""
-        self._needs: dict[str, Needs] = {name: needs[name] for name in self._encoders}
+        self._requested: dict[str, Requested] = {name: requested[name] for name in self._encoders}
         """What the images have to give."""
         self._is_measured = False
         if not self._encoders:
@@ -76,13 +76,17 @@ class ReferenceSide:
             self.images, self._name = reference, reference.name
             return
         self._statistics, self._options = reference, encoder_options
-        self.moments = {(name, output): self._find(name, output) for name in needs for output in needs[name].moments}
+        self.moments = {
+            (name, output): self._find(name, output) for name in requested for output in requested[name].moments
+        }
         if not isinstance(reference, Mapping):
             check_one_encoder_each(self.moments)
-        self._needs = {name: Needs(features=need.features) for name, need in self._needs.items() if need.features}
-        if self._needs:
-            name, need = next(iter(self._needs.items()))
-            found = next(iter(self.moments.values()), None) or self._find(name, need.features[0])
+        self._requested = {
+            name: Requested(features=request.features) for name, request in self._requested.items() if request.features
+        }
+        if self._requested:
+            name, request = next(iter(self._requested.items()))
+            found = next(iter(self.moments.values()), None) or self._find(name, request.features[0])
             self.images, self._name = _images_in(found, _reference_options(image_options)), found.name
 
     def _find(self, name: str, output: str) -> Reference:
@@ -102,11 +106,11 @@ class ReferenceSide:
         source = self.images
         source.divide_among(self._extraction_options.group, self._extraction_options.progress)
         digest = source.digest or ""
-        encoders = [self._encoders[name] for name in self._needs]
-        outputs = {name: need.outputs for name, need in self._needs.items()}
+        encoders = [self._encoders[name] for name in self._requested]
+        outputs = {name: request.outputs for name, request in self._requested.items()}
         extraction = Extraction(source, encoders, outputs, self._extraction_options)
-        measured = measure(extraction, self._needs)
-        self.noted, self.preprocessing = image_set(extraction), extraction.preprocessing
+        measured = measure(extraction, self._requested)
+        self.image_set, self.preprocessing = image_set(extraction), extraction.preprocessing
         self.features = dict(measured.features)
         self._is_measured = True
         for (name, output), moments in measured.moments.items():
@@ -116,7 +120,7 @@ class ReferenceSide:
     @property
     def outputs(self) -> dict[str, tuple[str, ...]]:
         """What the images are extracted for, by encoder."""
-        return {name: need.outputs for name, need in self._needs.items()}
+        return {name: request.outputs for name, request in self._requested.items()}
 
     def origin(self, key: Key, has_features: bool) -> Origin:
         """Where the moments (or the features) of an encoder's output come from; images may be measured later."""

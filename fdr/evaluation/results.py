@@ -103,10 +103,10 @@ def moments_facts(
 
     `name` is the reference's.
     """
-    source, noted = extraction.source, image_set(extraction)
+    source, images = extraction.source, image_set(extraction)
     return {
         **extraction.provenance(encoder),
-        **({} if noted is None else {"jpeg_share": jpeg_share(noted)}),
+        **({} if images is None else {"jpeg_share": jpeg_share(images)}),
         "reference": name,
         "images": source.name,
         "images_digest": source.digest or "",

@@ -1,4 +1,4 @@
-"""`--moments-only`: running sums instead of features, kept so that a killed run goes on."""
+"""`--moments-only`: saves running sums instead of features, so that a run that was killed can go on."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fdr.frechet import Sums
 from fdr.images import BadImage
 
 SAVE_INTERVAL = 60.0
-"""Seconds between two savings: what a kill can cost."""
+"""Seconds between two saves. A longer interval writes less and loses more work when the run is killed."""
 
 
-class Keeper:
-    """Saves the sums of a pass, rank by rank, and leaves out of the pass what earlier runs have summed.
+class ResumableSums:
+    """Saves the sums of a pass on every rank, and makes the pass skip the shards that earlier runs have summed.
 
-    `sums` are those of the pass, by (encoder, output); main takes into them what is on disk.
+    `sums` are the sums of the pass by (encoder, output). Rank 0 adds the sums that are on disk to its own.
     """
 
     def __init__(self, extraction: Extraction, sums: Mapping[tuple[str, str], Sums]) -> None:
@@ -25,7 +25,7 @@ class Keeper:
         self._running: dict[str, RunningSums] = {}
         self._replaced: dict[str, list[Path]] = {}
         self._saved: dict[str, set[Span]] = {}
-        """What this rank has on disk, on main with what it has taken in."""
+        """The shards whose sums are on disk for this rank, by encoder; on rank 0 also those of earlier runs."""
         self._group = extraction.group
         self.earlier_bad: list[BadImage] = []
         for name, entry in extraction.entries.items():
@@ -44,7 +44,7 @@ class Keeper:
         self._next = time.monotonic() + SAVE_INTERVAL
 
     def add(self, block: FeatureBlock) -> None:
-        """The sums now hold this block, too."""
+        """Record that the sums now contain this block; save them if the interval has passed."""
         for name, running in self._running.items():
             if name in block.features:
                 running.spans.add((block.start, block.stop))
@@ -53,7 +53,7 @@ class Keeper:
             self.save()
 
     def save(self) -> None:
-        """Write this rank's file where it has more to say, which on main replaces those that it has taken in."""
+        """Write the file of this rank if there are new shards. On rank 0 it replaces the files of earlier runs."""
         for name, running in self._running.items():
             if running.spans != self._saved[name]:
                 running.save(own_path(self._folders[name]), self._replaced.pop(name, ()))
@@ -61,7 +61,7 @@ class Keeper:
         self._next = time.monotonic() + SAVE_INTERVAL
 
     def finish(self) -> None:
-        """On every rank, when main's sums are those of all: one file takes the place of all, if it is not there."""
+        """Replace the files of all ranks by one. Every rank calls it, once rank 0 has the sums of all ranks."""
         for name, running in self._running.items():
             parts = self._group.gather((running.spans, running.bad))
             if self._group.rank == 0:

@@ -1,7 +1,8 @@
-"""What makes numbers wrong in practice, told from what is at hand after a measurement: sentences, never a refusal.
+"""Looks for common mistakes after a measurement: wrong value range, repeated or copied images, JPEG files and others.
 
-Each check gives the sentence it has to say, or None; `fdr.evaluation` makes them warnings. A share that the reference
-has as well is no news: a data set of real images with a few repeats is what it is. docs/footguns.md has the thresholds.
+Each check returns a sentence or None, and `fdr.evaluation` issues the sentences as warnings; nothing is refused. What
+the reference shows to the same degree causes no warning: a data set of real images may contain a few repeats.
+docs/footguns.md lists the thresholds.
 """
 
 from __future__ import annotations
@@ -20,30 +21,33 @@ if TYPE_CHECKING:
     from fdr.references import Reference
 
 FLAT_SHARE = 0.001
-"""Largest share of images that says nothing yet; so for the next three."""
+"""Share of one-coloured images above which there is a warning."""
 REPEATED_SHARE = 0.01
+"""Share of samples that repeat an earlier sample above which there is a warning."""
 COPIED_SHARE = 0.01
+"""Share of samples that are images of the reference above which there is a warning."""
 JPEG_SHARE = 0.05
+"""Share of JPEG files above which there is a warning."""
 NARROW_SPAN = 128
-"""Steps of 1/255 that the values of all images together must exceed; half of the range is never all a set uses."""
+"""There is a warning if all values of all images lie within a range this wide (of 255): half of the full range."""
 NARROW_COUNT = 8
-"""Images from which on the range of a set says something."""
+"""Smallest number of images whose common value range is judged."""
 COLLAPSED_SHARE = 0.01
-"""Variance of the samples' features, as a share of the reference's, below which the samples hardly vary."""
+"""There is a warning if the variance of the samples' features is below this share of the reference's variance."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A set of images as far as its oddities go."""
+    """What the checks need to know about a set of images."""
 
     name: str
     images: np.ndarray
-    """[n] of `fdr.images.facts.FACTS`: what was noted of every image that decoded."""
+    """One record (`fdr.images.facts.FACTS`) for each image that decoded, [n]."""
     ids: Sequence[str]
-    """By row of the selection."""
+    """The id of each image, by row of the selection."""
     digest: str | None
     is_resized: bool
-    """True when the images were brought to a size on reading, so that compression came before it."""
+    """True if the images were resized when they were read, so that JPEG artefacts are older than the resize."""
 
     def examples(self, chosen: np.ndarray) -> str:
         """The first few ids of a boolean mask over the images."""
@@ -52,22 +56,22 @@ class ImageSet:
 
 
 def image_set(extraction: Extraction) -> ImageSet | None:
-    """The images of an extraction after its pass; None where nothing is known of some of them."""
+    """The image set of an extraction after its pass; None if the records of some images are missing."""
     images, source = extraction.images, extraction.source
     if images is None or len(images) == 0:
         return None
-    images = images[np.argsort(images["row"], kind="stable")]  # several ranks give theirs one after the other
+    images = images[np.argsort(images["row"], kind="stable")]  # with several ranks the records arrive rank by rank
     return ImageSet(source.name, images, source.ids, source.digest, source.policy["crop"] != "none")
 
 
-def doubts(
+def sanity_warnings(
     samples: Extraction,
     moments: Mapping[tuple[str, str], Moments],
     references: Mapping[tuple[str, str], Reference],
     reference_images: ImageSet | None,
     reference_preprocessing: Preprocessing | None = None,
 ) -> Iterator[str]:
-    """All that is odd about the samples; moments and references by (encoder, output), where there are such."""
+    """Run all checks on the samples. `moments` and `references` are by (encoder, output) and may be empty."""
     images = image_set(samples)
     first = next(iter(references.values()), None)
     theirs = reference_preprocessing
@@ -76,7 +80,7 @@ def doubts(
     name = first.name if first is not None else "" if reference_images is None else reference_images.name
     yield from filter(None, [other_preprocessing(samples.preprocessing, theirs, name)])
     share = None if first is None else first.moments.attributes.get("jpeg_share")
-    about_images = list(image_doubts(images, reference_images, None if share is None else float(share)))
+    about_images = list(image_warnings(images, reference_images, None if share is None else float(share)))
     yield from about_images
     for (encoder, output), reference in references.items():
         is_main = output == samples.encoders[encoder].spec.output
@@ -88,12 +92,12 @@ def doubts(
         yield from filter(None, [other_count(moments[encoder, output].count, first, encoder)])
 
 
-def image_doubts(images: ImageSet | None, reference: ImageSet | None, share: float | None) -> Iterator[str]:
-    """All that is odd about the images; `share` of the reference's are JPEG files where only its statistics tell."""
+def image_warnings(images: ImageSet | None, reference: ImageSet | None, share: float | None) -> Iterator[str]:
+    """Run the checks on the images. `share` is the JPEG share that the statistics of the reference state, if any."""
     if images is None:
         return
     sentences = (
-        narrow_range(images, reference) or flat_images(images, reference),  # a wrong range makes flat images, too
+        narrow_range(images, reference) or flat_images(images, reference),  # a wrong range also makes images flat
         compressed(images, share if reference is None else jpeg_share(reference)),
         repeated(images, reference),
         copied(images, reference),
@@ -102,7 +106,7 @@ def image_doubts(images: ImageSet | None, reference: ImageSet | None, share: flo
 
 
 def flat_images(samples: ImageSet, reference: ImageSet | None) -> str | None:
-    """Images of one colour: a generator that overflowed, an array that was not filled."""
+    """Warn of images of one colour: the generator overflowed, or the array was not filled."""
     flat = samples.images["is_flat"] > 0
     tolerated = FLAT_SHARE + (0 if reference is None else _share(reference.images["is_flat"] > 0))
     if _share(flat) <= tolerated:
@@ -114,7 +118,7 @@ def flat_images(samples: ImageSet, reference: ImageSet | None) -> str | None:
 
 
 def narrow_range(samples: ImageSet, reference: ImageSet | None) -> str | None:
-    """Pixels that were scaled wrongly before they became 8-bit."""
+    """Warn of pixels that were scaled wrongly before they were converted to 8 bits."""
     low, high = int(samples.images["low"].min()), int(samples.images["high"].max())
     is_usual = not _is_narrow(samples.images) or (reference is not None and _is_narrow(reference.images))
     if is_usual or len(samples.images) < NARROW_COUNT or low == high:
@@ -129,12 +133,12 @@ def narrow_range(samples: ImageSet, reference: ImageSet | None) -> str | None:
 
 
 def jpeg_share(images: ImageSet) -> float:
-    """Share of the images with JPEG artefacts of their final size: none where a resize followed."""
+    """Share of the images that are JPEG files; 0 if they were resized, because the resize removes the artefacts."""
     return 0.0 if images.is_resized else _share(images.images["format"] == FORMATS.index("jpeg"))
 
 
 def compressed(samples: ImageSet, reference_share: float | None) -> str | None:
-    """Samples in JPEG files where the reference has no JPEG artefacts of that size, as far as known."""
+    """Warn of samples in JPEG files if the reference, as far as known, has no JPEG artefacts at that size."""
     if jpeg_share(samples) <= JPEG_SHARE + (reference_share or 0.0):
         return None
     jpeg = samples.images["format"] == FORMATS.index("jpeg")
@@ -146,7 +150,7 @@ def compressed(samples: ImageSet, reference_share: float | None) -> str | None:
 
 
 def repeated(samples: ImageSet, reference: ImageSet | None) -> str | None:
-    """Samples that are pixel for pixel the same: a seed used twice, a shard copied."""
+    """Warn of samples that are equal pixel for pixel: a seed was used twice, or a shard was copied."""
     again = _repeats(samples.images)
     if _share(again) <= REPEATED_SHARE:
         return None
@@ -159,7 +163,7 @@ def repeated(samples: ImageSet, reference: ImageSet | None) -> str | None:
 
 
 def copied(samples: ImageSet, reference: ImageSet | None) -> str | None:
-    """Samples that are images of the reference; the whole set being the reference is told elsewhere."""
+    """Warn of samples that are images of the reference. If all of them are, `warn_if_same_images` says so instead."""
     if reference is None or (samples.digest is not None and samples.digest == reference.digest):
         return None
     copies = np.isin(samples.images["digest"], reference.images["digest"]) & (samples.images["is_flat"] == 0)
@@ -172,7 +176,7 @@ def copied(samples: ImageSet, reference: ImageSet | None) -> str | None:
 
 
 def collapsed(samples: Moments, reference: Reference, encoder: str) -> str | None:
-    """Samples whose features hardly vary beside those of the reference."""
+    """Warn of samples whose features vary far less than those of the reference."""
     own, other = (float(np.trace(moments.sigma)) for moments in (samples, reference.moments))
     if own >= COLLAPSED_SHARE * other:
         return None
@@ -183,9 +187,9 @@ def collapsed(samples: Moments, reference: Reference, encoder: str) -> str | Non
 
 
 def other_count(count: int | None, reference: Reference, encoder: str) -> str | None:
-    """Another number of samples than the published numbers are of, and by how much that moves FD.
+    """Warn if the published numbers use another number of samples, and estimate how much that changes FD.
 
-    To first order, for samples distributed like the reference.
+    The estimate is of first order in 1/N and assumes samples that are distributed like the reference.
     """
     usual = reference.protocol_count
     if usual is None or count is None or count == usual:
@@ -199,12 +203,13 @@ def other_count(count: int | None, reference: Reference, encoder: str) -> str | 
 
 
 def bias_slope(sigma: np.ndarray) -> float:
-    """c in E[FD(N) - FD] = c / N + O(1/N^2), for N Gaussian samples of covariance `sigma` [D, D] against exact moments.
+    """The constant c of the bias of FD, E[FD(N) - FD] = c / N + O(1/N^2), against exact moments.
 
-    c = tr S + 1/2 sum_ij (1 + delta_ij) l_i l_j / (l_i + l_j) with the eigenvalues l of S: the second-order term of
-    tr sqrt at S^2. For S = 1 it is D + D (D + 1) / 4. Heavy-tailed features have more.
+    It holds for N Gaussian samples with covariance S = `sigma` [D, D]. With the eigenvalues l_i of S,
+    c = tr S + 1/2 sum_ij (1 + delta_ij) l_i l_j / (l_i + l_j); the sum is the second-order term of tr sqrt at S^2. For
+    the identity matrix c = D + D (D + 1) / 4. Heavy-tailed features have a larger bias.
     """
-    scale = float(np.abs(sigma).max()) or 1.0  # single precision is enough for two digits, and takes half the time
+    scale = float(np.abs(sigma).max()) or 1.0  # float32 is enough for two digits and takes half the time
     values = np.linalg.eigvalsh((sigma / scale).astype(np.float32)).astype(np.float64) * scale
     values = values[values > values[-1] * np.finfo(np.float32).eps]
     harmonic = values[:, None] * values[None, :] / (values[:, None] + values[None, :])
@@ -216,7 +221,7 @@ def _is_narrow(images: np.ndarray) -> bool:
 
 
 def _repeats(images: np.ndarray) -> np.ndarray:
-    """bool [n]: images that occurred before; flat ones, which are told apart from them, do not count."""
+    """bool [n]: True for images that repeat an earlier image. Images of one colour do not count; `flat_images` does."""
     _, first = np.unique(images["digest"], return_index=True)
     again = np.ones(len(images), dtype=bool)
     again[first] = False

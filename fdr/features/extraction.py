@@ -1,4 +1,7 @@
-"""Images + encoders -> features: one decode for all encoders, cached in shards, resumed, lazy."""
+"""Extracts features: reads a source once for all encoders, shard by shard, and keeps the shards in a cache.
+
+A run that was killed goes on where it stopped. Nothing is computed before the features are iterated over.
+"""
 
 from __future__ import annotations
 
@@ -22,26 +25,26 @@ from fdr.images import BadImage, ImageOptions, ImageSource, Preprocessing, open_
 from fdr.runtime import SOLO, Group, Progress, SharedTask, SilentProgress, as_path, named_arguments, part_of
 
 SHARD_SIZE = 1024
-"""Images per shard: what a killed run can lose, and the granularity of resuming."""
+"""Images per shard. A larger shard means fewer files, and more images to compute again after a run is killed."""
 
 
 @dataclass(frozen=True)
 class ExtractionOptions:
-    """How features are computed and kept; the defaults here are the only ones."""
+    """How features are computed and stored. All defaults are set here and nowhere else."""
 
     cache: Path | None = None
-    """Folder of the feature cache; None keeps nothing."""
+    """Folder of the feature cache; with None nothing is stored."""
     batch_size: int | None = None
-    """Images per forward pass; None takes 32 on a CPU, 128 on a GPU. It moves float32 features by about 1e-5."""
+    """Images per forward pass; None means 32 on a CPU and 128 on a GPU. It changes float32 features by about 1e-5."""
     num_workers: int | None = None
-    """Decode threads; None takes the processors this process may use."""
+    """Threads that decode images; None means one for each processor this process may use."""
     progress: Progress = field(default_factory=SilentProgress)
     moments_only: bool = False
-    """Keep sums instead of features in `cache`: a file of D x D numbers, however many images."""
+    """Store sums instead of features in `cache`: one file of D x D numbers, whatever the number of images."""
     group: Group = SOLO
-    """The ranks that divide the images; every rank makes the same calls."""
+    """The ranks that share the images. Every rank must make the same calls."""
     shard_size: int | None = None
-    """Images per shard, which a killed run can lose; None takes `SHARD_SIZE`. An entry has one size for ever."""
+    """Images per shard; None means `SHARD_SIZE`. A cache entry keeps the size that it was created with."""
 
     def batch_size_on(self, device_type: str) -> int:
         """The batch size on a device of this type. Raises `InputError` below 1."""
@@ -61,15 +64,15 @@ class FeatureBlock:
     rows: np.ndarray
     features: Mapping[str, Mapping[str, np.ndarray]]
     bad: Sequence[BadImage] = ()
-    """Images among start..stop that did not decode."""
+    """Images in start..stop that could not be decoded."""
 
 
 class Extraction:
-    """A pass over a source for several encoders: iterating yields one `FeatureBlock` per shard, in row order, lazily.
+    """One pass over a source for several encoders. Iterating yields one `FeatureBlock` per shard, in row order.
 
-    `outputs` maps an encoder's name to the outputs to keep. Shards found in the cache are read, the others computed
-    and stored; an image is decoded once for all encoders that need it. Which images share a forward batch depends on
-    the shard and the batch size alone, so a resumed run repeats the bits of an uninterrupted one.
+    `outputs` maps the name of an encoder to the outputs to keep. Shards that are in the cache are read; the others are
+    computed and stored. An image is decoded once for all encoders that need it. Which images share a forward batch
+    depends only on the shard and the batch size, so a resumed run gives the same bits as an uninterrupted one.
     """
 
     def __init__(
@@ -93,15 +96,15 @@ class Extraction:
         self.shard_size = self.options.shard_size or SHARD_SIZE
         self._left_out: dict[str, set[tuple[int, int]]] = {name: set() for name in names}
         self.bad: list[BadImage] = []
-        """Images left out by `on_bad="skip"`, known after a pass."""
-        self._noted: list[np.ndarray | None] = []
+        """Images that `on_bad="skip"` left out; filled by a pass."""
+        self._image_records: list[np.ndarray | None] = []
         source.progress = self.options.progress
         if self.group.size > 1:
             self._check_same_everywhere()
         self.entries = {name: self._open_entry(name) for name in names}
 
     def _check_same_everywhere(self) -> None:
-        """Raise where the ranks could not divide the images, or do not see the same ones."""
+        """Raise an error if the source cannot be divided among ranks, or if the ranks do not see the same images."""
         source = self.source
         if self.num_rows is None or not source.is_repeatable:
             raise InputError(
@@ -140,7 +143,7 @@ class Extraction:
 
     @property
     def num_rows(self) -> int | None:
-        """Images to go through, bad ones included; None for a generator of unknown length."""
+        """Number of images in the source, bad ones included; None for a generator of unknown length."""
         try:
             return len(self.source)
         except TypeError:
@@ -152,7 +155,7 @@ class Extraction:
         return all(entry is not None and entry.is_complete for entry in self.entries.values())
 
     def __iter__(self) -> Iterator[FeatureBlock]:
-        self.bad, self._noted = [], []
+        self.bad, self._image_records = [], []
         title = f"{self.source.name}: {', '.join(self.encoders)}"
         with self.options.progress.task(title, self.num_rows) as task:
             task.resume(sum(stop - start for start, stop in self._done()))
@@ -160,24 +163,24 @@ class Extraction:
             for block in self._blocks(shared):
                 yield block
                 self.group.check_peers()
-                if self.num_rows is not None:  # as soon as too many are bad, not after the pass
+                if self.num_rows is not None:  # stop as soon as too many are bad
                     self.source.check_bad(self.bad, self.num_rows, is_all=False)
-            parts = self.group.gather((self.bad, self._noted), while_waiting=shared.advance)
+            parts = self.group.gather((self.bad, self._image_records), while_waiting=shared.advance)
             shared.advance()
         self.bad = sorted((image for bad, _ in parts for image in bad), key=lambda image: image.row)
-        self._noted = [noted for _, part in parts for noted in part]
+        self._image_records = [records for _, part in parts for records in part]
         self.source.check_bad(self.bad, shared.done if self.num_rows is None else self.num_rows)
         if self.group.rank == 0:
             self._save_images()
 
     @property
     def images(self) -> np.ndarray | None:
-        """What was noted of every image that decoded (`fdr.images.facts.FACTS`), after a pass or from the cache.
+        """One record (`fdr.images.facts.FACTS`) for each image that decoded, in row order.
 
-        In row order. None where nothing is known of some of them.
+        The records come from the last pass or from the cache. None if they are missing for some images.
         """
-        known = [part for part in self._noted if part is not None]
-        if known and len(known) == len(self._noted):
+        known = [part for part in self._image_records if part is not None]
+        if known and len(known) == len(self._image_records):
             images = np.concatenate(known)
             return images[np.argsort(images["row"], kind="stable")]
         kept = (_derived.load_images(e.folder, e.digest) for e in self.entries.values() if e is not None)
@@ -185,12 +188,12 @@ class Extraction:
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """How the images reached the encoders, after a pass or from the cache; None where their sizes are not known."""
+        """How the images were read and resized, after a pass or from the cache; None if their sizes are not known."""
         images = self.source.seen if self.images is None else self.images
         return Preprocessing.of(images, self.source.policy["crop"])
 
     def provenance(self, encoder: AbstractEncoder) -> dict[str, str | int | float]:
-        """Which encoder features or moments are of, and how its images were read, as attributes that files keep."""
+        """The encoder and how its images were read, as attributes for a file of features or moments."""
         sized = self.preprocessing
         return {
             "encoder": encoder.spec.name,
@@ -210,8 +213,8 @@ class Extraction:
                 _derived.save_images(entry.folder, entry.digest, images)
 
     def _blocks(self, task: SharedTask) -> Iterator[FeatureBlock]:
-        """Runs of shards that need computing share one pass of the decoder; the others are read."""
-        if self.num_rows is None:  # nothing of a generator is cached, and only its end ends the shards
+        """All blocks of this rank. Consecutive shards that must be computed share one pass of the decoder."""
+        if self.num_rows is None:  # a generator is not cached, and its length shows only at its end
             endless = ((start, stop, tuple(self.entries)) for start, stop in self._shards())
             yield from self._computed_blocks(endless, task)
             return
@@ -234,17 +237,17 @@ class Extraction:
             yield from ((start, min(start + size, total)) for start in range(0, total, size))
 
     def leave_out(self, name: str, spans: Collection[tuple[int, int]]) -> None:
-        """Neither compute nor read these shards for an encoder; its features are not in their blocks."""
+        """Skip these shards for the encoder `name`: they are not computed or read, and their blocks lack its features."""
         self._left_out[name] = set(spans)
 
     def _done(self) -> set[tuple[int, int]]:
-        """Shards that are left out for every encoder."""
+        """Shards that every encoder skips."""
         return set.intersection(*self._left_out.values())
 
     def _own_shards(self) -> list[tuple[int, int]]:
-        """The shards of this rank: its part of those that need computing, and its part of the others, each contiguous.
+        """The shards of this rank: a contiguous part of those to compute, and a contiguous part of those to read.
 
-        Main decides what needs computing, since what one rank publishes another sees a little later.
+        Rank 0 decides which shards must be computed, because a rank sees the shards of the others with a delay.
         """
         needed = set(self._shards()) - self._done()
         shards = sorted(needed)
@@ -278,7 +281,7 @@ class Extraction:
             yield self._assemble(shard.start, shard.stop, shard.features, shard.rows, shard.bad)
 
     def _known_widths(self) -> Mapping[tuple[str, str], tuple[int, ...]]:
-        """Of main outputs whose encoder says it, and of outputs that the cache has."""
+        """Shape of one row by (encoder, output), as far as the encoder or the cache states it."""
         known = {(n, e.spec.output): (e.spec.dim,) for n, e in self.encoders.items() if e.spec.dim > 0}
         stored = {
             (n, output): (width,)
@@ -307,31 +310,31 @@ class Extraction:
         rows: Sequence[int] = (),
         bad: Sequence[BadImage] = (),
     ) -> FeatureBlock:
-        """The block of a shard: what was computed now, and the cached rest."""
+        """The block of one shard, from the features in `computed` and, for the other encoders, from the cache."""
         features = dict(computed)
         good = np.array(rows, dtype=np.int64)
-        noted = self.source.facts(rows) if computed else None
+        records = self.source.facts(rows) if computed else None
         for name, entry in self.entries.items():
             if name not in computed and (start, stop) not in self._left_out[name]:
                 assert entry is not None
                 shard = entry.read_shard(start, stop)
                 features[name], good, bad = shard.features, shard.rows, [BadImage(*image) for image in shard.bad]
-                noted = shard.images if noted is None else noted
+                records = shard.images if records is None else records
         if bad and self.source.options.on_bad == "fail":
             raise InputError(f"{self.source.name}: {bad[0].id}: {bad[0].reason}; use --on-bad skip to leave it out.")
         self.bad += bad
-        self._noted.append(None if self.options.moments_only else noted)
+        self._image_records.append(None if self.options.moments_only else records)
         return FeatureBlock(start, stop, good, features, bad)
 
 
 def cache_key(source: ImageSource, encoder: AbstractEncoder, outputs: tuple[str, ...]) -> CacheKey:
-    """Content of the data, spec of the encoder, outputs: what decides a cache entry."""
+    """The key of the cache entry: the content of the images, the spec of the encoder and the outputs."""
     assert source.digest is not None
     return CacheKey(source.digest, encoder.spec.hash, outputs, label=encoder.spec.model)
 
 
 def cached_rows(root: Path, source: ImageSource, encoder: AbstractEncoder, outputs: tuple[str, ...]) -> int:
-    """How many rows of the features are in the cache already; creates nothing."""
+    """How many rows of these features the cache already holds. Creates no files."""
     if not (encoder.is_cacheable and source.is_repeatable):
         return 0
     wanted = tuple(dict.fromkeys((*encoder.stored_outputs, *outputs)))
@@ -354,10 +357,11 @@ def _cache_attributes(source: ImageSource, encoder: AbstractEncoder) -> dict[str
 
 
 class Features:
-    """What `fdr.extract` returns: lazy, and sized in batches. Each pass reads the cache, or computes again.
+    """The result of `fdr.extract`. Features are computed, or read from the cache, each time you iterate over it.
 
-    Iterating yields float32 tensors [n, D] of the encoder's main output on the CPU; for a list of encoders, dicts
-    from encoder name to such a tensor. `bad` lists the images that were left out, after a pass.
+    Iterating yields batches: float32 CPU tensors [n, D] of the encoder's main output or, for a list of encoders, dicts
+    from encoder name to such a tensor. `len()` is the number of batches. After a pass `bad` lists the images that were
+    left out.
     """
 
     def __init__(self, extraction: Extraction, is_many: bool) -> None:
@@ -366,19 +370,19 @@ class Features:
 
     @property
     def num_images(self) -> int | None:
-        """Images to go through, bad ones included; None for a generator of unknown length."""
+        """Number of images in the source, bad ones included; None for a generator of unknown length."""
         return self._extraction.num_rows
 
     @property
     def bad(self) -> list[BadImage]:
-        """Images left out by `on_bad="skip"` in the last pass."""
+        """Images that `on_bad="skip"` left out in the last pass."""
         return self._extraction.bad
 
     @property
     def provenance(self) -> dict[str, str | int | float]:
-        """Which encoder these features are of and how its images were read; `Moments.from_features` keeps it.
+        """The encoder and how its images were read; `Moments.from_features` stores it with the moments.
 
-        Complete after a pass; empty for a list of encoders.
+        It is complete after a pass, and empty for a list of encoders.
         """
         encoders = list(self._extraction.encoders.values())
         return {} if self._is_many else self._extraction.provenance(encoders[0])
@@ -414,10 +418,11 @@ def extract(
     image_options: ImageOptions | None = None,
     progress: Progress | None = None,
 ) -> Features:
-    """Features of `images` under one encoder or a list of them: lazy, sized, and cached in the folder `cache`.
+    """Extract the features of `images` with one encoder or a list of encoders, and store them in the folder `cache`.
 
-    `images` is anything `fdr.open_images` reads; an encoder is a name, an `AbstractEncoder`, or a callable from
-    images [B, 3, H, W] in [0, 1] to [B, D]. Raises `InputError` for what cannot be read, now where possible.
+    `images` is anything `fdr.open_images` reads. An encoder is a name, an `AbstractEncoder`, or a callable from
+    images [B, 3, H, W] in [0, 1] to features [B, D]. Features are computed when you iterate over the result. Raises
+    `InputError` for images that cannot be read, before the pass where possible.
     """
     is_many = isinstance(encoder, list | tuple)
     given = list(encoder) if isinstance(encoder, list | tuple) else [encoder]

@@ -40,7 +40,7 @@ from fdr.gate.limits import (
     tolerance_for,
 )
 from fdr.metrics import metric_facts, peer_name
-from fdr.reports import Report, Result, is_number, sets_by_name, told_apart
+from fdr.reports import Report, Result, is_number, sets_by_name, unique_names
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 JudgedAs = Literal["value", "pass", "fail"]
@@ -222,7 +222,7 @@ def plan_gate(
     compared = [row for name, rows in sets.items() for row in rows if row.key in plans[name].baselines]
     for name, values in {} if baseline is None else baseline.sets.items():
         if name not in matched.values():
-            plans[told_apart([*plans, name])[-1]] = _plan_set(name, (), replace(options, limits=()), values, where)
+            plans[unique_names([*plans, name])[-1]] = _plan_set(name, (), replace(options, limits=()), values, where)
     missing = [item for plan in plans.values() for item in plan.missing]
     for tolerance in options.tolerances:
         names = {name for item in missing for name in (item.key, item.key.partition(":")[0])}

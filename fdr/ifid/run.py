@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fdr.encoders import AbstractEncoder
 from fdr.errors import FdrError, FdrWarning, InputError, collected_warnings
-from fdr.evaluation import Measurement, Needs, measure, samples_facts
+from fdr.evaluation import Measurement, Requested, measure, samples_facts
 from fdr.features import Extraction, ExtractionOptions, cached_rows, item_size
 from fdr.frechet import Moments
 from fdr.ifid.autoencoders.base import LoadedAutoencoder
@@ -275,13 +275,13 @@ class InterpolatedFid:
             with memory_for("gathering the drawn neighbours", "choose smaller images (--size)"):
                 run_on_rank0(self.group, lambda: gather(paired.references, rows, drawn, progress))
         main = {name: encoder.spec.output for name, encoder in self.encoders.items()}
-        needs = {name: Needs((output,)) for name, output in main.items()}
+        needs = {name: Requested((output,)) for name, output in main.items()}
         originals = measure(self._pass(self.images, encoders), needs)
         moments: dict[str, Mapping[str, Moments]] = {"originals": _by_encoder(originals, main)}
         qualities: dict[str, float] = {}
         for name, extraction in passes.items():
             is_compared = name == RECONSTRUCTIONS
-            wanted = {**needs, ENCODER: Needs(features=quality.outputs)} if is_compared else needs
+            wanted = {**needs, ENCODER: Requested(features=quality.outputs)} if is_compared else needs
             found = measure(extraction, wanted)
             moments[name] = _by_encoder(found, main)
             if is_compared and self.group.rank == 0:

@@ -11,7 +11,7 @@ from .find import reference_for as reference_for
 from .find import registered_reference as registered_reference
 from .find import warn_if_same_images as warn_if_same_images
 from .formats import open_statistics as open_statistics
-from .formats.checks import examine as examine
+from .formats.checks import check_moments as check_moments
 from .formats.checks import numerical_rank as numerical_rank
 from .formats.convert import ConvertOptions as ConvertOptions
 from .formats.convert import convert as convert

@@ -18,7 +18,7 @@ from fdr.errors import FdrWarning, InputError, unknown
 from fdr.frechet import Moments, ValidationFD
 from fdr.images import ImageOptions, ImageSource, names_files, open_images
 from fdr.references.formats import is_statistics_file, open_statistics
-from fdr.references.formats.checks import examine
+from fdr.references.formats.checks import check_moments
 from fdr.references.index import INDEX_NAME, indexed_file, read_index, reference_folder
 from fdr.references.manifest import RegistryEncoder, RegistryEntry, known_as, reference_stats_dir, registry
 from fdr.runtime import Progress, SilentProgress, as_path, file_digest, missing_path, named_arguments, near_names
@@ -159,7 +159,7 @@ def find_reference(
         if folder is None and path.is_dir():
             raise InputError(f"Folder {str(path)!r} is no reference: it has no {INDEX_NAME}.")
         found = _from_file(path, wanted) if folder is None else _from_folder(folder, wanted)
-        _warn(examine(found.moments, str(path)))
+        _warn(check_moments(found.moments, str(path)))
     else:
         found = _registered(str(reference), wanted, weights_dir, offline, progress)
     _check_fits(found, wanted)
@@ -296,7 +296,7 @@ def _registered(
     path, digest = _registry_file(entry, row, encoder, weights_dir, offline, progress or SilentProgress())
     found = _from_file(path, wanted, row.entry if wanted.output is None else None, digest)
     moments = found.moments if found.moments.count else found.moments.with_count(entry.count)
-    _warn(examine(moments, str(path)))
+    _warn(check_moments(moments, str(path)))
     return replace(
         found,
         name=entry.name,

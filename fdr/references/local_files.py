@@ -12,7 +12,7 @@ from fdr.encoders import parse_encoders
 from fdr.errors import InputError, unknown
 from fdr.references.find import published_file
 from fdr.references.formats import open_statistics
-from fdr.references.formats.checks import examine
+from fdr.references.formats.checks import check_moments
 from fdr.references.manifest import RegistryEncoder, RegistryEntry, reference_stats_dir, registry
 from fdr.runtime import atomic_path, check_writable, file_digest
 from fdr.weights import WeightOptions
@@ -119,7 +119,7 @@ def _verify(file: ReferenceFile, path: Path) -> Verdict:
             entry = statistics.entry(row.entry) if row.entry else statistics.select(encoder, row.dim)
             if row.dim is not None and entry.dim != row.dim:
                 raise InputError(f"{str(path)!r} holds {entry.dim}-d moments; expected {row.dim}-d for {encoder}.")
-            examine(statistics.load(entry), str(path))
+            check_moments(statistics.load(entry), str(path))
     except InputError as error:
         return Verdict(file, "damaged", str(error))
     return Verdict(file, "sound", f"sha256 {digest[:12]}; no digest is published, its moments are valid")

@@ -13,7 +13,7 @@ from .report import reports_to_csv as reports_to_csv
 from .report import reports_to_json as reports_to_json
 from .report import reports_to_markdown as reports_to_markdown
 from .report import sets_by_name as sets_by_name
-from .report import told_apart as told_apart
+from .report import unique_names as unique_names
 from .schema import RESULT as RESULT
 from .schema import is_number as is_number
 from .schema import result_key as result_key

@@ -188,10 +188,10 @@ def reports_from_dict(data: Any, where: str = "it") -> list[Report]:
 
 def sets_by_name(reports: Sequence[Report]) -> dict[str, Report]:
     """Reports by the name of their samples; the second of a name is "samples.npz (2)"."""
-    return dict(zip(told_apart([str(report.samples["source"]) for report in reports]), reports, strict=True))
+    return dict(zip(unique_names([str(report.samples["source"]) for report in reports]), reports, strict=True))
 
 
-def told_apart(names: Sequence[str]) -> list[str]:
+def unique_names(names: Sequence[str]) -> list[str]:
     """The names, each once: "a", "a (2)", "a (3)"."""
     found: list[str] = []
     for name in names:

@@ -12,7 +12,7 @@ from thread_ranks import on_ranks
 from worlds import TinyEncoder, folder, images, npz
 
 from fdr.errors import InputError
-from fdr.evaluation import Measurement, Needs, measure
+from fdr.evaluation import Measurement, Requested, measure
 from fdr.features import CacheStore, Extraction, ExtractionOptions, sums_files
 from fdr.frechet import Moments
 from fdr.images import ImageOptions, open_images
@@ -187,4 +187,4 @@ def test_metrics_that_need_features_are_refused(tmp_path: Path) -> None:
     options = ExtractionOptions(tmp_path / "c", 8, num_workers=0, moments_only=True)
     extraction = Extraction(open_images(source), [TinyEncoder()], None, options)
     with pytest.raises(InputError, match="moments_only keeps no features"):
-        measure(extraction, {"tiny": Needs(("features",), (), (InceptionScoreADM(),))})
+        measure(extraction, {"tiny": Requested(("features",), (), (InceptionScoreADM(),))})

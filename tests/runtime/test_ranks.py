@@ -13,7 +13,7 @@ from worlds import TinyEncoder, folder, images, npz
 
 import fdr
 from fdr.errors import InputError, RunError
-from fdr.evaluation import Needs, measure
+from fdr.evaluation import Requested, measure
 from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import Sums
 from fdr.images import ImageOptions, open_images
@@ -237,7 +237,7 @@ class TestFacts:
 def features_of(group: Group, path: Path, cache: Path | None, count: int | None = None) -> np.ndarray | None:
     source = open_images(path, ImageOptions(on_bad="skip", max_bad=0.1))
     extraction = Extraction(source, [TinyEncoder()], None, ExtractionOptions(cache, 5, 0, group=group))
-    measured = measure(extraction, {"tiny": Needs(moments=("features",), features=("features",))})
+    measured = measure(extraction, {"tiny": Requested(moments=("features",), features=("features",))})
     return measured.features.get(("tiny", "features"))
 
 

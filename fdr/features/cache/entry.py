@@ -1,7 +1,8 @@
-"""Features on disk: one folder per (data, encoder, outputs), in shards that a kill cannot spoil.
+"""One entry of the feature cache: a folder with the features of one encoder on one set of images, in shards.
 
-A shard is written to a temporary file, fsynced and renamed to a name that carries its digest; then the manifest is
-replaced in the same way. Every byte is checked against its sha256 before it is used. docs/cache-format.md has more.
+A killed process cannot damage an entry: a shard is written to a temporary file, fsynced and renamed to a name that
+contains its digest; then the manifest is replaced in the same way. Every shard is checked against its sha256 before it
+is used. docs/cache-format.md describes the format.
 """
 
 from __future__ import annotations
@@ -55,18 +56,18 @@ __all__ = ["BadRow", "CacheEntry", "CacheKey", "CacheStore", "FeatureCache", "Re
 
 
 class FeatureCache:
-    """The features of one encoder on one set of images. Rows are those of the selection, 0 to `num_rows`.
+    """The cached features of one encoder on one set of images; row i is image i of the selection.
 
-    Made by `open`; a handle serves one thread. Several handles and processes may use one entry at once: `missing` and
-    `has` see what the others published.
+    Create it with `open`. One object may be used by one thread; several objects and processes may use one entry at the
+    same time, and `missing` and `has` take the shards of the others into account.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self._manifest = manifest
-        self._damaged: set[str] = set()  # files that this process found damaged; no manifest brings them back
-        self._held: tuple[str, bytes] | None = None  # the shard that `has` has just checked
-        self._seen: tuple[int, ...] | None = None  # stamp of the manifest last read
+        self._damaged: set[str] = set()  # shard files that this process found damaged and never uses again
+        self._held: tuple[str, bytes] | None = None  # name and bytes of the shard that `has` checked last
+        self._seen: tuple[int, ...] | None = None  # stamp of the manifest that was read last
 
     @classmethod
     def open(
@@ -80,14 +81,14 @@ class FeatureCache:
         shard_size: int = 1024,
         dtype: str = "float32",
     ) -> FeatureCache:
-        """The entry for `key` under `root`, as far as it was extracted; made when it is not there.
+        """Open the entry for `key` in the folder `root`, or create it.
 
-        `widths` gives D per output (else the first shard does), `attributes` what people want to know: encoder,
-        source, spec, versions; `dtype`, what features are stored as, must follow from the spec. An entry made before
-        keeps its `shard_size`; a complete one may be read-only. Shards that are gone or truncated are warned of and
-        become `missing`; altered content is found when it is read.
+        `widths` is D per output; without it the first shard sets the widths. `attributes` describe the entry to people:
+        encoder, source, spec, versions. `dtype` is the type that features are stored in and must follow from the spec.
+        An existing entry keeps its `shard_size`, and a complete one may be read-only. Shard files that are absent or
+        truncated cause a warning and count as `missing`; altered content is noticed when the shard is read.
 
-        Raises `RunError` when the folder cannot be written although rows are missing, or holds another entry.
+        Raises `RunError` if rows are missing and the folder cannot be written, or if it holds another entry.
         """
         header = EntryHeader(key, num_rows, shard_size, dict(widths or {}), dict(attributes or {}), dtype)
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -103,22 +104,22 @@ class FeatureCache:
 
     @property
     def num_rows(self) -> int:
-        """Images of the selection, good and bad."""
+        """Number of images in the selection, bad ones included."""
         return self._manifest.header.num_rows
 
     @property
     def shard_size(self) -> int:
-        """Rows per shard; the last may be shorter."""
+        """Rows per shard; the last shard may be shorter."""
         return self._manifest.header.shard_size
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Stored outputs."""
+        """The encoder outputs that are stored."""
         return self._manifest.header.key.outputs
 
     @property
     def widths(self) -> Mapping[str, int]:
-        """D per output; empty as long as neither `open` nor a shard has told."""
+        """D per output; empty until `open` or the first shard sets it."""
         return self._manifest.header.widths
 
     @property
@@ -127,7 +128,7 @@ class FeatureCache:
         return self._manifest.header.ranges()
 
     def missing(self) -> list[tuple[int, int]]:
-        """(start, stop) of the shards still to extract, now: what another process published meanwhile is not in it."""
+        """(start, stop) of the shards that nobody, in this or another process, has published yet."""
         self._refresh()
         return self._missing()
 
@@ -136,9 +137,9 @@ class FeatureCache:
         return [span for span in self.ranges if span[0] not in done]
 
     def has(self, start: int, stop: int) -> bool:
-        """True when the shard [start, stop) is there and every byte of it is as it was written; else it is `missing`.
+        """True if the shard [start, stop) is published and its sha256 is right; a damaged shard becomes `missing`.
 
-        The checked shard is held, so that a `read` that follows does not load it again.
+        The bytes stay in memory, so that a `read` right afterwards does not load them again.
         """
         self._refresh()
         record = self._record_at(start)
@@ -155,27 +156,27 @@ class FeatureCache:
 
     @property
     def is_complete(self) -> bool:
-        """True when every shard is published, as far as known without reading them."""
+        """True if every shard is published. The content of the shards is not checked."""
         return not self._missing()
 
     @property
     def rows_done(self) -> int:
-        """Rows in published shards, good and bad."""
+        """Number of rows in published shards, bad ones included."""
         return sum(record.stop - record.start for record in self._manifest.shards)
 
     @property
     def count(self) -> int:
-        """Rows that have features: those in published shards, less the bad ones."""
+        """Number of rows that have features: the rows of published shards without the bad ones."""
         return sum(record.count for record in self._manifest.shards)
 
     @property
     def bad(self) -> list[BadRow]:
-        """Images that did not decode, in row order, from this run and earlier ones."""
+        """Images that could not be decoded, in this run or an earlier one, in row order."""
         return [item for record in self._manifest.shards for item in record.bad]
 
     @property
     def digest(self) -> str:
-        """sha256 over the digests of all published shards."""
+        """sha256 over the digests of all published shards; it changes with every stored byte."""
         return self._manifest.digest
 
     # Writing
@@ -190,12 +191,13 @@ class FeatureCache:
         bad: Iterable[tuple[int, str, str]] = (),
         images: np.ndarray | None = None,
     ) -> None:
-        """Publish rows [start, stop), one of `missing`: on return they survive a kill.
+        """Publish the shard of rows [start, stop), which must be one of `missing`; once this returns it survives a kill.
 
-        `rows` int64 [n] are the rows that decoded, ascending, with `ids`, float32 `features` [n, D] and what was noted
-        of the `images`; `bad` holds (row, id, reason) of the others. Where another process was first, its shard stays.
+        `rows` int64 [n] are the rows that decoded, ascending; `ids`, `features` (float32 [n, D] per output) and the
+        records `images` [n] belong to them. `bad` lists (row, id, reason) of the other rows. If another process has
+        published the shard in the meantime, its shard stays.
 
-        Raises `RunError` when it cannot be written (a full disk); nothing is left behind then.
+        Raises `RunError` if the shard cannot be written, for example because the disk is full; no file is left behind.
         """
         listed = [BadRow(int(row), str(id), str(reason)) for row, id, reason in bad]
         header = self._manifest.header
@@ -237,9 +239,9 @@ class FeatureCache:
     # Reading
 
     def read_shard(self, start: int, stop: int, outputs: Sequence[str] | None = None) -> Shard:
-        """The shard [start, stop) with the features of `outputs` (all unless some are named).
+        """Read the shard [start, stop) with the features of `outputs`, by default of all.
 
-        Raises `RunError` when it is missing or turns out damaged; it is `missing` from then on.
+        Raises `RunError` if the shard is missing or damaged; a damaged shard counts as `missing` from then on.
         """
         if (start, stop) not in self.ranges:
             raise ValueError(f"rows {start} to {stop} are not a shard of {self.num_rows} by {self.shard_size}")
@@ -247,9 +249,9 @@ class FeatureCache:
         return decode_shard(data, record, self.outputs if outputs is None else outputs)
 
     def read_tensor(self, start: int, stop: int, output: str) -> tuple[np.ndarray, Tensor]:
-        """Rows int64 [n] of the shard [start, stop), and `output` of them [n, D] in the dtype it is stored in.
+        """Read the rows int64 [n] of the shard [start, stop) and their features [n, D] of `output`, in the stored dtype.
 
-        Raises `RunError` as `read_shard`.
+        Raises `RunError` in the same cases as `read_shard`.
         """
         ((_, data),) = self._load_shards(self._records(start, stop))
         return decode_tensor(data, output)
@@ -257,9 +259,9 @@ class FeatureCache:
     def read(
         self, start: int = 0, stop: int | None = None, outputs: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
-        """float32 [n, D] per output, for the n good rows among rows [start, stop); all outputs unless some are named.
+        """Read float32 features [n, D] per output for the n good rows in [start, stop); by default all rows and outputs.
 
-        Raises `RunError` when a shard is missing or turns out damaged; it is `missing` from then on.
+        Raises `RunError` if a shard is missing or damaged; a damaged shard counts as `missing` from then on.
         """
         stop = self.num_rows if stop is None else stop
         records = self._records(start, stop)
@@ -276,9 +278,9 @@ class FeatureCache:
         return out
 
     def verify(self, progress: Progress | None = None) -> list[tuple[int, int]]:
-        """Check every published shard; damaged ones are warned of and become `missing`, which is returned.
+        """Check the sha256 of every published shard, warn of damaged ones, and return all shards that are `missing`.
 
-        For those who read only later: `read` then meets no damage halfway. Some 0.3 s per 400 MB and thread.
+        Call it before a long run, so that no `read` finds damage halfway. A thread checks 400 MB in some 0.3 s.
         """
         damaged: dict[str, str] = {}
         records = self._manifest.shards
@@ -309,7 +311,7 @@ class FeatureCache:
             yield (record, data) if isinstance(data, bytes) else self._reload_shard(record, data)
 
     def _reload_shard(self, record: ShardRecord, damage: DamagedShardError) -> tuple[ShardRecord, bytes]:
-        """The shard as another process has replaced it meanwhile, provided that the same rows decoded."""
+        """Load the shard that another process has put in place of a damaged one, if the same rows decoded in both."""
         new = self._replacement(record)
         if new is not None and new.bad == record.bad:
             with contextlib.suppress(DamagedShardError):
@@ -325,30 +327,31 @@ class FeatureCache:
         new = self._record_at(record.start)
         return new if new is not None and new.file != record.file else None
 
-    # Moments, kept beside the features
+    # Moments that are stored beside the features
 
     def load_moments(self, output: str) -> Moments | None:
-        """The moments of all good rows of `output`, if they were saved for just these shards and are undamaged."""
+        """The stored moments of `output` over all good rows; None if they are absent, damaged or from other shards."""
         return _derived.load_moments(self.folder, output, self.digest) if self.is_complete else None
 
     def save_moments(self, output: str, moments: Moments) -> bool:
-        """Keep the moments of all good rows of `output`; False where the folder cannot be written."""
+        """Store the moments of `output` over all good rows. Returns False if the folder cannot be written."""
         if not self.is_complete:
             raise ValueError("moments of an incomplete cache would be those of other data")
         return _derived.save_moments(self.folder, output, self.digest, moments)
 
-    # Agreement with the folder
+    # Keeping the manifest in memory in step with the folder
 
     def _refresh(self) -> None:
-        """Take over what other processes have published since the manifest was last read."""
+        """Read the manifest again if another process has replaced it."""
         seen = manifest_stamp(self.folder)
         if seen is not None and seen != self._seen:
             self._load(is_quiet=True)
 
     def _load(self, is_quiet: bool = False) -> bool:
-        """Read the manifest, drop shards that are not there whole, find those it does not list.
+        """Read the manifest, drop listed shards whose file is absent or truncated, and add good shards it does not list.
 
-        False when there was no good manifest. `is_quiet` leaves the warnings to the first look.
+        Returns False if there was no sound manifest. With `is_quiet` there are no warnings, because the first call has
+        given them.
         """
         seen, found, reason = manifest_stamp(self.folder), None, "is missing"
         try:

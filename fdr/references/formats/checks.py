@@ -7,7 +7,7 @@ from fdr.errors import InputError
 from fdr.frechet import Moments
 
 
-def examine(moments: Moments, where: str) -> list[str]:
+def check_moments(moments: Moments, where: str) -> list[str]:
     """One sentence for each doubt: an unknown count, a singular covariance.
 
     Raises `InputError`, with `where` in front, when the covariance is not positive semidefinite.

@@ -11,7 +11,7 @@ import numpy as np
 from fdr.encoders import find_row
 from fdr.errors import InputError, unknown
 from fdr.references.formats.base import Entry, StatisticsFile
-from fdr.references.formats.checks import examine
+from fdr.references.formats.checks import check_moments
 from fdr.references.formats.npz import NpzStatistics
 from fdr.references.formats.registry import check_target, open_statistics
 from fdr.references.formats.writers import BY_SUFFIX, WRITERS, Content, edm2_metric, write
@@ -75,7 +75,7 @@ def convert(
     content = _content(file, entry, companions, to, options)
     if to == "edm2":
         edm2_metric(content)
-    doubts = dict.fromkeys(text for moments in content.moments.values() for text in examine(moments, str(source)))
+    doubts = dict.fromkeys(text for moments in content.moments.values() for text in check_moments(moments, str(source)))
     if not dry_run:
         write(target, content, to)
     return Conversion(

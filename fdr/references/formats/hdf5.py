@@ -16,8 +16,10 @@ class Hdf5Statistics(StatisticsFile):
     def __init__(self, path: Path) -> None:
         self.path = path
         dim, count, dtype = header_h5(path)
-        facts = read_attributes(path)
-        self.entries = (Entry("mu", "moments", dim, count, dtype, stored_output(facts), stored_encoders(facts)),)
+        attributes = read_attributes(path)
+        self.entries = (
+            Entry("mu", "moments", dim, count, dtype, stored_output(attributes), stored_encoders(attributes)),
+        )
 
     def _load(self, entry: Entry) -> Moments:
         return Moments.load(self.path)

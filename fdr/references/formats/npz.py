@@ -152,8 +152,8 @@ class NpzStatistics(StatisticsFile):
         is_adm = self.format == "adm" and (pair.name, dim) in ADM_WIDTHS
         output, encoders = pair.output, INCEPTION if is_adm else pair.encoders
         if pair.name == "mu" and ATTRIBUTES in self._headers:
-            facts = read_attributes(self.path)
-            output, encoders = stored_output(facts), encoders or stored_encoders(facts)
+            attributes = read_attributes(self.path)
+            output, encoders = stored_output(attributes), encoders or stored_encoders(attributes)
         return Entry(pair.name, "moments", dim, self._count(), str(sigma.dtype), output, encoders)
 
     def _count(self) -> int | None:

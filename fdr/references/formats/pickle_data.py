@@ -1,7 +1,8 @@
-"""Pickles read as data: an interpreter of the opcodes that dictionaries of NumPy arrays consist of.
+"""Reads pickles without unpickling them: an interpreter for the opcodes that dictionaries of NumPy arrays need.
 
-Nothing is imported or called, so nothing can be executed: a global is a name that is looked up in a table of six, and
-whatever else a pickle asks for is refused by that name. Sizes are checked before anything is built.
+A pickle is a program for a small stack machine, and Python's own unpickler imports and calls whatever that program
+names. This one imports nothing: each name (a "global") is looked up in a table of six, and any other name or opcode is
+refused. Sizes are checked before an array is built.
 """
 
 from __future__ import annotations
@@ -20,23 +21,27 @@ from fdr.frechet import damaged
 from fdr.runtime import DAMAGE
 
 MAX_ITEMS = 1_000_000
-"""Opcodes of one pickle, and parts of what it holds; a bundle of arrays has some hundreds."""
+"""Largest number of opcodes in a pickle, and of values in its result. A bundle of arrays has some hundreds; a higher
+limit lets a hostile file take more time and memory."""
 MAX_DEPTH = 32
-"""Levels of mappings, lists and tuples in one another; a bundle of arrays has three."""
+"""Deepest nesting of mappings, lists and tuples. A bundle of arrays has three levels."""
 _NUMERIC = re.compile(r"[<>|=]?[biuf]\d{1,2}|[<>|=]?[SU]\d{1,6}")
 
 
 class _Refused(Exception):
-    """A construct that arrays do not need, as half a sentence."""
+    """The pickle contains something that arrays do not need; the message names it, as half a sentence."""
 
 
 def _short(value: Any) -> str:
-    """A text for a sentence; of anything else its kind, because printing a tuple of shared tuples never ends."""
+    """`value` for an error message: a text cut to 60 characters, or the name of its type.
+
+    Other values are not printed, because printing nested tuples that share their parts could take for ever.
+    """
     return value[:60] if isinstance(value, str) else type(value).__name__
 
 
 class _Dtype:
-    """A dtype under construction: numpy.dtype(code) and then its byte order."""
+    """A dtype while the pickle builds it: first `numpy.dtype(code)`, then `build` sets the byte order."""
 
     def __init__(self, code: Any) -> None:
         if not isinstance(code, str) or not (_NUMERIC.fullmatch(code) or code in ("O8", "O4", "O")):
@@ -52,25 +57,25 @@ class _Dtype:
 
 
 class _Array:
-    """An array under construction: empty, until its state brings shape, dtype and bytes."""
+    """An array while the pickle builds it: empty until `build` receives shape, dtype and bytes."""
 
     def __init__(self) -> None:
         self.array: np.ndarray | None = None
         self.content: list[Any] | None = None
-        """The one object of an array without axes, as `np.save` stores a dictionary."""
+        """The object inside an object array of shape (); `np.save` stores a dictionary in such an array."""
 
     def build(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
             raise _Refused("an unusual array")
         _, shape, dtype, is_fortran, data = state
         if isinstance(dtype, _Dtype) and dtype.dtype.hasobject and shape == () and isinstance(data, list):
-            self.content = data  # of np.save(path, a_dict)
+            self.content = data  # written by np.save(path, a_dict)
             return
         self.array = _array(data, dtype, shape, "F" if is_fortran else "C")
 
 
 class _Global:
-    """The name of something in a module; never that thing."""
+    """A name in a module that the pickle refers to. Only the name is stored; nothing is imported."""
 
     def __init__(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
@@ -123,17 +128,17 @@ _TABLE: dict[str, Callable[..., Any] | None] = {
 
 
 class _Machine:
-    """The stack, the marks and the memo of one pickle."""
+    """The state of the interpreter: the stack, the marks (positions in it) and the memo (values to use again)."""
 
     def __init__(self, size: int) -> None:
         self._text_left = size + MAX_ITEMS
-        """Characters that may still be turned into bytes: a text of the file once, not a thousand times."""
+        """Characters that may still be converted to bytes, so that a file cannot convert one long text many times."""
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
 
     def step(self, name: str, arg: Any) -> None:
-        """Do one opcode; raises `_Refused` for those that arrays do not need."""
+        """Execute one opcode. Raises `_Refused` for an opcode that arrays do not need."""
         if name in _CONSTANTS:
             self.stack.append(arg)
         elif name in _FIXED:
@@ -257,11 +262,11 @@ _STEPS = frozenset(
         *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
     )
 )
-"""Each is a method of the machine."""
+"""Opcodes that `_Machine` has a method for: TUPLE1 is `_Machine._tuple1`."""
 
 
 class _Bounded:
-    """Reads that never ask for more than the file has left, whatever size the pickle declares."""
+    """A file whose `read` never allocates more than the rest of the file, whatever length the pickle declares."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file, self._size = file, size
@@ -277,9 +282,9 @@ class _Bounded:
 
 
 def load_pickle(path: Path, offset: int = 0) -> Any:
-    """What the pickle from `offset` on holds: dicts, lists, tuples, text, numbers and NumPy arrays, and nothing else.
+    """Read the pickle that starts at byte `offset`. It may hold dicts, lists, tuples, texts, numbers and NumPy arrays.
 
-    Raises `InputError` naming the first thing in it that is none of these.
+    Raises `InputError`, which names the first thing that is none of these.
     """
     size = path.stat().st_size
     machine = _Machine(size)
@@ -304,7 +309,10 @@ def load_pickle(path: Path, offset: int = 0) -> Any:
 
 
 def _check_parts(value: Any, depth: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """How many parts `value` has, shared ones counted each time, in how many levels. Raises `_Refused` for too many."""
+    """Return how many values `value` contains and how deep they are nested. Raises `_Refused` above the limits.
+
+    A value that is used several times counts each time; `known` holds the results for containers seen before.
+    """
     if isinstance(value, _Array) and value.content is not None:
         value = value.content
     if not isinstance(value, dict | list | tuple):
@@ -326,7 +334,7 @@ def _check_parts(value: Any, depth: int, known: dict[int, tuple[int, int]]) -> t
 
 
 def _finished(value: Any) -> Any:
-    """`value` with its arrays in place, two levels deep."""
+    """Replace every `_Array` in `value` by its NumPy array, down to two levels."""
     if isinstance(value, _Array) and value.content is not None and len(value.content) == 1:
         value = value.content[0]
     if isinstance(value, dict):
