@@ -140,7 +140,8 @@ def _fit(scatter: Scatter) -> tuple[np.ndarray, np.ndarray]:
 def _title(correlations: Correlations, scatter: Scatter) -> Iterator[str]:
     logs = [name for name, is_log in (("x", scatter.log_x), ("y", scatter.log_y)) if is_log]
     of = f" of log {' and log '.join(logs)}" if logs else ""
-    yield f"Pearson r{of} = {_with_interval(correlations.pearson)}     n = {correlations.count:,}{_interval_note(correlations)}"
+    count = f"n = {correlations.count:,}{_interval_note(correlations)}"
+    yield f"Pearson r{of} = {_with_interval(correlations.pearson)}     {count}"
     spearman, kendall = _with_interval(correlations.spearman), _with_interval(correlations.kendall)
     yield f"Spearman ρ = {spearman}     Kendall τ = {kendall}"
 
@@ -220,7 +221,7 @@ def _offsets(
 
 
 def _places(size: np.ndarray, gap: float) -> Iterator[np.ndarray]:
-    """Lower left corners of a label around its point: right, left, above, below and the diagonals, near and then far."""
+    """Lower left corners of a label around its point: right, left, above, below, diagonals; first near, then far."""
     width, height = size
     for reach in (gap, 2.2 * gap):
         for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)):

@@ -237,7 +237,7 @@ class Extraction:
             yield from ((start, min(start + size, total)) for start in range(0, total, size))
 
     def leave_out(self, name: str, spans: Collection[tuple[int, int]]) -> None:
-        """Skip these shards for the encoder `name`: they are not computed or read, and their blocks lack its features."""
+        """Skip these shards for the encoder `name`: its features are not computed, read, or put into the blocks."""
         self._left_out[name] = set(spans)
 
     def _done(self) -> set[tuple[int, int]]:

@@ -1,6 +1,7 @@
-"""What follows from all features of an entry and is kept beside them: moments, and what was noted of the images.
+"""Files that are derived from a complete entry and stored in its folder: moments, and the records of the images.
 
-The file name says which features and which bytes. Losing such a file costs time or a warning, never a number.
+The file name contains a digest of the features and a digest of the file's own content. A file that is lost is computed
+again or costs a warning; no number changes.
 """
 
 from __future__ import annotations
@@ -22,42 +23,42 @@ from fdr.images import as_facts
 if TYPE_CHECKING:
     from fdr.frechet import Moments
 
-MOMENTS_VERSION = 1  # raised whenever a release derives something else from the same features
+MOMENTS_VERSION = 1  # raise it when a release derives different values from the same features
 _NAME = re.compile(
     r"(?P<kind>moments-(?P<output>.+)|images)-(?P<features>[0-9a-f]{16})-(?P<content>[0-9a-f]{16})\.np[yz]"
 )
 
 
 def derived_files(folder: Path, kind: str | None = None) -> list[Path]:
-    """What is stored in `folder`: of one kind ("images", "moments-pool"), or all."""
+    """The derived files in `folder`: those of one kind ("images", "moments-pool"), or all."""
     named = [(path, _NAME.fullmatch(path.name)) for path in folder.iterdir()]
     return sorted(path for path, name in named if name and kind in (None, name["kind"]))
 
 
 def is_undamaged(path: Path) -> bool:
-    """True when a derived file still has the content its name tells."""
+    """True if the content of a derived file matches the digest in its name."""
     name = _NAME.fullmatch(path.name)
     return name is not None and _content_digest(path) == name["content"]
 
 
 def load_moments(folder: Path, output: str, features_digest: str) -> Moments | None:
-    """The moments of `output` saved for the features with that digest; None when there are none, or damaged ones."""
+    """The stored moments of `output` for the features with that digest; None if they are absent or damaged."""
     from fdr.frechet import Moments
 
     try:
         path = _find(folder, f"moments-{_quoted(output)}", features_digest)
         return None if path is None else Moments.load(path)
-    except (OSError, FdrError):  # gone meanwhile, or of another format: computed again
+    except (OSError, FdrError):  # removed in the meantime, or another format: compute them again
         return None
 
 
 def save_moments(folder: Path, output: str, features_digest: str, moments: Moments) -> bool:
-    """Save atomically and remove those of earlier features; False where the folder cannot be written."""
+    """Save the moments atomically and remove those of earlier features; False if the folder cannot be written."""
     return _store(folder, f"moments-{_quoted(output)}", features_digest, ".npz", lambda tmp: _save(moments, tmp))
 
 
 def load_images(folder: Path, features_digest: str) -> np.ndarray | None:
-    """What was noted of the images behind the features with that digest; None when there is nothing, or damaged."""
+    """The image records for the features with that digest; None if they are absent or damaged."""
     try:
         path = _find(folder, "images", features_digest)
         return None if path is None else as_facts(np.load(path, allow_pickle=False))
@@ -66,7 +67,7 @@ def load_images(folder: Path, features_digest: str) -> np.ndarray | None:
 
 
 def save_images(folder: Path, features_digest: str, images: np.ndarray) -> bool:
-    """Save `images`, one record per good row, in the manner of `save_moments`."""
+    """Save `images`, one record per good row, in the same way as `save_moments`."""
     buffer = io.BytesIO()
     np.save(buffer, images, allow_pickle=False)
     return _store(folder, "images", features_digest, ".npy", lambda tmp: _write(tmp, buffer.getvalue()))
@@ -87,7 +88,7 @@ def _store(folder: Path, kind: str, features_digest: str, suffix: str, write: Ca
             for path in derived_files(folder, kind):
                 if path != final:
                     path.unlink(missing_ok=True)
-    except OSError:  # they only save time: a full or read-only disk costs nothing else
+    except OSError:  # derived files only save time, so a full or read-only disk is no error
         return False
     return True
 

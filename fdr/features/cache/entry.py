@@ -191,7 +191,7 @@ class FeatureCache:
         bad: Iterable[tuple[int, str, str]] = (),
         images: np.ndarray | None = None,
     ) -> None:
-        """Publish the shard of rows [start, stop), which must be one of `missing`; once this returns it survives a kill.
+        """Publish the shard of rows [start, stop), one of `missing`. Once this returns, the shard survives a kill.
 
         `rows` int64 [n] are the rows that decoded, ascending; `ids`, `features` (float32 [n, D] per output) and the
         records `images` [n] belong to them. `bad` lists (row, id, reason) of the other rows. If another process has
@@ -249,7 +249,7 @@ class FeatureCache:
         return decode_shard(data, record, self.outputs if outputs is None else outputs)
 
     def read_tensor(self, start: int, stop: int, output: str) -> tuple[np.ndarray, Tensor]:
-        """Read the rows int64 [n] of the shard [start, stop) and their features [n, D] of `output`, in the stored dtype.
+        """Read the rows int64 [n] of the shard [start, stop) and their features [n, D] of `output` as they are stored.
 
         Raises `RunError` in the same cases as `read_shard`.
         """
@@ -259,7 +259,7 @@ class FeatureCache:
     def read(
         self, start: int = 0, stop: int | None = None, outputs: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
-        """Read float32 features [n, D] per output for the n good rows in [start, stop); by default all rows and outputs.
+        """Read float32 features [n, D] per output of the n good rows in [start, stop); by default all rows and outputs.
 
         Raises `RunError` if a shard is missing or damaged; a damaged shard counts as `missing` from then on.
         """
@@ -348,7 +348,7 @@ class FeatureCache:
             self._load(is_quiet=True)
 
     def _load(self, is_quiet: bool = False) -> bool:
-        """Read the manifest, drop listed shards whose file is absent or truncated, and add good shards it does not list.
+        """Read the manifest, drop shards whose file is absent or truncated, and add good shards that it does not list.
 
         Returns False if there was no sound manifest. With `is_quiet` there are no warnings, because the first call has
         given them.

@@ -1,4 +1,4 @@
-"""The manifest of a cache entry: which shards are published. JSON that carries its own checksum."""
+"""The manifest of a cache entry: a JSON file that lists the published shards and contains its own checksum."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ MANIFEST_NAME = "manifest.json"
 
 
 class DamagedManifestError(Exception):
-    """A manifest that is there and is not what was written."""
+    """The manifest exists, but it is not what was written."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Header and published shards of one entry."""
+    """The header and the published shards of one entry."""
 
     header: EntryHeader
     created: str
-    """UTC, ISO 8601."""
+    """When the entry was created; UTC, ISO 8601."""
     shards: tuple[ShardRecord, ...] = ()
     """In row order, never overlapping."""
 
@@ -101,7 +101,7 @@ def _from_fields(fields: dict[str, Any]) -> Manifest:
 
 
 def manifest_stamp(folder: Path) -> tuple[int, ...] | None:
-    """What differs between two manifests without reading them, for each is a new file. None when there is none."""
+    """Inode, time and size of the manifest file, which change whenever it is replaced. None if there is none."""
     with contextlib.suppress(OSError):
         stat = (folder / MANIFEST_NAME).stat()
         return stat.st_ino, stat.st_mtime_ns, stat.st_size
@@ -109,7 +109,7 @@ def manifest_stamp(folder: Path) -> tuple[int, ...] | None:
 
 
 def absent_shards(manifest: Manifest, folder: Path) -> dict[str, str]:
-    """Listed shards whose file is gone or of another size, with the reason; no content is read."""
+    """Listed shards whose file is absent or has another size, with the reason. No content is read."""
     absent = {}
     for record in manifest.shards:
         try:
@@ -123,9 +123,9 @@ def absent_shards(manifest: Manifest, folder: Path) -> dict[str, str]:
 
 
 def recover_shards(manifest: Manifest, folder: Path, is_new: bool) -> Manifest:
-    """`manifest` with the good shards in `folder` that it does not list: a kill came before it could.
+    """Add to `manifest` the good shards in `folder` that it does not list, because the process was killed before.
 
-    `is_new` says that no manifest was found, so that the shard size of the shards holds.
+    `is_new` means that no manifest was found; then the entry takes the shard size that the shards state.
     """
     found = {record.start: record for record in manifest.shards}
     listed = {record.file for record in manifest.shards}

@@ -1,8 +1,7 @@
-"""Moments in the making, kept beside the features or instead of them: sums over whole shards, and which ones.
+"""Files of running sums: the sums for moments over some shards of an entry, with the list of these shards.
 
-One file per process, replaced once a minute; a run that goes on takes in the files of all earlier ones. What a file
-holds is exact for the shards that it lists, so a kill costs what was added since it was last replaced, and nothing is
-counted twice.
+Each process has one file and replaces it once a minute; a resumed run adds up the files of all earlier runs. A file is
+exact for the shards that it lists, so a killed run loses what it added since the last save, and nothing counts twice.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ class RunningSums:
     """The sums of some outputs over some shards of one cache entry."""
 
     sums: dict[str, Sums]
-    """By output."""
+    """The sums of each output."""
     spans: set[Span] = field(default_factory=set)
     bad: list[BadRow] = field(default_factory=list)
 
     def absorb(self, other: RunningSums) -> None:
-        """Take in sums over other shards."""
+        """Add sums over other shards."""
         assert not self.spans & other.spans
         for output, sums in self.sums.items():
             sums.absorb(other.sums[output].state())
@@ -45,7 +44,7 @@ class RunningSums:
         self.bad += other.bad
 
     def save(self, path: Path, replaced: Iterable[Path] = ()) -> None:
-        """Write `path`, atomically, then remove the files that it `replaced`."""
+        """Write `path` atomically, then remove the files in `replaced`, whose sums it contains."""
         header = {"schema": SCHEMA, "spans": sorted(self.spans), "bad": [list(row) for row in self.bad]}
         arrays = {"header": np.array(json.dumps(header))}
         for output, sums in self.sums.items():
@@ -61,7 +60,7 @@ class RunningSums:
 
     @classmethod
     def load(cls, path: Path, outputs: Iterable[str]) -> RunningSums | None:
-        """What `save` wrote; None for a damaged file, or one that lacks an output: its shards are computed again."""
+        """Read what `save` wrote. None if the file is damaged or lacks an output; its shards are computed again."""
         try:
             with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 header = json.loads(str(file["header"]))
@@ -81,7 +80,7 @@ class RunningSums:
 
 
 def own_path(folder: Path) -> Path:
-    """The file of this process."""
+    """The path of the file of this process."""
     return folder / f"sums-{runtime.owner()}.fdr"
 
 
@@ -91,10 +90,10 @@ def sums_files(folder: Path) -> list[Path]:
 
 
 def resume(folder: Path, outputs: Iterable[str]) -> tuple[RunningSums, list[Path]]:
-    """What earlier processes have summed, and the files it comes from.
+    """The sums of earlier processes, and the files that they come from.
 
-    Files that overlap (a kill came between the writing of one and the removal of those that it replaced, or two runs
-    were at work) are taken as long as they add shards only.
+    Two files may overlap: a process was killed after it wrote one and before it removed those it replaces, or two runs
+    worked at the same time. Larger files come first, and a file that shares a shard with them is ignored.
     """
     wanted = tuple(outputs)
     paths = sums_files(folder) if folder.is_dir() else []

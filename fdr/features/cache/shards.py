@@ -1,4 +1,4 @@
-"""One shard of a feature cache: what it holds, its bytes as an HDF5 file, and its name, which carries its digest."""
+"""One shard of a feature cache: its content, its bytes as an HDF5 file, and its file name, which contains a digest."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OWN_ATTRIBUTES = ("schema", "data_digest", "spec_hash", "widths", "num_rows", "
 
 
 class BadRow(NamedTuple):
-    """An image that did not decode: its row in the selection, its id, and why."""
+    """An image that could not be decoded: its row in the selection, its id, and the reason."""
 
     row: int
     id: str
@@ -47,25 +47,25 @@ class Shard:
     """float32 [n, D] per output"""
     bad: tuple[BadRow, ...]
     images: np.ndarray | None = None
-    """What was noted of the good rows when they were decoded, [n] of `fdr.images.facts.FACTS`; None if nothing was."""
+    """One record (`fdr.images.facts.FACTS`) for each good row, [n]; None if there are none."""
 
 
 class DamagedShardError(Exception):
-    """A shard file that is not the one that was published; the text says why."""
+    """A shard file is not what was published; the message says why."""
 
 
 @dataclass(frozen=True)
 class CacheKey:
-    """What decides the content of a cache entry: the data, the encoder, the outputs."""
+    """What identifies a cache entry: the images, the encoder and the outputs."""
 
     data_digest: str
     """sha256 over the content, selection and pixel policy of the images."""
     spec_hash: str
     """`EncoderSpec.hash`."""
     outputs: tuple[str, ...]
-    """Stored outputs; their order does not matter."""
+    """The outputs that are stored, in any order."""
     label: str = ""
-    """Readable start of the folder name; must follow from the spec (`spec.model`), for it is not compared."""
+    """Readable start of the folder name. It must follow from the spec (`spec.model`), because it is not compared."""
 
     @property
     def directory(self) -> str:
@@ -79,17 +79,17 @@ class CacheKey:
 
 @dataclass(frozen=True)
 class EntryHeader:
-    """What every shard of an entry repeats, so that each file can be understood, and checked, alone."""
+    """What every shard of an entry repeats, so that each file can be understood and checked by itself."""
 
     key: CacheKey
     num_rows: int
     shard_size: int
     widths: Mapping[str, int] = field(default_factory=dict)
-    """D per output; empty until the first shard tells."""
+    """D per output; empty until the first shard sets it."""
     attributes: Mapping[str, str] = field(default_factory=dict)
     """For people: source and encoder names, spec JSON, versions, device; not compared."""
     dtype: str = "float32"
-    """What features are stored as; follows from the spec, and every dataset tells its own."""
+    """The type that features are stored in. It follows from the spec, and every dataset states it as well."""
 
     def __post_init__(self) -> None:
         if self.num_rows < 1 or self.shard_size < 1:
@@ -112,7 +112,7 @@ class EntryHeader:
         return [(start, min(start + size, self.num_rows)) for start in range(0, self.num_rows, size)]
 
     def difference(self, other: EntryHeader) -> str | None:
-        """The first thing in which two headers disagree, in words; None when they are of one entry."""
+        """The first difference between two headers, in words; None if they belong to the same entry."""
         pairs = {
             "data digest": (self.key.data_digest, other.key.data_digest),
             "encoder spec hash": (self.key.spec_hash, other.key.spec_hash),
@@ -128,7 +128,7 @@ class EntryHeader:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A published shard, as the manifest knows it."""
+    """A published shard, as the manifest lists it."""
 
     file: str
     start: int
@@ -145,7 +145,7 @@ class ShardRecord:
         return max(0, high - low) - sum(low <= bad.row < high for bad in self.bad)
 
     def load(self, folder: Path) -> bytes:
-        """The file's bytes, checked against size and sha256; raises `DamagedShardError`."""
+        """Read the file and check its size and sha256. Raises `DamagedShardError` if they differ."""
         try:
             data = (folder / self.file).read_bytes()
         except FileNotFoundError:
@@ -168,11 +168,11 @@ def encode_shard(
     bad: Sequence[BadRow],
     images: np.ndarray | None = None,
 ) -> tuple[ShardRecord, bytes]:
-    """The shard as the bytes of an HDF5 file, with its record.
+    """Encode a shard as the bytes of an HDF5 file; the same content always gives the same bytes.
 
-    `rows` int64 [n] ascending, `ids` n names, `features` float32 [n, D] per output; `bad` holds the rest of the span;
-    `images` are records [n] of what was noted of the good rows.
-    Built in memory, so that no error of the disk can reach HDF5, and byte for byte the same for the same content.
+    `rows` int64 [n] are the good rows, ascending; `ids`, `features` (float32 [n, D] per output) and the records
+    `images` [n] belong to them; `bad` holds the other rows of the span. The file is built in memory, so that HDF5 never
+    meets an error of the disk.
     """
     import h5py
 
@@ -230,7 +230,7 @@ def _to_utf8(texts: Sequence[str]) -> np.ndarray:
 
 
 def from_utf8(array: np.ndarray) -> list[str]:
-    """Texts of a fixed-length UTF-8 dataset; file names that are not UTF-8 come back as Python gave them."""
+    """Decode the texts of a fixed-length UTF-8 dataset; file names that are not UTF-8 come back unchanged."""
     return [item.decode("utf-8", "surrogateescape") for item in array.tolist()]
 
 
@@ -249,14 +249,14 @@ def _write_attributes(file: h5py.File, header: EntryHeader, span: tuple[int, int
 
 
 def open_shard(data: bytes) -> h5py.File:
-    """The checked bytes of a shard as a readable HDF5 file; HDF5 itself never opens, or locks, a path."""
+    """Open the checked bytes of a shard as an HDF5 file. HDF5 itself never opens or locks a file on disk."""
     import h5py
 
     return h5py.File(io.BytesIO(data), "r")
 
 
 def decode_shard(data: bytes, record: ShardRecord, outputs: Iterable[str]) -> Shard:
-    """The checked bytes of a shard as arrays, with the features of `outputs`."""
+    """Decode the checked bytes of a shard to arrays, with the features of `outputs`."""
     with open_shard(data) as file:
         features = {name: read_dataset(dataset_of(file, f"features/{name}")) for name in outputs}
         images = as_facts(file["images"][:]) if "images" in file else None
@@ -264,13 +264,13 @@ def decode_shard(data: bytes, record: ShardRecord, outputs: Iterable[str]) -> Sh
 
 
 def decode_tensor(data: bytes, output: str) -> tuple[np.ndarray, Tensor]:
-    """Rows [n] and features [n, D] of the checked bytes of a shard, the features in the dtype they are stored in."""
+    """Decode rows [n] and features [n, D] of one output from the checked bytes of a shard, in the stored type."""
     with open_shard(data) as file:
         return file["rows"][:], read_tensor(dataset_of(file, f"features/{output}"))
 
 
 def load_ahead(folder: Path, records: Iterable[ShardRecord]) -> Iterator[tuple[ShardRecord, bytes | DamagedShardError]]:
-    """The checked bytes of each shard in order, or what is wrong with it; read and hashed ahead in threads."""
+    """Yield the checked bytes of each shard in order, or its damage. Threads read and check the next shards ahead."""
 
     def load(record: ShardRecord) -> bytes | DamagedShardError:
         try:
@@ -295,7 +295,7 @@ def load_ahead(folder: Path, records: Iterable[ShardRecord]) -> Iterator[tuple[S
 
 
 def shard_files(folder: Path) -> list[Path]:
-    """Every file in `folder` with the name of a shard, in row order."""
+    """All files in `folder` that are named like a shard, in row order."""
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
@@ -308,14 +308,14 @@ def shard_span(file: str) -> tuple[int, int]:
 
 
 def remove_superseded(folder: Path, record: ShardRecord) -> None:
-    """Remove what else claims to be the rows of a shard that was just published."""
+    """Remove other files for the same rows as a shard that was just published."""
     for path in shard_files(folder):
         if shard_span(path.name)[0] == record.start and path.name != record.file:
             path.unlink(missing_ok=True)
 
 
 def recover_shard(path: Path) -> tuple[EntryHeader, ShardRecord] | None:
-    """Header and record of a shard no manifest lists; None unless its content matches the digest in its name."""
+    """Header and record of a shard that no manifest lists; None if its content and the digest in its name differ."""
     try:
         data = path.read_bytes()
     except OSError:

@@ -1,4 +1,4 @@
-"""All entries of a cache folder: list, verify, remove. Nothing but files that `fdr` named is ever removed."""
+"""Lists, verifies and removes the entries of a cache folder. Only files that `fdr` wrote are removed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LOCK_NAMES = ("lock", "lock.held")
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One entry, as far as its manifest and file sizes tell."""
+    """One entry, as its manifest and the sizes of its files describe it."""
 
     name: str
     path: Path
@@ -32,7 +32,7 @@ class CacheEntry:
     num_bytes: int
     rows_done: int
     num_rows: int | None
-    """None where no manifest tells."""
+    """Number of images; None if there is no sound manifest."""
     encoder: str
     source: str
     outputs: tuple[str, ...]
@@ -44,11 +44,11 @@ class CacheEntry:
 
 @dataclass(frozen=True)
 class Verification:
-    """What checking one entry found; `problems` is empty when every byte is as it was written."""
+    """The result of checking one entry; `problems` is empty if no file is damaged."""
 
     entry: CacheEntry
     num_shards: int
-    """Shards that were checked and are good."""
+    """Number of shards that are undamaged."""
     problems: tuple[str, ...]
 
     @property
@@ -58,7 +58,7 @@ class Verification:
 
 @dataclass(frozen=True)
 class Removal:
-    """Entries that were removed, or would be, and what that frees."""
+    """Entries that were removed, or would be in a dry run, and the bytes that this frees."""
 
     entries: tuple[CacheEntry, ...]
     num_bytes: int
@@ -66,32 +66,32 @@ class Removal:
 
 
 class CacheStore:
-    """The entries under one cache folder; a folder that is not there has none."""
+    """All entries in one cache folder. A folder that does not exist has no entries."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = as_path(root, "the cache").expanduser()
 
     def entries(self) -> list[CacheEntry]:
-        """Every entry by name; fast, no feature is read. Raises `RunError` when the folder cannot be read."""
+        """All entries, sorted by name. No features are read. Raises `RunError` if the folder cannot be read."""
         found = []
         for folder in self._folders():
-            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            with contextlib.suppress(FileNotFoundError):  # removed in the meantime
                 found.append(_entry(folder))
         return found
 
     def verify(self, names: Sequence[str] = (), progress: Progress | None = None) -> Iterator[Verification]:
-        """Check the sha256 of every file of the named entries (by name or start of it; all without names).
+        """Check the sha256 of every file of the named entries; a start of a name is enough, and no names mean all.
 
-        Changes nothing: what is damaged is extracted again when it is next used. Raises `InputError` at once for a
-        name that no entry has.
+        Nothing is changed; damaged shards are extracted again when they are next used. Raises `InputError` at once for
+        a name that no entry has.
         """
         entries = self._select(names)
         return (_verify(entry, progress or SilentProgress()) for entry in entries)
 
     def remove(self, names: Sequence[str] = (), *, everything: bool = False, dry_run: bool = False) -> Removal:
-        """Remove the named entries (by name or start of it), or everything; `dry_run` only tells what that frees.
+        """Remove the named entries (a start of a name is enough), or everything. `dry_run` removes nothing.
 
-        Raises `InputError` for a name that no entry has, or neither names nor `everything`; `RunError` when a file
+        Raises `InputError` for a name that no entry has, or for neither names nor `everything`; `RunError` if a file
         cannot be removed.
         """
         if bool(names) == everything:
@@ -127,7 +127,7 @@ def _is_entry(folder: Path) -> bool:
 
 
 def _is_wreck(folder: Path) -> bool:
-    """True for an entry that lost everything but its lock and damaged manifest."""
+    """True for an entry that has nothing left but its lock and a damaged manifest."""
     if not re.fullmatch(r".+-[0-9a-f]{16}", folder.name):
         return False
     names = {path.name for path in folder.iterdir()}
@@ -143,7 +143,7 @@ def _own_files(folder: Path) -> list[Path]:
 
 
 def _manifest_of(folder: Path) -> tuple[Manifest | None, str]:
-    """The manifest, or None and why there is none."""
+    """The manifest, or None and the reason."""
     try:
         manifest = load_manifest(folder)
     except DamagedManifestError as error:
@@ -214,7 +214,7 @@ def _verify(entry: CacheEntry, progress: Progress) -> Verification:
 
 
 def _rebuilt(folder: Path) -> Manifest | None:
-    """What `FeatureCache.open` would rebuild from the shards, without writing it."""
+    """The manifest that `FeatureCache.open` would rebuild from the shards. Nothing is written."""
     for path in shard_files(folder):
         recovered = recover_shard(path)
         if recovered is not None:
@@ -223,7 +223,7 @@ def _rebuilt(folder: Path) -> Manifest | None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove our files, then the folder unless something else is in it."""
+    """Remove the files of the entry, and the folder if it is then empty."""
     try:
         for path in _own_files(folder):
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How features are stored: as float32, or in half the bytes as float16 or bfloat16, rounded to nearest even."""
+"""The types that features are stored in: float32, or float16 or bfloat16 (half the bytes, rounded to nearest even)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ STORED = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 
 
 def check_stored(dtype: str) -> str:
-    """`dtype`, if features can be stored so. Raises `InputError` with near matches."""
+    """Return `dtype` if features can be stored in it; else raise `InputError` with near matches."""
     if dtype not in STORED:
         raise unknown("dtype of stored features", dtype, STORED)
     return dtype
 
 
 def item_size(dtype: str) -> int:
-    """Bytes of a stored value."""
+    """Bytes of one stored value."""
     return int(STORED[dtype][-1])
 
 
 def encoded(features: np.ndarray, dtype: str) -> np.ndarray:
-    """float32 [n, D] as they are stored. Raises `InputError` where a value does not fit into float16."""
+    """Convert float32 features [n, D] to the stored type. Raises `InputError` if a value does not fit into float16."""
     if dtype == "float32":
         return features
     if dtype == "bfloat16":
@@ -46,14 +46,14 @@ def encoded(features: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def write_dataset(file: h5py.File, name: str, features: np.ndarray, dtype: str) -> None:
-    """float32 [n, D] into `file` as `dtype`."""
+    """Write float32 features [n, D] into `file`, stored as `dtype`."""
     dataset = file.create_dataset(name, data=encoded(features, dtype), dtype=STORED[dtype])
     if dtype == "bfloat16":
         dataset.attrs["dtype"] = dtype
 
 
 def read_dataset(dataset: h5py.Dataset) -> np.ndarray:
-    """What `write_dataset` wrote, as float32 [n, D]."""
+    """Read what `write_dataset` wrote as float32 [n, D]."""
     values = dataset[:]
     if _is_bfloat16(dataset):
         return (values.astype(np.uint32) << 16).view(np.float32)
@@ -61,7 +61,7 @@ def read_dataset(dataset: h5py.Dataset) -> np.ndarray:
 
 
 def read_into(dataset: h5py.Dataset, out: np.ndarray, rows: slice) -> None:
-    """Some rows of what `write_dataset` wrote into float32 `out`, without a copy in between where HDF5 can."""
+    """Read some rows of what `write_dataset` wrote into `out` (float32), without an extra copy where HDF5 allows it."""
     if _is_bfloat16(dataset):
         out[:] = read_dataset(dataset)[rows]
     else:
@@ -69,7 +69,7 @@ def read_into(dataset: h5py.Dataset, out: np.ndarray, rows: slice) -> None:
 
 
 def read_tensor(dataset: h5py.Dataset) -> Tensor:
-    """What `write_dataset` wrote, as a tensor [n, D] of the dtype it is stored in."""
+    """Read what `write_dataset` wrote as a tensor [n, D] in the stored type."""
     import torch
 
     values = torch.from_numpy(dataset[:])
