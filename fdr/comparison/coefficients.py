@@ -1,6 +1,6 @@
-"""How well one column of numbers predicts another: Pearson, Spearman and Kendall, each with an interval.
+"""Correlation of two columns of numbers: Pearson, Spearman and Kendall, each with an interval.
 
-NumPy alone. Ranks of equal values are their mean, and Kendall's coefficient is tau-b.
+Equal values share their mean rank, and Kendall's coefficient is tau-b.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from fdr.comparison.intervals import MAX_BOOTSTRAP_ROWS, NUM_RESAMPLES, interval
 from fdr.errors import InputError
 
 MIN_ROWS = 3
+"""Below this number of rows there is an error."""
 MIN_ROWS_FOR_INTERVALS = 5
+"""Below this number of rows there are no intervals."""
 BRUTE_FORCE = 128
-"""Rows below which inversions are counted pair by pair."""
+"""Up to this number of rows inversions are counted pair by pair. It affects the speed only."""
 ROUNDING = 1e-13
-"""A spread below this share of the values is taken for their rounding."""
+"""A column whose spread is below this share of its largest value counts as constant."""
 
 
 @dataclass(frozen=True)
 class Coefficient:
-    """A correlation coefficient and its interval; no interval for too few rows, and for a perfect order."""
+    """A correlation coefficient and its interval. Too few rows or a perfect order give no interval."""
 
     value: float
     low: float | None
@@ -36,11 +38,11 @@ class Correlations:
     """The three coefficients of two columns."""
 
     count: int
-    """Rows."""
+    """Number of rows."""
     confidence: float
-    """Of the intervals: 0.95."""
+    """The confidence of the intervals, such as 0.95."""
     method: str | None
-    """How the intervals were had: "bca" or "jackknife"; None for too few rows."""
+    """How the intervals were computed: "bca" or "jackknife"; None for too few rows."""
     resamples: int | None
     seed: int
     pearson: Coefficient
@@ -60,10 +62,10 @@ def correlate(
     *,
     names: tuple[str, str] = ("x", "y"),
 ) -> Correlations:
-    """Pearson's, Spearman's and Kendall's coefficients of two columns [n], with intervals; `names` are for errors.
+    """Compute Pearson's, Spearman's and Kendall's coefficients of two columns [n], with intervals.
 
-    Intervals are BCa bootstraps over 9,999 seeded resamples of rows; above 500 rows, jackknives on the scale of atanh;
-    below 5 rows, none.
+    The intervals are BCa bootstrap intervals over 9,999 resamples of the rows. Above 500 rows they are jackknife
+    intervals of atanh(coefficient); below 5 rows there are none. `seed` draws the resamples; `names` appear in errors.
     Raises `InputError` for columns of unequal length, below 3 rows, with NaN or infinities, or constant.
     """
     if not 0 < confidence < 1:
@@ -104,7 +106,7 @@ def _checked(column: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
 
 
 def _standardised(column: np.ndarray, name: str) -> np.ndarray:
-    """The column with mean 0 and largest size 1, which changes no coefficient and cannot overflow."""
+    """Shift the column to mean 0 and scale it to largest size 1, which changes no coefficient and avoids overflow."""
     largest = np.abs(column).max()
     centred = column / (largest or 1.0)
     centred = centred - centred.mean()
@@ -139,7 +141,7 @@ def kendall(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1; equal values share the mean of theirs."""
+    """Ranks, starting at 1; equal values share their mean rank."""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (counts.cumsum() - (counts - 1) / 2)[places]
 
@@ -149,7 +151,7 @@ def _tied_pairs(counts: np.ndarray) -> int:
 
 
 def _inversions(values: np.ndarray) -> tuple[int, np.ndarray]:
-    """How many pairs stand in the wrong order, and the values sorted."""
+    """The number of pairs in descending order (inversions), and the sorted values."""
     if len(values) <= BRUTE_FORCE:
         return int(np.triu(values[:, None] > values[None, :], k=1).sum()), np.sort(values)
     middle = len(values) // 2

@@ -1,4 +1,4 @@
-"""Are two numbers comparable, and if not, which field of the signature differs? Reads reports; needs no torch."""
+"""Compares two reports: which numbers are comparable, and if not, which field of the signature differs."""
 
 from __future__ import annotations
 
@@ -41,35 +41,35 @@ MEANINGS = {
     "val": "the validation FD below the ratio",
     "v": "the version of fdr",
 }
-"""The fields of a signature, in words."""
+"""What each field of a signature means, in words."""
 INFORMATIVE = {"v", "ae", "z"}
-"""Fields that may differ between comparable numbers: a release that moves numbers says so in the changelog, and an
-autoencoder is what is measured, as samples are."""
+"""Fields that may differ between comparable numbers. The changelog names each release that changes numbers, and the
+autoencoder is the thing that is measured, like samples elsewhere."""
 _PARTS_OF_SPEC = {"enc", "w", "rs", "dt", "cm"}
-"""Fields that enter the spec hash `s`: where one of them differs, a different hash says nothing new."""
+"""Fields that are part of the spec hash `s`. If one of them differs, the hash differs as well and is not listed."""
 _UNHASHED = {"name", "weights_source", "hash"}
-"""Entries of a spec in a report that do not say how features are made."""
+"""Entries of an encoder spec that do not affect the features."""
 _ABSENT = "not stated"
 MAX_EFFECTS = 4
-"""Rows of the measured table that are told of one field."""
+"""Largest number of measured effects that are listed for one field."""
 SAME_SHARE, SAME_SHARE_SHORT = 0.01, 0.1
-"""How far one number may be from itself on other hardware, relative to it: in float32, and in shorter types."""
+"""Largest relative difference that other hardware can cause, in float32 and in shorter types."""
 SAME_ROUNDING = 1e-6
-"""The same for numbers near 0, in the metric's units."""
+"""Largest absolute difference that other hardware can cause, for numbers near 0."""
 NOISE_FACTOR = 2.0
-"""Spreads that a change must exceed to be called more than noise: about 95 % for a normal error."""
+"""A change counts as more than noise above this many standard errors: 2 is about 95 % for a normal error."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One field that two signatures do not share."""
+    """One field in which two signatures differ."""
 
     field: str
     a: str
     b: str
     meaning: str
     is_decisive: bool
-    """True when numbers that differ in it are not comparable."""
+    """True if numbers that differ in this field are not comparable."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -77,7 +77,7 @@ class Difference:
 
 
 def signature_differences(a: str, b: str) -> tuple[Difference, ...]:
-    """All fields in which two signatures differ, decisive ones first. Raises `InputError` for a text that is none."""
+    """All fields in which two signatures differ, decisive ones first. Raises `InputError` if a text is none."""
     first, second = parse_signature(a), parse_signature(b)
     fields = dict.fromkeys((*MEANINGS, *first.fields, *second.fields))
     found = [_difference(field, first, second) for field in fields]
@@ -100,18 +100,18 @@ def _difference(field: str, first: Signature, second: Signature) -> Difference |
 
 
 def _same_spec(first: Signature, second: Signature) -> bool:
-    """One spec under two names is one encoder."""
+    """True if both signatures name the same encoder: equal spec hashes, whatever the names."""
     return first.value("s") is not None and first.value("s") == second.value("s")
 
 
 def _same_digest(a: str, b: str) -> bool:
-    """One content under two names is one reference."""
+    """True if both texts name the same reference: equal digests, whatever the names."""
     digests = {text.rpartition(":")[2] for text in (a, b) if ":" in text}
     return len(digests) == 1 and all(":" in text for text in (a, b)) and len(next(iter(digests))) == 8
 
 
 def check_fields(fields: Iterable[str]) -> tuple[str, ...]:
-    """The names of signature fields given, checked. Raises `InputError` with near matches."""
+    """Check names of signature fields and drop repeats. Raises `InputError` with near matches for an unknown name."""
     given = tuple(dict.fromkeys(fields))
     for field in given:
         if field not in MEANINGS or field == "metric":
@@ -128,11 +128,11 @@ class Pair:
     b: Result
     differences: tuple[Difference, ...]
     is_contradiction: bool = False
-    """True when the same images, reference and settings have another value here and there."""
+    """True if the two values differ although images, reference and settings are the same."""
 
     @property
     def is_comparable(self) -> bool:
-        """True when no decisive field differs, and the two numbers may both be right."""
+        """True if no decisive field differs and there is no contradiction."""
         return not self.is_contradiction and not any(difference.is_decisive for difference in self.differences)
 
     @property
@@ -147,7 +147,7 @@ class Pair:
 
     @property
     def noise(self) -> float | None:
-        """The spread of the change: both stderrs in quadrature; None unless both numbers have one."""
+        """The standard error of the change, sqrt(a² + b²) of both stderrs; None unless both numbers have one."""
         return combined_stderr(self.a.stderr, self.b.stderr)
 
     def to_dict(self, effects: tuple[Effect, ...] = ()) -> dict[str, Any]:
@@ -172,10 +172,10 @@ class Pair:
 
 
 def contradict(a: Result, b: float) -> bool:
-    """True when the number `a` and another value, of the same images and signature, cannot both be right.
+    """True if the number `a` and another value of the same images and signature cannot both be right.
 
-    What hardware and batch sizes round is allowed: 1 % in float32 and 10 % in shorter types, and 2 images of a share.
-    Nothing is said of an encoder whose weights are not known, and of what an autoencoder decodes.
+    Differences that hardware and batch sizes can cause are allowed: 1 % in float32, 10 % in shorter types, and 2 images
+    for a share of images. Always False for unknown encoder weights and for images that an autoencoder decodes.
     """
     signature = parse_signature(a.signature)
     if signature.value("w") in (None, "unknown") or signature.value("ae") is not None:
@@ -187,7 +187,7 @@ def contradict(a: Result, b: float) -> bool:
 
 
 def images_digest(report: Report) -> str | None:
-    """The digest of the samples' pixels; None where it is of a generator, whose images other hardware may round."""
+    """The digest of the samples' pixels. None for a generator, whose images may differ slightly on other hardware."""
     return None if "made_by" in report.samples else report.samples.get("digest")
 
 
@@ -198,13 +198,13 @@ def combined_stderr(a: float | None, b: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two reports, row by row."""
+    """The result of comparing two reports row by row."""
 
     pairs: tuple[Pair, ...]
     only_a: tuple[Result, ...]
     only_b: tuple[Result, ...]
     are_same_samples: bool
-    """True when the content of both sample sets is known and the same."""
+    """True if the content of both sample sets is known and equal."""
 
     @property
     def is_comparable(self) -> bool:
@@ -225,8 +225,8 @@ class Comparison:
 def compare_reports(a: Report, b: Report) -> Comparison:
     """Pair the results of two reports by metric and encoder.
 
-    A metric that both have left once, under different encoders, makes a pair as well: FID of `inception` and of
-    `inception:clean` are what people put side by side.
+    A metric that each report has left exactly once, with different encoders, is paired as well: people compare FID of
+    `inception` with FID of `inception:clean`.
     """
     left, right = _by_key(a), _by_key(b)
     keys = [(key, key) for key in left if key in right] + list(_leftovers(left, right))
@@ -261,7 +261,7 @@ def _differences_explained(a: Report, b: Report, first: Result, second: Result) 
 
 
 def _spec(run: Any, encoder: str | None) -> Mapping[str, Any]:
-    """What a report tells of an encoder; nothing where it tells nothing, or is damaged there."""
+    """The encoder spec in a report; empty if it is absent or damaged."""
     for key in ("encoders", encoder):
         run = run.get(key) if isinstance(run, Mapping) else None
     return run if isinstance(run, Mapping) else {}
@@ -277,7 +277,7 @@ def _by_key(report: Report) -> dict[str, Result]:
 
 
 def _leftovers(left: Mapping[str, Result], right: Mapping[str, Result]) -> Iterator[tuple[str, str]]:
-    """Keys of metrics that each side has exactly once among what the other side lacks."""
+    """Pairs of keys with the same metric, if each side has that metric exactly once among its unpaired results."""
     mine = [(result.metric, key) for key, result in left.items() if key not in right]
     theirs = [(result.metric, key) for key, result in right.items() if key not in left]
     for metric, key in mine:
@@ -287,7 +287,7 @@ def _leftovers(left: Mapping[str, Result], right: Mapping[str, Result]) -> Itera
 
 
 def explanations(comparison: Comparison, effects: tuple[Effect, ...]) -> Iterator[str]:
-    """What differs, what that usually does, and whether a comparable change exceeds the noise: a line each."""
+    """Lines of text: each difference, its usual effect, and whether a comparable change exceeds the noise."""
     for difference, pairs in _differences_of(comparison).items():
         verb = "not comparable" if difference.is_decisive else "note"
         keys = ", ".join(dict.fromkeys(pair.a.key for pair in pairs))
@@ -342,7 +342,7 @@ def _noise_line(pair: Pair) -> str:
 
 
 def match_sets(ours: Iterable[str], theirs: Iterable[str], what: str) -> dict[str, str]:
-    """Which sample set goes with which, by name; one on either side needs no name. Raises `InputError` otherwise."""
+    """Match sample sets by name. If both sides have one set, its name may differ. Raises `InputError` if none match."""
     own, other = list(ours), list(theirs)
     if len(own) == len(other) == 1:
         return {own[0]: other[0]}

@@ -1,4 +1,4 @@
-"""How much a difference of protocol usually moves FD: the measured table behind docs/footguns.md, and its look-up."""
+"""How much a difference of protocol usually changes FD: looks it up in the measured table of docs/footguns.md."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Effect:
     high: float
     measured_on: str
     sides: str = ""
-    """What was changed: "both" sides, or the "samples" alone; "" where it is not told."""
+    """What was changed: "both" sides or the "samples" alone; "" if the table does not say."""
     note: str = ""
 
     def covers(self, value: str, other: str) -> bool:
-        """True when it was measured between just these two values."""
+        """True if the effect was measured between exactly these two values."""
         return _is(value, self.before) and _is(other, self.after)
 
     def reversed(self) -> Effect:
@@ -40,17 +40,17 @@ class Effect:
         return replace(self, before=self.after, after=self.before, median=median, low=low, high=high)
 
     def sentence(self) -> str:
-        """What was measured, in words; the range where there is one."""
+        """The measured change in words, with its range if there is one."""
         spread = "" if self.low == self.high else f" ({100 * self.low:+.1f} to {100 * self.high:+.1f} %)"
-        told = {"both": " (both sides)", "samples": " (samples alone)"}.get(self.sides, "")
+        sides = {"both": " (both sides)", "samples": " (samples alone)"}.get(self.sides, "")
         return (
-            f"{self.before} -> {self.after}{told} moved FD of {self.encoder} by {100 * self.median:+.1f} %{spread} "
+            f"{self.before} -> {self.after}{sides} moved FD of {self.encoder} by {100 * self.median:+.1f} %{spread} "
             f"on {self.measured_on}"
         )
 
 
 def load_effects(path: Path = TABLE) -> tuple[Effect, ...]:
-    """The measured effects; none where the table is absent. Raises `RunError` when it is damaged."""
+    """All measured effects; empty if the table is absent. Raises `RunError` if it is damaged."""
     if not path.is_file():
         return ()
     try:
@@ -63,9 +63,9 @@ def load_effects(path: Path = TABLE) -> tuple[Effect, ...]:
 def usual_effect(
     field: str, value: str, other: str, encoder: str | None, effects: tuple[Effect, ...]
 ) -> tuple[Effect, ...]:
-    """What was measured of `field`: between these two values if there is that, else between any others.
+    """The measured effects of `field` between these two values; if there are none, between any other values.
 
-    Rows of `encoder` come before those of other encoders.
+    Effects on `encoder` come first.
     """
     rows = [effect for effect in effects if effect.field == field]
     exact = [effect for effect in rows if effect.covers(value, other)]

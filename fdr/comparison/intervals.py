@@ -1,6 +1,6 @@
-"""Intervals of correlation coefficients that assume no distribution: BCa bootstrap, or the jackknife for many rows.
+"""Intervals of correlation coefficients: BCa bootstrap (Efron 1987), or the jackknife for many rows.
 
-A resample of n rows is a vector of n counts, how often each row is drawn, so that many resamples are one matrix.
+A resample of n rows is stored as n counts, which say how often each row is drawn. Many resamples are then one matrix.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import numpy as np
 
 NUM_RESAMPLES = 9_999
 MAX_BOOTSTRAP_ROWS = 500
-"""Beyond it the pairs of Kendall's coefficient cost too much per resample, and normal theory is good enough."""
+"""Above this number of rows the jackknife is used: pairs for Kendall's coefficient would take too long to resample,
+and the normal approximation is good enough."""
 NUM_GROUPS = 100
 CHUNK_VALUES = 1 << 20
-"""Largest matrix of counts held at once, in values."""
+"""Largest matrix of counts in memory, in values. A larger one needs more memory and changes no result."""
 FLAT = 1e-24
-"""A variance below it, in units of the rows' own, is the rounding of zero: all drawn rows are one."""
+"""A resample whose variance is below this share of the column's variance counts as constant."""
 
 Interval = tuple[float, float] | None
 Coefficient = Callable[[np.ndarray, np.ndarray], float]
@@ -28,7 +29,7 @@ _normal = NormalDist()
 def intervals(
     x: np.ndarray, y: np.ndarray, coefficients: Mapping[str, Coefficient], confidence: float, seed: int
 ) -> dict[str, Interval]:
-    """By name the interval of "pearson", "spearman" and "kendall" over float64 rows [n]; None where there is none."""
+    """The intervals of `coefficients` by name, for float64 columns [n]; None where an interval is undefined."""
     values = {name: function(x, y) for name, function in coefficients.items()}
     generator = np.random.default_rng(seed)
     if len(x) > MAX_BOOTSTRAP_ROWS:
@@ -40,14 +41,14 @@ def intervals(
 
 
 def _draw(num_rows: int, generator: np.random.Generator) -> np.ndarray:
-    """Counts [NUM_RESAMPLES, n] of rows drawn with replacement."""
+    """Draw rows with replacement; returns how often each row was drawn, [NUM_RESAMPLES, n]."""
     rows = generator.integers(0, num_rows, (NUM_RESAMPLES, num_rows))
     rows += num_rows * np.arange(NUM_RESAMPLES)[:, None]
     return np.bincount(rows.ravel(), minlength=rows.size).reshape(rows.shape).astype(np.float64)
 
 
 class _Resamples:
-    """The three coefficients of many resamples of the same rows."""
+    """Computes the three coefficients for many resamples of the same rows."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
         self._x, self._y = ((one - one.mean()) / one.std() for one in (x, y))
@@ -56,7 +57,7 @@ class _Resamples:
         self._pairs = (order_x * order_y, order_x**2, order_y**2)
 
     def coefficients(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """By name one value per row of `counts` [B, n]; NaN where a resample holds one value only."""
+        """Each coefficient by name, one value per row of `counts` [B, n]; NaN where a resampled column is constant."""
         size = max(1, CHUNK_VALUES // counts.shape[1])
         parts = [self._of(counts[start : start + size]) for start in range(0, len(counts), size)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -72,14 +73,14 @@ class _Resamples:
 
 
 def _pearson(counts: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Of values [n] or [B, n] with counts [B, n], one coefficient per row."""
+    """Pearson's r of the columns [n] or [B, n], weighted with `counts` [B, n]; one value per resample."""
     total = counts.sum(1, keepdims=True)
     x, y = (one - (counts * one).sum(1, keepdims=True) / total for one in (x, y))
     return _ratio(*((counts * product).sum(1) for product in (x * y, x * x, y * y)))
 
 
 def _ratio(joint: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """joint / sqrt(first * second), NaN where either is the rounding of zero."""
+    """joint / sqrt(first * second); NaN where `first` or `second` is 0 apart from rounding."""
     is_flat = np.minimum(first, second) < FLAT
     return np.where(is_flat, np.nan, joint / np.sqrt(np.where(is_flat, 1.0, first * second)))
 
@@ -93,15 +94,15 @@ def _ranks(counts: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def _bca(value: float, drawn: np.ndarray, without_one: np.ndarray, confidence: float) -> Interval:
-    """Bias-corrected and accelerated percentiles (Efron 1987); undefined resamples are left out.
+    """The bias-corrected and accelerated (BCa) interval of Efron (1987). Undefined resamples are left out.
 
-    None where all resamples agree, as they do for a perfect order: then nothing is known of the spread.
+    None if all resamples agree, as for a perfect order, because the spread is then unknown.
     """
     drawn = drawn[np.isfinite(drawn)]
     below = ((drawn < value).mean() + (drawn <= value).mean()) / 2 if len(drawn) else 0.0
     influence = without_one.mean() - without_one
     power = (influence**2).sum() ** 1.5
-    if not (0 < below < 1 and power > 0 and np.ptp(drawn) > 1e-9):  # a NaN in `influence` is none of them either
+    if not (0 < below < 1 and power > 0 and np.ptp(drawn) > 1e-9):  # also False if `influence` contains NaN
         return None
     bias, acceleration = _normal.inv_cdf(below), (influence**3).sum() / (6 * power)
     shares = []
@@ -120,7 +121,7 @@ def _jackknife(
     confidence: float,
     generator: np.random.Generator,
 ) -> dict[str, Interval]:
-    """Normal intervals of atanh(coefficient), with the spread of leaving out one of `NUM_GROUPS` random groups."""
+    """Normal intervals of atanh(coefficient); the spread comes from leaving out each of `NUM_GROUPS` random groups."""
     groups = np.array_split(generator.permutation(len(x)), NUM_GROUPS)
     parts: dict[str, list[float]] = {name: [] for name in coefficients}
     for group in groups:

@@ -1,4 +1,4 @@
-"""Tables of text, CSV or TSV, and pairs of numbers out of them."""
+"""Reads tables (CSV or TSV), and takes pairs of numbers from two of their columns."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from fdr.errors import InputError, unknown
 DELIMITERS = (",", "\t", ";")
 TAB_SUFFIXES = (".tsv", ".tab")
 BLANK = frozenset({"", "-", "–", "—", "na", "n/a", "nan", "none", "null"})
-"""Cells that hold no number, in lower case."""
+"""Cells that count as empty, in lower case."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A header and rows of as many cells, all of them text without surrounding spaces."""
+    """A header and rows with the same number of cells; all cells are text without surrounding spaces."""
 
     path: Path
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     lines: tuple[int, ...]
-    """The line of the file at which each row ends."""
+    """The line number in the file at which each row ends."""
 
     def column(self, name: str) -> tuple[str, ...]:
-        """The cells under `name`. Raises `InputError`, with near matches, unless exactly one column is called so."""
+        """The cells of the column `name`. Raises `InputError` unless exactly one column has this name."""
         found = self.header.count(name)
         if found == 0:
             raise unknown("column", name, set(self.header) - {""}, f"The table is {self.path}.")
@@ -39,22 +39,22 @@ class Table:
 
 @dataclass(frozen=True)
 class Points:
-    """Pairs of numbers, one per row that has both."""
+    """Pairs of numbers, one for each row that has both."""
 
     x: tuple[float, ...]
     y: tuple[float, ...]
     labels: tuple[str, ...]
-    """What each row is called; empty without a column of labels."""
+    """The label of each row; empty if there is no column of labels."""
     left_out: tuple[str, ...]
-    """Rows without one of the numbers: their labels, or "line 7"."""
+    """Rows that lack a number: their labels, or "line 7"."""
 
     def repeated_labels(self) -> list[str]:
-        """Labels of more than one row."""
+        """Labels that more than one row has."""
         return sorted(label for label in set(self.labels) if self.labels.count(label) > 1)
 
 
 def read_table(path: Path) -> Table:
-    """The table in `path`, its first line the header. Tabs, commas or semicolons divide, as suffix or header tell.
+    """Read the table in `path`. The first line is the header; suffix or header decide between tab, comma and semicolon.
 
     Empty lines are skipped. Raises `InputError` for a file that is missing, no text, empty, or uneven.
     """
@@ -84,7 +84,7 @@ def _delimiter(path: Path, header: str) -> str:
 
 
 def points(table: Table, x: str, y: str, label: str | None = None) -> Points:
-    """The rows that have numbers in both columns; blank, dash and NaN cells leave a row out.
+    """Take the rows that have numbers in both columns. A cell that is empty, a dash or NaN leaves its row out.
 
     Raises `InputError` for an unknown column, for x and y the same, and for a cell of any other text or infinite.
     """
@@ -102,7 +102,7 @@ def points(table: Table, x: str, y: str, label: str | None = None) -> Points:
 
 
 def _numbers(table: Table, name: str) -> Iterator[float | None]:
-    """One number per row, None where there is none."""
+    """One number per row; None for an empty cell."""
     for line, cell in zip(table.lines, table.column(name), strict=True):
         if cell.lower() in BLANK:
             yield None

@@ -1,4 +1,4 @@
-"""What numbers were before: a report, or the small file of `fdr check --update-baseline`, from disk or from git."""
+"""Reads a baseline, the numbers of an earlier run: a report or a file that `fdr check` wrote, from disk or git."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ class BaselineValue:
     signature: str
     stderr: float | None = None
     samples_digest: str | None = None
-    """Digest of the images, where the baseline is a whole report."""
+    """Digest of the images, if the baseline is a whole report."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Numbers by sample set and key ("fd:inception")."""
+    """The numbers of an earlier run, by sample set and key ("fd:inception")."""
 
     name: str
-    """Where it was read: "main.json", "main:fdr.json"."""
+    """Where the baseline was read: "main.json", "main:fdr.json"."""
     sets: Mapping[str, Mapping[str, BaselineValue]]
     is_report: bool = False
-    """True when the file is a whole report."""
+    """True if the file is a whole report."""
 
 
 def baseline_of(reports: Sequence[Report], name: str) -> Baseline:
-    """A baseline with all numbers of some reports."""
+    """Make a baseline of all numbers of the reports."""
     return Baseline(
         name,
         {
@@ -68,7 +68,7 @@ def baseline_of(reports: Sequence[Report], name: str) -> Baseline:
 def load_baseline(where: str) -> Baseline:
     """Read FILE, or PATH as it was at a git revision (REV:PATH, as `git show` takes it).
 
-    Raises `InputError` when there is none, or it is neither a report nor a baseline.
+    Raises `InputError` if the file does not exist, or is neither a report nor a baseline.
     """
     path = Path(where)
     try:
@@ -98,7 +98,7 @@ def load_baseline(where: str) -> Baseline:
 
 
 def save_baseline(baseline: Baseline, path: Path) -> None:
-    """Write the small form: sorted, one value per line, a newline at the end, so that `git diff` reads."""
+    """Write the baseline file: sorted and one value per line, so that `git diff` is easy to read."""
     sets = {name: {key: _row(value) for key, value in rows.items()} for name, rows in baseline.sets.items()}
     data = {"schema": SCHEMA, "fdr_version": __version__, "sets": sets}
     write_atomically(path, json_text(data, sort_keys=True))
@@ -185,7 +185,7 @@ def read_at_revision(where: str) -> bytes:
 
 
 def _near(revision: str, path: str, where: str) -> str:
-    """The files of a revision that may be meant: of the same name in another folder, or of a name that is near."""
+    """Files of a revision that may be meant: the same name in another folder, or a similar name."""
     listed = _git("ls-tree", "-r", "-z", "--name-only", "--full-tree", revision, where=where)
     names = listed.stdout.decode(errors="replace").split("\0")[:-1]
     same = [name for name in names if PurePosixPath(name).name == PurePosixPath(path).name and name != path]

@@ -1,4 +1,4 @@
-"""A verdict where GitHub shows it: annotations, the job summary, step outputs."""
+"""Shows a verdict on GitHub: annotations, the job summary and step outputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fdr.runtime import GitHubJob
 
 
 def annotations_of(verdict: Verdict) -> Iterator[str]:
-    """Workflow commands: one error per check that stops the gate, one warning per tolerated doubt."""
+    """Workflow commands: an error for each check that stops the gate, a warning for each other check without a pass."""
     for check in verdict.checks:
         if check.outcome != "pass":
             level = "error" if verdict.stops(check) else "warning"
@@ -37,7 +37,7 @@ def annotations_of(verdict: Verdict) -> Iterator[str]:
 
 
 def annotation(level: str, title: str, message: str) -> str:
-    """One workflow command, escaped so that names of files cannot start another."""
+    """One workflow command, escaped so that a file name cannot start another command."""
     escaped = _escape(title).replace(":", "%3A").replace(",", "%2C")
     return f"::{level} title={escaped}::{_escape(message)}"
 
@@ -47,7 +47,7 @@ def _escape(text: str) -> str:
 
 
 def write_job_files(verdict: Verdict, job: GitHubJob, report: Path | None) -> None:
-    """Append to the job summary and the step outputs. Raises `RunError` when they cannot be written."""
+    """Append the verdict to the job summary and the step outputs. Raises `RunError` if they cannot be written."""
     if job.summary is not None:
         _append(job.summary, verdict_to_markdown(verdict))
     if job.output is not None:
@@ -60,7 +60,7 @@ def write_job_files(verdict: Verdict, job: GitHubJob, report: Path | None) -> No
 
 
 def write_job_error(message: str, job: GitHubJob) -> None:
-    """Append an error to the job summary and the step outputs. Raises `RunError` when they cannot be written."""
+    """Append an error to the job summary and the step outputs. Raises `RunError` if they cannot be written."""
     if job.summary is not None:
         _append(job.summary, error_to_markdown(message))
     if job.output is not None:
@@ -68,7 +68,7 @@ def write_job_error(message: str, job: GitHubJob) -> None:
 
 
 def _value_outputs(verdict: Verdict) -> Mapping[str, float]:
-    """`fd_inception` for fd:inception; with several sample sets, the set's name comes before it."""
+    """Names of step outputs: `fd_inception` for fd:inception, after the name of the set if there are several."""
     values = list(values_of(verdict))
     several = len({name for name, _, _ in values}) > 1
     return {

@@ -1,4 +1,4 @@
-"""What a gate asks for, from text: limits ("fd:inception=3.0") and tolerances ("1%", "fd=1%", "fd:random=0.05").
+"""Reads limits ("fd:inception=3.0") and tolerances ("1%", "fd=1%", "fd:random=0.05") from text.
 
 A name is a metric ("fdr_k", "is:adm") or a metric and its encoder ("fd:inception", "fd:inception:clean",
 "is:adm:inception"). Metrics and encoders may both contain colons, so a name is never split: it is looked up among the
@@ -17,7 +17,7 @@ from fdr.metrics import metric_facts, peer_name
 
 
 class Row(Protocol):
-    """A number, measured or about to be."""
+    """A number that has been measured or will be."""
 
     @property
     def key(self) -> str: ...
@@ -36,7 +36,7 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(frozen=True)
 class Limit:
-    """An absolute bound of one number."""
+    """An absolute limit for one number."""
 
     name: str
     bound: float
@@ -48,16 +48,16 @@ class Limit:
 
     @property
     def flag(self) -> str:
-        """As it is written on the command line."""
+        """The limit as written on the command line."""
         return f"--{self.side} {self.name}={self.bound:g}"
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How much worse than its baseline a number may be."""
+    """How much worse than its baseline a number may become."""
 
     name: str | None
-    """The numbers it holds for; None for all."""
+    """The numbers that it applies to; None means all."""
     amount: float
     is_relative: bool
 
@@ -66,7 +66,7 @@ class Tolerance:
             raise InputError(f"A tolerance is {self.amount}; expected a finite number of 0 or more.")
 
     def allowance(self, baseline: float) -> float:
-        """In units of the metric."""
+        """The tolerance in units of the metric."""
         return self.amount * abs(baseline) if self.is_relative else self.amount
 
     def __str__(self) -> str:
@@ -106,14 +106,14 @@ def _number(text: str) -> float | None:
 
 
 def is_named(rows: Sequence[Row], name: str) -> bool:
-    """True when `name` means at least one of the rows."""
+    """True if `name` matches at least one of the rows."""
     return any(name in (row.key, row.metric) for row in rows)
 
 
 def named(rows: Sequence[R], name: str) -> list[R]:
-    """The rows that `name` means: the one of that full name, or all of that metric.
+    """The rows that `name` matches: the row with that full name, or all rows of that metric.
 
-    Raises `InputError` with near matches when there is none, and when it can be read in two ways.
+    Raises `InputError` if no row matches (with near matches), or if the name is ambiguous.
     """
     found = [row for row in rows if name in (row.key, row.metric)]
     if not found:
@@ -126,12 +126,12 @@ def named(rows: Sequence[R], name: str) -> list[R]:
 
 
 def _meaning(name: str) -> str | None:
-    """What another tool's name means, with or without an encoder behind it ("kid:inception")."""
+    """Explain a name from another tool, with or without an encoder after it ("kid:inception")."""
     return peer_name(name) or peer_name(name.partition(":")[0])
 
 
 def find_limited(rows: Sequence[R], limit: Limit) -> R:
-    """The one row that a limit bounds. Raises `InputError` where there are several, or the side is the wrong one."""
+    """The one row that a limit applies to. Raises `InputError` if there are several, or if it bounds the good side."""
     found = named(rows, limit.name)
     if len(found) > 1:
         names = ", ".join(row.key for row in found)
@@ -151,7 +151,7 @@ def find_limited(rows: Sequence[R], limit: Limit) -> R:
 
 
 def check_tolerance(row: Row, tolerance: Tolerance, before: float) -> None:
-    """Raise `InputError` for a tolerance of a baseline's value that no number could miss."""
+    """Raise `InputError` for a tolerance that every possible number would meet."""
     facts, allowance = metric_facts(row.metric), tolerance.allowance(before)
     if facts is None or row.lower_is_better or not allowance or before - allowance > facts.low:
         return
@@ -163,7 +163,7 @@ def check_tolerance(row: Row, tolerance: Tolerance, before: float) -> None:
 
 
 def tolerance_for(row: Row, tolerances: Sequence[Tolerance], default: Tolerance) -> Tolerance:
-    """The most specific tolerance: of the full name, of the metric, of all; the last given wins among equals."""
+    """The most specific tolerance: first by full name, then by metric, then for all. Of equals the last one wins."""
     for name in (row.key, row.metric, None):
         for tolerance in reversed(tolerances):
             if tolerance.name == name:

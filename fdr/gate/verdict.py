@@ -1,13 +1,13 @@
 """The gate: numbers against limits and against a baseline, one-sided by the metric's direction.
 
-Every judged number has one of three outcomes. With a range [low, high] of what it may be, a lower-is-better number
-passes when high <= limit, fails when low > limit, and is inconclusive in between; without a range low = high = value.
-A number that is asked for and was not measured is missing, which stops the gate unless it is allowed.
+Every number has an uncertainty range [low, high] and one of three outcomes. A lower-is-better number passes if
+high <= limit, fails if low > limit, and is inconclusive in between; without uncertainty low = high = value. A number
+that is requested and was not measured is missing, which stops the gate unless that is allowed.
 
-Against an absolute limit the range is what the report gives beside the number: value ± its stderr, or the interval that
-rounded denominators leave open. Against a baseline the tolerance is the room there is, and noise can only excuse: the
-range reaches from the value to the better side, by both stderrs in quadrature. Rounded denominators divide both numbers
-and drop out.
+Against an absolute limit the range is the uncertainty in the report: value ± stderr, or the interval that comes from
+rounded denominators. Against a baseline the limit is the baseline plus the tolerance, and the range extends from the
+value to the better side only, by sqrt(a² + b²) of both stderrs, so noise can excuse a number but never fail it. Rounded
+denominators do not count there, because they divide both numbers.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ DEFAULT_TOLERANCE = Tolerance(None, 0.01, True)
 
 @dataclass(frozen=True)
 class GateOptions:
-    """What is asked of the numbers."""
+    """What the gate checks."""
 
     limits: tuple[Limit, ...] = ()
     tolerances: tuple[Tolerance, ...] = ()
-    """Of the baseline; 1 % where none is given."""
+    """How far numbers may be from the baseline; 1 % if there is no tolerance for a number."""
     allow: tuple[str, ...] = ()
-    """Fields of the signature in which a number may differ from its baseline all the same."""
+    """Fields of the signature that may differ between a number and its baseline."""
     inconclusive: JudgedAs = "value"
-    """What an inconclusive outcome counts as; with "value", what the bare value says."""
+    """How to judge a number whose uncertainty range contains the limit; "value" compares the value itself."""
     allow_missing: bool = False
-    """Whether the gate passes although numbers of the limits or of the baseline were not measured."""
+    """Let the gate pass although numbers of the limits or of the baseline were not measured."""
 
     def __post_init__(self) -> None:
         if self.inconclusive not in get_args(JudgedAs):
@@ -75,7 +75,7 @@ class GateOptions:
         inconclusive: JudgedAs = "value",
         allow_missing: bool = False,
     ) -> GateOptions:
-        """From texts as the command line takes them: "fd:inception=3.0", "fd=1%", "n". Raises `InputError`."""
+        """Make options from texts of the command line: "fd:inception=3.0", "fd=1%", "n". Raises `InputError`."""
         limits = [parse_limit(text, "max") for text in maxima] + [parse_limit(text, "min") for text in minima]
         parsed = tuple(map(parse_tolerance, tolerances))
         return cls(tuple(limits), parsed, check_fields(allow), inconclusive, allow_missing)
@@ -83,20 +83,20 @@ class GateOptions:
 
 @dataclass(frozen=True)
 class Check:
-    """One number against one bound."""
+    """One number compared with one limit."""
 
     samples: str
     result: Result
     rule: Literal["max", "min", "baseline"]
     limit: float
     low: float
-    """Lower end of what the number may be."""
+    """Lower end of the uncertainty range."""
     high: float
     baseline: BaselineValue | None = None
     baseline_name: str | None = None
     tolerance: Tolerance | None = None
     allowed: tuple[Difference, ...] = ()
-    """Decisive differences from the baseline that `GateOptions.allow` let pass."""
+    """Decisive differences from the baseline that `GateOptions.allow` permits."""
 
     @property
     def outcome(self) -> Outcome:
@@ -107,7 +107,7 @@ class Check:
 
     @property
     def excess(self) -> float:
-        """How far the value lies beyond the limit, in the metric's units; negative inside it."""
+        """How far the value is beyond the limit, in the metric's units; negative within the limit."""
         beyond = self.result.value - self.limit
         return beyond if self.result.lower_is_better else -beyond
 
@@ -119,10 +119,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Missing:
-    """One bound whose number was not measured."""
+    """A limit or baseline value whose number was not measured."""
 
     samples: str
-    """The sample set as it was measured or, where a whole set is missing, as the baseline calls it."""
+    """The name of the sample set; if the whole set is missing, its name in the baseline."""
     key: str
     """The number, or the name in the limit."""
     bound: Limit | BaselineValue
@@ -150,14 +150,14 @@ class Verdict:
     checks: tuple[Check, ...]
     options: GateOptions
     missing: tuple[Missing, ...] = ()
-    """What could not be checked, because it was not measured."""
+    """Limits and baseline values whose numbers were not measured."""
     unchecked: tuple[tuple[str, Result], ...] = ()
-    """Sample set and number, where neither a limit nor the baseline says anything."""
+    """(sample set, number) for each number without a limit or baseline value."""
     warnings: tuple[str, ...] = ()
 
     @property
     def result(self) -> Literal["pass", "fail", "inconclusive", "incomplete"]:
-        """The worst outcome; "incomplete" where nothing fails, and a number is missing that may not be."""
+        """The worst outcome; "incomplete" if nothing fails but a number is missing that must not be."""
         outcomes = {check.outcome for check in self.checks}
         if "fail" in outcomes:
             return "fail"
@@ -167,18 +167,18 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """0 when the gate passes, 1 when a number stops it, 2 when nothing stops it but a number that is missing."""
+        """0 if the gate passes, 1 if a number stops it, 2 if only a missing number stops it."""
         if any(self.stops(check) for check in self.checks):
             return 1
         return 2 if self.missing and not self.options.allow_missing else 0
 
     @property
     def passes(self) -> bool:
-        """True when the exit code is 0."""
+        """True if the exit code is 0."""
         return self.exit_code == 0
 
     def stops(self, check: Check) -> bool:
-        """True when this check alone would stop the gate."""
+        """True if this check by itself stops the gate."""
         if check.outcome != "inconclusive":
             return check.outcome == "fail"
         return self.options.inconclusive == "fail" or (self.options.inconclusive == "value" and check.excess > 0)
@@ -186,7 +186,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Plan:
-    """Limits and baseline values matched to the numbers of one sample set, before or after they are measured."""
+    """The limits and baseline values for the numbers of one sample set, which may not be measured yet."""
 
     limits: Mapping[str, tuple[Limit, ...]]
     """By key."""
@@ -200,11 +200,11 @@ class Plan:
 def plan_gate(
     sets: Mapping[str, Sequence[Row]], options: GateOptions, baseline: Baseline | None = None
 ) -> dict[str, Plan]:
-    """Match what is asked to the numbers that there are, or will be; needs no values, so it can run before the work.
+    """Match limits and baseline values to numbers. It needs no values, so it can run before anything is measured.
 
-    A limit holds for every sample set. Sets of the baseline that are missing have a plan as well. Raises `InputError`
-    when a limit names no number of any set or bounds its good side, when a number cannot be compared with its baseline,
-    and when nothing would be checked at all.
+    A limit holds for every sample set. Sets that only the baseline has get a plan as well. Raises `InputError`
+    if a limit names no number of any set or bounds its good side, if a number cannot be compared with its baseline, and
+    if nothing would be checked at all.
     """
     if not options.limits and baseline is None:
         raise InputError(
@@ -235,7 +235,7 @@ def plan_gate(
 
 
 def check_replaceable(sets: Mapping[str, Sequence[Row]], old: Baseline, allow: Sequence[str] = ()) -> None:
-    """Raise `InputError` where a number of `old` would be dropped, or replaced by one that is made in another way."""
+    """Raise `InputError` if a number of `old` would be lost, or replaced by one that is not comparable with it."""
     only = len(sets) == len(old.sets) == 1
     left = {name: set(values) for name, values in old.sets.items()}
     for name, rows in sets.items():
@@ -283,7 +283,7 @@ def _plan_set(
 
 
 def _refuse(name: str, differences: Mapping[str, Sequence[Difference]], allow: Sequence[str], where: str) -> None:
-    """Raise `InputError` naming every field that makes numbers incomparable, and the numbers that it concerns."""
+    """Raise `InputError` that names every field which makes numbers incomparable, and these numbers."""
     concerned: dict[tuple[str, str, str, str], list[str]] = {}
     for key, found in differences.items():
         for d in found:
@@ -312,7 +312,7 @@ def _plan_warnings(name: str, differences: Mapping[str, Sequence[Difference]], w
 
 
 def judge(reports: Sequence[Report], options: GateOptions, baseline: Baseline | None = None) -> Verdict:
-    """Every limit and every baseline value against every sample set. Raises what `plan_gate` raises."""
+    """Check every sample set against all limits and baseline values. Raises what `plan_gate` raises."""
     sets = sets_by_name(reports)
     for name, report in sets.items():
         _check_numbers(name, report)
@@ -341,7 +341,7 @@ def judge(reports: Sequence[Report], options: GateOptions, baseline: Baseline | 
 
 
 def _check_numbers(name: str, report: Report) -> None:
-    """A report from a file was checked when it was read; one that was made in Python may hold anything."""
+    """Check the numbers of a report that was made in Python; a report from a file was checked when it was read."""
     for row in report:
         numbers = (row.value, *(row.interval or ()), 0.0 if row.stderr is None else row.stderr)
         if not all(map(is_number, numbers)) or (row.stderr or 0.0) < 0:

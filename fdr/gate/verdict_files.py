@@ -1,4 +1,4 @@
-"""A verdict as sentences, JSON, Markdown, JUnit and OpenMetrics. Text only: nothing here prints or needs torch."""
+"""Writes a verdict as sentences, JSON, Markdown, JUnit and OpenMetrics. These functions return text; none prints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def title_of(check: Check) -> str:
 
 
 def sentences_of(check: Check) -> tuple[str, ...]:
-    """What was measured, what the limit is, by how much it is missed or kept, and the signature."""
+    """One sentence each for the value, the limit, how far the value is from it, and the signature."""
     result = check.result
     encoder = f" with {result.encoder}" if result.encoder else ""
     return (
@@ -43,7 +43,7 @@ def missing_title(missing: Missing) -> str:
 
 
 def missing_sentence(missing: Missing, is_allowed: bool) -> str:
-    """What is missing, who asks for it, and what that means."""
+    """One sentence: which number is missing and what to do about it."""
     advice = "it was left out, as --allow-missing says" if is_allowed else "measure it, or give --allow-missing"
     return f"{missing}: {advice}."
 
@@ -84,13 +84,13 @@ def bound_of(check: Check) -> str:
 
 
 def margin_of(check: Check) -> str:
-    """`excess` with its sign and, where there is one, its share of the limit."""
+    """`excess` with its sign, and as a share of the limit if that is defined."""
     amount = ("+" if check.excess > 0 else "") + format_number(check.excess)
     return amount if check.relative_excess is None else f"{amount} ({100 * check.relative_excess:+.1f} %)"
 
 
 def table_of(verdict: Verdict) -> Iterator[tuple[str, ...]]:
-    """A row per check, and one per number that is missing: samples, number, value, limit, margin, outcome."""
+    """One row for each check and each missing number: samples, number, value, limit, margin, outcome."""
     for check in verdict.checks:
         value, bound, margin = format_value(check.result), bound_of(check), margin_of(check)
         yield check.samples, check.result.key, value, bound, margin, check.outcome
@@ -184,7 +184,7 @@ def _cell(text: str) -> str:
 def verdict_to_junit(verdict: Verdict) -> str:
     """JUnit XML: a suite per sample set, a case per check.
 
-    What stops the gate is a failure; tolerated doubt and numbers that are missing are skipped.
+    Checks that stop the gate are failures; other inconclusive checks and missing numbers are skipped cases.
     """
     by_set: dict[str, list[Check | Missing]] = {}
     items: list[Check | Missing] = [*verdict.checks, *verdict.missing]
@@ -202,7 +202,7 @@ def verdict_to_junit(verdict: Verdict) -> str:
 
 
 def _junit(root: ET.Element) -> str:
-    """The text, with the counts of every suite and of all."""
+    """Add the counts of cases to every suite and to the whole, and return the text."""
     for element in root.iter():
         if element.tag in ("testsuites", "testsuite"):
             for name, tag in _JUNIT_COUNTS.items():
@@ -230,7 +230,7 @@ def _add_skipped(suite: ET.Element, missing: Missing, is_allowed: bool) -> None:
 
 
 def _xml(text: str) -> str:
-    """Without the control characters that XML 1.0 cannot hold."""
+    """Replace the control characters that XML 1.0 does not allow."""
     return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "�", text)
 
 
