@@ -21,8 +21,7 @@ from fdr import runtime
 from fdr import weights as weight_files
 from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
 from fdr.encoders.catalogue import DINOV2_POSITIONS, ROWS, EncoderRow, timm_weights
-from fdr.encoders.checkpoint_layouts import visual_names
-from fdr.encoders.positions import as_dinov2
+from fdr.encoders.checkpoint_layouts import as_dinov2, visual_names
 from fdr.encoders.preprocessing import Preprocessing
 from fdr.errors import InputError, unknown
 from fdr.weights import FoundWeights, WeightsFile, archive_state, is_archive, load_library

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from fdr.errors import InputError
 from fdr.ifid.autoencoders.base import LoadedAutoencoder
-from fdr.ifid.draws import Draws
-from fdr.ifid.interpolation import interpolate
+from fdr.ifid.interpolation import Draws, interpolate
 from fdr.ifid.latents import LatentReader, Latents
 from fdr.ifid.options import IfidOptions
 from fdr.images import ImageOptions, MadeSource, Selected

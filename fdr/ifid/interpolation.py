@@ -1,37 +1,74 @@
-"""Between a latent and that of its neighbour: spherical, linear, or half of each (arXiv 2603.05630, section 3)."""
+"""Interpolation between the latent of an image and that of one of its neighbours (arXiv 2603.05630, section 3).
+
+`draw` picks the neighbour of each image; `interpolate` goes from one latent to the other.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fdr.generators import NEIGHBOUR, uniform_of
+from fdr.ifid.neighbours import Neighbours
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MODES = ("slerp", "linear", "mask")
 _NORM_EPS = 1e-7
+"""Shorter latents are treated as this long when their angle is computed."""
 _ROUNDING = 1e-9
-"""Added before the floor: 0.29 of 100 rows are 29, although the product of the floats lies just below."""
+"""Added before rounding down, so that 0.29 of 100 rows are 29 although the floats multiply to just below 29."""
 _MIN_SINE = 1e-6
-"""Below it two directions are taken as one (or as opposite), and slerp as linear."""
+"""Two latents whose angle has a smaller sine count as parallel (or opposite), and slerp becomes linear."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The neighbour that was drawn for each of Q images."""
+
+    rows: np.ndarray
+    """int64 [Q]: the neighbour of each image, as its row in the set of neighbours."""
+    entropy: float
+    """Mean entropy in nats of the distributions that were drawn from; log K if all K neighbours are equally near."""
+
+
+def draw(found: Neighbours, dim: int, seed: int) -> Draws:
+    """For each image z, draw one of its K neighbours z_k with probability softmax_k(-|z - z_k|^2 / D).
+
+    D is the number of values of a latent. A draw depends on `seed` and the row of the image alone.
+    As in the paper's code, the probabilities use the mean squared distance, whichever metric found the neighbours.
+    """
+    logits = -found.squared / dim
+    logits -= logits.max(1, keepdims=True)
+    weights = np.exp(logits)
+    weights /= weights.sum(1, keepdims=True)
+    logs = np.log(weights, out=np.zeros_like(weights), where=weights > 0)
+    entropy = -(weights * logs).sum(1)
+    picks = uniform_of(seed, NEIGHBOUR, found.query_rows.tolist())
+    places = (np.cumsum(weights, 1) <= picks[:, None]).sum(1).clip(max=weights.shape[1] - 1)
+    return Draws(found.rows[np.arange(len(places)), places], float(entropy.mean()))
 
 
 def interpolate(mode: str, latents: Tensor, neighbours: Tensor, alpha: float) -> Tensor:
-    """float32 [B, ...], from `latents` (alpha 0) to `neighbours` (alpha 1), both float32 [B, ...]."""
+    """Latents float32 [B, ...]: `latents` at alpha 0, `neighbours` at alpha 1, and between them otherwise."""
     functions: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"slerp": slerp, "linear": linear, "mask": mask}
     return functions[mode](latents, neighbours, alpha)
 
 
 def linear(latents: Tensor, neighbours: Tensor, alpha: float) -> Tensor:
-    """(1 - a) z + a z'"""
+    """(1 - a) z + a z', with z a latent, z' its neighbour's and a = `alpha`."""
     return (1 - alpha) * latents + alpha * neighbours
 
 
 def slerp(latents: Tensor, neighbours: Tensor, alpha: float) -> Tensor:
     """sin((1 - a) t) / sin t z + sin(a t) / sin t z', with t the angle between the flattened z and z'.
 
-    The weights are applied to the vectors as they are, not normalised; where sin t is next to nothing, `linear`.
+    The vectors are not normalised before they are weighted. Where sin t is almost 0 the result is that of `linear`.
     """
     import torch
 
@@ -49,9 +86,11 @@ def slerp(latents: Tensor, neighbours: Tensor, alpha: float) -> Tensor:
 
 
 def mask(latents: Tensor, neighbours: Tensor, alpha: float) -> Tensor:
-    """The first floor(alpha n) of the n rows (of latents [B, L, C] or [B, D]: of the tokens) from z', the rest from z.
+    """The first floor(alpha n) of n rows from the neighbour, and the others from the latent.
 
-    At alpha 0.5 these are n // 2 rows, as in the paper's code.
+    Rows are those of latents [B, C, h, w], or the tokens of [B, L, C], or the values of [B, D].
+
+    At alpha 0.5, n // 2 rows come from the neighbour, as in the paper's code.
     """
     axis = 2 if latents.ndim == 4 else 1
     taken = math.floor(alpha * latents.shape[axis] + _ROUNDING)

@@ -24,7 +24,7 @@ from fdr.frechet import Moments
 from fdr.ifid.autoencoders.base import LoadedAutoencoder
 from fdr.ifid.decoded import NEIGHBOURS, RECONSTRUCTIONS, DecodedSource, Paired, Take, between, decoded_sources
 from fdr.ifid.drawn import DrawnLatents, gather, gathered
-from fdr.ifid.draws import draw
+from fdr.ifid.interpolation import draw
 from fdr.ifid.latents import LatentEncoder, Latents, encode, stored_bytes
 from fdr.ifid.neighbours import Neighbours, SearchOptions, nearest, plan_search
 from fdr.ifid.neighbours.pair_rules import PairRules

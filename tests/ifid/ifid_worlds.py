@@ -12,7 +12,7 @@ from worlds import TinyEncoder
 
 import fdr
 from fdr.ifid.autoencoders.loading import as_autoencoder
-from fdr.ifid.draws import draw
+from fdr.ifid.interpolation import draw
 from fdr.ifid.neighbours import Neighbours
 
 

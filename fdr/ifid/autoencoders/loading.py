@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from fdr import runtime
+from fdr.encoders import EncoderOptions
 from fdr.errors import InputError
-from fdr.ifid.autoencoders import diffusers_models, factories, programs, weight_free
+from fdr.ifid.autoencoders import factories, programs, weight_free
 from fdr.ifid.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
 from fdr.ifid.autoencoders.objects import AutoencoderOptions, wrap, wrap_object
 from fdr.runtime import Progress, SilentProgress, as_path, memory_for, missing_path, named_arguments, refuse_stand_in
-from fdr.weights import CODE, CONFIG, PROGRAM, folder_of, is_repository, untrusted
+from fdr.weights import CODE, CONFIG, PROGRAM, folder_of, is_repository, load_model, untrusted
 
 
 @named_arguments
@@ -105,7 +106,7 @@ def _load(name: str, options: AutoencoderOptions) -> LoadedAutoencoder:
     is_on_hub = not path.exists() and is_repository(name)
     folder = folder_of(path) if path.is_dir() else None
     if folder is not None or (is_on_hub and path.suffix not in _FILES):
-        return diffusers_models.load(name, folder, options)
+        return _load_diffusers(name, folder, options)
     if options.weights is not None:
         raise InputError(f"Autoencoder {name!r} brings its own weights; drop {str(options.weights)!r}.")
     if weight_free.is_weight_free(name):
@@ -127,6 +128,20 @@ def _load(name: str, options: AutoencoderOptions) -> LoadedAutoencoder:
             f"{programs.ENCODER} and {programs.DECODER}."
         )
     return programs.load_torchscript(name, path, options)
+
+
+def _load_diffusers(name: str, folder: Path | None, options: AutoencoderOptions) -> LoadedAutoencoder:
+    """The diffusers model in `folder`, or that of the hub repository `name`. Raises what `load_model` raises."""
+    how = EncoderOptions(
+        weights=options.weights,
+        weights_dir=options.weights_dir,
+        offline=options.offline,
+        progress=options.progress,
+    )
+    found = load_model(name, folder, how)
+    extra = (("config", found.config_digest),)
+    spec = AutoencoderSpec(name, "diffusers", found.class_name, found.weights_digest, extra=extra)
+    return wrap(found.model, spec, options)
 
 
 def check_named_by_file(name: str, where: str) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fdr.errors import RunError
-from fdr.ifid.neighbours.candidates import NOBODY, Candidates, grouped
+from fdr.ifid.neighbours.candidates import NO_ROW, Candidates, grouped
 from fdr.ifid.neighbours.latent_rows import read_shards
 from fdr.ifid.neighbours.products import Arithmetic, arithmetic, space_of
 from fdr.ifid.neighbours.query_block import ExactQueries, QueryBlock, SearchSetting, Span, survey
@@ -35,9 +35,9 @@ class Nearest(NamedTuple):
     squared: np.ndarray
 
     @classmethod
-    def nobody(cls, num_queries: int, top_k: int) -> Nearest:
+    def empty(cls, num_queries: int, top_k: int) -> Nearest:
         shape = num_queries, top_k
-        return cls(np.full(shape, NOBODY, np.int64), np.full(shape, np.inf), np.full(shape, np.inf))
+        return cls(np.full(shape, NO_ROW, np.int64), np.full(shape, np.inf), np.full(shape, np.inf))
 
     @classmethod
     def shapes(cls, num_queries: int, top_k: int) -> Shapes:
@@ -51,7 +51,7 @@ def search_block(
     """The K nearest of the queries in the rows `span`, and the rows [Q] of these queries."""
     numbers, largest = survey(setting, span)
     shapes = Nearest.shapes(len(numbers), setting.top_k)
-    found = state.finished(shapes) if len(numbers) else Nearest.nobody(0, setting.top_k)._asdict()
+    found = state.finished(shapes) if len(numbers) else Nearest.empty(0, setting.top_k)._asdict()
     if found is not None:
         task.resume(setting.references.num_rows)
         return Nearest(**found), numbers
@@ -71,9 +71,9 @@ class _Search:
         num_queries = len(block.rows)
         device = setting.exact_device
         self.candidates = Candidates(num_queries, self.plan.capacity, setting.top_k, device)
-        self.best = Nearest.nobody(num_queries, setting.top_k)
+        self.best = Nearest.empty(num_queries, setting.top_k)
         self.shards_done = 0
-        self.anew = np.zeros(3, np.int64)
+        self.exact_progress = np.zeros(3, np.int64)
         """Of step 3: queries done, size of the group at work, shards done for it."""
         self._restore()
 
@@ -84,8 +84,8 @@ class _Search:
             self._sweep(task)
         self._rank_again()
         doubtful = self._settle()
-        for start in range(int(self.anew[0]), len(doubtful), self.plan.exact_rows):
-            self._search_anew(doubtful[start : start + self.plan.exact_rows], start)
+        for start in range(int(self.exact_progress[0]), len(doubtful), self.plan.exact_rows):
+            self._search_exactly(doubtful[start : start + self.plan.exact_rows], start)
         self._check_counts()
         return self.best
 
@@ -116,7 +116,7 @@ class _Search:
         if len(places) > capacity * len(products.values) // 4:  # many at first, or where nothing stands out
             columns, low, high, others = products.best(capacity)
             chosen = torch.arange(products.part.start, products.part.stop, device=low.device)
-            self.candidates.offer(chosen, rows[columns].masked_fill(low == torch.inf, NOBODY), low, high)
+            self.candidates.offer(chosen, rows[columns].masked_fill(low == torch.inf, NO_ROW), low, high)
             self.candidates.lose(products.part, others)
             return
         while len(places):
@@ -126,7 +126,7 @@ class _Search:
             is_now = place < width
             shape = len(chosen), width
             low, high = (torch.full(shape, torch.inf, dtype=torch.float64, device=rows.device) for _ in range(2))
-            numbers = torch.full(shape, NOBODY, dtype=torch.int64, device=rows.device)
+            numbers = torch.full(shape, NO_ROW, dtype=torch.int64, device=rows.device)
             at = line[is_now], place[is_now]
             low[at], high[at], numbers[at] = hits.low[is_now], hits.high[is_now], rows[hits.columns[is_now]]
             self.candidates.offer(chosen, numbers, low, high)
@@ -176,42 +176,42 @@ class _Search:
     def _settle(self) -> np.ndarray:
         """Take over the K nearest of all queries whose result is certified; the places of the others."""
         found, top_k = self.candidates, self.setting.top_k
-        is_exact = (found.low == found.high) & (found.rows != NOBODY)
+        is_exact = (found.low == found.high) & (found.rows != NO_ROW)
         distances = found.low.masked_fill(~is_exact, np.inf).cpu().numpy()
         rows, squared = (each.cpu().numpy() for each in (found.rows, found.squared))
         order = np.lexsort((rows, distances), axis=1)[:, :top_k]
         nearest = Nearest(*(np.take_along_axis(each, order, 1) for each in (rows, distances, squared)))
         last, lost = nearest.distances[:, -1], found.lost.cpu().numpy()
         is_certain = (last < lost) | np.isposinf(lost)
-        if not self.anew.any():
+        if not self.exact_progress.any():
             for own, array in zip(self.best, nearest, strict=True):
                 own[:] = np.where(np.isfinite(nearest.distances), array, own)
-                own[~is_certain] = np.inf if own.dtype.kind == "f" else NOBODY
+                own[~is_certain] = np.inf if own.dtype.kind == "f" else NO_ROW
         self._within = last
         return np.flatnonzero(~is_certain)
 
     # Step 3
 
-    def _search_anew(self, chosen: np.ndarray, start: int) -> None:
+    def _search_exactly(self, chosen: np.ndarray, start: int) -> None:
         """The K nearest of the queries at places `chosen` by the exact distance of all that may be as near."""
         import torch
 
-        if tuple(self.anew[:2]) != (start, len(chosen)):
-            self.anew[:] = start, len(chosen), 0
-            for own, empty in zip(self.best, Nearest.nobody(len(chosen), self.setting.top_k), strict=True):
+        if tuple(self.exact_progress[:2]) != (start, len(chosen)):
+            self.exact_progress[:] = start, len(chosen), 0
+            for own, empty in zip(self.best, Nearest.empty(len(chosen), self.setting.top_k), strict=True):
                 own[chosen] = empty
         sweeper = self._sweeper(arithmetic("float32", self.setting.how.device))
         queries = self.block.points(sweeper, chosen)
         exact = ExactQueries.of(self.block.latents(chosen), self.setting)
         scratch = sweeper.scratch(self.setting.references.dim)
-        for rows, latents in self._shards(self.spans[int(self.anew[2]) :]):
+        for rows, latents in self._shards(self.spans[int(self.exact_progress[2]) :]):
             for products in sweeper.products(queries, rows, latents, scratch):
                 mine = chosen[products.part]
                 limit = np.minimum(self.best.distances[mine, -1], self._within[mine])
                 self._compare(products, exact, torch.from_numpy(limit).to(exact.device), chosen, rows, latents)
-            self.anew[2] += 1
+            self.exact_progress[2] += 1
             self._keep()
-        self.anew[:] = start + len(chosen), 0, 0
+        self.exact_progress[:] = start + len(chosen), 0, 0
 
     def _compare(
         self,
@@ -279,7 +279,7 @@ class _Search:
         tensors = {"rows": found.rows, "low": found.low, "high": found.high, "lost": found.lost}
         arrays = {name: tensor.cpu().numpy() for name, tensor in (tensors | {"squared": found.squared}).items()}
         best = {f"best_{name}": array for name, array in self.best._asdict().items()}
-        return arrays | best | {"shards_done": np.array(self.shards_done), "anew": self.anew}
+        return arrays | best | {"shards_done": np.array(self.shards_done), "exact_progress": self.exact_progress}
 
     def _restore(self) -> None:
         import torch
@@ -299,4 +299,4 @@ class _Search:
         found.tighten(torch.arange(len(found.low), device=found.low.device))
         self.best = Nearest(*(saved[f"best_{name}"] for name in Nearest._fields))
         self.shards_done = int(np.clip(saved["shards_done"], 0, len(self.spans)))
-        self.anew = saved["anew"]
+        self.exact_progress = saved["exact_progress"]

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-NOBODY = -1
+NO_ROW = -1
 CANDIDATE_BYTES = 3 * 8
 
 
@@ -24,7 +24,7 @@ class Candidates:
 
         shape = num_queries, capacity
         self.top_k = top_k
-        self.rows = torch.full(shape, NOBODY, dtype=torch.int64, device=device)
+        self.rows = torch.full(shape, NO_ROW, dtype=torch.int64, device=device)
         self.low = torch.full(shape, torch.inf, dtype=torch.float64, device=device)
         self.high = torch.full(shape, torch.inf, dtype=torch.float64, device=device)
         self.squared = torch.full(shape, torch.inf, dtype=torch.float64, device=device)
@@ -36,7 +36,7 @@ class Candidates:
         return self.rows.shape[1]
 
     def offer(self, queries: Tensor, rows: Tensor, low: Tensor, high: Tensor) -> None:
-        """References [q, m] with bounds, to the queries [q], each named once; `NOBODY` has bounds of infinity."""
+        """References [q, m] with bounds, to the queries [q], each named once; `NO_ROW` has bounds of infinity."""
         import torch
 
         all_low = torch.cat([self.low[queries], low], 1)

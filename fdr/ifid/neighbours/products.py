@@ -34,7 +34,7 @@ PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 MAX_BFLOAT16_DIM = 32_768
 _F32 = 2.0**-24
 """Unit roundoff of float32."""
-_WILD = 2.0**40
+_MAX_LENGTH = 2.0**40
 """Points of greater length, in units, are left to exact distances: their squares could overflow float32."""
 _UNDERFLOW = 2.0**-100
 """More than what up to 2^24 products lose that are too small for float32; keeps all bounds apart from distances."""
@@ -129,7 +129,7 @@ class Points:
     """At least |y~ - y|."""
     square: Tensor
     """|y|^2, to a relative error of 2^-22; exactly 1 with cosine."""
-    wild: Tensor | None
+    unscored: Tensor | None
     """Indices of points that no product is formed of; their values are 0."""
 
 
@@ -169,18 +169,18 @@ def make_points(latents: Tensor, rows: np.ndarray, space: Space, how: Arithmetic
             # exact in float32, for a number and what it is rounded to differ by a multiple of its last place
             error = torch.linalg.vector_norm(point.sub_(values[part]), dim=1).to(exact).double()
         residual[part] = error * (1 + 2 * dim * _F32) + norm[part] * (4 * _F32) + math.sqrt(dim) * 2.0**-62
-    wild = (~((norm < _WILD) & (residual < _WILD))).nonzero()[:, 0]
-    if len(wild):
-        for index in wild.tolist():
+    unscored = (~((norm < _MAX_LENGTH) & (residual < _MAX_LENGTH))).nonzero()[:, 0]
+    if len(unscored):
+        for index in unscored.tolist():
             if not bool(torch.isfinite(latents[index]).all()):
                 raise InputError(
                     f"The latent of row {rows[index]} of the {what} holds NaN or infinity; its distances mean nothing: "
                     "look at that image and at the autoencoder's dtype."
                 )
-        values[wild.to(values.device)] = 0
+        values[unscored.to(values.device)] = 0
         for each in (norm, residual, square):
-            each[wild] = 0
-    return Points(values, norm, residual, square, wild if len(wild) else None)
+            each[unscored] = 0
+    return Points(values, norm, residual, square, unscored if len(unscored) else None)
 
 
 def _on_sphere(x: Tensor, point: Tensor, space: Space, exact: torch.device) -> tuple[Tensor, Tensor]:
@@ -260,8 +260,8 @@ def scores(queries: Tensor, tile: Points, bounds: Bounds, how: Arithmetic, scrat
             out.copy_(part) if start == 0 else out.add_(part)
     if bounds.bias is not None:
         out += bounds.bias
-    if tile.wild is not None:
-        out[:, tile.wild.to(out.device)] = float("inf")
+    if tile.unscored is not None:
+        out[:, tile.unscored.to(out.device)] = float("inf")
     return out
 
 

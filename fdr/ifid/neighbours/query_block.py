@@ -75,16 +75,16 @@ class QueryBlock:
         values = torch.empty(len(chosen), dim, dtype=sweeper.how.dtype, device=device)
         exact = self._setting.exact_device
         norm, residual, square = (torch.empty(len(chosen), dtype=torch.float64, device=exact) for _ in range(3))
-        wild = []
+        unscored = []
         for where, rows, latents in self._parts(chosen):
             part = sweeper.points(latents, rows, "queries")
             at = torch.from_numpy(where)
             values[at.to(device)] = part.values
             at = at.to(exact)
             norm[at], residual[at], square[at] = part.norm, part.residual, part.square
-            if part.wild is not None:
-                wild.append(at[part.wild])
-        points = Points(values, norm, residual, square, torch.cat(wild) if wild else None)
+            if part.unscored is not None:
+                unscored.append(at[part.unscored])
+        points = Points(values, norm, residual, square, torch.cat(unscored) if unscored else None)
         return QueryPoints.of(points, self.rows[chosen], sweeper.space)
 
     def latents(self, chosen: np.ndarray) -> Tensor:

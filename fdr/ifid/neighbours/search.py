@@ -137,7 +137,7 @@ def _itemsize(rows: LatentRows) -> int:
 
 
 def _joined(parts: Sequence[tuple[Nearest, np.ndarray]], top_k: int) -> Neighbours:
-    blocks = [Nearest.nobody(0, top_k), *(found for found, _ in parts)]
+    blocks = [Nearest.empty(0, top_k), *(found for found, _ in parts)]
     rows, distances, squared = (np.concatenate(arrays) for arrays in zip(*blocks, strict=True))
     numbers = np.concatenate([np.empty(0, np.int64), *(numbers for _, numbers in parts)])
     return Neighbours(rows, distances, squared, numbers)

@@ -133,9 +133,9 @@ class Products:
         if bounds.output_unit:
             error += 1.01 * bounds.output_unit * values.abs()
         centre = q.constant[lines] - self.space.factor * values
-        is_wild = torch.isinf(values)
-        low = (self.space.scale * (centre - self.space.factor * error)).masked_fill_(is_wild, -torch.inf)
-        return low, (self.space.scale * (centre + self.space.factor * error)).masked_fill_(is_wild, torch.inf)
+        is_infinite = torch.isinf(values)
+        low = (self.space.scale * (centre - self.space.factor * error)).masked_fill_(is_infinite, -torch.inf)
+        return low, (self.space.scale * (centre + self.space.factor * error)).masked_fill_(is_infinite, torch.inf)
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,8 @@ class Sweeper:
                 yield Products(values, part, numbers, queries, bounds, self.space)
 
     def _mark(self, values: Tensor, part: slice, queries: QueryPoints, numbers: np.ndarray) -> None:
-        wild = queries.points.wild
-        if wild is not None:
-            here = wild[(wild >= part.start) & (wild < part.stop)] - part.start
+        unscored = queries.points.unscored
+        if unscored is not None:
+            here = unscored[(unscored >= part.start) & (unscored < part.stop)] - part.start
             values[here.to(values.device)] = float("inf")
         self.rules.forbid(values, queries.rows[part], numbers)

@@ -182,13 +182,13 @@ class TestCertificate:
         expected = brute_force(x, y, 10, "cosine")
         rows, asked = (ArrayRows(x, 5), ArrayRows(y, 256)), options(precision="bfloat16")
         widened: list[int] = []
-        anew = block._Search._search_anew
+        search_exactly = block._Search._search_exactly
 
         def noted(search: block._Search, chosen: np.ndarray, start: int) -> None:
             widened.extend(chosen.tolist())
-            anew(search, chosen, start)
+            search_exactly(search, chosen, start)
 
-        monkeypatch.setattr(block._Search, "_search_anew", noted)
+        monkeypatch.setattr(block._Search, "_search_exactly", noted)
         assert_is(nearest(*rows, asked), expected)
         assert len(widened) == 12
 
