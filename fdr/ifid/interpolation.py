@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fdr.generators import NEIGHBOUR, uniform_of
-from fdr.ifid.neighbours import Neighbours
-
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fdr.ifid.neighbours import Neighbours
 
 MODES = ("slerp", "linear", "mask")
 _NORM_EPS = 1e-7
@@ -43,6 +42,8 @@ def draw(found: Neighbours, dim: int, seed: int) -> Draws:
     D is the number of values of a latent. A draw depends on `seed` and the row of the image alone.
     As in the paper's code, the probabilities use the mean squared distance, whichever metric found the neighbours.
     """
+    from fdr.generators import NEIGHBOUR, uniform_of  # here, because it imports torch
+
     logits = -found.squared / dim
     logits -= logits.max(1, keepdims=True)
     weights = np.exp(logits)
