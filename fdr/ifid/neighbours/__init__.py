@@ -1,4 +1,4 @@
-"""Exact nearest neighbours among latents, in bounded memory: docs/neighbour-search.md tells how."""
+"""Exact nearest neighbours among latents, in bounded memory: docs/neighbour-search.md explains the method."""
 
 from fdr.ifid.neighbours.latent_rows import ArrayRows, LatentRows
 from fdr.ifid.neighbours.plan import SearchPlan

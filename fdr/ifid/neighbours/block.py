@@ -1,10 +1,13 @@
-"""The search for one block of queries, in three steps: sweep, re-rank, and once more for what is not certified.
+"""The search for the K nearest references of one block of queries, in three steps.
 
-1. Sweep: every reference meets every query in a product of low precision; intervals that contain the distance are kept
-   for those that may be among the K nearest.
-2. Re-rank: the distances of these candidates, in float64.
-3. A query whose K-th distance is not below all that found no place among its candidates is searched anew: products in
-   float32, and the distance in float64 of whatever may be as near as that K-th.
+1. Sweep. A matrix product in low precision gives an interval around the distance of every query to every reference.
+   Each query keeps the references with the smallest lower bounds as its candidates.
+2. Re-rank. The distances of the candidates are computed in float64. The result of a query is certified if its K-th
+   distance is below the lower bounds of all references that found no place among its candidates.
+3. Search exactly. Queries that are not certified meet all references again, in float32 products, and the distance of
+   every reference that may be as near as the K-th is computed in float64.
+
+The state of each step is saved from time to time, and a killed search goes on from there.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Nearest(NamedTuple):
-    """The K nearest of each query, [Q, K], nearest first."""
+    """The K nearest references of Q queries, [Q, K], nearest first; `NO_ROW` at infinity where none is known."""
 
     rows: np.ndarray
     distances: np.ndarray
@@ -48,7 +51,7 @@ class Nearest(NamedTuple):
 def search_block(
     setting: SearchSetting, span: Span, state: SearchState, task: ProgressTask
 ) -> tuple[Nearest, np.ndarray]:
-    """The K nearest of the queries in the rows `span`, and the rows [Q] of these queries."""
+    """The K nearest references of the queries in the rows `span`, and the row numbers [Q] of these queries."""
     numbers, largest = survey(setting, span)
     shapes = Nearest.shapes(len(numbers), setting.top_k)
     found = state.finished(shapes) if len(numbers) else Nearest.empty(0, setting.top_k)._asdict()
@@ -63,7 +66,7 @@ def search_block(
 
 
 class _Search:
-    """The steps, each of which can be taken up where it was saved."""
+    """The three steps for one block, with everything that is saved to resume them."""
 
     def __init__(self, setting: SearchSetting, block: QueryBlock, state: SearchState) -> None:
         self.setting, self.block, self.state, self.plan = setting, block, state, setting.plan
@@ -74,11 +77,11 @@ class _Search:
         self.best = Nearest.empty(num_queries, setting.top_k)
         self.shards_done = 0
         self.exact_progress = np.zeros(3, np.int64)
-        """Of step 3: queries done, size of the group at work, shards done for it."""
+        """Progress of step 3: queries done, queries in the current group, shards that this group has met."""
         self._restore()
 
     def run(self, task: ProgressTask) -> Nearest:
-        """All steps; `task` advances by the rows of the references."""
+        """Run the steps that are left; `task` advances by the number of references swept."""
         task.resume(sum(stop - start for start, stop in self.spans[: self.shards_done]))
         if self.shards_done < len(self.spans):
             self._sweep(task)
@@ -92,6 +95,7 @@ class _Search:
     # Step 1
 
     def _sweep(self, task: ProgressTask) -> None:
+        """Offer every reference to the candidates of every query, shard by shard."""
         sweeper = self._sweeper(self.setting.how)
         queries = self.block.points(sweeper, np.arange(len(self.block.rows)))
         scratch = sweeper.scratch(self.setting.references.dim)
@@ -108,12 +112,16 @@ class _Search:
             self._keep()
 
     def _offer(self, products: Products) -> None:
+        """Offer the references of one tile to the queries for which they may be among the K nearest.
+
+        Where many pairs qualify, each query is offered its best only, and the bound of the others is recorded as lost.
+        """
         import torch
 
         rows = torch.from_numpy(products.rows).to(self.candidates.rows.device)
         places = products.near(self.candidates.limit[products.part])
         capacity = self.candidates.capacity
-        if len(places) > capacity * len(products.values) // 4:  # many at first, or where nothing stands out
+        if len(places) > capacity * len(products.values) // 4:  # at first, or if all are about as near
             columns, low, high, others = products.best(capacity)
             chosen = torch.arange(products.part.start, products.part.stop, device=low.device)
             self.candidates.offer(chosen, rows[columns].masked_fill(low == torch.inf, NO_ROW), low, high)
@@ -135,7 +143,7 @@ class _Search:
     # Step 2
 
     def _rank_again(self) -> None:
-        """Replace the bounds of all candidates that may be among the K nearest by the distance."""
+        """Compute the distance of all candidates that may be among the K nearest; it replaces both their bounds."""
         found = self.candidates
         needed = (found.low <= found.limit[:, None]) & (found.low < found.high)
         flat = needed.view(-1).nonzero()[:, 0].cpu().numpy()
@@ -152,6 +160,7 @@ class _Search:
             self._keep()
 
     def _rank_shard(self, queries: ExactQueries, flat: np.ndarray, columns: np.ndarray, latents: Tensor) -> None:
+        """Re-rank the candidates at the flat places `flat`, whose latents are the rows `columns` of `latents`."""
         import torch
 
         found = self.candidates
@@ -165,16 +174,17 @@ class _Search:
         found.tighten(line.unique())
 
     def _audit(self, distances: Tensor, low: Tensor, high: Tensor) -> None:
+        """Raise `RunError` if a distance lies outside of its interval, so that the bounds cannot be trusted."""
         if not bool(((low <= distances) & (distances <= high)).all()):
             raise RunError(
                 f"The matrix product in {self.plan.precision} on {self.plan.device} is less exact than it may be, so "
                 "that neighbours could be missed; search with precision float32, or on the cpu."
             )
 
-    # What is certain
+    # Certificates
 
     def _settle(self) -> np.ndarray:
-        """Take over the K nearest of all queries whose result is certified; the places of the others."""
+        """Put the K nearest of certified queries into `best`; return the places of the queries to search exactly."""
         found, top_k = self.candidates, self.setting.top_k
         is_exact = (found.low == found.high) & (found.rows != NO_ROW)
         distances = found.low.masked_fill(~is_exact, np.inf).cpu().numpy()
@@ -193,7 +203,7 @@ class _Search:
     # Step 3
 
     def _search_exactly(self, chosen: np.ndarray, start: int) -> None:
-        """The K nearest of the queries at places `chosen` by the exact distance of all that may be as near."""
+        """Find the K nearest of the uncertified queries at places `chosen`; `start` others are done already."""
         import torch
 
         if tuple(self.exact_progress[:2]) != (start, len(chosen)):
@@ -222,6 +232,7 @@ class _Search:
         rows: np.ndarray,
         latents: Tensor,
     ) -> None:
+        """Compute the distances of all pairs that may lie within `limit` [q], and merge them into `best`."""
         places = products.near(limit)
         size = self.plan.score_rows * self.plan.capacity
         offset = int(np.searchsorted(rows, products.rows[0])) if len(rows) else 0
@@ -234,7 +245,7 @@ class _Search:
             self._merge(line, numbers, distances.cpu().numpy(), squared.cpu().numpy())
 
     def _merge(self, line: np.ndarray, rows: np.ndarray, distances: np.ndarray, squared: np.ndarray) -> None:
-        """Pairs with the queries at places `line` [n], ascending, into `best`."""
+        """Merge n pairs into `best`: references `rows` with the queries at places `line` [n], ascending."""
         best, top_k = self.best, self.setting.top_k
         unique = np.unique(line)
         line = np.concatenate([np.repeat(unique, top_k), line])
@@ -248,9 +259,10 @@ class _Search:
         for own, merged in zip(best, columns, strict=True):
             own[unique] = merged[kept]
 
-    # Around
+    # Helpers of all steps
 
     def _check_counts(self) -> None:
+        """Raise `InputError` if a query has fewer than K references, because images of the set did not decode."""
         counts = np.isfinite(self.best.distances).sum(1)
         short = np.flatnonzero(counts < self.setting.top_k)
         if len(short):
@@ -259,7 +271,7 @@ class _Search:
             raise self.setting.rules.too_few(row, count, self.setting.top_k)
 
     def _sweeper(self, how: Arithmetic) -> Sweeper:
-        """For products by `how`; l2 takes its shift from the first shard."""
+        """A sweeper that forms its products by `how`. For l2 the common shift is the mean of the first shard."""
         setting, plan = self.setting, self.plan
         first = setting.references.read(*self.spans[0])[1]
         space = space_of(setting.metric, first, self.block.largest, how.device)
@@ -271,6 +283,7 @@ class _Search:
             yield shard
 
     def _keep(self) -> None:
+        """Save the state if enough work was done since the last save."""
         if self.state.is_due:
             self.state.save(self._arrays())
 
@@ -282,6 +295,7 @@ class _Search:
         return arrays | best | {"shards_done": np.array(self.shards_done), "exact_progress": self.exact_progress}
 
     def _restore(self) -> None:
+        """Go on from the saved state, if there is one that fits."""
         import torch
 
         shapes = {name: (array.shape, array.dtype.type) for name, array in self._arrays().items()}

@@ -1,4 +1,4 @@
-"""For every query the references that may be among its K nearest: an interval around each one's distance."""
+"""The candidates of each query: references that may be among its K nearest, each with bounds of its distance."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NO_ROW = -1
+"""The row number in a place that no reference has taken."""
 CANDIDATE_BYTES = 3 * 8
+"""Memory of one candidate: its row and both bounds."""
 
 
 class Candidates:
-    """Of each of Q queries up to C references, those with the smallest lower bounds.
+    """For each of Q queries, the C references with the smallest lower bounds.
 
-    What was never offered, for its lower bound was above `limit`, cannot be among the K nearest; what was offered and
-    found no place had a lower bound of at least `lost`.
+    `rows`, `low`, `high` and `squared` are [Q, C]: row numbers, bounds of the distance, and the squared distance once
+    it is computed. `limit` [Q] is the K-th smallest upper bound: a reference with a lower bound above it cannot be
+    among the K nearest and need not be offered. `lost` [Q] is the smallest lower bound of all references that were
+    offered and found no place.
     """
 
     def __init__(self, num_queries: int, capacity: int, top_k: int, device: torch.device) -> None:
@@ -36,7 +40,7 @@ class Candidates:
         return self.rows.shape[1]
 
     def offer(self, queries: Tensor, rows: Tensor, low: Tensor, high: Tensor) -> None:
-        """References [q, m] with bounds, to the queries [q], each named once; `NO_ROW` has bounds of infinity."""
+        """Offer the references `rows` [q, m] to the distinct `queries` [q]; `NO_ROW` must have bounds of infinity."""
         import torch
 
         all_low = torch.cat([self.low[queries], low], 1)
@@ -52,30 +56,30 @@ class Candidates:
         self.limit[queries] = self._limits(all_high)
 
     def lose(self, queries: slice, low: Tensor) -> None:
-        """Further references, with lower bounds of at least `low` [q], were not offered although they might be near."""
+        """Record that references with lower bounds of at least `low` [q] were left out although they might be near."""
         import torch
 
         self.lost[queries] = torch.minimum(self.lost[queries], low)
 
     def refine(self, places: Tensor, distances: Tensor, squared: Tensor) -> None:
-        """The distances of the candidates at flat `places` [n] are now known."""
+        """Enter the computed distances [n] of the candidates at the flat `places` [n]."""
         self.low.view(-1)[places] = distances
         self.high.view(-1)[places] = distances
         self.squared.view(-1)[places] = squared
 
     def tighten(self, queries: Tensor) -> None:
-        """Bring `limit` up to date for `queries` after `refine`."""
+        """Update the limits of `queries` after `refine`."""
         self.limit[queries] = self._limits(self.high[queries])
 
     def _limits(self, high: Tensor) -> Tensor:
-        """The K-th smallest upper bound of each row: K references are at least as near."""
+        """The K-th smallest upper bound of each row; K references are at least as near as that."""
         if high.shape[1] < self.top_k:
             return high.new_full((len(high),), float("inf"))
         return high.topk(self.top_k, dim=1, largest=False).values.amax(1)
 
 
 def grouped(queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For ascending `queries` [n] with repeats: each one once [q]; for every item its line and its place therein."""
+    """Group ascending `queries` [n] by value: the distinct values, and for every item its group and its place in it."""
     import torch
 
     unique, counts = torch.unique_consecutive(queries, return_counts=True)

@@ -1,7 +1,7 @@
-"""The distance of two latents, in float64, as a function of the two alone.
+"""The distance of two latents in float64, which depends on these two latents alone, to the last bit.
 
-Which other pairs are computed with it, on how many threads and on which device moves no bit: all is done element by
-element, and sums over D are folded in an order that depends on D alone.
+It does not depend on the other pairs in the batch, the number of threads or the device, because all arithmetic is
+element by element, and sums over D are folded in an order that depends on D alone.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FOLD = 4096
-"""Elements of D that are folded at once; the sums of such parts are added in order. Part of the definition."""
+"""Columns of D that are folded at once; the sums of such parts are added in order. Changing it changes distances."""
 _END, _SHARED = 64, 32
-"""Columns at which a fold is put aside, until so many blocks of pairs are folded to the end together."""
+"""A fold stops at `_END` columns; the rest of `_SHARED` batches of pairs is then folded together, for speed."""
 PAIR_BYTES = 8 * (2 * FOLD + _END * _SHARED)
-"""Memory of a pair while it is computed."""
+"""Memory that one pair takes while its distance is computed."""
 
 
 def unit_error(dim: int) -> float:
-    """Bound of the rounding of a sum over D, relative to the sum of absolute values, generously."""
+    """A generous bound of the rounding error of a sum over `dim` values, relative to the sum of their magnitudes."""
     return 4 * (math.log2(FOLD) + dim / FOLD + 8) * 2.0**-53
 
 
 def squared_norms(x: Tensor, rows: Tensor, at_once: int) -> Tensor:
-    """float64 [n] of the rows [n] of latents x, `at_once` at a time."""
+    """|x|^2 of the latents at `rows` [n] of x, float64 [n], computed `at_once` at a time."""
     return _sums(x, rows, x, rows, at_once, _product)
 
 
 def pair_distances(
     metric: str, x: Tensor, norms: Tensor | None, i: Tensor, y: Tensor, j: Tensor, at_once: int
 ) -> tuple[Tensor, Tensor]:
-    """Distance and squared Euclidean distance, float64 [n], of the n pairs x[i], y[j].
+    """The distance and the squared Euclidean distance, float64 [n] each, of the n pairs x[i], y[j].
 
-    `norms` are the squared norms of x, with cosine. There the distance is 1 - cos, and 1 where one latent is zero;
-    equal latents have 0 exactly, for the root of a square is exact in IEEE arithmetic.
+    For `cosine`, `norms` are the squared norms of x and the distance is 1 - cos, or 1 if one latent is zero. Equal
+    latents have a distance of exactly 0, because the square root of a square is exact in IEEE arithmetic.
     """
     import torch
 
@@ -63,7 +63,11 @@ def _squared_difference(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _sums(x: Tensor, i: Tensor, y: Tensor, j: Tensor, at_once: int, term: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The sums of `term`, which is given float64 and stored values, [n, w]; the narrow ends of folds are shared."""
+    """For each of n pairs, the sum over D of `term(x[i], y[j])`, float64 [n].
+
+    `term` gets x in float64, which it may overwrite, and y as stored. The last columns of several folds are folded
+    together.
+    """
     import torch
 
     sums = torch.zeros(len(i), dtype=torch.float64, device=x.device)
@@ -85,7 +89,7 @@ def _sums(x: Tensor, i: Tensor, y: Tensor, j: Tensor, at_once: int, term: Callab
 
 
 def _fold(terms: Tensor, until: int) -> Tensor:
-    """`terms` [n, w], overwritten: the upper half is added to the lower one until `until` columns are left."""
+    """Add the upper half of the columns of `terms` [n, w] to the lower half until `until` are left; overwrites it."""
     width = terms.shape[1]
     while width > until:
         half = width // 2

@@ -1,4 +1,4 @@
-"""Latents of one set of images, readable in shards, cheaply and more than once."""
+"""`LatentRows`: the latents of an image set, which the search reads in shards, cheaply and more than once."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ if TYPE_CHECKING:
 
 
 class LatentRows(Protocol):
-    """Latents as rows [D] of the selected images; those of bad images are missing.
+    """One latent [D] for each selected image; images that did not decode have none.
 
-    `read` is called from one thread at a time, which need not be the caller's.
+    `read` is called from one thread at a time, which may be another than the caller's.
     """
 
     @property
     def num_rows(self) -> int:
-        """Rows of the selection, missing ones included."""
+        """The number of selected images, with or without a latent."""
 
     @property
     def dim(self) -> int:
-        """D"""
+        """D, the number of values of a latent."""
 
     def shards(self) -> Sequence[tuple[int, int]]:
         """(start, stop) of all shards, which cover the rows from 0 to `num_rows` in order."""
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, Tensor]:
-        """Of one of `shards()`: row numbers int64 [n], ascending, and latents [n, D] on the CPU.
+        """Read one of `shards()`: the row numbers int64 [n], ascending, and the latents [n, D] on the CPU.
 
-        The latents are float32, float16 or bfloat16, of one dtype in all shards, and not written to afterwards.
+        The latents are float32, float16 or bfloat16, the same in all shards. The caller does not write to them.
         """
 
 
 class ArrayRows:
-    """The rows of an array or tensor [N, D] in memory, float32, float16 or bfloat16."""
+    """An array or tensor [N, D] in memory as `LatentRows`; its dtype is float32, float16 or bfloat16."""
 
     def __init__(self, values: np.ndarray | Tensor, shard_size: int = 1024) -> None:
         import torch
@@ -66,14 +66,14 @@ class ArrayRows:
 
 
 def largest_shard(rows: LatentRows) -> int:
-    """Rows of the largest shard."""
+    """The number of rows of the largest shard."""
     return max((stop - start for start, stop in rows.shards()), default=0)
 
 
 def read_shards(
     rows: LatentRows, spans: Sequence[tuple[int, int]], is_ahead: bool
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """The shards `spans` in order; with `is_ahead` the next is read in a thread while the caller has one."""
+    """Read the shards `spans` in order; with `is_ahead` a thread reads the next while the caller works on one."""
     if not is_ahead:
         for span in spans:
             yield rows.read(*span)
@@ -84,11 +84,11 @@ def read_shards(
             shard = futures.pop().result()
             futures += [pool.submit(rows.read, *span) for span in spans[following : following + 1]]
             yield shard
-            del shard  # not to be held while waiting for the next
+            del shard  # frees its memory while the next is awaited
 
 
 def read_between(rows: LatentRows, start: int, stop: int) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """The rows from `start` to `stop` that are not missing, in parts of shards."""
+    """Yield the row numbers and latents between the rows `start` and `stop`, one shard at a time."""
     for span in rows.shards():
         if span[0] < stop and span[1] > start:
             numbers, values = rows.read(*span)

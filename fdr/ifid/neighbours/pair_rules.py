@@ -1,4 +1,4 @@
-"""Which references count for which query: not itself, and with classes only its own."""
+"""Which pairs of query and reference count: not an image with itself, and within one class if labels are given."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Pair = tuple[np.ndarray, np.ndarray]
+"""One integer for every query row, and one for every reference row."""
 
 
 class PairRules:
-    """`identities` and `labels` are integers of all query rows and all reference rows, or None."""
+    """The rules of one search.
+
+    A pair with equal `identities` does not count, since it is an image and itself. With `labels`, only pairs of one
+    class count. None switches a rule off.
+    """
 
     def __init__(self, identities: Pair | None, labels: Pair | None, num_rows: tuple[int, int]) -> None:
         self._identities = _checked(identities, num_rows, "identities")
@@ -23,24 +28,24 @@ class PairRules:
 
     @property
     def facts(self) -> list[np.ndarray]:
-        """All that the rules depend on."""
+        """The arrays that the rules depend on."""
         return [array for pair in (self._identities, self._labels) if pair is not None for array in pair]
 
     def order(self, rows: np.ndarray) -> np.ndarray:
-        """An order of the queries `rows` in which those of a class are together."""
+        """The order that sorts the queries `rows` by class, so that each class is contiguous."""
         if self._labels is None:
             return np.arange(len(rows))
         return np.argsort(self._labels[0][rows], kind="stable")
 
     def concerned(self, queries: np.ndarray, references: np.ndarray) -> slice:
-        """Those of the ordered `queries` (rows) for which some of `references` may count."""
+        """The slice of the ordered query rows `queries` that can have a neighbour among the rows `references`."""
         if self._labels is None or not len(references):
             return slice(0, len(queries))
         own, theirs = self._labels[0][queries], self._labels[1][references]
         return slice(int(np.searchsorted(own, theirs.min())), int(np.searchsorted(own, theirs.max(), side="right")))
 
     def forbid(self, scores: Tensor, queries: np.ndarray, references: np.ndarray) -> None:
-        """Set the scores [q, t] of pairs that do not count to minus infinity."""
+        """Set the scores [q, t] of the pairs that do not count to minus infinity."""
         import torch
 
         if self._labels is not None:
@@ -54,14 +59,14 @@ class PairRules:
                 scores[torch.from_numpy(i).to(scores.device), torch.from_numpy(j).to(scores.device)] = -torch.inf
 
     def check_counts(self, queries: np.ndarray, num_references: int, top_k: int) -> None:
-        """Raise `InputError` when one of `queries` (rows) has fewer than K references even if none is missing."""
+        """Raise `InputError` if one of the query rows has fewer than K references, counting all that may exist."""
         counts = self._counts(queries, num_references)
         short = np.flatnonzero(counts < top_k)
         if len(short):
             raise self.too_few(int(queries[short[0]]), int(counts[short[0]]), top_k)
 
     def too_few(self, row: int, count: int, top_k: int) -> InputError:
-        """The sentence for a query that has `count` references only."""
+        """The error for the query in `row`, which has only `count` references."""
         whose, what = f"The query in row {row}", "of the reference set"
         if self._labels is not None:
             whose, what = f"{whose} (class {self._labels[0][row]})", "of its class"
@@ -73,6 +78,7 @@ class PairRules:
         )
 
     def _counts(self, queries: np.ndarray, num_references: int) -> np.ndarray:
+        """int64 [q]: how many references count for each of the query rows."""
         counts = np.full(len(queries), num_references)
         if self._labels is not None:
             counts = _occurrences(self._labels[1], self._labels[0][queries])
@@ -100,12 +106,13 @@ def _checked(pair: Pair | None, num_rows: tuple[int, int], what: str) -> Pair | 
 
 
 def _occurrences(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """How often each of `wanted` occurs in `values`."""
     ordered = np.sort(values)
     return np.searchsorted(ordered, wanted, side="right") - np.searchsorted(ordered, wanted)
 
 
 def _equal(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All (i, j) with first[i] == second[j]."""
+    """All pairs (i, j) with first[i] == second[j], as two arrays."""
     order = np.argsort(first, kind="stable")
     ordered = first[order]
     start, stop = np.searchsorted(ordered, second), np.searchsorted(ordered, second, side="right")

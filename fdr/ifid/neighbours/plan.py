@@ -1,4 +1,4 @@
-"""How a search divides its work so that it holds no more memory than it may."""
+"""The plan of a search: block sizes that keep its memory below the limit at the least work."""
 
 from __future__ import annotations
 
@@ -10,65 +10,71 @@ from fdr.ifid.neighbours.exact_distances import PAIR_BYTES
 
 MIB = 2**20
 _SETTINGS = 7
+"""Levels of memory saving that are tried; each halves the working buffers. More allow smaller limits."""
 _LIBRARIES = 2 * MIB
-"""What libraries of matrix products allocate for themselves, whatever the sizes."""
+"""Memory that matrix libraries allocate for themselves, whatever the sizes."""
 _PAIRS = {"cpu": 32, "cuda": 1024}
+"""Pairs whose exact distances are computed at once. More take more memory and keep the device busier."""
 _SCORE_ROWS = {"cpu": 2048, "cuda": 16384}
+"""Queries per product. More take more memory and make larger, more efficient products."""
 _CHUNK = {"cpu": 2**18, "cuda": 2**23}
-"""Elements that become points at once: on a CPU what its second-level cache holds, more or less."""
+"""Latent values that are converted to points at once. On a CPU more than this leave its second-level cache."""
 
 
 @dataclass(frozen=True)
 class SearchTask:
-    """What is to be searched: sizes of sets, shards and values."""
+    """The sizes that a plan depends on."""
 
     num_queries: int
     dim: int
     query_shard: int
-    """Rows of the largest shard."""
+    """Rows of the largest shard of queries."""
     reference_shard: int
+    """Rows of the largest shard of references."""
     query_itemsize: int
+    """Bytes of one stored value."""
     reference_itemsize: int
     top_k: int
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """Sizes of blocks, and the bytes they come to."""
+    """The block sizes of a search, and the memory they take."""
 
     precision: str
     device: str
     query_rows: int
-    """Queries of one block, for which the references are read once to search and in part once more to re-rank."""
+    """Queries per block. All references are read once for each block, and those with candidates once more."""
     num_blocks: int
     tile_rows: int
-    """References that become points at once."""
+    """References per product."""
     score_rows: int
-    """Queries whose products with a tile are formed at once."""
+    """Queries per product."""
     chunk_rows: int
-    """Latents that are converted at once."""
+    """Latents that are converted to points at once."""
     pairs_at_once: int
     """Pairs whose exact distances are computed at once."""
     capacity: int
-    """Candidates of a query."""
+    """Candidates kept for each query."""
     exact_rows: int
-    """Queries that are searched anew at once when their candidates do not certify the result."""
+    """Queries that are searched exactly at once, of those whose candidates do not certify the result."""
     reads_ahead: bool
-    """Whether a shard is read while the one before is searched."""
+    """Whether the next shard is read while the current one is searched."""
     device_bytes: int
     host_bytes: int
-    """On a CPU both are the whole."""
+    """On a CPU `device_bytes` and `host_bytes` both give the total."""
 
 
 def candidate_capacity(top_k: int, precision: str) -> int:
-    """Candidates to keep: what usually certifies the K nearest, with room."""
+    """Candidates to keep for each query: more than usually certify the K nearest; low precision needs more."""
     return top_k + 22 if precision == "float32" else 4 * top_k + 24
 
 
 def plan_blocks(task: SearchTask, memory: int, precision: str, device: str) -> SearchPlan:
-    """The plan with the least work: few passes over the references, in blocks that are not too small.
+    """The plan with the least work that fits into `memory` bytes.
 
-    Raises `InputError` when `memory` bytes hold not even one query, with the least that would do.
+    It weighs the number of passes over the references against the cost of small products. Raises `InputError` if not
+    even one query fits; the error says how much memory would do.
     """
     layouts = [_Layout(task, precision, device, level, ahead) for level in range(_SETTINGS) for ahead in (True, False)]
     fitting = [layout for layout in layouts if layout.rows_within(memory) >= 1]
@@ -83,7 +89,7 @@ def plan_blocks(task: SearchTask, memory: int, precision: str, device: str) -> S
 
 
 class _Layout:
-    """Sizes at one level of thrift, 0 being the most generous."""
+    """Buffer sizes at one level of memory saving: level 0 takes the largest buffers, each further level halves them."""
 
     def __init__(self, task: SearchTask, precision: str, device: str, level: int, reads_ahead: bool) -> None:
         kind = "cuda" if device.startswith("cuda") else "cpu"
@@ -99,7 +105,7 @@ class _Layout:
         self.pairs = max(16, _PAIRS[kind] >> level)  # fewer cost more time than they save memory
 
     def rows_within(self, memory: int) -> int:
-        """Queries of a block that `memory` holds."""
+        """The number of queries per block that fits into `memory` bytes."""
         free = memory - self._fixed_device() - (0 if self.is_split else self._fixed_host())
         rows = free // self._query_device() if free > 0 else 0
         if self.is_split:
@@ -108,10 +114,10 @@ class _Layout:
         return rows
 
     def work(self, rows: int) -> float:
-        """Of blocks of `rows` queries, roughly, in products of one query with all references.
+        """The rough cost of a search in blocks of `rows` queries; the unit is one query against all references.
 
-        A pass over the references costs what it is to read and convert them. A GPU waits for the reader, and for the
-        host at every small product; a CPU is a little slower at those.
+        Each pass over the references costs their reading and conversion. A GPU waits for the reader, and for the host
+        at every small product; a CPU is only a little slower with small products.
         """
         queries = self.task.num_queries
         blocks = max(1, -(-queries // rows))
@@ -122,7 +128,7 @@ class _Layout:
         return cost * (1 if self.reads_ahead else 1.1)
 
     def total(self, rows: int) -> int:
-        """Bytes for blocks of `rows` queries, of the device or the host, whichever needs more."""
+        """Bytes for blocks of `rows` queries. With a GPU: those of the device or the host, whichever needs more."""
         device = self._fixed_device() + rows * self._query_device()
         host = self._fixed_host() + rows * self._query_host()
         return max(device, host) if self.is_split else device + self._fixed_host()
@@ -159,13 +165,13 @@ class _Layout:
         return self.capacity * (CANDIDATE_BYTES + 8 + 24) + self.task.top_k * 48 + 64
 
     def _fixed_host(self) -> int:
-        """A shard as the reader has it: the bytes of a file, and its array."""
+        """Host memory of the shards that are being read: the bytes of the file, and the array made of them."""
         task = self.task
         references = task.reference_shard * task.reference_itemsize * (4 if self.reads_ahead else 2)
         return task.dim * max(references, task.query_shard * task.query_itemsize * 2)
 
     def _fixed_device(self) -> int:
-        """A tile as points, copies that a product may make of its operands, scores, and exact distances at work."""
+        """Device memory besides the queries: a tile, copies that a product may make, scores, exact distances."""
         task = self.task
         score_rows = min(self.score_rows, max(1, task.num_queries))
         tile = self.tile_rows * task.dim * 4 + self.chunk_rows * task.dim * 16

@@ -1,16 +1,20 @@
-"""Matrix products of latents in low precision, and bounds of how far they are from exact.
+"""Matrix products of latents in low precision, with bounds of their errors.
 
-Latents become points: with `cosine` of length 1, with `l2` less a common shift and in units of a power of two. Of a
-point y the product sees a rounded y~. For query x and reference y, in real numbers,
+Symbols: x is the point of a query and y that of a reference, both [D]. The points are the latents scaled to length 1
+for `cosine`, and for `l2` the latents minus a common shift, divided by a power of two. x~ and y~ are the points rounded
+to the dtype of the product. In exact arithmetic
 
     |x~.y~ - x.y| <= |x~ - x| |y~| + |x| |y~ - y|,
 
-where the residuals |x~ - x| and |y~ - y| are measured; and a sum of n products, formed in any order with unit roundoff
-u, is within n u / (1 - n u) of sum |x~_k y~_k| <= |x~| |y~|. D is cut into blocks, so that n stays small.
+and the residuals |x~ - x| and |y~ - y| are measured. A sum of n products, added in any order with unit roundoff u, has
+an error of at most n u / (1 - n u) times sum_k |x~_k y~_k| <= |x~| |y~| (Higham 2002, section 3.1). D is divided into
+blocks so that n stays small.
 
-Both metrics are then `scale * (constant_x - factor * v)` with v = x.y + bias_y, known to within
+Both distances are `scale * (constant_x - factor * v)` with v = x.y + bias_y. The computed v~ is within
 
-    e = |x| E_y + |x~ - x| F_y + beta_y + kappa_x.
+    e = |x| E_y + |x~ - x| F_y + beta_y + kappa_x
+
+of v, where E_y, F_y and beta_y depend on the reference only (`Bounds`), and kappa_x on the query (`query_offsets`).
 """
 
 from __future__ import annotations
@@ -32,48 +36,49 @@ if TYPE_CHECKING:
 METRICS = ("cosine", "l2")
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 MAX_BFLOAT16_DIM = 32_768
+"""Wider latents are not multiplied in bfloat16 by default; see `resolve_precision`."""
 _F32 = 2.0**-24
 """Unit roundoff of float32."""
 _MAX_LENGTH = 2.0**40
-"""Points of greater length, in units, are left to exact distances: their squares could overflow float32."""
+"""Longer points are not multiplied, since their squares could overflow float32; exact distances judge them."""
 _UNDERFLOW = 2.0**-100
-"""More than what up to 2^24 products lose that are too small for float32; keeps all bounds apart from distances."""
+"""Bounds the loss of up to 2^24 products that underflow float32."""
 _UP = 1 + 2.0**-20
-"""Rounds bounds up: far more than the rounding of the few float64 operations they come from."""
+"""Factor that rounds bounds up; it far exceeds the rounding of the few float64 operations they come from."""
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How a device forms products, and how exactly."""
+    """How a device multiplies matrices in one dtype, and how exactly."""
 
     device: torch.device
     dtype: torch.dtype
     unit: float
-    """Bound of the relative error of one addition while products are accumulated."""
+    """u: bound of the relative error of one addition while products are accumulated."""
     block: int
-    """Elements of D per product; the sums of blocks are added in float32."""
+    """Columns of D per product; the products of the blocks are added in float32. Larger blocks widen the bounds."""
     output_unit: float
-    """Unit roundoff of the dtype in which the sum of a block is returned, 0 where that is float32."""
+    """Unit roundoff of the dtype in which a product is returned; 0 if that is float32."""
 
     @property
     def is_float32(self) -> bool:
         return self.dtype.itemsize == 4
 
     def num_blocks(self, dim: int) -> int:
-        """Products that make one product of length `dim`."""
+        """The number of blocks that D = `dim` is divided into."""
         return -(-dim // self.block)
 
     def sum_error(self, dim: int) -> float:
-        """Bound of the error of a product of two points, relative to that of their lengths."""
+        """Bound of the error of x~.y~ for points [dim], relative to |x~| |y~|."""
         n = min(dim, self.block) + self.num_blocks(dim) + 4
         return n * self.unit / (1 - n * self.unit)
 
 
 def resolve_precision(precision: str, device: torch.device, dim: int) -> str:
-    """The dtype for "auto": the fastest that the device's matrix units take, the finer of two that are as fast.
+    """The dtype of the products: `precision`, or for "auto" the fastest on this device (the finer of two equally fast).
 
-    For latents of more than `MAX_BFLOAT16_DIM` values float32, where bfloat16 is all there is: distances concentrate as
-    1 / sqrt(D), and bfloat16 no longer tells them apart.
+    If that is bfloat16, latents of more than `MAX_BFLOAT16_DIM` values get float32, because distances concentrate like
+    1 / sqrt(D) and bfloat16 can no longer tell them apart.
     """
     if precision not in PRECISIONS:
         raise InputError(f"Unknown precision {precision!r} of the search; expected {', '.join(PRECISIONS)}.")
@@ -86,7 +91,10 @@ def resolve_precision(precision: str, device: torch.device, dim: int) -> str:
 
 
 def arithmetic(precision: str, device: torch.device) -> Arithmetic:
-    """Of products in `precision` on `device`. Tensor cores truncate: their unit is taken four times as large."""
+    """The arithmetic of products in `precision` on `device`.
+
+    Tensor cores truncate, so on CUDA the unit roundoff of float16 and bfloat16 products is taken four times as large.
+    """
     import torch
 
     dtype: torch.dtype = getattr(torch, precision)
@@ -101,13 +109,13 @@ def arithmetic(precision: str, device: torch.device) -> Arithmetic:
 
 @dataclass(frozen=True)
 class Space:
-    """Where latents are points, and what products of points say about their distance."""
+    """How latents become points, and how a product of two points becomes their distance."""
 
     metric: str
     shift: Tensor | None
-    """float32 [D], subtracted before the product (l2)."""
+    """float32 [D]: subtracted from all latents (l2), so that points are short and bounds tight."""
     unit: float
-    """Length of one unit of the points, a power of two."""
+    """Points are divided by this power of two (l2)."""
 
     @property
     def factor(self) -> float:
@@ -120,7 +128,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Points:
-    """Latents as the product sees them, [n, D], with what is known of them in float64, all [n]."""
+    """n latents as points: the rounded values y~ [n, D] that are multiplied, and float64 bounds [n]."""
 
     values: Tensor
     norm: Tensor
@@ -130,11 +138,11 @@ class Points:
     square: Tensor
     """|y|^2, to a relative error of 2^-22; exactly 1 with cosine."""
     unscored: Tensor | None
-    """Indices of points that no product is formed of; their values are 0."""
+    """Indices of points too long to be multiplied, whose values are set to 0; exact distances judge their pairs."""
 
 
 def space_of(metric: str, first: Tensor, largest: float, device: torch.device) -> Space:
-    """For references that begin with `first` [n, D], and queries of norm at most `largest`."""
+    """The space for references that begin with the shard `first` [n, D], and queries with norms up to `largest`."""
     import torch
 
     if metric == "cosine":
@@ -149,7 +157,10 @@ def space_of(metric: str, first: Tensor, largest: float, device: torch.device) -
 
 
 def make_points(latents: Tensor, rows: np.ndarray, space: Space, how: Arithmetic, chunk: int, what: str) -> Points:
-    """Points of latents [n, D], `chunk` at a time. Raises `InputError` where one is not finite: `what` and its row."""
+    """Convert latents [n, D] to points, `chunk` at a time.
+
+    Raises `InputError` for latents that are not finite; it names the set `what` and the row.
+    """
     import torch
 
     count, dim = latents.shape
@@ -166,7 +177,7 @@ def make_points(latents: Tensor, rows: np.ndarray, space: Space, how: Arithmetic
         values[part] = point
         error = torch.zeros((), dtype=torch.float64)
         if not how.is_float32:
-            # exact in float32, for a number and what it is rounded to differ by a multiple of its last place
+            # exact in float32: a number and its rounding differ by a multiple of the number's last place
             error = torch.linalg.vector_norm(point.sub_(values[part]), dim=1).to(exact).double()
         residual[part] = error * (1 + 2 * dim * _F32) + norm[part] * (4 * _F32) + math.sqrt(dim) * 2.0**-62
     unscored = (~((norm < _MAX_LENGTH) & (residual < _MAX_LENGTH))).nonzero()[:, 0]
@@ -184,7 +195,10 @@ def make_points(latents: Tensor, rows: np.ndarray, space: Space, how: Arithmetic
 
 
 def _on_sphere(x: Tensor, point: Tensor, space: Space, exact: torch.device) -> tuple[Tensor, Tensor]:
-    """float32 points of length 1, to a relative error of 2^-22 of each element; norm; |y|^2. Zero stays zero."""
+    """Write latents `x` scaled to length 1 to `point`, each element with a relative error below 2^-22; 0 stays 0.
+
+    Returns bounds of |y|, and |y|^2.
+    """
     import torch
 
     norm = torch.linalg.vector_norm(x.to(exact) if exact != x.device else x, dim=1, dtype=torch.float64)
@@ -200,7 +214,10 @@ def _on_sphere(x: Tensor, point: Tensor, space: Space, exact: torch.device) -> t
 
 
 def _shifted(x: Tensor, point: Tensor, space: Space, exact: torch.device) -> tuple[Tensor, Tensor]:
-    """float32 points less the shift, in units, to a relative error of 2^-24 of each element; norm; |y|^2."""
+    """Write (x - shift) / unit to `point`, each element with a relative error below 2^-24.
+
+    Returns bounds of |y|, and |y|^2.
+    """
     import torch
 
     assert space.shift is not None
@@ -212,7 +229,7 @@ def _shifted(x: Tensor, point: Tensor, space: Space, exact: torch.device) -> tup
 
 @dataclass(frozen=True)
 class Bounds:
-    """What turns products with some references (a tile) into bounds of distances; float64 [t]."""
+    """The terms of the error bound e that belong to the t references of a tile; float64 [t]."""
 
     slope: Tensor
     """E_y"""
@@ -221,13 +238,13 @@ class Bounds:
     offset: Tensor
     """beta_y"""
     bias: Tensor | None
-    """float32 [t]; None where it is 0."""
+    """bias_y, float32 [t]; None where it is 0."""
     output_unit: float
-    """What of the rounding of the output is not in `slope`: relative to the product."""
+    """Rounding of the returned product that `slope` does not contain, relative to the product."""
 
 
 def bounds_of(tile: Points, space: Space, how: Arithmetic) -> Bounds:
-    """Of products with the points of `tile`."""
+    """The error bounds of products with the points of `tile`."""
     dim = tile.values.shape[1]
     rounded = (tile.norm + tile.residual) * _UP
     is_relative = space.metric == "cosine" and how.num_blocks(dim) == 1
@@ -243,7 +260,7 @@ def bounds_of(tile: Points, space: Space, how: Arithmetic) -> Bounds:
 
 
 def query_offsets(queries: Points, space: Space) -> tuple[Tensor, Tensor]:
-    """constant_x and kappa_x, float64 [n]"""
+    """constant_x and kappa_x of n queries, float64 [n] each."""
     if space.metric == "cosine":
         return queries.square, queries.square * 0
     dim = queries.values.shape[1]
@@ -251,7 +268,10 @@ def query_offsets(queries: Points, space: Space) -> tuple[Tensor, Tensor]:
 
 
 def scores(queries: Tensor, tile: Points, bounds: Bounds, how: Arithmetic, scratch: tuple[Tensor, Tensor]) -> Tensor:
-    """v~, float32 [q, t], in the first of two buffers; the second is used where D has blocks."""
+    """v~ of q queries and the t references of a tile, float32 [q, t].
+
+    The result lies in the first buffer of `scratch`; the second holds the product of a block if D has several.
+    """
     out = scratch[0][: len(queries) * len(tile.values)].view(len(queries), len(tile.values))
     for start in range(0, queries.shape[1], how.block):
         columns = slice(start, start + how.block)
@@ -266,13 +286,13 @@ def scores(queries: Tensor, tile: Points, bounds: Bounds, how: Arithmetic, scrat
 
 
 def _product(x: Tensor, y: Tensor, spare: Tensor | None, out: Tensor, how: Arithmetic) -> Tensor:
-    """x y in float32, or where the device cannot, in the dtype of the operands."""
+    """The matrix product x y in float32, or in the dtype of the operands if the device returns no other."""
     import torch
 
     if how.dtype == torch.float32:
         return torch.mm(x, y, out=out if spare is None else spare[: out.numel()].view(out.shape))
     if how.device.type == "cuda":
         return torch.mm(x, y, out_dtype=torch.float32)
-    if how.dtype == torch.float16:  # no processor is fast at it, and a result in float16 could overflow
+    if how.dtype == torch.float16:  # no CPU multiplies float16 fast, and a float16 result could overflow
         return torch.mm(x.float(), y.float())
     return torch.mm(x, y)

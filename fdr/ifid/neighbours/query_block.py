@@ -1,4 +1,4 @@
-"""The queries of one block: as they are stored, as the product sees them, and for exact distances."""
+"""The queries of one block: their stored latents, the points that matrix products take, and their exact distances."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class SearchSetting:
-    """What all blocks of a search have in common."""
+    """The settings that all blocks of a search share."""
 
     queries: LatentRows
     references: LatentRows
@@ -38,14 +38,14 @@ class SearchSetting:
 
     @property
     def exact_device(self) -> torch.device:
-        """Where float64 is at home."""
+        """The device for float64 arithmetic: that of the products, or the CPU where it has no float64 (mps)."""
         import torch
 
         return torch.device("cpu") if self.how.device.type == "mps" else self.how.device
 
 
 def survey(setting: SearchSetting, span: Span) -> tuple[np.ndarray, float]:
-    """Which rows of `span` are there, and for l2 the largest norm."""
+    """The row numbers in `span` that have latents, and for l2 the largest norm among them (0 for cosine)."""
     import torch
 
     numbers, largest = [np.empty(0, np.int64)], 0.0
@@ -57,18 +57,18 @@ def survey(setting: SearchSetting, span: Span) -> tuple[np.ndarray, float]:
 
 
 class QueryBlock:
-    """The queries of a block, in the order of their classes."""
+    """The queries of a block, ordered by class so that a tile of references concerns a slice of them."""
 
     def __init__(self, setting: SearchSetting, span: Span, numbers: np.ndarray, largest: float) -> None:
         order = setting.rules.order(numbers)
         self.rows = numbers[order]
         self.place = np.empty_like(order)
-        """Where the queries, in the order of rows, are in this order."""
+        """int64 [Q]: the place in this order of each query, by ascending row number."""
         self.place[order] = np.arange(len(order))
         self.span, self.largest, self._numbers, self._setting = span, largest, numbers, setting
 
     def points(self, sweeper: Sweeper, chosen: np.ndarray) -> QueryPoints:
-        """Of the queries at `chosen` places, ascending."""
+        """The points of the queries at the places `chosen`, which ascend."""
         import torch
 
         device, dim = sweeper.how.device, self._setting.queries.dim
@@ -88,7 +88,7 @@ class QueryBlock:
         return QueryPoints.of(points, self.rows[chosen], sweeper.space)
 
     def latents(self, chosen: np.ndarray) -> Tensor:
-        """As they are stored, [n, D], where float64 is at home."""
+        """The stored latents [n, D] of the queries at the places `chosen`, on the device for float64."""
         import torch
 
         values = None
@@ -101,7 +101,7 @@ class QueryBlock:
         return values
 
     def _parts(self, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, Tensor]]:
-        """Places among `chosen`, rows and latents, in parts of a few."""
+        """Yield a few chosen queries at a time: their places in `chosen`, their row numbers, their latents."""
         line = np.full(len(self.rows), -1)
         line[chosen] = np.arange(len(chosen))
         size = self._setting.plan.chunk_rows
@@ -114,7 +114,7 @@ class QueryBlock:
 
 
 class ExactQueries(NamedTuple):
-    """Queries for distances in float64."""
+    """Latents of queries, ready for distances in float64."""
 
     metric: str
     latents: Tensor

@@ -1,7 +1,7 @@
-"""Exact nearest neighbours among latents: products in low precision find candidates, float64 decides.
+"""Exact nearest neighbours among latents: low-precision products find candidates, float64 distances decide.
 
-The result is that of brute force with the distances of `exact_distances.py`, ordered by distance and row, whatever the
-precision, the memory, the shards, the threads and the ranks. docs/neighbour-search.md tells how.
+The result equals that of a brute-force search with the distances of `exact_distances.py`, ordered by distance and then
+row. It does not depend on precision, memory, shards, threads or ranks. docs/neighbour-search.md explains the method.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from fdr.runtime import SOLO, Group, Progress, SilentProgress, faithful_products
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What is searched for, and with what means; the means move no result."""
+    """Options of a search. Only `top_k` and `metric` change its result."""
 
     top_k: int = 10
     metric: str = "cosine"
     """`cosine`: 1 - cos; `l2`: squared distance."""
     memory: int = 4 * 2**30
-    """Bytes the search may hold at once, on the device of the products and on the host, what imports take left out."""
+    """Bytes that the search may hold at once, on the device and on the host, besides what imported libraries take."""
     device: str | None = None
     precision: str = "auto"
-    """Of the product: float32, float16, bfloat16, or the fastest the device has."""
+    """Dtype of the products: "float32", "float16", "bfloat16", or "auto" for the fastest of the device."""
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -64,9 +64,10 @@ def plan_search(
     itemsizes: tuple[int, int] = (4, 4),
     num_ranks: int = 1,
 ) -> SearchPlan:
-    """How the search would be divided: for latents whose values are stored in `itemsizes` bytes; reads nothing.
+    """The plan of a search, made without reading a latent.
 
-    Raises `InputError` when the memory holds not even one query.
+    `itemsizes` are the bytes of one stored value of queries and references. Raises `InputError` if not even one query
+    fits into the memory.
     """
     device = resolve_device(options.device)
     task = SearchTask(
@@ -93,15 +94,15 @@ def nearest(
     progress: Progress | None = None,
     group: Group = SOLO,
 ) -> Neighbours:
-    """The `top_k` nearest of `references` for each of `queries`.
+    """Find the `top_k` nearest of `references` for each of `queries`.
 
-    `identities` and `labels` are integers of all query rows and of all reference rows: pairs of one identity do not
-    count, and with labels only references of the query's class do. In the folder `state` what was found is kept, under
-    `state_key`, which stands for the content of both sets; the same call goes on from there. The ranks of `group`
-    divide the queries, and all return the same; call it within `propagate_failures`.
+    `identities` and `labels` give an integer for every query row and every reference row. A pair with equal identities
+    does not count; with labels, only references of the query's class count. The folder `state` keeps the progress under
+    `state_key`, which must identify the content of both sets, and the same call resumes it. The ranks of `group` divide
+    the queries, and each returns the whole result; call it within `propagate_failures`.
 
-    Raises `InputError` when a latent is not finite, a query has fewer than K references, or the memory holds not even
-    one query; `RunError` when a device's products are less exact than their bound.
+    Raises `InputError` if a latent is not finite, a query has fewer than K references, or not even one query fits into
+    the memory; `RunError` if the products of the device are less exact than their bound.
     """
     if queries.dim != references.dim:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What a search has found so far, on disk: finished blocks of queries, and the candidates of the one at work."""
+"""The saved progress of a search: the results of finished blocks of queries, and the state of the current block."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fdr.runtime import DAMAGE, atomic_path
 
 FORMAT = "fdr-search/1"
 Shapes = Mapping[str, tuple[tuple[int, ...], type]]
-"""Arrays by name: shape and dtype."""
+"""The expected shape and dtype of each array, by name."""
 _SAVE_SHARE = 20
-"""Work lasts this many times as long as saving it."""
+"""Work is saved once it has lasted this many times as long as the last save. More saves less often."""
 _SAVE_INTERVAL = 30.0
-"""Seconds after which a shard's work is saved in any case."""
+"""Seconds after which work is saved however long a save takes."""
 
 
 def state_digest(facts: Mapping[str, Any], arrays: Sequence[np.ndarray]) -> str:
-    """Of all that moves a result."""
+    """sha256 over everything that changes the result of a search."""
     digest = hashlib.sha256(json.dumps([FORMAT, facts], sort_keys=True).encode())
     for array in arrays:
         digest.update(array.tobytes())
@@ -32,9 +32,9 @@ def state_digest(facts: Mapping[str, Any], arrays: Sequence[np.ndarray]) -> str:
 
 
 class SearchState:
-    """The files of one block of queries in a folder; with `folder` None nothing is kept.
+    """The files that keep the progress of one block of queries; with `folder` None nothing is kept.
 
-    A file that is damaged, or of another search, counts as absent.
+    A file that is damaged or belongs to another search counts as absent.
     """
 
     def __init__(self, folder: Path | None, digest: str, span: tuple[int, int]) -> None:
@@ -43,15 +43,15 @@ class SearchState:
         self._saved_at, self._cost = time.monotonic(), 0.0
 
     def finished(self, shapes: Shapes) -> dict[str, np.ndarray] | None:
-        """The result of the block."""
+        """The result of the block, if it is finished."""
         return self._load("found", shapes)
 
     def running(self, shapes: Shapes) -> dict[str, np.ndarray] | None:
-        """What was saved last of a block that is not finished."""
+        """The last saved state of the block, if it is not finished."""
         return self._load("running", shapes)
 
     def finish(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep the result of the block, which replaces what was running."""
+        """Save the result of the block and delete its running state."""
         if self._folder is not None:
             self._save("found", arrays)
             with contextlib.suppress(OSError):
@@ -59,14 +59,14 @@ class SearchState:
 
     @property
     def is_due(self) -> bool:
-        """True when the work since the last save is worth a save."""
+        """True if enough time has passed since the last save."""
         if self._folder is None:
             return False
         since = time.monotonic() - self._saved_at
         return since > min(_SAVE_INTERVAL, _SAVE_SHARE * self._cost)
 
     def save(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep what is running."""
+        """Save the running state."""
         if self._folder is not None:
             start = time.monotonic()
             self._save("running", arrays)

@@ -1,4 +1,7 @@
-"""Products of a block of queries with references, tile by tile, and the pairs among them that may be near enough."""
+"""Products of a block of queries with all references, tile by tile, and the pairs that may be near enough.
+
+v~ is the computed product of a query x and a reference y. products.py defines the symbols and derives the bounds.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +27,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LOWEST = -3e38
-"""Just above minus infinity, which marks pairs that do not count."""
+"""The lowest threshold for v~. It lies above minus infinity, which marks pairs that do not count."""
 
 
 class QueryPoints(NamedTuple):
-    """Queries as the product sees them, in the order of their classes."""
+    """The queries of a block as points, ordered by class."""
 
     points: Points
     rows: np.ndarray
-    """int64 [Q]"""
+    """int64 [Q] row numbers."""
     constant: Tensor
     """constant_x, float64 [Q]"""
     kappa: Tensor
-    """float64 [Q]"""
+    """kappa_x, float64 [Q]"""
 
     @classmethod
     def of(cls, points: Points, rows: np.ndarray, space: Space) -> QueryPoints:
@@ -44,7 +47,7 @@ class QueryPoints(NamedTuple):
 
 
 class Hits(NamedTuple):
-    """Pairs that are near enough: indices among the queries, ascending, and in the tile; bounds of the distance."""
+    """Pairs that may be near enough: indices of queries, ascending, and of references in the tile, with bounds."""
 
     queries: Tensor
     columns: Tensor
@@ -54,7 +57,10 @@ class Hits(NamedTuple):
 
 @dataclass(frozen=True)
 class Products:
-    """v~ of the queries `part` with the references `rows` of a tile; minus infinity for pairs that do not count."""
+    """v~ [q, t] of the queries `part` and the references `rows` of a tile.
+
+    Minus infinity marks a pair that does not count, plus infinity one that only the exact distance can judge.
+    """
 
     values: Tensor
     part: slice
@@ -64,7 +70,10 @@ class Products:
     space: Space
 
     def near(self, limit: Tensor) -> np.ndarray | Tensor:
-        """Flat places, ascending, of the pairs whose lower bound may be at most `limit` [q], float64."""
+        """Flat places, ascending, of the pairs whose distance may be at most `limit` [q], float64.
+
+        Each query gets one threshold for v~, by the largest error in the tile: a quick test that lets no pair slip.
+        """
         import torch
 
         q, bounds = self.queries, self.bounds
@@ -82,7 +91,7 @@ class Products:
         return is_near.view(-1).nonzero()[:, 0]
 
     def hits(self, places: np.ndarray | Tensor) -> Hits:
-        """The pairs at flat `places`, with bounds."""
+        """The pairs at the flat `places`, with bounds of their distances."""
         import torch
 
         flat = torch.as_tensor(places, device=self.values.device)
@@ -94,9 +103,10 @@ class Products:
         return Hits(line + self.part.start, columns, low, high)
 
     def best(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The `count` largest of each query: columns [q, count], bounds, and the least lower bound [q] of all others.
+        """The `count` nearest of each query in the tile: columns, low and high [q, count], and a bound [q].
 
-        Pairs that do not count have bounds of infinity.
+        The last is a lower bound of the distances of all other references. Pairs that do not count have bounds of
+        infinity.
         """
         import torch
 
@@ -114,7 +124,7 @@ class Products:
         return columns, low.masked_fill(is_out, torch.inf), high.masked_fill(is_out, torch.inf), others
 
     def _others(self, largest: Tensor) -> Tensor:
-        """A lower bound [q] for all pairs with v~ of at most `largest` [q]; infinity where these do not count."""
+        """A lower bound [q] of the distance of all pairs whose v~ is at most `largest` [q]; infinity if none counts."""
         import torch
 
         q, bounds = self.queries, self.bounds
@@ -124,7 +134,7 @@ class Products:
         return torch.where(largest == -torch.inf, torch.inf, torch.where(largest == torch.inf, -torch.inf, low))
 
     def _bounded(self, values: Tensor, lines: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds of the distances of pairs [n] whose v~ are `values`; minus and plus infinity where v~ is infinite."""
+        """Bounds of the distances of n pairs with v~ = `values`; minus and plus infinity where v~ is infinite."""
         import torch
 
         q, bounds = self.queries, self.bounds
@@ -140,7 +150,7 @@ class Products:
 
 @dataclass(frozen=True)
 class Sweeper:
-    """How the references pass by the queries."""
+    """Forms the products of queries with a shard of references, a tile at a time."""
 
     how: Arithmetic
     space: Space
@@ -150,7 +160,7 @@ class Sweeper:
     chunk_rows: int
 
     def scratch(self, dim: int) -> tuple[Tensor, Tensor]:
-        """The buffers of `products`."""
+        """Allocate the two buffers that `products` writes to."""
         import torch
 
         size = self.tile_rows * self.score_rows
@@ -159,13 +169,13 @@ class Sweeper:
         return first, torch.empty_like(first) if is_summed else first
 
     def points(self, latents: Tensor, rows: np.ndarray, what: str) -> Points:
-        """Points of latents [n, D]."""
+        """The points of latents [n, D]; `what` names the set in errors."""
         return make_points(latents, rows, self.space, self.how, self.chunk_rows, what)
 
     def products(
         self, queries: QueryPoints, rows: np.ndarray, latents: Tensor, scratch: tuple[Tensor, Tensor]
     ) -> Iterator[Products]:
-        """Of all queries with a shard; each is valid until the next."""
+        """Yield the products of all queries with one shard; each is overwritten by the next."""
         for start in range(0, len(rows), self.tile_rows):
             numbers = rows[start : start + self.tile_rows]
             concerned = self.rules.concerned(queries.rows, numbers)
@@ -180,6 +190,7 @@ class Sweeper:
                 yield Products(values, part, numbers, queries, bounds, self.space)
 
     def _mark(self, values: Tensor, part: slice, queries: QueryPoints, numbers: np.ndarray) -> None:
+        """Mark unscored queries by plus infinity, and pairs that do not count by minus infinity."""
         unscored = queries.points.unscored
         if unscored is not None:
             here = unscored[(unscored >= part.start) & (unscored < part.stop)] - part.start
