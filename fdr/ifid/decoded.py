@@ -1,4 +1,4 @@
-"""Decoded latents as sources of images: reconstructions, neighbours, and what lies between."""
+"""Decoded latents as image sources: reconstructions, decoded neighbours, and interpolated images."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from fdr.ifid.options import IfidOptions
 from fdr.images import ImageOptions, MadeSource, Selected
 
 Take = Callable[[int, int], Tensor]
-"""Latents [stop - start, *latent_shape] to decode, of the good images start..stop."""
+"""A function (start, stop) -> latents [stop - start, *latent_shape] to decode, by position among readable images."""
 RECONSTRUCTIONS, NEIGHBOURS = "reconstructions", "neighbours"
 
 
 def between(alpha: float) -> str:
-    """The name of the images at `alpha`."""
+    """The name of the images interpolated at `alpha`."""
     return f"interpolated {alpha:g}"
 
 
 @dataclass(frozen=True)
 class Paired:
-    """The latents of the queries, those of the neighbours' set, and the neighbour that was drawn for every query."""
+    """The latents of the images, the latents of the set of neighbours, and the neighbour drawn for each image."""
 
     queries: Latents
     references: Latents
@@ -38,15 +38,15 @@ class Paired:
 
     @property
     def drawn_digest(self) -> str:
-        """sha256 of the rows that were drawn."""
+        """sha256 of the rows of the drawn neighbours."""
         return hashlib.sha256(self.draws.rows.tobytes()).hexdigest()
 
 
 class DecodedSource(MadeSource):
-    """What an autoencoder decodes `take` to, one image for every query that has a latent.
+    """The images that an autoencoder decodes from the latents of `take`, one for each query that has a latent.
 
-    `facts` tell all that decides the latents, beside the autoencoder and the queries. Values are clamped to [0, 1] and,
-    with `options.quantize`, rounded, unless `is_clamped` is false.
+    `facts` names all that decides the latents besides the autoencoder and the queries. Values are clamped to [0, 1]
+    unless `is_clamped` is false, and rounded as `options.quantize` says.
     """
 
     kind = "decoded"
@@ -77,7 +77,7 @@ class DecodedSource(MadeSource):
         }
 
     def decoded(self, start: int, stop: int) -> Tensor:
-        """float32 [stop - start, 3, H, W] on the CPU, clamped if that is wanted."""
+        """Decode the images start..stop: float32 [stop - start, 3, H, W] on the CPU, clamped if `is_clamped`."""
         images = self.autoencoder.decode(self._take(start, stop).to(self.autoencoder.device))
         if not bool(images.isfinite().all()):
             raise InputError(
@@ -103,9 +103,9 @@ def decoded_sources(
     stored: str,
     batch_size: int,
 ) -> dict[str, DecodedSource]:
-    """Reconstructions, neighbours, and interpolants at every alpha above 0, by name.
+    """The sources of reconstructions, decoded neighbours, and interpolated images at each alpha above 0, by name.
 
-    `neighbours_at` gives the drawn latents; `stored` tells how they were encoded and kept.
+    `neighbours_at` gives the latents of the drawn neighbours; `stored` identifies how they were encoded and stored.
     """
     own = LatentReader(paired.queries).at
     pairing = {"drawn": paired.drawn_digest, "references": paired.references.source.digest, "stored": stored}

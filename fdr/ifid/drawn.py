@@ -1,4 +1,4 @@
-"""The latents of the drawn neighbours, in the order of the queries: gathered in one pass over the neighbours' set."""
+"""The latents of the drawn neighbours, gathered into one file in the order of the images that they belong to."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from fdr.runtime import Progress, write_atomically, write_error
 
 @dataclass(frozen=True)
 class DrawnLatents:
-    """A file of latents [Q, D] as they are stored in the cache, one for each query."""
+    """A file of latents [Q, D], one for each query, in the dtype of the cache."""
 
     path: Path
     count: int
     latent_shape: tuple[int, ...]
     dtype: str
-    """What the latents are stored as, the name of a dtype of torch."""
+    """The dtype of the stored latents, as the name of a torch dtype."""
 
     def at(self, start: int, stop: int) -> Tensor:
-        """float32 [stop - start, *latent_shape] of the queries start..stop."""
+        """Read the latents of the queries start..stop, float32 [stop - start, *latent_shape]."""
         with open(self.path, "rb") as file:
             file.seek(start * self._row_bytes)
             data = bytearray(file.read((stop - start) * self._row_bytes))
@@ -37,7 +37,7 @@ class DrawnLatents:
 
     @property
     def num_bytes(self) -> int:
-        """Of the file."""
+        """The size of the file."""
         return self.count * self._row_bytes
 
     @property
@@ -45,15 +45,15 @@ class DrawnLatents:
         return math.prod(self.latent_shape) * item_size(self.dtype)
 
     def remove(self) -> None:
-        """Free the disk."""
+        """Delete the file and what an unfinished run left of it."""
         for path in (self.path, _part(self.path), _progress(self.path)):
             path.unlink(missing_ok=True)
 
 
 def gather(latents: Latents, rows: np.ndarray, drawn: DrawnLatents, progress: Progress) -> None:
-    """Write the latents of `rows` [Q] of a set, which may repeat, to the file of `drawn`; what was begun there goes on.
+    """Write the latents of the rows `rows` [Q], which may repeat, to the file of `drawn` in one pass over the shards.
 
-    A killed run loses one shard of reading. Raises `RunError` when the disk is full.
+    An unfinished file is continued: a killed run loses the work of one shard. Raises `RunError` if the disk is full.
     """
     path = drawn.path
     if path.exists() and path.stat().st_size == drawn.num_bytes:
@@ -81,7 +81,7 @@ def gather(latents: Latents, rows: np.ndarray, drawn: DrawnLatents, progress: Pr
 def _picked(
     latents: Latents, rows: np.ndarray, shards: Sequence[tuple[int, int]]
 ) -> Iterator[Iterator[tuple[int, Tensor]]]:
-    """For every shard, the queries whose neighbour is in it, with its latent; shards without any are not read."""
+    """For each shard, yield the pairs (query, latent of its neighbour); shards without neighbours are not read."""
     order = np.argsort(rows, kind="stable")
     ordered = rows[order]
     for start, stop in shards:
@@ -103,7 +103,7 @@ def _progress(path: Path) -> Path:
 
 
 def _done(path: Path) -> int:
-    """Shards that an earlier run has gathered; the file with them must be there."""
+    """The number of shards that an earlier run has gathered; 0 if its file is gone."""
     try:
         return int(json.loads(_progress(path).read_text())["shards"]) if _part(path).exists() else 0
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -111,7 +111,7 @@ def _done(path: Path) -> int:
 
 
 def gathered(latents: Latents, rows: np.ndarray) -> Tensor:
-    """float32 [len(rows), *latent_shape] of a few rows, in memory."""
+    """The latents of a few rows in memory, float32 [len(rows), *latent_shape]."""
     out = torch.empty(len(rows), latents.dim)
     for picked in _picked(latents, rows, latents.shards()):
         for place, latent in picked:

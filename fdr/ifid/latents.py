@@ -1,4 +1,4 @@
-"""Latents of an image set: encoded once into the cache, shard by shard, and read back by position."""
+"""The latents of an image set, which are encoded once into the cache and read back shard by shard."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 
 OUTPUT = "latent"
 SHARD_BYTES = 256 * 2**20
-"""Most that a shard of float32 latents takes: wide latents are kept in shards of fewer images."""
+"""The largest shard in float32. If latents are wide, shards hold fewer images, down to `MIN_SHARD_SIZE`."""
 MIN_SHARD_SIZE = 32
 NEIGHBOUR_ROWS = 2**32
-"""Added to the rows of a neighbours' set of its own, so that no neighbour shares the posterior noise of a query."""
+"""Added to the row numbers of a separate set of neighbours, so that none shares its posterior noise with an image."""
 
 
 class LatentEncoder(AbstractRowEncoder):
-    """An autoencoder's encoder as an encoder: images of one size -> flattened latents, posterior noise by row.
+    """The encoder of an autoencoder as an `fdr` encoder: images of one size -> flattened latents.
 
-    Latents are always kept, those of an autoencoder that cannot be told from another in a folder for the run alone.
+    Posterior noise depends on the row of the image. Latents are always kept on disk; if nothing identifies the
+    autoencoder, they are kept in a folder for this run alone.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class LatentEncoder(AbstractRowEncoder):
 
     @property
     def shard_size(self) -> int:
-        """Images per shard: a power of two, fewer where latents are wide."""
+        """Images per shard: a power of two, smaller if latents are wide."""
         fitting = SHARD_BYTES // (4 * self.spec.dim)
         return max(MIN_SHARD_SIZE, min(SHARD_SIZE, 1 << max(0, fitting.bit_length() - 1)))
 
@@ -81,24 +82,24 @@ class LatentEncoder(AbstractRowEncoder):
 
 @dataclass(frozen=True)
 class Latents:
-    """The latents of the images of one set that decoded. Satisfies `LatentRows` of the neighbour search."""
+    """The latents of one image set, as `LatentRows` of the neighbour search; unreadable images have none."""
 
     source: ImageSource
     entry: FeatureCache
     latent_shape: tuple[int, ...]
     good: np.ndarray
-    """int64 [n]: the rows of the selection that have latents."""
+    """int64 [n]: the rows that have latents."""
     pixels: np.ndarray | None
-    """uint64 [num_rows]: a digest of every image's pixels, 0 for bad ones; None where it is not known."""
+    """uint64 [num_rows]: a digest of the pixels of each image, 0 for unreadable ones; None if not known."""
 
     @property
     def num_rows(self) -> int:
-        """Rows of the selection, bad ones included."""
+        """The number of selected images, unreadable ones included."""
         return self.entry.num_rows
 
     @property
     def dim(self) -> int:
-        """Width of a flattened latent."""
+        """The number of values of a latent."""
         return int(np.prod(self.latent_shape))
 
     def shards(self) -> Sequence[tuple[int, int]]:
@@ -111,7 +112,7 @@ class Latents:
 
 
 class LatentReader:
-    """Latents of consecutive positions among the good rows, one shard in memory at a time."""
+    """Reads latents by position among the images that have one, with one shard in memory at a time."""
 
     def __init__(self, latents: Latents) -> None:
         self._latents = latents
@@ -139,16 +140,16 @@ class LatentReader:
 
 
 def encode(encoder: LatentEncoder, source: ImageSource, options: ExtractionOptions, folder: Path) -> Latents:
-    """Encode what is missing of `source` into the cache `folder`; every rank gets all of it."""
+    """Encode the images of `source` that the cache `folder` lacks; every rank gets all latents."""
     options = replace(options, cache=folder, moments_only=False, shard_size=encoder.shard_size)
     extraction = Extraction(source, [encoder], options=options)
     if not extraction.is_complete:
         for _ in extraction:
             pass
-    options.group.gather(None)  # what others have encoded is published
+    options.group.gather(None)  # wait until all ranks have published their shards
     entry = extraction.entries[encoder.spec.name]
     assert entry is not None
-    entry.missing()  # and seen here
+    entry.missing()  # look at the folder again, so that this rank sees them
     bad = [BadImage(*image) for image in entry.bad]
     source.check_bad(bad, entry.num_rows)
     good = np.setdiff1d(np.arange(entry.num_rows), [image.row for image in bad])

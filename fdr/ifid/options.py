@@ -1,4 +1,4 @@
-"""What an interpolated FID is told; the defaults here are the only ones."""
+"""The options of an interpolated FID; their defaults are set here and nowhere else."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ DEFAULT_MEMORY = 4 * 2**30
 
 @dataclass(frozen=True)
 class IfidOptions:
-    """All that decides the images that an interpolated FID is taken of, besides autoencoder and image sets.
+    """How neighbours are found, latents interpolated and images decoded and measured.
 
     The defaults are those of the paper (arXiv 2603.05630).
     """
 
     mode: str = "slerp"
-    """"slerp", "linear" or "mask"; neighbours are nearest by cosine for slerp and mask, by L2 for linear."""
+    """"slerp", "linear" or "mask". Neighbours are nearest by cosine for slerp and mask, and by L2 for linear."""
     alphas: tuple[float, ...] = (0.5,)
-    """How far towards the neighbour; the last is that of "iFID", the others make the curve."""
+    """How far to go towards the neighbour, 0 to 1. The last value is that of "iFID"; the others make a curve."""
     top_k: int = 10
-    """The neighbour is drawn from so many nearest, by the softmax of minus their mean squared distance."""
+    """K: the neighbour is drawn from the K nearest, by the softmax of minus their mean squared distances."""
     seed: int = 0
-    """Of the draw, and of posterior samples."""
+    """Seed for the draw of neighbours and for posterior samples."""
     same_class: bool = False
-    """Only neighbours of the query's class."""
+    """Take neighbours of the image's own class only."""
     clamp: bool = True
-    """Decoded values outside of [0, 1] are clamped, as in any file of images; False needs quantize "none"."""
+    """Clamp decoded values to [0, 1], as image files do; False needs quantize "none"."""
     quantize: str = "uint8"
-    """Decoded images are rounded to 8 bits, or ("none") measured as floats."""
+    """"uint8" rounds decoded images to 8 bits; "none" measures them as floats."""
     latent_dtype: str = "float32"
-    """What the latents of the neighbours' set are stored as: "float32", "float16" or "bfloat16"."""
+    """The dtype in which latents of neighbours are stored: "float32", "float16" or "bfloat16"."""
     memory: int = DEFAULT_MEMORY
-    """Bytes that the neighbour search may hold; moves nothing."""
+    """Bytes that the neighbour search may hold; does not change the result."""
     lpips: bool = False
     """Measure LPIPS as well; needs the extra `lpips`."""
     compat: str | None = None
@@ -67,20 +67,20 @@ class IfidOptions:
 
     @property
     def distance(self) -> str:
-        """What "nearest" means: "l2" or "cosine"."""
+        """The metric of the neighbour search: "l2" or "cosine"."""
         return "l2" if self.mode == "linear" else "cosine"
 
     @property
     def alpha(self) -> float:
-        """That of "iFID"."""
+        """The alpha of "iFID"."""
         return self.alphas[-1]
 
     def used_alpha(self, alpha: float) -> float:
-        """The alpha that images at `alpha` are made with: the paper's code ignores it in the mode "mask"."""
+        """The alpha that images named `alpha` are made with; compat "reference" ignores it in the mode "mask"."""
         return HALF if self.mode == "mask" and self.compat == "reference" else alpha
 
     def doubts(self) -> Iterator[str]:
-        """What a user may not expect of these options, one sentence each."""
+        """Warnings about effects of these options that a user may not expect, one sentence each."""
         ignored = [f"{alpha:g}" for alpha in self.alphas if self.used_alpha(alpha) != alpha]
         if ignored:
             yield (
@@ -90,4 +90,4 @@ class IfidOptions:
 
 
 REFERENCE_COMPAT: dict[str, Any] = {"clamp": False, "quantize": "none", "compat": "reference"}
-"""The conventions of the paper's own code, as changes of the defaults."""
+"""Options that differ from the defaults in the paper's own code."""

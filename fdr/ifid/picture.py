@@ -18,12 +18,12 @@ _GAP, _TITLE = 4, 18
 
 
 def spread(count: int) -> np.ndarray:
-    """int64: the positions of at most `NUM_ROWS` of `count` images, evenly spread."""
+    """Positions of at most `NUM_ROWS` of `count` images, evenly spread, int64."""
     return np.unique(np.linspace(0, count - 1, min(NUM_ROWS, count)).astype(np.int64))
 
 
 def sheet(queries: Latents, sources: Mapping[str, DecodedSource], places: np.ndarray) -> dict[str, np.ndarray]:
-    """uint8 [len(places), H, W, 3] by title, the originals first."""
+    """The columns of the sheet by title, originals first, each uint8 [len(places), H, W, 3]."""
     rows = queries.good[places].tolist()
     columns = {
         "originals": np.stack([_pixels(next(queries.source.batches(1, 0, row, row + 1)).images[0]) for row in rows])
@@ -35,7 +35,7 @@ def sheet(queries: Latents, sources: Mapping[str, DecodedSource], places: np.nda
 
 
 def write_sheet(columns: Mapping[str, np.ndarray], path: Path) -> None:
-    """A PNG with a titled column for each entry."""
+    """Write a PNG with a titled column for each entry."""
     from PIL import Image, ImageDraw
 
     factor = max(1, -(-MIN_SIDE // min(next(iter(columns.values())).shape[1:3])))
@@ -54,7 +54,7 @@ def write_sheet(columns: Mapping[str, np.ndarray], path: Path) -> None:
 
 
 def _fitting(pen: object, text: str, width: int) -> str:
-    """As much of a title as its column holds."""
+    """The title, cut to the width of its column."""
     while text and pen.textlength(text) > width:  # type: ignore[attr-defined]
         text = text[:-1]
     return text

@@ -1,4 +1,4 @@
-"""How near reconstructions are to their originals, image by image, in the pass that measures the reconstructions."""
+"""PSNR, SSIM, MS-SSIM and LPIPS of reconstructions, computed in the same pass as their features."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ QUALITY_VERSION = 1
 """Raised whenever a release changes one of the scores."""
 ENCODER = "reconstruction quality"
 OUTSIDE = "outside"
-"""The output that counts values far outside of [0, 1], kept where decoded values are not clamped."""
+"""The output that counts values far outside of [0, 1]; it exists if decoded values are not clamped."""
 LOWER_IS_BETTER = {"psnr": False, "ssim": False, "ms_ssim": False, "lpips": True}
 
 
 class QualityEncoder(AbstractRowEncoder):
-    """Reconstructions -> PSNR, SSIM and MS-SSIM where images are large enough for them, and LPIPS: each [B, 1].
+    """The scores of reconstructions as an encoder: PSNR, SSIM, MS-SSIM and LPIPS, each [B, 1].
 
-    The original of an image is found by its row. `compat` "reference" scales images as the paper's code does. Values
-    that are not clamped are scored as they are, and the output `OUTSIDE` counts those far outside of [0, 1].
+    SSIM and MS-SSIM are left out for images too small for them. The row of an image finds its original. `compat`
+    "reference" scales images as the paper's code does. Values that are not clamped are scored as they are, and the
+    output `OUTSIDE` counts those far outside of [0, 1].
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class QualityEncoder(AbstractRowEncoder):
         return self._lpips(images, originals, self._any_range)
 
     def _originals(self, rows: Sequence[int]) -> Tensor:
-        """float32 [B, 3, H, W] in [0, 1] of the good images `rows`, which are consecutive."""
+        """The originals of the consecutive positions `rows` among readable images, float32 [B, 3, H, W] in [0, 1]."""
         source, good = self._queries.source, self._queries.good[list(rows)]
         first, last = int(good[0]), int(good[-1])
         found: dict[int, Tensor] = {}

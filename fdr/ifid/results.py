@@ -1,4 +1,4 @@
-"""The numbers of an interpolated FID with their provenance, as rows of a report."""
+"""The results of an interpolated FID, with their provenance, as rows of a report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scores:
-    """What all numbers of a run have in common."""
+    """The provenance that all results of a run share."""
 
     images: ImageSource
     neighbours: ImageSource
@@ -33,12 +33,12 @@ class Scores:
 
     @property
     def policy(self) -> Mapping[str, str]:
-        """Of the decoded images: the crop of the originals, a quantisation of their own."""
+        """The image policy of decoded images: cropped as the originals, with their own quantisation."""
         return {**self.images.policy, "quantize": self.options.quantize}
 
     @property
     def origin(self) -> Origin:
-        """FD is against the originals."""
+        """The origin of the reference moments: the originals."""
         return Origin(self.images.name, self.images.digest or "", self.count)
 
     def decoding(self) -> dict[str, str]:
@@ -70,8 +70,7 @@ def results(
     qualities: Mapping[str, float],
     device: torch.device,
 ) -> Iterator[Result]:
-    """iFD of every alpha, FD of reconstructions and of decoded neighbours by encoder, and the qualities of
-    reconstructions."""
+    """For each encoder, iFD at every alpha and FD of reconstructions and of decoded neighbours; then the qualities."""
     metric = FrechetDistance(device=str(device) if device.type == "cuda" else None)
     for name, encoder in encoders.items():
         for variant, label, settings in _variants(scores):
@@ -86,7 +85,7 @@ def results(
 
 
 def _variants(scores: Scores) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """(name of the decoded images, metric, settings)"""
+    """Yield (name of the decoded images, metric, settings) for each FD."""
     options, decoding = scores.options, scores.decoding()
     pairing = {**decoding, **scores.pairing()}
     for alpha in (options.alpha, *sorted(options.alphas[:-1])):

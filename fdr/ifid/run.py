@@ -1,4 +1,4 @@
-"""Interpolated FID: encode, find neighbours, interpolate, decode, measure (arXiv 2603.05630)."""
+"""Interpolated FID (arXiv 2603.05630): the run that encodes, finds neighbours, interpolates, decodes and measures."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from fdr.reports import Report
 from fdr.runtime import memory_for, package_versions, propagate_failures, run_on_rank0
 
 FOLDER = "ifid"
-"""Below the cache: what the neighbour search has found, and what it has begun."""
+"""The folder in the cache that keeps the progress and the results of the neighbour search."""
 
 
 @dataclass(frozen=True)
 class _Planned:
-    """Latents that are not there yet, as far as a plan needs them."""
+    """Stands for latents that are not encoded yet when a search is planned: it has their sizes only."""
 
     num_rows: int
     encoder: LatentEncoder
@@ -60,10 +60,10 @@ class _Planned:
 
 
 class InterpolatedFid:
-    """An autoencoder, two image sets and encoders, checked before the first image is encoded.
+    """The run of an interpolated FID; all inputs are checked when it is made, before the first image is encoded.
 
-    `neighbours` None takes the neighbours from `images` themselves; an image is never its own neighbour. Raises
-    `InputError` for anything unusable.
+    `neighbours` is the image set that neighbours are taken from. If it is None they come from `images`, where an image
+    is never its own neighbour. Raises `InputError` for anything unusable.
     """
 
     def __init__(
@@ -125,12 +125,12 @@ class InterpolatedFid:
             )
         itself = (np.arange(len(own)), np.arange(len(theirs))) if self.neighbours is None else None
         rules = PairRules(itself, (own, theirs), (len(own), len(theirs)))
-        rules.check_counts(np.arange(len(own)), len(theirs), self.options.top_k)  # not after hours of encoding
+        rules.check_counts(np.arange(len(own)), len(theirs), self.options.top_k)  # before hours of encoding
 
-    # What is done
+    # The run
 
     def plan(self) -> Iterator[str]:
-        """What `run` would do, one line each; nothing is computed or written."""
+        """Describe what `run` would do, a line for each step, without computing or writing anything."""
         about = self.autoencoder.spec
         shape = "x".join(map(str, self._query_encoder.latent_shape))
         yield (
@@ -160,6 +160,7 @@ class InterpolatedFid:
             yield f"classes: {len(np.unique(_labels_of(self.images)))}, from {self.images.labels_from}"
 
     def _encodings(self) -> Iterator[tuple[str, ImageSource, LatentEncoder]]:
+        """Each image set to encode: its title, its images and its encoder."""
         yield "images", self.images, self._query_encoder
         if not self._is_one_set:
             yield "neighbours", self.neighbours or self.images, self._reference_encoder
@@ -170,13 +171,13 @@ class InterpolatedFid:
 
     @property
     def _is_one_set(self) -> bool:
-        """True when queries and references are the same latents."""
+        """True if the neighbours come from `images` and are stored like them, so that one set serves both."""
         return self.neighbours is None and self._reference_encoder.spec == self._query_encoder.spec
 
     def run(self, picture: Path | None = None) -> Report:
-        """Measure; what an earlier run has encoded, found or measured is taken from the cache.
+        """Measure everything and return the report; whatever is in the cache already is not computed again.
 
-        `picture` is where a sheet of originals, reconstructions, neighbours and interpolants is written to.
+        If `picture` is given, a sheet of originals, reconstructions, neighbours and interpolants is written there.
         """
         with propagate_failures(self.group), ExitStack() as stack:
             for source in filter(None, (self.images, self.neighbours)):
@@ -196,14 +197,14 @@ class InterpolatedFid:
             return report
 
     def _try_to_draw(self, paired: Paired, path: Path) -> None:
-        """The picture costs no number: where it cannot be drawn, that is told."""
+        """Draw the picture; a failure is a warning only, so that it costs no result."""
         try:
             self.draw_picture(paired, path)
         except FdrError as error:
             warnings.warn(f"The picture was not drawn: {error}", FdrWarning, stacklevel=3)
 
     def _folder(self, stack: ExitStack) -> Path:
-        """Where latents and neighbours are kept: the cache, or a folder that ends with the run."""
+        """The folder for latents and neighbours: the cache, or a temporary one that is deleted after the run."""
         cache = self.extraction_options.cache
         if cache is not None and self.autoencoder.is_cacheable:
             return cache
@@ -211,6 +212,7 @@ class InterpolatedFid:
         return Path(self.group.broadcast(name))
 
     def _paired(self, folder: Path) -> Paired:
+        """Encode both sets, find the nearest neighbours, and draw one for each image."""
         options = self.extraction_options
         queries = encode(self._query_encoder, self.images, options, folder)
         references = queries
@@ -253,7 +255,11 @@ class InterpolatedFid:
     def _measured(
         self, paired: Paired, folder: Path
     ) -> tuple[dict[str, Mapping[str, Moments]], dict[str, float], Measurement]:
-        """Moments by variant and encoder, mean qualities, and the originals; complete on rank 0 alone."""
+        """Decode and measure all variants; the result is complete on rank 0 only.
+
+        Returns moments by variant and encoder, the mean of each quality of the reconstructions, and the measurement of
+        the originals.
+        """
         drawn = self._drawn(paired, folder)
         sources = self.sources(paired, drawn.at)
         quality = QualityEncoder(
@@ -304,20 +310,21 @@ class InterpolatedFid:
         return Extraction(source, encoders, options=replace(options, moments_only=False))
 
     def _drawn(self, paired: Paired, folder: Path) -> DrawnLatents:
+        """The file for the latents of the drawn neighbours."""
         key = _digest([paired.references.entry.digest, paired.drawn_digest])
         path = folder / FOLDER / f"drawn-{key[:16]}.bin"
         encoder = self._query_encoder if self._is_one_set else self._reference_encoder
         return DrawnLatents(path, len(paired.draws.rows), paired.queries.latent_shape, encoder.stored_dtype)
 
     def sources(self, paired: Paired, neighbours_at: Take) -> dict[str, DecodedSource]:
-        """Everything that is decoded, by name; `neighbours_at` gives the drawn latents."""
+        """The image sources that are decoded, by name; `neighbours_at` gives the latents of the drawn neighbours."""
         batch_size = self.extraction_options.batch_size_on(self.autoencoder.device.type)
         stored = self._reference_encoder.spec.hash
         return decoded_sources(self.autoencoder, paired, neighbours_at, self.options, stored, batch_size)
 
     @memory_for("the picture", "leave out --picture")
     def draw_picture(self, paired: Paired, path: Path) -> None:
-        """A sheet of a few images with what becomes of them."""
+        """Write a sheet of a few images beside their reconstructions, neighbours and interpolants."""
         from fdr.ifid.picture import sheet, spread, write_sheet
 
         places = spread(len(paired.queries.good))
@@ -377,7 +384,10 @@ def _by_encoder(measured: Measurement, outputs: Mapping[str, str]) -> dict[str, 
 
 
 def _warn_of_values_outside(counts: np.ndarray, num_values: int) -> None:
-    """`counts` [N, 1] are the values of each reconstruction, of `num_values`, that lie far outside of [0, 1]."""
+    """Warn if decoded values lie far outside of [0, 1].
+
+    `counts` [N, 1] says how many do in each reconstruction, which has `num_values`.
+    """
     affected = int((counts > 0).sum())
     if affected:
         warnings.warn(
@@ -390,7 +400,7 @@ def _warn_of_values_outside(counts: np.ndarray, num_values: int) -> None:
 
 
 def _identities(queries: Latents, references: Latents) -> tuple[np.ndarray, np.ndarray] | None:
-    """Numbers that equal images share; None where no image of one set can be told to be one of the other."""
+    """A number for each image of both sets, the same for equal images; None if the sets cannot be compared."""
     if queries.pixels is not None and references.pixels is not None:
         _, numbers = np.unique(np.concatenate([queries.pixels, references.pixels]), return_inverse=True)
         return numbers[: queries.num_rows], numbers[queries.num_rows :]
@@ -400,7 +410,7 @@ def _identities(queries: Latents, references: Latents) -> tuple[np.ndarray, np.n
 
 
 def _labels_of(source: ImageSource) -> np.ndarray:
-    """int64 [N]: classes. Raises `InputError` for a set without."""
+    """The class of each image, int64 [N]. Raises `InputError` for a set without classes."""
     if source.labels is None:
         raise InputError(
             f"{source.name} has no classes, so neighbours cannot be kept to one (--same-class); give a folder with "

@@ -1,4 +1,4 @@
-"""`LoadedAutoencoder`: images to latents and back, with everything that moves either of them."""
+"""`LoadedAutoencoder` encodes images to latents and decodes them; `AutoencoderSpec` holds all that decides both."""
 
 from __future__ import annotations
 
@@ -27,43 +27,44 @@ AUTOENCODERS_VERSION = 1  # raised whenever a release changes latents or decoded
 POSTERIORS = ("sample", "mean", "deterministic")
 SIGNED, UNIT = (-1.0, 1.0), (0.0, 1.0)
 PROBED_SIDES = (64, 256, 224, 32, 28, 128, 512)
-"""Images that are tried, in this order, to find out what an encoder returns before any size is known."""
+"""Image sizes that are tried, in this order, to see what an encoder returns before the size of the images is known."""
 _CHECKED = 2
+"""Images in a trial batch."""
 _OVERSHOOT = 0.5
-"""Share of the range by which decoded values may lie outside of it."""
+"""Decoded values further outside of the range than this share of it count as far outside."""
 _OUTSIDE_SHARE = 0.05
-"""Share of the values that may lie further outside."""
+"""If more than this share of the decoded values lie far outside, the value range is refused as wrong."""
 _SUSPICIOUS = 4.0
-"""How many times worse than in the other range a mean squared error must be to be told."""
+"""A warning is given if the other value range makes the mean squared error this many times smaller."""
 _LEAST_SUSPICIOUS = 0.003
-"""A smaller one (25 dB) is that of a model in its own range."""
+"""Below this mean squared error (25 dB) the value range is taken as correct."""
 
 
 @dataclass(frozen=True)
 class AutoencoderSpec:
-    """All that decides latents and decoded images. Two specs with one `hash` give the same ones.
+    """All that decides latents and decoded images: two specs with the same `hash` give the same ones.
 
-    `name` only describes; every other field enters the hash.
+    `name` is a description; every other field enters the hash.
     """
 
     name: str
-    """What it was asked for by: "dct:16", "stabilityai/sd-vae-ft-mse"."""
+    """The name that the user gave: "dct:16", "stabilityai/sd-vae-ft-mse"."""
     family: str
     """"weight-free", "diffusers", "torchscript", "export", "factory" or "object"."""
     model: str
     """The architecture: "dct:16", "AutoencoderKL", "my_model:build"."""
     weights: str
-    """sha256 (64 hex digits) of weights, and of the code where that is the user's; "none", or "unknown"."""
+    """sha256 (64 hex digits) of the weights and of the user's code, if any; "none" without weights, or "unknown"."""
     value_range: tuple[float, float] = SIGNED
-    """Black and white, as its encode takes them and its decode returns them."""
+    """The values of black and white in the images that `encode` takes and `decode` returns."""
     posterior: str = "deterministic"
-    """"sample" or "mean" of a distribution over latents, or "deterministic"."""
+    """"sample" or "mean" if the encoder returns a distribution over latents; else "deterministic"."""
     seed: int = 0
-    """Of the noise of samples; 0 for the other two."""
+    """Seed for the noise of posterior samples; 0 for the other kinds of posterior."""
     dtype: str = "float32"
     """"float32" or "bf16" (autocast)."""
     extra: tuple[tuple[str, str], ...] = ()
-    """Further number-moving settings of the family, sorted by key."""
+    """Further settings of the family that change latents or images, sorted by key."""
 
     def __post_init__(self) -> None:
         low, high = self.value_range
@@ -80,7 +81,7 @@ class AutoencoderSpec:
 
     @property
     def hash(self) -> str:
-        """16 hex digits over all number-moving fields."""
+        """16 hex digits over all fields but `name`."""
         fields = asdict(self)
         del fields["name"]
         text = json.dumps({"autoencoders_version": AUTOENCODERS_VERSION, **fields}, sort_keys=True)
@@ -88,7 +89,7 @@ class AutoencoderSpec:
 
 
 class Codec(Protocol):
-    """Two methods, over images and latents of one batch; what they return is read by `posterior.py`."""
+    """A model with `encode` and `decode` for one batch; `posterior.py` reads what they return."""
 
     def encode(self, images: Tensor, /) -> Any: ...
 
@@ -96,14 +97,15 @@ class Codec(Protocol):
 
 
 class _NotSampled(InputError):
-    """A sample was asked for of an encoder that has no distribution, whatever the size of the images."""
+    """The user asked for posterior samples of a deterministic encoder; no other image size would help."""
 
 
 class LoadedAutoencoder:
-    """An autoencoder on its device. Made by `as_autoencoder` and `load_autoencoder`.
+    """An autoencoder on its device, made by `as_autoencoder` or `load_autoencoder`.
 
-    `spec` is of it as it is declared; whether its encoder is deterministic shows when it first encodes. `posterior` is
-    what was asked for ("sample" or "mean"), `usual_posterior` what it is used with where nothing was.
+    The argument `spec` describes it as declared; the property `spec` is completed by the first encoding, which shows
+    whether the encoder is deterministic. `posterior` is what the user asked for ("sample" or "mean"), and
+    `usual_posterior` is used where the user asked for nothing.
     """
 
     def __init__(
@@ -139,24 +141,24 @@ class LoadedAutoencoder:
 
     @property
     def spec(self) -> AutoencoderSpec:
-        """Complete; encodes a blank image where it never did. Raises `InputError` if it fails on all usual sizes."""
+        """The complete spec. Encodes blank images if nothing was encoded yet; raises `InputError` if none succeeds."""
         if self._spec is None:
             self._probe()
         assert self._spec is not None
         return self._spec
 
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """Of one image of this size: (C, h, w), (L, C) or (D,); found by encoding a blank one, once."""
+        """The latent shape of an image of this size: (C, h, w), (L, C) or (D,). Encodes blank images, once."""
         if (height, width) not in self._shapes:
             blank = torch.full((_CHECKED, 3, height, width), 0.5)
             self._posterior_of(blank)
         return self._shapes[height, width]
 
     def encode(self, images: Tensor, rows: Sequence[int]) -> Tensor:
-        """float32 latents [B, *latent_shape] of images [B, 3, H, W] in [0, 1].
+        """Encode images [B, 3, H, W] in [0, 1] to float32 latents [B, *latent_shape].
 
-        Sampled posteriors take their noise from the seed and `rows`, the numbers of the images, alone. Raises
-        `InputError` for another kind of input, a model that fails, and latents that are not finite.
+        The noise of posterior samples depends on the seed and on `rows`, the numbers of the images, alone. Raises
+        `InputError` for other inputs, a model that fails, and latents that are not finite.
         """
         if len(rows) != len(images):
             raise InputError(
@@ -174,10 +176,10 @@ class LoadedAutoencoder:
         return latents
 
     def decode(self, latents: Tensor) -> Tensor:
-        """float32 images [B, 3, H, W] of latents [B, *latent_shape]: black 0, white 1, not clamped.
+        """Decode latents [B, *latent_shape] to float32 images [B, 3, H, W]: black 0, white 1, not clamped.
 
-        One channel is repeated to three. A decoder that draws noise draws the same for every batch. Raises `InputError`
-        for a model that fails or makes no images.
+        Grey images are repeated to three channels. A decoder that draws noise draws the same for every batch. Raises
+        `InputError` for a model that fails or returns no images.
         """
         return self._decoded(latents, self.value_range)
 
@@ -195,10 +197,10 @@ class LoadedAutoencoder:
         return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
     def check(self, height: int, width: int) -> None:
-        """Encode and decode two drawn images of this size.
+        """Encode and decode two procedural images of this size to see that the autoencoder can be used.
 
-        Raises `InputError` where the encoder draws noise of its own, or decoded images are of another size, not finite
-        or far outside of the range of values; warns (`FdrWarning`) where another range reconstructs far better.
+        Raises `InputError` if the encoder draws noise of its own, or if decoded images have another size, are not
+        finite or lie far outside of the value range. Warns (`FdrWarning`) if another range reconstructs far better.
         """
         images = _drawn(height, width)
         with self._seeded(0):
@@ -234,7 +236,7 @@ class LoadedAutoencoder:
             )
 
     def _compare_ranges(self, images: Tensor, decoded: Tensor) -> None:
-        """A model of [0, 1] that is used as one of [-1, 1] still makes images; that they are poor ones is told."""
+        """Warn if the other common value range reconstructs far better: a wrong range still gives images, poor ones."""
         here = float((decoded - images).square().mean())
         if here <= _LEAST_SUSPICIOUS:
             return
@@ -253,7 +255,7 @@ class LoadedAutoencoder:
             )
 
     def _posterior_of(self, images: Tensor, value_range: tuple[float, float] | None = None) -> Posterior:
-        """float32, each [B, *latent_shape], of images in [0, 1]."""
+        """The posterior of images in [0, 1]; mean and deviation are float32 [B, *latent_shape]."""
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             found = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
             raise InputError(f"{self.name} takes float32 images [B, 3, H, W] in [0, 1]; got {found}.")
@@ -273,7 +275,7 @@ class LoadedAutoencoder:
         return Posterior(mean, std)
 
     def _settle(self, is_distribution: bool) -> None:
-        """Complete the spec by what the encoder has shown to return."""
+        """Complete the spec, now that it is known whether the encoder returns a distribution."""
         if self._spec is not None:
             return
         if not is_distribution and self._posterior == "sample":
@@ -286,9 +288,9 @@ class LoadedAutoencoder:
 
     @contextlib.contextmanager
     def _seeded(self, seed: int) -> Iterator[None]:
-        """torch's generators are seeded in it, and what they were after it.
+        """Seed torch's random generators inside, and restore them afterwards.
 
-        Not by `torch.manual_seed`, which without CUDA prints a stack, slow and not safe in threads, for a later one.
+        `torch.manual_seed` is not used: without CUDA it formats a stack trace, which is slow and not safe in threads.
         """
         is_cuda = self.device.type == "cuda"
         with torch.random.fork_rng([self.device] if is_cuda else []):
@@ -299,6 +301,7 @@ class LoadedAutoencoder:
             yield
 
     def _probe(self) -> None:
+        """Encode blank images of the usual sizes until one succeeds, which completes the spec."""
         failure: InputError | None = None
         for side in PROBED_SIDES:
             try:
@@ -320,7 +323,7 @@ class LoadedAutoencoder:
                 return method(value)
         except (FdrError, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # what a user's model raises is anything
+        except Exception as error:  # a user's model may raise anything
             raise InputError(
                 f"{what} of {self.name} failed on a batch of shape {list(value.shape)} ({type(error).__name__}: "
                 f"{first_line(error)}); check the size of the images, and that it takes batches of any length."
@@ -332,7 +335,7 @@ def _shown(value_range: tuple[float, float]) -> str:
 
 
 def _drawn(height: int, width: int) -> Tensor:
-    """float32 [2, 3, height, width] in [0, 1]: images with edges and flat parts."""
+    """Procedural images with edges and flat parts, float32 [2, 3, height, width] in [0, 1]."""
     side = max(height, width)
     pictures = np.stack([draw(0, index, side)[:height, :width] for index in range(_CHECKED)])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
