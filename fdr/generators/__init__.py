@@ -1,4 +1,4 @@
-"""Generators: noise and labels to images; checkpoints, run folders, sample sets."""
+"""Generators, which turn noise and labels into images, with their checkpoints, run folders and sample sets."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Networks of generators: made by a factory that is named, or read as a program (TorchScript, torch.export)."""
+"""The networks of generators: made by a named factory, or read from a program (TorchScript or torch.export)."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ class ExportedNetwork(nn.Module):
 def build(
     architecture: Architecture, device: torch.device, named_by: str | None = None
 ) -> tuple[nn.Module, Architecture]:
-    """The network, in eval mode on `device`, and its architecture with the digest of its code.
+    """Make the network in eval mode on `device`; return it with its architecture, which now has a digest of the code.
 
-    `named_by` is the file that named the factory, None where the user did (or trusts the file).
+    `named_by` is the file that names the factory; None if the user names it or trusts the file.
 
     Raises `InputError` for a factory that fails, or that a file may not name; `WeightsError` for a program that is
     damaged or foreign.
@@ -85,14 +85,14 @@ def build(
 
 
 def declared(network: nn.Module) -> dict[str, Any]:
-    """What a network says of itself: its attributes noise_shape, num_classes, value_range."""
+    """What a network declares in its attributes noise_shape, num_classes and value_range."""
     inner = network.program if isinstance(network, ScriptedNetwork | ExportedNetwork) else network
     found = {name: getattr(inner, name, None) for name in ("noise_shape", "num_classes", "value_range")}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def needs_labels(network: nn.Module) -> bool:
-    """True when the network cannot be called with noise alone, as far as its signature tells."""
+    """True if, by its signature, the network cannot be called with noise alone."""
     if isinstance(network, ScriptedNetwork):
         forward: Any = network.program.forward
         return sum(not argument.has_default_value() for argument in forward.schema.arguments[1:]) > 1
@@ -116,9 +116,9 @@ def _exported(path: Path, device: torch.device) -> nn.Module:
 
 
 def check_architecture(architecture: Architecture, where: str) -> None:
-    """Raise `InputError` for what the file `where` may not name; nothing is imported.
+    """Raise `InputError` if the file `where` names an architecture that a file may not name. Imports nothing.
 
-    It may name presets, with no folder of this machine as their autoencoder, and what installed packages declare.
+    A file may name what installed packages declare, and presets, but no local folder as the autoencoder of a preset.
     """
     target = architecture.target
     if architecture.kind != "factory":  # a program, which is data that was checked
@@ -131,13 +131,13 @@ def check_architecture(architecture: Architecture, where: str) -> None:
 
 
 def check_not_program(path: Path, where: str) -> None:
-    """Raise `InputError` where the generator that the file `where` names is a program."""
+    """Raise `InputError` if the file `where` names a generator that is a program."""
     if path.is_file() and (path.suffix == ".pt2" or is_archive(path)):
         raise untrusted(where, str(path), f"--gen {path}", PROGRAM)
 
 
 def _typed(architecture: Architecture) -> str:
-    """The options that name an architecture."""
+    """The command-line options that name an architecture, for messages."""
     given = [
         f"{key}={value if isinstance(value, str) else json.dumps(value)}"
         for key, value in architecture.arguments.items()
@@ -146,14 +146,14 @@ def _typed(architecture: Architecture) -> str:
 
 
 def _find(target: str, is_from_file: bool) -> Callable[..., Any]:
-    """A preset, what an installed package declares, or what the user named as module:factory."""
+    """Find the factory: a preset, one that an installed package declares, or the user's own module:factory."""
     module_name, separator, factory_name = target.partition(":")
     if not separator and target in PRESETS:
         return PRESETS[target]
     point = find_declared(GENERATORS, target) if is_from_file or not separator else None
     if point is not None:
         return _loaded(point)
-    if not separator and "-" in target:  # no module's name
+    if not separator and "-" in target:  # this cannot be the name of a module
         raise unknown("architecture", target, [*PRESETS, *(point.name for point in declared_in(GENERATORS))])
     if not module_name or not factory_name:
         raise InputError(
@@ -166,7 +166,7 @@ def _find(target: str, is_from_file: bool) -> Callable[..., Any]:
 def _loaded(point: EntryPoint) -> Callable[..., Any]:
     try:
         factory = load_declared(point)
-    except Exception as error:  # a package of someone else's
+    except Exception as error:  # a third-party package may raise anything
         raise InputError(
             f"Architecture {point.name!r} failed to load from {point.value!r}: {type(error).__name__}: "
             f"{first_line(error)}."
@@ -182,7 +182,7 @@ def _made_by(factory: Callable[..., Any], architecture: Architecture) -> nn.Modu
         network = factory(**arguments)
     except FdrError:
         raise
-    except Exception as error:  # a user's factory raises anything
+    except Exception as error:  # a user's factory may raise anything
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items()) or "no arguments"
         raise InputError(
             f"Architecture {architecture.target!r} called with {given} raised {type(error).__name__}: "

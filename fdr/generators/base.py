@@ -1,4 +1,4 @@
-"""`Generator`: a network from noise (and labels) to images, with what has to be known to use it."""
+"""`Generator`: a network that turns noise (and labels) into images, with all that one must know to use it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from fdr.weights import UNKNOWN, TakenWeights, digest_state, module_digest
 VALUE_RANGES = ((0.0, 1.0), (-1.0, 1.0))
 CHECKED_SAMPLES = 4
 OVERSHOOT = 0.1
-"""Share of the span of the range by which values may lie outside: a network without a last tanh exceeds it a little."""
+"""Values further outside of the range than this share of its span count; networks without a tanh exceed it slightly."""
 OUTSIDE_SHARE = 0.05
-"""Share of the values that may lie further outside."""
+"""If more than this share of the values lie further outside, the value range is refused as wrong."""
 
 
 @dataclass(frozen=True)
 class GeneratorSpec:
-    """What goes into a generator and what comes out."""
+    """The inputs of a generator and the range of its images."""
 
     noise_shape: tuple[int, ...]
-    """Of one sample."""
+    """The shape of the noise of one sample."""
     num_classes: int | None = None
     """Labels are 0 to num_classes - 1; None for an unconditional generator, which takes noise alone."""
     value_range: tuple[float, float] = (0.0, 1.0)
@@ -51,16 +51,16 @@ class GeneratorSpec:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Where the network of a generator comes from, so that a run folder can make it again."""
+    """Where the network of a generator comes from, so that a run folder can rebuild it."""
 
     kind: str
     """"factory", "torchscript" or "export"."""
     target: str
     """"module:factory", the name of a preset, or the path of the program."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Of the factory: numbers, strings, booleans, None, and lists and objects of those."""
+    """Arguments of the factory: numbers, strings, booleans, None, and lists and objects of those."""
     digest: str = ""
-    """sha256 of the file with the factory, or of the program."""
+    """sha256 of the file that contains the factory, or of the program."""
 
 
 class Generator(nn.Module):

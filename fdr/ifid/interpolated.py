@@ -56,9 +56,9 @@ def interpolated_fid(
     [B, 3, H, W] in [-1, 1], or in `value_range`) and `decode`. `images` and `neighbours` are anything
     `fdr.open_images` reads, all of one size once `image_options` have been applied to both (its count to `images`
     alone). Without `neighbours` they come from `images`; an image is never its own neighbour, nor a copy of it.
-    `alpha` may be several; the last is that of "ifd", the others are "ifd:ALPHA". `posterior` "sample" or "mean"
-    overrides the autoencoder's own use. With `cache`, latents, neighbours and features are kept, and a killed run
-    resumes. The other arguments are those of `fdr.ifid.options.IfidOptions` and `fdr.evaluate`.
+    `alpha` may be a list; the last value is that of "ifd", the others are "ifd:ALPHA". `posterior`, "sample" or
+    "mean", overrides the autoencoder's usual one. With `cache`, latents, neighbours and features are kept, and
+    a killed run resumes. The other arguments are those of `fdr.ifid.options.IfidOptions` and `fdr.evaluate`.
 
     Raises `InputError` for anything unusable, `RunError` when a run cannot finish.
     """
@@ -115,7 +115,7 @@ def _loaded(
 def open_sets(
     images: Any, neighbours: Any, options: ImageOptions, neighbour_count: int | None = None
 ) -> tuple[ImageSource, ImageSource | None]:
-    """Both image sets with one crop and size; `options.count` is of the first, `neighbour_count` of the second."""
+    """Open both image sets with the same crop and size; `options.count` applies to `images` only."""
     queries = open_images(images, options)
     if neighbours is None:
         return queries, None

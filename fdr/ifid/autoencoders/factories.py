@@ -1,4 +1,4 @@
-"""Autoencoders that a function of the user's makes: `module:factory`, with weights from a file."""
+"""Autoencoders that a user's own function makes: `module:factory`, with weights from a file."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _NAME = re.compile(r"(?:py:)?([\w.]+):(\w+)")
 
 
 def is_factory(name: str) -> bool:
-    """True for "module:factory", and for "py:module:factory", which is the same."""
+    """True for "module:factory" and for its other spelling, "py:module:factory"."""
     return _NAME.fullmatch(name) is not None
 
 
 def load(name: str, options: AutoencoderOptions) -> LoadedAutoencoder:
-    """What the factory makes of `options.arguments`, with the weights of `options.weights`.
+    """Call the factory with `options.arguments` and load the weights `options.weights` into what it returns.
 
-    Latents of a module are identified by the file that the factory is in, the arguments, the source of the module's
-    classes, and its weights. Those of another object are never cached. Raises `InputError` for a factory that fails or
-    makes something else, `WeightsError` for weights that are damaged or do not fit.
+    If that is a module, its latents are cached under a digest of the factory's file, the arguments, the source of the
+    module's classes and the weights. Latents of other objects are never cached. Raises `InputError` if the factory
+    fails or returns something else, `WeightsError` for weights that are damaged or do not fit.
     """
     match = _NAME.fullmatch(name)
     assert match is not None

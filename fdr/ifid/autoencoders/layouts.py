@@ -1,4 +1,4 @@
-"""Models whose latents are not laid out as those of images: with an axis of time, or packed for a transformer."""
+"""Models with unusual latents: video models with a time axis, and latents that are packed for a transformer."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from fdr.ifid.autoencoders.posterior import Posterior, read_images, read_posteri
 
 @dataclass(frozen=True)
 class Layout:
-    """How a model is used."""
+    """How the images and latents of a model are laid out, and how it is usually used."""
 
     codec: Codec
     value_range: tuple[float, float] = SIGNED
-    """Of a model that says nothing else of itself."""
+    """Black and white, unless the model declares other values."""
     posterior: str = "sample"
-    """What is taken of a distribution where nothing is asked for."""
+    """The posterior if the user asks for none: "sample" or "mean"."""
     name: str = ""
-    """"time-axis" or "packed"; empty for the usual one."""
+    """"time-axis" or "packed"; empty for the usual layout."""
 
 
 class OneFrame:
@@ -84,7 +84,7 @@ _BY_CLASS: dict[str, Callable[[Any], Layout]] = {
     "AutoencoderKLFlux2": lambda model: Layout(Packed(model), posterior="mean", name="packed"),
     "AutoencoderRAE": lambda model: Layout(model, value_range=UNIT),
 }
-"""Classes of diffusers, which need not be there."""
+"""Layouts by the class name of diffusers, so that diffusers is not imported."""
 
 
 def _takes_videos(model: Any) -> bool:

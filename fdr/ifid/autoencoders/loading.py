@@ -1,4 +1,4 @@
-"""`load_autoencoder` and `as_autoencoder`: names, files, folders and objects become `LoadedAutoencoder`s."""
+"""`load_autoencoder` and `as_autoencoder` make a `LoadedAutoencoder` of a name, a file, a folder or an object."""
 
 from __future__ import annotations
 
@@ -37,18 +37,19 @@ def load_autoencoder(
     offline: bool | None = None,
     progress: Progress | None = None,
 ) -> LoadedAutoencoder:
-    """The autoencoder `name`, in eval mode on `device` (None: a GPU if there is one).
+    """Load the autoencoder `name` in eval mode on `device` (None: a GPU if there is one).
 
     `name` is a transform without weights ("haar", "dct", "pixel-unshuffle", each with a size as in "dct:8"); a
     repository or folder of diffusers ("stabilityai/sd-vae-ft-mse", "owner/name/vae"); a TorchScript file with methods
-    `encode` and `decode`; a pair of torch.export files, by their folder or one of them; or "module:factory", which is
-    called with `arguments` and given `weights`, a state dict as .safetensors or .pt. No code from a file or a
-    repository runs; that of the factory does.
+    `encode` and `decode`; a pair of torch.export files, named by their folder or by one of them; or "module:factory",
+    which is called with `arguments` and whose model gets `weights`, a state dict as .safetensors or .pt. Only the code
+    of a factory runs, never code from a repository or a file.
 
-    Posteriors are sampled (`posterior="sample"`, with noise of the image from `seed`) unless the model is used
-    otherwise; `value_range` overrides black and white of its images, -1 and 1 unless it says so itself.
+    Posteriors are sampled, with noise from `seed` and the number of the image, unless the model is usually used with
+    the mean or `posterior` says so. `value_range` gives the values of black and white in the model's images; the
+    default is what the model declares, else (-1, 1).
 
-    Raises `InputError` for a name that is none and options that do not fit it, `WeightsError` for files that are
+    Raises `InputError` for an unknown name and for options that do not fit it, `WeightsError` for files that are
     missing, damaged or do not fit.
     """
     options = AutoencoderOptions(
@@ -77,15 +78,15 @@ def as_autoencoder(
     dtype: str = "float32",
     tf32: bool = False,
 ) -> LoadedAutoencoder:
-    """Whatever there is as an autoencoder: a name, a path, an object with `encode` and `decode`, or a loaded one.
+    """Make an autoencoder of a name, a path, or an object with `encode` and `decode`.
 
-    `encode` takes images [B, 3, H, W] in the value range and returns latents or a distribution over them, `decode`
-    takes latents and returns images, each in one of the forms that `posterior.py` reads. A module is switched to eval
-    mode and moved to `device` (None: it stays); its latents may be cached under a digest of its weights and source.
-    Those of another object may not, unless it carries an `AutoencoderSpec` as its attribute `spec`. A loaded
-    autoencoder is returned as it is: its options were given when it was loaded.
+    `encode` takes images [B, 3, H, W] in the value range and returns latents or a distribution over them; `decode`
+    takes latents and returns images. Both may use any form that `posterior.py` reads. A module is switched to eval mode
+    and moved to `device` (None: it stays where it is), and its latents are cached under a digest of its weights and
+    source. Latents of other objects are cached only if the object has an `AutoencoderSpec` as its attribute `spec`. A
+    `LoadedAutoencoder` is returned as it is, without regard to the options.
 
-    Raises `InputError` for an object of another kind, and what `load_autoencoder` raises.
+    Raises `InputError` for other objects, and what `load_autoencoder` raises.
     """
     if isinstance(item, LoadedAutoencoder):
         return item
@@ -145,7 +146,7 @@ def _load_diffusers(name: str, folder: Path | None, options: AutoencoderOptions)
 
 
 def check_named_by_file(name: str, where: str) -> None:
-    """Raise `InputError` where the autoencoder that the file `where` names is code: a factory or a program."""
+    """Raise `InputError` if the file `where` names an autoencoder that is code: a factory or a program."""
     path = Path(name).expanduser()
     is_data = weight_free.is_weight_free(name) or (path.is_dir() and folder_of(path) is not None)
     if not is_data and (factories.is_factory(name) or path.exists()):
@@ -153,4 +154,4 @@ def check_named_by_file(name: str, where: str) -> None:
 
 
 _FILES = (".pt", ".pth", ".pt2", ".ckpt", ".bin", ".safetensors", ".json", ".onnx")
-"""Endings that no repository has: who wrote models/vae.pt meant a file."""
+"""Suffixes of files. A name such as models/vae.pt is never taken for a repository of the hub."""

@@ -1,4 +1,4 @@
-"""Objects with `encode` and `decode`, of whatever class, as autoencoders."""
+"""Objects of any class with `encode` and `decode`, as autoencoders."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from fdr.weights import UNKNOWN, module_digest
 
 @dataclass(frozen=True)
 class AutoencoderOptions:
-    """How an autoencoder is loaded; the defaults here are the only ones."""
+    """The options for loading an autoencoder; their defaults are set here and nowhere else."""
 
     device: str | torch.device | None = None
     posterior: str | None = None
-    """"sample" or "mean"; None takes what the model is usually used with."""
+    """"sample" or "mean"; None takes the usual one of the model."""
     seed: int = 0
-    """Of samples of the posterior."""
+    """Seed for samples of the posterior."""
     value_range: tuple[float, float] | None = None
-    """None: what the model, or the file beside it, says; -1 to 1 where they say nothing."""
+    """Black and white. None takes what the model or the file beside it declares, else -1 and 1."""
     dtype: str = "float32"
     tf32: bool = False
     weights: Path | None = None
-    """A state dict for the model of a factory, or a weight file in place of the one of a diffusers model."""
+    """A state dict for the model of a factory, or a file that replaces the weights of a diffusers model."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Of a factory."""
+    """Keyword arguments for the factory."""
     weights_dir: Path | None = None
     offline: bool | None = None
     progress: Progress = field(default_factory=SilentProgress)
 
 
 def wrap_object(item: Any, options: AutoencoderOptions) -> LoadedAutoencoder:
-    """An object with `encode` and `decode`. Raises `InputError` for one without."""
+    """Make an autoencoder of an object with `encode` and `decode`. Raises `InputError` if it lacks one of them."""
     check_object(item, "An autoencoder is a name, a path, or an object with encode(images) and decode(latents); got")
     kind = type(item)
     own = getattr(item, "name", None)
@@ -57,7 +57,7 @@ def wrap_object(item: Any, options: AutoencoderOptions) -> LoadedAutoencoder:
 
 
 def identity_of(model: Any) -> str:
-    """sha256 over the weights, the structure, the source and the plain attributes of a module; else "unknown"."""
+    """sha256 over weights, structure, source and plain attributes of a module; "unknown" for other objects."""
     digest = module_digest(model) if isinstance(model, nn.Module) else UNKNOWN
     if digest == UNKNOWN:
         return UNKNOWN
@@ -77,7 +77,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def check_object(item: Any, said: str) -> None:
-    """Raise `InputError`, beginning with `said`, for what has no methods `encode` and `decode`."""
+    """Raise an `InputError` that begins with `said` if `item` lacks the methods `encode` and `decode`."""
     if isinstance(item, type):
         raise InputError(f"{said} the class {item.__name__}; make an object of it.")
     missing = [name for name in ("encode", "decode") if not callable(getattr(item, name, None))]
@@ -88,10 +88,10 @@ def check_object(item: Any, said: str) -> None:
 def wrap(
     model: Any, spec: AutoencoderSpec, options: AutoencoderOptions, said: Mapping[str, Any] | None = None
 ) -> LoadedAutoencoder:
-    """A model on its device, in eval mode, as the autoencoder `spec`.
+    """Put a model in eval mode on its device and make it the autoencoder that `spec` describes.
 
-    Of the spec, what the options or the model decide is replaced. `said` is what a file says of the model: its
-    "value_range" and "posterior".
+    The options, and what the model declares, replace fields of `spec`. `said` holds "value_range" and "posterior" if a
+    file beside the model declares them.
     """
     said = dict(said or {})
     device = _device_of(model, options.device)
@@ -105,7 +105,7 @@ def wrap(
     complete = replace(
         spec,
         value_range=_range(options.value_range or said.get("value_range") or _declared_range(model, spec, layout)),
-        posterior="deterministic",  # until it has encoded
+        posterior="deterministic",  # until the first encoding shows otherwise
         seed=options.seed,
         dtype=options.dtype,
         extra=tuple(sorted((extra | ({"tf32": "allowed"} if options.tf32 else {})).items())),
@@ -133,7 +133,7 @@ def _range(value: Any) -> tuple[float, float]:
 
 
 def _device_of(model: Any, device: str | torch.device | None) -> torch.device:
-    """What is asked for, else where the model is, else the usual one."""
+    """The device that was asked for, else that of the model, else the default one."""
     if device is not None:
         return runtime.resolve_device(str(device))
     own = getattr(model, "device", None)

@@ -1,4 +1,4 @@
-"""What `encode` and `decode` of an autoencoder may return, read as a posterior and as images."""
+"""Reads whatever `encode` and `decode` of an autoencoder return, as a posterior and as images."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from fdr.errors import InputError
 
 _INNER = ("latent_dist", "latents", "latent")
-"""Where the outputs of diffusers keep what matters."""
+"""Attributes of the outputs of diffusers that hold the posterior or the latents."""
 _LOGVAR_RANGE = (-30.0, 20.0)
-"""Of KL autoencoders, whose own distributions clamp it so."""
+"""Log variances are clamped to this range, as diffusers does in its KL autoencoders."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class Posterior:
     mean: Tensor
     """[B, ...]"""
     std: Tensor | None = None
-    """Of the shape of `mean`; None: the encoder is deterministic."""
+    """Standard deviation in the shape of `mean`; None if the encoder is deterministic."""
 
 
 def read_posterior(output: Any, name: str) -> Posterior:
     """The posterior in whatever `encode` returned.
 
-    Read are a tensor; a distribution with `mean` and `std`, `stddev`, `logvar` or `var` as attributes or as the items
-    of a dict, with `mode()` for want of a `mean`; an object or dict with one of these as `latent_dist`, `latents` or
-    `latent`; a tuple that begins with one of these. Raises `InputError` for anything else.
+    It may be a tensor; a distribution with `mean` (or `mode()`) and `std`, `stddev`, `logvar` or `var`, as attributes
+    or as items of a dict; an object or dict that holds one of these as `latent_dist`, `latents` or `latent`; or a tuple
+    that begins with one of these. Raises `InputError` for anything else.
     """
     if isinstance(output, Posterior):
         return output
@@ -59,7 +59,7 @@ def read_posterior(output: Any, name: str) -> Posterior:
 
 
 def read_images(output: Any, name: str) -> Tensor:
-    """The images in whatever `decode` returned: a tensor, `sample` of an object or dict, the first of a tuple.
+    """The images in whatever `decode` returned: a tensor, the `sample` of an object or dict, or the first of a tuple.
 
     Raises `InputError` for anything else.
     """

@@ -1,8 +1,8 @@
 """Autoencoders saved as programs: a TorchScript module with two methods, or a pair of torch.export files.
 
-What they return is read like that of any object; a distribution is a dict of `mean` and `logvar`. Neither kind of file
-says which values its images have, or how its posterior is used: a TorchScript module may say the first as its attribute
-`value_range`, and `PATH.json` both, beside the module or beside the encoder of a pair.
+Their outputs are read like those of any object; a distribution is a dict of `mean` and `logvar`. The value range and
+the use of the posterior can be declared in `PATH.json` beside the module, or beside the encoder of a pair. A
+TorchScript module may also declare the value range as its attribute `value_range`.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class ExportedPair(nn.Module):
 
 
 def export_pair(path: Path) -> tuple[Path, Path] | None:
-    """Encoder and decoder, where `path` is one of them or their folder; None where it is neither.
+    """The files of encoder and decoder, if `path` is one of them or their folder; else None.
 
-    They are `encoder.pt2` and `decoder.pt2`, or `NAME.encoder.pt2` and `NAME.decoder.pt2`. Raises `WeightsError` for
-    one without the other, `InputError` for a .pt2 of another name.
+    They are named `encoder.pt2` and `decoder.pt2`, or `NAME.encoder.pt2` and `NAME.decoder.pt2`. Raises
+    `WeightsError` for one without the other, `InputError` for a .pt2 of another name.
     """
     if path.is_dir():
         here = [path / name for name in (ENCODER, DECODER)]
@@ -90,7 +90,7 @@ def export_pair(path: Path) -> tuple[Path, Path] | None:
 
 
 def load_export_pair(name: str, pair: tuple[Path, Path], options: AutoencoderOptions) -> LoadedAutoencoder:
-    """Raises `WeightsError` for files that are damaged or foreign."""
+    """Load a pair of programs. Raises `WeightsError` for files that are damaged or no programs."""
     device = runtime.resolve_device(None if options.device is None else str(options.device))
     encoder, decoder = (load_export(path, device) for path in pair)
     digest = hashlib.sha256("".join(map(file_digest, pair)).encode()).hexdigest()
@@ -98,7 +98,7 @@ def load_export_pair(name: str, pair: tuple[Path, Path], options: AutoencoderOpt
 
 
 def load_torchscript(name: str, path: Path, options: AutoencoderOptions) -> LoadedAutoencoder:
-    """Raises `InputError` for a module without the two methods, `WeightsError` for a damaged file."""
+    """Load a TorchScript module. Raises `InputError` if it lacks a method, `WeightsError` for a damaged file."""
     if not is_archive(path):
         raise InputError(
             f"{str(path)!r} is no program; weights alone need the code of their model: name it as module:factory, and "

@@ -1,7 +1,7 @@
-"""Autoencoders without weights: orthonormal transforms of blocks of pixels, so that decoding undoes encoding.
+"""Autoencoders without weights: orthonormal transforms of blocks of pixels, whose decoding inverts their encoding.
 
-They reconstruct to rounding (rFID is zero), and distances between latents are distances between images. What a metric
-of the latents alone says of them is known before any model is trained.
+They reconstruct images up to rounding (rFID is zero), and distances between latents equal distances between images.
+They show what a metric of latents measures without any trained model.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Haar(BlockTransform):
 
 
 def cosine_basis(size: int) -> Tensor:
-    """float64 [size, size]: row u is the u-th orthonormal DCT-II vector."""
+    """The orthonormal DCT-II, float64 [size, size]: row u is the basis vector of frequency u."""
     u, x = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)
     basis = math.sqrt(2 / size) * torch.cos(math.pi * (2 * x + 1) * u / (2 * size))
     basis[0] /= math.sqrt(2)
@@ -125,9 +125,9 @@ TRANSFORMS: dict[str, tuple[Callable[[int], BlockTransform], int, str]] = {
     "dct": (BlockCosine, 16, "side of a block"),
     "haar": (Haar, 4, "number of levels"),
 }
-"""How one is made, the number after the colon that is meant without one, and what that is."""
+"""By name: the constructor, the default of the number after the colon, and what that number is."""
 _MOST = 64
-"""The largest side of a block; a matrix of the DCT, and a useful latent, end far below."""
+"""The largest side of a block. Useful latents need far smaller ones; a larger limit costs memory for the DCT."""
 
 
 def is_weight_free(name: str) -> bool:
@@ -135,7 +135,7 @@ def is_weight_free(name: str) -> bool:
 
 
 def make_transform(name: str) -> tuple[str, BlockTransform]:
-    """The transform "dct", "dct:8", "haar:3", ... and its full name. Raises `InputError` for another name or number."""
+    """The full name and the transform of "dct", "dct:8", "haar:3", ...; raises `InputError` for other names."""
     kind, colon, number = name.partition(":")
     if kind not in TRANSFORMS:
         raise unknown("autoencoder", name, TRANSFORMS)
