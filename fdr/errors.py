@@ -14,7 +14,7 @@ from contextvars import ContextVar
 
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 _QUOTED = re.compile(r"\\udc([89a-f][0-9a-f])")
-"""What `repr` makes of such a byte."""
+"""The escape that `repr` writes for a byte of a file name that is not UTF-8."""
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _IS_COMMAND: ContextVar[bool] = ContextVar("_IS_COMMAND", default=False)
 _OPTION = re.compile(r"(?P<command>\bfdr [a-z]+ [^;,()]*)|(?<![\w-])--(?P<name>[a-z][a-z-]*)(?P<value>[ =][\w:.]+)?")
@@ -34,20 +34,20 @@ _NAMES = """
     top-k same-class memory compat no-clamp steps lr betas clip chunks weight-decay warmup-steps ema-kimg
 """
 _ARGUMENTS = {name: _RENAMED.get(name, name.replace("-", "_")) for name in _NAMES.split()}
-"""Options that are arguments in Python too, and their names there."""
+"""Options that are also arguments in Python, with the name that each has there."""
 _WORDS_AS_VALUES = frozenset(
     {"on-bad", "dtype", "device", "quantize", "crop", "transparency", "ema", "compat", "labels", "reps", "metrics"}
 )
-"""Options whose next word in a sentence is a value, even in small letters."""
+"""Options after which the next word of a sentence is a value, even when it is in small letters."""
 
 
 def printable(text: str) -> str:
-    """`as_utf8`, and escapes for the control characters of a name too, but for tab and newline: for terminals."""
+    """The text for a terminal: `as_utf8`, with control characters escaped too, except tab and newline."""
     return _QUOTED.sub(r"\\x\1", _UNPRINTABLE.sub(_escape, text))
 
 
 def as_utf8(text: str) -> str:
-    """The text with an escape ("\\xff") for each byte of a file name that is not UTF-8: what any file can hold."""
+    """The text with an escape ("\\xff") for each byte of a file name that is not UTF-8, so that any file can hold it."""
     return _SURROGATES.sub(_escape, text)
 
 
@@ -60,7 +60,7 @@ def _escape(match: re.Match[str]) -> str:
 
 @contextlib.contextmanager
 def command_line() -> Iterator[None]:
-    """Messages that are read inside of this name options as they are typed."""
+    """Within this context messages name options as they are typed on the command line."""
     token = _IS_COMMAND.set(True)
     try:
         yield
@@ -69,7 +69,7 @@ def command_line() -> Iterator[None]:
 
 
 def _for_reader(text: str) -> str:
-    """`text` with options as arguments of Python, unless a command line reads it; whole commands stay as they are."""
+    """`text` with options written as Python arguments, except on the command line; whole commands are not changed."""
     return text if _IS_COMMAND.get() else _OPTION.sub(_as_argument, text)
 
 
@@ -118,7 +118,7 @@ class NonFiniteError(RunError):
 
 
 class PeerError(RunError):
-    """Another rank of a distributed run has failed, and has said why itself; carries its exit code."""
+    """Another rank of a distributed run failed and reported the reason itself; this error carries its exit code."""
 
     def __init__(self, text: str, exit_code: int = 1) -> None:
         super().__init__(text)
@@ -128,10 +128,10 @@ class PeerError(RunError):
 def unknown(
     kind: str, name: str, choices: Iterable[str], hint: str = "", *, peers: Callable[[str], str | None] | None = None
 ) -> InputError:
-    """The error for a name that is not in `choices`, with the nearest matches; case counts for little.
+    """The error for a name that is not in `choices`, with the nearest matches, ignoring case.
 
-    `peers` gives the rest of a sentence about a name that other tools use ("is not offered yet"), which then replaces
-    the nearest matches.
+    `peers` returns the rest of a sentence about a name that other tools use ("is not offered yet"). That sentence then
+    replaces the nearest matches.
     """
     names = sorted(choices)
     meaning = None if peers is None else peers(name)
@@ -161,7 +161,7 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def collected_warnings() -> Iterator[list[str]]:
-    """Catch `FdrWarning`s as texts, for the report; they are warned again on leaving, other warnings pass."""
+    """Collect the texts of `FdrWarning`s for the report; on leaving, all caught warnings are issued again."""
     texts: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FdrWarning)

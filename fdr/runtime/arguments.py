@@ -1,4 +1,4 @@
-"""Words of other tools for what fdr calls otherwise, and functions that answer a wrong argument with the right name."""
+"""Names that other tools use for the same options and commands, and the error that suggests the right argument."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SYNONYMS = tuple(
         "dry_run check_only plan",
     )
 )
-"""Rows of words for one thing; the names that fdr itself uses are among them."""
+"""Each row holds the words for one thing, including the name that fdr uses."""
 COMMANDS = {
     "eval": "evaluate evaluation fid score scores calc calculate measure metrics test compute pytorch-fid fidelity",
     "sample": "generate gen samples",
@@ -57,18 +57,18 @@ COMMANDS = {
     "weights": "download fetch",
     "env": "version info-env doctor",
 }
-"""Words that people type for commands."""
+"""Words that people type instead of the names of our commands."""
 _OPTIONS = {"image_options": "ImageOptions", "encoder_options": "EncoderOptions"}
 
 
 def synonyms(word: str, names: Iterable[str]) -> list[str]:
-    """Those of `names` that other tools call `word`."""
+    """The members of `names` that other tools call `word`."""
     given = word.replace("-", "_").lower()
     return [name for name in names if any(given in row and name in row for row in SYNONYMS)]
 
 
 def named_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, which says of an argument that it does not have how that is called here."""
+    """Wrap `function` so that an unknown keyword argument raises an error with the right name."""
     names = inspect.signature(function).parameters
 
     @functools.wraps(function)

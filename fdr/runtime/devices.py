@@ -77,7 +77,7 @@ def _cpu_flags() -> set[str]:
 
 
 def check_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The torch dtype for "float32" or "bf16"; bf16 is refused where the processor has no fast path."""
+    """The torch dtype for "float32" or "bf16". Raises `InputError` for bf16 on hardware without fast bfloat16."""
     import torch
 
     if dtype == "float32":
@@ -93,7 +93,7 @@ def check_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes at the peak so far: of torch's memory on a GPU, of this process on a CPU; None where none can tell."""
+    """Peak memory so far in bytes: torch's on a GPU, this process's on a CPU; None where the system cannot report it."""
     import torch
 
     if device.type == "cuda":
@@ -116,7 +116,7 @@ def set_tf32(allow: bool) -> None:
 
 @contextlib.contextmanager
 def faithful_products() -> Iterator[None]:
-    """Matrix products in the precision of their operands, accumulated in float32, whatever the program has set."""
+    """Within this context matrix products use the precision of their operands and accumulate in float32."""
     import torch
 
     cuda = torch.backends.cuda.matmul

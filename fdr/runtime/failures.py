@@ -1,4 +1,4 @@
-"""What foreign code raises in the middle of a run, as the sentences of `RunError`: no memory, a failing network."""
+"""Errors of other code in the middle of a run, turned into one sentence: no memory, a failing device or disk."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _DEVICE = re.compile(
     r"(CUDA|HIP|cuDNN|cuBLAS|cuSOLVER) error|device-side assert|CU(DNN|BLAS|SOLVER)_STATUS", re.IGNORECASE
 )
 _LIBRARIES = (os.path.dirname(__file__), os.path.dirname(contextlib.__file__))
-"""Folders of code that is not the user's: this package, Python's own library and what is installed in it."""
+"""Folders of code that the user did not write: this package and Python's library."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for everything by which NumPy, torch on any device, HDF5 and the system say that there is no memory."""
+    """True for every error by which NumPy, torch, HDF5 or the system reports a lack of memory."""
     if isinstance(error, FdrError):
         return False
     if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
@@ -37,7 +37,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_device_failure(error: BaseException) -> bool:
-    """True for what CUDA and its libraries raise when a kernel fails; it may be the fault of an earlier one."""
+    """True for the errors that CUDA and its libraries raise when this kernel or an earlier one failed."""
     return isinstance(error, RuntimeError) and not isinstance(error, FdrError) and bool(_DEVICE.search(str(error)))
 
 
@@ -66,7 +66,7 @@ def _readable(number: str, unit: str) -> str:
 
 
 def told(error: BaseException) -> FdrError | None:
-    """The sentence for what no other place has foreseen: no memory, a failing device, a failing disk; else None."""
+    """The `FdrError` for a failure that nothing else handles (memory, device, disk), or None for other errors."""
     if is_out_of_memory(error):
         return out_of_memory(error, "this command", "close what else uses the memory, or lower --batch-size")
     if is_device_failure(error):
@@ -87,7 +87,7 @@ def told(error: BaseException) -> FdrError | None:
 
 @contextlib.contextmanager
 def memory_for(part: str, advice: str) -> Iterator[None]:
-    """Turn every lack of memory inside into the `RunError` that names `part` and says which option to lower."""
+    """Turn a lack of memory within this context into a `RunError` that names `part` and gives `advice`."""
     try:
         yield
     except Exception as error:

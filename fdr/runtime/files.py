@@ -1,4 +1,4 @@
-"""Files: written so that a reader never sees half of one; what is said of one that is missing or something else."""
+"""Single files: atomic writing, digests, and the error sentences for a file that is missing or is something else."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ DAMAGE = (
     *(LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError),
     *(SyntaxError, tokenize.TokenError, AssertionError, SystemError),
 )
-"""All that zipfile, tarfile, NumPy, json and h5py raise on bytes that are not what they say."""
+"""All exceptions that zipfile, tarfile, NumPy, json and h5py raise when they read damaged bytes."""
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; on success it is synced and takes the name, on failure it vanishes.
+    """A temporary path beside `path`; on success it is synced and renamed to `path`, on failure it is removed.
 
     Raises `InputError` when the folder cannot be written, `RunError` when the disk is full.
     """
@@ -55,7 +55,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Replace `path` by `data` in one step; text is written `as_utf8`. A device or a pipe takes the data as it is."""
+    """Replace `path` by `data` in one step; text is written `as_utf8`. A device or a pipe is written to directly."""
     content = as_utf8(data).encode() if isinstance(data, str) else data
     if _is_special(path):
         try:
@@ -69,7 +69,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 @contextlib.contextmanager
 def utf8_path(path: Path) -> Iterator[Path]:
-    """The file under a name in UTF-8, for libraries that read no other: itself, or a link to it."""
+    """A UTF-8 path to the file, for libraries that open no other: `path` itself, or a temporary link to it."""
     if as_utf8(str(path)) == str(path):
         yield path
         return
@@ -80,7 +80,7 @@ def utf8_path(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Raise now what writing `path` would raise later, leaving nothing behind."""
+    """Raise the error that writing `path` would raise later, without writing anything."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -119,7 +119,7 @@ def write_error(path: Path, error: OSError) -> InputError | RunError:
     """The sentence for a file or folder that could not be written: `RunError` for a disk that is full, has reached a
     limit or fails, else `InputError`."""
     reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, None):  # NumPy tells only that fewer bytes were written
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, None):  # NumPy reports only that fewer bytes were written
         return RunError(f"Cannot write {str(path)!r}: {reason}; free some space or name another place.")
     if error.errno in (errno.EIO, errno.EFBIG, errno.ESTALE, errno.ENODEV):
         return RunError(f"Cannot write {str(path)!r}: {reason}; name another place.")
@@ -127,11 +127,11 @@ def write_error(path: Path, error: OSError) -> InputError | RunError:
 
 
 HEAD_BYTES = 512
-"""Bytes from the start of a file that `stand_in_of` judges by."""
+"""How many bytes from the start of a file `stand_in_of` needs."""
 _ERROR_WORDS = (b"not found", b"forbidden", b"unauthorized", b"denied", b"restricted", b"invalid", b"quota")
-"""What servers answer in plain text instead of a file."""
+"""Words in the plain-text messages that servers send instead of a file."""
 _MOST_NAMES = 20_000
-"""Names of a folder that are looked at for one that is near; a folder of images may hold a million."""
+"""At most this many names of a folder are compared to find a similar one; raising it costs time in large folders."""
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:

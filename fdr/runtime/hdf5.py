@@ -1,4 +1,4 @@
-"""Opening HDF5 files for reading: without locks, with no value from another file, and never for ever.
+"""Opening HDF5 files for reading: without locks, without values from other files, and within a time limit.
 
 HDF5 reads a damaged file in C, where Python can neither end an endless loop nor survive a crash. So the structure of a
 file whose metadata carry no checksums is read once in a child process with a time limit before it is read here.
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 SURVEY_SECONDS = 30.0
-"""How long the structure of a file may take, beside a second for every `_BYTES_PER_SECOND` of it."""
+"""Seconds for reading a file's structure, plus one for each `_BYTES_PER_SECOND`; raising it delays the error."""
 _BYTES_PER_SECOND = 50e6
 _SEARCHED_BYTES = 256 << 20
-"""Larger files are surveyed whatever they hold: the child costs less than to search them."""
+"""Larger files are always surveyed, because a child process costs less than searching their bytes."""
 _HEAP = b"GCOL"
 _surveyed: dict[tuple[int, ...], str | None] = {}
-"""What is wrong with the structure of each file, by place, size and time of change."""
+"""The fault in the structure of each surveyed file, or None; the key is device, inode, size and time of change."""
 
 
 @contextlib.contextmanager
@@ -127,7 +127,7 @@ def _check_structure(path: Path) -> None:
 
 
 def _survey_in_child(path: Path, size: int) -> str | None:
-    """What is wrong with the structure of a file, if it hangs or kills the process that reads it."""
+    """The fault of a file that hangs or kills the process that reads it; None for other files."""
     limit = SURVEY_SECONDS + size / _BYTES_PER_SECOND
     program = "import sys; sys.path[:0] = sys.argv[2:]; from fdr.runtime.hdf5 import survey; survey(sys.argv[1])"
     command = [sys.executable, "-P", "-c", program, os.fspath(path), *filter(None, sys.path)]
@@ -152,7 +152,7 @@ def _has_checksums(path: Path) -> bool:
 
 
 def survey(path: str) -> None:
-    """Read all that this package will ask of a file's structure; an error of any kind is for the caller to find."""
+    """Read everything that this package reads of a file's structure, ignoring errors: only a hang or a crash counts."""
     import h5py
 
     with contextlib.suppress(Exception), h5py.File(path, "r", locking=False) as file:

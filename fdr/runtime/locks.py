@@ -1,4 +1,4 @@
-"""What the cache needs of the file system: staged files, whose they are, a short lock, and clear error sentences."""
+"""Changing a folder that several processes share: staged files, a short lock on the folder, and the cache's errors."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-LOCK_TIMEOUT = 60.0  # the lock is held for milliseconds
-STALE_LOCK_AGE = 30.0  # of a lock file, where flock does not work
+LOCK_TIMEOUT = 60.0
+"""Seconds to wait for the lock, which is held for milliseconds; raising it delays the error for a stuck process."""
+STALE_LOCK_AGE = 30.0
+"""Seconds after which a lock file counts as abandoned; lock files are used only where flock does not work."""
 
 _COUNTER = itertools.count()
 
 
 @contextlib.contextmanager
 def staged(final: Path, write: Callable[[Path], None]) -> Iterator[Path]:
-    """A temporary file beside `final`, filled by `write` and fsynced; gone at exit unless it was published."""
+    """A temporary file beside `final`, filled by `write` and synced to disk; it is removed at exit unless it was published."""
     tmp = temporary_path(final)
     try:
         write(tmp)
@@ -52,7 +54,7 @@ def write_atomic(final: Path, data: bytes) -> None:
 
 
 def stage_bytes(final: Path, data: bytes) -> contextlib.AbstractContextManager[Path]:
-    """`staged` for bytes at hand."""
+    """`staged` for bytes that are already in memory."""
 
     def write(tmp: Path) -> None:
         with open(tmp, "xb") as file:
@@ -63,9 +65,9 @@ def stage_bytes(final: Path, data: bytes) -> contextlib.AbstractContextManager[P
 
 @contextlib.contextmanager
 def folder_lock(folder: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
-    """Exclude other processes (and threads) from changing `folder`, for the milliseconds of a publish.
+    """Keep other processes (and threads) from changing `folder` for the milliseconds of a publish.
 
-    flock, which the kernel drops when a process dies; a lock file where the file system or the system has no flock.
+    The lock is flock, which the kernel drops when a process dies, or a lock file where there is no flock.
     Raises `RunError` when the lock stays taken for `timeout` seconds.
     """
     path = folder / "lock"

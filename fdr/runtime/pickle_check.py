@@ -18,9 +18,10 @@ from typing import IO, Any
 from fdr.runtime.zip_check import check_zip
 
 MAX_PARTS = 100_000
-"""Parts of one tuple with those of the tuples in it; a tensor's shape and strides have some ten."""
+"""The most parts that a tuple may have, with those of nested tuples. A tensor's shape and strides have some ten;
+raising the limit admits files that take longer to read."""
 _LEGACY_PICKLES = 4
-"""A torch file from before 1.6 begins with a magic number, a version, facts of the machine, and the object."""
+"""A torch file from before 1.6 begins with a magic number, a version, a description of the machine, and the object."""
 
 
 def check_torch_file(path: str | os.PathLike[str]) -> None:
@@ -36,7 +37,7 @@ def check_torch_file(path: str | os.PathLike[str]) -> None:
 
 
 def pickles_in(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """The pickles of a torch file; each is to be read to its end before the next one is asked for."""
+    """Yield the pickles of a torch file; the caller reads each to its end before it takes the next."""
     if not zipfile.is_zipfile(path):
         with open(path, "rb") as file:
             for _ in range(_LEGACY_PICKLES):

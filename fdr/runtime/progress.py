@@ -1,4 +1,4 @@
-"""How long work tells how far it is. The library calls; the command line draws; the default is silence."""
+"""Progress of long work. The library reports it, the command line draws it, and by default nothing is shown."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ class ProgressTask(Protocol):
     """One running task."""
 
     def advance(self, amount: float = 1) -> None:
-        """`amount` more units are done."""
+        """Report that `amount` more units are done."""
 
     def resume(self, amount: float) -> None:
-        """`amount` units were done before this run: they count as done, and not into the rate."""
+        """Report `amount` units of an earlier run: they count as done, but not towards the rate."""
 
 
 class Progress(Protocol):

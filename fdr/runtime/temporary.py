@@ -1,4 +1,4 @@
-"""Temporary files: names that say whose they are, and their removal after a kill; locks on any file system."""
+"""Temporary files, named after the process that writes them and removed after it was killed; locks on one file."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-DEAD_TMP_AGE = 60.0  # seconds; a temporary file is written in less than that after its last change
-ANY_TMP_AGE = 24 * 3600.0  # for processes of other hosts, whose life cannot be asked
+DEAD_TMP_AGE = 60.0
+"""Seconds after its last change until a dead process's temporary file is removed; raising it keeps litter longer."""
+ANY_TMP_AGE = 24 * 3600.0
+"""The same for processes of other hosts, which may still be running: lowering it risks files that are being written."""
 SAFE_NAME_BYTES = 120
 """Every file system takes names of this length (eCryptfs, the strictest, ends at 143)."""
 HELD = ".held"
-"""What a marker file is called behind the name of the lock that it stands for."""
+"""The suffix of a marker file that replaces a lock on file systems without locks."""
 NO_FLOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 HOST = re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname()) or "host"
 HOST = HOST if len(HOST) <= 24 else f"{HOST[:15]}-{hashlib.sha256(HOST.encode()).hexdigest()[:8]}"
-TOKEN = secrets.token_hex(4)  # tells this process from an earlier one with the same pid (containers reuse them)
+TOKEN = secrets.token_hex(4)  # distinguishes this process from an earlier one with the same pid
 _COUNTER = itertools.count()
 _TEMPORARY = re.compile(r"\.(?P<host>[A-Za-z0-9_-]+)\.(?P<pid>\d+)\.(?P<token>[0-9a-f]{8})\.\d+\.tmp(\.npz)?$")
 _SWEPT: set[Path] = set()
 
 
 def beside(path: Path, tail: str) -> Path:
-    """A hidden name in the folder of `path`: its own, and `tail`; cut where file systems with room for `path` end."""
+    """A hidden path in the folder of `path`: its name and `tail`, shortened to what the file system allows."""
     name, room = path.name, max(len(os.fsencode(path.name)), SAFE_NAME_BYTES) - len(tail) - 1
     if len(os.fsencode(name)) > room:
         digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
@@ -42,12 +44,12 @@ def beside(path: Path, tail: str) -> Path:
 
 
 def owner() -> str:
-    """This process, among all hosts and times."""
+    """An identifier of this process that is unique over hosts and time."""
     return f"{HOST}.{os.getpid()}.{TOKEN}"
 
 
 def temporary_path(final: Path) -> Path:
-    """A name beside `final` that says whose it is, unique over hosts, processes and threads."""
+    """A path beside `final` that names its owner and is unique over hosts, processes and threads."""
     return beside(final, f".{owner()}.{next(_COUNTER)}.tmp{'.npz' if final.suffix == '.npz' else ''}")
 
 
@@ -69,7 +71,7 @@ def sweep_temporaries(folder: Path) -> None:
 
 
 def sweep_once(folder: Path) -> None:
-    """`sweep_temporaries` at the first file that this process writes into `folder`; it never stops the writing."""
+    """Run `sweep_temporaries` before this process writes its first file into `folder`; its failures are ignored."""
     folder = folder.absolute()
     if folder not in _SWEPT:
         _SWEPT.add(folder)
@@ -78,7 +80,7 @@ def sweep_once(folder: Path) -> None:
 
 
 def is_alive(pid: int, token: str | None = None) -> bool:
-    """True when a process of this host runs, or might."""
+    """True when a process of this host is running, or may be."""
     if pid == os.getpid():
         return token is None or token == TOKEN
     if os.name == "nt":  # os.kill(pid, 0) would send CTRL-C there
@@ -94,9 +96,9 @@ def is_alive(pid: int, token: str | None = None) -> bool:
 
 @contextlib.contextmanager
 def locked_file(path: Path, *, blocking: bool = True) -> Iterator[None]:
-    """Hold a lock on `path`, by a marker file beside it where the file system has no locks.
+    """Hold a lock on `path`; where the file system has no locks, a marker file beside it serves as one.
 
-    Raises `filelock.Timeout` when another holds it and `blocking` is false.
+    Raises `filelock.Timeout` when another process holds it and `blocking` is false.
     """
     from filelock import FileLock, SoftFileLock
 

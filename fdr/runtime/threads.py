@@ -1,4 +1,4 @@
-"""Ordered work in threads with a bounded look-ahead, stopped as soon as nobody listens."""
+"""Work in threads with results in order and a bounded look-ahead; it stops when the caller stops reading."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _END = object()
 def ordered_map(
     function: Callable[[T], R], items: Iterable[T], num_workers: int, ahead: int
 ) -> Generator[R, None, None]:
-    """`map(function, items)` in `num_workers` threads, results in order, at most `ahead` items begun and not yielded.
+    """`map(function, items)` in `num_workers` threads, results in order, with at most `ahead` items begun but not yet yielded.
 
     `items` is advanced in the caller's thread. With no workers everything runs there, one item at a time. Closing the
     generator, or any exception, drops what has not begun and waits for the items in work only.
@@ -38,7 +38,7 @@ def ordered_map(
 
 
 def read_ahead(items: Iterator[T], ahead: int) -> Generator[T, None, None]:
-    """The same items, drawn in order by one thread of its own: for streams that only read and inflate."""
+    """The same items in order, read ahead by one thread: for streams that only read and decompress."""
     with_end = ordered_map(lambda _: next(items, _END), itertools.count(), 1, ahead)
     try:
         for item in with_end:

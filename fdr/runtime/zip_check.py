@@ -20,18 +20,18 @@ _BLOCK = 1 << 20
 _HAS_DESCRIPTOR, _IS_UTF8 = 0x8, 0x800
 _LOCAL, _END, _END_64, _LOCATOR_64 = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _DESCRIPTORS = (0, 12, 16, 20, 24)
-"""Lengths of the record that may follow a member: sizes in 4 or 8 bytes, with or without a signature."""
+"""Possible lengths of the record behind a member: none, or sizes in 4 or 8 bytes, with or without a signature."""
 
 _CLOCK_STEP = 2.0
-"""Seconds: a file changed more recently may change again under the same time, and is not remembered."""
+"""Seconds; a file that changed more recently is not remembered as sound, since it may change again unnoticed."""
 _sound: set[tuple[object, ...]] = set()
-"""The files whose checksums agreed, by place, size and time of change: each is read once in a process."""
+"""Files whose checksums agreed (device, inode, size, time of change), so that a process reads each once."""
 
 
 def check_zip(path: str | os.PathLike[str], members: Collection[str] | None = None, *, is_exact: bool = False) -> None:
-    """Compare the members of a zip (all, unless `members` names some) with their checksums; once for one file.
+    """Compare the members of a zip (all, unless `members` names some) with their checksums, once for each file.
 
-    With `is_exact` the file must also have one reading only: see `check_layout`. A file in which every checksum is 0
+    With `is_exact` all programs must also find the same members in it: see `check_layout`. A file in which every checksum is 0
     was written without (torch.serialization.set_crc32_options) and passes. Raises `zipfile.BadZipFile` with the
     reason; `OSError` for a file that cannot be read.
     """

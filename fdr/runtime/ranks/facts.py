@@ -30,13 +30,13 @@ class RankFacts:
     listener: int | None = None
     """For rank 0 of our own launcher: the file descriptor of the socket at which the others will find the store."""
     attempt: str = "0"
-    """How often torchrun has restarted the ranks; what earlier attempts left in the store is not ours."""
+    """How often torchrun has restarted the ranks; it keeps entries of earlier attempts in the store apart."""
     is_ours: bool = True
     """False for a process group that the program has made itself."""
 
 
 def rank_facts(environment: Mapping[str, str] | None = None) -> RankFacts:
-    """From what torchrun, `accelerate launch` and `fdr --gpus` set (RANK, WORLD_SIZE, ...), else from Slurm's step.
+    """This process's rank, from the variables of torchrun, `accelerate launch` or `fdr --gpus`, else of Slurm's step.
 
     Slurm's variables count inside `srun` only: a batch script has them too, but runs once. Raises `InputError` when
     they contradict each other.
@@ -101,7 +101,7 @@ def _first_host(nodes: str) -> str:
 
 
 def share_processors(facts: RankFacts) -> int:
-    """Divide the processors among the ranks of this machine: torch's threads are set, and their number returned."""
+    """Set torch's threads to this rank's share of the machine's processors; returns their number."""
     import torch
 
     threads = max(1, available_cpus() // facts.local_size)
@@ -111,9 +111,9 @@ def share_processors(facts: RankFacts) -> int:
 
 
 def rank_device(name: str, facts: RankFacts, needs_gpu: bool = False) -> str:
-    """The device of one rank: the CPU, or the GPU of its number on this machine.
+    """The device of one rank: the CPU, or the GPU whose number is the local rank.
 
-    Raises `InputError` for a device that ranks cannot have one each of.
+    Raises `InputError` for any other device, and when there are fewer GPUs than ranks.
     """
     import torch
 
@@ -131,13 +131,13 @@ def rank_device(name: str, facts: RankFacts, needs_gpu: bool = False) -> str:
 
 
 def rank_environment(rank: int, size: int, port: int, launcher: int, listener: int | None = None) -> dict[str, str]:
-    """What a rank on this machine needs to find the others: the names of torchrun, and a fair share of threads.
+    """The environment with which a rank on this machine is started: torchrun's variables and a share of the threads.
 
     `listener` is for rank 0: the descriptor of a socket that listens at `port`, so that nobody can take the port.
     """
     env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "FDR_LAUNCHER": str(launcher)}
     env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
-    env.pop("TORCHELASTIC_USE_AGENT_STORE", None)  # of a torchrun around us; here rank 0 holds the store
+    env.pop("TORCHELASTIC_USE_AGENT_STORE", None)  # set by a torchrun around us; here rank 0 holds the store
     if listener is not None:
         env["FDR_LISTENER"] = str(listener)
     env.setdefault("OMP_NUM_THREADS", str(max(1, available_cpus() // size)))

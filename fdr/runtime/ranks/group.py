@@ -1,6 +1,6 @@
-"""The ranks of a run: what they tell each other, in evaluation and in training, and the groups of one.
+"""The ranks of a run: the exchanges of evaluation and of training, and the groups of a single process.
 
-`fdr.runtime.ranks.process_group` and `fdr.runtime.ranks.tensor_group` have the groups of several processes.
+`fdr.runtime.ranks.process_group` and `fdr.runtime.ranks.tensor_group` hold the groups of several processes.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 EXCHANGE_INTERVAL = 0.1
-"""Seconds between two looks at what the other ranks have done: more looks cost time, fewer make a bar jump."""
+"""Seconds between two exchanges of progress: raising it makes the bar jump, lowering it costs time."""
 
 
 def nothing() -> None:
-    """What to do while waiting, unless there is something."""
+    """The default for `while_waiting`: it does nothing."""
 
 
 class Combinable(Protocol):
-    """What ranks accumulate and combine: `a.absorb(b.state())` makes `a` the accumulation of both."""
+    """An accumulator that ranks combine: `a.absorb(b.state())` adds everything in `b` to `a`."""
 
     def state(self) -> list[np.ndarray]:
-        """All that `absorb` needs; empty when nothing was accumulated."""
+        """The arrays that `absorb` needs; empty when nothing was accumulated."""
 
     def absorb(self, state: list[np.ndarray]) -> None:
-        """Take in what another has accumulated."""
+        """Add the state of another accumulator."""
 
 
 class Group(Protocol):
@@ -44,25 +44,25 @@ class Group(Protocol):
     size: int
 
     def broadcast(self, value: T) -> T:
-        """Main's value, on every rank."""
+        """Return rank 0's value on every rank."""
 
     def gather(self, value: T, while_waiting: Callable[[], None] = nothing) -> list[T]:
-        """The values of all ranks, on every rank."""
+        """Return the values of all ranks on every rank."""
 
     def combine(self, item: Combinable) -> None:
-        """Make main's `item` the accumulation of all ranks' items; on other ranks it is used up."""
+        """Add all ranks' items to that of rank 0; on other ranks `item` must not be used afterwards."""
 
     def counter(self) -> Callable[[int], int]:
-        """A common count: the function adds to it and returns the sum over all ranks."""
+        """A counter shared by all ranks: the function adds to it and returns the sum over all ranks."""
 
     def check_peers(self) -> None:
-        """Raise `PeerError` when another rank has failed; at most one look a second."""
+        """Raise `PeerError` when another rank has failed; it looks at most once a second."""
 
     def fail(self, error: BaseException) -> bool:
-        """Tell the others that this rank ends with `error`; False when another was first to fail."""
+        """Tell the others that this rank ends with `error`; returns False when another rank failed first."""
 
     def leave(self) -> None:
-        """The end of the run: wait for the others, then part."""
+        """End the run: wait for the other ranks, then leave the group."""
 
 
 class Solo:
@@ -113,22 +113,22 @@ class TensorGroup(Protocol):
     size: int
 
     def gather(self, value: T) -> list[T]:
-        """The small values of all ranks, on every rank."""
+        """Return the small values of all ranks on every rank."""
 
     def gather_rows(self, rows: Tensor) -> tuple[Tensor, slice]:
-        """The rows [n, D] of all ranks in the order of the ranks, and where this rank's are; n >= 0 may differ."""
+        """All ranks' rows [n, D] in rank order, and the slice of this rank's rows; n >= 0 may differ between ranks."""
 
     def share(self, value: T | None, owner: int) -> T:
-        """The value of rank `owner`, on every rank; what others give is ignored."""
+        """Return the value of rank `owner` on every rank; the values of other ranks are ignored."""
 
     def share_tensor(self, tensor: Tensor, owner: int) -> Tensor:
-        """The tensor of rank `owner`, on every rank; others give one of its shape and dtype."""
+        """Return the tensor of rank `owner` on every rank; other ranks pass one of the same shape and dtype."""
 
     def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
-        """Make each tensor the sum of all ranks', in place; the same shapes and dtypes on every rank."""
+        """Sum each tensor over all ranks, in place; shapes and dtypes are the same on every rank."""
 
     def is_any(self, fact: bool) -> bool:
-        """True on every rank when `fact` is true on one."""
+        """True on every rank when `fact` is true on at least one."""
 
 
 class SoloTensors:
@@ -161,7 +161,7 @@ SOLO_TENSORS: TensorGroup = SoloTensors()
 
 @contextlib.contextmanager
 def propagate_failures(group: Group) -> Iterator[None]:
-    """Whatever this rank raises inside is told to the others, so that none waits for it, and only one is heard."""
+    """Report any error raised in this context to the other ranks, so that none waits and only the first is shown."""
     try:
         yield
     except BaseException as error:
@@ -171,7 +171,7 @@ def propagate_failures(group: Group) -> Iterator[None]:
 
 
 class SharedTask:
-    """The progress of work that the ranks divide: what all of them have done, shown by the `task` of the main one."""
+    """The progress of work that the ranks divide: rank 0's `task` shows the sum over all ranks."""
 
     def __init__(self, task: ProgressTask, group: Group) -> None:
         self._shows = (task.advance, task.resume)
@@ -181,11 +181,11 @@ class SharedTask:
         self._next = 0.0
 
     def advance(self, amount: int = 0) -> None:
-        """This rank has done `amount` more; 0 only looks what the others have done."""
+        """Report that this rank has done `amount` more; 0 only updates what the others have done."""
         self._add(0, amount)
 
     def resume(self, amount: int) -> None:
-        """This rank has found `amount` done by an earlier run."""
+        """Report that an earlier run had done `amount` of this rank's work."""
         self._add(1, amount)
 
     def _add(self, kind: int, amount: int) -> None:
@@ -202,23 +202,23 @@ class SharedTask:
 
     @property
     def done(self) -> int:
-        """Units that all ranks had done at the last look."""
+        """Units that all ranks together had done at the last exchange."""
         return sum(self._done)
 
 
 def run_on_rank0(group: Group, function: Callable[[], T]) -> T:
-    """`function()` of the main rank, on every rank; called within `propagate_failures`, an error reaches all."""
+    """Call `function` on rank 0 and return its result on every rank; needs `propagate_failures` for its errors."""
     return group.broadcast(function() if group.rank == 0 else None)  # type: ignore[return-value]
 
 
 def part_of(group: Group, items: list[T]) -> list[T]:
-    """This rank's contiguous part of `items`; the parts of all ranks differ in length by one at most."""
+    """This rank's contiguous part of `items`; the parts of two ranks differ in length by one at most."""
     return items[len(items) * group.rank // group.size : len(items) * (group.rank + 1) // group.size]
 
 
 @contextlib.contextmanager
 def link_kept() -> Iterator[None]:
-    """An exchange with the other ranks: when it fails, one of them is gone."""
+    """Turn a failed exchange with the other ranks into a `PeerError`: one of them is gone."""
     try:
         yield
     except RuntimeError as error:

@@ -1,8 +1,8 @@
-"""Processes joined to one run: how they find each other, and how the failure of one ends all.
+"""The processes of one run: how they find each other, and how the failure of one ends them all.
 
-The ranks of an evaluation exchange moments and words, never features, and do it through the CPU (gloo), so that the
-devices need no link to each other. `tensor_group.py` has those of a training program; torch.distributed is touched in
-these two files alone.
+The ranks of an evaluation exchange moments and small values, never features, and do so through the CPU (gloo), so that
+the devices need no link to each other. `tensor_group.py` holds the ranks of a training program; only these two files
+use torch.distributed.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BEAT_INTERVAL = 5.0
-"""Seconds between the signs of life of a rank."""
+"""Seconds between two heartbeats of a rank."""
 LOST_AFTER = 90.0
-"""A rank that gave no sign for so many seconds is taken for dead."""
+"""Seconds without a heartbeat after which a rank counts as dead; raising it delays the end of a broken run."""
 POLL_INTERVAL = 0.05
 _CHECK_INTERVAL = 1.0
 _TIMEOUT = timedelta(minutes=10)
-"""For ranks to find each other, and for one exchange; they enter it together, however long the slowest worked."""
+"""The time limit for ranks to find each other, and for one exchange, which starts when all have arrived."""
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """What a failing rank leaves for the others."""
+    """The message that a failing rank leaves for the others."""
 
     rank: int
     exit_code: int
@@ -59,8 +59,8 @@ class _Failure:
 class Ranks:
     """Processes that run the same program, joined over gloo and a key-value store.
 
-    A rank that waits for the others looks for their failures and for their signs of life meanwhile: a rank that raised
-    ends the run within seconds, one that died without a word within `LOST_AFTER`.
+    A waiting rank checks the failures and heartbeats of the others: a rank that raised an error ends the run within
+    seconds, one that died silently within `LOST_AFTER`.
     """
 
     def __init__(self, facts: RankFacts, store: Store, process_group: ProcessGroup) -> None:
@@ -97,7 +97,7 @@ class Ranks:
         return values
 
     def combine(self, item: Combinable) -> None:
-        """Along a binary tree, so that 64 ranks take six steps, in an order that depends on `size` alone."""
+        """Combine along a binary tree: 64 ranks take six steps, and the order depends on `size` alone."""
         self._meet()
         step = 1
         while step < self.size:
@@ -201,13 +201,13 @@ class Ranks:
             raise PeerError(f"Rank {failure.rank} of {self.size} failed: {failure.text}", failure.exit_code)
 
     def _fall_silent(self) -> None:
-        """End the signs of life: a thread that is inside the store when Python ends would abort the process."""
+        """Stop the heartbeat: a thread that is inside the store when Python ends would abort the process."""
         self._has_left.set()
         self._beating.join(BEAT_INTERVAL)
         atexit.unregister(self._fall_silent)
 
     def _beat(self) -> None:
-        """In a thread of its own: signs of life, and the end of this process when its launcher is gone."""
+        """Send heartbeats from a thread, and end this process when its launcher is gone."""
         count = 0
         while not self._has_left.is_set():
             count += 1
@@ -237,7 +237,7 @@ class Ranks:
 def join_ranks() -> Group:
     """The group that the environment describes (torchrun, `accelerate launch`, Slurm, `fdr --gpus`), else `SOLO`.
 
-    Where the program has made a process group already, its ranks form the group. Raises `InputError` for an
+    Where the program has already made a process group, its ranks form the group. Raises `InputError` for an
     environment that contradicts itself, `RunError` when the ranks do not find each other.
     """
     import torch.distributed as dist

@@ -1,7 +1,7 @@
-"""The ranks of a training program: features, gradients and small values, over the process group that the program has.
+"""The ranks of a training program exchange features, gradients and small values over the program's process group.
 
-All tensors of a rank travel from one device, its own GPU where the group has NCCL, else the CPU: NCCL takes contiguous
-tensors on that GPU, of one shape and dtype on all ranks, and so does all that is sent here.
+A rank sends all tensors from one device: its own GPU where the group has NCCL, else the CPU. NCCL needs contiguous
+tensors on that GPU, of one shape and dtype on all ranks, so everything here is sent in that form.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BUCKET = 8_000_000
-"""Elements of the gradients that are summed together."""
+"""Gradient elements that are summed in one message: raising it takes more memory and fewer messages."""
 
 
 def tensor_ranks(group: Group | ProcessGroup | None, device: torch.device) -> TensorGroup:
-    """The ranks that train together: those of `group`, else of the program's process group, else this one alone.
+    """The ranks that train together: those of `group`, else of the program's process group, else this process alone.
 
     `device` is the one that this rank computes on.
     """
@@ -41,7 +41,7 @@ def tensor_ranks(group: Group | ProcessGroup | None, device: torch.device) -> Te
 def link_of(backends: Mapping[str, str], device: torch.device) -> torch.device:
     """The device from which a rank that computes on `device` sends, by a group of these backends, {"cuda": "nccl"}.
 
-    That of the rank where NCCL takes from it; a CPU otherwise, and where the group has none, the current GPU. Raises
+    It is the rank's own GPU with NCCL, else the CPU, or the current GPU where the group has no CPU backend. Raises
     `InputError` for a group that has neither.
     """
     import torch
@@ -132,7 +132,7 @@ class TensorRanks:
         return bool(count > 0)
 
     def _counts(self, rows: Tensor) -> tuple[list[int], torch.dtype]:
-        """How many rows the ranks have, and float64 if any has that: a rank without rows cannot know."""
+        """The rows of each rank, and their dtype: float64 if any rank has it, since a rank without rows cannot know."""
         import torch
         import torch.distributed as dist
 
@@ -145,7 +145,7 @@ class TensorRanks:
 
     @contextlib.contextmanager
     def _on_own_device(self) -> Iterator[None]:
-        """Objects that travel over NCCL become tensors on the current GPU, which need not be this rank's elsewhere."""
+        """Make this rank's GPU the current one: objects sent over NCCL become tensors on the current GPU."""
         import torch
 
         with torch.cuda.device(self._link) if self._link.type == "cuda" else contextlib.nullcontext():
