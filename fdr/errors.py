@@ -47,7 +47,7 @@ def printable(text: str) -> str:
 
 
 def as_utf8(text: str) -> str:
-    """The text with an escape ("\\xff") for each byte of a file name that is not UTF-8, so that any file can hold it."""
+    """The text with an escape ("\\xff") for each byte of a file name that is not UTF-8, so any file can hold it."""
     return _SURROGATES.sub(_escape, text)
 
 

@@ -93,7 +93,7 @@ def check_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Peak memory so far in bytes: torch's on a GPU, this process's on a CPU; None where the system cannot report it."""
+    """Peak memory so far in bytes: torch's on a GPU, this process's on a CPU; None where it is not reported."""
     import torch
 
     if device.type == "cuda":

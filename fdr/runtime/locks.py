@@ -30,7 +30,7 @@ _COUNTER = itertools.count()
 
 @contextlib.contextmanager
 def staged(final: Path, write: Callable[[Path], None]) -> Iterator[Path]:
-    """A temporary file beside `final`, filled by `write` and synced to disk; it is removed at exit unless it was published."""
+    """A temporary file beside `final`, filled by `write` and synced; removed at exit unless it was published."""
     tmp = temporary_path(final)
     try:
         write(tmp)

@@ -16,7 +16,7 @@ _END = object()
 def ordered_map(
     function: Callable[[T], R], items: Iterable[T], num_workers: int, ahead: int
 ) -> Generator[R, None, None]:
-    """`map(function, items)` in `num_workers` threads, results in order, with at most `ahead` items begun but not yet yielded.
+    """`map(function, items)` in `num_workers` threads, in order, at most `ahead` items begun and not yet yielded.
 
     `items` is advanced in the caller's thread. With no workers everything runs there, one item at a time. Closing the
     generator, or any exception, drops what has not begun and waits for the items in work only.

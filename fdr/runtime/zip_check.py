@@ -31,9 +31,9 @@ _sound: set[tuple[object, ...]] = set()
 def check_zip(path: str | os.PathLike[str], members: Collection[str] | None = None, *, is_exact: bool = False) -> None:
     """Compare the members of a zip (all, unless `members` names some) with their checksums, once for each file.
 
-    With `is_exact` all programs must also find the same members in it: see `check_layout`. A file in which every checksum is 0
-    was written without (torch.serialization.set_crc32_options) and passes. Raises `zipfile.BadZipFile` with the
-    reason; `OSError` for a file that cannot be read.
+    With `is_exact` all programs must also find the same members in it: see `check_layout`. A file in which every
+    checksum is 0 was written without checksums (torch.serialization.set_crc32_options) and passes. Raises
+    `zipfile.BadZipFile` with the reason; `OSError` for a file that cannot be read.
     """
     state = os.stat(path)
     wanted = None if members is None else frozenset(members)

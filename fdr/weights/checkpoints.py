@@ -1,4 +1,4 @@
-"""Weights of a file or a folder into a network: the set that was asked for, with the names that the network uses."""
+"""Copying weights from a checkpoint file or folder into a network: the set asked for, under the network's names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INDEX_SUFFIX = ".index.json"
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _SHARD = re.compile(r"-\d+-of-0*(\d+)\.")
 _WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
-"""Parts of names that torch.compile, FSDP and activation checkpointing put in."""
+"""Parts of parameter names that torch.compile, FSDP and activation checkpointing insert."""
 
 
 def load_weights(
@@ -36,10 +36,10 @@ def load_weights(
     `label` None takes the first average of a file that has averages, else the trained weights. Parts of names that
     wrappers put in are dropped, and so are prefixes ("module.", "net.") that the network's names have not; then a
     network with a method `adapt_state` may rename what it knows by other names. An average that lacks buffers gets
-    those of the trained weights. A choice between several sets, and such a completion, is told by an `FdrWarning`.
+    those of the trained weights. A choice between several sets, and such a completion, causes an `FdrWarning`.
 
-    Raises `InputError` for an unknown label, `WeightsError` for a file that does not fit, which advises to look at
-    `to_check`.
+    Raises `InputError` for an unknown label, `WeightsError` for a file that does not fit; its message advises to
+    check `to_check`.
     """
     sets, where = _sets_in(path, network.state_dict()), repr(str(path))
     found, state = sets.find(label, where)
@@ -60,13 +60,13 @@ def load_weights(
 
 
 def holds_weights(folder: Path) -> bool:
-    """True for a folder with weights of one network, in one file or in shards, or with folders of such."""
+    """True for a folder that holds weights, in one file, in shards or in subfolders."""
     sets = _folder_sets(folder)
     return bool(sets.trained or sets.averages)
 
 
 def _sets_in(path: Path, own: Iterable[str]) -> WeightSets:
-    """The sets of a file, or of a folder; those in folders of their own are paths until they are read."""
+    """The sets of a file or a folder; sets in subfolders are paths until they are read."""
     if not path.is_dir():
         return weight_sets(_read(path), own)
     sets = _folder_sets(path)
@@ -100,7 +100,7 @@ def _weight_file(folder: Path) -> Path | None:
 
 
 def _read(path: Path) -> Any:
-    """What a weight file holds; of an index the tensors of all its shards, by name."""
+    """The content of a weight file; for an index, the tensors of all its shards by name."""
     if not path.name.endswith(INDEX_SUFFIX):
         return read_checkpoint(path)
     try:
@@ -122,7 +122,7 @@ def _read(path: Path) -> Any:
 
 
 def _for_network(state: Any, network: nn.Module, path: Path) -> dict[str, Tensor]:
-    """A set with the names of the network: of a list, those of its parameters in their order."""
+    """The tensors of a set under the network's names; a list takes the names of the parameters in their order."""
     state = _read(state) if isinstance(state, Path) else state
     if isinstance(state, list) and state and all(isinstance(item, Tensor) for item in state):
         names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
@@ -143,7 +143,7 @@ def _for_network(state: Any, network: nn.Module, path: Path) -> dict[str, Tensor
 
 
 def _flat(state: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """A state dict of the state dicts of a network's parts as one."""
+    """Flatten a nested state dict, whose parts are state dicts of parts of the network."""
     found: dict[str, Any] = {}
     for key, value in state.items():
         inner = isinstance(value, Mapping) and value
@@ -154,7 +154,7 @@ def _flat(state: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 def _completed(
     average: dict[str, Tensor], trained: Any, network: nn.Module, path: Path, label: str
 ) -> dict[str, Tensor]:
-    """An average with the buffers, and the parameters that are not trained, that it lacks."""
+    """The average, completed with buffers and untrained parameters that only the trained weights hold."""
     learned = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     missing = [name for name in network.state_dict() if name not in average]
     counters = all(name.endswith("num_batches_tracked") for name in missing)
@@ -176,7 +176,7 @@ def _unwrapped(name: str) -> str:
 
 
 def _without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors under the one prefix that makes their names those of the network, and only those."""
+    """The tensors under the one prefix whose removal gives the network's names; other tensors are dropped."""
     if state.keys() & own.keys():
         return dict(state)
     needed = [name for name in own if not name.endswith("num_batches_tracked")]

@@ -1,4 +1,4 @@
-"""The files of an autoencoder of diffusers, in a folder or of a repository of the hub, and the model that they make."""
+"""An autoencoder of diffusers: its files, in a folder or in a hub repository, and the model built from them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WHAT = ("files of autoencoder", "file of autoencoder")
 
 @dataclass(frozen=True)
 class DiffusersModel:
-    """A model with `encode` and `decode`, in eval mode on the CPU; its parameters want no gradient."""
+    """A model with `encode` and `decode`, in eval mode on the CPU; its parameters need no gradient."""
 
     model: torch.nn.Module
     class_name: str
@@ -41,7 +41,7 @@ class DiffusersModel:
 class _Files:
     config: Path
     facts: Mapping[str, Any]
-    """What config.json says."""
+    """The content of config.json."""
     weights: FoundWeights
     shards: tuple[Path, ...]
     digest: str
@@ -53,14 +53,14 @@ def is_repository(name: str) -> bool:
 
 
 def folder_of(path: Path) -> Path | None:
-    """The folder with config.json: `path`, or the autoencoder of the whole pipeline that is in it; None without one."""
+    """The folder with config.json: `path`, or its subfolder "vae" where it holds a whole pipeline; None without one."""
     return next((folder for folder in (path, path / "vae") if (folder / CONFIG).is_file()), None)
 
 
 def load_model(name: str, folder: Path | None, options: WeightOptions) -> DiffusersModel:
     """The model in `folder`, or of the repository `name`: its class by config.json, its weights by .safetensors.
 
-    Files are searched as those of encoders are, the network last; `options.weights` takes the place of the weights.
+    Files are searched like those of encoders, the network last; `options.weights` takes the place of the weights.
     Raises `InputError` without diffusers, and for a class that is no autoencoder; `WeightsError` for files that are
     missing, damaged or do not fit.
     """

@@ -25,20 +25,20 @@ from torch._export.serde.union import _Union
 from fdr.weights.export_operators import is_allowed, words
 
 MAX_DEPTH = 64
-"""Levels of nested parts, tree specifications and expressions; a network has some ten."""
+"""The deepest nesting of parts, tree specifications and expressions; a network has some ten levels."""
 MAX_TEXT = 10_000
-"""Characters of an expression."""
+"""The most characters of an expression."""
 MAX_CHOICES, MAX_SYMBOLS, MAX_TERMS = 12, 8, 200
 """Maxima and remainders, free sizes, and summands (once multiplied out) of one expression: sympy's time doubles with
 each of them, and a network's sizes have a few."""
 
 
 class Refused(Exception):
-    """Something that no network needs, as half a sentence that follows the name of the file."""
+    """A file holds something that no network needs; the message is half a sentence that follows the file's name."""
 
 
 def checked_program(data: Any) -> dict[str, Any]:
-    """A copy of models/model.json. Raises `Refused` for whatever is not known."""
+    """A checked copy of models/model.json. Raises `Refused` for anything unknown."""
     copy: dict[str, Any] = _copy(schema.ExportedProgram, data, "the program")
     copy["guards_code"] = []  # Python, which torch would execute; the graph has the same shapes
     module = copy["graph_module"]

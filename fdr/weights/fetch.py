@@ -1,4 +1,4 @@
-"""Fetching weight files: plain addresses with resume and digest, hub files through huggingface_hub."""
+"""Fetching weight files: from a URL, with resume and digest, or from the hub through huggingface_hub."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from fdr.errors import RunError, first_line
 from fdr.runtime import Progress, ProgressTask, locked_file
 
 CHUNK = 1 << 20
-TIMEOUT = 30.0  # seconds without a byte
-ATTEMPTS = 4  # connections for one file, as long as each brings something
+TIMEOUT = 30.0
+"""Seconds without a byte after which a connection counts as broken."""
+ATTEMPTS = 4
+"""The most connections for one file; raising it helps on unstable networks."""
 
 
 class FetchError(Exception):
-    """Why a file could not be fetched, as half a sentence."""
+    """A file could not be fetched; the message is half a sentence that says why."""
 
 
 def fetch_url(url: str, target: Path, sha256: str | None, *, progress: Progress) -> Path:
-    """Fetch `url` to `target`: into `target.part` first, resumed there, checked, then renamed.
+    """Fetch `url` to `target`: into `target.part` first, which is resumed, checked, then renamed.
 
-    A part is continued only where a digest can prove the result. A file of another digest is removed.
-    Raises `FetchError`, or `RunError` when the disk does not take it.
+    A part is resumed only where a digest can prove the result. A file with another digest is removed.
+    Raises `FetchError`, or `RunError` when the file cannot be written.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +61,7 @@ def _fetch_locked(url: str, target: Path, sha256: str | None, progress: Progress
 
 
 def _download(url: str, part: Path, title: str, progress: Progress) -> None:
-    """Fill `part` from where it ends; connections that break are opened again while they bring something."""
+    """Append to `part` until the file is complete, opening broken connections again as long as bytes arrive."""
     for attempt in range(ATTEMPTS):
         before = part.stat().st_size if part.exists() else 0
         if _transfer(url, part, before, title, progress):

@@ -57,7 +57,7 @@ class WeightsFile:
     """Other publications of the same weights, searched and fetched after this one."""
 
     what: tuple[str, str] = ("weights of encoder", "weight file of encoder")
-    """What sentences call its content, and the file."""
+    """How messages name the weights, and the file."""
 
     @property
     def source(self) -> str:
@@ -81,7 +81,7 @@ class FoundWeights:
     path: Path
     sha256: str
     is_known: bool
-    """True: it is the published file. False: it is not, or no digest was published."""
+    """True when the digest is the published one; false when it differs or none was published."""
 
 
 def find(file: WeightsFile, weights_dir: Path | None = None) -> Path | None:
@@ -93,8 +93,8 @@ def find(file: WeightsFile, weights_dir: Path | None = None) -> Path | None:
 def find_publication(file: WeightsFile, weights_dir: Path | None = None) -> tuple[WeightsFile, Path] | None:
     """The first of `file` and its `others` that lies on this machine, and where.
 
-    All of them are looked for in the folder that was named; then each in turn in all other places, so that a second
-    publication is taken only where the first is nowhere.
+    All of them are searched in `weights_dir`, then each in turn in all other places, so that a second publication is
+    taken only when the first is not on this machine.
     """
     for one in (file, *file.others):
         path = None if weights_dir is None else _find_in([Path(weights_dir).expanduser()], one)
@@ -115,8 +115,8 @@ def _find_in(folders: Sequence[Path], file: WeightsFile) -> Path | None:
 def resolve(file: WeightsFile, options: WeightOptions, encoder: str) -> FoundWeights:
     """The weight file for `encoder`: `options.weights`, else found, else fetched (unless offline).
 
-    A file of the user's that is not the published one is used with an `FdrWarning`; a fetched one is refused.
-    Raises `WeightsError` saying what to fetch from where and where to put it.
+    A user's file that is not the published one is used with an `FdrWarning`; a fetched one is refused. Raises
+    `WeightsError`, which says what to fetch, from where, and where to put it.
     """
     if options.weights is not None:
         path = _explicit(options.weights, encoder)
@@ -143,7 +143,7 @@ def file_digest(path: Path) -> str:
 
 
 def missing_sentence(file: WeightsFile, options: WeightOptions, encoder: str, why: str) -> str:
-    """What to fetch, from where, how big it is, and where to put it."""
+    """The message that says what to fetch, from where, how big it is, and where to put it."""
     name = file.hub[1] if file.hub else file.filename
     size = "" if not file.size else f" ({file.size / 1e6:,.0f} MB)" if file.size > 1e6 else f" ({file.size:,} bytes)"
     source = f" from {file.source}" if file.source else ""
@@ -176,7 +176,7 @@ def _explicit(path: Path, encoder: str) -> Path:
 
 
 def _published_as(path: Path, file: WeightsFile) -> WeightsFile:
-    """The publication that a file of the user's claims to be by its name; one without a digest when that is unclear."""
+    """The publication whose name the user's file has; an entry without a digest when the name is unclear."""
     if not file.others:
         return file
     for one in (file, *file.others):
@@ -212,7 +212,7 @@ def _find_in_hub_cache(file: WeightsFile) -> Path | None:
 
 
 def _fetch(file: WeightsFile, options: WeightOptions, encoder: str) -> Path:
-    """Of the publications of `file` the first that can be had."""
+    """Fetch the first publication of `file` that can be fetched."""
     reasons = []
     for one in (file, *file.others):
         try:

@@ -24,7 +24,7 @@ WEIGHTS, INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What describes a model, and its weights."""
+    """The descriptions of a model, and its weights."""
 
     config: Mapping[str, Any]
     preprocessor: Mapping[str, Any]
@@ -32,7 +32,7 @@ class ModelFiles:
     weights: Path
     """The weight file, or the index of several."""
     weights_digest: str
-    """sha256 of the weight file; where there are several, of their digests in the order of their names."""
+    """sha256 of the weight file; for several shards, sha256 of their joined digests in the order of their names."""
     shards: tuple[Path, ...]
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -50,7 +50,7 @@ def needed_files(target: str) -> tuple[WeightsFile, ...]:
 
 
 def is_folder(target: str) -> bool:
-    """True for a path rather than a repository of the hub."""
+    """True for a path, false for a repository of the hub."""
     return target.startswith(("/", "./", "../", "~")) or target.count("/") != 1 or Path(target).is_dir()
 
 
@@ -76,14 +76,14 @@ def resolve_files(target: str, options: WeightOptions, encoder: str) -> ModelFil
 
 
 def is_here(target: str, weights_dir: Path | None = None) -> bool:
-    """True when nothing of `target` has to be fetched."""
+    """True when all files of `target` are on this machine."""
     return all(find(file, weights_dir) is not None for file in needed_files(target))
 
 
 def shards_of(
     found: FoundWeights, resolve_part: Callable[[str], FoundWeights], asked_by: str
 ) -> tuple[tuple[Path, ...], str]:
-    """The weight files and their digest, where `found` is one, or the index of several."""
+    """The weight files and their digest; `found` is the one weight file, or the index of several."""
     if not found.path.name.endswith(".index.json"):
         return (found.path,), found.sha256
     parts = [resolve_part(name) for name in shard_names(found.path, asked_by)]

@@ -28,7 +28,7 @@ def module_digest(module: torch.nn.Module) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _source_of(kind: type) -> str:
-    """As it was when first asked for: Python parses a whole file to find it, which in 3.11 is not safe in threads."""
+    """The source of a class, cached: Python parses a whole file to find it, which in 3.11 is not safe in threads."""
     return inspect.getsource(kind)
 
 

@@ -28,9 +28,9 @@ _OLD_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 def load_inert(path: Path) -> Any:
-    """What a torch checkpoint holds; every foreign object is an empty `OrderedDict`, or holds the items it had.
+    """The content of a torch checkpoint, with an `OrderedDict` for each foreign object, which keeps its items if any.
 
-    Raises `WeightsError` naming what is no data of a checkpoint; torch's errors for a file that is damaged.
+    Raises `WeightsError` for a name that is no data, and torch's errors for a damaged file.
     """
     import torch
 
@@ -48,7 +48,7 @@ def load_inert(path: Path) -> Any:
 
 
 def class_of(value: Any) -> str | None:
-    """The name of the class that an empty stand-in is there for; None for anything else."""
+    """The name of the class that an empty stand-in replaces; None for anything else."""
     name = getattr(value, "stands_for", None) if type(value) is OrderedDict and not value else None
     return name[:100] if isinstance(name, str) else None  # the file may have put something else there
 
@@ -70,7 +70,7 @@ def _is_data(name: str) -> bool:
 
 
 def _stand_in(name: str) -> type:
-    """A class whose instances are empty and which does nothing, whatever it is given."""
+    """A class that ignores all arguments and makes empty objects."""
 
     def empty(cls: type, *_: Any, **__: Any) -> Any:
         held: OrderedDict[Any, Any] = OrderedDict()  # torch lets nothing else take the items of a dict's subclass
@@ -80,5 +80,5 @@ def _stand_in(name: str) -> type:
     def bare(cls: type, *_: Any, **__: Any) -> Any:
         return object.__new__(cls)
 
-    with_state = name.startswith("numpy.")  # whose state is a tuple, not a dict
+    with_state = name.startswith("numpy.")  # its state is a tuple, not a dict
     return type("StandIn", (), {"__new__": bare if with_state else empty, "__setstate__": lambda *_: None})

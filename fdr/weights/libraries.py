@@ -1,4 +1,4 @@
-"""Imports of the large model libraries, where they are used; a broken one costs one encoder and one sentence."""
+"""Importing the large model libraries only when they are used; a broken one affects its own encoders only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ADVICE = {
 
 
 def load_library(name: str, user: str, kind: str = "Encoder") -> ModuleType:
-    """The module `name`, for the encoder `user`. Raises `InputError` when its import fails, whatever it raises."""
+    """Import the module `name` for the encoder `user`. Raises `InputError` when the import fails for any reason."""
     try:
         return importlib.import_module(name)
     except Exception as error:  # a broken neighbour (torchvision of another torch) raises anything

@@ -13,9 +13,9 @@ class WeightOptions:
     """How the files of a network are found; the defaults here are the only ones."""
 
     weights: Path | None = None
-    """A weight file to use as it is; None searches the usual places and fetches."""
+    """The weight file to use; None searches the usual places and then fetches it."""
     weights_dir: Path | None = None
-    """The folder that is searched first, and that takes what is fetched."""
+    """The folder that is searched first, and where fetched files are saved."""
     offline: bool | None = None
-    """True never touches the network; None does what the environment says."""
+    """True never touches the network; None follows the environment."""
     progress: Progress = field(default_factory=SilentProgress)

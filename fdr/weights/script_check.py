@@ -1,4 +1,4 @@
-"""What a TorchScript archive may say: its code before torch compiles it, its graphs before anything runs.
+"""Checks of a TorchScript archive: its code before torch compiles it, its graphs before anything runs.
 
 While torch reads an archive it already runs parts of the code: values of constants and of default arguments, methods
 `__setstate__`, and operators whose arguments are known. So those must be plain values, and texts must stay short.
@@ -14,27 +14,27 @@ from typing import Any
 from fdr.weights.export_operators import is_tensor_operator, words
 
 MAX_TEXT = 20_000
-"""Characters of a text, or parts of a tuple, that the compiler may build: every further use of it may double it."""
-
+"""The longest text or tuple that the compiler may build. A network needs far less; raising the limit lets an archive
+use more memory and time, since each further use of a value may double it."""
 
 MAX_TRIPS = 1 << 30
-"""Rounds of a loop without a condition; a network has as many as layers or pixels."""
+"""The most rounds of a loop without a condition; a network has at most as many as layers or pixels."""
 
 
 class Refused(Exception):
-    """Something that no network needs, as half a sentence that follows the name of the file."""
+    """An archive holds something that no network needs; the message is half a sentence that follows the file's name."""
 
 
 # --- code ------------------------------------------------------------------------------------------------------------
 
 _FORBIDDEN = re.compile(r"\b(from_file|__setstate__|torch\s*\.\s*classes|load_tensor|rpc_\w+)\b")
 _UNREADABLE = re.compile(r"[^\n -~]|\\\n")
-"""Characters that torch's reader of code and Python's may take for different things."""
+"""Characters that torch's parser and Python's may read differently."""
 _TEXT_MAKERS = words(
     "add format percentFormat str join lower upper strip lstrip rstrip capitalize title swapcase slice"
 )
 _TEXT_USERS = words("ljust rjust center zfill expandtabs replace find rfind rindex count index partition rpartition")
-"""Functions of texts that take long for long texts, or make long ones of short ones."""
+"""String functions that are slow for long texts, or make long texts from short ones."""
 _VALUE_CALLS = words("float int bool annotate device")
 
 
@@ -122,7 +122,7 @@ def _in_order(function: ast.FunctionDef) -> Iterator[ast.stmt]:
 
 
 class _Sizes:
-    """Upper bounds of the values that the compiler may compute: characters of texts, parts of tuples, else 1."""
+    """Upper bounds on the size of the values that the compiler may compute: characters, parts of a tuple, else 1."""
 
     def __init__(self) -> None:
         self._sizes: dict[str, int] = {}
@@ -130,7 +130,7 @@ class _Sizes:
         """Those of tuples by name, for when they are taken apart again."""
 
     def follow(self, node: ast.stmt) -> None:
-        """Take note of a statement. Raises `Refused` for one that makes too long a value."""
+        """Update the sizes by one statement. Raises `Refused` for one that makes too long a value."""
         match node:
             case ast.Assign(targets=targets, value=value):
                 for target in targets:
@@ -183,7 +183,7 @@ class _Sizes:
         return size
 
     def _long(self, nodes: Iterable[ast.expr]) -> int:
-        """The sizes of those that have one, together."""
+        """The sum of the sizes above 1, and at least 1."""
         return max(1, sum(size for node in nodes if (size := self.of(node)) > 1))
 
     def _of_call(self, node: ast.Call) -> int:

@@ -1,4 +1,4 @@
-"""`PATH.json`: what a file beside another says of it, where that one cannot say it itself."""
+"""The sidecar `PATH.json`: settings for a file that cannot hold them itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fdr.errors import InputError, unknown
 
 
 def read_sidecar(path: Path, settings: Collection[str]) -> dict[str, Any]:
-    """What `PATH.json` says, if it is there. Raises `InputError` for anything but an object of these settings."""
+    """The settings in `PATH.json`, empty without it. Raises `InputError` for other content than these settings."""
     sidecar = path.with_name(path.name + ".json")
     if not os.path.isfile(sidecar):  # unlike Path.is_file, false for a name that is too long
         return {}

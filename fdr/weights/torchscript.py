@@ -1,4 +1,4 @@
-"""TorchScript archives, which torch has deprecated: the one place that reads them."""
+"""Reading TorchScript archives, which torch has deprecated; no other file does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from fdr.runtime import check_zip
 from fdr.weights.script_check import Refused, check_code, check_functions
 
 _MAX_CODE = 1 << 24
-"""Bytes of code in one archive; that of a network of 500 million parameters has less than one MiB."""
+"""The most bytes of code in one archive; a network of 500 million parameters has less than one MiB. Raising the limit
+admits archives that take longer to check."""
 
 
 def is_archive(path: Path) -> bool:
@@ -57,7 +58,7 @@ def load_archive(path: Path, device: torch.device | str = "cpu") -> torch.jit.Sc
 
 
 def _loaded(path: Path, device: torch.device) -> torch.jit.ScriptModule:
-    """As torch.jit.load does it, which would hide the functions that the modules share."""
+    """Load like torch.jit.load, but keep access to the functions that modules share, so that they are checked."""
     from torch.jit._recursive import wrap_cpp_module
 
     unit = torch._C.CompilationUnit()
@@ -84,7 +85,7 @@ def _check_members(path: Path) -> None:
 
 
 def _check_objects(data: bytes) -> None:
-    """Objects of classes that are written in C++ read their own state: no network of plain tensors has one."""
+    """Refuse objects of C++ classes, which read their own state; a network of plain tensors has none."""
     try:
         for opcode, argument, _ in pickletools.genops(data):
             is_foreign = opcode.name == "GLOBAL" and ".classes." in str(argument).replace(" ", ".")

@@ -1,8 +1,8 @@
-"""Names of code that a file gives, not the user: which of them are taken, and the sentence for the others.
+"""Code that a file names, not the user: which names are accepted, and the error for the others.
 
-What is typed on a command line, or passed in Python, is the user's own. Out of a file (a run folder, train.json, a
-configuration) comes only what fdr itself knows and what an installed package declares with an entry point. Nothing is
-imported to find that out.
+A name that is typed on a command line or passed in Python is the user's own. From a file (a run folder, train.json, a
+configuration) fdr accepts only its own names and those that an installed package declares with an entry point. Nothing
+is imported to find that out.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ ENCODERS, GENERATORS = "fdr.encoders", "fdr.generators"
 """Groups of entry points: "name = module:factory" in a package declares an encoder, or the network of a generator."""
 
 _OWN = {ENCODERS: ("fdr.training.demo_generator:pixels",), GENERATORS: ("fdr.training.demo_generator:Decoder",)}
-"""What fdr declares of itself, for the runs of its demo."""
+"""Code that fdr itself declares, for the runs of its demo."""
 
 _CODE = re.compile(r"(py|torchscript|export):(.*)", re.DOTALL | re.IGNORECASE)
-"""Names of encoders that are code of their own: Python, or a program in a file."""
+"""Names of encoders that are code: Python, or a program in a file."""
 
 
 def declared_in(group: str) -> list[EntryPoint]:
@@ -41,7 +41,7 @@ def find_declared(group: str, target: str) -> EntryPoint | None:
 
 
 def load_declared(point: EntryPoint) -> Any:
-    """What an entry point stands for. A module of the same name in the current folder does not take its place."""
+    """Import the object of an entry point, even when a module in the current folder has the same name."""
     if _is_here(point):
         return point.load()
     with _without_current_folder():
@@ -49,7 +49,7 @@ def load_declared(point: EntryPoint) -> Any:
 
 
 def check_encoders(names: Iterable[str], where: str, instead: str = "--reps") -> None:
-    """Raise `InputError` for an encoder of a file (`where`) that is code which no installed package declares."""
+    """Raise `InputError` when the file `where` names an encoder that is code which no installed package declares."""
     for name in (part.strip() for text in names for part in text.split(",")):
         match = _CODE.match(name)
         points = importlib.metadata.entry_points(group=ENCODERS)
@@ -66,7 +66,7 @@ PLACE = "a folder of this machine"
 
 
 def untrusted(where: str, target: str, typed: str, what: str = CODE) -> InputError:
-    """The sentence for something that a file asks for; `typed` is what names it on the command line."""
+    """The error for code that a file names; `typed` is how the user would name it on the command line."""
     return InputError(
         f"{where} asks for {target!r}, {what}; if you trust it, add --trust, or name it yourself: {typed}."
     )

@@ -1,4 +1,4 @@
-"""Code that a user names: a module and a factory in it, and what identifies them."""
+"""Code that a user names: importing a module, finding a factory in it, and identifying it by its source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fdr.errors import InputError, first_line, unknown
 
 
 def find_factory(module_name: str, factory_name: str, asked_by: str) -> Callable[..., Any]:
-    """The callable of that name. Raises `InputError` for a module that fails, and for another name."""
+    """The callable `factory_name` of a module. Raises `InputError` when the import fails or it has no such callable."""
     module = import_named(module_name, asked_by)
     factory = getattr(module, factory_name, None)
     if not callable(factory):
@@ -25,15 +25,15 @@ def find_factory(module_name: str, factory_name: str, asked_by: str) -> Callable
 
 
 def source_digest(factory: Callable[..., Any]) -> str:
-    """sha256 of the file that a factory is in; of nothing where it is in none."""
+    """sha256 of the file that defines a factory; the digest of no bytes where there is no file."""
     file = getattr(sys.modules.get(getattr(factory, "__module__", "")), "__file__", None)
     return hashlib.sha256(Path(file).read_bytes() if file and os.path.isfile(file) else b"").hexdigest()
 
 
 def import_named(module: str, asked_by: str) -> ModuleType:
-    """The module that a user named, from the current folder too, as `python -m` has it.
+    """Import the module that a user named; like `python -m`, this also searches the current folder.
 
-    Raises `InputError` for whatever its import raises, beginning with `asked_by`.
+    Raises `InputError`, beginning with `asked_by`, for whatever the import raises.
     """
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:

@@ -1,7 +1,7 @@
-"""Which sets of weights a checkpoint holds: the trained one, averages (EMAs) of it, and others.
+"""Which sets of weights a checkpoint holds: the trained weights, their averages (EMAs), and others.
 
-Trainers give them many names. One rule decides which is taken: papers measure an average, so the first average of the
-file is, and the trained weights where there is no average.
+Trainers give them many names. One rule decides which set is used: papers measure an average, so it is the first average
+of the file, or the trained weights where there is no average.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from fdr.errors import InputError, unknown
 from fdr.weights.inert_objects import class_of
 
 ONLINE = "online"
-"""The label of the weights that are trained, as opposed to their averages."""
+"""The label of the trained weights, as opposed to their averages."""
 NO_AVERAGE = "none"
-"""Asks for the trained weights, as `ONLINE` does."""
+"""Another label for the trained weights."""
 ADVICE = "--ema LABEL takes another set, --ema none the trained weights"
-"""How to take another set than that of the rule."""
+"""The advice on how to use another set than the rule's."""
 TRAINED_KEYS = (
     *("model", "state_dict", "generator", "net", "network", "params", "module", "model_state_dict", "model_state"),
     *("g", "G", "netG", "unet", "transformer", "weights"),
@@ -30,22 +30,22 @@ TRAINED_KEYS = (
 _ADVERSARY = re.compile(r"(?:net_?)?d|disc\w*", re.IGNORECASE)
 _AVERAGE = re.compile(r"(?:^|[_.\-])(?:ema|swa)(?:$|[_.\-\d])|^ema|(?-i:EMA)|shadow|averag", re.IGNORECASE)
 _INNER_KEYS = ("module", "model", "state_dict", "shadow", "shadow_params", "params", "ema_model", "ema", "weights")
-"""Where a wrapped set lies inside of its container."""
+"""Keys under which a container holds a set of weights."""
 _COUNTERS = {"n_averaged", "initted", "step", "decay", "num_updates", "updates", "optimization_step"}
-"""What averages count beside their weights."""
+"""Counters that averages store beside their weights."""
 State = Mapping[str, Any] | list[Tensor]
 """Tensors by name; or in the order of a network's parameters, as torch-ema keeps them."""
 
 
 @dataclass(frozen=True)
 class TakenWeights:
-    """Which set of weights a network has, of which."""
+    """The set of weights that was copied into a network, and the sets to choose from."""
 
     label: str = ONLINE
     held: tuple[str, ...] = (ONLINE,)
-    """The labels of all sets where they were."""
+    """The labels of all sets in the checkpoint."""
     note: str = ""
-    """What was said of the choice, for reports."""
+    """The warning about the choice, for reports; empty when there was none."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class WeightSets:
 def weight_sets(checkpoint: Any, own: Iterable[str] = ()) -> WeightSets:
     """The sets of a checkpoint: a state dict, or a container of state dicts under the keys that trainers use.
 
-    `own` are the names of the network: where a part of it is called "ema" itself, no set is told apart by such names.
+    `own` are the names of the network: where a part of it is itself called "ema", names are not used to separate sets.
     """
     is_flat = any(_average_prefix(name)[0] is not None for name in own)
     if not isinstance(checkpoint, Mapping):
@@ -132,7 +132,7 @@ def is_average(name: str) -> bool:
 
 
 def _ordered(trained: dict[str, Any], averages: Mapping[str, Any]) -> dict[str, Any]:
-    """The sets that are no averages; the generator's comes first, known by its key or by the names of an average."""
+    """The trained sets; the generator's comes first, recognized by its key or by having an average's names."""
     named = [key for key in TRAINED_KEYS if key in trained]
     average = next((state for state in averages.values() if isinstance(state, Mapping)), {})
     alike = [key for key, state in trained.items() if isinstance(state, Mapping) and state.keys() == average.keys()]
@@ -142,7 +142,7 @@ def _ordered(trained: dict[str, Any], averages: Mapping[str, Any]) -> dict[str, 
 
 
 def _averages_under(key: str, value: Any) -> dict[str, Any]:
-    """The averages in what an average's key holds: one, or several by their decays."""
+    """The averages under the key of an average: one, or several by their decays."""
     shadows = value.get("shadows") if isinstance(value, Mapping) else None
     if isinstance(shadows, Mapping):
         return {str(label): state for label, state in shadows.items()}
@@ -182,9 +182,9 @@ def _unwrapped(value: Any) -> State | None:
 
 
 def _parted(state: Mapping[Any, Any]) -> WeightSets | None:
-    """The sets of one flat state dict, told apart by a part of their names ("model.", "ema_model."); None for one set.
+    """Separate the sets of a flat state dict by prefixes ("model.", "ema_model."); None when there is one set.
 
-    An average has names of the trained weights.
+    Apart from its prefix, an average has the names of the trained weights.
     """
     groups: dict[str, dict[str, Any]] = {}
     rest: dict[str, Any] = {}
@@ -218,7 +218,7 @@ def _average_prefix(name: str) -> tuple[str | None, str]:
 
 
 def _endings(names: Iterable[str]) -> dict[str, str]:
-    """Names without their first one or two parts, by themselves and without dots, as LitEma writes them."""
+    """Names without their first parts (up to two), by the same name with and without dots (LitEma writes none)."""
     endings = [".".join(name.split(".")[skipped:]) for skipped in (2, 1, 0) for name in names]
     return {**{ending.replace(".", ""): ending for ending in endings}, **{ending: ending for ending in endings}}
 
@@ -230,7 +230,7 @@ def _is_set(key: str, value: Any) -> bool:
 
 
 def _holds_averages(value: Any) -> bool:
-    """True for a container of which one key is an average's."""
+    """True for a container that holds an average under one of its keys."""
     return isinstance(value, Mapping) and any(is_average(str(key)) and _unwrapped(value[key]) for key in value)
 
 
