@@ -22,7 +22,7 @@ REFERENCE_COUNT = 2048
 SAMPLE_COUNT = 1024
 REFERENCE_SEED, VALIDATION_SEED, SAMPLE_SEED = 0, 1, 2
 SELF_CHECK_TOLERANCE = 1e-6
-"""Of the trace of the covariance: how far the moments computed here may be from the shipped ones."""
+"""Largest difference between the moments computed here and the shipped ones, as a share of the covariance's trace."""
 
 SETS = {
     "fresh": "new images of the same kind: the floor",

@@ -1,4 +1,4 @@
-"""Samples against a reference, with several encoders and metrics: the first arrow line of the design, in one call."""
+"""Evaluates samples against a reference with several encoders and metrics, in one call."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def evaluate(
     num_classes: int | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> Report:
-    """Measure one sample set; everything that can be wrong is checked before the first image is decoded.
+    """Evaluate one sample set. Arguments and files are checked before the first image is decoded.
 
     `samples` and image references are anything `fdr.open_images` reads; `reference` may also be a registry name, a
     statistics file, a folder of `fdr stats`, `Moments`, or a dict of these by encoder name. `encoders` are names
@@ -135,7 +135,7 @@ def evaluate(
 
 
 class Evaluator:
-    """Encoders, metrics and a reference, loaded once; `evaluate` then measures any number of sample sets."""
+    """Loads encoders, metrics and a reference once; `evaluate` then measures any number of sample sets."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class Evaluator:
         self.encoder_options = encoder_options
         self.extraction_options = extraction_options
         if any(metric.needs_reference for metric in self.metrics):
-            reference = opened(reference, image_options)  # what is wrong with it is said before weights are loaded
+            reference = opened(reference, image_options)  # so that errors in it are raised before weights are loaded
         self.encoders = load_encoders(encoders, encoder_options, weights)
         device = self.encoders[0].device
         self._device = str(device) if device.type == "cuda" else None
@@ -178,7 +178,7 @@ class Evaluator:
             )
 
     def prepare_reference(self) -> None:
-        """Measure the reference images, if that is what the reference is; done once, at the latest by `evaluate`."""
+        """Measure the reference if it consists of images. Done once; `evaluate` does it if nobody else has."""
         with collected_warnings() as texts:
             self.reference.prepare()
         self.warnings += texts
@@ -218,7 +218,7 @@ class Evaluator:
         return [(metric, output) for metric, output in outputs if output is not None]
 
     def _requested(self, encoder: AbstractEncoder, of_reference: bool = False) -> Requested:
-        """What the metrics want of an encoder, on the side of the samples or of the reference."""
+        """What the metrics need from an encoder, for the samples or for the reference."""
         applied = [(m, output) for m, output in self._applied(encoder) if m.needs_reference or not of_reference]
         return Requested(
             tuple(dict.fromkeys(output for m, output in applied if isinstance(m, AbstractMomentsMetric))),
@@ -274,7 +274,7 @@ class Evaluator:
         return run_on_rank0(group, report)
 
     def _stored_moments(self, source: ImageSource) -> dict[Key, Moments]:
-        """By the protocol's rule, the moments that the sample file itself holds; none without such a rule or file."""
+        """The moments in the sample file itself, if the protocol uses these instead of the images; else none."""
         has_rule = self.protocol is not None and self.protocol.takes_stored_moments
         if not has_rule or source.path is None or not is_statistics(source.path):
             return {}

@@ -1,4 +1,4 @@
-"""Protocols: a published evaluation as data, so that one name fixes encoder, metrics and their order."""
+"""Published evaluation protocols: one name selects the encoder, the metrics and their order."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from fdr.errors import InputError, unknown
 
 @dataclass(frozen=True)
 class Protocol:
-    """An evaluation as others publish it."""
+    """A published evaluation protocol."""
 
     name: str
     title: str
     encoder: str
     metrics: tuple[str, ...]
-    """In the order in which the original prints them."""
+    """The metrics, in the order in which the original code prints them."""
     reference: str
-    """The reference where none is named."""
+    """The reference that is used if the user names none."""
     takes_stored_moments: bool = False
-    """True when moments `mu`, `sigma`, `mu_s`, `sigma_s` in a sample file win over its images, as in a reference."""
+    """True if moments (`mu`, `sigma`, `mu_s`, `sigma_s`) in a sample file are used instead of its images."""
 
 
 ADM = Protocol(
@@ -43,7 +43,7 @@ def find_protocol(name: str | Protocol) -> Protocol:
 
 
 def check_is_free(protocol: Protocol, has_encoders: bool, has_metrics: bool) -> None:
-    """Raise when the user chose what the protocol fixes."""
+    """Raise an error if the user chose something that the protocol fixes."""
     for is_chosen, option, fixed in (
         (has_encoders, "--reps", protocol.encoder),
         (has_metrics, "--metrics", ", ".join(protocol.metrics)),

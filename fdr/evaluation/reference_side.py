@@ -1,4 +1,4 @@
-"""The reference as an evaluation needs it: moments and features by encoder and output, from statistics or images."""
+"""The reference of an evaluation: moments and features by encoder and output, from statistics or images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def opened(reference: Any, options: ImageOptions) -> Any:
 
 
 def _reference_options(options: ImageOptions) -> ImageOptions:
-    """A subset is taken of the samples only; crop and size hold for both sides."""
+    """Image options for the reference: a subset applies to the samples only, crop and size apply to both."""
     return replace(options, count=None, seed=0)
 
 
@@ -62,13 +62,13 @@ class ReferenceSide:
         self.moments: dict[Key, Reference] = {}
         self.features: dict[Key, np.ndarray] = {}
         self.images: ImageSource | None = None
-        """The images that have to be measured, where there are such."""
+        """The images to measure; None if statistics are enough."""
         self.image_set: ImageSet | None = None
         """The decoded images of the reference and what the decoder recorded about each; set by `prepare`."""
         self.preprocessing: Preprocessing | None = None
-        """How they reached the encoders, once they are measured."""
+        """How the images were read and resized; set by `prepare`."""
         self._requested: dict[str, Requested] = {name: requested[name] for name in self._encoders}
-        """What the images have to give."""
+        """What must be measured on the images, by encoder."""
         self._is_measured = False
         if not self._encoders:
             return
@@ -100,7 +100,7 @@ class ReferenceSide:
         )
 
     def prepare(self) -> None:
-        """Measure the images, if there are any to measure; done once."""
+        """Measure the images if there are any. Only the first call does something."""
         if self.images is None or self._is_measured:
             return
         source = self.images
@@ -119,7 +119,7 @@ class ReferenceSide:
 
     @property
     def outputs(self) -> dict[str, tuple[str, ...]]:
-        """What the images are extracted for, by encoder."""
+        """The outputs that must be extracted from the images, by encoder."""
         return {name: request.outputs for name, request in self._requested.items()}
 
     def origin(self, key: Key, has_features: bool) -> Origin:
@@ -133,7 +133,7 @@ class ReferenceSide:
         return Origin(found.name, found.digest, found.moments.count, val_fd)
 
     def val_fd(self, key: Key) -> ValidationFD | None:
-        """The denominator of FDr, where the reference has one."""
+        """The denominator of FDr, if the reference has one."""
         found = self.moments.get(key)
         return None if found is None else found.val_fd
 
@@ -165,7 +165,7 @@ class ReferenceSide:
 
 
 def _images_in(found: Reference, options: ImageOptions) -> ImageSource:
-    """The images that the file of a reference of statistics holds as well."""
+    """The images that a statistics file contains besides its moments."""
     reason = "it holds moments only"
     if found.path is not None:
         try:

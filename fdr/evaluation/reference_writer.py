@@ -21,12 +21,12 @@ from fdr.references import INDEX_NAME, INDEX_SCHEMA, check_target, moments_diges
 from fdr.runtime import file_digest, propagate_failures, run_on_rank0, write_atomically
 
 MAX_STEM = 200
-"""Bytes of a file's name before its suffix; file systems allow 255, temporary names are longer."""
+"""Longest file name without suffix, in bytes. File systems allow 255, and temporary names need some more."""
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """What is known of the images once all encoders have seen them."""
+    """The results of all encoders on the images."""
 
     moments: Mapping[str, tuple[Moments, dict[str, Any]]]
     """Moments and their attributes, by encoder."""

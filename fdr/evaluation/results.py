@@ -1,4 +1,4 @@
-"""Scores with their provenance: from what a metric computed to a row of the report."""
+"""Turns the scores of metrics into rows of the report, with their provenance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fdr.reports import Origin, Result, result_key, result_signature
 
 @dataclass(frozen=True)
 class PlannedResult:
-    """A number that is about to be measured."""
+    """A number that will be measured."""
 
     metric: str
     encoder: str | None

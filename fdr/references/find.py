@@ -1,4 +1,4 @@
-"""Reference moments: by registry name, from a statistics file, or from a folder that `fdr stats` wrote."""
+"""Finds reference moments: by registry name, in a statistics file, or in a folder that `fdr stats` wrote."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ DEFAULT_REFERENCE = "imagenet256"
 
 @dataclass(frozen=True)
 class Reference:
-    """Moments of one encoder on one reference set, with their provenance."""
+    """The moments of one encoder on one reference set, and where they come from."""
 
     name: str
     source: str
     digest: str
-    """sha256 over mu and sigma, whatever file they are in, or over the content of the images that were measured."""
+    """sha256 over mu and sigma, or over the content of the images if these were measured in this run."""
     moments: Moments
     images_digest: str | None = None
-    """Digest of the images behind the moments, where known."""
+    """Digest of the images that the moments were computed from, if known."""
     spec_hash: str | None = None
-    """Spec of the encoder that made the moments; None when the file does not say."""
+    """Spec hash of the encoder that made the moments; None if the file does not say."""
     val_fd: ValidationFD | None = None
     path: Path | None = None
-    """The statistics file on this machine, which may hold images as well."""
+    """The statistics file on this machine. It may contain images as well."""
     protocol_count: int | None = None
-    """Number of samples that the published protocol compares with it, such as 50,000; None when there is none."""
+    """Number of samples in the published protocol for this reference, such as 50,000; None if there is none."""
     is_declared: bool = False
-    """True when the file, the registry or the `Moments` say that these are moments of the encoder asked for."""
+    """True if the file, the registry or the `Moments` name the requested encoder."""
 
 
 def is_statistics(path: Path) -> bool:
-    """True when the content of `path` is moments or features, in any known format, or a folder of them."""
+    """True if `path` contains moments or features in any known format, or is a folder of them."""
     return reference_folder(path) is not None or (not path.is_dir() and is_statistics_file(path))
 
 
 def open_samples(samples: Any, options: ImageOptions) -> ImageSource:
-    """`open_images`, with a sentence of its own for statistics that were given as images."""
+    """Like `open_images`, with a clearer error if the samples are a statistics file."""
     try:
         return open_images(samples, options)
     except InputError:
@@ -70,7 +70,7 @@ def open_samples(samples: Any, options: ImageOptions) -> ImageSource:
 
 
 def _is_sound(path: Path) -> bool:
-    """True for statistics that can be opened."""
+    """True if the path holds statistics that can be opened."""
     if reference_folder(path) is not None:
         return True
     try:
@@ -80,7 +80,7 @@ def _is_sound(path: Path) -> bool:
 
 
 def names_images(reference: Any) -> bool:
-    """True when `reference` has to be read as images: anything but moments, statistics and registry names.
+    """True if `reference` is images, that is, neither moments nor statistics nor a registry name.
 
     Raises `InputError` for a string that is neither a path nor a registry name.
     """
@@ -139,9 +139,9 @@ def find_reference(
     offline: bool | None = None,
     progress: Progress | None = None,
 ) -> Reference:
-    """Like `load_reference`, with provenance, validation FD and the number of samples of the protocol.
+    """Like `load_reference`, but returns the provenance, the validation FD and the protocol's sample count as well.
 
-    Doubts about the moments (float32, asymmetric, singular, of unknown count) are `FdrWarning`s.
+    Questionable moments (float32, asymmetric, singular, or of an unknown count) cause an `FdrWarning`.
     """
     wanted = _wanted(encoder, output)
     if isinstance(reference, Moments):
@@ -167,7 +167,7 @@ def find_reference(
 
 
 def reference_for(reference: Any, encoder: str) -> Any:
-    """The entry of `encoder` where `reference` is a dict by encoder name, else `reference` itself, which serves all."""
+    """The entry for `encoder` if `reference` is a dict by encoder name, else `reference` itself."""
     if not isinstance(reference, Mapping):
         return reference
     if encoder not in reference:
@@ -177,14 +177,14 @@ def reference_for(reference: Any, encoder: str) -> Any:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Whose moments are looked for."""
+    """The encoder output whose reference moments we need."""
 
     encoder: str
     dim: int | None
-    """Width of the output asked for; None or 0 when only running the encoder tells."""
+    """Width of the output; None or 0 if it is known only after running the encoder."""
     spec_hash: str | None
     output: str | None
-    """None: the main output."""
+    """Name of the output; None means the main output."""
 
 
 def _wanted(encoder: AbstractEncoder | EncoderSpec | str, output: str | None) -> _Wanted:
@@ -207,7 +207,7 @@ def _warn(sentences: list[str]) -> None:
 
 
 def _from_file(path: Path, wanted: _Wanted, entry: str | None = None, sha256: str | None = None) -> Reference:
-    """`sha256` is that of the file, where it is known already."""
+    """Read the reference from a statistics file. `sha256` is the digest of the file, if it is already known."""
     file = open_statistics(path)
     chosen = file.select(wanted.encoder, wanted.dim, wanted.output) if entry is None else file.entry(entry)
     moments = file.load(chosen)
@@ -230,9 +230,10 @@ def _from_file(path: Path, wanted: _Wanted, entry: str | None = None, sha256: st
 
 
 def check_one_encoder_each(references: Mapping[tuple[str, str], Reference]) -> None:
-    """Raise `InputError` where moments that do not say whose they are would serve two encoders; one may be theirs.
+    """Raise `InputError` if two encoders would use the same moments and these do not name their encoder.
 
-    References are by (encoder, output). Encoders of one width are told apart by nothing in such moments.
+    Such moments belong to at most one of the two, and nothing in them tells encoders of the same width apart.
+    `references` are by (encoder, output).
     """
     for (encoder, _), found in references.items():
         for (other, _), same in references.items():
@@ -270,7 +271,7 @@ def registered_reference(
     offline: bool | None = None,
     progress: Progress | None = None,
 ) -> Reference:
-    """The reference that the registry has under `name`, whatever files or folders of that name there are."""
+    """The reference with that name in the registry, even if a file or folder has the same name."""
     return _registered(name, _wanted(encoder, None), weights_dir, offline, progress)
 
 
@@ -326,7 +327,7 @@ def _registry_file(
     offline: bool | None,
     progress: Progress,
 ) -> tuple[Path, str | None]:
-    """Where the file lies, and its sha256 where that is known already."""
+    """The path of the file, and its sha256 if that is already known."""
     shipped = reference_stats_dir() / row.file
     if shipped.is_file():
         return shipped, None
@@ -339,7 +340,7 @@ def _registry_file(
 
 
 def published_file(row: RegistryEncoder) -> WeightsFile:
-    """The file of a registry row as something that is found and fetched like a weight file."""
+    """The file of a registry row, described so that it can be found and fetched like a weight file."""
     from fdr.weights import WeightsFile
 
     aliases = () if row.alias == row.file else (row.alias,)
@@ -377,7 +378,7 @@ def _differing_fields(stored: Any, encoder: str, spec_hash: str) -> str:
 
 
 def warn_if_same_images(samples_digest: str | None, reference: Reference) -> None:
-    """Warn when the samples are the reference images themselves."""
+    """Warn if the samples are the reference images themselves."""
     if samples_digest is not None and samples_digest == reference.images_digest:
         warnings.warn(
             f"The samples are the reference {reference.name} itself (same content): FD measures nothing here.",

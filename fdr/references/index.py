@@ -1,4 +1,4 @@
-"""`reference.json`: the index that makes a folder of moments a reference, read as untrusted data."""
+"""Reads `reference.json`, the index of a folder of moments, as untrusted data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fdr.runtime import file_digest
 INDEX_NAME = "reference.json"
 INDEX_SCHEMA = "fdr-reference/1"
 MAX_BYTES = 1 << 26
-"""An index lists files and the images that were left out; one of a million bad images is below this."""
+"""Larger index files are refused. An index that lists a million bad images is smaller than this."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,18 @@ _FIELDS: dict[str, Any] = {
         }
     ],
 }
-"""What an index holds: a type, a list of one kind of items, or an object with these fields and perhaps others."""
+"""The schema of an index: a type, a list of items of one kind, or an object with at least these fields."""
 _NAMES = {str: "a text", int: "a whole number", float: "a number", dict: "an object"}
 
 
 def reference_folder(path: Path) -> Path | None:
-    """The folder of moments that `path`, itself or as its index, names; None for anything else."""
+    """The folder of moments if `path` is that folder or its index; else None."""
     folder = path.parent if path.name == INDEX_NAME and path.is_file() else path
     return folder if (folder / INDEX_NAME).is_file() else None
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The `reference.json` of a folder that `fdr stats` wrote. Raises `InputError` for anything that is none."""
+    """Read the `reference.json` of a folder. Raises `InputError` if it is not an index that `fdr stats` wrote."""
     path = folder / INDEX_NAME
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -70,9 +70,9 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def indexed_file(folder: Path, row: dict[str, Any]) -> Path:
-    """The file of one row of the index, whose bytes are those that the index lists.
+    """The path of the file of one row of the index, checked against the digest in the index.
 
-    Raises `InputError` when it is missing, damaged or another file.
+    Raises `InputError` if the file is missing, damaged or another file.
     """
     path = folder / row["file"]
     if not path.is_file():
@@ -87,7 +87,7 @@ def indexed_file(folder: Path, row: dict[str, Any]) -> Path:
 
 
 def _fault(value: Any, kind: Any, where: str) -> str | None:
-    """The first place in which `value` is not of `kind`, as half a sentence."""
+    """The first place where `value` does not match `kind`, as half a sentence; None if it matches."""
     if isinstance(kind, _Optional):
         return None if value is None else _fault(value, kind.kind, where)
     if isinstance(kind, list):

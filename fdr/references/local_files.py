@@ -1,4 +1,4 @@
-"""The files of named references on this machine: which are here, fetching them, checking them."""
+"""Finds, fetches and checks the files of named references on this machine."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from fdr.weights import WeightOptions
 
 @dataclass(frozen=True)
 class ReferenceFile:
-    """One file of a named reference, and which encoders' moments it holds."""
+    """One file of a named reference, and the encoders that it has moments of."""
 
     reference: RegistryEntry
     row: RegistryEncoder
     encoders: tuple[str, ...]
     path: Path | None
-    """Where it lies on this machine; None when it is not here."""
+    """The path on this machine; None if the file is not here."""
     is_shipped: bool
-    """True when it is part of fdr."""
+    """True if the file is part of the fdr package."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What checking one file gave."""
+    """The result of checking one file."""
 
     file: ReferenceFile
     state: str
@@ -42,12 +42,12 @@ class Verdict:
 
 
 def references() -> list[RegistryEntry]:
-    """Every named reference once, in the order of the manifest."""
+    """All named references, each once, in the order of the manifest."""
     return list({entry.name: entry for entry in registry().values()}.values())
 
 
 def named(name: str) -> RegistryEntry:
-    """The reference of that name or alias. Raises `InputError` with near matches."""
+    """The reference with that name or alias. Raises `InputError` with near matches."""
     if name not in registry():
         raise unknown("reference", name, registry(), "See fdr references list.")
     return registry()[name]
@@ -56,9 +56,9 @@ def named(name: str) -> RegistryEntry:
 def files_of(
     reference: RegistryEntry, weights_dir: Path | None = None, encoders: str | Sequence[str] | None = None
 ) -> list[ReferenceFile]:
-    """The files of a reference, for all its encoders or those named (bundles work). No network, no torch.
+    """The files of a reference for all its encoders, or for those in `encoders` (bundles work). Fetches nothing.
 
-    Raises `InputError` for an encoder that the reference has no moments of.
+    Raises `InputError` for an encoder that the reference has no moments for.
     """
     wanted = list(reference.encoders) if encoders is None else parse_encoders(encoders)
     missing = [encoder for encoder in wanted if encoder not in reference.encoders]
@@ -81,7 +81,7 @@ def _located(reference: RegistryEntry, encoders: tuple[str, ...], weights_dir: P
 
 
 def fetch(file: ReferenceFile, options: WeightOptions, to: Path | None = None) -> Path:
-    """The file on this machine, fetched where it is not here; in the folder `to` when one is named.
+    """Return the path of the file, after fetching it if it is not here; with `to`, in that folder.
 
     A fetched file with another digest than the published one is refused. Raises `InputError` saying what to fetch
     from where, `RunError` when the disk does not take it.
@@ -100,7 +100,7 @@ def fetch(file: ReferenceFile, options: WeightOptions, to: Path | None = None) -
 
 
 def verify(files: Sequence[ReferenceFile]) -> Iterator[Verdict]:
-    """Check every file that is here: its digest where one is published, else that its moments are moments."""
+    """Check every file that is here: its digest if one is published, else whether its moments are valid."""
     for file in files:
         if file.path is not None:
             yield _verify(file, file.path)

@@ -1,4 +1,4 @@
-"""The references known by name: what `reference_stats/manifest.toml` says. Loads no statistics and no torch."""
+"""The registry of named references, read from `reference_stats/manifest.toml`. Loads no statistics and no torch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 SUM_ROUNDING = 1e-4
-"""Published sums have four decimals."""
+"""How far a sum may be from the published one, which has four decimals."""
 
 
 @dataclass(frozen=True)
 class RegistryEncoder:
-    """One row of the registry: where an encoder's moments are and what their validation FD is."""
+    """One row of the registry: the file with the moments of an encoder, and their validation FD."""
 
     file: str
     url: str | None
@@ -29,25 +29,25 @@ class RegistryEncoder:
     dim: int | None
     val_fd: ValidationFD | None
     entry: str | None = None
-    """Which entry of the file; None where the file and the encoder leave no choice."""
+    """The entry of the file; None if the file has only one for the encoder."""
     outputs: tuple[str, ...] = ()
-    """Outputs besides the main one whose moments the file holds: "spatial", "mean"."""
+    """Other outputs than the main one that the file has moments for: "spatial", "mean"."""
     size: int | None = None
-    """Bytes."""
+    """Size of the file in bytes."""
     sums: tuple[float, float] | None = None
-    """mu.sum() and sigma.sum() as published: they identify a file that was stored again."""
+    """The published mu.sum() and sigma.sum(). They identify the moments if the file was saved again."""
     digest_by: str = ""
-    """Whose word `sha256` is."""
+    """Who published `sha256`."""
 
     @property
     def alias(self) -> str:
-        """The name of the file at its source, which a user's copy may still bear."""
+        """The name of the file at its source, which a user's copy may still have."""
         return self.file if self.url is None else PurePosixPath(self.url).name
 
 
 @dataclass(frozen=True)
 class RegistryEntry:
-    """A reference known by name."""
+    """A named reference."""
 
     name: str
     title: str
@@ -56,7 +56,7 @@ class RegistryEntry:
     provenance: str
     encoders: Mapping[str, RegistryEncoder]
     samples: int | None = None
-    """Number of samples that the published protocol compares with it."""
+    """Number of samples in the published protocol for this reference."""
     aliases: tuple[str, ...] = ()
 
 
@@ -76,7 +76,7 @@ def registry() -> Mapping[str, RegistryEntry]:
 
 
 def known_as(sha256: str, mu: np.ndarray, sigma: np.ndarray) -> RegistryEntry | None:
-    """The reference that a file is, by its digest or, where only those are published, by the sums of its moments."""
+    """The reference whose file this is, by its digest or, if only sums are published, by the sums of its moments."""
     for entry in registry().values():
         for row in entry.encoders.values():
             if row.sha256 is not None and row.sha256 == sha256:

@@ -1,7 +1,7 @@
-"""Rules for everything that a report says twice, such as an FD and its two terms, or a count and its signature.
+"""Checks that a report does not contradict itself, such as an FD and its two terms, or a count and its signature.
 
-They look at decoded JSON whose schema holds. What a report does not say cannot be checked, so fields that are missing
-on one side pass: older and hand-made reports have fewer of them.
+The checks read decoded JSON that matches the schema. A field that is missing cannot be checked and causes no error,
+because older and hand-made reports have fewer fields.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fdr.reports.schema import are_texts, is_count, is_number, result_key, schem
 from fdr.reports.signature import Signature, image_fields, parse_signature, short_digest
 
 RELATIVE = 1e-9
-"""Two accounts of one number may differ by this share: JSON keeps all digits, but sums are added in any order."""
+"""Relative difference that is allowed between two statements of one number, because sums are rounded."""
 ABSOLUTE = 1e-6
 """Rounding may put a number this far outside of its possible values, such as an FD just below 0."""
 

@@ -1,4 +1,4 @@
-"""One line per number that says how it was made, in the manner of sacreBLEU (Post 2018).
+"""Signatures: one line of text per number that says how it was made, like those of sacreBLEU (Post 2018).
 
 Two numbers are comparable when their signatures agree apart from the version. Keys: `enc` encoder, `s` spec hash,
 `w` weights, `rs` resize and input size, `dt` dtype, `cm` order of computation (when not the default), `out` output,
@@ -8,7 +8,7 @@ them (when not 0), `q` quantisation, `n` images, `ref` reference and its digest,
 "stored" where the sample file's own moments count, `v` version. Of an autoencoder: `ae` itself and the hash of its
 spec, `z` its posterior, `clamp` of decoded values, `nb` the set of the neighbours, `by` the distance that they are
 nearest by, `draw` the seed of their draw, `lat` what their latents are stored as, `mix` interpolation and alpha,
-`compat` a published code whose conventions hold. What each means for a comparison is in `comparison.py`.
+`compat` a published code whose conventions hold. What each means for a comparison is in `fdr.comparison`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from fdr.encoders import EncoderSpec
 
 DEFAULTS = {"crop": "none", "alpha": "drop", "cm": "default", "clamp": "yes", "lat": "float32", "left": "0"}
-"""What the fields that are left out at their default stand for."""
+"""The values of fields that are left out of a signature when they have their default."""
 
 
 @dataclass(frozen=True)
 class Signature:
-    """A signature taken apart. `fields` are in their order; "fdr_k:6" is the metric "fdr_k" with the field `k`."""
+    """A parsed signature. `fields` are in their order; "fdr_k:6" is the metric "fdr_k" with the field `k`."""
 
     metric: str
     fields: Mapping[str, str]
 
     def value(self, field: str) -> str | None:
-        """The field, its default where it was left out for being that, or None."""
+        """The value of the field, its default if it was left out, or None."""
         return self.fields.get(field, DEFAULTS.get(field))
 
 
@@ -71,12 +71,12 @@ def _unescape(value: str) -> str:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a number says of its reference."""
+    """The reference of a number, as the signature states it."""
 
     name: str
     digest: str
     count: int | None
-    """Images behind it, where known."""
+    """Number of images behind the reference, if known."""
     val_fd: float | None = None
 
 
@@ -102,7 +102,7 @@ def result_signature(
 
 
 def images_signature(metric: str, policy: Mapping[str, str], count: int, settings: Mapping[str, str]) -> str:
-    """The signature of a number that no encoder is behind."""
+    """The signature of a number that needs no encoder."""
     return _join(metric, {**settings, **image_fields(policy, count)})
 
 

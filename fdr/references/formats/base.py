@@ -1,4 +1,4 @@
-"""`StatisticsFile`, what every format is read as, and `Entry`, one set of moments or features in it."""
+"""The base class of all statistics formats, and `Entry`, one set of moments or features in a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fdr.frechet import Moments
 from fdr.runtime import Progress, SilentProgress
 
 INCEPTION = ("inception", "inception:*")
-"""Moments of the 2015 Inception weights, whatever the resize: each variant may be compared with them on request."""
+"""Encoders that may use moments of the 2015 Inception weights: Inception with any resize."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,21 @@ class Entry:
     """One set of moments or of features in a statistics file."""
 
     name: str
-    """How `fdr convert --entry` names it; unique in the file."""
+    """The name for `fdr convert --entry`; unique in the file."""
     kind: str
     """"moments", or "features" [N, D] from which moments are computed on loading."""
     dim: int
     count: int | None = None
-    """Number of images, where the file tells."""
+    """Number of images, if the file states it."""
     dtype: str = "float64"
-    """Of sigma, or of the features, as stored."""
+    """The stored type of sigma or of the features."""
     output: str | None = None
-    """"spatial", "mean", ...; None: the encoder's main output."""
+    """"spatial", "mean", ...; None means the main output of the encoder."""
     encoders: tuple[str, ...] = ()
-    """The encoders it is of, as patterns ("inception:*"); empty when the file does not tell."""
+    """The encoders that the file names for this entry, as patterns ("inception:*"); empty if it names none."""
 
     def is_of(self, encoder: str) -> bool:
-        """True when the file says that it is of `encoder`."""
+        """True if the file names `encoder` for this entry."""
         return any(fnmatch.fnmatchcase(encoder, pattern) for pattern in self.encoders)
 
     def __str__(self) -> str:
@@ -48,14 +48,14 @@ class Entry:
 
 
 class StatisticsFile(ABC):
-    """An opened statistics file: what it holds is known, no matrix has been read yet where the format allows it."""
+    """An open statistics file. Its entries are known; matrices are read on demand if the format allows it."""
 
     format: str
     """"npz", "adm", "edm2", ...: see docs/references.md."""
     path: Path
     entries: tuple[Entry, ...]
     progress: Progress = SilentProgress()
-    """Shows how many rows of features have been read."""
+    """Reports how many rows of features have been read."""
 
     @abstractmethod
     def _load(self, entry: Entry) -> Moments:
@@ -66,7 +66,7 @@ class StatisticsFile(ABC):
         raise InputError(f"{str(self.path)!r} holds moments under {entry.name!r}, no features.")
 
     def shown_rows(self, entry: Entry) -> Iterator[np.ndarray]:
-        """`rows`, counted by `progress`."""
+        """Like `rows`, and reports to `progress`."""
         with self.progress.task(f"{self.path.name}: {entry.name}", entry.count, "rows") as task:
             for block in self.rows(entry):
                 yield block
@@ -75,21 +75,21 @@ class StatisticsFile(ABC):
     def load(self, entry: Entry | str) -> Moments:
         """The moments of one entry, computed by blocks where it holds features.
 
-        Raises `InputError` for an unknown entry and for arrays that are no moments.
+        Raises `InputError` for an unknown entry and for arrays that are not moments.
         """
         return self._load(self.entry(entry) if isinstance(entry, str) else entry)
 
     def entry(self, name: str) -> Entry:
-        """The entry of that name. Raises `InputError` with the names that there are."""
+        """The entry with that name. Raises `InputError` that lists the existing names."""
         for entry in self.entries:
             if entry.name == name:
                 return entry
         raise unknown(f"entry of {str(self.path)!r}", name, [entry.name for entry in self.entries])
 
     def select(self, encoder: str, dim: int | None = None, output: str | None = None) -> Entry:
-        """The entry for an encoder: the one that says it is, else the only one of its width that says nothing.
+        """The entry for an encoder: one that names it, else the only one of the same width that names no encoder.
 
-        `output` None is the encoder's main one. Raises `InputError` that lists the entries when none or several fit.
+        `output` None means the main output. Raises `InputError` that lists the entries when none or several fit.
         """
         candidates = [entry for entry in self.entries if entry.output == output]
         fitting = [entry for entry in candidates if entry.is_of(encoder)]
@@ -110,7 +110,7 @@ class StatisticsFile(ABC):
 
 
 def stored_output(attributes: Mapping[str, Any]) -> str | None:
-    """The output that fdr's own attributes name; None when it is the main one of the encoder, or unknown."""
+    """The output that the attributes written by fdr name; None if it is the main output or unknown."""
     output, spec = attributes.get("output"), attributes.get("spec")
     try:
         main = json.loads(spec).get("output") if isinstance(spec, str) else None
@@ -120,7 +120,7 @@ def stored_output(attributes: Mapping[str, Any]) -> str | None:
 
 
 def stored_encoders(attributes: Mapping[str, Any]) -> tuple[str, ...]:
-    """The encoders that fdr's own attributes name, as patterns; a spec hash, where there is one, tells more."""
+    """The encoder that the attributes written by fdr name, as a pattern; none if they have a more exact spec hash."""
     encoder = attributes.get("encoder")
     if not isinstance(encoder, str) or "spec_hash" in attributes:
         return ()

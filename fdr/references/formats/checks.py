@@ -1,4 +1,4 @@
-"""What is worth knowing about moments before a number is made of them: errors are raised, warnings returned."""
+"""Checks moments before they are used: raises errors and returns warnings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fdr.frechet import Moments
 
 
 def check_moments(moments: Moments, where: str) -> list[str]:
-    """One sentence for each doubt: an unknown count, a singular covariance.
+    """Return one sentence for each problem: an unknown count, a singular covariance.
 
     Raises `InputError`, with `where` in front, when the covariance is not positive semidefinite.
     """
@@ -26,7 +26,7 @@ def check_moments(moments: Moments, where: str) -> list[str]:
 
 
 def numerical_rank(moments: Moments, where: str) -> int:
-    """The numerical rank of sigma, computed once; raises `InputError` when sigma is not positive semidefinite."""
+    """The numerical rank of sigma, computed once. Raises `InputError` if sigma is not positive semidefinite."""
     if moments.factor is not None:  # centred features are a covariance by construction
         return min(len(moments.factor) - 1, moments.dim)
     if "rank" not in moments.derived:

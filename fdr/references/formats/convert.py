@@ -1,4 +1,4 @@
-"""One statistics file into the layout of another tool."""
+"""Converts a statistics file to the layout of another tool."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class ConvertOptions:
     """What to take from the source and how to write it."""
 
     to: str | None = None
-    """A name of `WRITERS`; None: by the suffix of the target."""
+    """Name of the format, a key of `WRITERS`; None decides by the suffix of the target."""
     entry: str | None = None
-    """Which entry; None where the source leaves no choice."""
+    """The entry to take; None if the source leaves no choice."""
     encoder: str | None = None
-    """Whose the moments are, for sources that do not tell."""
+    """The encoder of the moments, for sources that do not name it."""
     count: int | None = None
-    """Of how many images, for sources that do not tell."""
+    """The number of images, for sources that do not state it."""
     keep_images: bool = False
     """Copy the images of an ADM file into the ADM file."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was read, and what it is written as."""
+    """What was read, and how it is written."""
 
     source: str
     target: str
@@ -48,7 +48,7 @@ class Conversion:
     count: int | None
     encoder: str | None
     doubts: tuple[str, ...]
-    """One sentence each, for the user."""
+    """Sentences about problems with the moments, for the user."""
 
 
 def convert(
@@ -59,10 +59,10 @@ def convert(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Read `source`, check it, and write it to `target`; with `dry_run` everything but the writing.
+    """Read `source`, check it, and write it to `target`; `dry_run` does everything but write.
 
-    float64 moments keep every bit. Raises `InputError` for a source that is no statistics, moments that are none, and
-    a target that cannot hold them.
+    float64 moments keep every bit. Raises `InputError` for a source that is not statistics, for invalid moments, and
+    for a target that cannot hold them.
     """
     to = _format(target, options.to)
     if source.exists() and target.exists() and source.samefile(target):
@@ -92,7 +92,7 @@ def convert(
 
 
 def _file_in(source: Path, encoder: str | None) -> Path:
-    """The file to convert: of a folder that `fdr stats` wrote, that of `encoder`, or the only one."""
+    """The file to convert. In a folder that `fdr stats` wrote it is the file of `encoder`, or the only file."""
     folder = reference_folder(source)
     if folder is None:
         return source
@@ -129,7 +129,7 @@ def _main_entry(file: StatisticsFile, options: ConvertOptions) -> Entry:
 
 
 def _companions(file: StatisticsFile, main: Entry, roles: Sequence[str]) -> dict[str, Entry]:
-    """The entries with other outputs of the same images: "mu_s" beside "mu", "NAME/avg_mu" beside "NAME"."""
+    """Entries with other outputs of the same images: "mu_s" for "mu", "NAME/avg_mu" for "NAME"."""
     if main.output is not None:
         return {}
     prefix = "" if main.name in ("mu", "ref_mu") else main.name + "/"
@@ -157,7 +157,7 @@ def _rows(file: StatisticsFile, entry: Entry) -> Callable[[], Iterator[np.ndarra
 
 
 def _encoder(file: StatisticsFile, entry: Entry, options: ConvertOptions) -> str | None:
-    """The encoder that the user says or the file tells. Raises `InputError` when its width is another."""
+    """The encoder that the user or else the file names. Raises `InputError` if its width differs."""
     if options.encoder is None:
         return entry.encoders[0] if entry.encoders else None
     row = find_row(options.encoder)

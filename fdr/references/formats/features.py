@@ -1,4 +1,4 @@
-"""Features [N, D] in files, read in blocks, so that memory does not grow with N."""
+"""Reads features [N, D] from files in blocks, so that memory does not grow with N."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def check_features(where: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 
 def stream_rows(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype, is_fortran: bool) -> Iterator[np.ndarray]:
-    """The rows of an npy stream whose header has been read, in blocks [n, D]."""
+    """Yield the rows of an npy stream in blocks [n, D]; its header must have been read."""
     count, dim = shape
-    if is_fortran:  # rows lie scattered
+    if is_fortran:  # in this order a row is not contiguous, so all rows are read at once
         yield _read(file, count * dim, dtype).reshape(dim, count).T
         return
     step = max(1, BLOCK_BYTES // (dim * dtype.itemsize))

@@ -1,4 +1,4 @@
-"""Our own HDF5 moments."""
+"""Reads moments from the HDF5 files that fdr writes."""
 
 from __future__ import annotations
 

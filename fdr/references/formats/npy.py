@@ -1,4 +1,4 @@
-"""Features in one .npy file, as CMMD keeps its reference embeddings, or a dictionary of mu and sigma."""
+"""Reads a .npy file with features, such as the embeddings of CMMD, or with a dictionary of mu and sigma."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fdr.runtime import DAMAGE
 
 
 def open_npy(path: Path) -> StatisticsFile:
-    """Features, or the dictionary that `np.save` stores as an object, read without unpickling."""
+    """Open features, or a dictionary that `np.save` stored as an object; nothing is unpickled."""
     try:
         with open(path, "rb") as file:
             shape, _, dtype = read_header(file)
@@ -30,7 +30,7 @@ def open_npy(path: Path) -> StatisticsFile:
 
 
 class NpyStatistics(StatisticsFile):
-    """Floats [N, D]."""
+    """One array of features, floats [N, D]."""
 
     format = "npy"
 

@@ -20,14 +20,14 @@ from fdr.references.formats.features import check_features, stream_rows
 from fdr.runtime import DAMAGE
 
 FEATURE_KEYS = ("reps", "features", "feats", "X", "pool_3", "pool3", "activations", "acts", "embeddings", "feature")
-"""dgm-eval; fd_evaluator; clean-fid's KID files; fd_evaluator; score_sde; and what else people call them."""
+"""Names for features: those of dgm-eval, fd_evaluator, clean-fid's KID files, score_sde, and other common ones."""
 MEANS, COVARIANCES = ("mu", "mean", "m", "means"), ("sigma", "cov", "covariance", "s")
-"""What people call the two beside mu and sigma, in small letters or not; taken where the shapes are [D] and [D, D]."""
+"""Other names for mu and sigma, in any case; they are accepted if the shapes are [D] and [D, D]."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The names of a mean and a covariance in a file, and which output they are of."""
+    """The names of a mean and a covariance in a file, and the output that they belong to."""
 
     mu: str
     sigma: str
@@ -46,12 +46,12 @@ PAIRS = (
 
 
 ADM_WIDTHS = (("mu", 2048), ("mu_s", 2023))
-"""Pool features, and 7 channels of 17 x 17 of Inception's last but one stage: an ADM file is of Inception."""
+"""Widths in an ADM file: pool features, and 7 channels of 17 x 17 positions of Inception's second to last stage."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """Shape and type of one member."""
+    """Shape and type of one array in the file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -67,7 +67,7 @@ class Header:
 
 
 def pairs_in(names: Mapping[str, object]) -> list[Pair]:
-    """The pairs that a file or a mapping holds; `ref_mu` only where there is no `mu`."""
+    """The pairs of mean and covariance that a file or mapping has; `ref_mu` only if there is no `mu`."""
     found = [pair for pair in PAIRS if pair.mu in names and pair.sigma in names]
     if not any(pair.name in ("mu", "ref_mu") for pair in found):
         found = [*_other_names(names), *found]
@@ -75,7 +75,7 @@ def pairs_in(names: Mapping[str, object]) -> list[Pair]:
 
 
 def _other_names(names: Mapping[str, object]) -> list[Pair]:
-    """The pair under other names than mu and sigma, or without any, as `np.savez(path, mu, sigma)` stores it."""
+    """A pair with other names than mu and sigma, or without names, as `np.savez(path, mu, sigma)` stores it."""
     lowered = {key.lower(): key for key in names if isinstance(key, str)}
     for mean, covariance in (*itertools.product(MEANS, COVARIANCES), ("arr_0", "arr_1")):
         if mean in lowered and covariance in lowered:
@@ -86,13 +86,13 @@ def _other_names(names: Mapping[str, object]) -> list[Pair]:
 
 
 def as_mapping(data: Any) -> Any:
-    """What a file holds, with the arrays of a list or tuple named as `np.savez` names them."""
+    """Turn a list or tuple of arrays into a dict with the names that `np.savez` gives; return other data unchanged."""
     are_arrays = isinstance(data, list | tuple) and len(data) > 0 and all(hasattr(item, "shape") for item in data)
     return {f"arr_{i}": item for i, item in enumerate(data)} if are_arrays else data
 
 
 def format_of(names: Mapping[str, object]) -> str:
-    """Which tool's layout these names are."""
+    """The name of the layout (the tool) that uses these names."""
     if {"mu_s", "sigma_s"} <= names.keys():
         return "adm"
     if {"avg_mu", "avg_sigma"} <= names.keys():
@@ -103,7 +103,7 @@ def format_of(names: Mapping[str, object]) -> str:
 
 
 def feature_key(headers: Mapping[str, Header]) -> str | None:
-    """The member that holds features: one of the known names that is no image array, or one array without a name."""
+    """The array with features: one with a known name that is not an image array, or the only array without a name."""
     found = next((key for key in FEATURE_KEYS if key in headers and headers[key].dtype != np.uint8), None)
     if found is not None:
         return found
@@ -112,7 +112,7 @@ def feature_key(headers: Mapping[str, Header]) -> str | None:
 
 
 def resembles_statistics(headers: Mapping[str, Header]) -> bool:
-    """True for arrays that can be no images and may be moments or features, whatever they are called."""
+    """True for arrays that cannot be images but may be moments or features, whatever their names."""
     floats = [header for header in headers.values() if header.dtype.kind == "f" and header.shape]
     return bool(floats) and all(len(header.shape) <= 2 for header in headers.values())
 
@@ -157,7 +157,7 @@ class NpzStatistics(StatisticsFile):
         return Entry(pair.name, "moments", dim, self._count(), str(sigma.dtype), output, encoders)
 
     def _count(self) -> int | None:
-        """The images that all pairs of the file are of, where fdr wrote it."""
+        """The number of images behind all pairs in the file, if fdr wrote it."""
         if "count" not in self._headers or self._headers["count"].shape != ():
             return None
         with np.load(self.path, allow_pickle=False) as file:
@@ -181,7 +181,7 @@ class NpzStatistics(StatisticsFile):
 
 
 def read_headers(path: Path) -> dict[str, Header]:
-    """The header of every array in an npz; members that are no arrays are left out."""
+    """The header of every array in an npz; other members are left out."""
     headers = {}
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():

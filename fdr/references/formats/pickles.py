@@ -1,4 +1,4 @@
-"""Statistics in pickles, read without unpickling: EDM2's references, the bundle of FD-loss, StyleGAN's caches."""
+"""Reads statistics from pickles, without unpickling: references of EDM2, the bundle of FD-loss, caches of StyleGAN."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fdr.references.formats.npz import Pair, as_mapping, pairs_in
 from fdr.references.formats.pickle_data import load_pickle
 
 EDM2_METRICS: dict[str, tuple[str, ...]] = {"fid": INCEPTION, "fd_dinov2": ("dinov2:edm2", "dinov2:dgm")}
-"""EDM2's metric names -> encoders: its DINOv2 is the 224 px one of dgm-eval, not that of FDr^6."""
+"""EDM2's metric names -> encoders. Its DINOv2 is that of dgm-eval at 224 px, not that of FDr^6."""
 
 MODEL_FILES: dict[str, tuple[str, ...]] = {
     "guided_diffusion": INCEPTION,
@@ -27,15 +27,15 @@ MODEL_FILES: dict[str, tuple[str, ...]] = {
     "vit_so400m_patch16_siglip_256_v2_webli_in256_t224": ("siglip",),
     "vit_large_patch14_clip_224_openai_in256_t256": ("clip",),
 }
-"""Starts of the file names inside FD-loss's bundle -> encoders."""
+"""How file names inside the bundle of FD-loss start -> encoders."""
 
 
 STYLEGAN_FIELDS = frozenset(("num_items", "raw_mean", "raw_cov", "all_features"))
-"""What a pickle of StyleGAN2-ADA's and StyleGAN3's `FeatureStats` holds among others."""
+"""Some of the fields of `FeatureStats` in StyleGAN2-ADA and StyleGAN3, by which its pickles are recognised."""
 
 
 class PickleStatistics(StatisticsFile):
-    """Mappings of names to mappings of arrays; mu and sigma at the top level; `FeatureStats` of StyleGAN."""
+    """A pickle with mu and sigma, with mappings of names to these, or with `FeatureStats` of StyleGAN."""
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self.path = path
@@ -56,7 +56,7 @@ class PickleStatistics(StatisticsFile):
             raise InputError(f"{str(path)!r} holds no mu and sigma; it holds {listing([str(key) for key in data])}.")
 
     def _of_stylegan(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """mu and sigma from the raw sums of `FeatureStats`, divided by N as there; or its features as they are."""
+        """mu and sigma from the raw sums of `FeatureStats`, divided by N as StyleGAN does; or its features."""
         count, mean, raw = data["num_items"], data["raw_mean"], data["raw_cov"]
         rows = data["all_features"]
         if isinstance(rows, list) and rows and all(isinstance(part, np.ndarray) and part.ndim == 2 for part in rows):

@@ -1,4 +1,4 @@
-"""Which format a file is, from its content; its name is never asked."""
+"""Recognises the format of a statistics file by its content; the file name does not matter."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ EXPECTED = (
     "files, npy features, and fdr's own HDF5"
 )
 _LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The magic number that starts torch files of before 1.6, as a pickle."""
+"""How files of torch before 1.6 start: a pickled magic number."""
 
 
 def open_statistics(path: str | os.PathLike[str]) -> StatisticsFile:
     """Open a statistics file of any known format.
 
-    Raises `InputError` with one sentence for a missing or damaged file and for anything else.
+    Raises `InputError` for a file that is missing, damaged or not statistics.
     """
     path = as_path(path, "the statistics").expanduser()
     kind = _kind(path)
@@ -50,7 +50,7 @@ def open_statistics(path: str | os.PathLike[str]) -> StatisticsFile:
 
 
 def check_target(path: Path) -> None:
-    """Raise `InputError` when statistics cannot be written to `path`, or would replace a file of anything else."""
+    """Raise `InputError` if statistics cannot be written to `path`, or would replace a file that is not statistics."""
     check_writable(path)
     if not path.is_file() or path.stat().st_size == 0:
         return
@@ -63,9 +63,10 @@ def check_target(path: Path) -> None:
 
 
 def is_statistics_file(path: Path) -> bool:
-    """True when the content of `path` is statistics rather than images; never raises, reads no array.
+    """True if the content of `path` is statistics, not images. Never raises an error and reads no array.
 
-    A pickle counts as one whatever is in it, for no images are read from those; a torch file unless it holds images.
+    A pickle always counts as statistics, because images are never read from pickles; a torch file does unless it holds
+    images.
     """
     try:
         kind = _kind(path)
@@ -89,7 +90,7 @@ def is_statistics_file(path: Path) -> bool:
 
 
 def _kind(path: Path) -> str:
-    """ "npz", "torch", "pickle", "npy" or "h5", else what the file is instead, as half a sentence."""
+    """ "npz", "torch", "pickle", "npy" or "h5"; for any other file what it is, as half a sentence."""
     start = first_bytes(path)
     what = stand_in_of(start)
     if what is not None:

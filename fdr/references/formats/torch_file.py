@@ -1,4 +1,4 @@
-"""Statistics in torch files: torch-fidelity's cache, read with torch's restricted unpickler."""
+"""Reads statistics from torch files, such as the cache of torch-fidelity, with torch's restricted unpickler."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TorchStatistics(StatisticsFile):
         return Entry(pair.name, "moments", mu.size, None, str(sigma.dtype), pair.output, pair.encoders)
 
     def _feature_entry(self, name: str, value: Any) -> Entry:
-        dtype = str(as_numpy(value[:0]).dtype)  # of the rows: half precision comes as float32
+        dtype = str(as_numpy(value[:0]).dtype)  # the dtype of the rows that `rows` yields; float16 becomes float32
         check_features(f"{str(self.path)!r}: {name}", tuple(value.shape), np.dtype("f4"))
         return Entry(name, "features", value.shape[1], value.shape[0], dtype)
 
@@ -67,7 +67,7 @@ class TorchStatistics(StatisticsFile):
 
 
 def load_torch(path: Path) -> Any:
-    """What a torch file holds, tensors mapped once their checksums agree. Raises `InputError` for anything but data."""
+    """Load a torch file; tensors are memory-mapped after a check of checksums. Raises `InputError` for objects."""
     import torch
 
     try:
@@ -91,7 +91,7 @@ def _is_zip(path: Path) -> bool:
 
 
 def _numpy_globals() -> list[Any]:
-    """What arrays in a torch file are made of, under the module names of NumPy 1 and 2."""
+    """The NumPy names that arrays in a torch file need, under the module names of NumPy 1 and 2."""
     reconstruct, scalar = np._core.multiarray._reconstruct, np._core.multiarray.scalar  # type: ignore[attr-defined]
     named = [
         (function, f"{module}.multiarray.{name}")

@@ -1,4 +1,4 @@
-"""Statistics in the layout of each tool: what `fdr convert` writes. One function per format, one table of them."""
+"""Writes statistics in the layout of each tool, for `fdr convert`. There is one function per format."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from fdr.runtime import atomic_path
 
 @dataclass(frozen=True)
 class Content:
-    """What is to be written: moments by role, and what belongs to them."""
+    """What to write: moments by role, with their encoder, features and images."""
 
     moments: Mapping[str, Moments]
-    """By role: "main", "spatial", "mean"."""
+    """Moments by role: "main", "spatial", "mean"."""
     encoder: str | None = None
-    """Whose they are, where that is known."""
+    """The encoder that made the moments, if known."""
     rows: Callable[[], Iterator[np.ndarray]] | None = None
-    """The features behind the main moments, where the source holds features."""
+    """Yields the features of the main moments in blocks, if the source holds features."""
     rows_dtype: np.dtype = field(default_factory=lambda: np.dtype(np.float32))
     images: tuple[Path, str] | None = None
-    """An npz and its member of images, to be copied as it is."""
+    """(npz file, name of an array of images in it) to copy unchanged."""
 
     @property
     def main(self) -> Moments:
@@ -44,7 +44,7 @@ def write(path: Path, content: Content, to: str) -> None:
 
 
 def _pairs(content: Content, suffixes: Mapping[str, tuple[str, str]]) -> dict[str, np.ndarray]:
-    """mu and sigma of each role that there is, named by (before, after)."""
+    """mu and sigma of each existing role; (before, after) are the prefix and suffix of their names."""
     arrays = {}
     for role, (before, after) in suffixes.items():
         if role in content.moments:
@@ -65,7 +65,7 @@ def _write_pairs(suffixes: Mapping[str, tuple[str, str]], *, is_bare: bool = Fal
     def write_pairs(path: Path, content: Content) -> None:
         arrays = _pairs(content, suffixes)
         if content.main.count is not None and not is_bare:
-            arrays["count"] = np.array(content.main.count)  # other tools pass over it
+            arrays["count"] = np.array(content.main.count)  # other tools ignore it
         with atomic_path(path) as temporary, open(temporary, "w+b") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
             if content.images is not None:
@@ -75,7 +75,7 @@ def _write_pairs(suffixes: Mapping[str, tuple[str, str]], *, is_bare: bool = Fal
 
 
 def _copy_member(source: Path, name: str, file: IO[bytes]) -> None:
-    """Append a member of another archive, in pieces, compressed as it was."""
+    """Append a member of another archive with the same compression, without loading it whole."""
     try:
         with zipfile.ZipFile(source) as archive, zipfile.ZipFile(file, "a") as target:
             info = archive.getinfo(name)
@@ -99,7 +99,7 @@ def _write_edm2(path: Path, content: Content) -> None:
 
 
 def edm2_metric(content: Content) -> str:
-    """The name under which EDM2 looks for these moments. Raises `InputError` when it has none."""
+    """The name of these moments in EDM2. Raises `InputError` if EDM2 does not use such moments."""
     encoder = content.encoder or ""
     if encoder.split(":")[0] == "inception":
         return "fid"
@@ -121,7 +121,7 @@ def _write_torch(path: Path, content: Content) -> None:
 
 
 def _write_rows(file: IO[bytes], content: Content) -> None:
-    """The features as npy data, block by block."""
+    """Write the features as npy data, block by block."""
     assert content.rows is not None
     shape = (content.main.count or 0, content.main.dim)
     header = {"descr": content.rows_dtype.str, "fortran_order": False, "shape": shape}
@@ -149,12 +149,12 @@ def _write_features(key: str) -> Callable[[Path, Content], None]:
 
 @dataclass(frozen=True)
 class Writer:
-    """One format that can be written."""
+    """How to write one format."""
 
     write: Callable[[Path, Content], None]
     note: str
     roles: tuple[str, ...] = ("main",)
-    """The moments it has room for."""
+    """The roles of the moments that the format can hold."""
     needs_rows: bool = False
     keeps_images: bool = False
 
