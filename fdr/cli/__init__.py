@@ -22,22 +22,22 @@ from fdr.runtime import told
 
 COMMANDS = {
     "eval": ("fdr.cli.eval", "Measure samples against a reference: FD, FDr, FDr^k, Inception Score."),
-    "sample": ("fdr.cli.sample", "Write samples of a generator: npz or PNG files, seeded, resumable."),
-    "train": ("fdr.cli.train", "Post-train a generator with FD as its loss: resumable, watched, logged."),
+    "sample": ("fdr.cli.sample", "Generate samples and write them as npz or PNG files; resumable."),
+    "train": ("fdr.cli.train", "Post-train a generator with FD as its loss; resumable."),
     "ifid": ("fdr.cli.ifid", "Measure an autoencoder: iFID, rFID, PSNR, SSIM."),
     "check": ("fdr.cli.check", "Check numbers against limits and a baseline; the exit code is the verdict."),
-    "compare": ("fdr.cli.compare", "Say whether numbers of two reports are comparable, and if not, why."),
+    "compare": ("fdr.cli.compare", "Say whether the numbers of two reports are comparable, and if not, why."),
     "correlate": ("fdr.cli.correlate", "Correlate two columns of a table, with intervals and a scatter plot."),
-    "stats": ("fdr.cli.stats", "Compute reference moments of a set of images."),
-    "show": ("fdr.cli.show", "Show a statistics file, a reference folder, or a report."),
-    "convert": ("fdr.cli.convert", "Convert statistics from one tool's layout into another's."),
+    "stats": ("fdr.cli.stats", "Compute the moments of images, as a reference for fdr eval."),
+    "show": ("fdr.cli.show", "Show what is in a statistics file, a reference folder or a report."),
+    "convert": ("fdr.cli.convert", "Convert a statistics file into the layout of another tool."),
     "references": ("fdr.cli.references", "List, fetch or verify the references known by name."),
-    "encoders": ("fdr.cli.encoders", "List encoders: width, input, weights found or not, licence."),
-    "weights": ("fdr.cli.weights", "List, fetch or verify weight files, or carry them to another machine."),
+    "encoders": ("fdr.cli.encoders", "List the encoders, and which of their weights are on this machine."),
+    "weights": ("fdr.cli.weights", "List, fetch or verify weight files, or collect them for another machine."),
     "cache": ("fdr.cli.cache", "List, verify or remove cached features."),
     "env": ("fdr.cli.env", "Print versions, devices and folders, to paste into a bug report."),
-    "demo": ("fdr.cli.demo", "See it work in a minute: no data, no network."),
-    "completion": ("fdr.cli.completion", "Print the shell completion script."),
+    "demo": ("fdr.cli.demo", "See fdr work in two minutes, without data or network."),
+    "completion": ("fdr.cli.completion", "Print the script for shell completion."),
 }
 
 
@@ -80,7 +80,8 @@ def _dashes(name: str) -> str:
 def cli(ctx: click.Context) -> None:
     """Measure image generators with numbers that can be trusted.
 
-    Images go through encoders to features, features become moments, two moments give a Fréchet Distance.
+    Encoders turn images into features, the features of a set give moments (mean and covariance), and two sets of
+    moments give a Fréchet distance.
     """
     if not {"-h", "--help"} & set(ctx.obj or ()):  # help is there when the configuration is broken, too
         load_config(ctx, COMMANDS)

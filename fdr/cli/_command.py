@@ -112,8 +112,8 @@ trust = click.option(
     default=False,
     expose_value=False,
     callback=_keep_trust,
-    help="Run the code that run folders and configuration files name; without it, what you typed and what installed "
-    "packages declare (docs/trust.md).",
+    help="Allow code that run folders and configuration files name to run. Without this option, only code that you "
+    "name on the command line or that installed packages declare is run (docs/trust.md).",
 )
 
 

@@ -42,37 +42,38 @@ _architecture = stack(
     click.option(
         "--arch",
         metavar="NAME|MODULE:FACTORY",
-        help="The network that the weights belong to: pmf-b-256, jit-b-256, ..., or what makes it, called with "
-        "--arch-args; a run folder knows its own.",
+        help="The network to load the weights into: a known name (pmf-b-256, jit-b-256, ...), or a function that "
+        "builds it from --arch-args. A run folder of fdr train needs none.",
     ),
     click.option(
         "--arch-args",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Arguments of the factory, values as JSON or text; repeatable, or several in quotes.",
+        help="Arguments for that function; values are JSON or text. May be repeated, or several given in quotes.",
     ),
     click.option(
         "--ema",
         metavar="LABEL",
-        help="The weights of a checkpoint to take: an average by its label, such as edm_250, or none for the trained "
-        "weights.  [default: the first average, as papers measure; fdr train starts from the trained weights]",
+        help="Which weights of a checkpoint to use: the label of an average, such as edm_250, or none for the trained "
+        "weights.  [default: the first average, as in papers; fdr train starts from the trained weights]",
     ),
     click.option(
         "--noise-shape",
         type=NoiseShape(),
         metavar="SHAPE",
-        help="Of one sample, such as 64 or 3x32x32.  [default: what the generator declares]",
+        help="Shape of the noise of one sample, such as 64 or 3x32x32.  [default: what the generator declares]",
     ),
     click.option(
         "--num-classes",
         type=click.IntRange(min=0),
         metavar="N",
-        help="Classes of the labels, 0 for none.  [default: what the generator declares, else none]",
+        help="Number of classes; 0 for a generator without labels.  [default: what the generator declares, else 0]",
     ),
     click.option(
         "--value-range",
         type=click.Choice(list(RANGES)),
-        help="Black and white in the network's images.  [default: what the generator declares, else 0:1]",
+        help="The values of black and white in the images of the network.  [default: what the generator declares, else "
+        "0:1]",
     ),
 )
 labels = click.option(
@@ -80,14 +81,14 @@ labels = click.option(
     default="random",
     show_default=True,
     metavar="random|balanced|K",
-    help="Classes of the samples: drawn, in turn, or K for all.",
+    help="Class labels of the samples: drawn at random, every class equally often, or class K for all.",
 )
 _which_samples = stack(
     click.option(
         "--gen",
         type=click.Path(path_type=Path),
         metavar="PATH",
-        help="Measure a generator: its samples (those of fdr sample) are made on the fly, with --seed as their seed.",
+        help="Measure a generator; it makes the samples during the run (the same as fdr sample), from --seed.",
     ),
     click.option(
         "-n",
@@ -96,7 +97,7 @@ _which_samples = stack(
         default=50_000,
         show_default=True,
         metavar="N",
-        help="With --gen: number of samples.",
+        help="Number of samples to make with --gen.",
     ),
     labels,
 )

@@ -13,7 +13,7 @@ REST = "General"
 """The heading of the options that no theme names."""
 THEMES = {
     "Samples": "gen num-images images neighbours count neighbour-count seed",
-    "Reference and metrics": "ref reps val metrics protocol audit",
+    "Reference and metrics": "ref reps metrics protocol audit",
     "Output": "report json csv markdown junit openmetrics picture no-annotations name format",
     "Images": "size crop transparency on-bad max-bad max-pixels",
     "Speed and devices": "device gpus batch-size num-workers dtype tf32 exact-order",
@@ -38,7 +38,7 @@ THEMES_OF = {
         "Speed and devices": "device gpus batch-size num-workers dtype tf32 latent-dtype memory",
     },
     "sample": {"Samples": "gen num-images out labels seed"},
-    "stats": {"Output": "out name format num-images json"},
+    "stats": {"Output": "out name format num-images json", "Encoders and validation": "reps val"},
     "train": {
         "Run": "gen out resume",
         "Loss": "ref reps monitor population fill eps gradient solver",
@@ -57,7 +57,7 @@ def write_options(command: click.Command, ctx: click.Context, formatter: click.H
     records = {}
     for parameter in command.get_params(ctx):
         record = parameter.get_help_record(ctx)
-        if record is not None:
+        if record is not None and isinstance(parameter, click.Option):
             records[parameter.opts[-1].lstrip("-")] = record
     if len(records) <= MOST_WITHOUT_THEMES:
         _write(formatter, "Options", records)

@@ -44,21 +44,26 @@ reps = listed(
     default="inception",
     show_default=True,
     metavar="NAMES",
-    help="Encoders, comma-separated or repeated: inception, dinov2, fdr6, timm:NAME, ... (see fdr encoders).",
+    help="Encoders that turn images into features, separated by commas: inception, dinov2, fdr6 (six at once), "
+    "timm:NAME, ... fdr encoders lists them.",
 )
 json_out = click.option(
     "--json",
     "json_path",
     type=Output("json"),
     metavar="FILE",
-    help="Write JSON; - is stdout.",
+    help="Write the result as JSON to FILE (- for stdout).",
 )
-quiet = click.option("-q", "--quiet", is_flag=True, default=False, help="No progress, no warnings; errors only.")
-dry_run = click.option("--dry-run", is_flag=True, default=False, help="Check everything, say what would be done, stop.")
+quiet = click.option(
+    "-q", "--quiet", is_flag=True, default=False, help="Print no progress and no warnings, only errors."
+)
+dry_run = click.option(
+    "--dry-run", is_flag=True, default=False, help="Check the inputs and say what would be done, without doing it."
+)
 
 subset = stack(
-    click.option("--count", type=int, metavar="N", help="Use a seeded random subset of N samples."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the subset."),
+    click.option("--count", type=int, metavar="N", help="Measure a random subset of N images instead of all."),
+    click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of the random subset."),
 )
 crop = stack(
     click.option(
@@ -66,9 +71,15 @@ crop = stack(
         type=click.Choice(["none", "center", "center-bilinear", "adm"]),
         default="none",
         show_default=True,
-        help="Crop of the images before any encoder; adm is guided-diffusion's centre crop.",
+        help="How to crop images before any encoder sees them; adm is the centre crop of guided-diffusion.",
     ),
-    click.option("--size", type=int, metavar="PX", help="Side after the crop; without a crop, a squash resize."),
+    click.option(
+        "--size",
+        type=int,
+        metavar="PX",
+        help="Side of the square images after cropping. Without --crop, images are resized to a square, which may "
+        "change their proportions.",
+    ),
 )
 transparency = click.option(
     "--transparency",
@@ -84,14 +95,16 @@ bad_images = stack(
         type=click.Choice(["fail", "skip"]),
         default="fail",
         show_default=True,
-        help="Unreadable images: stop, or leave them out and list them in the report.",
+        help="What to do with unreadable images: stop (fail), or leave them out and list them in the report (skip).",
     ),
     click.option(
         "--max-bad",
         type=float,
         default=0.01,
         show_default=True,
-        help="Largest share that may be left out: bad images (with --on-bad skip), and formats that are not read.",
+        metavar="SHARE",
+        help="Largest share of the images that may be left out, because they are unreadable (with --on-bad skip) or of "
+        "an unsupported format.",
     ),
     click.option(
         "--max-pixels",
@@ -99,23 +112,35 @@ bad_images = stack(
         default=89_478_485,
         show_default=True,
         metavar="N",
-        help="Images of more pixels count as unreadable: a small file may claim any size.",
+        help="Treat an image of more than N pixels as unreadable. This protects against small files that decode to "
+        "huge images.",
     ),
 )
 images = stack(subset, crop, transparency, bad_images)
-device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+device = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="DEVICE",
+    help="Where to compute: cpu, cuda, cuda:N, or auto, which takes a GPU if there is one.",
+)
 gpus = click.option(
     "--gpus",
     type=click.IntRange(1),
     metavar="N",
-    help="Divide the images among N GPUs of this machine (with --device cpu, N processes). torchrun and srun work "
-    "as well, over several machines.",
+    help="Divide the work among N GPUs of this machine, or among N processes with --device cpu. For several machines, "
+    "start fdr with torchrun or srun.",
 )
 batches = stack(
     click.option(
-        "--batch-size", type=int, metavar="N", help="Images per forward pass.  [default: 32 on a CPU, 128 on a GPU]"
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="Images per forward pass of an encoder.  [default: 32 on a CPU, 128 on a GPU]",
     ),
-    click.option("--num-workers", type=int, metavar="N", help="Decode threads.  [default: the processors available]"),
+    click.option(
+        "--num-workers", type=int, metavar="N", help="Threads that decode images.  [default: one per processor]"
+    ),
 )
 precision = stack(
     click.option(
@@ -123,9 +148,12 @@ precision = stack(
         type=click.Choice(["float32", "bf16"]),
         default="float32",
         show_default=True,
-        help="bf16 is faster and moves FD by about 1 %; refused where the processor is slow at it.",
+        help="Precision of the encoders. bf16 is faster and changes FD by about 1 %; it is refused on hardware that "
+        "is slow at it.",
     ),
-    click.option("--tf32", is_flag=True, default=False, help="Allow TF32 on the GPU (moves FD by about 0.3 %)."),
+    click.option(
+        "--tf32", is_flag=True, default=False, help="Allow TF32 on the GPU: faster, and changes FD by about 0.3 %."
+    ),
 )
 compute = stack(
     device,
@@ -133,19 +161,31 @@ compute = stack(
     batches,
     precision,
     click.option(
-        "--exact-order", is_flag=True, default=False, help="Reproduce a peer's own order of operations (slower)."
+        "--exact-order",
+        is_flag=True,
+        default=False,
+        help="Compute in the same order of operations as the tool that an encoder comes from; slower.",
     ),
 )
 _folder = click.Path(path_type=Path, file_okay=False)
 cache_dir = click.option(
-    "--cache", type=Output("store"), metavar="DIR", help="Feature cache folder.  [default: ~/.cache/fdr/features]"
+    "--cache", type=Output("store"), metavar="DIR", help="Folder of cached features.  [default: ~/.cache/fdr/features]"
 )
-weights_dir = click.option("--weights-dir", type=_folder, metavar="DIR", help="Folder searched first for weight files.")
-no_cache = click.option("--no-cache", is_flag=True, default=False, help="Neither read nor keep features.")
+weights_dir = click.option(
+    "--weights-dir", type=_folder, metavar="DIR", help="Folder in which to look first for weight files."
+)
+no_cache = click.option("--no-cache", is_flag=True, default=False, help="Do not read or write cached features.")
 weight_files = stack(
     weights_dir,
-    click.option("--weights", multiple=True, metavar="NAME=FILE", help="Use FILE for encoder NAME; repeatable."),
-    click.option("--offline", is_flag=True, default=False, help="Never touch the network."),
+    click.option(
+        "--weights",
+        multiple=True,
+        metavar="NAME=FILE",
+        help="Load the weights of encoder NAME from FILE; may be repeated.",
+    ),
+    click.option(
+        "--offline", is_flag=True, default=False, help="Never use the network; a file that is missing ends the run."
+    ),
 )
 storage = stack(
     cache_dir,
@@ -154,7 +194,8 @@ storage = stack(
         "--moments-only",
         is_flag=True,
         default=False,
-        help="Keep running sums instead of features: for very many images. A killed run resumes all the same.",
+        help="Store running sums instead of features, which saves disk space for very many images. A killed run still "
+        "resumes.",
     ),
     weight_files,
 )
@@ -166,8 +207,8 @@ measurement = stack(
         show_default=True,
         shell_complete=_completion.references_and_files,
         metavar="NAME|FILE|IMAGES",
-        help="Reference: a name (fdr references list), statistics of any tool, or real images; for several encoders "
-        "also NAME=FILE,NAME=FILE.",
+        help="What to compare with: the name of a known reference (see fdr references list), a statistics file of "
+        "any tool, or real images. Files for several encoders: ENCODER=FILE,ENCODER=FILE.",
     ),
     reps,
     listed(
@@ -176,13 +217,14 @@ measurement = stack(
         default="fd",
         show_default=True,
         metavar="NAMES",
-        help="fd, sfid, is, precision, recall, is:adm, precision:adm, recall:adm; FDr comes with fd where it can.",
+        help="What to compute, separated by commas: fd, sfid, is, precision, recall, is:adm, precision:adm, "
+        "recall:adm. fd includes FDr where the reference has a validation FD.",
     ),
     click.option(
         "--protocol",
         type=click.Choice(list(PROTOCOLS)),
-        help="A published evaluation instead of --reps and --metrics; adm: Inception Score, FID, sFID, precision and "
-        "recall as ADM's evaluator defines them, with its reference npz as --ref (else imagenet256:adm).",
+        help="Repeat a published evaluation, in place of --reps and --metrics. adm gives the five numbers of ADM's "
+        "evaluator, against its reference npz as --ref (default: imagenet256:adm).",
     ),
     images,
     compute,

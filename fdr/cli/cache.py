@@ -29,7 +29,7 @@ def command() -> None:
 @_options.cache_dir
 @_options.json_out
 def list_entries(cache: Path | None, json_path: Path | None) -> None:
-    """List entries: encoder, source, rows done, size."""
+    """List the entries of the cache: encoder, source, rows done, size."""
     entries = _store(cache).entries()
     if json_path is not None:
         rows = [
@@ -77,9 +77,9 @@ def list_entries(cache: Path | None, json_path: Path | None) -> None:
 @_options.cache_dir
 @_options.quiet
 def verify(names: tuple[str, ...], cache: Path | None, quiet: bool) -> int:
-    """Check every byte of the named entries (or the start of their names; all without names).
+    """Check every byte of the entries whose names begin with one of NAMES; of all entries without NAMES.
 
-    Exit code 1 when something is damaged; damaged shards are extracted again when they are next used.
+    The exit code is 1 when something is damaged. Damaged shards are computed again when they are next needed.
     """
     num_damaged = 0
     for result in _store(cache).verify(names, progress_for(quiet)):
@@ -102,7 +102,7 @@ def verify(names: tuple[str, ...], cache: Path | None, quiet: bool) -> int:
 @_options.cache_dir
 @_options.dry_run
 def remove(names: tuple[str, ...], everything: bool, cache: Path | None, dry_run: bool) -> None:
-    """Remove the named entries (by name or its start), or --all. Touches nothing but fdr's own files."""
+    """Remove the entries whose names begin with one of NAMES, or --all. Only files that fdr wrote are removed."""
     removal = _store(cache).remove(names, everything=everything, dry_run=dry_run)
     for entry in removal.entries:
         click.echo(f"{'would remove' if dry_run else 'removed'} {entry.name}  {human_bytes(entry.num_bytes)}")

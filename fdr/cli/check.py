@@ -44,66 +44,86 @@ class _Command(_options.Command):
     "maxima",
     multiple=True,
     metavar="NAME=NUMBER",
-    help="Upper limit of a lower-is-better number: fd:inception=3.0, fdr_k=4; repeatable.",
+    help="Fail if the number is above this limit: fd:inception=3.0, fdr_k=4. May be repeated.",
 )
 @click.option(
     "--min",
     "minima",
     multiple=True,
     metavar="NAME=NUMBER",
-    help="Lower limit of a higher-is-better number: is:inception=200; repeatable.",
+    help="Fail if the number is below this limit: is:inception=200. May be repeated.",
 )
 @click.option(
     "--baseline",
     metavar="FILE|REV:PATH",
-    help="Earlier numbers: a report or a file of --update-baseline, from disk or from a git revision "
-    "(origin/main:fdr.json).",
+    help="Earlier numbers to compare with: a report, or a file that --update-baseline wrote, on disk or in a git "
+    "revision (origin/main:fdr.json).",
 )
 @click.option(
     "--tolerance",
     "tolerances",
     multiple=True,
     metavar="[NAME=]AMOUNT",
-    help="How much worse than the baseline a number may be: 1%, fd=2%, fd:random=0.05; the most specific holds; "
-    "repeatable.  [default: 1%]",
+    help="How much worse than the baseline a number may be: 1%, fd=2%, fd:random=0.05. The most specific one applies; "
+    "may be repeated.  [default: 1%]",
 )
 @click.option(
     "--allow",
     multiple=True,
     metavar="FIELD",
-    help="Compare with the baseline although this field of the signature differs (n, ref, rs, ...); repeatable.",
+    help="Compare with the baseline even if this field of the signature differs (n, ref, rs, ...). May be repeated.",
 )
 @click.option(
     "--allow-missing",
     is_flag=True,
     default=False,
-    help="Pass although a number of the limits or of the baseline was not measured; without this the exit code is 2.",
+    help="Pass even if a number that has a limit or is in the baseline was not measured. Without this option the exit "
+    "code is then 2.",
 )
 @click.option(
     "--inconclusive",
     type=click.Choice(["value", "pass", "fail"]),
     default="value",
     show_default=True,
-    help="How to judge a number whose uncertainty contains the limit: by its bare value, as pass, or as fail.",
+    help="How to judge a number whose uncertainty interval contains the limit: by its value alone, as passed, or as "
+    "failed.",
 )
 @click.option(
-    "--update-baseline", is_flag=True, default=False, help="Write the numbers to --baseline instead of comparing."
+    "--update-baseline",
+    is_flag=True,
+    default=False,
+    help="Write the numbers to --baseline instead of comparing with it.",
 )
 @click.option(
     "--force",
     is_flag=True,
     default=False,
-    help="With --update-baseline, drop numbers, replace numbers of other signatures, or replace a report.",
+    help="Let --update-baseline drop numbers, replace numbers of other signatures, or overwrite a report.",
 )
-@click.option("--report", type=Output("json"), metavar="FILE", help="With samples, write the report of the evaluation.")
+@click.option(
+    "--report",
+    type=Output("json"),
+    metavar="FILE",
+    help="Write the report of the evaluation to FILE, when samples were measured.",
+)
 @_options.json_out
-@click.option("--junit", type=Output("junit"), metavar="FILE", help="Write JUnit XML; - is stdout.")
-@click.option("--markdown", type=Output("markdown"), metavar="FILE", help="Write a Markdown table; - is stdout.")
 @click.option(
-    "--openmetrics", type=Output("openmetrics"), metavar="FILE", help="Write OpenMetrics text (GitLab); - is stdout."
+    "--junit", type=Output("junit"), metavar="FILE", help="Write the result as JUnit XML to FILE (- for stdout)."
 )
 @click.option(
-    "--no-annotations", is_flag=True, default=False, help="In GitHub Actions, no annotations, summary and outputs."
+    "--markdown",
+    type=Output("markdown"),
+    metavar="FILE",
+    help="Write the result as a Markdown table to FILE (- for stdout).",
+)
+@click.option(
+    "--openmetrics",
+    type=Output("openmetrics"),
+    metavar="FILE",
+    help="Write the numbers as OpenMetrics text, for GitLab, to FILE (- for stdout).",
+)
+@click.option(
+    "--no-annotations", is_flag=True, default=False, help="Write no annotations, summary and outputs in GitHub Actions."
 )
 @_generator.measured
 @_options.measurement
@@ -131,13 +151,13 @@ def command(
     quiet: bool,
     **measuring: Any,
 ) -> int:
-    """Check numbers against limits and a baseline: exit 0 when all hold, 1 when one fails, 2 for wrong use and for a
-    number that is to be checked and was not measured.
+    """Check numbers against limits and a baseline. The exit code is 0 when all pass, 1 when one fails, and 2 for wrong
+    use or when a number to be checked was not measured.
 
-    REPORT is a file of fdr eval --json and needs no torch; anything else is SAMPLES, or a generator with --gen,
-    measured first with the options of fdr eval. Limits may be kept in [tool.fdr.check] of pyproject.toml or [check] of
-    fdr.toml: max = {"fd:inception" = 3.0}. Numbers whose signatures differ from the baseline's are refused. When the
-    check ends with an error, the files that it was to write say so.
+    REPORT is a file that fdr eval --json wrote; checking it needs no torch. SAMPLES, or a generator (--gen), are
+    measured first, as fdr eval does. Limits can also be set in [tool.fdr.check] of pyproject.toml or [check] of
+    fdr.toml: max = {"fd:inception" = 3.0}. A number is refused when its signature differs from that of the baseline.
+    If the check ends with an error, its output files say so.
     """
     from fdr.gate import GateOptions
     from fdr.reports import sets_by_name

@@ -26,10 +26,10 @@ _path = click.Path(path_type=Path)
 @click.argument("others", nargs=-1, required=True, type=_path, metavar="B.json...")
 @_options.json_out
 def command(first: Path, others: tuple[Path, ...], json_path: Path | None) -> int:
-    """Say whether the numbers of A and B are comparable, and if not, which field of the signature differs and how much
-    that usually moves FD. Several B are each compared with A. Needs no torch.
+    """Say whether the numbers of two reports are comparable. If not, say which field of the signature differs and how
+    much that usually changes FD. Several B are each compared with A. This needs no torch.
 
-    Exit 0 when every pair of numbers is comparable, 1 when one is not, 2 for wrong use.
+    The exit code is 0 when every pair of numbers is comparable, 1 when one is not, and 2 for wrong use.
     """
     from fdr.comparison import load_effects
 

@@ -25,12 +25,17 @@ FORMATS = ("npz", "h5", "adm", "fdloss", "clean-fid", "edm2", "torch-fidelity", 
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("target", metavar="OUT", type=Output("new"))
 @click.option(
-    "--to", type=click.Choice(FORMATS), metavar="FORMAT", help=f"{', '.join(FORMATS)}.  [default: by the suffix of OUT]"
+    "--to",
+    type=click.Choice(FORMATS),
+    metavar="FORMAT",
+    help=f"Layout to write: {', '.join(FORMATS)}.  [default: by the suffix of OUT]",
 )
-@click.option("--entry", metavar="NAME", help="Which moments of a file that holds several, such as fid or mu_s.")
-@click.option("--encoder", metavar="NAME", help="Say whose the moments are, where the file does not tell.")
-@click.option("--count", type=int, metavar="N", help="Say how many images they are of, where the file does not tell.")
-@click.option("--keep-images", is_flag=True, default=False, help="Copy the images (arr_0) of an ADM file, too.")
+@click.option(
+    "--entry", metavar="NAME", help="Which moments to take from a file that holds several, such as fid or mu_s."
+)
+@click.option("--encoder", metavar="NAME", help="The encoder of the moments, if the file does not say it.")
+@click.option("--count", type=int, metavar="N", help="The number of images, if the file does not say it.")
+@click.option("--keep-images", is_flag=True, default=False, help="Copy the images (arr_0) of an ADM file as well.")
 @_options.json_out
 @_options.dry_run
 @_options.quiet
@@ -49,8 +54,8 @@ def command(
     """Convert a statistics file (moments or features) into the layout of another tool.
 
     IN is recognised by its content: npz of pytorch-fid, TTUR, EDM, clean-fid, ADM, FD-loss, fd_evaluator or dgm-eval,
-    EDM2 and FD-loss pickles, torch-fidelity's files, npy features, fdr's own. Nothing in it is ever executed, its
-    numbers are checked, and float64 keeps every bit.
+    EDM2 and FD-loss pickles, files of torch-fidelity, npy features, and those of fdr. No code in it is ever run, its
+    numbers are checked, and float64 values are copied exactly.
     """
     from dataclasses import asdict
 

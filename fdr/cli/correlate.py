@@ -26,22 +26,25 @@ if TYPE_CHECKING:
 @click.argument("table", type=click.Path(path_type=Path), metavar="TABLE.csv")
 @click.option("--x", "x_name", required=True, metavar="COLUMN", help="The column that predicts.")
 @click.option("--y", "y_name", required=True, metavar="COLUMN", help="The column to be predicted.")
-@click.option("--label", metavar="COLUMN", help="The column that names rows, in the plot and where rows are left out.")
-@click.option("--log-x", is_flag=True, default=False, help="Take x by its logarithm: for Pearson, and in the plot.")
-@click.option("--log-y", is_flag=True, default=False, help="Take y by its logarithm.")
+@click.option("--label", metavar="COLUMN", help="The column with the names of the rows, for the plot and for messages.")
+@click.option("--log-x", is_flag=True, default=False, help="Use the logarithm of x, for Pearson's r and in the plot.")
+@click.option("--log-y", is_flag=True, default=False, help="Use the logarithm of y, for Pearson's r and in the plot.")
 @click.option(
     "--confidence",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.95,
     show_default=True,
-    help="Of the intervals.",
+    metavar="SHARE",
+    help="Confidence level of the intervals.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the resamples.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Seed of the bootstrap."
+)
 @click.option(
     "--plot",
     type=Output("plot"),
     metavar="FILE",
-    help="Save a scatter plot, .svg, .pdf or .png; needs matplotlib.",
+    help="Save a scatter plot as .svg, .pdf or .png; this needs matplotlib.",
 )
 @_options.json_out
 def command(
@@ -58,7 +61,7 @@ def command(
 ) -> None:
     """Correlate two columns of a CSV or TSV table: Pearson, Spearman and Kendall (tau-b), with intervals.
 
-    Rows with an empty cell, a dash or NaN in one of the two columns are left out, and told. Needs no torch.
+    Rows with an empty cell, a dash or NaN in one of the two columns are left out and listed. This needs no torch.
     """
     from fdr.comparison import Scatter, check_plot, correlate, points, read_table, save_scatter
 

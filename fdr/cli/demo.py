@@ -30,9 +30,9 @@ _FOLDERS = {False: Path("fdr-demo"), True: Path("fdr-demo-train")}
     "is_training",
     is_flag=True,
     default=False,
-    help="Instead: pretrain a weak one-step generator of such images, post-train it with FD as the loss, and show FD "
-    "before and after, under the encoder that it was trained on and two that it was not. Under four minutes on two "
-    "cores.",
+    help="Show training instead: pretrain a weak one-step generator of such images, post-train it with FD as the "
+    "loss, and print FD before and after, for the encoder that it was trained on and two others. This takes under "
+    "four minutes on two cores.",
 )
 @click.option(
     "--out",
@@ -44,9 +44,10 @@ _FOLDERS = {False: Path("fdr-demo"), True: Path("fdr-demo-train")}
 @_options.json_out
 @_options.quiet
 def command(is_training: bool, out: Path | None, json_path: Path | None, quiet: bool) -> None:
-    """Draw procedural images (shapes on textures), degrade them, and show which degradation moves which number.
+    """Draw images (shapes on textures), degrade them, and show which degradation changes which number.
 
-    Needs no data and no network; takes under two minutes on two cores. The encoder is a seeded random network.
+    This needs no data and no network, and takes under two minutes on two cores. The encoder is a random network with a
+    fixed seed.
     """
     folder = out or _FOLDERS[is_training]
     if is_training:

@@ -27,21 +27,23 @@ if TYPE_CHECKING:
 @click.argument("samples", nargs=-1, metavar="SAMPLES...")
 @_generator.measured
 @_options.measurement
-@click.option("--audit", is_flag=True, default=False, help="Compute every FD by a second route as well and compare.")
+@click.option(
+    "--audit", is_flag=True, default=False, help="Compute every FD by a second method as well, and compare the two."
+)
 @_options.json_out
 @click.option(
     "--csv",
     "csv_path",
     type=Output("csv"),
     metavar="FILE",
-    help="Write CSV; - is stdout.",
+    help="Write the result as CSV to FILE (- for stdout).",
 )
 @click.option(
     "--markdown",
     "markdown_path",
     type=Output("markdown"),
     metavar="FILE",
-    help="Write a Markdown table; - is stdout.",
+    help="Write the result as a Markdown table to FILE (- for stdout).",
 )
 @_options.dry_run
 @_options.quiet
@@ -58,12 +60,10 @@ def command(
     group: Group,
     **measuring: Any,
 ) -> None:
-    """Measure one or several sample sets, or a generator, against a reference.
+    """Measure sample sets, or a generator (--gen), against a reference.
 
-    A sample set is a folder, zip, tar, npz, npy, HDF5, parquet, .pt or .safetensors file, a pattern in quotes
-    ('a/*.png'), or hf-dataset:NAME:SPLIT of the Hugging Face Hub.
-
-    Features are cached and a killed run resumes: give the same command again.
+    SAMPLES are folders, quoted patterns ('a/*.png'), files (zip, tar, npz, npy, HDF5, parquet, .pt, .safetensors), or
+    hf-dataset:NAME:SPLIT. Features are cached; to resume a killed run, repeat the command.
     """
     outputs = {"json": json_path, "csv": csv_path, "markdown": markdown_path}
     if not samples and drawn is None:

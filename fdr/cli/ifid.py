@@ -24,43 +24,54 @@ _model = _options.stack(
         "--vae",
         required=True,
         metavar="NAME|PATH|MODULE:FACTORY",
-        help="Autoencoder: haar, dct or pixel-unshuffle (weight-free), a diffusers folder or hub name, a program, or "
-        "what makes an object with encode and decode.",
+        help="The autoencoder: haar, dct or pixel-unshuffle (they need no weights), a diffusers folder or hub name, a "
+        "TorchScript or torch.export file, or a function that returns an object with encode and decode.",
     ),
-    click.option("--vae-weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights of MODULE:FACTORY."),
+    click.option(
+        "--vae-weights",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Weights to load into the autoencoder of MODULE:FACTORY.",
+    ),
     click.option(
         "--vae-args",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Arguments of MODULE:FACTORY, values as JSON or text; repeatable, or several in quotes.",
+        help="Arguments for MODULE:FACTORY; values are JSON or text. May be repeated, or several given in quotes.",
     ),
     click.option(
         "--posterior",
         type=click.Choice(["sample", "mean"]),
-        help="Latents of a distribution: sampled, by the seed and the number of the image, or its mean.  [default: the "
-        "autoencoder's own; sample for a KL autoencoder]",
+        help="For an autoencoder that encodes to a distribution: take a sample of it (fixed by the seed and the index "
+        "of the image) or its mean.  [default: what the autoencoder declares; sample for a KL autoencoder]",
     ),
     click.option(
         "--value-range",
         type=click.Choice(list(RANGES)),
-        help="Black and white, as the autoencoder takes and returns them.  [default: what it declares, else -1:1]",
+        help="The values of black and white in the images of the autoencoder.  [default: what it declares, else -1:1]",
     ),
 )
 _sets = _options.stack(
-    click.option("--images", required=True, metavar="IMAGES", help="The images: all that fdr eval takes as samples."),
+    click.option(
+        "--images", required=True, metavar="IMAGES", help="The images to measure: any sample set that fdr eval takes."
+    ),
     click.option(
         "--neighbours",
         metavar="IMAGES",
-        help="Where their neighbours come from.  [default: the images themselves, never an image itself]",
+        help="The images among which to search for neighbours.  [default: those of --images, excluding each image "
+        "itself]",
     ),
-    click.option("--neighbour-count", type=int, metavar="N", help="Use a seeded random subset of N neighbours."),
-    click.option("--count", type=int, metavar="N", help="Use a seeded random subset of N images."),
+    click.option(
+        "--neighbour-count", type=int, metavar="N", help="Search for neighbours in a random subset of N images."
+    ),
+    click.option("--count", type=int, metavar="N", help="Measure a random subset of N images instead of all."),
     click.option(
         "--seed",
         type=int,
         default=0,
         show_default=True,
-        help="Of subsets, of posterior samples and of the draw of neighbours.",
+        metavar="N",
+        help="Seed for the subsets, the posterior samples and the choice of neighbours.",
     ),
     _options.crop,
     _options.transparency,
@@ -72,7 +83,7 @@ _pairing = _options.stack(
         type=click.Choice(["slerp", "linear", "mask"]),
         default="slerp",
         show_default=True,
-        help="Interpolation; neighbours are nearest by cosine, for linear by L2.",
+        help="How to interpolate between two latents. Neighbours are found by cosine distance, for linear by L2.",
     ),
     _options.listed(
         "--alpha",
@@ -81,7 +92,8 @@ _pairing = _options.stack(
         default="0.5",
         show_default=True,
         metavar="A,B,...",
-        help="How far towards the neighbour; of several, such as 0,0.1,...,0.5, the last is that of iFID.",
+        help="How far to go from the image (0) to its neighbour (1). Of several values, such as 0,0.1,...,0.5, iFID is "
+        "that of the last.",
     ),
     click.option(
         "--top-k",
@@ -89,24 +101,24 @@ _pairing = _options.stack(
         default=10,
         show_default=True,
         metavar="K",
-        help="Draw the neighbour from the K nearest, by closeness.",
+        help="Choose the neighbour at random among the K nearest; closer ones are more likely.",
     ),
-    click.option("--same-class", is_flag=True, default=False, help="Neighbours of the image's own class only."),
+    click.option("--same-class", is_flag=True, default=False, help="Take neighbours from the class of the image only."),
 )
 _decoding = _options.stack(
-    click.option("--no-clamp", is_flag=True, default=False, help="Leave decoded values outside of [0, 1] as they are."),
+    click.option("--no-clamp", is_flag=True, default=False, help="Do not clamp decoded values to [0, 1]."),
     click.option(
         "--quantize",
         type=click.Choice(["uint8", "none"]),
         default="uint8",
         show_default=True,
-        help="Decoded images are rounded to 8 bits, or measured as floats.",
+        help="Round decoded images to 8 bits, or measure them as floats (none).",
     ),
-    click.option("--lpips", is_flag=True, default=False, help="Measure LPIPS of the reconstructions as well."),
+    click.option("--lpips", is_flag=True, default=False, help="Compute LPIPS of the reconstructions as well."),
     click.option(
         "--compat",
         type=click.Choice(["reference"]),
-        help="The conventions of the paper's code, for its published numbers: --no-clamp --quantize none --reps "
+        help="Follow the code of the paper, to reproduce its published numbers: --no-clamp --quantize none --reps "
         "inception:pytorch-fid --crop center-bilinear (with --size), and its scaling in PSNR and SSIM.",
     ),
 )
@@ -116,7 +128,8 @@ _search = _options.stack(
         type=click.Choice(["float32", "float16", "bfloat16"]),
         default="float32",
         show_default=True,
-        help="What the neighbours' latents are kept as; the halves take half of the disk and of the reading.",
+        help="Precision in which the latents of the neighbours are stored; 16 bits take half the disk space and "
+        "reading time.",
     ),
     click.option(
         "--memory",
@@ -124,7 +137,7 @@ _search = _options.stack(
         default="4GiB",
         show_default=True,
         metavar="SIZE",
-        help="Most that the neighbour search holds; any size gives the same neighbours.",
+        help="Memory that the neighbour search may use; the neighbours do not depend on it.",
     ),
 )
 
@@ -148,17 +161,19 @@ _search = _options.stack(
 @_options.batches
 @_options.precision
 @_options.cache_dir
-@click.option("--no-cache", is_flag=True, default=False, help="Keep latents for the time of the run only.")
+@click.option("--no-cache", is_flag=True, default=False, help="Keep latents only until the run ends.")
 @_options.weight_files
 @_options.trust
 @click.option(
     "--picture",
     type=Output("png"),
     metavar="FILE",
-    help="Write originals, reconstructions, neighbours and interpolants side by side, as PNG.",
+    help="Write a PNG that shows originals, reconstructions, neighbours and interpolations side by side.",
 )
 @_options.json_out
-@click.option("--csv", "csv_path", type=Output("csv"), metavar="FILE", help="Write CSV; - is stdout.")
+@click.option(
+    "--csv", "csv_path", type=Output("csv"), metavar="FILE", help="Write the result as CSV to FILE (- for stdout)."
+)
 @_options.dry_run
 @_options.quiet
 @_ranks.on_ranks
@@ -174,11 +189,12 @@ def command(
     group: Group,
     **options: Any,
 ) -> None:
-    """Interpolated FID of an autoencoder: how good are images between an image and its neighbour in latent space?
+    """Measure an autoencoder by interpolated FID: how good are the images that it decodes between an image and its
+    neighbour in latent space?
 
-    Of every encoder iFID (iFD), rFID of the reconstructions and FID of the decoded neighbours, all against the images;
-    and PSNR, SSIM and MS-SSIM of the reconstructions. Latents, neighbours and features are cached and a killed run
-    resumes: give the same command again.
+    For each encoder, this gives iFID (iFD), rFID of the reconstructions and FID of the decoded neighbours, all against
+    the images; and PSNR, SSIM and MS-SSIM of the reconstructions. Latents, neighbours and features are cached; to
+    resume a killed run, repeat the command.
     """
     outputs = {"json": json_path, "csv": csv_path}
     run = _prepared(images, neighbours, neighbour_count, progress_for(quiet), group, dry_run, **options)

@@ -15,7 +15,9 @@ from fdr.cli._render import dump, human_bytes, print_table, progress_for, write_
 if TYPE_CHECKING:
     from fdr.references import ReferenceFile
 
-_offline = click.option("--offline", is_flag=True, default=False, help="Never touch the network.")
+_offline = click.option(
+    "--offline", is_flag=True, default=False, help="Never use the network; a file that is missing ends the run."
+)
 
 
 @click.group("references", epilog="Example: fdr references list")
@@ -27,7 +29,7 @@ def command() -> None:
 @_options.weights_dir
 @_options.json_out
 def list_references(weights_dir: Path | None, json_path: Path | None) -> None:
-    """List named references: encoders, images, whether their files are here. Needs no torch and no network."""
+    """List the known references: encoders, images, and which files are here. This needs no torch and no network."""
     from fdr.references import files_of, references
 
     if json_path is not None:
@@ -93,9 +95,9 @@ def _facts(name: str, weights_dir: Path | None) -> dict[str, Any]:
     "--reps",
     metavar="NAMES",
     shell_complete=_completion.encoders,
-    help="Only the files of these encoders or bundles.  [default: all]",
+    help="Fetch only the files of these encoders or bundles.  [default: all]",
 )
-@click.option("--to", type=Output("store"), metavar="DIR", help="Put the files here.")
+@click.option("--to", type=Output("store"), metavar="DIR", help="Write the files into this folder.")
 @_options.weights_dir
 @_offline
 @_options.dry_run
@@ -132,9 +134,9 @@ def _plan(file: ReferenceFile) -> str:
 @click.argument("names", nargs=-1, metavar="[NAMES]...", shell_complete=_completion.references)
 @_options.weights_dir
 def verify_files(names: tuple[str, ...], weights_dir: Path | None) -> int:
-    """Check the files that are here (of all references without names): by digest, or that they hold moments.
+    """Check the files that are here, of all references without NAMES: by their digest, or that they hold moments.
 
-    Exit code 1 when one is damaged.
+    The exit code is 1 when one is damaged.
     """
     from fdr.references import files_of, named, references, verify
 

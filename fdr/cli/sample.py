@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     required=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Checkpoint (.pt, .safetensors, with --arch), TorchScript, torch.export file (.pt2) or run folder.",
+    help="The generator: a checkpoint (.pt or .safetensors, with --arch), a TorchScript or torch.export file (.pt2), "
+    "or a run folder of fdr train.",
 )
 @click.option(
     "-n",
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     default=50_000,
     show_default=True,
     metavar="N",
-    help="Number of samples; the first N of a seed are always the same.",
+    help="Number of samples; the first N samples of a seed are always the same.",
 )
 @click.option(
     "-o",
@@ -44,10 +45,13 @@ if TYPE_CHECKING:
     required=True,
     type=Output("new"),
     metavar="PATH",
-    help="An .npz in ADM's layout (arr_0 images, arr_1 labels where there are classes), or a folder of PNG files.",
+    help="Where to write: an .npz in the layout of ADM (arr_0 for images, arr_1 for labels if there are classes), or a "
+    "folder of PNG files.",
 )
 @_generator.labels
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of noise and labels.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Seed for noise and labels."
+)
 @_generator.architecture
 @_options.device
 @_options.gpus
@@ -55,9 +59,11 @@ if TYPE_CHECKING:
     "--batch-size",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Samples per pass.  [default: 32 on a CPU, 128 on a GPU]",
+    help="Samples per forward pass.  [default: 32 on a CPU, 128 on a GPU]",
 )
-@click.option("--dry-run", is_flag=True, default=False, help="Check everything, say what would be done, stop.")
+@click.option(
+    "--dry-run", is_flag=True, default=False, help="Check the inputs and say what would be done, without doing it."
+)
 @_options.trust
 @_options.quiet
 @_ranks.on_ranks
@@ -75,10 +81,10 @@ def command(
     group: Group,
     choice: _generator.Choice,
 ) -> None:
-    """Write samples of a generator as 8-bit images, round(255 x).
+    """Generate samples and write them as 8-bit images, round(255 x).
 
-    Noise and label of sample i depend on the seed and i alone: not on the batch size, the device or the number of GPUs.
-    A killed run resumes: give the same command again.
+    The noise and label of sample i depend only on the seed and i, not on the batch size, the device or the number of
+    GPUs. To resume a killed run, repeat the command.
     """
     from fdr.features import ExtractionOptions
     from fdr.generators import GeneratorSource, sample_set, write_samples

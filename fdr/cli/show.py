@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 @click.command("show", cls=_options.Command, epilog="Examples:\n\n  fdr show stats.npz\n\n  fdr show report.json")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
-    "--spectrum", is_flag=True, default=False, help="Show the extreme eigenvalues of each covariance and its condition."
+    "--spectrum",
+    is_flag=True,
+    default=False,
+    help="Show the largest and smallest eigenvalue of each covariance, and its condition number.",
 )
 @_options.json_out
 def command(path: Path, spectrum: bool, json_path: Path | None) -> None:
-    """Show a statistics file of any tool, a reference folder or a report. Only a torch file needs torch."""
+    """Show what is in a statistics file of any tool, a reference folder or a report. Only torch files need torch."""
     from fdr.references import INDEX_NAME, indexed_file, read_index, reference_folder
     from fdr.reports import load_reports, reports_to_json
     from fdr.runtime import missing_path

@@ -33,20 +33,25 @@ if TYPE_CHECKING:
     required=True,
     type=Output("new", path_type=str),
     metavar="PATH",
-    help="One file, where the name ends in .npz or .h5; else a folder, which holds several encoders.",
+    help="Where to write: one file if the name ends in .npz or .h5, else a folder, which can hold several encoders.",
 )
 @_options.reps
 @click.option(
-    "--val", "validation", metavar="IMAGES", help="Validation images: store their FDs, the denominators of FDr."
+    "--val",
+    "validation",
+    metavar="IMAGES",
+    help="Validation images. Their FD is stored in the reference, as the denominator of FDr.",
 )
-@click.option("--name", metavar="NAME", help="Name of the reference in reports.  [default: that of the file or folder]")
+@click.option(
+    "--name", metavar="NAME", help="Name of the reference in reports.  [default: the name of the file or folder]"
+)
 @click.option(
     "--format",
     "file_format",
     type=click.Choice(["h5", "npz", "adm"]),
-    help="npz has the mu and sigma that other tools read, h5 is fdr's own; adm is one npz as the references of "
-    "guided-diffusion: moments for FID and sFID, and images for precision and recall.  [default: what the name ends "
-    "in, h5 in a folder]",
+    help="npz holds mu and sigma, which other tools read; h5 is the format of fdr; adm is an npz like the references "
+    "of guided-diffusion, with moments for FID and sFID and images for precision and recall.  [default: by the ending "
+    "of the name; h5 in a folder]",
 )
 @click.option(
     "--num-images",
@@ -54,7 +59,7 @@ if TYPE_CHECKING:
     default=10_000,
     show_default=True,
     metavar="N",
-    help="With --format adm: images in the file, a seeded subset (--seed).",
+    help="Number of images in a file of --format adm, a random subset by --seed.",
 )
 @_options.images
 @_options.compute
@@ -78,7 +83,7 @@ def command(
     group: Group,
     **shared: Any,
 ) -> None:
-    """Compute the moments of IMAGES under each encoder; what is written is a reference for fdr eval --ref."""
+    """Compute the moments of IMAGES under each encoder, and write them as a reference for fdr eval --ref."""
     from dataclasses import replace
 
     from fdr.encoders import load_encoders

@@ -48,7 +48,7 @@ _loss = _options.stack(
     _options.reps,
     _option(
         "monitor",
-        "Encoders that are watched and not trained on, comma-separated or repeated.",
+        "Encoders whose FD is logged but not trained on, separated by commas.",
         metavar="NAMES",
         shell_complete=_completion.encoders,
     ),
@@ -59,46 +59,54 @@ _loss = _options.stack(
         show_default=True,
         shell_complete=_completion.references_and_files,
         metavar="NAME|FILE|IMAGES",
-        help="Reference: a name (fdr references list), statistics of any tool, or real images.",
+        help="The images to train towards: the name of a known reference (see fdr references list), a statistics file "
+        "of any tool, or real images.",
     ),
     _option(
         "population",
-        "What FD is of: ema:BETA (BETA a batch, not an image), queue:SIZE (images), or the batch alone.",
+        "Which generated images the FD is computed from: a moving average over batches (ema:BETA, with decay BETA per "
+        "batch), the last SIZE images (queue:SIZE), or the current batch alone (batch).",
         metavar="KIND",
     ),
-    _option("fill", "Images that the population begins with.", metavar="N"),
-    _option("solver", "fast, or exact float64 eigendecompositions at every step.", type=click.Choice(SOLVERS)),
-    _option("eps", "The term of an encoder is FD / (its own value + EPS).", metavar="EPS"),
+    _option("fill", "Images to generate before the first step, to fill the population.", metavar="N"),
+    _option(
+        "solver",
+        "How to compute the matrix square root in FD. fast reuses an eigendecomposition over many steps where it can; "
+        "exact computes one in float64 at every step.",
+        type=click.Choice(SOLVERS),
+    ),
+    _option("eps", "Each encoder contributes FD / (FD without gradient + EPS) to the loss.", metavar="EPS"),
     _option(
         "gradient",
-        "raw, or unit: not scaled by the weight of a batch in its population.",
+        "unit divides the gradient by the weight that the batch has in its population; raw does not.",
         type=click.Choice(GRADIENTS),
     ),
 )
 _descent = _options.stack(
-    _option("steps", "Steps in all.", metavar="N"),
-    _option("batch_size", "Images per step, over all ranks.", metavar="N"),
+    _option("steps", "Number of training steps.", metavar="N"),
+    _option("batch_size", "Images per step, over all GPUs together.", metavar="N"),
     _option(
         "chunks",
-        "Parts of a batch that pass the networks in turn: less memory, one more forward pass, the same gradient.",
+        "Split each batch into N parts that pass the networks in turn. This needs less memory and one more forward "
+        "pass, and gives the same gradient.",
         metavar="N",
     ),
-    _option("lr", "AdamW's rate after the warm-up; a cosine brings it to 0.", metavar="LR"),
+    _option("lr", "Learning rate of AdamW after the warm-up; it then falls to 0 along a cosine.", metavar="LR"),
     click.option(
         "--warmup-steps",
         type=int,
         metavar="N",
-        help="Steps in which the rate rises from 0.  [default: a tenth of the steps]",
+        help="Steps over which the learning rate rises from 0.  [default: a tenth of --steps]",
     ),
-    _option("betas", "AdamW's two.", metavar="B1,B2"),
-    _option("weight_decay", "AdamW's.", metavar="W"),
-    click.option("--clip", type=float, metavar="NORM", help="Clip the norm of the gradient.  [default: no]"),
-    _option("ema_kimg", "Half-lives of the weight averages, in thousands of images.", metavar="LIST"),
-    _option("seed", "Of all noise and labels.", metavar="N"),
-    _option("dtype", "Of the generator; bf16 by autocast.", type=click.Choice(["float32", "bf16"])),
-    _option("encoder_dtype", "Of the encoders.", type=click.Choice(["float32", "bf16"])),
-    _option("tf32", "Allow TF32 on the GPU."),
-    _option("max_skipped", "Stop after so many steps in a row without a finite gradient.", metavar="N"),
+    _option("betas", "beta1 and beta2 of AdamW.", metavar="B1,B2"),
+    _option("weight_decay", "Weight decay of AdamW.", metavar="W"),
+    click.option("--clip", type=float, metavar="NORM", help="Clip the gradient to this norm.  [default: no clipping]"),
+    _option("ema_kimg", "Half-lives of the averages (EMA) of the weights, in thousands of images.", metavar="LIST"),
+    _option("seed", "Seed for noise and labels.", metavar="N"),
+    _option("dtype", "Precision of the generator; bf16 uses autocast.", type=click.Choice(["float32", "bf16"])),
+    _option("encoder_dtype", "Precision of the encoders.", type=click.Choice(["float32", "bf16"])),
+    _option("tf32", "Allow TF32 on the GPU: faster and less precise."),
+    _option("max_skipped", "Stop after N steps in a row whose gradient was not finite.", metavar="N"),
 )
 _running = _options.stack(
     _options.device,
@@ -106,34 +114,44 @@ _running = _options.stack(
         "--gpus",
         type=click.IntRange(1),
         metavar="N",
-        help="Divide every batch among N GPUs of this machine (with --device cpu, N processes); torchrun and srun work "
-        "as well.",
+        help="Divide every batch among N GPUs of this machine, or among N processes with --device cpu. For several "
+        "machines, start fdr with torchrun or srun.",
     ),
     click.option(
-        "--encoder-batch-size", type=int, metavar="N", help="Images per encoder pass: less memory, one more pass."
+        "--encoder-batch-size",
+        type=int,
+        metavar="N",
+        help="Images per pass of an encoder. A smaller N needs less memory and one more pass.",
     ),
     _options.weights_dir,
-    click.option("--offline", is_flag=True, default=False, help="Never touch the network."),
+    click.option(
+        "--offline", is_flag=True, default=False, help="Never use the network; a file that is missing ends the run."
+    ),
     _options.cache_dir,
 )
 _records = _options.stack(
-    _option("log_every", "Steps between lines of log.jsonl; 0 logs no step.", metavar="N"),
-    _option("checkpoint_every", "Steps between checkpoints; 0 writes one at the end.", metavar="N"),
-    _option("keep", "Newest checkpoints that stay.", metavar="N"),
+    _option("log_every", "Write a line to log.jsonl every N steps; 0 for never.", metavar="N"),
+    _option("checkpoint_every", "Write a checkpoint every N steps; 0 for one at the end only.", metavar="N"),
+    _option("keep", "Number of newest checkpoints to keep; older ones are deleted.", metavar="N"),
     click.option(
-        "--milestone-every", type=int, metavar="N", help="Checkpoints at multiples of N stay for good; 0 keeps none."
+        "--milestone-every",
+        type=int,
+        metavar="N",
+        help="Never delete the checkpoints at multiples of N steps; 0 for none.",
     ),
-    _option("grid_every", "Steps between sample grids, of the same latents every time; 0 draws none.", metavar="N"),
-    _option("grid_size", "Images on a grid.", metavar="N"),
+    _option(
+        "grid_every", "Save a grid of samples every N steps, always from the same noise; 0 for never.", metavar="N"
+    ),
+    _option("grid_size", "Number of images in a grid.", metavar="N"),
     click.option(
         "--eval-every",
         type=int,
         metavar="N",
-        help="Evaluate as fdr eval does every N steps and at the end; 0 never does.",
+        help="Evaluate as fdr eval does every N steps and at the end; 0 for never.",
     ),
-    _option("eval_count", "Images of an evaluation.", metavar="N"),
-    _option("tensorboard", "Log to RUN/tensorboard as well."),
-    click.option("--wandb", metavar="PROJECT", help="Log to a project of Weights & Biases as well."),
+    _option("eval_count", "Number of images to generate for an evaluation.", metavar="N"),
+    _option("tensorboard", "Log to TensorBoard as well, in RUN/tensorboard."),
+    click.option("--wandb", metavar="PROJECT", help="Log to this project of Weights & Biases as well."),
 )
 
 
@@ -144,12 +162,12 @@ _records = _options.stack(
     "  fdr train --gen weights.safetensors --arch mypkg.models:build --ref stats.npz --lr 1e-5 -o runs/b\n\n"
     "  fdr train --resume runs/a",
 )
-@click.option("-o", "--out", type=Output("new"), metavar="RUN", help="Folder of the run.")
+@click.option("-o", "--out", type=Output("new"), metavar="RUN", help="Folder to write the run to.")
 @click.option(
     "--resume",
     type=Output("store"),
     metavar="RUN",
-    help="Go on with a run, with the options that it was started with.",
+    help="Continue a run with the options that it was started with.",
 )
 @click.option(
     "--gen",
@@ -176,11 +194,11 @@ def command(
     group: Group,
     **given: Any,
 ) -> None:
-    """Post-train a generator: the FD of its images to a reference, under one or several encoders, is the loss.
+    """Post-train a generator, with the FD between its images and a reference as the loss.
 
-    The folder RUN has everything: checkpoints, log.jsonl, sample grids, and the generator, for fdr sample --gen RUN and
-    fdr eval --gen RUN. A run that was stopped or killed goes on with the same command, or with --resume RUN; SIGTERM
-    saves first.
+    The folder RUN holds checkpoints, log.jsonl, sample grids and the generator; fdr sample --gen RUN and fdr eval --gen
+    RUN use it. To continue a run that was stopped or killed, repeat the command or use --resume RUN. SIGTERM saves a
+    checkpoint before it stops the run.
     """
     from fdr.training import plan, train
 

@@ -17,17 +17,20 @@ if TYPE_CHECKING:
 
 _all_without = click.argument("names", nargs=-1, metavar="[ENCODERS]...", shell_complete=_completion.encoders)
 _named = click.argument("names", nargs=-1, required=True, metavar="ENCODERS...", shell_complete=_completion.encoders)
-_offline = click.option("--offline", is_flag=True, default=False, help="Never touch the network.")
+_offline = click.option(
+    "--offline", is_flag=True, default=False, help="Never use the network; a file that is missing ends the run."
+)
 
 
 @click.group("weights", epilog="Example: fdr weights fetch fdr6 --dry-run")
 def command() -> None:
-    """List, fetch or verify the weight files of encoders, or carry them to a machine without network.
+    """List, fetch or verify the weight files of encoders, or collect them for a machine without network.
 
     ENCODERS are names as in --reps: dinov2, fdr6, timm:NAME, openclip:ARCH/TAG, hf:OWNER/NAME, ...
     The name lpips stands for the two files of LPIPS.
 
-    To carry: fdr weights fetch fdr6 --to DIR here, then --weights-dir DIR --offline there.
+    For a machine without network: run fdr weights fetch fdr6 --to DIR here, copy DIR, and use --weights-dir DIR
+    --offline there.
     """
 
 
@@ -56,9 +59,10 @@ def _facts(holding: Holding) -> dict[str, Any]:
 @_options.weights_dir
 @_options.json_out
 def list_files(names: tuple[str, ...], weights_dir: Path | None, json_path: Path | None) -> None:
-    """List weight files: for which encoders, how large, here or missing, digest, licence.
+    """List weight files: their encoders, size, place (or missing), digest and licence.
 
-    Of all encoders known by name when none is given. Touches no network; a size of a missing file is the published one.
+    Without ENCODERS, list those of all encoders known by name. This uses no network; the size of a missing file is the
+    published one.
     """
     found = _holdings(names, weights_dir)
     if json_path is not None:
@@ -95,7 +99,7 @@ def _totals(found: Sequence[Holding]) -> str:
 
 @command.command("fetch", cls=_options.Command, epilog="Example: fdr weights fetch fdr6 --to usb/ --dry-run")
 @_named
-@click.option("--to", type=Output("store"), metavar="DIR", help="Collect the files here.")
+@click.option("--to", type=Output("store"), metavar="DIR", help="Copy all the files into this folder.")
 @_options.weights_dir
 @_offline
 @_options.dry_run
@@ -110,10 +114,10 @@ def fetch_files(
     json_path: Path | None,
     quiet: bool,
 ) -> None:
-    """Fetch what is missing, so that later runs need no network; with --to, collect all in one folder to carry.
+    """Fetch the files that are missing, so that later runs need no network. With --to, copy all files into one folder.
 
-    The folder holds a SHA256SUMS, and --weights-dir DIR finds every file in it. A file with a published digest is
-    refused when it differs.
+    That folder also gets a SHA256SUMS, and --weights-dir DIR finds every file in it. A file is refused when its digest
+    differs from the published one.
     """
     from fdr.encoders import fetch
     from fdr.weights import WeightOptions
@@ -149,10 +153,10 @@ def _plan(holding: Holding) -> str:
 @_options.weights_dir
 @_options.json_out
 def verify_files(names: tuple[str, ...], weights_dir: Path | None, json_path: Path | None) -> int:
-    """Check the files by their digest: the publisher's, the hub's, or that of a SHA256SUMS beside them.
+    """Check the files against a digest: of the publisher, of the hub, or in a SHA256SUMS beside them.
 
-    A file that nobody gives a digest of is read instead. Exit code 1 when one is damaged, or one of the ENCODERS named
-    is missing its file.
+    A file without any such digest is read instead. The exit code is 1 when a file is damaged, or when a file of the
+    named ENCODERS is missing.
     """
     from fdr.encoders import verify
 
@@ -176,7 +180,7 @@ def _verdict_facts(verdict: Verdict) -> dict[str, Any]:
 @_named
 @_options.weights_dir
 def print_paths(names: tuple[str, ...], weights_dir: Path | None) -> None:
-    """Print where the weight files of ENCODERS are, one per line. Exit code 2 when one is missing."""
+    """Print where the weight files of ENCODERS are, one per line. The exit code is 2 if one is missing."""
     from fdr.errors import WeightsError
     from fdr.weights import WeightOptions, missing_sentence
 
