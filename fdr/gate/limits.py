@@ -107,7 +107,13 @@ def _number(text: str) -> float | None:
 
 def is_named(rows: Sequence[Row], name: str) -> bool:
     """True if `name` matches at least one of the rows."""
-    return any(name in (row.key, row.metric) for row in rows)
+    return bool(_meant(rows, name))
+
+
+def _meant(rows: Sequence[R], name: str) -> list[R]:
+    """The rows of that full name or metric, in any case where none is spelt so."""
+    exact = [row for row in rows if name in (row.key, row.metric)]
+    return exact or [row for row in rows if name.lower() in (row.key.lower(), row.metric.lower())]
 
 
 def named(rows: Sequence[R], name: str) -> list[R]:
@@ -115,7 +121,7 @@ def named(rows: Sequence[R], name: str) -> list[R]:
 
     Raises `InputError` if no row matches (with near matches), or if the name is ambiguous.
     """
-    found = [row for row in rows if name in (row.key, row.metric)]
+    found = _meant(rows, name)
     if not found:
         keys = {row.key for row in rows}
         raise unknown("number", name, keys, "These are the numbers of this report.", peers=_meaning)
@@ -166,6 +172,6 @@ def tolerance_for(row: Row, tolerances: Sequence[Tolerance], default: Tolerance)
     """The most specific tolerance: first by full name, then by metric, then for all. Of equals the last one wins."""
     for name in (row.key, row.metric, None):
         for tolerance in reversed(tolerances):
-            if tolerance.name == name:
+            if tolerance.name == name or (tolerance.name and name and tolerance.name.lower() == name.lower()):
                 return tolerance
     return default

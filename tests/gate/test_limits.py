@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fdr.errors import InputError
-from fdr.gate.limits import Limit, Tolerance, find_limited, named, parse_limit, parse_tolerance, tolerance_for
+from fdr.gate.limits import Limit, Tolerance, find_limited, is_named, named, parse_limit, parse_tolerance, tolerance_for
 
 ROWS = (
     row(), row(encoder="inception:clean"), row(encoder="timm:a.b_c"), row("fdr", 4.0), row("fdr_k", 4.0, None),
@@ -106,3 +106,13 @@ def test_the_most_specific_tolerance_holds_and_the_last_of_equals() -> None:
 def test_an_allowance_is_never_negative(baseline: float, amount: float) -> None:
     assert Tolerance(None, amount, True).allowance(baseline) == pytest.approx(amount * abs(baseline))
     assert Tolerance(None, amount, False).allowance(baseline) == amount
+
+
+def test_names_of_limits_and_tolerances_are_found_in_any_case() -> None:
+    rows = [row("fd", encoder="inception"), row("fd", encoder="timm:ResNet50"), row("is", lower_is_better=False)]
+    assert [found.key for found in named(rows, "FD:Inception")] == ["fd:inception"]
+    assert find_limited(rows, parse_limit("fd:TIMM:resnet50=3", "max")).encoder == "timm:ResNet50"
+    assert is_named(rows, "IS") and not is_named(rows, "FDX")
+    assert tolerance_for(rows[0], [parse_tolerance("FD:INCEPTION=2%")], parse_tolerance("1%")).amount == 0.02
+    apart = [row("fd", encoder="net"), row("fd", encoder="Net")]
+    assert [found.encoder for found in named(apart, "fd:Net")] == ["Net"]
