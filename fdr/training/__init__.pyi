@@ -10,7 +10,9 @@ from .demo import short_name as short_name
 from .demo_generator import SIDE as SIDE
 from .folder import OPTIONS_NAME as OPTIONS_NAME
 from .folder import read_options as read_options
+from .log import SilentView as SilentView
 from .log import StepRecord as StepRecord
+from .log import View as View
 from .loop import TrainResult as TrainResult
 from .loop import train as train
 from .options import GRADIENTS as GRADIENTS
@@ -19,5 +21,3 @@ from .options import RunOptions as RunOptions
 from .options import TrainOptions as TrainOptions
 from .options import flag as flag
 from .planning import plan as plan
-from .view import SilentView as SilentView
-from .view import View as View

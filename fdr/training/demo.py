@@ -21,10 +21,10 @@ from fdr.images import ImageOptions, draw, open_images
 from fdr.reports import Report
 from fdr.runtime import atomic_path, resolve_device, write_atomically
 from fdr.training.demo_generator import SIDE, Pretraining, pretrain
-from fdr.training.grid import sheet
+from fdr.training.log import SilentView, View
 from fdr.training.loop import train
 from fdr.training.options import RunOptions, TrainOptions
-from fdr.training.view import SilentView, View
+from fdr.training.snapshots import sheet
 
 TRAINED = "random"
 PIXELS = "py:fdr.training.demo_generator:pixels"

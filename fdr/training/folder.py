@@ -1,11 +1,18 @@
-"""A run folder: the options it was started with, and the lock that one run at a time holds."""
+"""A run folder: the options it was started with, the lock that one run at a time holds, and the checkpoints.
+
+A checkpoint is one file, whole or absent, with everything that a run needs to continue as if it had not stopped. It is
+a torch archive of tensors and plain values, read with weights_only. Its keys "model" and "model_ema" are those that
+other tools and `fdr.load_generator` know.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import pickle
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -13,8 +20,17 @@ from typing import Any
 from filelock import Timeout
 
 from fdr._version import __version__
-from fdr.errors import InputError
-from fdr.runtime import HELD, locked_file, write_atomically, write_error
+from fdr.errors import InputError, RunError
+from fdr.runtime import (
+    DAMAGE,
+    HELD,
+    atomic_path,
+    check_torch_file,
+    locked_file,
+    utf8_path,
+    write_atomically,
+    write_error,
+)
 from fdr.training.options import TrainOptions, changed
 
 SCHEMA = "fdr-train/1"
@@ -22,7 +38,10 @@ OPTIONS_NAME = "train.json"
 LOG_NAME = "log.jsonl"
 REFERENCE_NAME = "reference"
 LOCK_NAME = ".lock"
+CHECKPOINT_SCHEMA = "fdr-checkpoint/1"
+CHECKPOINTS = "checkpoints"
 _HALF_WRITTEN = ".*.tmp"
+_CHECKPOINT_NAME = re.compile(r"step-(\d{8,})\.pt")
 
 
 def is_run(folder: Path) -> bool:
@@ -51,7 +70,7 @@ def read_options(run: Path) -> TrainOptions:
 
 
 def check_folder(run: Path, options: TrainOptions) -> None:
-    """Raise `InputError` when `run` is of other options, or holds what is no run."""
+    """Raise `InputError` when `run` was started with other options, or is a folder of something else."""
     if is_run(run):
         difference = changed(read_options(run), options)
         if difference is not None:
@@ -71,9 +90,9 @@ def write_options(run: Path, options: TrainOptions) -> None:
 
 @contextlib.contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold the run, so that two processes never train in one folder; the system lets go when the process ends.
+    """Lock the run folder, so that two processes never train in it; the system unlocks it when the process ends.
 
-    What a killed process was writing is removed first; a folder that nothing came into vanishes again.
+    Half-written files of a killed process are removed first. A folder that is still empty at the end is removed.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -98,5 +117,59 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def _is_early(path: Path) -> bool:
-    """True for what a run may have left that was killed before it had its options."""
+    """True for files of a run that was killed before it wrote its options."""
     return path.name in (LOCK_NAME, LOCK_NAME + HELD, REFERENCE_NAME) or path.match(_HALF_WRITTEN)
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """The path of the checkpoint after `step` steps."""
+    return run / CHECKPOINTS / f"step-{step:08d}.pt"
+
+
+def list_checkpoints(run: Path) -> dict[int, Path]:
+    """The checkpoints of a run by step, oldest first."""
+    found = [
+        (match, path)
+        for path in (run / CHECKPOINTS).glob("step-*.pt")
+        if (match := _CHECKPOINT_NAME.fullmatch(path.name))
+    ]
+    return dict(sorted((int(match.group(1)), path) for match, path in found))
+
+
+def save_checkpoint(run: Path, step: int, state: Mapping[str, Any]) -> Path:
+    """Write a checkpoint of tensors and plain values. Raises `RunError` when the disk is full; older ones stay."""
+    import torch
+
+    path = checkpoint_path(run, step)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save({"schema": CHECKPOINT_SCHEMA, "step": step, **state}, file)
+        except RuntimeError as error:  # torch's writer says so, rather than the system, when the disk is full
+            raise RunError(f"Cannot write {str(path)!r}: {str(error).splitlines()[0]}; free some space.") from error
+    return path
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state that a checkpoint holds, on the CPU. Raises `InputError` when it is damaged or not one of ours."""
+    import torch
+
+    try:
+        check_torch_file(path)  # a flipped bit would change the run from here on
+        with utf8_path(path) as readable:
+            state = torch.load(readable, map_location="cpu", weights_only=True)
+    except (*DAMAGE, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"Checkpoint {str(path)!r} is damaged ({reason[:120]}); remove it to resume from an earlier one."
+        ) from error
+    if not isinstance(state, dict) or state.get("schema") != CHECKPOINT_SCHEMA:
+        raise InputError(f"{str(path)!r} is no checkpoint of fdr train; remove it from the folder.")
+    return state
+
+
+def prune(run: Path, keep: int, milestone_every: int | None) -> None:
+    """Remove all but the newest `keep` checkpoints and those at multiples of `milestone_every`."""
+    found = list_checkpoints(run)
+    for step in list(found)[:-keep]:
+        if not milestone_every or step % milestone_every:
+            found[step].unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a run writes down: a JSON line per logged step, always; TensorBoard and Weights & Biases when asked for."""
+"""The log of a run: a JSON line per logged step, TensorBoard and Weights & Biases where asked for, and the screen."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from fdr.errors import InputError
-from fdr.runtime import write_atomically
+from fdr.runtime import Progress, SilentProgress, write_atomically
 from fdr.training.folder import LOG_NAME
 from fdr.training.options import RunOptions, TrainOptions
 
@@ -95,7 +95,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """The same scalars in a project of W&B. The id of the run is kept, so that a resumed one goes on there."""
+    """The same scalars in a project of W&B. The id of the run is kept, so that a resumed run continues there."""
 
     def __init__(self, folder: Path, project: str, config: Mapping[str, Any]) -> None:
         wandb = _library("wandb", "wandb", "--wandb")
@@ -126,7 +126,7 @@ def scalars(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def open_sinks(run: Path, options: TrainOptions, run_options: RunOptions, step: int) -> list[Sink]:
-    """All that a run logs to, which goes on after `step`. Raises `InputError` for a library that is not there."""
+    """All that a run logs to, from `step` on. Raises `InputError` for a library that is not installed."""
     sinks: list[Sink] = []
     if run_options.tensorboard:
         sinks.append(TensorBoard(run / "tensorboard", step))
@@ -135,19 +135,49 @@ def open_sinks(run: Path, options: TrainOptions, run_options: RunOptions, step: 
     return [JsonLines(run / LOG_NAME, step), *sinks]
 
 
+class View(Progress, Protocol):
+    """How a run is shown while it goes on: a `Progress` for what precedes the first step, and the steps themselves.
+
+    The library calls it, the command line draws it, and the default is silence.
+    """
+
+    def running(self, steps: int, done: int) -> AbstractContextManager[None]:
+        """A context around all steps; `done` of them were done before."""
+
+    def reached(self, step: int) -> None:
+        """Called when `step` steps are done."""
+
+    def show(self, record: StepRecord) -> None:
+        """Called with every logged step."""
+
+
+class SilentView(SilentProgress):
+    """Shows nothing."""
+
+    @contextmanager
+    def running(self, steps: int, done: int) -> Iterator[None]:
+        yield
+
+    def reached(self, step: int) -> None:
+        return None
+
+    def show(self, record: StepRecord) -> None:
+        return None
+
+
 class Clock:
-    """Images per second of the steps alone."""
+    """Measures images per second over the steps, without what happens between them."""
 
     def __init__(self) -> None:
         self._images = 0
         self._began = time.perf_counter()
 
     def count(self, images: int) -> None:
-        """A step of so many images is done."""
+        """Count a step of `images` images."""
         self._images += images
 
     def rate(self) -> float:
-        """Since the last call."""
+        """Images per second since the last call."""
         now = time.perf_counter()
         rate = self._images / max(now - self._began, 1e-9)
         self._images, self._began = 0, now
@@ -155,7 +185,7 @@ class Clock:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """What happens inside does not count."""
+        """Leave out the time that passes inside."""
         began = time.perf_counter()
         yield
         self._began += time.perf_counter() - began
@@ -180,7 +210,7 @@ def _is_known(line: bytes, step: int) -> bool:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: null."""
+    """`value` with null in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -22,14 +22,13 @@ from fdr.runtime import (
     tensor_ranks,
 )
 from fdr.training import folder
-from fdr.training.checkpoint import list_checkpoints, load_checkpoint, prune, save_checkpoint
-from fdr.training.log import Clock, Sink, StepRecord, open_sinks
+from fdr.training.folder import list_checkpoints, load_checkpoint, prune, save_checkpoint
+from fdr.training.log import Clock, SilentView, Sink, StepRecord, View, open_sinks
 from fdr.training.options import RunOptions, TrainOptions
 from fdr.training.overfit_watch import Parting
 from fdr.training.setup import Parts, build
 from fdr.training.snapshots import FILL_BATCH, Snapshots, evaluated
 from fdr.training.step import StepOutcome, Stepper, own_randomness
-from fdr.training.view import SilentView, View
 from fdr.training.watch import Watch, fingerprint
 from fdr.training.weight_ema import WeightEmas
 from fdr.weights import ONLINE

@@ -11,12 +11,12 @@ from pathlib import Path
 from fdr.loss import EmaPopulation, QueuePopulation
 from fdr.runtime import Group, peak_memory, resolve_device, run_on_rank0, tensor_ranks
 from fdr.training import folder
-from fdr.training.checkpoint import FOLDER, list_checkpoints
+from fdr.training.folder import CHECKPOINTS, list_checkpoints
+from fdr.training.log import SilentView
 from fdr.training.options import RunOptions, TrainOptions, parse_population
 from fdr.training.setup import Parts, build
 from fdr.training.snapshots import EVALUATIONS, GRIDS
 from fdr.training.step import Stepper, own_randomness
-from fdr.training.view import SilentView
 
 MEASURED = 64
 """At most so many images, on each rank, make the step that is measured; a larger batch is extrapolated."""
@@ -100,7 +100,7 @@ def _files(options: TrainOptions, run_options: RunOptions, parts: Parts, run: Pa
     size = weights * (sets + 2) + _population_bytes(options, parts)
     kept = run_options.keep + (options.steps // run_options.milestone_every if run_options.milestone_every else 0)
     every = f"every {run_options.checkpoint_every} steps" if run_options.checkpoint_every else "at the end"
-    yield f"files: {run / FOLDER}: {kept} checkpoints of {_bytes(size)}, {every}"
+    yield f"files: {run / CHECKPOINTS}: {kept} checkpoints of {_bytes(size)}, {every}"
     yield f"files: {run}: the generator in {sets} sets of weights of {_bytes(weights)}, {folder.LOG_NAME}"
     if run_options.grid_every:
         yield f"files: {run / GRIDS}: a grid of {run_options.grid_size} images every {run_options.grid_every} steps"

@@ -1,7 +1,8 @@
-"""Pictures and evaluations of a run at one of its steps, with noise of their own."""
+"""Sample grids and evaluations of a run at one of its steps. Each use has noise of its own, the same at every step."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,15 +19,16 @@ from fdr.features import ExtractionOptions
 from fdr.generators import GeneratorSource
 from fdr.images import ImageOptions, open_images
 from fdr.reports import reports_to_json
-from fdr.runtime import Group, Progress, memory_for, write_atomically
+from fdr.runtime import Group, Progress, atomic_path, memory_for, write_atomically
 from fdr.training.draws import stream_seed
-from fdr.training.grid import as_bytes, save_sheet
 from fdr.training.options import RunOptions, TrainOptions
 from fdr.training.setup import Parts
 
 GRIDS, EVALUATIONS = "grids", "evaluations"
 FILL_BATCH = 64
-"""Images that are generated together without gradient."""
+"""Images that are generated together without gradient. Raising it needs more memory."""
+MARGIN = 2
+"""White pixels between the images of a sheet."""
 
 
 class Snapshots:
@@ -47,7 +49,7 @@ class Snapshots:
         self._evaluator: Evaluator | None = None
 
     def grid(self, step: int) -> None:
-        """The images of the same latents as at every other step."""
+        """Save a sheet of samples; the noise and labels are the same at every step."""
         if self._group.rank > 0 or not self._run_options.grid_every:
             return
         with evaluated(self._parts.generator), memory_for("the grid of samples", "lower --grid-size"):
@@ -56,7 +58,7 @@ class Snapshots:
         save_sheet(self._run / GRIDS / f"step-{step:08d}.png", np.concatenate(images))
 
     def reals(self) -> None:
-        """As many reference images beside the grids, where the reference is images, or a file that has some."""
+        """Save as many reference images beside the grids, where the reference holds images."""
         if self._group.rank > 0 or not self._run_options.grid_every:
             return
         images = first_images(self._options.reference, self._run_options.grid_size)
@@ -64,7 +66,7 @@ class Snapshots:
             save_sheet(self._run / GRIDS / "reals.png", images)
 
     def evaluate(self, step: int) -> dict[str, Any]:
-        """What `fdr eval` says of the generator as it is: one entry for the log; the report is kept as well."""
+        """Evaluate the generator as `fdr eval` does, save the report, and return an entry for the log."""
         options, seed = self._run_options, stream_seed(self._options.seed, "evaluation")
         with evaluated(self._parts.generator):
             source = GeneratorSource(self._parts.generator, options.eval_count, seed=seed, batch_size=FILL_BATCH)
@@ -92,7 +94,7 @@ class Snapshots:
 
 @contextmanager
 def evaluated(generator: torch.nn.Module) -> Iterator[None]:
-    """The generator as it samples: in eval mode, without gradient; afterwards in the mode it was in."""
+    """Put the generator into eval mode, without gradient, and restore its mode at the end."""
     was_training = generator.training
     generator.eval()
     try:
@@ -103,7 +105,7 @@ def evaluated(generator: torch.nn.Module) -> Iterator[None]:
 
 
 def first_images(reference: str, count: int) -> np.ndarray | None:
-    """uint8 [n, H, W, 3], of the first `count` images those that are as large as the first; None without any."""
+    """Those of the first `count` images that have the size of the first, uint8 [n, H, W, 3]; None without images."""
     if not Path(reference).expanduser().exists():
         return None
     try:
@@ -112,3 +114,29 @@ def first_images(reference: str, count: int) -> np.ndarray | None:
         return None
     images = [image.permute(1, 2, 0).numpy() for image in batch.images]
     return np.stack([image for image in images if image.shape == images[0].shape])
+
+
+def as_bytes(images: Tensor) -> np.ndarray:
+    """Images [N, 3, H, W] in [0, 1] -> uint8 [N, H, W, 3], rounded as for PNG files; values outside are clamped."""
+    rounded = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return rounded.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def sheet(images: np.ndarray) -> np.ndarray:
+    """uint8 [N, H, W, 3] -> one image of about as many rows as columns, row by row."""
+    count, height, width, _ = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    whole = np.full((rows * (height + MARGIN) - MARGIN, columns * (width + MARGIN) - MARGIN, 3), 255, np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * (height + MARGIN), index % columns * (width + MARGIN)
+        whole[top : top + height, left : left + width] = image
+    return whole
+
+
+def save_sheet(path: Path, images: np.ndarray) -> None:
+    """Save the `sheet` of uint8 images [N, H, W, 3] as a PNG."""
+    from PIL import Image
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(sheet(images)).save(temporary, format="PNG")

@@ -17,7 +17,6 @@ from fdr.loss import FDLoss, LossOutput
 from fdr.runtime import TensorGroup, memory_for
 from fdr.training.draws import Draws, stream_seed
 from fdr.training.options import TrainOptions
-from fdr.training.schedule import learning_rate
 from fdr.training.watch import BatchFacts, batch_facts
 
 _LESS_MEMORY = (
@@ -28,24 +27,38 @@ _LESS_MEMORY = (
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What one step did."""
+    """The result of one step."""
 
     fault: str | None
-    """Why the step was skipped; None when it was taken."""
+    """The reason why the step was skipped; None when it was taken."""
     lr: float
     loss: float
     grad_norm: float
     fd: Mapping[str, float] = field(default_factory=dict)
-    """By encoder, trained on or watched."""
+    """FD by encoder, whether trained on or watched."""
     fdr: Mapping[str, float] = field(default_factory=dict)
+    """FDr by encoder, where the reference has a validation FD."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Empty unless the step was logged."""
+    """Seconds by part; empty unless the step is logged."""
     batch: BatchFacts | None = None
-    """None unless the step was logged."""
+    """None unless the step is logged."""
+
+
+def learning_rate(step: int, *, peak: float, warmup: int, steps: int) -> float:
+    """The learning rate of step `step` in [0, steps): a line from 0 to `peak` over `warmup` steps, then half a cosine.
+
+    lr(0) = 0 with a warm-up, and lr(warmup) = peak. The cosine would reach 0 at `steps`, one after the last step.
+    """
+    if step < warmup:
+        return peak * step / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
 class Stopwatch:
-    """Seconds by part. On a GPU, where a timed step waits for the device at every lap, others do not."""
+    """Measures the seconds of each part of a step.
+
+    On a GPU it waits for the device at every lap, so it runs in logged steps only.
+    """
 
     def __init__(self, device: torch.device, is_running: bool) -> None:
         self.seconds: dict[str, float] = {}
@@ -54,14 +67,14 @@ class Stopwatch:
         self._last = self._now()
 
     def lap(self, part: str) -> None:
-        """All since the last lap belongs to `part`."""
+        """Count the time since the last lap as that of `part`."""
         if self._is_running:
             now = self._now()
             self.seconds[part] = self.seconds.get(part, 0.0) + now - self._last
             self._last = now
 
     def move(self, seconds: float, source: str, target: str) -> None:
-        """`seconds` of the part `source` were really `target`'s."""
+        """Move `seconds` from the part `source` to the part `target`."""
         if self._is_running:
             self.seconds[source] -= seconds
             self.seconds[target] = self.seconds.get(target, 0.0) + seconds
@@ -74,21 +87,25 @@ class Stopwatch:
 
 @contextmanager
 def own_randomness(device: torch.device) -> Iterator[None]:
-    """torch's global generators are the run's inside (dropout), and as they were after it."""
+    """Restore torch's global random generators at the end; inside, the run seeds them, for example for dropout."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         yield
 
 
 def seed_step(options: TrainOptions, step: int, rank: int, chunk: int) -> None:
-    """torch's global generators depend on (seed, step, rank, chunk) alone: a resumed run draws what it would have."""
+    """Seed torch's global generators from (seed, step, rank, chunk), so that a resumed run draws the same numbers."""
     torch.manual_seed(stream_seed(options.seed, f"step {step}, rank {rank}, chunk {chunk}"))
 
 
 class Stepper:
-    """Takes steps: generator -> images -> loss -> gradient summed over the ranks -> AdamW.
+    """Takes steps. In each, `step` does the following:
 
-    A step whose images, features or gradient are not finite is skipped: no parameter, average or population changes.
+    1. set the learning rate;
+    2. generate this rank's images, compute the loss, and differentiate it (`_differentiated`), in chunks if asked;
+    3. sum the gradient over the ranks (`_summed_gradient`);
+    4. skip the step if loss, FD or gradient is not finite: no parameter, average or population changes;
+    5. otherwise clip the gradient, let AdamW change the parameters, and commit the populations (`_take`).
     """
 
     def __init__(
@@ -105,13 +122,13 @@ class Stepper:
         self._batch: BatchFacts | None = None
 
     def check_gradient(self) -> None:
-        """Raise `InputError` for images that depend on no parameter, before anything is spent on them."""
+        """Raise `InputError` where the images depend on no parameter, before the run spends any time."""
         noise, labels = self._draws.of("train", 0, 2)
         with own_randomness(self._draws.device):
             if self.images(noise, labels, "a first try").requires_grad:
                 return
             buffers = [(buffer, buffer.clone()) for buffer in self._generator.buffers()]
-            self._generator.train()  # some detach their images in eval mode alone
+            self._generator.train()  # some generators detach their images in eval mode only
             is_reached = self.images(noise, labels, "a first try").requires_grad
             self._generator.eval()
             for buffer, before in buffers:  # a normalisation in training mode has counted these images
@@ -126,7 +143,7 @@ class Stepper:
         )
 
     def step(self, number: int, is_timed: bool) -> StepOutcome:
-        """Step `number`, from 0."""
+        """Take step `number`, counted from 0; `is_timed` measures its parts and looks at its images."""
         options, watch = self._options, Stopwatch(self._draws.device, is_timed)
         lr = learning_rate(number, peak=options.lr, warmup=options.warmup, steps=options.steps)
         for settings in self.optimizer.param_groups:
@@ -138,7 +155,7 @@ class Stepper:
                 f"a training step of {options.batch_size} images in {options.chunks} chunk(s)", _LESS_MEMORY
             ):
                 out = self._differentiated(number, watch, is_timed)
-        except InputError as error:  # what took all steps before was good input
+        except InputError as error:  # after the first step the input is known to be good, so this is a failed run
             if number == 0:
                 raise
             raise RunError(str(error)) from error
@@ -155,7 +172,12 @@ class Stepper:
         return replace(outcome, seconds=watch.seconds)
 
     def _differentiated(self, number: int, watch: Stopwatch, is_timed: bool) -> LossOutput:
-        """The loss of a batch, its gradient in the parameters; in chunks, as if the batch had passed at once."""
+        """The loss of step `number`'s batch; its gradient is added to the parameters' `.grad`.
+
+        The batch passes in `chunks` parts, and the gradient is that of the whole. `generate` makes the images of a chunk
+        whenever the loss asks for them; `arrived` is called in the backward pass, when the gradient has come back
+        through the encoders to these images. The laps of `watch` are taken at these two events.
+        """
         before = "encoders"
 
         def generate(chunk: int) -> Tensor:
@@ -173,7 +195,7 @@ class Stepper:
             return images
 
         def arrived(_: Tensor) -> None:
-            """The gradient has come back to the images."""
+            """A hook on the images: the backward pass is through the encoders and enters the generator."""
             nonlocal before
             watch.lap("encoders")
             before = "generator"
@@ -188,20 +210,21 @@ class Stepper:
         return out
 
     def images(self, noise: Tensor, labels: Tensor | None, where: str) -> Tensor:
-        """float32 images [B, 3, H, W]; the network itself runs in the options' dtype. `where` is told when it fails."""
+        """float32 images [B, 3, H, W]; the network runs in the options' dtype. Errors name `where` it failed."""
         with torch.autocast(self._draws.device.type, torch.bfloat16, enabled=self._options.dtype == "bf16"):
             return self._generator.run(noise, labels, where).float()
 
     def _summed_gradient(self) -> float:
-        """Sum the gradient over the ranks, each of which has that of its own images; its norm."""
+        """Sum the gradient over the ranks, as each has that of its own images; return the norm of the sum."""
         for parameter in self.parameters:
-            if parameter.grad is None:  # it took no part; every rank must have the same list
+            if parameter.grad is None:  # it was not used in this step; all ranks must sum the same list of tensors
                 parameter.grad = torch.zeros_like(parameter)
         found = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         self._ranks.sum_tensors(found)
         return float(torch.nn.utils.get_total_norm(found))
 
     def _take(self, norm: float) -> None:
+        """Clip the gradient of norm `norm`, change the parameters, and let the batch enter the populations."""
         if self._options.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self._options.clip, torch.tensor(norm))
         self.optimizer.step()

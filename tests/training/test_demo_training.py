@@ -21,7 +21,7 @@ from fdr.training import PIXELS, SIDE, TRAINED, WATCHED, run_training_demo
 from fdr.training import demo as demo_training
 from fdr.training.demo import TrainingSettings
 from fdr.training.demo_generator import Decoder, Pixels, Pretraining, pixels, pretrain
-from fdr.training.grid import sheet
+from fdr.training.snapshots import sheet
 
 pytestmark = pytest.mark.filterwarnings("ignore::fdr.errors.FdrWarning")  # so few images are doubtful
 

@@ -21,7 +21,7 @@ from worlds import images, npz
 
 from fdr.cli import run
 from fdr.cli._train_view import LiveView, PlainView
-from fdr.training.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
+from fdr.training.folder import checkpoint_path, list_checkpoints, load_checkpoint
 
 HERE = Path(__file__).parent
 Call = Callable[..., tuple[int, str, str]]

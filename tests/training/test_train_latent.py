@@ -14,7 +14,7 @@ from worlds import images, npz
 import fdr
 from fdr.generators.published.presets import PRESETS
 from fdr.training import RunOptions, TrainOptions, train
-from fdr.training.checkpoint import checkpoint_path, load_checkpoint
+from fdr.training.folder import checkpoint_path, load_checkpoint
 
 
 def test_only_the_transformer_is_trained_averaged_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,11 +20,11 @@ from fdr.errors import InputError
 from fdr.training import RunOptions, StepRecord, TrainOptions, read_options
 from fdr.training.draws import Draws, rows_of
 from fdr.training.folder import check_folder, locked, write_options
-from fdr.training.grid import as_bytes, save_sheet
 from fdr.training.log import JsonLines, TensorBoard, WeightsAndBiases, open_sinks, scalars
 from fdr.training.options import changed, parse_population
 from fdr.training.overfit_watch import Parting
-from fdr.training.schedule import learning_rate
+from fdr.training.snapshots import as_bytes, save_sheet
+from fdr.training.step import learning_rate
 from fdr.training.weight_ema import WeightEmas, decay_at
 
 OPTIONS = TrainOptions("g.pt")

@@ -19,7 +19,7 @@ from train_program import SPARSE, STEPS, options
 import fdr
 from fdr.errors import InputError, RunError
 from fdr.training import RunOptions, plan, train
-from fdr.training.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint, prune, save_checkpoint
+from fdr.training.folder import checkpoint_path, list_checkpoints, load_checkpoint, prune, save_checkpoint
 
 HERE = Path(__file__).parent
 

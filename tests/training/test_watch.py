@@ -18,7 +18,7 @@ from train_program import options
 from fdr.cli import run as command
 from fdr.errors import FdrWarning, InputError, RunError
 from fdr.training import RunOptions, train
-from fdr.training.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
+from fdr.training.folder import checkpoint_path, list_checkpoints, load_checkpoint
 from fdr.training.watch import BatchFacts, Watch, batch_facts, fingerprint
 
 HERE = Path(__file__).parent
