@@ -2,7 +2,8 @@
 
 FD(a, b) = |mu_a - mu_b|^2 + tr S_a + tr S_b - 2 tr (S_a S_b)^{1/2}   (Dowson & Landau 1982; Heusel et al. 2017)
 
-Everything is float64. The last trace has one of three routes, chosen by what is known:
+where mu [D] and S [D, D] are the mean and covariance of a set of features. Everything is float64. The last trace is
+computed by one of three routes:
 
 - few samples (N <= D): the centred features are a factor of the singular covariance; nuclear norm of F_a^T F_b;
 - both covariances of full rank: Cholesky of the reference, eigenvalues of L^T S_a L;
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 AUDIT_TOLERANCE = 1e-9
-"""Largest gap between two routes, relative to tr S_a + tr S_b; sound routes agree to 1e-11, faults show at 1e-7."""
+"""Largest gap between two routes, relative to tr S_a + tr S_b: correct routes agree to 1e-11, faults show at 1e-7.
+
+Raising it lets larger faults pass the audit.
+"""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class _Pair:
         return self._nuclear(samples, reference), f"{samples.kind}-{reference.kind}", relative
 
     def second_trace_term(self, route: str) -> float:
-        """The same by other means: the nuclear norm of both Cholesky factors, or of factors by other algorithms."""
+        """`trace_term` by another route: from Cholesky factors of both sides, or from factors by other algorithms."""
         if route == "constant":
             return self.idle_trace
         samples, reference = self._factor(self.a, "sample covariance"), self._factor(self.b, "reference covariance")
@@ -147,7 +151,7 @@ class _Pair:
         return _Factor("eigen", linalg.eigen_factor(covariance))
 
     def _nuclear(self, a: _Factor, b: _Factor) -> float:
-        """With the traces of the factors themselves, so that what a factor leaves out is left out of both."""
+        """The trace term from factors. It uses their own traces, so that what a factor leaves out cancels."""
         return self.idle_trace + a.trace + b.trace - 2 * linalg.nuclear_norm(a.values.T @ b.values)
 
     def _covariance(self, moments: Moments) -> Tensor:
@@ -155,7 +159,7 @@ class _Pair:
         return linalg.as_float64(moments.sigma[np.ix_(self.columns, self.columns)], self.device)
 
     def _factor(self, moments: Moments, name: str) -> _Factor:
-        """The thinnest exact factor there is; the last one is kept with the moments."""
+        """The factor with the fewest columns that is exact; the last one is kept with the moments."""
         key = (self.columns.tobytes(), str(self.device))
         kept_key, factor = moments.derived.get("factor", (None, None))
         if kept_key != key:

@@ -28,7 +28,7 @@ from fdr.runtime import (
 
 H5_FORMAT = "fdr-moments/1"
 CHECKSUM = "sha256"
-"""The attribute of an HDF5 file of moments that says what its content was when it was written."""
+"""The attribute of an HDF5 file of moments that holds the sha256 of its content."""
 ATTRIBUTES = "fdr_attributes"
 """The npz member that holds the attributes as JSON text; peers ignore it."""
 
@@ -77,7 +77,7 @@ def _write_h5(file: IO[bytes], arrays: Mapping[str, Any], attributes: Mapping[st
 
 
 def _fixed(value: Any) -> Any:
-    """Text of a fixed length: that of any length lies in a heap without checksums, and damage there hangs HDF5."""
+    """`value` with text in a fixed length; HDF5 keeps other text in a heap without checksums, and hangs on damage there."""
     import h5py
 
     if not isinstance(value, str):
@@ -87,7 +87,7 @@ def _fixed(value: Any) -> Any:
 
 
 def _checksum(arrays: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:
-    """sha256 over all that a file of moments holds; HDF5 has none of its own."""
+    """The sha256 of everything in a file of moments, as HDF5 has no checksum of its own."""
     content = hashlib.sha256(json.dumps(dict(attributes), sort_keys=True).encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -111,7 +111,7 @@ def load(path: str | os.PathLike[str], keys: tuple[str, str]) -> tuple[dict[str,
 
 
 def first_bytes(path: str | os.PathLike[str]) -> bytes:
-    """As many bytes as tell the formats of statistics apart. Raises `InputError` for a folder and what is not there."""
+    """The first bytes, which show the format of statistics. Raises `InputError` for a folder or a missing file."""
     name = os.fspath(as_path(path, "the statistics"))
     try:
         with open(path, "rb") as file:

@@ -19,15 +19,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EPS = 2.0**-52
+"""Machine epsilon of float64."""
 MIN_PIVOT = 1e-12
-"""A Cholesky pivot below this share of its own variance is taken as rounding of a singular matrix."""
+"""A covariance counts as singular when a Cholesky pivot is below this share of its own variance.
+
+Raising it leaves fewer covariances to the fast Cholesky route.
+"""
 MIN_CONGRUENCE_PIVOT = 1e-10
-"""The same for L^T S L, whose rounding is larger; above it the eigenvalue route is good to 1e-11."""
+"""The same for L^T S L, whose rounding is larger; above it the eigenvalue route is accurate to 1e-11."""
 NEGATIVE_ROUNDING = 1e-12
-"""Share of l_max to which an eigenvalue of a difference of float64 sums over some thousand samples may be negative."""
+"""Negative eigenvalues up to this share of the largest count as rounding of float64 sums over some thousand samples.
+
+Raising it warns of low precision less often.
+"""
 MIN_RATIO = 1e-11
-"""l_min / l_max below which `eigh` leaves too few digits of l_min for its inverse root."""
+"""l_min / l_max below which `eigh` leaves too few digits of l_min for its inverse root. Raising it uses slower,
+more accurate routes more often."""
 BLOCK = 256
+"""Columns of a block in `congruence_`. Raising it gives larger products and skips fewer zeros."""
 
 
 def as_float64(array: np.ndarray, device: torch.device) -> Tensor:
@@ -80,7 +89,7 @@ def eigen_factor(covariance: Tensor, name: str = "covariance", scale: float = 0.
 
 
 def singular_factor(covariance: Tensor) -> Tensor:
-    """The same F from a singular value decomposition: another algorithm, slower, for audits of `eigen_factor`."""
+    """The F of `eigen_factor` by a singular value decomposition, a slower algorithm that audits the other."""
     import torch
 
     left, values, _ = torch.linalg.svd(covariance)
@@ -100,9 +109,9 @@ def sqrt_trace_by_congruence(lower: Tensor, covariance: Tensor) -> tuple[float, 
 
     Overwrites `covariance`.
 
-    None where M is singular to rounding: a zero eigenvalue read as eps would add sqrt(eps) to the sum. The pivot
-    tells the accuracy, because the eigenvalues of a graded M = D K D are found to a relative error of about
-    eps times the condition of K.
+    None where M is singular to rounding: a zero eigenvalue that is computed as eps would add sqrt(eps) to the sum. The
+    pivot shows the accuracy: the eigenvalues of a graded M = D K D have a relative error of about eps times the
+    condition number of K.
     """
     import torch
 

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 Attribute = str | int | float
 
 NOTABLE_ASYMMETRY = 1e-9
-"""Of the largest entry of a float64 covariance; float64 sums stay below it."""
+"""A float64 covariance that differs from its transpose by more than this share of its largest entry gets a warning.
+
+float64 sums stay below it. Raising it warns less often of covariances computed in low precision.
+"""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,8 +90,8 @@ class Moments:
         others on the CPU, or all on `device`. The result depends on the rows and their order, not on how they are
         batched: it is the same bit for bit (on one machine, with one number of threads).
 
-        Features of `fdr.extract` tell which encoder they are of, and the moments keep it: they are refused as the
-        reference of another one.
+        Features of `fdr.extract` carry the encoder that made them, and the moments keep it, so that they are refused as
+        the reference of another encoder.
 
         Raises `InputError` for other shapes, features that are not finite, or fewer than 2 rows.
         """
@@ -156,7 +159,7 @@ class Moments:
         _moments_files.save(path, self.fields(), {**self.attributes, **(attributes or {})})
 
     def fields(self) -> dict[str, Any]:
-        """What a file of these moments holds besides attributes, by name."""
+        """The arrays and numbers that a file of these moments holds besides attributes, by name."""
         arrays = {"mu": self.mu, "sigma": self.sigma, "count": self.count, "ddof": self.ddof, "factor": self.factor}
         return {name: value for name, value in arrays.items() if value is not None}
 

@@ -1,4 +1,4 @@
-"""Features in, count, mean and scatter out: the one accumulation behind every `Moments`."""
+"""Running sums over features: count, mean and scatter, the one accumulation behind every `Moments`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     import torch
 
 BLOCK_ROWS = 2048
-"""Rows per step, however the features arrive: the same rows in the same order give the same bits."""
+"""Rows that are summed together, however the features arrive, so that the same rows in order give the same bits.
+
+Changing it changes the last digits of every result.
+"""
 
 
 def chan_update(count: int, mean: Any, scatter: Any, rows: int, other_mean: Any, other: Any) -> tuple[int, Any]:
@@ -69,7 +72,7 @@ class Sums:
         self.kept: list[Any] | None = []
 
     def add(self, batch: Any) -> None:
-        """Take in [n, D] of any n, real dtype and device."""
+        """Add features [n, D], of any n, real dtype and device."""
         if isinstance(batch, Mapping):
             raise _several_encoders()
         batch = batch if is_tensor(batch) else np.asarray(batch)
@@ -100,7 +103,7 @@ class Sums:
         return [np.array(self.count), as_numpy(self.mean), as_numpy(self.scatter), *kept]
 
     def absorb(self, state: list[np.ndarray]) -> None:
-        """Add what another has summed on a CPU, as its `state` tells; exact up to rounding."""
+        """Add the `state` of other sums that were made on a CPU; exact up to rounding."""
         if not state:
             return
         count, mean, scatter, *kept = state

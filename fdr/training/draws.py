@@ -1,4 +1,4 @@
-"""The noise and labels of a run: every sample's depend on the seed, the use and the sample's number alone."""
+"""The noise and labels of a run. Those of a sample depend only on the seed, the use and the sample's number."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Draws:
     def batches(
         self, use: str, count: int, size: int, ranks: TensorGroup = SOLO_TENSORS
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The first `count` samples of a use in batches of at most `size`; of each, this rank's part."""
+        """This rank's part of each batch of at most `size`, over the first `count` samples of a use."""
         for first in range(0, count, size):
             start, stop = rows_of(ranks, min(size, count - first))
             yield self.of(use, first + start, first + stop)

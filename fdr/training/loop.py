@@ -62,9 +62,9 @@ def train(
     view: View | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
-    """Post-train a generator in the folder `run`; what was begun there with the same options goes on.
+    """Post-train a generator in the folder `run`; a run that was begun there with the same options continues.
 
-    After every step `should_stop` is asked on every rank; when one says yes the state is saved and the call returns.
+    Every rank calls `should_stop` after every step; when one gets True, the state is saved and the call returns.
     Under torchrun, `group=fdr.join_ranks()` divides every batch; the parameters are those of one process up to
     rounding. A run that was killed gives, on a CPU, the parameters of an uninterrupted one bit for bit.
 
@@ -165,7 +165,7 @@ class _Run:
                 self._between(stops)
 
     def _take_in(self, outcome: StepOutcome) -> None:
-        """A step into the averages; one that was skipped into the log, and the end of the run after too many."""
+        """Average the weights after a step that was taken; log one that was skipped, and fail after too many."""
         self.watch.note(self.step, outcome.grad_norm, outcome.fault)
         if outcome.fault is None:
             self.taken, self.in_a_row = self.taken + 1, 0
@@ -208,7 +208,7 @@ class _Run:
             warnings.warn(sentence, FdrWarning, stacklevel=3)
 
     def _judge(self) -> None:
-        """Say at its end whether a run was skipped for the most part; raise `RunError` when it has learned nothing."""
+        """At the end of a run, warn when most steps were skipped, and raise `RunError` when it has learned nothing."""
         sentence = self.watch.losses(self.step, self.taken)
         if sentence is not None:
             self._warn(sentence)
@@ -218,7 +218,7 @@ class _Run:
             raise RunError(f"Run {str(self.run)!r} has learned nothing: {verdict}.")
 
     def _between(self, stops: bool) -> None:
-        """What is due after a step: the checkpoint last, so that a resumed run repeats what it does not know of."""
+        """Do what is due after a step. The checkpoint comes last, so that a resumed run repeats what it missed."""
         options, is_last = self.run_options, self.step == self.options.steps
         if is_last:
             self._judge()
@@ -230,7 +230,7 @@ class _Run:
             self._save()
 
     def _try(self, what: str, look: Callable[[], None]) -> None:
-        """A look at the run that fails is told and is not the end of it, unless other ranks have been told to end."""
+        """Call `look`; its error is a warning on a single rank. On several it ends the run, as other ranks may wait."""
         try:
             look()
         except FdrError as error:
@@ -242,7 +242,7 @@ class _Run:
         return every is not None and every > 0 and (step % every == 0 or step == self.options.steps)
 
     def _save(self) -> None:
-        """A checkpoint, and the generator as others load it."""
+        """Save a checkpoint, and the generator in the form that `fdr.load_generator` reads."""
         loss, model = self.parts.loss.state_dict(), self.parts.generator.state_dict()
         if not self.is_main:
             return

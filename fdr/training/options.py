@@ -1,4 +1,4 @@
-"""What a training run is told; the defaults here are the only ones."""
+"""The options of a training run, with their only defaults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POPULATIONS = ("ema:0.999", "queue:50000", "batch")
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """All that decides which parameters a run ends with: kept in its folder, and the same whenever it is resumed.
+    """Every option that decides which parameters a run ends with. They are kept in its folder and cannot change later.
 
     The defaults are those of FD-loss (arXiv 2604.28190) for a pixel generator on ImageNet.
     """
@@ -31,7 +31,7 @@ class TrainOptions:
     ema: str | None = None
     """Which weights of `gen` to start from, such as "edm_500"; None takes the trained ones."""
     value_range: tuple[float, float] | None = None
-    """Of the network's own images, (0, 1) or (-1, 1); this and the next two are None where `gen` says it."""
+    """Value range of the network's images, (0, 1) or (-1, 1). It and the next two are None where `gen` holds them."""
     noise_shape: tuple[int, ...] | None = None
     num_classes: int | None = None
     reps: tuple[str, ...] = ("inception",)
@@ -47,29 +47,29 @@ class TrainOptions:
     eps: float = 0.01
     """The term of an encoder is FD / (its own value + eps)."""
     gradient: str = "raw"
-    """"raw" is dFD/dx; "unit" does not shrink with the weight of a batch in its population."""
+    """"raw" is dFD/dx; "unit" divides it by the share of the batch in its population, so that its size stays."""
     steps: int = 62_500
     batch_size: int = 1024
     """Images per step, over all ranks."""
     chunks: int = 1
     """Parts of a batch that pass the networks one after another, for less memory; the gradient is that of the whole."""
     lr: float = 1e-6
-    """At the end of the warm-up."""
+    """Learning rate at the end of the warm-up, its peak."""
     warmup_steps: int | None = None
     """None: a tenth of the steps."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     clip: float | None = None
-    """Largest norm of the gradient over all parameters; None leaves it."""
+    """Largest norm of the gradient over all parameters; a larger gradient is scaled down. None never scales it."""
     ema_kimg: tuple[float, ...] = (250, 500, 1000, 2000)
     """Half-lives of the weight averages in thousands of images."""
     seed: int = 0
     dtype: str = "float32"
-    """Of the generator's forward pass: "float32", or "bf16" by autocast; its parameters stay float32."""
+    """Precision of the generator's forward pass: "float32", or "bf16" by autocast. Parameters stay float32."""
     encoder_dtype: str = "float32"
     tf32: bool = False
     max_skipped: int = 10
-    """So many steps in a row without a finite gradient end the run."""
+    """The run ends after this many skipped steps in a row. Raising it waits longer for a run to recover."""
 
     def __post_init__(self) -> None:
         if not self.reps:
@@ -116,9 +116,9 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where a run is computed and what it leaves behind; may differ whenever it is resumed.
+    """Where a run is computed and what it writes; these options may change whenever the run is resumed.
 
-    Device, ranks and `encoder_batch_size` change rounding only. 0 or None for an interval is never.
+    Device, ranks and `encoder_batch_size` change rounding only. An interval of 0 or None means never.
     """
 
     device: str | None = None
@@ -131,9 +131,9 @@ class RunOptions:
     log_every: int = 10
     checkpoint_every: int = 500
     keep: int = 2
-    """Newest checkpoints that stay."""
+    """How many of the newest checkpoints stay."""
     milestone_every: int | None = None
-    """Checkpoints at multiples of so many steps stay for good."""
+    """Checkpoints at multiples of this many steps are never removed."""
     grid_every: int | None = 500
     grid_size: int = 64
     """Images on a grid."""

@@ -1,4 +1,4 @@
-"""Whether encoders that are watched still improve with those that are trained on."""
+"""Whether the FD of watched encoders still falls with the FD of the encoders that are trained on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 RISE = 0.05
-"""A watched FD this share above its lowest, while the trained ones went on falling, is reported."""
+"""A watched FD that is this share above its lowest, while the trained ones fell on, is reported.
+
+Raising it reports later and less often by mistake.
+"""
 
 
 @dataclass

@@ -19,11 +19,14 @@ from fdr.training.snapshots import EVALUATIONS, GRIDS
 from fdr.training.step import Stepper, own_randomness
 
 MEASURED = 64
-"""At most so many images, on each rank, make the step that is measured; a larger batch is extrapolated."""
+"""Most images per rank in the step that is measured; the time of a larger batch is extrapolated.
+
+Raising it makes the estimate better and the dry run longer.
+"""
 LONGEST_WAIT = 100
-"""Steps between two eigendecompositions of the fast solver, at most."""
+"""Most steps between two eigendecompositions of the fast solver. Raising it lowers the estimated time."""
 FORWARD_SHARE = 1 / 3
-"""Of a step that is its forward pass; the backward pass takes about twice as long."""
+"""Share of a step's time in the forward pass, as the backward pass takes about twice as long."""
 
 
 def plan(options: TrainOptions, run: Path, run_options: RunOptions, group: Group) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a run is made of: generator, reference, encoders, losses. What is wrong with it is said before any step."""
+"""Set-up of a run: generator, encoders, reference and loss are loaded, and errors are raised before any step."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from fdr.weights import ONLINE
 
 @dataclass(frozen=True)
 class Parts:
-    """What the loop works with."""
+    """The objects that the training loop works with."""
 
     device: torch.device
     generator: Generator
     encoders: Mapping[str, AbstractEncoder]
-    """Trained on and watched, by name."""
+    """All encoders by name, whether trained on or watched."""
     reference: str
     """Name, or path of statistics."""
     loss: FDLoss
@@ -102,7 +102,7 @@ def _generator(
 def _reference(
     reference: str, run: Path, encoders: list[AbstractEncoder], options: ExtractionOptions, is_new: bool
 ) -> str:
-    """What the loss and the evaluations compare with; of images, the moments are computed once, into the run."""
+    """The reference of loss and evaluations; for reference images, moments are computed once, into the run folder."""
     if not names_images(reference):
         return reference
     own = run / folder.REFERENCE_NAME

@@ -174,9 +174,9 @@ class Stepper:
     def _differentiated(self, number: int, watch: Stopwatch, is_timed: bool) -> LossOutput:
         """The loss of step `number`'s batch; its gradient is added to the parameters' `.grad`.
 
-        The batch passes in `chunks` parts, and the gradient is that of the whole. `generate` makes the images of a chunk
-        whenever the loss asks for them; `arrived` is called in the backward pass, when the gradient has come back
-        through the encoders to these images. The laps of `watch` are taken at these two events.
+        The batch passes in `chunks` parts, and the gradient is that of the whole. `generate` makes the images of a
+        chunk whenever the loss asks for them; `arrived` is called in the backward pass, when the gradient has come
+        back through the encoders to these images. The laps of `watch` are taken at these two events.
         """
         before = "encoders"
 

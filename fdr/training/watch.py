@@ -1,6 +1,6 @@
-"""Whether a run learns anything: signs of a dead or diverging one, as warnings on the way and an error at its end.
+"""Signs that a run learns nothing or diverges: warnings while it goes on, and an error at its end.
 
-A step that cannot be taken says so itself; these are the faults with which every step is taken and nothing comes of it.
+A step that cannot be taken reports that itself. This file looks for faults that let every step pass and teach nothing.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ from torch import Tensor
 from fdr.generators import OUTSIDE_SHARE, OVERSHOOT
 
 DIVERGED = 10.0
-"""A trained FD this many times its first logged value is reported."""
+"""A trained FD above this many times its first logged value is reported. Raising it reports divergence later."""
 STILL = 3
-"""So many logged steps in a row with the same FD, to the last digit, are reported."""
+"""This many logged steps in a row with the same FD, to the last digit, are reported. Raising it reports later."""
 DEAD_SHARE = 0.5
-"""A run whose gradient was exactly 0 to its end, for at least this share of the steps taken, has learned nothing."""
+"""A run fails when its gradient was exactly 0 up to its end, over at least this share of the steps.
+
+Raising it lets runs pass that stopped learning early.
+"""
 
 
 @dataclass(frozen=True)
 class BatchFacts:
-    """What the images of one step look like on this rank."""
+    """Statistics of the images of one step on this rank."""
 
     count: int
     spread: float
@@ -35,7 +38,7 @@ class BatchFacts:
 
 
 def batch_facts(images: Tensor) -> BatchFacts:
-    """The facts of images [B, 3, H, W]; one read from the device."""
+    """The statistics of images [B, 3, H, W], with a single copy from the device."""
     values = images.detach()
     spread = (values.amax(0) - values.amin(0)).amax()
     outside = ((values < -OVERSHOOT) | (values > 1 + OVERSHOOT)).float().mean()
@@ -43,7 +46,7 @@ def batch_facts(images: Tensor) -> BatchFacts:
 
 
 def fingerprint(parameters: Sequence[Tensor]) -> list[float]:
-    """The sum of each parameter in float64, which an update moves; one read from the device."""
+    """The sum of each parameter in float64, which changes with an update; a single copy from the device."""
     return torch.stack([parameter.detach().sum(dtype=torch.float64) for parameter in parameters]).tolist()
 
 
@@ -58,14 +61,14 @@ class Watch:
     fault: str = ""
     """Why the last step that was skipped was."""
     told: set[str] = field(default_factory=set)
-    """What was reported and has not passed since; a resumed run reports it again."""
+    """Signs that were reported and are still there; a resumed run reports them again."""
     first: dict[str, float] = field(default_factory=dict)
     """FD by trained encoder at the first logged step."""
     still: dict[str, tuple[float, int]] = field(default_factory=dict)
     """FD by encoder, and in how many logged steps in a row it was that."""
 
     def note(self, step: int, grad_norm: float, fault: str | None) -> None:
-        """Take in a step; numbers that were read anyway."""
+        """Record a step, by numbers that the step computes anyway."""
         if fault is not None:
             self.fault = fault
         elif grad_norm != 0:
@@ -104,7 +107,7 @@ class Watch:
         return None
 
     def losses(self, step: int, taken: int) -> str | None:
-        """A sentence on a run of which most steps were skipped."""
+        """A sentence for a run in which most steps were skipped; None otherwise."""
         if taken == 0 or taken >= step / 2:  # the verdict says that none was taken
             return None
         return f"{step - taken} of {step} steps were skipped; of the last one the reason is: {self.fault}"

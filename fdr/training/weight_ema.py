@@ -10,7 +10,7 @@ from torch import Tensor
 from fdr.errors import InputError
 
 RAMP = 0.05
-"""The half-life grows with this share of the images seen, until it reaches its own length."""
+"""The half-life is at most this share of the images seen so far. Raising it keeps the first weights for longer."""
 
 
 def decay_at(step: int, batch_size: int, half_life: float) -> float:
@@ -40,7 +40,7 @@ class WeightEmas:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after the step of number `step`, counted from 1 and over the steps that were taken."""
+        """Average the weights in after step `step`, counted from 1 over the steps that were taken."""
         state = self._module.state_dict()
         averaged = [name for name in state if name in self._averaged]
         for label, half_life in self._half_lives.items():
