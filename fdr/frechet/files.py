@@ -77,7 +77,7 @@ def _write_h5(file: IO[bytes], arrays: Mapping[str, Any], attributes: Mapping[st
 
 
 def _fixed(value: Any) -> Any:
-    """`value` with text in a fixed length; HDF5 keeps other text in a heap without checksums, and hangs on damage there."""
+    """`value` with text in a fixed length: HDF5 keeps other text without checksums, and hangs where that is damaged."""
     import h5py
 
     if not isinstance(value, str):
