@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 from encoders.inception_state import save_inception_state
 from worlds import folder, images, npz
 
@@ -66,3 +67,9 @@ def test_versions_in_reports_are_those_that_importlib_tells() -> None:
     for name in found.keys() - {"fdr"}:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             assert found[name] == importlib.metadata.version(name)
+
+
+def test_show_of_a_statistics_file_needs_no_torch(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", mu=np.ones(3), sigma=np.diag([4.0, 3, 0]))
+    modules = imports_of("show", tmp_path / "s.npz", cwd=tmp_path)
+    assert "numpy" in modules and not modules & {"torch", "PIL", "h5py", "scipy", "rich"}
