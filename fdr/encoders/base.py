@@ -1,4 +1,4 @@
-"""`EncoderSpec`, everything that moves an encoder's numbers, and `AbstractEncoder`, the contract of all encoders."""
+"""`EncoderSpec` holds all that changes the features of an encoder; `AbstractEncoder` is the base of all encoders."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ FEATURES_VERSION = 1  # raised whenever a release changes the features of an unc
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """All that decides the features of an encoder. Two specs with one `hash` give the same features.
+    """All that decides the features of an encoder: two specs with the same `hash` give the same features.
 
     `name` and `weights_source` only describe; every other field enters the hash. `mean` and `std` are in [0, 1]
     units, so that the network sees (x - mean) / std.
     """
 
     name: str
-    """The name it was asked for by: "inception", "timm:resnet50.a1_in1k"."""
+    """The name that the user gave: "inception", "timm:resnet50.a1_in1k"."""
     family: str
     """"inception", "timm", "random" or "callable"."""
     model: str
@@ -38,7 +38,7 @@ class EncoderSpec:
     output: str
     """The main output, the one FD uses: "pool", "cls", "mean", "attention-pool", "features"."""
     dim: int
-    """Width D of the main output; 0 when only running it tells (a callable)."""
+    """Width D of the main output; 0 if it is unknown until the encoder runs (a callable)."""
     input_size: int
     """Side of the square input in pixels after the resize; 0 when the encoder takes images as they are."""
     resize: str
@@ -50,13 +50,13 @@ class EncoderSpec:
     compute: str = "default"
     """"default" or "exact-order" (a peer's own order of operations), with "+tf32" when TF32 is allowed."""
     extra: tuple[tuple[str, str], ...] = ()
-    """Further number-moving settings of the family, sorted by key."""
+    """Further settings of the family that change features, sorted by key."""
     weights_source: str = ""
     """Where the weights were found; not part of the hash."""
 
     @property
     def hash(self) -> str:
-        """16 hex digits over all number-moving fields."""
+        """16 hex digits over all fields but `name` and `weights_source`."""
         fields = asdict(self)
         del fields["name"], fields["weights_source"]
         text = json.dumps({"features_version": FEATURES_VERSION, **fields}, sort_keys=True, separators=(",", ":"))

@@ -37,10 +37,10 @@ class EncoderRow:
     weights: WeightsFile | None
     """None: needs no file."""
     licence: str
-    """Of the weights."""
+    """The licence of the weights."""
     note: str
     extra: tuple[tuple[str, str], ...] = ()
-    """Further number-moving settings, as in `EncoderSpec.extra`."""
+    """Further settings that change features, as in `EncoderSpec.extra`."""
 
     @property
     def preprocessing(self) -> str:
@@ -72,7 +72,7 @@ def timm_weights(model: str, size: int | None = None, licence: str = "", aliases
 
 
 DINOV2_POSITIONS = ("positions", "dinov2")
-"""Position embeddings resampled once, as the DINOv2 code does (`positions.py`), instead of by timm in every pass."""
+"""Position embeddings are resampled once, as the DINOv2 code does (`as_dinov2`), not by timm in every pass."""
 
 DINOV2_WEIGHTS = WeightsFile(
     filename="dinov2_vitl14_pretrain.pth",

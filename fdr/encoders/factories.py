@@ -27,10 +27,10 @@ def load(name: str, options: EncoderOptions) -> AbstractEncoder:
 
 
 def made_by(factory: Callable[..., Any], name: str, options: EncoderOptions) -> AbstractEncoder:
-    """What `factory` makes, under `name`. Raises `InputError` when it fails or makes something else.
+    """The encoder that `factory` makes, called `name`. Raises `InputError` if it fails or makes something else.
 
-    Features of a module are cached, identified by the source of the factory's file, of the module's classes, and its
-    weights. Of a plain function nothing says what else it reads: its source is recorded, its features are not cached.
+    Features of a module are cached under a digest of the factory's file, the source of the module's classes and the
+    weights. A plain function may read anything else, so its source is recorded but its features are not cached.
     """
     takes_options = _takes_options(factory)
     if options.weights is not None and not takes_options:

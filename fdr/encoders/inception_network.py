@@ -21,7 +21,7 @@ from fdr.encoders.inception_graph import (
 )
 
 CACHE_BATCH = 2
-"""Images that pass the stem together on a CPU: with more, its maps (147 x 147 x 64) leave the processor's cache."""
+"""Images per pass through the stem on a CPU. With more, its maps (147 x 147 x 64) no longer fit the cache."""
 
 
 class _ConvUnit(nn.Module):

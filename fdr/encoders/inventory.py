@@ -29,7 +29,7 @@ class Holding:
     """One file that encoders need, and where it is."""
 
     encoders: tuple[str, ...]
-    """Their names; of `SCORES` as well."""
+    """The encoders and scores that need the file."""
     file: WeightsFile
     """The publication that lies here; the first one when none does."""
     path: Path | None
@@ -37,13 +37,13 @@ class Holding:
 
     @property
     def num_bytes(self) -> int | None:
-        """Its size here, or as published; None when nobody tells."""
+        """The size of the file here, else as published; None if unknown."""
         return self.file.size if self.path is None else self.path.stat().st_size
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What checking one file gave."""
+    """The outcome of checking one file."""
 
     holding: Holding
     state: str

@@ -20,7 +20,7 @@ from fdr.encoders.resize import bicubic_antialias
 from fdr.errors import InputError
 
 WIDTHS = (16, 32, 32, 48)
-"""Channels per stage; stages after the first halve the resolution."""
+"""Channels of each stage; every stage but the first halves the resolution."""
 STD_FLOOR = 1e-2
 """Keeps the standard deviation of a constant map from amplifying rounding."""
 

@@ -18,7 +18,7 @@ from fdr.errors import InputError
 SAMPLING_VERSION = 1
 """Raised whenever a release draws other noise or labels for the same seed, so that no cached feature is stale."""
 NOISE, LABELS, NETWORK, POSTERIOR, NEIGHBOUR = 0, 1, 2, 3, 4
-"""Purposes of a stream; only append. POSTERIOR: noise of an autoencoder's posterior; NEIGHBOUR: the draw of one."""
+"""Purposes of a stream; only append. POSTERIOR is for posterior noise of autoencoders, NEIGHBOUR for iFID's draw."""
 LABEL_POLICIES = ("random", "balanced")
 Labels = str | int
 """One of `LABEL_POLICIES`, or the class of all samples."""
@@ -71,7 +71,7 @@ def uniform_of(seed: int, purpose: int, indices: Iterable[int]) -> np.ndarray:
 
 
 def check_labels(policy: Labels, num_classes: int | None) -> Labels:
-    """A policy for a generator of so many classes, "7" made 7. Raises `InputError` for a class that it has not."""
+    """The label policy, with "7" as the number 7. Raises `InputError` for a class that the generator does not have."""
     if policy in LABEL_POLICIES:
         return policy
     try:

@@ -1,4 +1,4 @@
-"""Generators that are objects in Python: networks, functions, pipelines of diffusers."""
+"""Python objects as generators: networks, functions, and pipelines of diffusers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CalledFunction(nn.Module):
 
 
 def is_generator(value: Any) -> bool:
-    """True for a network, and for what can be called and holds no images itself."""
+    """True for a network, and for a callable that is not a collection of images."""
     if isinstance(value, nn.Module):
         return True
     holds = any(hasattr(value, name) for name in ("__getitem__", "__iter__", "__array__"))
@@ -85,7 +85,7 @@ def as_generator(
 
 
 def spec_of(name: str, network: nn.Module, facts: Mapping[str, Any]) -> GeneratorSpec:
-    """The spec that facts about a network make. Raises `InputError` for what is missing or is no number."""
+    """Make a spec of noise_shape, num_classes and value_range. Raises `InputError` if one is missing or no number."""
     shape = facts.get("noise_shape")
     if shape is None:
         raise InputError(

@@ -44,7 +44,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # so that the same samples are the same file
 
 
 class SampleSet(ABC):
-    """Where samples go: the file or folder `path`, of the images of `source`."""
+    """The file or folder `path` that the images of `source` are written to."""
 
     def __init__(self, source: GeneratorSource, path: Path) -> None:
         if not source.is_repeatable:
@@ -55,7 +55,7 @@ class SampleSet(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides the samples."""
+        """Everything that decides the samples."""
         return {**self.source.made_by, **self.source.policy, "samples": self.source.digest}
 
     def is_finished(self) -> bool:
@@ -106,7 +106,7 @@ class SampleSet(ABC):
 
     @abstractmethod
     def write_part(self, start: int, stop: int, images: Sequence[np.ndarray]) -> None:
-        """Keep images start..stop, uint8 [H, W, 3] each."""
+        """Write the images start..stop, uint8 [H, W, 3] each, as one part."""
 
     @abstractmethod
     def publish(self) -> None:

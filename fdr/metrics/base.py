@@ -29,7 +29,7 @@ class AbstractMetric(ABC):
 
     name: str
     output: str | None = None
-    """The output that it reads; None for the encoder's main one."""
+    """The encoder output that the metric reads; None for the main one."""
     lower_is_better: bool
     needs_reference: bool
     settings: Mapping[str, str] = types.MappingProxyType({})
@@ -69,11 +69,11 @@ class AbstractStream(ABC):
 
     @abstractmethod
     def state(self) -> list[np.ndarray]:
-        """All that `absorb` needs of what was seen, which must not grow with the number of images."""
+        """The arrays that `absorb` needs; their size must not grow with the number of images."""
 
     @abstractmethod
     def absorb(self, state: list[np.ndarray]) -> None:
-        """Take in what another stream of the same selection has seen, on another rank."""
+        """Add the state of a stream over the same selection on another rank."""
 
     @abstractmethod
     def score(self) -> Score:

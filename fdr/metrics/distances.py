@@ -19,7 +19,7 @@ EXACT_ROWS, EXACT_COLUMNS = 1024, 4096
 ADM_BLOCK = 10_000
 """Rows and columns of the blocks of ADM's evaluator: the unit in which it falls back to float32."""
 ADM_ROWS = 1000
-"""Rows of such a block that are computed together here, which bounds memory and moves nothing."""
+"""Rows of such a block that are computed at once; fewer take less memory, and the result is the same."""
 
 
 class Block(NamedTuple):
@@ -32,10 +32,10 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class DistanceRule:
-    """How distances are computed: what tells `precision` from `precision:adm`."""
+    """How distances are computed, which is the difference between `precision` and `precision:adm`."""
 
     suffix: str
-    """Of the metrics' names."""
+    """The end of the metrics' names, such as ":adm"."""
     settings: Mapping[str, str]
     blocks: Callable[[np.ndarray, np.ndarray, torch.device], Iterator[Block]]
     """Of features [N, D] and [M, D], all blocks, once each."""

@@ -23,13 +23,13 @@ SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 MIN_SSIM_SIDE = WINDOW_SIDE
 MIN_MS_SSIM_SIDE = (WINDOW_SIDE - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1
-"""161: halved four times, the window still fits."""
+"""161 px: after four halvings the window still fits."""
 
 CACHED_VALUES = 400_000
-"""Of as many float64 values the passes of a CPU stay in its cache: more at once took 2.5 to 4 times as long."""
+"""Values that a CPU processes at once so that they stay in its cache; more took 2.5 to 4 times as long."""
 
 OVERSHOOT = 0.5
-"""How far values may leave [0, 1], as a decoder's do before clamping; further out they are of another range."""
+"""Values may leave [0, 1] by this much, as a decoder's do before clamping; further out the range is wrong."""
 
 
 def psnr(images: Tensor, others: Tensor, any_range: bool = False) -> Tensor:

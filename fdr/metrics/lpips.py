@@ -19,7 +19,7 @@ from fdr.weights import FoundWeights, WeightOptions, WeightsFile, lpips_files
 
 NAME = "lpips"
 MIN_LPIPS_SIDE = 31
-"""Below, a pooling of AlexNet has no whole window."""
+"""In smaller images a pooling window of AlexNet does not fit."""
 
 WIDTHS = (64, 192, 384, 256, 256)
 """Channels of the five layers that are compared, each after its ReLU."""

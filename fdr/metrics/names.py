@@ -1,4 +1,4 @@
-"""What is known of a metric by its name: its label, its good direction, its possible values, and other tools' names.
+"""Labels, better direction and possible values of each metric by its name, and the names that other tools use.
 
 This is data alone, so that reports and limits are checked without NumPy and torch.
 """

@@ -26,7 +26,7 @@ K = 3
 
 @dataclass(frozen=True)
 class _Coverage(AbstractFeaturesMetric):
-    """What precision and recall share; `kind` is the name without the suffix of the rule."""
+    """The common part of precision and recall; `kind` is the name without the suffix of the rule."""
 
     rule: DistanceRule
     kind = ""
@@ -52,7 +52,7 @@ class _Coverage(AbstractFeaturesMetric):
 
     @abstractmethod
     def _own(self, samples: np.ndarray, reference: np.ndarray) -> int:
-        """The size of the set whose manifold it is."""
+        """The size of the set whose manifold is used."""
 
     @abstractmethod
     def _inside(
