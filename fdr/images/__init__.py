@@ -1,4 +1,4 @@
-"""Files, arrays and objects to ordered, sized, decoded batches of images."""
+"""Turns files, arrays and objects into ordered batches of decoded, sized images."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What npy, npz and HDF5 share: which array holds images and which labels, and one source for one or many files."""
+"""Code shared by npy, npz and HDF5: finding the arrays of images and labels, and the source over their rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fdr.images.values import array_picture
 PREFERRED = ("arr_0", "images", "image", "samples", "data", "x")
 LABEL_KEYS = ("arr_1", "labels", "label", "y")
 _LABELS_OF = (("x_", "y_"), ("X_", "y_"), ("_x", "_y"), ("images", "labels"), ("image", "label"), ("data", "labels"))
-"""What a name of images becomes in the name of their labels: x_train and y_train."""
+"""Parts of an image array's name and their counterparts in the name of its labels: x_train and y_train."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _chosen(name: str, arrays: Sequence[ArrayInfo], choice: str) -> ArrayInfo:
 
 
 def _fault(array: ArrayInfo) -> str:
-    """Why an array that should be images is not."""
+    """The reason why an array cannot be images."""
     found = f"{array.key} is {array.dtype} {list(array.shape)}"
     wanted = "expected uint8 [N, H, W, C] with 1, 3 or 4 channels"
     if array.dtype.hasobject:
@@ -219,16 +219,16 @@ class ArrayPart(ABC):
 
     kind: str
     has_checksum = False
-    """True where the file has a checksum that reading by rows does not look at; see `fdr.images.digests`."""
+    """True where the file has a checksum that reading by rows does not check; see `fdr.images.digests`."""
 
     def __init__(self, path: Path, info: ArrayInfo, labels: Labels | None) -> None:
         self.path, self.info, self.labels = path, info, labels
         self.prefix = info.key
-        """What the ids of the rows begin with."""
+        """The prefix of the ids of the rows."""
 
     @abstractmethod
     def loaders(self, rows: np.ndarray, shown: Shown) -> Iterator[Loader]:
-        """One loader for each of these rows, which ascend."""
+        """One loader for each of these ascending rows."""
 
 
 class StoredRows(ArrayPart):

@@ -114,7 +114,7 @@ class ImageSource(ABC):
     is_repeatable: bool = True
     """False when the images can be read once only."""
     group: Group = SOLO
-    """The ranks that find `digest` together; set by `divide_among`."""
+    """The ranks that compute `digest` together; set by `divide_among`."""
     progress: Progress = SilentProgress()
 
     def __init__(
@@ -134,10 +134,10 @@ class ImageSource(ABC):
         self.labels_from = None if labels is None else labels.origin
         """Where the labels were found: "class folders", "dataset.json", "arr_1", ..."""
         self.left_out = dict(left_out or {})
-        """What lies beside the images and is not measured, as numbers of files by what they are."""
+        """The number of files beside the images that are not measured, by kind."""
         self._check_left_out(0 if self.rows is None else len(ids))
         self.warnings: list[str] = []
-        """What was warned of when the source was opened."""
+        """The warnings given when the source was opened."""
         self._digest: str | None = None
         self._is_digested = False
         self._stamps: dict[str | Path, list[int] | None] = {}
@@ -164,7 +164,7 @@ class ImageSource(ABC):
         return ()
 
     def _content_digest(self) -> str | None:
-        """A hash of all that the selected pixels are made of, or None for what cannot be read twice."""
+        """A hash of the bytes behind the selected pixels, or None for a source that can be read only once."""
         return container_digest(self._files(), self.rows, self.group, self.progress)
 
     def __len__(self) -> int:
@@ -202,11 +202,11 @@ class ImageSource(ABC):
 
     @property
     def made_by(self) -> Mapping[str, Any] | None:
-        """How the images are made, where they are not read; reports keep it."""
+        """For generated images, how they are made; reports keep it."""
         return None
 
     def check_unchanged(self, start: int, stop: int) -> None:
-        """Raise `RunError` when a file behind rows start..stop is no longer the one that `digest` was taken of."""
+        """Raise `RunError` when a file behind rows start..stop has changed since `digest` was computed."""
         for path in self._files(start, stop) if self._stamps else ():
             if file_stamp(path) != self._stamps[path]:
                 raise RunError(

@@ -54,7 +54,7 @@ class DatasetSource(ImageSource):
 
 
 def _labels(value: Any, name: str) -> Labels | None:
-    """Those of the attribute `targets`; warns of numbers that are no labels."""
+    """The labels in the attribute `targets`; warns when its numbers are no labels."""
     try:
         targets = np.asarray(getattr(value, "targets", None))
     except (ValueError, TypeError, RuntimeError):  # rows of different lengths, or a tensor on a GPU

@@ -1,6 +1,6 @@
-"""One encoded file or PIL image -> 8-bit RGB, with Pillow's pixels; JPEG goes through the faster libjpeg-turbo binding.
+"""Decoding one file or PIL image to 8-bit RGB with Pillow's pixels; JPEG uses the faster libjpeg-turbo binding.
 
-What decides pixels: the first frame of an animation; EXIF orientation is not applied (as in all peers); palette, 1-bit,
+The rules: the first frame of an animation; EXIF orientation is not applied (as in all peers); palette, 1-bit,
 grayscale and CMYK become RGB by Pillow's `convert`; 16-bit is scaled by 1/257 and rounded (Pillow alone would clip
 grayscale and truncate RGB; 16-bit gray with alpha keeps Pillow's truncation); alpha follows the policy given.
 """
@@ -51,7 +51,7 @@ class Picture:
     pixels: Image | np.ndarray
     """RGB: a PIL image, uint8 [H, W, 3], or float32 [H, W, 3] in [0, 1]."""
     format: str
-    """Where it came from: "jpeg", "png", ..., or "array"."""
+    """The format it came from: "jpeg", "png", ..., or "array"."""
 
     @property
     def array(self) -> np.ndarray:
@@ -154,7 +154,7 @@ def quiet_pillow(max_pixels: int = MAX_PIXELS) -> Iterator[None]:
 
 
 def _raise_limit(max_pixels: int) -> int | None:
-    """The limit that was in force before, where a larger one is needed."""
+    """Raise Pillow's limit to `max_pixels` if needed; returns the earlier limit, or None if unchanged."""
     before = _pillow().MAX_IMAGE_PIXELS if max_pixels > MAX_PIXELS else None
     if before is None or before >= max_pixels:
         return None
@@ -204,9 +204,9 @@ def _open(data: bytes, max_pixels: int) -> Image:
 
 
 def _decode_jpeg(image: Any, data: bytes) -> np.ndarray | None:
-    """uint8 [H, W, 3], or None when Pillow must decide: other colour models, and any file that is not sound.
+    """uint8 [H, W, 3], or None when Pillow must decode: other colour models, and damaged files.
 
-    Only plain grayscale and YCbCr take this way. In strict mode every libjpeg warning is an error, so a damaged or
+    Only plain grayscale and YCbCr are decoded here. In strict mode every libjpeg warning is an error, so a damaged or
     truncated file always gets Pillow's own pixels or Pillow's own error.
     """
     module = _simplejpeg()
@@ -270,7 +270,7 @@ def _not_an_image(data: bytes) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Pillow's words where it chose them; else its plugin met a structure that it did not expect."""
+    """Pillow's message if it has one; otherwise its plugin met a structure that it did not expect."""
     text = " ".join(str(error).split())
     if type(error) in (OSError, SyntaxError, ValueError, EOFError) and text:
         return text

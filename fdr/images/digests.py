@@ -1,4 +1,4 @@
-"""sha256 of files, remembered by what `stat` tells, so that an unchanged folder is known again without reading it.
+"""sha256 of files, remembered with the result of `stat`, so that an unchanged folder is recognized without reading it.
 
 A remembered hash is used only for the same path, device, inode, size, mtime and ctime. It is remembered only when both
 times lay more than two seconds before the hashing began: a file written in the same tick of the clock could otherwise
@@ -29,7 +29,7 @@ PROBED_FILES = 64
 _PROBE_BYTES = 1 << 16
 _CHUNK_BYTES = 1 << 18
 SHOWN_BYTES = 1 << 30
-"""Files of fewer bytes are read within seconds, and nothing is shown of it."""
+"""Fewer bytes than this are read within seconds, so no progress is shown; raising it hides longer waits."""
 _DAMAGED = "damaged: "
 MAX_MEMOS = 256  # memo files kept, the least recently written go first
 
@@ -43,7 +43,7 @@ def file_digests(
     """sha256 of each file, in order; one memo file per `scope` (the source's own path).
 
     A file that cannot be read gets the text of its error, so that a skipped file has a digest too. The ranks of a
-    `group` hash a part each, and main alone keeps the memo. `progress` shows the reading of `SHOWN_BYTES` and more.
+    `group` hash a part each, and only rank 0 keeps the memo. `progress` shows the reading of `SHOWN_BYTES` and more.
     """
     memo_path = cache_home() / "digests" / f"{hashlib.sha256(os.fsencode(scope)).hexdigest()[:24]}.json"
     keys = [os.path.abspath(path) for path in paths]
@@ -73,7 +73,7 @@ def _num_threads() -> int:
 
 @contextlib.contextmanager
 def _shown(progress: Progress | None, keys: Sequence[str]) -> Iterator[Callable[[int], None]]:
-    """What to call, from any thread, with the bytes that have been read of the files `keys`."""
+    """A function that reports the bytes read of the files `keys`; any thread may call it."""
     stamps = map(file_stamp, keys) if progress is not None else ()
     total = sum(stamp[2] for stamp in stamps if stamp is not None)
     if progress is None or total < SHOWN_BYTES:
@@ -120,7 +120,7 @@ def _ends(key: str) -> bytes:
 
 
 def file_stamp(path: str | Path) -> list[int] | None:
-    """What `stat` tells of a file: it differs after every change. None for a file that is not there."""
+    """The identity of a file by `stat`, which differs after every change; None for a missing file."""
     try:
         return _identity(os.stat(path))
     except OSError:
@@ -177,7 +177,7 @@ def _is_settled(entry: list, began: int) -> bool:
 
 
 def _read(path: Path) -> Memo:
-    """The memo, or an empty one when there is none or it is not what we wrote."""
+    """The memo, or an empty one when it is missing or is not one that we wrote."""
     try:
         memo = json.loads(path.read_text(encoding="ascii"))
     except (OSError, ValueError, RecursionError):
@@ -198,7 +198,7 @@ def _is_entry(entry: object) -> bool:
 
 
 def _write(path: Path, memo: Memo) -> None:
-    """Replace the memo in one step; a folder that cannot be written costs the memory, not the run."""
+    """Replace the memo in one step; in a read-only folder hashes are not remembered and the run goes on."""
     with contextlib.suppress(OSError, FdrError):
         write_atomically(path, json.dumps(memo))
         memos = sorted(path.parent.glob("*.json"), key=lambda memo: memo.stat().st_mtime)

@@ -1,4 +1,4 @@
-"""What is noted of every decoded image in passing, so that the oddities of a set can be told later.
+"""Statistics of every decoded image, collected while it is read, from which oddities of a set are found later.
 
 28 bytes per image: its row, the least and greatest value, whether it is one flat colour, the format it came from, a
 digest of its pixels, and its size after crop and resize.
@@ -24,7 +24,7 @@ FACTS = np.dtype(
 FORMATS = ("", "array", "jpeg", "png", "webp", "tiff", "bmp", "gif", "ppm", "other")
 """Format by code; 0 is an image not seen. Codes are stored: only append."""
 UNIFORM_SHARE = 0.9
-"""Share of images of one size from which on a set counts as being of that size."""
+"""The share of images of one size from which the whole set counts as that size; raising it is stricter."""
 _BLOCK_WORDS = 2048
 
 
@@ -33,16 +33,16 @@ class Preprocessing:
     """The images of a set as they reached the encoders: which size, and by which crop and resize."""
 
     width: int
-    """Of the most frequent size, in pixels; so is `height`."""
+    """Width of the most frequent size, in pixels; `height` belongs to the same size."""
     height: int
     share: float
-    """Of the images that have that size."""
+    """The share of images that have that size."""
     crop: str
     """As in `ImageSource.policy`: "none", "squash-256", "adm-256", ..."""
 
     @classmethod
     def of(cls, records: np.ndarray, crop: str) -> Preprocessing | None:
-        """That of images with these records of dtype `FACTS`; None where a size is not known."""
+        """The preprocessing of images with these records of dtype `FACTS`; None where a size is unknown."""
         sizes, counts = np.unique(records[["width", "height"]], return_counts=True)
         if len(sizes) == 0 or sizes["width"].min() == 0:
             return None
@@ -52,7 +52,7 @@ class Preprocessing:
 
     @classmethod
     def of_attributes(cls, attributes: Mapping[str, Any]) -> Preprocessing | None:
-        """That of the images behind moments which fdr wrote; None for the moments of other tools."""
+        """The preprocessing of the images behind moments that fdr wrote; None for moments of other tools."""
         try:
             width, height = int(attributes["image_width"]), int(attributes["image_height"])
             crop = json.loads(attributes["policy"])["crop"]
@@ -72,7 +72,7 @@ class Preprocessing:
         return "" if not crop else f"--size {size}" if crop == "squash" else f"--crop {crop} --size {size}"
 
     def attributes(self) -> dict[str, str | int | float]:
-        """What a file of moments keeps of the sizes, beside the policy."""
+        """The entries about sizes that a file of moments holds, beside the policy."""
         return {"image_width": self.width, "image_height": self.height, "image_size_share": self.share}
 
     def __str__(self) -> str:
@@ -81,7 +81,7 @@ class Preprocessing:
 
 
 def as_facts(records: np.ndarray) -> np.ndarray:
-    """Stored records as `FACTS`; what an earlier release did not note is 0."""
+    """Stored records as `FACTS`; fields that an earlier release did not store are 0."""
     if records.dtype == FACTS:
         return records
     found = np.zeros(len(records), FACTS)

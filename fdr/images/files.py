@@ -1,4 +1,4 @@
-"""What folders and archives of image files share: which names are images, what is left out, links, numbered files."""
+"""Code shared by folders and archives: which names are images, which are left out, links, numbered files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ UNREAD = frozenset(
         *("dng", "cr2", "cr3", "nef", "arw", "raf", "orf", "rw2"),
     )
 )
-"""Image formats that are counted and not read: not every Pillow has them, so a set would depend on the machine."""
+"""Image formats that are counted but not read: not every Pillow has them, so results would depend on the machine."""
 ARRAYS = frozenset((".npz", ".npy", ".h5", ".hdf5", ".zip", ".tar", ".tgz", ".parquet", ".tfrecord"))
 """Files that may hold images of their own."""
 THUMBNAILS = frozenset(("thumbs", "thumbnails", ".thumbs", ".thumbnails", "@eadir"))
@@ -72,7 +72,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        """How the images are called in tables."""
+        """The name of the images in tables."""
         above = max(0, len(self.root.parts) - 1) if glob.has_magic(str(self.path)) else -1
         name = "/".join(self.path.parts[above:]) or self.path.resolve().name or str(self.path)
         return name if self.choice is None else f"{name}:{self.choice}"

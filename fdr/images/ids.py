@@ -1,4 +1,4 @@
-"""The names of images, made when they are asked for: millions of rows need no list of texts."""
+"""The ids of images, computed on demand, so that millions of rows need no list of strings."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class JoinedIds(Sequence[str]):
 
 
 class EndlessIds(Sequence[str]):
-    """ "item[0]", "item[1]", ...: the ids of an iterable whose length nobody knows."""
+    """ "item[0]", "item[1]", ...: the ids of an iterable of unknown length."""
 
     def __len__(self) -> int:
         raise TypeError("the number of images is not known")

@@ -42,7 +42,7 @@ class Labels:
     names: tuple[str, ...] | None
     """The class of each number, where it has a name."""
     origin: str
-    """Where they were found: "class folders", "dataset.json", "arr_1"."""
+    """Where the labels were found: "class folders", "dataset.json", "arr_1"."""
 
 
 def labels_of_files(
@@ -67,7 +67,7 @@ def labels_of_files(
 
 
 def folder_labels(names: Sequence[str]) -> Labels | None:
-    """Labels by the first folder that tells classes, numbered in sorted order; None when a name has no such folder.
+    """Labels by the first folder level that divides the images into classes, numbered in sorted order; else None.
 
     Folders that hold all images, the parts of a split (train, val), numbered parts of one set (rank0, shard-00001) and
     chunks of consecutive images (00000, 00001) are no classes.

@@ -1,4 +1,4 @@
-"""Images that are made when they are asked for, batch by batch, the same ones every time."""
+"""Images that are generated on demand, batch by batch, and are the same every time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MadeSource(ImageSource):
 
     batch_size: int
     is_clamped: bool = True
-    """False for values that may lie outside of [0, 1]; they are then taken as they are."""
+    """False for values that may lie outside of [0, 1]; they are then used unchanged."""
 
     @abstractmethod
     def _made(self, start: int, stop: int) -> np.ndarray:

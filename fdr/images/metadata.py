@@ -19,7 +19,7 @@ _ENTROPY_CODED = 0xDA
 
 
 def without_metadata(data: bytes, name: str) -> bytes | None:
-    """The same image without metadata; None for a format that needs none of this, and where there is no metadata."""
+    """The same image without metadata; None for other formats, and where there is no metadata."""
     strip: dict[str, Callable[[bytes], bytes]] = {"png": _bare_png, "jpeg": _bare_jpeg, "tiff": _bare_tiff}
     if name not in strip:
         return None
@@ -49,7 +49,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _bare_jpeg(data: bytes) -> bytes:
-    """Without comments and application segments, but for whole JFIF and Adobe ones, which decide the colour model."""
+    """A JPEG without comments and application segments, except JFIF and Adobe ones, which decide the colour model."""
     kept, start = [data[:2]], 2
     while data[start : start + 1] == b"\xff":
         marker, size = struct.unpack_from(">xBH", data, start)
@@ -65,7 +65,7 @@ def _bare_jpeg(data: bytes) -> bytes:
 
 
 def _bare_tiff(data: bytes) -> bytes:
-    """With a first directory, in its place, of the entries that describe pixels alone."""
+    """A TIFF whose first directory keeps only the entries that describe pixels."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
     if order is None:  # BigTIFF
         return data

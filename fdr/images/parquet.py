@@ -100,7 +100,7 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 
 def _features(metadata: Mapping[bytes, bytes] | None) -> dict[str, dict[str, Any]]:
-    """What `datasets` wrote of the columns; nothing where it did not."""
+    """The description of the columns that `datasets` wrote; empty without one."""
     try:
         found = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         return {name: value for name, value in found.items() if isinstance(value, dict)}

@@ -1,4 +1,4 @@
-"""Which source reads what: one line a kind. `open_images` asks them in order."""
+"""The kinds of image sources, one line each; `open_images` asks them in this order."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _named(*suffixes: str) -> Callable[[Path], bool]:
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 HF_PREFIX = "hf-dataset:"
-"""What stands before the name of a dataset of the Hugging Face Hub."""
+"""The prefix of the name of a dataset on the Hugging Face Hub."""
 
 PATH_KINDS = (
     SourceKind("fdr.images.folder:open_folder", lambda path: path.is_dir() and not _is_saved(path), "a folder"),

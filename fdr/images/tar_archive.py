@@ -38,7 +38,7 @@ from fdr.images.labels import DATASET_JSON, MAX_JSON_BYTES, Labels, labels_of_fi
 from fdr.runtime import DAMAGE, read_ahead
 
 _COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-"""First bytes -> what inflates such a file, all its streams one after the other."""
+"""First bytes of a compressed file -> the function that decompresses all its streams, one after the other."""
 _MAX_LABEL_BYTES = 64
 _AHEAD = 8
 _SPECIAL = "special entries (sparse files, devices)"
@@ -158,7 +158,7 @@ def _raise(error: Exception) -> Picture:
 
 
 class _EndOfTar(Exception):
-    """What follows is no tar any more."""
+    """The bytes that follow are not part of a tar."""
 
 
 class _Entry(tarfile.TarInfo):
