@@ -20,6 +20,8 @@ from fdr.runtime.zip_check import check_zip
 MAX_PARTS = 100_000
 """The most parts that a tuple may have, with those of nested tuples. A tensor's shape and strides have some ten;
 raising the limit admits files that take longer to read."""
+_PLAIN_READ = 1 << 20
+"""Reads of fewer bytes are made without a look at the size of the file."""
 _LEGACY_PICKLES = 4
 """A torch file from before 1.6 begins with a magic number, a version, a description of the machine, and the object."""
 
@@ -49,12 +51,31 @@ def pickles_in(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
                 yield io.BytesIO(archive.read(member))
 
 
+class _Sized:
+    """A file that never asks for memory which it could not fill: a length above what is left is damage."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        start = file.tell()
+        self._end = file.seek(0, io.SEEK_END)
+        file.seek(start)
+        self.tell, self.readline = file.tell, file.readline
+
+    def read(self, size: int) -> bytes:
+        if size > max(_PLAIN_READ, self._end - self._file.tell()):
+            raise pickle.UnpicklingError(f"it says that {size:,} bytes follow, and has {self._end:,} in all")
+        return self._file.read(size)
+
+
 def check_pickle(file: IO[bytes]) -> None:
-    """Follow one pickle without building anything. Raises `pickle.UnpicklingError` for a tuple above `MAX_PARTS`."""
+    """Follow one pickle without building anything.
+
+    Raises `pickle.UnpicklingError` for a tuple above `MAX_PARTS`, and for a value that is longer than the file.
+    """
     stack: list[Any] = []
     memo: dict[int, int] = {}
     try:
-        for opcode, argument, _ in pickletools.genops(file):
+        for opcode, argument, _ in pickletools.genops(_Sized(file)):  # type: ignore[arg-type]
             _follow(opcode, argument, stack, memo)
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
         return  # damaged, which torch finds itself

@@ -86,3 +86,10 @@ def test_torch_files_pass_and_a_flipped_tensor_does_not(is_zip: bool, tmp_path: 
             check_torch_file(path)
     else:
         check_torch_file(path)  # such a file has no checksums
+
+
+@pytest.mark.parametrize("opcode", [b"\x8e", b"\x96", b"\x8d"])  # bytes, bytearray and text with eight bytes of length
+def test_a_length_above_the_file_is_damage_and_takes_no_memory(opcode: bytes) -> None:
+    data = b"\x80\x05" + opcode + (1 << 40).to_bytes(8, "little") + b"abc."
+    with pytest.raises(pickle.UnpicklingError, match="says that 1,099,511,627,776 bytes follow"):
+        check_pickle(io.BytesIO(data))
