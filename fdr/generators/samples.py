@@ -20,6 +20,7 @@ import numpy as np
 from fdr.errors import InputError
 from fdr.generators.source import GeneratorSource
 from fdr.runtime import (
+    DAMAGE,
     SOLO,
     Group,
     Progress,
@@ -126,7 +127,7 @@ class NpzSamples(SampleSet):
         try:
             with zipfile.ZipFile(self.path) as archive:
                 return json.loads(archive.comment)
-        except (zipfile.BadZipFile, OSError, ValueError, RecursionError):
+        except DAMAGE:
             return None
 
     def write_part(self, start: int, stop: int, images: Sequence[np.ndarray]) -> None:

@@ -150,7 +150,7 @@ def _load_torch(path: Path, *, is_zip: bool) -> Any:
         _check_zip(path)
     try:
         check_torch_file(path)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, OSError) as error:
+    except (*DAMAGE, pickle.UnpicklingError) as error:
         raise _damaged(path, error) from error
     try:
         with warnings.catch_warnings(), utf8_path(path) as readable:
@@ -180,7 +180,7 @@ def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except DAMAGE as error:
         raise _damaged(path, error) from error
     if any(name.endswith("/constants.pkl") for name in names):
         raise WeightsError(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fdr.errors import WeightsError
-from fdr.runtime import check_zip
+from fdr.runtime import DAMAGE, check_zip
 from fdr.weights.script_check import Refused, check_code, check_functions
 
 _MAX_CODE = 1 << 24
@@ -27,7 +27,7 @@ def is_archive(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except DAMAGE:
         return False
 
 
@@ -49,7 +49,7 @@ def load_archive(path: Path, device: torch.device | str = "cpu") -> torch.jit.Sc
             f"{str(path)!r} {error}, and fdr runs nothing but a network's own operators from an archive; save the "
             "network alone with torch.jit.save, or load it yourself through py:MODULE:FACTORY."
         ) from None
-    except (RuntimeError, ValueError, OSError, AttributeError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:160]
         raise WeightsError(
             f"{str(path)!r} is not a TorchScript archive that torch {torch.__version__} can read ({reason}); expected "
