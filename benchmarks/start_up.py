@@ -1,4 +1,4 @@
-"""What a short command costs: processor seconds of `fdr` beside the bare import of torch.
+"""Measure what a short command costs: processor seconds of `fdr` beside the bare import of torch.
 
     python benchmarks/start_up.py                  # a minute
     python benchmarks/start_up.py --repeats 9 --json out.json

@@ -43,7 +43,7 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
     def _hint(self, word: str) -> str | None:
-        """What is typed here for a word of another tool; None where nothing here means it."""
+        """The answer to a word of another tool: the option or metric that it means here; None where it means none."""
         spelt = {spelling: parameter for parameter in self.params for spelling in spellings(parameter)}
         found = list(dict.fromkeys(spelt[name] for name in synonyms(word, spelt)))
         if found:

@@ -1,4 +1,4 @@
-"""What the shell offers after Tab for names of encoders, metrics and references. Imports no torch."""
+"""These functions complete names of encoders, metrics and references in the shell; they import no torch."""
 
 from __future__ import annotations
 

@@ -175,6 +175,9 @@ weights_dir = click.option(
     "--weights-dir", type=_folder, metavar="DIR", help="Folder in which to look first for weight files."
 )
 no_cache = click.option("--no-cache", is_flag=True, default=False, help="Do not read or write cached features.")
+offline = click.option(
+    "--offline", is_flag=True, default=False, help="Never use the network; a file that is missing ends the run."
+)
 weight_files = stack(
     weights_dir,
     click.option(
@@ -183,9 +186,7 @@ weight_files = stack(
         metavar="NAME=FILE",
         help="Load the weights of encoder NAME from FILE; may be repeated.",
     ),
-    click.option(
-        "--offline", is_flag=True, default=False, help="Never use the network; a file that is missing ends the run."
-    ),
+    offline,
 )
 storage = stack(
     cache_dir,

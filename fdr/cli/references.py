@@ -15,10 +15,6 @@ from fdr.cli._render import dump, human_bytes, print_table, progress_for, write_
 if TYPE_CHECKING:
     from fdr.references import ReferenceFile
 
-_offline = click.option(
-    "--offline", is_flag=True, default=False, help="Never use the network; a file that is missing ends the run."
-)
-
 
 @click.group("references", epilog="Example: fdr references list")
 def command() -> None:
@@ -99,7 +95,7 @@ def _facts(name: str, weights_dir: Path | None) -> dict[str, Any]:
 )
 @click.option("--to", type=Output("store"), metavar="DIR", help="Write the files into this folder.")
 @_options.weights_dir
-@_offline
+@_options.offline
 @_options.dry_run
 @_options.quiet
 def fetch_files(

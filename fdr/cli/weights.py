@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 _all_without = click.argument("names", nargs=-1, metavar="[ENCODERS]...", shell_complete=_completion.encoders)
 _named = click.argument("names", nargs=-1, required=True, metavar="ENCODERS...", shell_complete=_completion.encoders)
-_offline = click.option(
-    "--offline", is_flag=True, default=False, help="Never use the network; a file that is missing ends the run."
-)
 
 
 @click.group("weights", epilog="Example: fdr weights fetch fdr6 --dry-run")
@@ -101,7 +98,7 @@ def _totals(found: Sequence[Holding]) -> str:
 @_named
 @click.option("--to", type=Output("store"), metavar="DIR", help="Copy all the files into this folder.")
 @_options.weights_dir
-@_offline
+@_options.offline
 @_options.dry_run
 @_options.json_out
 @_options.quiet

@@ -172,6 +172,6 @@ def tolerance_for(row: Row, tolerances: Sequence[Tolerance], default: Tolerance)
     """The most specific tolerance: first by full name, then by metric, then for all. Of equals the last one wins."""
     for name in (row.key, row.metric, None):
         for tolerance in reversed(tolerances):
-            if tolerance.name == name or (tolerance.name and name and tolerance.name.lower() == name.lower()):
+            if (tolerance.name or "").lower() == (name or "").lower():
                 return tolerance
     return default

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fdr.errors import WeightsError
+from fdr.errors import WeightsError, first_line
 from fdr.runtime import DAMAGE, HEAD_BYTES, check_torch_file, stand_in_of, utf8_path
 from fdr.weights.inert_objects import class_of, load_inert
 
@@ -203,7 +203,7 @@ def _reason(error: Exception) -> str:
     match = re.search(r"WeightsUnpickler error: (.*)", str(error))
     if match is not None:
         return match.group(1)[:120]
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
+    return first_line(error)[:120]
 
 
 def only_tensors(loaded: Any, path: Path) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fdr.errors import WeightsError
+from fdr.errors import WeightsError, first_line
 from fdr.runtime import DAMAGE, check_zip
 from fdr.weights.script_check import Refused, check_code, check_functions
 
@@ -50,7 +50,7 @@ def load_archive(path: Path, device: torch.device | str = "cpu") -> torch.jit.Sc
             "network alone with torch.jit.save, or load it yourself through py:MODULE:FACTORY."
         ) from None
     except DAMAGE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:160]
+        reason = first_line(error)[:160]
         raise WeightsError(
             f"{str(path)!r} is not a TorchScript archive that torch {torch.__version__} can read ({reason}); expected "
             "a file written by torch.jit.save."
