@@ -44,7 +44,10 @@ def options_of(command: click.Command) -> list[click.Option]:
 
 
 def help_of(name: str, command: click.Command) -> str:
-    return command.get_help(click.Context(command, info_name=f"fdr {name}", terminal_width=80))
+    # click keeps the help option of a command's first context, so this one must have the names that users have
+    names = cli.context_settings["help_option_names"]
+    context = click.Context(command, info_name=f"fdr {name}", terminal_width=80, help_option_names=names)
+    return command.get_help(context)
 
 
 def test_help_shows_every_option_once_and_long_lists_under_headings() -> None:

@@ -65,7 +65,7 @@ def test_documented_commands_parse(page: Path) -> None:
         if hasattr(command, "commands"):
             command, rest = command.commands[rest[0]], rest[1:]
         if "--help" not in rest:
-            command.make_context(arguments[0], rest)
+            command.make_context(arguments[0], rest, help_option_names=cli.context_settings["help_option_names"])
 
 
 def test_readme_has_the_commands_that_ci_runs() -> None:
