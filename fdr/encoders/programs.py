@@ -6,13 +6,13 @@ A file says nothing about the images it wants, so the name or a file `PATH.json`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fdr import runtime
 from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
@@ -21,7 +21,7 @@ from fdr.encoders.names import OpenName, parse_open_name
 from fdr.encoders.preprocessing import Preprocessing
 from fdr.errors import InputError, WeightsError
 from fdr.runtime import missing_path, refuse_stand_in
-from fdr.weights import file_digest, load_archive, load_export, read_sidecar
+from fdr.weights import ScriptedProgram, file_digest, load_program, read_sidecar
 
 SETTINGS = {
     "size": "side of the square the network sees, in pixels; without it images stay as they are",
@@ -63,7 +63,8 @@ def load(name: str, options: EncoderOptions) -> ProgramEncoder:
     device = runtime.resolve_device(options.device)
     if runtime.check_dtype(options.dtype, device) is not torch.float32:
         raise InputError(f"Encoder {name!r} runs in the precision it was saved in; drop --dtype.")
-    run, is_nvidia = (_torchscript if parsed.family == "torchscript" else _export)(path, device)
+    program = load_program(parsed.family, path, device).requires_grad_(False)
+    is_nvidia = isinstance(program, ScriptedProgram) and NVIDIA_FLAG in program.arguments
     contract = _contract(name, read_sidecar(path, SETTINGS) | dict(parsed.settings), is_nvidia)
     preprocessing = contract.preprocessing
     scale = () if contract.range is None else (("range", ":".join(f"{value:g}" for value in contract.range)),)
@@ -82,7 +83,7 @@ def load(name: str, options: EncoderOptions) -> ProgramEncoder:
         extra=scale,
         weights_source=str(path),
     )
-    return ProgramEncoder(spec, run, contract, device)
+    return ProgramEncoder(spec, program, {NVIDIA_FLAG: True} if is_nvidia else {}, contract, device)
 
 
 class ProgramEncoder(AbstractEncoder):
@@ -92,12 +93,18 @@ class ProgramEncoder(AbstractEncoder):
     stored_outputs = ("features",)
 
     def __init__(
-        self, spec: EncoderSpec, run: Callable[[Tensor], Any], contract: Contract, device: torch.device
+        self,
+        spec: EncoderSpec,
+        program: nn.Module,
+        arguments: Mapping[str, Any],
+        contract: Contract,
+        device: torch.device,
     ) -> None:
         self.spec = spec
         self.device = device
         self.host_preprocess = contract.preprocessing.runs_on_host
-        self._run = run
+        self._program = program
+        self._arguments = arguments
         self._contract = contract
 
     def preprocess(self, images: Tensor) -> Tensor:
@@ -105,7 +112,7 @@ class ProgramEncoder(AbstractEncoder):
 
     def forward(self, inputs: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         try:
-            features = self._run(inputs)
+            features = self._program(inputs, **self._arguments)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
@@ -127,31 +134,6 @@ def _path(parsed: OpenName, options: EncoderOptions) -> Path:
         raise WeightsError(f"Encoder {parsed.name!r}: {what}")
     refuse_stand_in(path)
     return path
-
-
-def _torchscript(path: Path, device: torch.device) -> tuple[Callable[[Tensor], Any], bool]:
-    """How to run it, and whether it is NVIDIA's Inception or has its signature."""
-    module = _without_training(load_archive(path, device))
-    forward: Any = module.forward
-    arguments = {argument.name for argument in forward.schema.arguments}
-    settings = {NVIDIA_FLAG: True} if NVIDIA_FLAG in arguments else {}
-
-    def run(inputs: Tensor) -> Any:
-        with torch.jit.optimized_execution(False):  # otherwise the first batches run other code than the later ones
-            return module(inputs, **settings)
-
-    return run, bool(settings)
-
-
-def _export(path: Path, device: torch.device) -> tuple[Callable[[Tensor], Any], bool]:
-    return _without_training(load_export(path, device)), False
-
-
-def _without_training(module: Any) -> Any:
-    """`module`, whose parameters want no gradient when a loss differentiates through it."""
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    return module
 
 
 def _contract(name: str, settings: Mapping[str, Any], is_nvidia: bool) -> Contract:

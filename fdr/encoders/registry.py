@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fdr import runtime
 from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.catalogue import BUNDLES, ROWS, EncoderRow, find_row
-from fdr.errors import FdrWarning, InputError, first_line, unknown
+from fdr.errors import FdrWarning, InputError, unknown
 from fdr.runtime import Progress, SilentProgress, as_path, memory_for, named_arguments
 from fdr.weights import ENCODERS, load_declared
 
@@ -32,7 +32,7 @@ FACTORIES = {
     "openclip": "fdr.encoders.openclip_models:load",
     "torchscript": "fdr.encoders.programs:load",
     "export": "fdr.encoders.programs:load",
-    "py": "fdr.encoders.factories:load",
+    "py": "fdr.encoders.callables:load",
 }
 """Family -> "module:function", called with (name, EncoderOptions)."""
 
@@ -244,18 +244,11 @@ def _load(name: str, options: EncoderOptions) -> AbstractEncoder:
 
 
 def _load_plugin(name: str, options: EncoderOptions) -> AbstractEncoder:
-    from fdr.encoders.factories import made_by
+    from fdr.encoders.callables import made_by
 
     if name in _registered:
         return made_by(_registered[name], name, options)
-    point = _entry_points()[name]
-    try:
-        factory = load_declared(point)
-    except Exception as error:  # a package of someone else's
-        raise InputError(
-            f"Encoder {name!r} of package {_package(point)} failed to load from {point.value!r}: "
-            f"{type(error).__name__}: {first_line(error)}; the other encoders are not affected."
-        ) from error
+    factory = load_declared(_entry_points()[name], f"Encoder {name!r}")
     return made_by(factory, name, options)
 
 

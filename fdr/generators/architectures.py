@@ -6,58 +6,33 @@ import inspect
 import json
 import shlex
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fdr.errors import FdrError, InputError, first_line, unknown
+from fdr.errors import InputError, unknown
 from fdr.generators.base import Architecture, refuse_empty
 from fdr.generators.published.presets import PRESETS
 from fdr.weights import (
     GENERATORS,
     PLACE,
     PROGRAM,
+    ExportedProgram,
+    ScriptedProgram,
+    call_factory,
     declared_in,
     file_digest,
     find_declared,
     find_factory,
-    is_archive,
     is_repository,
-    load_archive,
     load_declared,
+    load_program,
+    program_kind,
     source_digest,
     untrusted,
 )
-
-
-class ScriptedNetwork(nn.Module):
-    """A TorchScript program."""
-
-    def __init__(self, program: torch.jit.ScriptModule) -> None:
-        super().__init__()
-        self.program = program
-
-    def forward(self, *inputs: Tensor) -> Any:
-        with torch.jit.optimized_execution(False):  # otherwise the first batches run other code than the later ones
-            return self.program(*inputs)
-
-
-class ExportedNetwork(nn.Module):
-    """A torch.export program. It has one mode, that in which it was exported."""
-
-    def __init__(self, program: nn.Module) -> None:
-        super().__init__()
-        self.program = program
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.program(*inputs)
-
-    def train(self, mode: bool = True) -> ExportedNetwork:
-        self.training = mode
-        return self
 
 
 def build(
@@ -78,41 +53,27 @@ def build(
         code = source_digest(getattr(factory, "func", factory))  # a preset is a partial
     else:
         path = Path(architecture.target)
-        read = _scripted if architecture.kind == "torchscript" else _exported
-        network, code = read(path, device), file_digest(path)
+        network, code = load_program(architecture.kind, path, device), file_digest(path)
     named = Architecture(architecture.kind, architecture.target, architecture.arguments, code)
     return network.to(device).eval(), named
 
 
 def declared(network: nn.Module) -> dict[str, Any]:
     """What a network declares in its attributes noise_shape, num_classes and value_range."""
-    inner = network.program if isinstance(network, ScriptedNetwork | ExportedNetwork) else network
+    inner = network.program if isinstance(network, ScriptedProgram | ExportedProgram) else network
     found = {name: getattr(inner, name, None) for name in ("noise_shape", "num_classes", "value_range")}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def needs_labels(network: nn.Module) -> bool:
     """True if, by its signature, the network cannot be called with noise alone."""
-    if isinstance(network, ScriptedNetwork):
-        forward: Any = network.program.forward
-        return sum(not argument.has_default_value() for argument in forward.schema.arguments[1:]) > 1
-    if isinstance(network, ExportedNetwork):
-        return False
+    if isinstance(network, ScriptedProgram):
+        return sum(network.arguments.values()) > 1
     try:
         parameters = inspect.signature(network.forward).parameters.values()
     except (TypeError, ValueError):
         return False
     return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in parameters) > 1
-
-
-def _scripted(path: Path, device: torch.device) -> nn.Module:
-    return ScriptedNetwork(load_archive(path, device))
-
-
-def _exported(path: Path, device: torch.device) -> nn.Module:
-    from fdr.weights import load_export
-
-    return ExportedNetwork(load_export(path, device))
 
 
 def check_architecture(architecture: Architecture, where: str) -> None:
@@ -132,7 +93,7 @@ def check_architecture(architecture: Architecture, where: str) -> None:
 
 def check_not_program(path: Path, where: str) -> None:
     """Raise `InputError` if the file `where` names a generator that is a program."""
-    if path.is_file() and (path.suffix == ".pt2" or is_archive(path)):
+    if path.is_file() and program_kind(path) is not None:
         raise untrusted(where, str(path), f"--gen {path}", PROGRAM)
 
 
@@ -152,7 +113,10 @@ def _find(target: str, is_from_file: bool) -> Callable[..., Any]:
         return PRESETS[target]
     point = find_declared(GENERATORS, target) if is_from_file or not separator else None
     if point is not None:
-        return _loaded(point)
+        factory = load_declared(point, f"Architecture {target!r}")
+        if not callable(factory):
+            raise InputError(f"Architecture {target!r} is a {type(factory).__name__}, not what makes a network.")
+        return factory
     if not separator and "-" in target:  # this cannot be the name of a module
         raise unknown("architecture", target, [*PRESETS, *(point.name for point in declared_in(GENERATORS))])
     if not module_name or not factory_name:
@@ -163,35 +127,12 @@ def _find(target: str, is_from_file: bool) -> Callable[..., Any]:
     return find_factory(module_name, factory_name, f"Architecture {target!r}")
 
 
-def _loaded(point: EntryPoint) -> Callable[..., Any]:
-    try:
-        factory = load_declared(point)
-    except Exception as error:  # a third-party package may raise anything
-        raise InputError(
-            f"Architecture {point.name!r} failed to load from {point.value!r}: {type(error).__name__}: "
-            f"{first_line(error)}."
-        ) from error
-    if not callable(factory):
-        raise InputError(f"Architecture {point.name!r} is a {type(factory).__name__}, not what makes a network.")
-    return factory
-
-
 def _made_by(factory: Callable[..., Any], architecture: Architecture) -> nn.Module:
-    arguments = dict(architecture.arguments)
-    try:
-        network = factory(**arguments)
-    except FdrError:
-        raise
-    except Exception as error:  # a user's factory may raise anything
-        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items()) or "no arguments"
-        raise InputError(
-            f"Architecture {architecture.target!r} called with {given} raised {type(error).__name__}: "
-            f"{first_line(error)}; check --arch-args."
-        ) from error
+    asked_by = f"Architecture {architecture.target!r}"
+    network = call_factory(factory, (), architecture.arguments, asked_by, "check --arch-args")
     if not isinstance(network, nn.Module):
         raise InputError(
-            f"Architecture {architecture.target!r} made a {type(network).__name__}; expected an nn.Module that makes "
-            "images of noise (and labels)."
+            f"{asked_by} made a {type(network).__name__}; expected an nn.Module from noise (and labels) to images."
         )
     refuse_empty(network, f"The network of architecture {architecture.target!r}")
     return network

@@ -24,8 +24,8 @@ from fdr.weights import (
     ONLINE,
     TakenWeights,
     holds_weights,
-    is_archive,
     load_weights,
+    program_kind,
     read_sidecar,
 )
 
@@ -128,7 +128,7 @@ def _from_folder(path: Path, named: Architecture | None, ema: str | None, device
 
 def _from_file(path: Path, named: Architecture | None, ema: str | None, device: Any) -> _Read:
     beside = {key: value for key, value in read_sidecar(path, _DECLARED).items() if value is not None}
-    kind = "export" if path.suffix == ".pt2" else "torchscript" if path.is_file() and is_archive(path) else None
+    kind = program_kind(path)
     if kind is None:
         if named is None:
             raise InputError(f"{str(path)!r} holds weights alone; name their network with --arch module:factory.")

@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-from fdr.errors import InputError
+from fdr.errors import InputError, first_line
 
 ENCODERS, GENERATORS = "fdr.encoders", "fdr.generators"
 """Groups of entry points: "name = module:factory" in a package declares an encoder, or the network of a generator."""
@@ -40,12 +40,23 @@ def find_declared(group: str, target: str) -> EntryPoint | None:
     return next((point for point in points if target in (point.name, point.value)), None)
 
 
-def load_declared(point: EntryPoint) -> Any:
-    """Import the object of an entry point, even when a module in the current folder has the same name."""
-    if _is_here(point):
-        return point.load()
-    with _without_current_folder():
-        return point.load()
+def load_declared(point: EntryPoint, asked_by: str) -> Any:
+    """Import the object of an entry point, even when a module in the current folder has the same name.
+
+    Raises `InputError` when the import fails for any reason.
+    """
+    try:
+        with contextlib.nullcontext() if _is_here(point) else _without_current_folder():
+            return point.load()
+    except Exception as error:  # a third-party package may raise anything
+        raise InputError(
+            f"{asked_by}{_of_package(point)} failed to load from {point.value!r}: {type(error).__name__}: "
+            f"{first_line(error)}."
+        ) from error
+
+
+def _of_package(point: EntryPoint) -> str:
+    return "" if point.dist is None else f" of package {point.dist.name}"
 
 
 def check_encoders(names: Iterable[str], where: str, instead: str = "--reps") -> None:

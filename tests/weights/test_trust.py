@@ -67,14 +67,14 @@ def test_names_that_only_a_user_may_say(places: tuple[Path, Path], name: str, wh
 
 def test_the_generator_of_the_demo_is_declared() -> None:
     point = find_declared(GENERATORS, "fdr.training.demo_generator:Decoder")
-    assert point is not None and load_declared(point).__name__ == "Decoder"
+    assert point is not None and load_declared(point, "Encoder").__name__ == "Decoder"
     assert find_declared(GENERATORS, "fdr.training.demo_generator:pretrain") is None
 
 
 def test_what_is_declared_is_loaded_from_where_it_is_installed(places: tuple[Path, Path]) -> None:
     site, here = places
     point = find_declared(ENCODERS, "Mine")
-    assert point is not None and load_declared(point).__globals__["WHERE"] == str(site)
+    assert point is not None and load_declared(point, "Encoder").__globals__["WHERE"] == str(site)
     assert str(here) in sys.path
     assert find_declared(ENCODERS, "theirs") is None and find_declared(GENERATORS, "Mine") is None
     sys.modules.pop("declared_code")

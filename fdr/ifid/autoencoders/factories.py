@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from typing import Any
 
 from torch import nn
 
-from fdr.errors import FdrError, InputError, WeightsError, first_line
+from fdr.errors import InputError, WeightsError
 from fdr.ifid.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
 from fdr.ifid.autoencoders.objects import AutoencoderOptions, check_object, identity_of, wrap
-from fdr.weights import UNKNOWN, find_factory, load_weights, source_digest
+from fdr.weights import call_factory, find_factory, load_weights, made_digest
 
 _NAME = re.compile(r"(?:py:)?([\w.]+):(\w+)")
 
@@ -33,36 +32,21 @@ def load(name: str, options: AutoencoderOptions) -> LoadedAutoencoder:
     assert match is not None
     target = f"{match[1]}:{match[2]}"
     factory = find_factory(match[1], match[2], f"Autoencoder {name!r}")
-    model = _made_by(factory, name, options)
-    check_object(
-        model, f"Autoencoder {name!r} must be an object with encode(images) and decode(latents); its factory made"
-    )
+    asked_by = f"Autoencoder {name!r}"
+    model = call_factory(factory, (), options.arguments, f"{asked_by}: its factory", "check --vae-args")
+    if isinstance(model, LoadedAutoencoder):
+        raise InputError(f"{asked_by}: its factory made a LoadedAutoencoder; let it return the model itself.")
+    check_object(model, f"{asked_by} must be an object with encode(images) and decode(latents); its factory made")
     if options.weights is not None:
         _load_weights(model, name, options)
     spec = AutoencoderSpec(
         name=name,
         family="factory",
         model=target,
-        weights=_identity(model, factory),
+        weights=made_digest(factory, identity_of(model)),
         extra=(("arguments", json.dumps(dict(options.arguments), sort_keys=True, default=repr)),),
     )
     return wrap(model, spec, options)
-
-
-def _made_by(factory: Any, name: str, options: AutoencoderOptions) -> Any:
-    try:
-        model = factory(**options.arguments)
-    except FdrError:
-        raise
-    except Exception as error:  # a user's factory raises anything
-        given = ", ".join(f"{key}={value!r}" for key, value in options.arguments.items()) or "no arguments"
-        raise InputError(
-            f"Autoencoder {name!r}: its factory called with {given} raised {type(error).__name__}: {first_line(error)}"
-            "; check --vae-args."
-        ) from error
-    if isinstance(model, LoadedAutoencoder):
-        raise InputError(f"Autoencoder {name!r}: its factory made a LoadedAutoencoder; let it return the model itself.")
-    return model
 
 
 def _load_weights(model: Any, name: str, options: AutoencoderOptions) -> None:
@@ -73,8 +57,3 @@ def _load_weights(model: Any, name: str, options: AutoencoderOptions) -> None:
     if not path.is_file():
         raise WeightsError(f"Autoencoder {name!r}: there is no weight file {str(path)!r}; check --vae-weights.")
     load_weights(model, path, None, name, "--vae and --vae-args", advice="")
-
-
-def _identity(model: Any, factory: Any) -> str:
-    inner = identity_of(model)
-    return UNKNOWN if inner == UNKNOWN else hashlib.sha256(f"{source_digest(factory)} {inner}".encode()).hexdigest()

@@ -11,50 +11,26 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fdr import runtime
 from fdr.errors import InputError, WeightsError, unknown
 from fdr.ifid.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
 from fdr.ifid.autoencoders.objects import AutoencoderOptions, wrap
-from fdr.weights import file_digest, is_archive, load_archive, load_export, read_sidecar
+from fdr.weights import ScriptedProgram, file_digest, is_archive, load_archive, load_program, read_sidecar
 
 ENCODER, DECODER = "encoder.pt2", "decoder.pt2"
 _SAID = ("value_range", "posterior")
 
 
-class ScriptedPair(nn.Module):
-    """The methods `encode` and `decode` of a TorchScript module."""
+class ProgramPair(nn.Module):
+    """An encoder and a decoder: two programs, or two methods of one."""
 
-    def __init__(self, program: Any) -> None:
-        super().__init__()
-        self.program = program
-
-    @property
-    def value_range(self) -> Any:
-        return getattr(self.program, "value_range", None)
-
-    def encode(self, images: Tensor) -> Any:
-        with torch.jit.optimized_execution(False):  # otherwise the first batches run other code than the later ones
-            return self.program.encode(images)
-
-    def decode(self, latents: Tensor) -> Any:
-        with torch.jit.optimized_execution(False):
-            return self.program.decode(latents)
-
-
-class ExportedPair(nn.Module):
-    """Two torch.export programs. They have one mode, that in which they were exported."""
-
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, value_range: Any = None) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
-
-    def train(self, mode: bool = True) -> ExportedPair:
-        self.training = mode
-        return self
+        self.value_range = value_range
 
     def encode(self, images: Tensor) -> Any:
         return self.encoder(images)
@@ -92,9 +68,9 @@ def export_pair(path: Path) -> tuple[Path, Path] | None:
 def load_export_pair(name: str, pair: tuple[Path, Path], options: AutoencoderOptions) -> LoadedAutoencoder:
     """Load a pair of programs. Raises `WeightsError` for files that are damaged or no programs."""
     device = runtime.resolve_device(None if options.device is None else str(options.device))
-    encoder, decoder = (load_export(path, device) for path in pair)
+    encoder, decoder = (load_program("export", path, device) for path in pair)
     digest = hashlib.sha256("".join(map(file_digest, pair)).encode()).hexdigest()
-    return _program(name, ExportedPair(encoder, decoder), "export", pair[0], digest, options)
+    return _program(name, ProgramPair(encoder, decoder), "export", pair[0], digest, options)
 
 
 def load_torchscript(name: str, path: Path, options: AutoencoderOptions) -> LoadedAutoencoder:
@@ -111,7 +87,9 @@ def load_torchscript(name: str, path: Path, options: AutoencoderOptions) -> Load
             f"{str(path)!r} has no method {' and no '.join(missing)}; mark both with torch.jit.export before it is "
             "scripted."
         )
-    return _program(name, ScriptedPair(program), "torchscript", path, file_digest(path), options)
+    encoder, decoder = (ScriptedProgram(program, method) for method in ("encode", "decode"))
+    pair = ProgramPair(encoder, decoder, getattr(program, "value_range", None))
+    return _program(name, pair, "torchscript", path, file_digest(path), options)
 
 
 def _program(
