@@ -97,7 +97,7 @@ def command(
         return
     target = _Target.of(out, file_format, reps)
     source = open_samples(images, setup.image_options)
-    source.divide_among(group, setup.extraction_options.progress)
+    source.find_digest(group, setup.extraction_options.progress)
     whole = replace(setup.image_options, count=None, seed=0)
     val_source = None if validation is None else open_images(validation, whole)
     target.check(source)

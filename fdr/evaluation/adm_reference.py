@@ -74,7 +74,6 @@ def write_adm_reference(
     check_adm_encoder(encoder)
     options = options or ExtractionOptions()
     with propagate_failures(options.group):
-        source.divide_among(options.group, options.progress)
         if options.group.rank > 0:
             measure(*_pass(source, encoder, options))
             return options.group.broadcast({})

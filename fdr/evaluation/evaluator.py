@@ -234,7 +234,7 @@ class Evaluator:
         """Measure an opened sample set."""
         group = self.extraction_options.group
         with propagate_failures(group):
-            source.divide_among(group, self.extraction_options.progress)
+            source.find_digest(group, self.extraction_options.progress)
             return self._evaluate_on(group, source)
 
     def _evaluate_on(self, group: Group, source: ImageSource) -> Report:

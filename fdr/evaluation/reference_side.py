@@ -104,8 +104,7 @@ class ReferenceSide:
         if self.images is None or self._is_measured:
             return
         source = self.images
-        source.divide_among(self._extraction_options.group, self._extraction_options.progress)
-        digest = source.digest or ""
+        digest = source.find_digest(self._extraction_options.group, self._extraction_options.progress) or ""
         encoders = [self._encoders[name] for name in self._requested]
         outputs = {name: request.outputs for name, request in self._requested.items()}
         extraction = Extraction(source, encoders, outputs, self._extraction_options)

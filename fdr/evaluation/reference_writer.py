@@ -141,7 +141,7 @@ def _measured(
     sources = [source] if validation is None else [source, validation]
     with propagate_failures(options.group):
         for images in sources:
-            images.divide_among(options.group, options.progress)
+            images.find_digest(options.group, options.progress)
         check()
         passes = [Extraction(images, encoders, None, options) for images in sources]
         measured = [measure(extraction) for extraction in passes]

@@ -40,7 +40,7 @@ class ResumableSums:
             self._saved[name] = set(self._running[name].spans)
             spans, bad = extraction.group.broadcast((self._running[name].spans, self._running[name].bad))
             self.earlier_bad += [BadImage(*row) for row in bad]
-            extraction.leave_out(name, spans)
+            extraction.plan.leave_out(name, spans)
         self._next = time.monotonic() + SAVE_INTERVAL
 
     def add(self, block: FeatureBlock) -> None:

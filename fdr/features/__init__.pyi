@@ -1,3 +1,4 @@
+from .batches import extract as extract
 from .cache.entry import CacheStore as CacheStore
 from .cache.entry import FeatureCache as FeatureCache
 from .cache.running_sums import RunningSums as RunningSums
@@ -13,4 +14,3 @@ from .extraction import Extraction as Extraction
 from .extraction import ExtractionOptions as ExtractionOptions
 from .extraction import FeatureBlock as FeatureBlock
 from .extraction import cached_rows as cached_rows
-from .extraction import extract as extract

@@ -1,28 +1,26 @@
-"""Extracts features: reads a source once for all encoders, shard by shard, and keeps the shards in a cache.
+"""Extraction of features: one pass over the images for all encoders, shard by shard, with the shards kept in a cache.
 
 A run that was killed goes on where it stopped. Nothing is computed before the features are iterated over.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fdr._version import __version__
-from fdr.encoders import AbstractEncoder, EncoderOptions, as_encoder
+from fdr.encoders import AbstractEncoder
 from fdr.errors import InputError, RunError
-from fdr.features.cache import derived as _derived
+from fdr.features.cache import derived
 from fdr.features.cache.entry import CacheKey, CacheStore, FeatureCache
-from fdr.features.pipeline import ComputedShard, Pipeline, ShardTask
-from fdr.images import BadImage, ImageOptions, ImageSource, Preprocessing, open_images
-from fdr.runtime import SOLO, Group, Progress, SharedTask, SilentProgress, as_path, named_arguments, part_of
+from fdr.features.pipeline import ComputedShard, Pipeline
+from fdr.features.shard_plan import ShardPlan, ShardTask
+from fdr.images import BadImage, ImageSource, Preprocessing
+from fdr.runtime import SOLO, Group, Progress, SharedTask, SilentProgress, run_on_rank0
 
 SHARD_SIZE = 1024
 """Images per shard. A larger shard means fewer files, and more images to compute again after a run is killed."""
@@ -73,6 +71,7 @@ class Extraction:
     `outputs` maps the name of an encoder to the outputs to keep. Shards that are in the cache are read; the others are
     computed and stored. An image is decoded once for all encoders that need it. Which images share a forward batch
     depends only on the shard and the batch size, so a resumed run gives the same bits as an uninterrupted one.
+    `plan` says which shards this rank computes and reads.
     """
 
     def __init__(
@@ -88,31 +87,31 @@ class Extraction:
         if len(set(names)) != len(names):
             raise InputError(f"Encoders must have different names; got {', '.join(names)}.")
         self.source = source
-        self.group = (options or ExtractionOptions()).group
-        self.encoders = {encoder.spec.name: encoder for encoder in encoders}
-        self.outputs = {name: self._outputs_of(name, (outputs or {}).get(name, ())) for name in names}
         self.options = options or ExtractionOptions()
+        self.group = self.options.group
+        self.encoders = {encoder.spec.name: encoder for encoder in encoders}
+        self.outputs = {name: stored_outputs(self.encoders[name], (outputs or {}).get(name, ())) for name in names}
         self.batch_size = self.options.batch_size_on(encoders[0].device.type)
-        self.shard_size = self.options.shard_size or SHARD_SIZE
-        self._left_out: dict[str, set[tuple[int, int]]] = {name: set() for name in names}
         self.bad: list[BadImage] = []
         """Images that `on_bad="skip"` left out; filled by a pass."""
-        self._image_records: list[np.ndarray | None] = []
-        source.progress = self.options.progress
+        self._records: list[np.ndarray] = []
+        self._has_all_records = False
         if self.group.size > 1:
             self._check_same_everywhere()
-        self.entries = {name: self._open_entry(name) for name in names}
+        shard_size = self.options.shard_size or SHARD_SIZE
+        self.entries = {name: self._open_entry(encoder, shard_size) for name, encoder in self.encoders.items()}
+        self.plan = ShardPlan(self.num_rows, shard_size, self.entries, self.group)
 
     def _check_same_everywhere(self) -> None:
-        """Raise an error if the source cannot be divided among ranks, or if the ranks do not see the same images."""
+        """Raise an error if the ranks cannot share the source, or if they do not see the same images."""
         source = self.source
         if self.num_rows is None or not source.is_repeatable:
             raise InputError(
                 f"{source.name} can be read only once, so {self.group.size} ranks cannot divide it; give a path, list, "
                 "array or Dataset, or run one process."
             )
-        source.divide_among(self.group, self.options.progress)
-        seen = self.group.gather((len(source), source.digest, {n: e.spec.hash for n, e in self.encoders.items()}))
+        digest = source.find_digest(self.group, self.options.progress)
+        seen = self.group.gather((len(source), digest, {n: e.spec.hash for n, e in self.encoders.items()}))
         for rank, other in enumerate(seen):
             if other != seen[0]:
                 raise RunError(
@@ -120,11 +119,7 @@ class Extraction:
                     f"images in {source.name}); give every rank the same files, options and versions."
                 )
 
-    def _outputs_of(self, name: str, wanted: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.encoders[name].stored_outputs, *wanted)))
-
-    def _open_entry(self, name: str) -> FeatureCache | None:
-        encoder = self.encoders[name]
+    def _open_entry(self, encoder: AbstractEncoder, shard_size: int) -> FeatureCache | None:
         if self.options.cache is None or not encoder.is_cacheable:
             return None
         if not self.source.is_repeatable:
@@ -132,12 +127,13 @@ class Extraction:
                 f"Features of {self.source.name} cannot be cached, because it can be read only once; "
                 "give a folder, file, list, array or Dataset, or no cache."
             )
+        self.source.find_digest(self.group, self.options.progress)
         return FeatureCache.open(
             self.options.cache,
-            cache_key(self.source, encoder, self.outputs[name]),
+            cache_key(self.source, encoder, self.outputs[encoder.spec.name]),
             num_rows=len(self.source),
             attributes=_cache_attributes(self.source, encoder),
-            shard_size=self.shard_size,
+            shard_size=shard_size,
             dtype=encoder.stored_dtype,
         )
 
@@ -155,23 +151,93 @@ class Extraction:
         return all(entry is not None and entry.is_complete for entry in self.entries.values())
 
     def __iter__(self) -> Iterator[FeatureBlock]:
-        self.bad, self._image_records = [], []
+        self.bad, self._records, self._has_all_records = [], [], not self.options.moments_only
         title = f"{self.source.name}: {', '.join(self.encoders)}"
         with self.options.progress.task(title, self.num_rows) as task:
-            task.resume(sum(stop - start for start, stop in self._done()))
+            task.resume(sum(stop - start for start, stop in self.plan.skipped()))
             shared = SharedTask(task, self.group)
             for block in self._blocks(shared):
                 yield block
                 self.group.check_peers()
                 if self.num_rows is not None:  # stop as soon as too many are bad
                     self.source.check_bad(self.bad, self.num_rows, is_all=False)
-            parts = self.group.gather((self.bad, self._image_records), while_waiting=shared.advance)
-            shared.advance()
-        self.bad = sorted((image for bad, _ in parts for image in bad), key=lambda image: image.row)
-        self._image_records = [records for _, part in parts for records in part]
+            self._gather(shared)
         self.source.check_bad(self.bad, shared.done if self.num_rows is None else self.num_rows)
-        if self.group.rank == 0:
-            self._save_images()
+        run_on_rank0(self.group, self._save_images)
+
+    def _blocks(self, task: SharedTask) -> Iterator[FeatureBlock]:
+        """All blocks of this rank. Consecutive shards that must be computed share one pass of the decoder."""
+        for is_missing, run in self.plan.runs():
+            if is_missing:
+                yield from self._computed_blocks(run, task)
+                continue
+            for shard in run:
+                yield self._block(shard.start, shard.stop)
+                task.resume(shard.stop - shard.start)
+
+    def _computed_blocks(self, run: Iterator[ShardTask], task: SharedTask) -> Iterator[FeatureBlock]:
+        pipeline = Pipeline(
+            self.source,
+            self.encoders,
+            self.outputs,
+            batch_size=self.batch_size,
+            num_workers=self.options.num_workers,
+            group=self.group,
+            widths=self._known_widths(),
+        )
+        for shard in pipeline.shards(run, self.plan.shard_size, self.num_rows is not None, task.advance):
+            self._store(shard)
+            yield self._block(shard.start, shard.stop, shard)
+
+    def _known_widths(self) -> dict[tuple[str, str], tuple[int, ...]]:
+        """Shape of one row by (encoder, output), as far as the encoder or the cache states it."""
+        widths = {(name, e.spec.output): e.spec.dim for name, e in self.encoders.items() if e.spec.dim > 0}
+        for name, entry in self.entries.items():
+            if entry is not None:
+                widths |= {(name, output): width for output, width in entry.widths.items()}
+        return {key: (width,) for key, width in widths.items()}
+
+    def _store(self, shard: ComputedShard) -> None:
+        self.source.check_unchanged(shard.start, shard.stop)
+        for name, features in shard.features.items():
+            entry = self.entries[name]
+            if entry is not None and not self.options.moments_only:
+                ids = [self.source.ids[row] for row in shard.rows.tolist()]
+                failed = [(image.row, image.id, image.reason) for image in shard.bad]
+                entry.write_shard(shard.start, shard.stop, shard.rows, ids, features, failed, shard.records)
+
+    def _block(self, start: int, stop: int, computed: ComputedShard | None = None) -> FeatureBlock:
+        """The block of one shard: the features in `computed`, and those of the other encoders from the cache."""
+        features: dict[str, Mapping[str, np.ndarray]] = {}
+        rows, bad, records = np.empty(0, np.int64), list[BadImage](), None
+        if computed is not None:
+            features |= computed.features
+            rows, bad, records = computed.rows, computed.bad, computed.records
+        for name, entry in self.entries.items():
+            if name not in features and self.plan.is_wanted(name, (start, stop)):
+                assert entry is not None
+                shard = entry.read_shard(start, stop)
+                features[name], rows, bad = shard.features, shard.rows, [BadImage(*image) for image in shard.bad]
+                records = shard.images if records is None else records
+        if bad and self.source.options.on_bad == "fail":
+            raise InputError(f"{self.source.name}: {bad[0].id}: {bad[0].reason}; use --on-bad skip to leave it out.")
+        self.bad += bad
+        if records is None:
+            self._has_all_records = False
+        else:
+            self._records.append(records)
+        return FeatureBlock(start, stop, rows, features, bad)
+
+    def _gather(self, task: SharedTask) -> None:
+        """Give every rank the bad images and the records of all ranks, in row order."""
+        own = (self.bad, self._records, self._has_all_records)
+        parts = self.group.gather(own, while_waiting=task.advance)
+        task.advance()
+        self.bad = sorted((image for bad, _, _ in parts for image in bad), key=lambda image: image.row)
+        self._records = [records for _, part, _ in parts for records in part]
+        self._has_all_records = all(has_all for *_, has_all in parts)
+
+    # The records of the images
 
     @property
     def images(self) -> np.ndarray | None:
@@ -179,18 +245,33 @@ class Extraction:
 
         The records come from the last pass or from the cache. None if they are missing for some images.
         """
-        known = [part for part in self._image_records if part is not None]
-        if known and len(known) == len(self._image_records):
-            images = np.concatenate(known)
-            return images[np.argsort(images["row"], kind="stable")]
-        kept = (_derived.load_images(e.folder, e.digest) for e in self.entries.values() if e is not None)
-        return next((images for images in kept if images is not None), None) if self.is_complete else None
+        if self._records and self._has_all_records:
+            return self._known_records()
+        if not self.is_complete:
+            return None
+        kept = (derived.load_images(e.folder, e.digest) for e in self.entries.values() if e is not None)
+        return next((images for images in kept if images is not None), None)
+
+    def _known_records(self) -> np.ndarray | None:
+        """The records of all images that the last pass met, in row order."""
+        if not self._records:
+            return None
+        images = np.concatenate(self._records)
+        return images[np.argsort(images["row"], kind="stable")]
+
+    def _save_images(self) -> None:
+        images = self.images
+        for entry in self.entries.values():
+            if images is None or entry is None or entry.missing():
+                continue
+            if derived.load_images(entry.folder, entry.digest) is None:
+                derived.save_images(entry.folder, entry.digest, images)
 
     @property
     def preprocessing(self) -> Preprocessing | None:
         """How the images were read and resized, after a pass or from the cache; None if their sizes are not known."""
-        images = self.source.seen if self.images is None else self.images
-        return Preprocessing.of(images, self.source.policy["crop"])
+        images = self._known_records() if self.images is None else self.images
+        return None if images is None else Preprocessing.of(images, self.source.policy["crop"])
 
     def provenance(self, encoder: AbstractEncoder) -> dict[str, str | int | float]:
         """The encoder and how its images were read, as attributes for a file of features or moments."""
@@ -204,127 +285,10 @@ class Extraction:
             **({} if sized is None else sized.attributes()),
         }
 
-    def _save_images(self) -> None:
-        images = self.images
-        for entry in self.entries.values():
-            if images is None or entry is None or entry.missing():
-                continue
-            if _derived.load_images(entry.folder, entry.digest) is None:
-                _derived.save_images(entry.folder, entry.digest, images)
 
-    def _blocks(self, task: SharedTask) -> Iterator[FeatureBlock]:
-        """All blocks of this rank. Consecutive shards that must be computed share one pass of the decoder."""
-        if self.num_rows is None:  # a generator is not cached, and its length shows only at its end
-            endless = ((start, stop, tuple(self.entries)) for start, stop in self._shards())
-            yield from self._computed_blocks(endless, task)
-            return
-        numbered = enumerate((start, stop, self._missing(start, stop)) for start, stop in self._own_shards())
-        runs = itertools.groupby(numbered, key=lambda item: (bool(item[1][2]), item[1][0] - item[0] * self.shard_size))
-        for (is_missing, _), numbered_run in runs:
-            run = (shard for _, shard in numbered_run)
-            if is_missing:
-                yield from self._computed_blocks(run, task)
-            else:
-                for start, stop, _ in run:
-                    yield self._assemble(start, stop, {})
-                    task.resume(stop - start)
-
-    def _shards(self) -> Iterator[tuple[int, int]]:
-        total, size = self.num_rows, self.shard_size
-        if total is None:
-            yield from ((start, start + size) for start in itertools.count(0, size))
-        else:
-            yield from ((start, min(start + size, total)) for start in range(0, total, size))
-
-    def leave_out(self, name: str, spans: Collection[tuple[int, int]]) -> None:
-        """Skip these shards for the encoder `name`: its features are not computed, read, or put into the blocks."""
-        self._left_out[name] = set(spans)
-
-    def _done(self) -> set[tuple[int, int]]:
-        """Shards that every encoder skips."""
-        return set.intersection(*self._left_out.values())
-
-    def _own_shards(self) -> list[tuple[int, int]]:
-        """The shards of this rank: a contiguous part of those to compute, and a contiguous part of those to read.
-
-        Rank 0 decides which shards must be computed, because a rank sees the shards of the others with a delay.
-        """
-        needed = set(self._shards()) - self._done()
-        shards = sorted(needed)
-        if self.group.size == 1:
-            return shards
-        absent = {name: shards if entry is None else entry.missing() for name, entry in self.entries.items()}
-        wanted = [set(spans) - self._left_out[name] for name, spans in absent.items()]
-        missing = self.group.broadcast(sorted(set().union(*wanted) & needed))
-        listed = sorted(set(shards) - set(missing))
-        return part_of(self.group, missing) + part_of(self.group, listed)
-
-    def _missing(self, start: int, stop: int) -> tuple[str, ...]:
-        return tuple(
-            name
-            for name, entry in self.entries.items()
-            if (start, stop) not in self._left_out[name] and (entry is None or not entry.has(start, stop))
-        )
-
-    def _computed_blocks(self, run: Iterator[ShardTask], task: SharedTask) -> Iterator[FeatureBlock]:
-        pipeline = Pipeline(
-            self.source,
-            self.encoders,
-            self.outputs,
-            batch_size=self.batch_size,
-            num_workers=self.options.num_workers,
-            group=self.group,
-            widths=self._known_widths(),
-        )
-        for shard in pipeline.shards(run, self.shard_size, self.num_rows is not None, task.advance):
-            self._store(shard)
-            yield self._assemble(shard.start, shard.stop, shard.features, shard.rows, shard.bad)
-
-    def _known_widths(self) -> Mapping[tuple[str, str], tuple[int, ...]]:
-        """Shape of one row by (encoder, output), as far as the encoder or the cache states it."""
-        known = {(n, e.spec.output): (e.spec.dim,) for n, e in self.encoders.items() if e.spec.dim > 0}
-        stored = {
-            (n, output): (width,)
-            for n, e in self.entries.items()
-            if e is not None
-            for output, width in e.widths.items()
-        }
-        return known | stored
-
-    def _store(self, shard: ComputedShard) -> None:
-        self.source.check_unchanged(shard.start, shard.stop)
-        for name, features in shard.features.items():
-            entry = self.entries[name]
-            if entry is not None and not self.options.moments_only:
-                rows = np.array(shard.rows, dtype=np.int64)
-                ids = [self.source.ids[row] for row in shard.rows]
-                failed = [(image.row, image.id, image.reason) for image in shard.bad]
-                images = self.source.facts(shard.rows)
-                entry.write_shard(shard.start, shard.stop, rows, ids, features, failed, images)
-
-    def _assemble(
-        self,
-        start: int,
-        stop: int,
-        computed: Mapping[str, Mapping[str, np.ndarray]],
-        rows: Sequence[int] = (),
-        bad: Sequence[BadImage] = (),
-    ) -> FeatureBlock:
-        """The block of one shard, from the features in `computed` and, for the other encoders, from the cache."""
-        features = dict(computed)
-        good = np.array(rows, dtype=np.int64)
-        records = self.source.facts(rows) if computed else None
-        for name, entry in self.entries.items():
-            if name not in computed and (start, stop) not in self._left_out[name]:
-                assert entry is not None
-                shard = entry.read_shard(start, stop)
-                features[name], good, bad = shard.features, shard.rows, [BadImage(*image) for image in shard.bad]
-                records = shard.images if records is None else records
-        if bad and self.source.options.on_bad == "fail":
-            raise InputError(f"{self.source.name}: {bad[0].id}: {bad[0].reason}; use --on-bad skip to leave it out.")
-        self.bad += bad
-        self._image_records.append(None if self.options.moments_only else records)
-        return FeatureBlock(start, stop, good, features, bad)
+def stored_outputs(encoder: AbstractEncoder, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The outputs that a cache entry holds: those that the encoder always stores, and the wanted ones."""
+    return tuple(dict.fromkeys((*encoder.stored_outputs, *wanted)))
 
 
 def cache_key(source: ImageSource, encoder: AbstractEncoder, outputs: tuple[str, ...]) -> CacheKey:
@@ -337,8 +301,7 @@ def cached_rows(root: Path, source: ImageSource, encoder: AbstractEncoder, outpu
     """How many rows of these features the cache already holds. Creates no files."""
     if not (encoder.is_cacheable and source.is_repeatable):
         return 0
-    wanted = tuple(dict.fromkeys((*encoder.stored_outputs, *outputs)))
-    name = cache_key(source, encoder, wanted).directory
+    name = cache_key(source, encoder, stored_outputs(encoder, outputs)).directory
     return sum(entry.rows_done for entry in CacheStore(root).entries() if entry.name == name)
 
 
@@ -354,79 +317,3 @@ def _cache_attributes(source: ImageSource, encoder: AbstractEncoder) -> dict[str
         "fdr": __version__,
         "torch": str(torch.__version__),
     }
-
-
-class Features:
-    """The result of `fdr.extract`. Features are computed, or read from the cache, each time you iterate over it.
-
-    Iterating yields batches: float32 CPU tensors [n, D] of the encoder's main output or, for a list of encoders, dicts
-    from encoder name to such a tensor. `len()` is the number of batches. After a pass `bad` lists the images that were
-    left out.
-    """
-
-    def __init__(self, extraction: Extraction, is_many: bool) -> None:
-        self._extraction = extraction
-        self._is_many = is_many
-
-    @property
-    def num_images(self) -> int | None:
-        """Number of images in the source, bad ones included; None for a generator of unknown length."""
-        return self._extraction.num_rows
-
-    @property
-    def bad(self) -> list[BadImage]:
-        """Images that `on_bad="skip"` left out in the last pass."""
-        return self._extraction.bad
-
-    @property
-    def provenance(self) -> dict[str, str | int | float]:
-        """The encoder and how its images were read; `Moments.from_features` stores it with the moments.
-
-        It is complete after a pass, and empty for a list of encoders.
-        """
-        encoders = list(self._extraction.encoders.values())
-        return {} if self._is_many else self._extraction.provenance(encoders[0])
-
-    def __len__(self) -> int:
-        if self.num_images is None:
-            raise TypeError(f"{self._extraction.source.name} has no known length")
-        size = self._extraction.batch_size
-        return sum(-(-(stop - start) // size) for start, stop in self._extraction._shards())
-
-    def __iter__(self) -> Iterator[Any]:
-        import torch
-
-        mains = {name: encoder.spec.output for name, encoder in self._extraction.encoders.items()}
-        for block in self._extraction:
-            for at in range(block.start, block.stop, self._extraction.batch_size):
-                low, high = np.searchsorted(block.rows, (at, min(at + self._extraction.batch_size, block.stop)))
-                batch = {
-                    name: torch.from_numpy(np.ascontiguousarray(block.features[name][main][low:high]))
-                    for name, main in mains.items()
-                }
-                yield batch if self._is_many else next(iter(batch.values()))
-
-
-@named_arguments
-def extract(
-    images: Any,
-    encoder: str | AbstractEncoder | Any | Sequence[Any],
-    *,
-    cache: str | os.PathLike[str] | None = None,
-    batch_size: int | None = None,
-    num_workers: int | None = None,
-    image_options: ImageOptions | None = None,
-    progress: Progress | None = None,
-) -> Features:
-    """Extract the features of `images` with one encoder or a list of encoders, and store them in the folder `cache`.
-
-    `images` is anything `fdr.open_images` reads. An encoder is a name, an `AbstractEncoder`, or a callable from
-    images [B, 3, H, W] in [0, 1] to features [B, D]. Features are computed when you iterate over the result. Raises
-    `InputError` for images that cannot be read, before the pass where possible.
-    """
-    is_many = isinstance(encoder, list | tuple)
-    given = list(encoder) if isinstance(encoder, list | tuple) else [encoder]
-    shown = progress or SilentProgress()
-    encoders = [as_encoder(item, EncoderOptions(progress=shown)) for item in given]
-    options = ExtractionOptions(None if cache is None else as_path(cache, "the cache"), batch_size, num_workers, shown)
-    return Features(Extraction(open_images(images, image_options or ImageOptions()), encoders, None, options), is_many)

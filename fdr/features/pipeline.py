@@ -1,4 +1,9 @@
-"""Images -> forward batches -> features, shard by shard: decoding, uploads and the network at work side by side."""
+"""Images -> forward batches -> features, shard by shard, while decoding, uploads and the network run side by side.
+
+A thread decodes images, cuts them into forward batches, and prepares each batch for every encoder that needs it. The
+caller's thread runs the networks. On a GPU several batches are queued ahead, so that the GPU computes while the host
+stores and sums the features of earlier batches.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +13,15 @@ import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fdr.encoders import AbstractEncoder, AbstractRowEncoder
 from fdr.errors import FdrError, InputError, RunError
 from fdr.features.inputs import StagedBatch, stage
-from fdr.images import BadImage, ImageSource
+from fdr.features.shard_plan import ShardTask, Span
+from fdr.images import FACTS, BadImage, ImageSource
 from fdr.runtime import Group, described, is_out_of_memory, memory_for, out_of_memory, read_ahead
 
 if TYPE_CHECKING:
@@ -23,11 +29,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _WINDOWS_AHEAD = 2
+"""Forward batches that are prepared ahead; raising it takes memory and helps where the time of decoding varies."""
 _BATCHES_IN_FLIGHT = 4
 """Forward batches that a GPU has queued while the host stores and sums the features of earlier ones."""
-
-ShardTask = tuple[int, int, tuple[str, ...]]
-"""(start, stop, names of the encoders that need it)"""
 
 
 @dataclass(frozen=True)
@@ -36,27 +40,35 @@ class ComputedShard:
 
     start: int
     stop: int
-    rows: list[int]
-    """Rows that decoded, ascending."""
+    rows: np.ndarray
+    """int64 [n]: the rows that decoded, ascending."""
     bad: list[BadImage]
     features: Mapping[str, Mapping[str, np.ndarray]]
-    """By encoder and output: float32 [len(rows), D]."""
+    """By encoder and output: float32 [n, D]."""
+    records: np.ndarray
+    """One record of dtype `FACTS` for each row that decoded, [n]."""
+
+
+class _Decoded(NamedTuple):
+    row: int
+    image: Tensor
+    record: np.void
 
 
 @dataclass(frozen=True)
 class _Window:
-    """One forward batch before the network: what every encoder needs of it, bad images left out."""
+    """The images of one forward batch, prepared for every encoder that needs them."""
 
+    names: tuple[str, ...]
+    """The encoders that need this shard."""
     rows: list[int]
+    """The rows that decoded, ascending."""
+    records: np.ndarray
     bad: list[BadImage]
     inputs: dict[str, StagedBatch]
-
-
-@dataclass(frozen=True)
-class _ShardEnd:
-    start: int
-    stop: int
-    names: tuple[str, ...]
+    """By encoder; empty if no image decoded."""
+    ends: Span | None
+    """The shard that ends with this window; None if more of it follows."""
 
 
 @dataclass(frozen=True)
@@ -65,39 +77,47 @@ class _Flight:
 
     name: str
     features: dict[str, Tensor]
-    """On the host; filled when `landed` is reached."""
+    """On the host; complete when `landed` is reached."""
     landed: torch.cuda.Event | None
     rows: list[int]
 
 
-@dataclass(frozen=True)
-class _Launched:
-    """A window or shard end whose forward batches have been queued, in the order of the images."""
+class _GrowingShard:
+    """A shard while its forward batches arrive.
 
-    item: _Window | _ShardEnd
-    flights: list[_Flight]
-
-
-class _ShardRows:
-    """The features of a shard while it grows: one array per output, made with the first batch.
-
-    Kept by batches, small arrays would lie between the large temporaries of later forward passes, and the memory peak
-    would grow with every batch.
+    The features of an output lie in one array, which is allocated with the first batch. Kept by batches, small arrays
+    would lie between the large temporaries of later forward passes, and the memory peak would grow with every batch.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._arrays: dict[str, dict[str, np.ndarray]] = {}
+        self._records: list[np.ndarray] = []
+        self.rows: list[int] = []
+        self.bad: list[BadImage] = []
 
-    def put(self, name: str, start: int, features: Mapping[str, np.ndarray]) -> None:
+    def add_features(self, name: str, features: Mapping[str, np.ndarray]) -> None:
+        """Add the features of a window's images under one encoder, before `add_window`."""
         arrays = self._arrays.setdefault(name, {})
+        start = len(self.rows)
         for output, part in features.items():
             if output not in arrays:
                 arrays[output] = np.empty((self._size, *part.shape[1:]), part.dtype)
             arrays[output][start : start + len(part)] = part
 
-    def get(self, name: str, count: int) -> dict[str, np.ndarray]:
-        return {output: array[:count] for output, array in self._arrays[name].items()}
+    def add_window(self, window: _Window) -> None:
+        self.rows += window.rows
+        self.bad += window.bad
+        self._records.append(window.records)
+
+    def finish(self, span: Span, blank: Mapping[str, Mapping[str, np.ndarray]]) -> ComputedShard:
+        """The computed shard; `blank` holds the features of no image, for a shard without a good one."""
+        count = len(self.rows)
+        features = {
+            name: {output: array[:count] for output, array in arrays.items()} for name, arrays in self._arrays.items()
+        }
+        rows, records = np.array(self.rows, np.int64), np.concatenate(self._records)
+        return ComputedShard(*span, rows, self.bad, features or blank, records)
 
 
 class Pipeline:
@@ -130,76 +150,72 @@ class Pipeline:
     def shards(
         self, tasks: Iterator[ShardTask], shard_size: int, is_sized: bool, done: Callable[[int], None]
     ) -> Iterator[ComputedShard]:
-        """Compute consecutive shards of at most `shard_size` rows; of a source that is not sized, until it ends.
+        """Compute consecutive shards of at most `shard_size` rows; if the source is not sized, until it ends.
 
         `done` is called after every batch with its number of images.
         """
-        shard = _ShardRows(shard_size)
-        rows: list[int] = []
-        bad: list[BadImage] = []
-        for launched in self._launched(tasks, is_sized):
+        shard = _GrowingShard(shard_size)
+        for window, flights in self._launched(tasks, is_sized):
             self.group.check_peers()
-            item = launched.item
-            if isinstance(item, _Window):
-                for flight in launched.flights:
-                    shard.put(flight.name, len(rows), self._land(flight))
-                rows += item.rows
-                bad += item.bad
-                done(len(item.rows) + len(item.bad))
-            else:
-                computed = {name: shard.get(name, len(rows)) if rows else self._no_rows(name) for name in item.names}
-                yield ComputedShard(item.start, item.stop, rows, bad, computed)
-                shard, rows, bad = _ShardRows(shard_size), [], []
+            for flight in flights:
+                shard.add_features(flight.name, self._land(flight))
+            shard.add_window(window)
+            done(len(window.rows) + len(window.bad))
+            if window.ends is not None:
+                blank = {} if shard.rows else {name: self._no_rows(name) for name in window.names}
+                yield shard.finish(window.ends, blank)
+                shard = _GrowingShard(shard_size)
 
-    def _launched(self, tasks: Iterator[ShardTask], is_sized: bool) -> Iterator[_Launched]:
-        """Windows and shard ends, each some batches after it was queued: a GPU works on while the last is stored."""
+    def _launched(self, tasks: Iterator[ShardTask], is_sized: bool) -> Iterator[tuple[_Window, list[_Flight]]]:
+        """Each window with its forward batches, some windows after they were queued on a GPU."""
         ahead = 0 if self._is_on_cpu else _BATCHES_IN_FLIGHT
-        queue: deque[_Launched] = deque()
-        for item in read_ahead(self._prepared(tasks, is_sized), _WINDOWS_AHEAD):
-            inputs = item.inputs if isinstance(item, _Window) else {}
-            rows = item.rows if isinstance(item, _Window) else []
-            queue.append(_Launched(item, [self._launch(name, batch, rows) for name, batch in inputs.items()]))
+        queue: deque[tuple[_Window, list[_Flight]]] = deque()
+        for window in read_ahead(self._prepared(tasks, is_sized), _WINDOWS_AHEAD):
+            flights = [self._launch(name, batch, window.rows) for name, batch in window.inputs.items()]
+            queue.append((window, flights))
             while len(queue) > ahead:
                 yield queue.popleft()
         yield from queue
 
-    def _prepared(self, tasks: Iterator[ShardTask], is_sized: bool) -> Iterator[_Window | _ShardEnd]:
+    # The thread that prepares forward batches
+
+    def _prepared(self, tasks: Iterator[ShardTask], is_sized: bool) -> Iterator[_Window]:
         with memory_for(f"reading the images of {self.source.name}", "lower --batch-size or --num-workers"):
             yield from self._windows(tasks, is_sized)
 
-    def _windows(self, tasks: Iterator[ShardTask], is_sized: bool) -> Iterator[_Window | _ShardEnd]:
-        """Runs in the prefetch thread: decode, cut into forward batches at shard boundaries, preprocess."""
+    def _windows(self, tasks: Iterator[ShardTask], is_sized: bool) -> Iterator[_Window]:
+        """The forward batches of consecutive shards: no batch holds images of two shards."""
         shards = list(tasks) if is_sized else tasks
-        stream: Iterator[tuple[int, Tensor | BadImage]] | None = None
+        last = shards[-1].stop if isinstance(shards, list) else None
+        images: Iterator[_Decoded | BadImage] | None = None
         for start, stop, names in shards:
-            if stream is None:
-                last = shards[-1][1] if isinstance(shards, list) else None
-                stream = self._stream(start, last)
-            seen = 0
+            images = images or self._images(start, last)
             for at in range(start, stop, self.batch_size):
-                items = list(itertools.islice(stream, min(self.batch_size, stop - at)))
-                seen += len(items)
-                if items:
-                    yield self._window(items, names)
-            if seen:
-                yield _ShardEnd(start, start + seen, names)
-            if seen < stop - start:
-                if is_sized:
-                    raise RunError(f"{self.source.name} ended after {start + seen} of {len(self.source)} images.")
-                return
+                wanted = min(self.batch_size, stop - at)
+                items = list(itertools.islice(images, wanted))
+                end, is_over = at + len(items), len(items) < wanted
+                if is_over and is_sized:
+                    raise RunError(f"{self.source.name} ended after {end} of {len(self.source)} images.")
+                if end > start:
+                    yield self._window(items, names, (start, end) if is_over or end == stop else None)
+                if is_over:
+                    return
 
-    def _stream(self, start: int, stop: int | None) -> Iterator[tuple[int, Tensor | BadImage]]:
+    def _images(self, start: int, stop: int | None) -> Iterator[_Decoded | BadImage]:
+        """The images of rows start..stop, decoded or bad, in row order."""
         for batch in self.source.batches(self.batch_size, self.num_workers, start, stop):
-            merged: list[tuple[int, Any]] = [*zip(batch.rows, batch.images, strict=True)]
-            merged += [(image.row, image) for image in batch.bad]
-            yield from sorted(merged, key=lambda item: item[0])
+            items: list[_Decoded | BadImage] = [*map(_Decoded, batch.rows, batch.images, batch.records), *batch.bad]
+            yield from sorted(items, key=lambda item: item.row)
 
-    def _window(self, items: Sequence[tuple[int, Tensor | BadImage]], names: tuple[str, ...]) -> _Window:
-        bad = [item for _, item in items if isinstance(item, BadImage)]
-        good = [(row, item) for row, item in items if not isinstance(item, BadImage)]
-        images = [image for _, image in good]
+    def _window(self, items: Sequence[_Decoded | BadImage], names: tuple[str, ...], ends: Span | None) -> _Window:
+        good = [item for item in items if isinstance(item, _Decoded)]
+        bad = [item for item in items if isinstance(item, BadImage)]
+        images = [item.image for item in good]
         inputs = {name: stage(self.encoders[name], images) for name in names} if images else {}
-        return _Window([row for row, _ in good], bad, inputs)
+        records = np.array([item.record for item in good], FACTS)
+        return _Window(names, [item.row for item in good], records, bad, inputs, ends)
+
+    # The network
 
     def _launch(self, name: str, batch: StagedBatch, rows: list[int]) -> _Flight:
         """Queue the forward pass and the way back of its features; on a CPU, do both."""

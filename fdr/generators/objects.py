@@ -18,6 +18,7 @@ from fdr.generators.base import OUTSIDE_SHARE, OVERSHOOT, Generator, GeneratorSp
 from fdr.generators.labels import Labels, check_labels, labels_of, network_seed
 from fdr.generators.source import DEFAULT_COUNT, GeneratorSource, check_counts
 from fdr.images import ImageOptions, ImageSource, MadeSource, RowIds
+from fdr.runtime import Group, Progress
 
 ACCEPTED = (
     "a Generator (fdr.load_generator), an nn.Module or function of noise [B, *noise_shape] (and labels [B]) that "
@@ -153,7 +154,7 @@ class PipelineSource(MadeSource):
                 made = self._pipeline(generator=draws[0], **arguments)
         return _pictures(made, len(rows), f"{self.name}, in {where},")
 
-    def _content_digest(self) -> str | None:
+    def _content_digest(self, group: Group, progress: Progress) -> str | None:
         return None
 
 

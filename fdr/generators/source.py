@@ -14,6 +14,7 @@ from fdr.errors import InputError
 from fdr.generators.base import Generator
 from fdr.generators.labels import SAMPLING_VERSION, Labels, check_labels, labels_of, network_seed, noise_of
 from fdr.images import ImageOptions, MadeSource, RowIds
+from fdr.runtime import Group, Progress
 
 DEFAULT_COUNT = 50_000
 
@@ -92,7 +93,7 @@ class GeneratorSource(MadeSource):
             images = self.generator.run(noise, classes, f"samples {start} to {stop - 1}")
             return images.clamp(0, 1).cpu().numpy()
 
-    def _content_digest(self) -> str | None:
+    def _content_digest(self, group: Group, progress: Progress) -> str | None:
         if self._code is None:
             return None
         facts = {"code": self._code, "seed": self.seed, "labels": self.label_policy, "count": len(self)}

@@ -17,6 +17,7 @@ from fdr.ifid.interpolation import Draws, interpolate
 from fdr.ifid.latents import LatentReader, Latents
 from fdr.ifid.options import IfidOptions
 from fdr.images import ImageOptions, MadeSource, Selected
+from fdr.runtime import Group, Progress
 
 Take = Callable[[int, int], Tensor]
 """A function (start, stop) -> latents [stop - start, *latent_shape] to decode, by position among readable images."""
@@ -89,7 +90,7 @@ class DecodedSource(MadeSource):
     def _made(self, start: int, stop: int) -> np.ndarray:
         return self.decoded(start, stop).numpy()
 
-    def _content_digest(self) -> str | None:
+    def _content_digest(self, group: Group, progress: Progress) -> str | None:
         if not self.autoencoder.is_cacheable:
             return None
         return hashlib.sha256(json.dumps(self._facts_of_latents, sort_keys=True).encode()).hexdigest()

@@ -180,8 +180,6 @@ class InterpolatedFid:
         If `picture` is given, a sheet of originals, reconstructions, neighbours and interpolants is written there.
         """
         with propagate_failures(self.group), ExitStack() as stack:
-            for source in filter(None, (self.images, self.neighbours)):
-                source.divide_among(self.group, self.extraction_options.progress)
             folder = self._folder(stack)
             with collected_warnings() as texts:
                 for doubt in self.options.doubts():

@@ -3,6 +3,7 @@ from .base import BadImage as BadImage
 from .base import ImageBatch as ImageBatch
 from .base import ImageOptions as ImageOptions
 from .base import ImageSource as ImageSource
+from .facts import FACTS as FACTS
 from .facts import FORMATS as FORMATS
 from .facts import Preprocessing as Preprocessing
 from .facts import as_facts as as_facts

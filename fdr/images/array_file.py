@@ -25,6 +25,7 @@ from fdr.images.files import Place
 from fdr.images.ids import JoinedIds, RowIds
 from fdr.images.labels import Labels, array_labels, may_be_labels
 from fdr.images.values import array_picture
+from fdr.runtime import Group, Progress
 
 PREFERRED = ("arr_0", "images", "image", "samples", "data", "x")
 LABEL_KEYS = ("arr_1", "labels", "label", "y")
@@ -286,8 +287,8 @@ class ArraySource(ImageSource):
     def _files(self, start: int = 0, stop: int | None = None) -> Sequence[Path]:
         return [part.path for part in self._parts]
 
-    def _content_digest(self) -> str:
-        content = container_digest(self._files(), self.rows, self.group, self.progress)
+    def _content_digest(self, group: Group, progress: Progress) -> str:
+        content = container_digest(self._files(), self.rows, group, progress)
         return content if self._choice is None else hashlib.sha256(f"{content} {self._choice}".encode()).hexdigest()
 
 

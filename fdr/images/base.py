@@ -6,7 +6,6 @@ import hashlib
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 from fdr.errors import FdrWarning, InputError, RunError, as_utf8, unknown
 from fdr.images.decode import ALPHA, MAX_PIXELS, Picture, UnreadableImage, WrongValues, quiet_pillow
 from fdr.images.digests import container_digest, file_stamp
-from fdr.images.facts import FACTS, FORMATS, facts_of
+from fdr.images.facts import FACTS, facts_of
 from fdr.images.files import left_out_text, lost_images
 from fdr.images.ids import EndlessIds, Selected
 from fdr.images.labels import Labels
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
 PIXELS_VERSION = 1  # raised whenever a release changes the pixels of an unchanged source and options
 MAX_WORKERS = 16
+_SILENT = SilentProgress()
 
 Loader = Callable[[], Picture]
 """Reads and decodes one image, in any thread; raises `UnreadableImage` for a bad one."""
@@ -95,6 +95,17 @@ class ImageBatch:
     images: list[Tensor]
     """One per row: uint8 [3, H, W] RGB, or float32 in [0, 1] for float input with quantize="none"; H W C strides."""
     bad: list[BadImage]
+    records: np.ndarray
+    """One record of dtype `FACTS` per row."""
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What was found when the content of a source was read."""
+
+    digest: str | None
+    stamps: Mapping[str | Path, list[int] | None]
+    """The identity of each file just before it was read."""
 
 
 class _Ready(NamedTuple):
@@ -103,7 +114,8 @@ class _Ready(NamedTuple):
 
 
 class ImageSource(ABC):
-    """An ordered selection of images. Subclasses set `kind` and give `_loaders` and `_content_digest`.
+    """An ordered selection of images, which never changes. Subclasses set `kind` and give `_loaders` and
+    `_content_digest`.
 
     `rows` are the positions of the selected images in the whole, ascending; None when the length is unknown.
     """
@@ -113,9 +125,6 @@ class ImageSource(ABC):
     """The one file that holds all images, for an array file."""
     is_repeatable: bool = True
     """False when the images can be read once only."""
-    group: Group = SOLO
-    """The ranks that compute `digest` together; set by `divide_among`."""
-    progress: Progress = SilentProgress()
 
     def __init__(
         self,
@@ -138,10 +147,7 @@ class ImageSource(ABC):
         self._check_left_out(0 if self.rows is None else len(ids))
         self.warnings: list[str] = []
         """The warnings given when the source was opened."""
-        self._digest: str | None = None
-        self._is_digested = False
-        self._stamps: dict[str | Path, list[int] | None] = {}
-        self._facts = np.zeros(0 if self.rows is None else len(self.rows), FACTS)
+        self._content: _Content | None = None
 
     def _check_left_out(self, total: int) -> None:
         """Warn of what is not measured; raise `InputError` when that is more of the images than `max_bad`."""
@@ -163,9 +169,9 @@ class ImageSource(ABC):
         """The files that rows start..stop come from; none for images in memory."""
         return ()
 
-    def _content_digest(self) -> str | None:
+    def _content_digest(self, group: Group, progress: Progress) -> str | None:
         """A hash of the bytes behind the selected pixels, or None for a source that can be read only once."""
-        return container_digest(self._files(), self.rows, self.group, self.progress)
+        return container_digest(self._files(), self.rows, group, progress)
 
     def __len__(self) -> int:
         """Number of selected images; `TypeError` for an iterable of unknown length."""
@@ -177,28 +183,29 @@ class ImageSource(ABC):
         length = "" if self.rows is None else f", {len(self.rows)} images"
         return f"<{type(self).__name__} {self.name!r}{length}>"
 
-    def divide_among(self, group: Group, progress: Progress | None = None) -> None:
-        """Let the ranks of `group` find `digest` together, and show how far the reading of large files is; called on
-        every rank, before any asks for it."""
-        self.group, self.progress = group, progress or self.progress
-        if group.size > 1:
-            _ = self.digest
-
     @property
     def digest(self) -> str | None:
         """sha256 over the content of the selection and the policy; None for an iterable. Found on first use."""
-        if not self._is_digested:
-            self._digest, self._is_digested = self._find_digest(), True
-        return self._digest
+        return self.find_digest()
 
-    def _find_digest(self) -> str | None:
-        self._stamps = {path: file_stamp(path) for path in self._files()}
+    def find_digest(self, group: Group = SOLO, progress: Progress = _SILENT) -> str | None:
+        """Find `digest`, each rank of `group` hashing a part of the files; all ranks make this call together.
+
+        `progress` shows how far the reading of large files is.
+        """
+        is_found_everywhere = all(group.gather(self._content is not None))
+        if self._content is None or not is_found_everywhere:
+            self._content = self._read_content(group, progress)
+        return self._content.digest
+
+    def _read_content(self, group: Group, progress: Progress) -> _Content:
+        stamps = {path: file_stamp(path) for path in self._files()}
         with quiet_pillow(self.options.max_pixels):
-            content = self._content_digest()
+            content = self._content_digest(group, progress)
         if content is None:
-            return None
+            return _Content(None, stamps)
         facts = {"pixels": PIXELS_VERSION, "content": content, "max_pixels": self.options.max_pixels, **self.policy}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return _Content(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(), stamps)
 
     @property
     def made_by(self) -> Mapping[str, Any] | None:
@@ -207,8 +214,9 @@ class ImageSource(ABC):
 
     def check_unchanged(self, start: int, stop: int) -> None:
         """Raise `RunError` when a file behind rows start..stop has changed since `digest` was computed."""
-        for path in self._files(start, stop) if self._stamps else ():
-            if file_stamp(path) != self._stamps[path]:
+        stamps = {} if self._content is None else self._content.stamps
+        for path in self._files(start, stop) if stamps else ():
+            if file_stamp(path) != stamps[path]:
                 raise RunError(
                     f"{path} changed while {self.name} was being read; run the same command again when nothing writes "
                     "there any more."
@@ -227,20 +235,6 @@ class ImageSource(ABC):
 
             policy["pillow"] = PIL.__version__
         return policy
-
-    @property
-    def formats(self) -> Mapping[str, int]:
-        """How many of the images read so far were "jpeg", "png", ..., by their first bytes, or "array"."""
-        return {FORMATS[code]: many for code, many in sorted(Counter(self._facts["format"].tolist()).items()) if code}
-
-    @property
-    def seen(self) -> np.ndarray:
-        """Records of dtype `FACTS` of the images that have been read so far in this process, in row order."""
-        return self._facts[self._facts["format"] > 0]
-
-    def facts(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Records of dtype `FACTS` for `rows`, which have been read and have decoded."""
-        return self._facts[np.asarray(rows, dtype=np.int64)]
 
     def batches(
         self, batch_size: int, num_workers: int | None = None, start: int = 0, stop: int | None = None
@@ -308,12 +302,15 @@ class ImageSource(ABC):
         return np.array(crop(image))
 
     def _collect(self, row: int, results: Sequence[_Ready | UnreadableImage]) -> ImageBatch:
-        batch = ImageBatch([], [], [])
+        rows: list[int] = []
+        images: list[Tensor] = []
+        records: list[tuple] = []
+        bad: list[BadImage] = []
         for offset, result in enumerate(results):
             if isinstance(result, _Ready):
-                batch.rows.append(row + offset)
-                batch.images.append(result.image)
-                self._note(row + offset, result.facts)
+                rows.append(row + offset)
+                images.append(result.image)
+                records.append((row + offset, *result.facts))
                 continue
             name, reason = self.ids[row + offset], str(result)
             if self.options.on_bad == "fail":
@@ -321,13 +318,8 @@ class ImageSource(ABC):
                     f"{self.name}: {name} cannot be used: {reason}. Replace or remove it, or skip bad images with "
                     "--on-bad skip."
                 ) from result
-            batch.bad.append(BadImage(row + offset, name, reason))
-        return batch
-
-    def _note(self, row: int, facts: tuple) -> None:
-        if row >= len(self._facts):  # a generator of unknown length
-            self._facts = np.concatenate([self._facts, np.zeros(max(1024, len(self._facts)), FACTS)])
-        self._facts[row] = (row, *facts)
+            bad.append(BadImage(row + offset, name, reason))
+        return ImageBatch(rows, images, bad, np.array(records, FACTS))
 
     def check_bad(self, bad: Sequence[BadImage], num_rows: int, is_all: bool = True) -> None:
         """Raise `RunError` when `bad`, all bad images or those found so far, is more than the share `max_bad` of

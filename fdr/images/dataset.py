@@ -17,6 +17,7 @@ from fdr.images.decode import Picture, UnreadableImage
 from fdr.images.ids import RowIds
 from fdr.images.labels import Labels, array_labels, may_be_labels
 from fdr.images.values import image_of, picture_of
+from fdr.runtime import Group, Progress
 
 
 def open_dataset(value: Any, options: ImageOptions) -> DatasetSource:
@@ -45,7 +46,7 @@ class DatasetSource(ImageSource):
             image = image_of(self._value[row])
             yield functools.partial(picture_of, image, self.options, f"{self.name}: item[{row}]")
 
-    def _content_digest(self) -> str:
+    def _content_digest(self, group: Group, progress: Progress) -> str:
         """One pass over all items: their pixels are the only thing that identifies them."""
         content = hashlib.sha256()
         for load in self._loaders(0, None):

@@ -13,7 +13,7 @@ from fdr.images.base import ImageOptions, ImageSource, Loader
 from fdr.images.digests import file_digests
 from fdr.images.files import Place, decode_file, no_images, numbered_shards, sorted_out
 from fdr.images.labels import MAX_JSON_BYTES, Labels, labels_of_files
-from fdr.runtime import as_path
+from fdr.runtime import Group, Progress, as_path
 
 
 def open_folder(place: Place, options: ImageOptions) -> ImageSource:
@@ -86,8 +86,8 @@ class FolderSource(ImageSource):
         root = os.fspath(self._root)  # strings, since 50,000 Path objects take a second
         return [os.path.join(root, name) for name in self.ids[start:stop]]
 
-    def _content_digest(self) -> str:
-        digests = file_digests(self._files(), os.path.abspath(self._root), self.group, self.progress)
+    def _content_digest(self, group: Group, progress: Progress) -> str:
+        digests = file_digests(self._files(), os.path.abspath(self._root), group, progress)
         content = hashlib.sha256()
         for name, digest in zip(self.ids, digests, strict=True):
             content.update(os.fsencode(name) + b"\0" + digest.encode() + b"\n")

@@ -21,7 +21,7 @@ from fdr.images.ids import RowIds
 from fdr.images.labels import Labels, array_labels
 from fdr.images.parquet import LABELS
 from fdr.images.values import KEYS, picture_of
-from fdr.runtime import is_offline
+from fdr.runtime import Group, Progress, is_offline
 
 _BLOCK = 32  # rows taken from the dataset at once
 
@@ -102,7 +102,7 @@ class HfSource(ImageSource):
         while block := list(islice(left, _BLOCK)):
             yield from zip(block, self._value[block][self._column], strict=True)
 
-    def _content_digest(self) -> str:
+    def _content_digest(self, group: Group, progress: Progress) -> str:
         """One pass over the encoded images."""
         assert self.rows is not None
         content = hashlib.sha256()

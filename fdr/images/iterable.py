@@ -11,6 +11,7 @@ from fdr.errors import InputError
 from fdr.images.base import ImageOptions, ImageSource, Loader
 from fdr.images.ids import EndlessIds, RowIds
 from fdr.images.values import image_of, is_array, picture_of
+from fdr.runtime import Group, Progress
 
 
 def open_iterable(value: Iterable[Any], options: ImageOptions) -> IterableSource:
@@ -48,7 +49,7 @@ class IterableSource(ImageSource):
         for item in self._value:
             yield from _unbatched(image_of(item))
 
-    def _content_digest(self) -> None:
+    def _content_digest(self, group: Group, progress: Progress) -> None:
         return None
 
 

@@ -35,7 +35,7 @@ from fdr.images.files import (
     sorted_out,
 )
 from fdr.images.labels import DATASET_JSON, MAX_JSON_BYTES, Labels, labels_of_files
-from fdr.runtime import DAMAGE, read_ahead
+from fdr.runtime import DAMAGE, Group, Progress, read_ahead
 
 _COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 """First bytes of a compressed file -> the function that decompresses all its streams, one after the other."""
@@ -149,8 +149,8 @@ class TarSource(ImageSource):
     def _files(self, start: int = 0, stop: int | None = None) -> Sequence[Path]:
         return self._shards
 
-    def _content_digest(self) -> str:
-        return archive_digest(self._shards, self.rows, self.ids, self.group, self.progress)
+    def _content_digest(self, group: Group, progress: Progress) -> str:
+        return archive_digest(self._shards, self.rows, self.ids, group, progress)
 
 
 def _raise(error: Exception) -> Picture:

@@ -14,6 +14,7 @@ from fdr.images.base import ImageOptions, ImageSource, Loader
 from fdr.images.decode import Picture
 from fdr.images.ids import RowIds
 from fdr.images.values import CHANNELS, array_picture, is_tensor, to_numpy
+from fdr.runtime import Group, Progress
 
 
 def open_tensor(value: Any, options: ImageOptions) -> TensorSource:
@@ -44,7 +45,7 @@ class TensorSource(ImageSource):
     def _load(self, row: int) -> Picture:
         return array_picture(to_numpy(self._value[row]), self._axis, self.options, f"{self.name}[{row}]")
 
-    def _content_digest(self) -> str:
+    def _content_digest(self, group: Group, progress: Progress) -> str:
         assert self.rows is not None
         content = hashlib.sha256(f"{self._axis} {self._value.dtype} {list(self._value.shape[1:])}".encode())
         for row in self.rows:

@@ -15,7 +15,7 @@ from fdr.images.decode import Picture, UnreadableImage, decode
 from fdr.images.digests import archive_digest
 from fdr.images.files import DEAD_LINKS, REPEATED, Place, check_file_bytes, follow_links, no_images, sorted_out
 from fdr.images.labels import MAX_JSON_BYTES, Labels, labels_of_files
-from fdr.runtime import DAMAGE
+from fdr.runtime import DAMAGE, Group, Progress
 
 _MAX_LINK_BYTES = 4096
 
@@ -66,8 +66,8 @@ class ZipSource(ImageSource):
             raise UnreadableImage(f"its entry in the archive is damaged ({error})") from error
         return decode(data, self.options.alpha, self.options.max_pixels)
 
-    def _content_digest(self) -> str:
-        return archive_digest([self._path], self.rows, self.ids, self.group, self.progress)
+    def _content_digest(self, group: Group, progress: Progress) -> str:
+        return archive_digest([self._path], self.rows, self.ids, group, progress)
 
     def _files(self, start: int = 0, stop: int | None = None) -> Sequence[Path]:
         return [self._path]

@@ -9,7 +9,7 @@ import pytest
 from image_worlds import encoded, photo, png_16, read_all, write_files
 from PIL import Image
 
-from fdr.images import ImageOptions, open_images
+from fdr.images import FORMATS, ImageOptions, open_images
 from fdr.images import decode as decode_module
 from fdr.images.decode import UnreadableImage, decode, quiet_pillow, scale_16_bit, sniff
 
@@ -166,10 +166,8 @@ def test_first_frame_of_an_animation():
 def test_format_is_known_by_content_and_not_by_name(tmp_path):
     write_files(tmp_path, {"a.png": encoded(photo(0), "JPEG"), "b.jpg": encoded(photo(1)), "c.png": encoded(photo(2))})
     source = open_images(tmp_path)
-    assert source.formats == {}
-    read_all(source)
-    read_all(source)
-    assert source.formats == {"jpeg": 1, "png": 2}
+    (batch,) = source.batches(8)
+    assert [FORMATS[code] for code in batch.records["format"]] == ["jpeg", "png", "png"]
 
 
 @pytest.mark.parametrize(
