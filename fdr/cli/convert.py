@@ -11,8 +11,7 @@ from fdr.cli import _options
 from fdr.cli._outputs import Output
 from fdr.cli._render import dump, progress_for, write_text
 from fdr.errors import FdrWarning
-
-FORMATS = ("npz", "h5", "adm", "fdloss", "clean-fid", "edm2", "torch-fidelity", "dgm-eval", "clean-fid-kid", "npy")
+from fdr.references import LAYOUTS
 
 
 @click.command(
@@ -26,9 +25,9 @@ FORMATS = ("npz", "h5", "adm", "fdloss", "clean-fid", "edm2", "torch-fidelity", 
 @click.argument("target", metavar="OUT", type=Output("new"))
 @click.option(
     "--to",
-    type=click.Choice(FORMATS),
+    type=click.Choice(LAYOUTS),
     metavar="FORMAT",
-    help=f"Layout to write: {', '.join(FORMATS)}.  [default: by the suffix of OUT]",
+    help=f"Layout to write: {', '.join(LAYOUTS)}.  [default: by the suffix of OUT]",
 )
 @click.option(
     "--entry", metavar="NAME", help="Which moments to take from a file that holds several, such as fid or mu_s."

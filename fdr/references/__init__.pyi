@@ -10,12 +10,13 @@ from .find import open_samples as open_samples
 from .find import reference_for as reference_for
 from .find import registered_reference as registered_reference
 from .find import warn_if_same_images as warn_if_same_images
-from .formats import open_statistics as open_statistics
 from .formats.checks import check_moments as check_moments
 from .formats.checks import numerical_rank as numerical_rank
 from .formats.convert import ConvertOptions as ConvertOptions
 from .formats.convert import convert as convert
-from .formats.registry import check_target as check_target
+from .formats.recognise import check_target as check_target
+from .formats.recognise import open_statistics as open_statistics
+from .formats.registry import LAYOUTS as LAYOUTS
 from .index import INDEX_NAME as INDEX_NAME
 from .index import INDEX_SCHEMA as INDEX_SCHEMA
 from .index import indexed_file as indexed_file

@@ -17,8 +17,8 @@ from fdr.encoders import EncoderSpec
 from fdr.errors import FdrWarning, InputError, unknown
 from fdr.frechet import Moments, ValidationFD
 from fdr.images import ImageOptions, ImageSource, names_files, open_images
-from fdr.references.formats import is_statistics_file, open_statistics
 from fdr.references.formats.checks import check_moments
+from fdr.references.formats.recognise import is_statistics_file, open_statistics
 from fdr.references.index import INDEX_NAME, indexed_file, read_index, reference_folder
 from fdr.references.manifest import RegistryEncoder, RegistryEntry, known_as, reference_stats_dir, registry
 from fdr.runtime import Progress, SilentProgress, as_path, file_digest, missing_path, named_arguments, near_names

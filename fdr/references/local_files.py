@@ -11,8 +11,8 @@ from fdr import weights
 from fdr.encoders import parse_encoders
 from fdr.errors import InputError, unknown
 from fdr.references.find import published_file
-from fdr.references.formats import open_statistics
 from fdr.references.formats.checks import check_moments
+from fdr.references.formats.recognise import open_statistics
 from fdr.references.manifest import RegistryEncoder, RegistryEntry, reference_stats_dir, registry
 from fdr.runtime import atomic_path, check_writable, file_digest
 from fdr.weights import WeightOptions

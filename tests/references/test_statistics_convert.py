@@ -11,19 +11,20 @@ import pytest
 from statistics_worlds import COUNT, DIM, SPATIAL, WRITERS, features, named, pair, write
 
 from fdr.cli import run
-from fdr.cli.convert import FORMATS
 from fdr.errors import InputError
 from fdr.frechet import Moments
-from fdr.references import ConvertOptions, convert, open_statistics
-from fdr.references.formats.writers import BY_SUFFIX
-from fdr.references.formats.writers import WRITERS as TARGETS
+from fdr.references import LAYOUTS, ConvertOptions, convert, open_statistics
+from fdr.references.formats.recognise import writers
 
+TARGETS = writers()
 MOMENT_FORMATS = [name for name, writer in TARGETS.items() if not writer.needs_rows]
 ENTRY = {"edm2": "fid", "bundle": "guided_diffusion_stats"}
 
 
 def test_the_command_offers_what_can_be_written() -> None:
-    assert set(FORMATS) == set(TARGETS) and set(BY_SUFFIX.values()) <= set(FORMATS)
+    assert tuple(TARGETS) == LAYOUTS == tuple(dict.fromkeys(LAYOUTS))
+    suffixes = [suffix for writer in TARGETS.values() for suffix in writer.suffixes]
+    assert len(suffixes) == len(set(suffixes))
 
 
 @pytest.mark.parametrize("to", MOMENT_FORMATS)
@@ -167,7 +168,7 @@ def test_nothing_is_half_written_and_a_file_is_not_its_own_target(tmp_path: Path
     source = write("pytorch-fid", tmp_path)
     with pytest.raises(InputError, match="onto itself"):
         convert(source, source)
-    with pytest.raises(InputError, match=r"Cannot tell the format of .*say --to npz, h5"):
+    with pytest.raises(InputError, match=r"Cannot tell the format of .*say --to npz, adm"):
         convert(source, tmp_path / "o.xyz")
     with pytest.raises(InputError, match="has only moments; they cannot be turned back"):
         convert(source, tmp_path / "o.npz", ConvertOptions(to="dgm-eval"))

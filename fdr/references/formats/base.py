@@ -1,17 +1,17 @@
-"""The base class of all statistics formats, and `Entry`, one set of moments or features in a file."""
+"""What all formats of statistics share: an open file with its entries, how a format is declared, what is written."""
 
 from __future__ import annotations
 
 import fnmatch
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fdr import frechet
 from fdr.errors import InputError, unknown
 from fdr.frechet import Moments
 from fdr.runtime import Progress, SilentProgress
@@ -47,37 +47,44 @@ class Entry:
         return f"{self.name} ({', '.join(parts)})"
 
 
-class StatisticsFile(ABC):
-    """An open statistics file. Its entries are known; matrices are read on demand if the format allows it."""
+@dataclass
+class StatisticsFile:
+    """An open statistics file: its entries are known, and matrices are read on demand if the format allows it."""
 
+    path: Path
     format: str
     """"npz", "adm", "edm2", ...: see docs/references.md."""
-    path: Path
-    entries: tuple[Entry, ...]
-    progress: Progress = SilentProgress()
+    readers: Mapping[Entry, Callable[[], Any]]
+    """How to read each entry: a function that returns `Moments`, or yields features in blocks [n, D]."""
+    images: str | None = None
+    """The member of the archive that holds the images themselves, if there is one."""
+    progress: Progress = field(default_factory=SilentProgress)
     """Reports how many rows of features have been read."""
 
-    @abstractmethod
-    def _load(self, entry: Entry) -> Moments:
-        """The moments of `entry`."""
-
-    def rows(self, entry: Entry) -> Iterator[np.ndarray]:
-        """The features of an entry of kind "features", in blocks [n, D]."""
-        raise InputError(f"{str(self.path)!r} holds moments under {entry.name!r}, no features.")
-
-    def shown_rows(self, entry: Entry) -> Iterator[np.ndarray]:
-        """Like `rows`, and reports to `progress`."""
-        with self.progress.task(f"{self.path.name}: {entry.name}", entry.count, "rows") as task:
-            for block in self.rows(entry):
-                yield block
-                task.advance(len(block))
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The sets of moments and features in the file, the main one first."""
+        return tuple(self.readers)
 
     def load(self, entry: Entry | str) -> Moments:
-        """The moments of one entry, computed by blocks where it holds features.
+        """The moments of one entry, computed by blocks if the entry holds features.
 
         Raises `InputError` for an unknown entry and for arrays that are not moments.
         """
-        return self._load(self.entry(entry) if isinstance(entry, str) else entry)
+        entry = self.entry(entry) if isinstance(entry, str) else entry
+        if entry.kind == "features":
+            return Moments.from_features(self.rows(entry))
+        moments: Moments = self.readers[entry]()
+        return moments
+
+    def rows(self, entry: Entry) -> Iterator[np.ndarray]:
+        """The features of an entry of kind "features", in blocks [n, D]; `progress` shows how far it is."""
+        if entry.kind != "features":
+            raise InputError(f"{str(self.path)!r} holds moments under {entry.name!r}, no features.")
+        with self.progress.task(f"{self.path.name}: {entry.name}", entry.count, "rows") as task:
+            for block in self.readers[entry]():
+                yield block
+                task.advance(len(block))
 
     def entry(self, name: str) -> Entry:
         """The entry with that name. Raises `InputError` that lists the existing names."""
@@ -107,6 +114,67 @@ class StatisticsFile(ABC):
                 "fdr convert --entry."
             )
         raise InputError(f"{str(self.path)!r} has no moments of {what}; it holds {listed}.")
+
+
+@dataclass(frozen=True)
+class Content:
+    """What to write: moments by role, with their encoder, features and images."""
+
+    moments: Mapping[str, Moments]
+    """Moments by role: "main", "spatial", "mean"."""
+    encoder: str | None = None
+    """The encoder that made the moments, if known."""
+    rows: Callable[[], Iterator[np.ndarray]] | None = None
+    """Yields the features of the main moments in blocks, if the source holds features."""
+    rows_dtype: np.dtype = field(default_factory=lambda: np.dtype(np.float32))
+    images: tuple[Path, str] | None = None
+    """(npz file, name of an array of images in it) to copy unchanged."""
+
+    @property
+    def main(self) -> Moments:
+        """The moments of the encoder's main output."""
+        return self.moments["main"]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """How `fdr convert` writes one layout."""
+
+    write: Callable[[Path, Content], None]
+    """Writes the content to the path in one step, or raises `InputError` if the layout cannot hold it."""
+    suffixes: tuple[str, ...] = ()
+    """File names that end so get this layout when the user names none."""
+    roles: tuple[str, ...] = ("main",)
+    """The roles of the moments that the layout can hold."""
+    needs_rows: bool = False
+    """True if the layout holds features, not moments."""
+    keeps_images: bool = False
+    check: Callable[[Content], Any] = lambda content: None
+    """Raises `InputError` before anything is written if the layout cannot hold the content."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format: how to recognise a file, how to open it, and which layouts of it can be written."""
+
+    recognises: Callable[[bytes, Sequence[str]], bool]
+    """True for files of this format, given their first bytes and, for a zip archive, the names of its members."""
+    open: Callable[[Path], StatisticsFile]
+    """Opens a recognised file. Raises `InputError` if it is damaged or holds no statistics."""
+    is_statistics: Callable[[Path], bool] = lambda path: True
+    """True if a recognised file holds statistics, for formats in which images are stored as well."""
+    writers: Mapping[str, Writer] = field(default_factory=dict)
+    """The layouts that can be written, by the name for `fdr convert --to`."""
+
+
+def write_own(kind: str) -> Callable[[Path, Content], None]:
+    """A function that writes moments with all their provenance, as fdr stores them: "npz" or "h5"."""
+
+    def write(path: Path, content: Content) -> None:
+        named = {} if content.encoder is None else {"encoder": content.encoder}
+        frechet.save(path, content.main.fields(), {**content.main.attributes, **named}, kind)
+
+    return write
 
 
 def stored_output(attributes: Mapping[str, Any]) -> str | None:

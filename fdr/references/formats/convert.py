@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from fdr.encoders import find_row
 from fdr.errors import InputError, unknown
-from fdr.references.formats.base import Entry, StatisticsFile
+from fdr.references.formats.base import Content, Entry, StatisticsFile, Writer
 from fdr.references.formats.checks import check_moments
-from fdr.references.formats.npz import NpzStatistics
-from fdr.references.formats.registry import check_target, open_statistics
-from fdr.references.formats.writers import BY_SUFFIX, WRITERS, Content, edm2_metric, write
+from fdr.references.formats.recognise import check_target, open_statistics, writers
 from fdr.references.index import indexed_file, read_index, reference_folder
 from fdr.runtime import Progress
 
@@ -24,7 +22,7 @@ class ConvertOptions:
     """What to take from the source and how to write it."""
 
     to: str | None = None
-    """Name of the format, a key of `WRITERS`; None decides by the suffix of the target."""
+    """The layout, one of `LAYOUTS`; None decides by the suffix of the target."""
     entry: str | None = None
     """The entry to take; None if the source leaves no choice."""
     encoder: str | None = None
@@ -64,31 +62,46 @@ def convert(
     float64 moments keep every bit. Raises `InputError` for a source that is not statistics, for invalid moments, and
     for a target that cannot hold them.
     """
-    to = _format(target, options.to)
+    to, writer = _layout(target, options.to)
     if source.exists() and target.exists() and source.samefile(target):
         raise InputError(f"{str(source)!r} cannot be converted onto itself; name another file.")
     check_target(target)
     file = open_statistics(_file_in(source, options.encoder))
     file.progress = progress or file.progress
     entry = _main_entry(file, options)
-    companions = _companions(file, entry, WRITERS[to].roles[1:])
-    content = _content(file, entry, companions, to, options)
-    if to == "edm2":
-        edm2_metric(content)
+    if writer.needs_rows and entry.kind != "features":
+        raise InputError(f"{to} holds features, and {str(file.path)!r} has only moments; they cannot be turned back.")
+    if options.keep_images and not writer.keeps_images:
+        raise InputError(f"--keep-images goes with --to adm; {to} holds no images.")
+    entries = {"main": entry, **_companions(file, entry, writer)}
+    content = _content(file, entries, options)
+    writer.check(content)
     doubts = dict.fromkeys(text for moments in content.moments.values() for text in check_moments(moments, str(source)))
     if not dry_run:
-        write(target, content, to)
+        writer.write(target, content)
     return Conversion(
         str(source),
         str(target),
         file.format,
         to,
-        (entry.name, *(companion.name for companion in companions.values())),
+        tuple(entry.name for entry in entries.values()),
         entry.dim,
         content.main.count,
         content.encoder,
         tuple(doubts),
     )
+
+
+def _layout(target: Path, to: str | None) -> tuple[str, Writer]:
+    """The name of the layout to write, and its writer."""
+    known = writers()
+    fitting = [name for name, writer in known.items() if target.suffix.lower() in writer.suffixes]
+    if to is None and not fitting:
+        raise InputError(f"Cannot tell the format of {str(target)!r} from its suffix; say --to {', '.join(known)}.")
+    to = to or fitting[0]
+    if to not in known:
+        raise unknown("format", to, known)
+    return to, known[to]
 
 
 def _file_in(source: Path, encoder: str | None) -> Path:
@@ -101,18 +114,6 @@ def _file_in(source: Path, encoder: str | None) -> Path:
         return indexed_file(folder, rows[0])
     names = ", ".join(row["name"] for row in read_index(folder)["encoders"])
     raise InputError(f"Reference {str(folder)!r} has moments of {names}; take one with --encoder NAME.")
-
-
-def _format(target: Path, to: str | None) -> str:
-    if to is None:
-        to = BY_SUFFIX.get(target.suffix.lower())
-        if to is None:
-            raise InputError(
-                f"Cannot tell the format of {str(target)!r} from its suffix; say --to {', '.join(WRITERS)}."
-            )
-    if to not in WRITERS:
-        raise unknown("format", to, WRITERS)
-    return to
 
 
 def _main_entry(file: StatisticsFile, options: ConvertOptions) -> Entry:
@@ -128,32 +129,28 @@ def _main_entry(file: StatisticsFile, options: ConvertOptions) -> Entry:
     raise InputError(f"{str(file.path)!r} holds {len(file.entries)} entries ({listed}); take one with --entry NAME.")
 
 
-def _companions(file: StatisticsFile, main: Entry, roles: Sequence[str]) -> dict[str, Entry]:
-    """Entries with other outputs of the same images: "mu_s" for "mu", "NAME/avg_mu" for "NAME"."""
+def _companions(file: StatisticsFile, main: Entry, writer: Writer) -> dict[str, Entry]:
+    """Entries by role with other outputs of the same images: "mu_s" for "mu", "NAME/avg_mu" for "NAME"."""
     if main.output is not None:
         return {}
     prefix = "" if main.name in ("mu", "ref_mu") else main.name + "/"
     near = [entry for entry in file.entries if entry.name.startswith(prefix)]
-    return {role: entry for role in roles for entry in near if entry.output == role}
+    return {role: entry for role in writer.roles[1:] for entry in near if entry.output == role}
 
 
-def _content(
-    file: StatisticsFile, entry: Entry, companions: Mapping[str, Entry], to: str, options: ConvertOptions
-) -> Content:
-    if WRITERS[to].needs_rows and entry.kind != "features":
-        raise InputError(f"{to} holds features, and {str(file.path)!r} has only moments; they cannot be turned back.")
-    encoder = _encoder(file, entry, options)
-    entries = {"main": entry, **companions}
-    moments = {role: file.load(one).with_count(options.count) for role, one in entries.items()}
+def _content(file: StatisticsFile, entries: dict[str, Entry], options: ConvertOptions) -> Content:
+    main = entries["main"]
+    encoder = _encoder(file, main, options)
+    moments = {role: file.load(entry).with_count(options.count) for role, entry in entries.items()}
     known = encoder or moments["main"].attributes.get("encoder")
-    content = Content(moments, None if known is None else str(known), images=_images(file, to, options))
-    if entry.kind == "features":
-        return replace(content, rows=_rows(file, entry), rows_dtype=np.dtype(entry.dtype))
+    content = Content(moments, None if known is None else str(known))
+    if options.keep_images:
+        if file.images is None:
+            raise InputError(f"{str(file.path)!r} holds no images (arr_0) to keep; leave out --keep-images.")
+        content = replace(content, images=(file.path, file.images))
+    if main.kind == "features":
+        content = replace(content, rows=partial(file.rows, main), rows_dtype=np.dtype(main.dtype))
     return content
-
-
-def _rows(file: StatisticsFile, entry: Entry) -> Callable[[], Iterator[np.ndarray]]:
-    return lambda: file.shown_rows(entry)
 
 
 def _encoder(file: StatisticsFile, entry: Entry, options: ConvertOptions) -> str | None:
@@ -167,13 +164,3 @@ def _encoder(file: StatisticsFile, entry: Entry, options: ConvertOptions) -> str
             f"{row.width}-d features; they are not of it."
         )
     return options.encoder
-
-
-def _images(file: StatisticsFile, to: str, options: ConvertOptions) -> tuple[Path, str] | None:
-    if not options.keep_images:
-        return None
-    if not WRITERS[to].keeps_images:
-        raise InputError(f"--keep-images goes with --to adm; {to} holds no images.")
-    if not isinstance(file, NpzStatistics) or not file.has_images:
-        raise InputError(f"{str(file.path)!r} holds no images (arr_0) to keep; leave out --keep-images.")
-    return file.path, "arr_0.npy"

@@ -1,25 +1,30 @@
-"""Reads moments from the HDF5 files that fdr writes."""
+"""Reads and writes moments in fdr's own HDF5 files, with full provenance."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from fdr.frechet import Moments, header_h5, read_attributes
-from fdr.references.formats.base import Entry, StatisticsFile, stored_encoders, stored_output
+from fdr.references.formats.base import Entry, Format, StatisticsFile, Writer, stored_encoders, stored_output, write_own
+from fdr.runtime import HDF5_MAGIC, open_h5
 
 
-class Hdf5Statistics(StatisticsFile):
-    """One set of moments with full provenance."""
+def _open(path: Path) -> StatisticsFile:
+    dim, count, dtype = header_h5(path)
+    attributes = read_attributes(path)
+    entry = Entry("mu", "moments", dim, count, dtype, stored_output(attributes), stored_encoders(attributes))
+    return StatisticsFile(path, "h5", {entry: partial(Moments.load, path)})
 
-    format = "h5"
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        dim, count, dtype = header_h5(path)
-        attributes = read_attributes(path)
-        self.entries = (
-            Entry("mu", "moments", dim, count, dtype, stored_output(attributes), stored_encoders(attributes)),
-        )
+def _has_moments(path: Path) -> bool:
+    with open_h5(path) as file:
+        return "mu" in file
 
-    def _load(self, entry: Entry) -> Moments:
-        return Moments.load(self.path)
+
+FORMAT = Format(
+    recognises=lambda start, members: start.startswith(HDF5_MAGIC),
+    open=_open,
+    is_statistics=_has_moments,
+    writers={"h5": Writer(write_own("h5"), (".h5", ".hdf5"))},
+)

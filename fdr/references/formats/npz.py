@@ -3,48 +3,37 @@ and features of dgm-eval, clean-fid's KID and fd_evaluator. Members are read one
 
 from __future__ import annotations
 
-import itertools
+import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 
 from fdr.errors import InputError
 from fdr.frechet import ATTRIBUTES, Moments, damaged, listing, read_attributes
 from fdr.images import read_header
-from fdr.references.formats.base import INCEPTION, Entry, StatisticsFile, stored_encoders, stored_output
-from fdr.references.formats.features import check_features, stream_rows
-from fdr.runtime import DAMAGE
+from fdr.references.formats.base import (
+    INCEPTION,
+    Content,
+    Entry,
+    Format,
+    StatisticsFile,
+    Writer,
+    stored_encoders,
+    stored_output,
+    write_own,
+)
+from fdr.references.formats.named_arrays import COVARIANCES, MEANS, Pair, pairs_in
+from fdr.references.formats.npy import features_entry, read_rows, write_rows
+from fdr.runtime import DAMAGE, atomic_path
 
 FEATURE_KEYS = ("reps", "features", "feats", "X", "pool_3", "pool3", "activations", "acts", "embeddings", "feature")
 """Names for features: those of dgm-eval, fd_evaluator, clean-fid's KID files, score_sde, and other common ones."""
-MEANS, COVARIANCES = ("mu", "mean", "m", "means"), ("sigma", "cov", "covariance", "s")
-"""Other names for mu and sigma, in any case; they are accepted if the shapes are [D] and [D, D]."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The names of a mean and a covariance in a file, and the output that they belong to."""
-
-    mu: str
-    sigma: str
-    name: str
-    output: str | None = None
-    encoders: tuple[str, ...] = ()
-
-
-PAIRS = (
-    Pair("mu", "sigma", "mu"),
-    Pair("mu_s", "sigma_s", "mu_s", "spatial"),
-    Pair("mu_clip", "sigma_clip", "mu_clip", None, ("clip:*",)),
-    Pair("avg_mu", "avg_sigma", "avg_mu", "mean"),
-    Pair("ref_mu", "ref_sigma", "ref_mu"),
-)
-
-
 ADM_WIDTHS = (("mu", 2048), ("mu_s", 2023))
 """Widths in an ADM file: pool features, and 7 channels of 17 x 17 positions of Inception's second to last stage."""
 
@@ -55,43 +44,63 @@ class Header:
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    is_fortran: bool
-
-    @property
-    def is_table(self) -> bool:
-        """True for floats with two axes."""
-        return len(self.shape) == 2 and self.dtype.kind == "f"
 
     def __str__(self) -> str:
         return f"{self.dtype} {list(self.shape)}"
 
 
-def pairs_in(names: Mapping[str, object]) -> list[Pair]:
-    """The pairs of mean and covariance that a file or mapping has; `ref_mu` only if there is no `mu`."""
-    found = [pair for pair in PAIRS if pair.mu in names and pair.sigma in names]
-    if not any(pair.name in ("mu", "ref_mu") for pair in found):
-        found = [*_other_names(names), *found]
-    return [pair for pair in found if pair.name != "ref_mu" or "mu" not in names]
+Headers = Mapping[str, Header]
 
 
-def _other_names(names: Mapping[str, object]) -> list[Pair]:
-    """A pair with other names than mu and sigma, or without names, as `np.savez(path, mu, sigma)` stores it."""
-    lowered = {key.lower(): key for key in names if isinstance(key, str)}
-    for mean, covariance in (*itertools.product(MEANS, COVARIANCES), ("arr_0", "arr_1")):
-        if mean in lowered and covariance in lowered:
-            shapes = [tuple(getattr(names[lowered[name]], "shape", ())) for name in (mean, covariance)]
-            if len(shapes[0]) == 1 and shapes[1] == shapes[0] * 2:
-                return [Pair(lowered[mean], lowered[covariance], "mu")]
-    return []
+def _open(path: Path) -> StatisticsFile:
+    """Open an npz with one or several pairs of mean and covariance, or else with features."""
+    try:
+        headers = _read_headers(path)
+    except DAMAGE as error:
+        raise damaged(str(path), error) from None
+    images = "arr_0.npy" if "arr_0" in headers and headers["arr_0"].dtype == np.uint8 else None
+    pairs, key = pairs_in(headers), _feature_key(headers)
+    if pairs:
+        layout, count = _layout(headers), _count(path, headers)
+        readers = {
+            _pair_entry(path, pair, headers, layout, count): partial(_load_pair, path, pair, count) for pair in pairs
+        }
+        return StatisticsFile(path, layout, readers, images)
+    if key is None:
+        raise InputError(
+            f"{str(path)!r} has no 'mu' and 'sigma' (nor {', '.join(MEANS[1:])} and {', '.join(COVARIANCES[1:])}) "
+            f"and no features ({', '.join(FEATURE_KEYS)}); it holds "
+            f"{listing([f'{name} {header}' for name, header in headers.items()])}: save mu [D] and sigma [D, D]."
+        )
+    layout = {"reps": "dgm-eval", "feats": "clean-fid-kid"}.get(key, "fd-evaluator")
+    entry = features_entry(key, f"{str(path)!r}: {key}", headers[key].shape, headers[key].dtype)
+    read = partial(read_rows, path, partial(_open_member, path, f"{key}.npy"))
+    return StatisticsFile(path, layout, {entry: read}, images)
 
 
-def as_mapping(data: Any) -> Any:
-    """Turn a list or tuple of arrays into a dict with the names that `np.savez` gives; return other data unchanged."""
-    are_arrays = isinstance(data, list | tuple) and len(data) > 0 and all(hasattr(item, "shape") for item in data)
-    return {f"arr_{i}": item for i, item in enumerate(data)} if are_arrays else data
+def _is_statistics(path: Path) -> bool:
+    """True if there are moments or features, or arrays of any name that may be such but cannot be images."""
+    headers = _read_headers(path)
+    key = _feature_key(headers)
+    floats = [header for header in headers.values() if header.dtype.kind == "f" and header.shape]
+    are_no_images = bool(floats) and all(len(header.shape) <= 2 for header in headers.values())
+    has_features = key is not None and ("arr_0" not in headers or key == "arr_0")
+    return bool(pairs_in(headers)) or has_features or are_no_images
 
 
-def format_of(names: Mapping[str, object]) -> str:
+def _read_headers(path: Path) -> dict[str, Header]:
+    """The header of every array in an npz; other members are left out."""
+    headers = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(".npy"):
+                with archive.open(name) as member:
+                    shape, _, dtype = read_header(member)
+                headers[name.removesuffix(".npy")] = Header(shape, dtype)
+    return headers
+
+
+def _layout(names: Headers) -> str:
     """The name of the layout (the tool) that uses these names."""
     if {"mu_s", "sigma_s"} <= names.keys():
         return "adm"
@@ -102,91 +111,111 @@ def format_of(names: Mapping[str, object]) -> str:
     return "npz"
 
 
-def feature_key(headers: Mapping[str, Header]) -> str | None:
+def _feature_key(headers: Headers) -> str | None:
     """The array with features: one with a known name that is not an image array, or the only array without a name."""
     found = next((key for key in FEATURE_KEYS if key in headers and headers[key].dtype != np.uint8), None)
     if found is not None:
         return found
-    tables = {key.lower(): key for key, header in headers.items() if header.is_table}
+    tables = {
+        key.lower(): key for key, header in headers.items() if len(header.shape) == 2 and header.dtype.kind == "f"
+    }
     return next((tables[key.lower()] for key in (*FEATURE_KEYS, "arr_0") if key.lower() in tables), None)
 
 
-def resembles_statistics(headers: Mapping[str, Header]) -> bool:
-    """True for arrays that cannot be images but may be moments or features, whatever their names."""
-    floats = [header for header in headers.values() if header.dtype.kind == "f" and header.shape]
-    return bool(floats) and all(len(header.shape) <= 2 for header in headers.values())
+def _count(path: Path, headers: Headers) -> int | None:
+    """The number of images behind all pairs in the file, if fdr wrote it."""
+    if "count" not in headers or headers["count"].shape != ():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        return int(file["count"])
 
 
-class NpzStatistics(StatisticsFile):
-    """An .npz with one or several pairs of mean and covariance, or with features."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            headers = read_headers(path)
-        except DAMAGE as error:
-            raise damaged(str(path), error) from None
-        self.pairs = {pair.name: pair for pair in pairs_in(headers)}
-        self.has_images = "arr_0" in headers and headers["arr_0"].dtype == np.uint8
-        self._headers = headers
-        if self.pairs:
-            self.format = format_of(headers)
-            self.entries = tuple(self._pair_entry(pair) for pair in self.pairs.values())
-            return
-        key = feature_key(headers)
-        if key is None:
-            raise InputError(
-                f"{str(path)!r} has no 'mu' and 'sigma' (nor {', '.join(MEANS[1:])} and {', '.join(COVARIANCES[1:])}) "
-                f"and no features ({', '.join(FEATURE_KEYS)}); it holds "
-                f"{listing([f'{name} {header}' for name, header in headers.items()])}: save mu [D] and sigma [D, D]."
-            )
-        self.format = {"reps": "dgm-eval", "feats": "clean-fid-kid"}.get(key, "fd-evaluator")
-        header = headers[key]
-        check_features(f"{str(path)!r}: {key}", header.shape, header.dtype)
-        count, dim = header.shape
-        self.entries = (Entry(key, "features", dim, count, str(header.dtype)),)
-
-    def _pair_entry(self, pair: Pair) -> Entry:
-        mu, sigma = self._headers[pair.mu], self._headers[pair.sigma]
-        dim = mu.shape[0] if len(mu.shape) == 1 else 0
-        is_adm = self.format == "adm" and (pair.name, dim) in ADM_WIDTHS
-        output, encoders = pair.output, INCEPTION if is_adm else pair.encoders
-        if pair.name == "mu" and ATTRIBUTES in self._headers:
-            attributes = read_attributes(self.path)
-            output, encoders = stored_output(attributes), encoders or stored_encoders(attributes)
-        return Entry(pair.name, "moments", dim, self._count(), str(sigma.dtype), output, encoders)
-
-    def _count(self) -> int | None:
-        """The number of images behind all pairs in the file, if fdr wrote it."""
-        if "count" not in self._headers or self._headers["count"].shape != ():
-            return None
-        with np.load(self.path, allow_pickle=False) as file:
-            return int(file["count"])
-
-    def _load(self, entry: Entry) -> Moments:
-        if entry.kind == "features":
-            return Moments.from_features(self.shown_rows(entry))
-        pair = self.pairs[entry.name]
-        return Moments.load(self.path, (pair.mu, pair.sigma)).with_count(entry.count)
-
-    def rows(self, entry: Entry) -> Iterator[np.ndarray]:
-        if entry.kind != "features":
-            yield from super().rows(entry)
-        try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(f"{entry.name}.npy") as member:
-                shape, is_fortran, dtype = read_header(member)
-                yield from stream_rows(member, shape, np.dtype(dtype), is_fortran)
-        except DAMAGE as error:
-            raise damaged(str(self.path), error) from None
+def _pair_entry(path: Path, pair: Pair, headers: Headers, layout: str, count: int | None) -> Entry:
+    mu, sigma = headers[pair.mu], headers[pair.sigma]
+    dim = mu.shape[0] if len(mu.shape) == 1 else 0
+    is_adm = layout == "adm" and (pair.name, dim) in ADM_WIDTHS
+    output, encoders = pair.output, INCEPTION if is_adm else pair.encoders
+    if pair.name == "mu" and ATTRIBUTES in headers:
+        attributes = read_attributes(path)
+        output, encoders = stored_output(attributes), encoders or stored_encoders(attributes)
+    return Entry(pair.name, "moments", dim, count, str(sigma.dtype), output, encoders)
 
 
-def read_headers(path: Path) -> dict[str, Header]:
-    """The header of every array in an npz; other members are left out."""
-    headers = {}
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if name.endswith(".npy"):
-                with archive.open(name) as member:
-                    shape, is_fortran, dtype = read_header(member)
-                headers[name.removesuffix(".npy")] = Header(tuple(shape), np.dtype(dtype), is_fortran)
-    return headers
+def _load_pair(path: Path, pair: Pair, count: int | None) -> Moments:
+    return Moments.load(path, (pair.mu, pair.sigma)).with_count(count)
+
+
+@contextmanager
+def _open_member(path: Path, name: str) -> Iterator[IO[bytes]]:
+    with zipfile.ZipFile(path) as archive, archive.open(name) as member:
+        yield member
+
+
+def _write_pairs(suffixes: Mapping[str, tuple[str, str]], *, is_bare: bool = False) -> Callable[[Path, Content], None]:
+    """A function that writes the moments of each role; (before, after) is what the names have around mu and sigma."""
+
+    def write(path: Path, content: Content) -> None:
+        arrays = {}
+        for role, (before, after) in suffixes.items():
+            if role in content.moments:
+                arrays[f"{before}mu{after}"] = content.moments[role].mu
+                arrays[f"{before}sigma{after}"] = content.moments[role].sigma
+        if content.main.count is not None and not is_bare:
+            arrays["count"] = np.array(content.main.count)  # other tools ignore it
+        with atomic_path(path) as temporary, open(temporary, "w+b") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+            if content.images is not None:
+                _copy_member(*content.images, file)
+
+    return write
+
+
+def _copy_member(source: Path, name: str, file: IO[bytes]) -> None:
+    """Append a member of another archive with the same compression, without loading it whole."""
+    try:
+        with zipfile.ZipFile(source) as archive, zipfile.ZipFile(file, "a") as target:
+            info = archive.getinfo(name)
+            copy = zipfile.ZipInfo(name, info.date_time)
+            copy.compress_type = info.compress_type
+            copy.file_size = info.file_size
+            with archive.open(info) as member, target.open(copy, "w", force_zip64=True) as out:
+                shutil.copyfileobj(member, out, 1 << 20)
+    except (zipfile.BadZipFile, EOFError, KeyError) as error:
+        raise damaged(str(source), error) from None
+
+
+def _write_features(key: str) -> Callable[[Path, Content], None]:
+    """A function that writes the features under that name, block by block."""
+
+    def write(path: Path, content: Content) -> None:
+        with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                write_rows(member, content)
+            if key == "reps" and content.encoder is not None:
+                with archive.open("model.npy", "w") as member:
+                    np.lib.format.write_array(member, np.array(content.encoder), allow_pickle=False)
+
+    return write
+
+
+FORMAT = Format(
+    recognises=lambda start, members: any(name.endswith(".npy") for name in members),
+    open=_open,
+    is_statistics=_is_statistics,
+    writers={
+        # mu and sigma, which every tool reads, with the provenance of fdr beside them
+        "npz": Writer(write_own("npz"), (".npz",)),
+        # ADM's evaluator: the spatial moments are called mu_s and sigma_s
+        "adm": Writer(
+            _write_pairs({"main": ("", ""), "spatial": ("", "_s")}), roles=("main", "spatial"), keeps_images=True
+        ),
+        # FD-loss: the moments of the mean of all patches are called avg_mu and avg_sigma
+        "fdloss": Writer(_write_pairs({"main": ("", ""), "mean": ("avg_", "")}), roles=("main", "mean")),
+        # nothing but mu and sigma: clean-fid, pytorch-fid, TTUR
+        "clean-fid": Writer(_write_pairs({"main": ("", "")}, is_bare=True)),
+        # features of dgm-eval, with the name of the encoder beside them
+        "dgm-eval": Writer(_write_features("reps"), needs_rows=True),
+        # features that clean-fid's KID reads
+        "clean-fid-kid": Writer(_write_features("feats"), needs_rows=True),
+    },
+)

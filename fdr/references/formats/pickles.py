@@ -1,18 +1,20 @@
-"""Reads statistics from pickles, without unpickling: references of EDM2, the bundle of FD-loss, caches of StyleGAN."""
+"""Statistics in pickles: references of EDM2, the bundle of FD-loss, caches of StyleGAN. Nothing is unpickled."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import pickle
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.frechet import Moments, listing, moments_from_arrays
-from fdr.references.formats.base import INCEPTION, Entry, StatisticsFile
-from fdr.references.formats.npz import Pair, as_mapping, pairs_in
+from fdr.frechet import listing
+from fdr.references.formats.base import INCEPTION, Content, Entry, Format, StatisticsFile, Writer
+from fdr.references.formats.named_arrays import as_mapping, pairs_in, read_pairs
 from fdr.references.formats.pickle_data import load_pickle
+from fdr.runtime import atomic_path
 
 EDM2_METRICS: dict[str, tuple[str, ...]] = {"fid": INCEPTION, "fd_dinov2": ("dinov2:edm2", "dinov2:dgm")}
 """EDM2's metric names -> encoders. Its DINOv2 is that of dgm-eval at 224 px, not that of FDr^6."""
@@ -34,80 +36,73 @@ STYLEGAN_FIELDS = frozenset(("num_items", "raw_mean", "raw_cov", "all_features")
 """Some of the fields of `FeatureStats` in StyleGAN2-ADA and StyleGAN3, by which its pickles are recognised."""
 
 
-class PickleStatistics(StatisticsFile):
-    """A pickle with mu and sigma, with mappings of names to these, or with `FeatureStats` of StyleGAN."""
+def open_pickle(path: Path, offset: int = 0) -> StatisticsFile:
+    """Open a pickle with mu and sigma, with mappings of names to these, or with `FeatureStats` of StyleGAN."""
+    data = as_mapping(load_pickle(path, offset))
+    if not isinstance(data, dict):
+        raise InputError(f"{str(path)!r} is a pickle of a {type(data).__name__}; expected mappings of mu and sigma.")
+    if data.keys() >= STYLEGAN_FIELDS:
+        return StatisticsFile(path, "stylegan", _read_stylegan(data, path))
+    count = data["num_images"] if isinstance(data.get("num_images"), int) else None
+    if pairs_in(data):
+        return StatisticsFile(path, "pickle", read_pairs(data, str(path), count=count))
+    readers: dict[Entry, Callable[[], Any]] = {}
+    for key, arrays in data.items():
+        if isinstance(arrays, dict):
+            name = str(key)
+            group, encoders = name.removesuffix(".npz"), _encoders_of(name)
+            readers |= read_pairs(arrays, str(path), group=group, encoders=encoders, count=count)
+    if not readers:
+        raise InputError(f"{str(path)!r} holds no mu and sigma; it holds {listing([str(key) for key in data])}.")
+    return StatisticsFile(path, "edm2" if data.keys() & EDM2_METRICS.keys() else "fdloss-bundle", readers)
 
-    def __init__(self, path: Path, offset: int = 0) -> None:
-        self.path = path
-        data = as_mapping(load_pickle(path, offset))
-        if not isinstance(data, dict):
-            raise InputError(
-                f"{str(path)!r} is a pickle of a {type(data).__name__}; expected mappings of mu and sigma."
-            )
-        self.format = "edm2" if data.keys() & EDM2_METRICS.keys() else "fdloss-bundle"
-        self._arrays: dict[str, tuple[Mapping[str, Any], Pair]] = {}
-        self._rows: list[np.ndarray] = []
-        self._ddof = 1
-        if data.keys() >= STYLEGAN_FIELDS:
-            self.format = "stylegan"
-            data = self._of_stylegan(data)
-        self.entries = tuple(self._find(data))
-        if not self.entries:
-            raise InputError(f"{str(path)!r} holds no mu and sigma; it holds {listing([str(key) for key in data])}.")
 
-    def _of_stylegan(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """mu and sigma from the raw sums of `FeatureStats`, divided by N as StyleGAN does; or its features."""
-        count, mean, raw = data["num_items"], data["raw_mean"], data["raw_cov"]
-        rows = data["all_features"]
-        if isinstance(rows, list) and rows and all(isinstance(part, np.ndarray) and part.ndim == 2 for part in rows):
-            self._rows = rows
-            return {}
-        are_arrays = isinstance(mean, np.ndarray) and isinstance(raw, np.ndarray)
-        if not are_arrays or not isinstance(count, int) or not 2 <= count < 1 << 53 or raw.shape != mean.shape * 2:
-            raise InputError(
-                f"{str(self.path)!r} is a FeatureStats of StyleGAN without moments; make it with capture_mean_cov."
-            )
-        self._ddof = 0
-        mu = mean / count
-        return {"mu": mu, "sigma": raw / count - np.outer(mu, mu), "num_images": count}
+def _encoders_of(key: str) -> tuple[str, ...]:
+    if key in EDM2_METRICS:
+        return EDM2_METRICS[key]
+    return next((encoders for start, encoders in MODEL_FILES.items() if key.startswith(start)), ())
 
-    def _find(self, data: Mapping[str, Any]) -> list[Entry]:
-        if self._rows:
-            total, dim = sum(map(len, self._rows)), self._rows[0].shape[1]
-            return [Entry("features", "features", dim, total, str(self._rows[0].dtype))]
-        groups: dict[str, Mapping[str, Any]] = {
-            str(key): value for key, value in data.items() if isinstance(value, dict)
-        }
-        if pairs_in(data):
-            groups = {"": data}
-            self.format = self.format if self.format == "stylegan" else "pickle"
-        count = data.get("num_images")
-        entries: list[Entry] = []
-        for key, arrays in groups.items():
-            for pair in pairs_in(arrays):
-                name = "/".join(
-                    filter(None, (key.removesuffix(".npz"), "" if key and pair.name == "mu" else pair.name))
-                )
-                self._arrays[name] = (arrays, pair)
-                entries.append(self._entry(name, key, count if isinstance(count, int) else None))
-        return entries
 
-    def _entry(self, name: str, key: str, count: int | None) -> Entry:
-        arrays, pair = self._arrays[name]
-        mu, sigma = np.asarray(arrays[pair.mu]), np.asarray(arrays[pair.sigma])
-        encoders: tuple[str, ...] = EDM2_METRICS.get(key, ()) or next(
-            (encoders for start, encoders in MODEL_FILES.items() if key.startswith(start)), pair.encoders
-        )
-        return Entry(name, "moments", mu.size, count, str(sigma.dtype), pair.output, encoders)
+def _read_stylegan(data: Mapping[str, Any], path: Path) -> dict[Entry, Callable[[], Any]]:
+    """The features of `FeatureStats`, or mu and sigma from its raw sums, divided by N as StyleGAN does."""
+    rows, count, mean, raw = (data[key] for key in ("all_features", "num_items", "raw_mean", "raw_cov"))
+    if isinstance(rows, list) and rows and all(isinstance(part, np.ndarray) and part.ndim == 2 for part in rows):
+        entry = Entry("features", "features", rows[0].shape[1], sum(map(len, rows)), str(rows[0].dtype))
+        return {entry: lambda: iter(rows)}
+    are_arrays = isinstance(mean, np.ndarray) and isinstance(raw, np.ndarray)
+    if not are_arrays or not isinstance(count, int) or not 2 <= count < 1 << 53 or raw.shape != mean.shape * 2:
+        raise InputError(f"{str(path)!r} is a FeatureStats of StyleGAN without moments; make it with capture_mean_cov.")
+    mu = mean / count
+    sigma = raw / count - np.outer(mu, mu)
+    return {**read_pairs({"mu": mu, "sigma": sigma}, str(path), count=count, ddof=0)}
 
-    def _load(self, entry: Entry) -> Moments:
-        if entry.kind == "features":
-            return Moments.from_features(self.shown_rows(entry))
-        arrays, pair = self._arrays[entry.name]
-        fields = {"mu": arrays[pair.mu], "sigma": np.asarray(arrays[pair.sigma]), "count": entry.count}
-        return moments_from_arrays({**fields, "ddof": self._ddof}, {}, f"{self.path}:{entry.name}")
 
-    def rows(self, entry: Entry) -> Iterator[np.ndarray]:
-        if entry.kind != "features":
-            yield from super().rows(entry)
-        yield from self._rows
+def _write_edm2(path: Path, content: Content) -> None:
+    metric = _edm2_metric(content)
+    statistics: dict[str, object] = {}
+    if content.main.count is not None:
+        statistics["num_images"] = content.main.count
+    statistics[metric] = {"mu": np.array(content.main.mu), "sigma": np.array(content.main.sigma)}
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        pickle.dump(statistics, file, protocol=4)
+
+
+def _edm2_metric(content: Content) -> str:
+    """The name of these moments in EDM2. Raises `InputError` if EDM2 does not use such moments."""
+    encoder = content.encoder or ""
+    if encoder.split(":")[0] == "inception":
+        return "fid"
+    if encoder in ("dinov2:edm2", "dinov2:dgm"):
+        return "fd_dinov2"
+    of = f"of {encoder}" if encoder else f"{content.main.dim}-d, and their encoder is not known"
+    raise InputError(
+        f"EDM2 knows fid (inception) and fd_dinov2 (dinov2:edm2), but these moments are {of}; say --encoder inception "
+        "or --encoder dinov2:edm2 if that is what they are, or write another format."
+    )
+
+
+FORMAT = Format(
+    recognises=lambda start, members: start.startswith(b"\x80"),
+    open=open_pickle,
+    writers={"edm2": Writer(_write_edm2, (".pkl", ".pickle"), check=_edm2_metric)},
+)

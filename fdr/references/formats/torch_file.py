@@ -1,69 +1,56 @@
-"""Reads statistics from torch files, such as the cache of torch-fidelity, with torch's restricted unpickler."""
+"""Statistics in torch files, such as the cache of torch-fidelity, read with torch's restricted unpickler."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.frechet import Moments, as_numpy, is_tensor, listing, moments_from_arrays
-from fdr.references.formats.base import Entry, StatisticsFile
-from fdr.references.formats.features import check_features
-from fdr.references.formats.npz import Pair, as_mapping, pairs_in
-from fdr.runtime import check_torch_file, utf8_path
+from fdr.frechet import as_numpy, is_tensor, listing
+from fdr.images import holds_images
+from fdr.references.formats.base import Content, Format, StatisticsFile, Writer
+from fdr.references.formats.named_arrays import as_mapping, read_pairs
+from fdr.references.formats.npy import features_entry
+from fdr.runtime import atomic_path, check_torch_file, utf8_path
 
 BLOCK_ROWS = 2048
+"""Rows in a block of features. Larger blocks take more memory and change no number."""
+LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How files of torch before 1.6 go on after two bytes: a pickled magic number."""
 
 
-class TorchStatistics(StatisticsFile):
-    """A mapping with mu and sigma, a tensor of features, or a mapping of such tensors by layer."""
+def _recognises(start: bytes, members: Any) -> bool:
+    is_legacy = start.startswith(b"\x80") and start[2:].startswith(LEGACY_TORCH)
+    return is_legacy or any(name == "data.pkl" or name.endswith("/data.pkl") for name in members)
 
-    format = "torch-fidelity"
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        data = as_mapping(load_torch(path))
-        self._pairs: dict[str, Pair] = {}
-        self._features: dict[str, Any] = {}
-        self._data: dict[Any, Any] = data if isinstance(data, dict) else {"features": data}
-        if pairs := pairs_in(self._data):
-            self._pairs = {pair.name: pair for pair in pairs}
-            self.entries = tuple(self._pair_entry(pair) for pair in pairs)
-            return
-        for key, value in self._data.items():
-            if is_tensor(value) and value.ndim == 2 and value.is_floating_point():
-                self._features[str(key)] = value
-        if not self._features:
-            held = listing([str(key) for key in self._data]) if isinstance(data, dict) else type(data).__name__
-            raise InputError(f"{str(path)!r} is a torch file without mu and sigma or features; it holds {held}.")
-        self.entries = tuple(self._feature_entry(name, value) for name, value in self._features.items())
+def _open(path: Path) -> StatisticsFile:
+    """Open a mapping with mu and sigma, a tensor of features, or a mapping of such tensors by layer."""
+    loaded = as_mapping(load_torch(path))
+    data = loaded if isinstance(loaded, dict) else {"features": loaded}
+    pairs = read_pairs(data, str(path))
+    if pairs:
+        return StatisticsFile(path, "torch-fidelity", pairs)
+    readers = {}
+    for key, value in data.items():
+        if is_tensor(value) and value.ndim == 2 and value.is_floating_point():
+            dtype = as_numpy(value[:0]).dtype  # the dtype of the rows; float16 becomes float32
+            entry = features_entry(str(key), f"{str(path)!r}: {key}", tuple(value.shape), dtype)
+            readers[entry] = partial(_blocks, value)
+    if not readers:
+        held = listing([str(key) for key in data]) if isinstance(loaded, dict) else type(loaded).__name__
+        raise InputError(f"{str(path)!r} is a torch file without mu and sigma or features; it holds {held}.")
+    return StatisticsFile(path, "torch-fidelity", readers)
 
-    def _pair_entry(self, pair: Pair) -> Entry:
-        mu, sigma = as_numpy(self._data[pair.mu]), as_numpy(self._data[pair.sigma])
-        return Entry(pair.name, "moments", mu.size, None, str(sigma.dtype), pair.output, pair.encoders)
 
-    def _feature_entry(self, name: str, value: Any) -> Entry:
-        dtype = str(as_numpy(value[:0]).dtype)  # the dtype of the rows that `rows` yields; float16 becomes float32
-        check_features(f"{str(self.path)!r}: {name}", tuple(value.shape), np.dtype("f4"))
-        return Entry(name, "features", value.shape[1], value.shape[0], dtype)
-
-    def _load(self, entry: Entry) -> Moments:
-        if entry.kind == "features":
-            return Moments.from_features(self.shown_rows(entry))
-        pair = self._pairs[entry.name]
-        fields = {"mu": as_numpy(self._data[pair.mu]), "sigma": as_numpy(self._data[pair.sigma])}
-        return moments_from_arrays(fields, {}, str(self.path))
-
-    def rows(self, entry: Entry) -> Iterator[np.ndarray]:
-        if entry.kind != "features":
-            yield from super().rows(entry)
-        features = self._features[entry.name]
-        for start in range(0, len(features), BLOCK_ROWS):
-            yield as_numpy(features[start : start + BLOCK_ROWS])
+def _blocks(features: Any) -> Iterator[np.ndarray]:
+    for start in range(0, len(features), BLOCK_ROWS):
+        yield as_numpy(features[start : start + BLOCK_ROWS])
 
 
 def load_torch(path: Path) -> Any:
@@ -100,3 +87,20 @@ def _numpy_globals() -> list[Any]:
     ]
     dtypes = [type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8")]
     return [*named, np.ndarray, np.dtype, *dtypes]
+
+
+def _write(path: Path, content: Content) -> None:
+    """Write an item as torch-fidelity keeps it in its cache: a dictionary of mu and sigma."""
+    import torch
+
+    statistics = {"mu": np.array(content.main.mu), "sigma": np.array(content.main.sigma)}
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        torch.save(statistics, file)
+
+
+FORMAT = Format(
+    recognises=_recognises,
+    open=_open,
+    is_statistics=lambda path: not holds_images(path),
+    writers={"torch-fidelity": Writer(_write, (".pt",))},
+)
