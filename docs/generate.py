@@ -16,7 +16,7 @@ from fdr.encoders.resize import BYTE_RESIZES, RESIZES
 from fdr.encoders.transformers_models import FAMILIES
 from fdr.metrics import METRICS
 from fdr.references import references
-from fdr.references.formats.writers import WRITERS
+from fdr.references.formats.recognise import writers
 from fdr.references.manifest import RegistryEntry
 
 HERE = Path(__file__).parent
@@ -78,7 +78,7 @@ def _encoder_row(row: EncoderRow) -> str:
 def references_page() -> str:
     """docs/references.md with its two tables from the writers and the manifest; the text around them is its own."""
     written = "| `--to` | what is written |\n|---|---|\n"
-    written += "".join(f"| `{name}` | {writer.note} |\n" for name, writer in WRITERS.items())
+    written += "".join(f"| `{name}` | {writer.note} |\n" for name, writer in writers().items())
     known = "| name | images | count | samples of the protocol | encoders | digest | provenance |\n"
     known += "|---|---|---:|---:|---|---|---|\n" + "".join(map(_reference_row, references()))
     return _with_tables("references.md", {"formats": written, "names": known})

@@ -142,6 +142,8 @@ class Writer:
 
     write: Callable[[Path, Content], None]
     """Writes the content to the path in one step, or raises `InputError` if the layout cannot hold it."""
+    note: str
+    """What is written, for the table in docs/references.md."""
     suffixes: tuple[str, ...] = ()
     """File names that end so get this layout when the user names none."""
     roles: tuple[str, ...] = ("main",)

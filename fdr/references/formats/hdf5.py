@@ -26,5 +26,5 @@ FORMAT = Format(
     recognises=lambda start, members: start.startswith(HDF5_MAGIC),
     open=_open,
     is_statistics=_has_moments,
-    writers={"h5": Writer(write_own("h5"), (".h5", ".hdf5"))},
+    writers={"h5": Writer(write_own("h5"), "fdr's own, with full provenance", (".h5", ".hdf5"))},
 )

@@ -97,5 +97,5 @@ FORMAT = Format(
     recognises=lambda start, members: start.startswith(b"\x93NUMPY"),
     open=_open,
     is_statistics=_is_statistics,
-    writers={"npy": Writer(_write, (".npy",), needs_rows=True)},
+    writers={"npy": Writer(_write, "features alone, as CMMD keeps them", (".npy",), needs_rows=True)},
 )

@@ -203,19 +203,24 @@ FORMAT = Format(
     open=_open,
     is_statistics=_is_statistics,
     writers={
-        # mu and sigma, which every tool reads, with the provenance of fdr beside them
-        "npz": Writer(write_own("npz"), (".npz",)),
-        # ADM's evaluator: the spatial moments are called mu_s and sigma_s
-        "adm": Writer(
-            _write_pairs({"main": ("", ""), "spatial": ("", "_s")}), roles=("main", "spatial"), keeps_images=True
+        "npz": Writer(
+            write_own("npz"), "mu and sigma that every tool reads, with fdr's provenance beside them", (".npz",)
         ),
-        # FD-loss: the moments of the mean of all patches are called avg_mu and avg_sigma
-        "fdloss": Writer(_write_pairs({"main": ("", ""), "mean": ("avg_", "")}), roles=("main", "mean")),
-        # nothing but mu and sigma: clean-fid, pytorch-fid, TTUR
-        "clean-fid": Writer(_write_pairs({"main": ("", "")}, is_bare=True)),
-        # features of dgm-eval, with the name of the encoder beside them
-        "dgm-eval": Writer(_write_features("reps"), needs_rows=True),
-        # features that clean-fid's KID reads
-        "clean-fid-kid": Writer(_write_features("feats"), needs_rows=True),
+        "adm": Writer(
+            _write_pairs({"main": ("", ""), "spatial": ("", "_s")}),
+            "ADM's evaluator: mu, sigma, and mu_s, sigma_s where there are spatial moments",
+            roles=("main", "spatial"),
+            keeps_images=True,
+        ),
+        "fdloss": Writer(
+            _write_pairs({"main": ("", ""), "mean": ("avg_", "")}),
+            "FD-loss: mu, sigma, and avg_mu, avg_sigma where there are those of the patch means",
+            roles=("main", "mean"),
+        ),
+        "clean-fid": Writer(
+            _write_pairs({"main": ("", "")}, is_bare=True), "nothing but mu and sigma: clean-fid, pytorch-fid, TTUR"
+        ),
+        "dgm-eval": Writer(_write_features("reps"), "dgm-eval's features: reps, and model", needs_rows=True),
+        "clean-fid-kid": Writer(_write_features("feats"), "clean-fid's features for KID: feats", needs_rows=True),
     },
 )

@@ -104,5 +104,9 @@ def _edm2_metric(content: Content) -> str:
 FORMAT = Format(
     recognises=lambda start, members: start.startswith(b"\x80"),
     open=open_pickle,
-    writers={"edm2": Writer(_write_edm2, (".pkl", ".pickle"), check=_edm2_metric)},
+    writers={
+        "edm2": Writer(
+            _write_edm2, "EDM2's pickle: fid or fd_dinov2, and num_images", (".pkl", ".pickle"), check=_edm2_metric
+        )
+    },
 )

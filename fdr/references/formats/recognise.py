@@ -11,7 +11,7 @@ from pathlib import Path
 from fdr.errors import InputError
 from fdr.frechet import damaged, first_bytes
 from fdr.references.formats.base import Format, StatisticsFile, Writer
-from fdr.references.formats.registry import FORMATS, LAYOUTS
+from fdr.references.formats.registry import FORMATS
 from fdr.runtime import DAMAGE, as_path, check_writable, stand_in_of
 
 EXPECTED = (
@@ -52,19 +52,18 @@ def check_target(path: Path) -> None:
 
 def writers() -> dict[str, Writer]:
     """How to write each layout, by its name."""
-    found = {name: writer for module in FORMATS for name, writer in _load(module).writers.items()}
-    return {name: found[name] for name in LAYOUTS}
+    return {name: writer for module in FORMATS for name, writer in _load(module).writers.items()}
 
 
 def _format_of(path: Path) -> Format:
     start = first_bytes(path)
-    what = stand_in_of(start)
-    if what is not None:
-        raise InputError(f"{str(path)!r} {what}.")
     members = _members(path) if start.startswith(b"PK") else []
     for module in FORMATS:
         if _load(module).recognises(start, members):
             return _load(module)
+    stand_in = stand_in_of(start)
+    if stand_in is not None:
+        raise InputError(f"{str(path)!r} {stand_in}.")
     what = "is a zip archive without arrays" if start.startswith(b"PK") else "is no statistics file"
     raise InputError(f"{str(path)!r} {what}; {EXPECTED}.")
 

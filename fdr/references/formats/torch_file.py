@@ -102,5 +102,5 @@ FORMAT = Format(
     recognises=_recognises,
     open=_open,
     is_statistics=lambda path: not holds_images(path),
-    writers={"torch-fidelity": Writer(_write, (".pt",))},
+    writers={"torch-fidelity": Writer(_write, "torch-fidelity's cache item: a torch file of mu and sigma", (".pt",))},
 )
