@@ -37,13 +37,14 @@ import torch
 from torch import Tensor
 
 from fdr.frechet import Moments
-from fdr.loss import EmaPopulation
+from fdr.loss import EmaPopulation, LossOptions
+from fdr.loss.ema_term import EmaTerm
 from fdr.loss.expansion import Expansion, sketched_norm
 from fdr.loss.fast_term import FastEmaTerm
 from fdr.loss.frozen_basis import Frozen
-from fdr.loss.populations import make_term
-from fdr.loss.terms import AbstractTerm, EmaTerm, Weights
-from fdr.loss.transport import TermValue, frechet_loss
+from fdr.loss.rank_terms import make_term
+from fdr.loss.terms import AbstractTerm, TermValue
+from fdr.loss.transport import frechet_loss
 
 
 class Generator:
@@ -80,8 +81,8 @@ class Autograd:
     def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         moments, beta = self.term.moments, self.term.beta
         rows = rows.double().requires_grad_()
-        mean = beta * moments.mean + (1 - beta) * rows.mean(0)
-        second = beta * (moments.sigma + torch.outer(moments.mean, moments.mean))
+        mean = beta * moments.average.mean + (1 - beta) * rows.mean(0)
+        second = beta * (moments.sigma + torch.outer(moments.average.mean, moments.average.mean))
         sigma = second + (1 - beta) / len(rows) * rows.T @ rows - torch.outer(mean, mean)
         root_trace = torch.linalg.eigvalsh(self.root @ sigma @ self.root).clamp(min=0).sqrt().sum()
         fd = (mean - self.term.target.mean).square().sum() + sigma.trace() + self.trace - 2 * root_trace
@@ -135,7 +136,7 @@ class World:
         self.generator = Generator(options)
         population = EmaPopulation(options.beta)
         self.fast, self.exact = (
-            make_term(population, self.generator.reference, solver, device=options.device)
+            make_term(population, self.generator.reference, LossOptions(solver), device=torch.device(options.device))
             for solver in ("fast", "exact")
         )
         filled = 0
@@ -212,18 +213,18 @@ def expanded(term: FastEmaTerm, rows: Tensor) -> tuple[Tensor, float] | None:
     basis = term.pending.basis
     if not isinstance(basis, Frozen) or basis.schedule.age == 0:
         return None
-    advance = term.moments.advance(rows.double(), *term.moments.averaging.stepped(term.beta))
-    centred = advance.recentred(torch.float32)
+    entry = term.moments.average.stepped(rows.double(), term.beta)
+    centred = entry.recentred(torch.float32)
     first = Expansion(basis.roots.float(), basis.change)
     expansion, _ = first.after_chord_steps(first.correction())
     correction, scaled = expansion.correction(), centred @ basis.high
     moved = (scaled / first.roots - scaled @ correction) @ basis.high.T
-    pull = advance.mean - term.target.mean
+    mean = entry.average.mean
+    pull = mean - term.target.mean
     left = sketched_norm(expansion, correction, scaled, basis.high, 0) / float(
         torch.linalg.norm(centred - moved + pull)
     )
-    weights = Weights(advance.share / len(rows), advance.share / len(rows), advance.share)
-    return weights.gradient(term.target, advance.mean, centred, moved, is_unit=False), left
+    return entry.influence.gradient(term.target, mean, centred, moved, is_unit=False), left
 
 
 def compared(options: argparse.Namespace) -> dict[str, Any]:
@@ -290,8 +291,7 @@ def errors_of(world: World, rows: Tensor, step: int, options: argparse.Namespace
         if truth is not None:
             one["of_expansion"] = relative(truth[0], true.gradient)
     else:
-        averaging, share = exact.moments.averaging.stepped(options.beta)
-        exact.pending = exact.moments.absorbing(rows.double(), averaging, share)
+        exact.pending = exact._with(exact.moments.average.stepped(rows.double(), options.beta))
     fast.commit()
     exact.commit()
     return one

@@ -68,7 +68,7 @@ def post_train(world: World, names: list[str], population: Any, recipe: Recipe, 
         {name: world.encoders[name] for name in names},
         {name: world.references[name] for name in names},
         population=population,
-        eps=recipe.eps,
+        options=fdr.LossOptions(eps=recipe.eps),
     )
     noise = torch.Generator().manual_seed(recipe.seed)
     if fill:

@@ -126,7 +126,9 @@ def test_the_loss_and_its_gradient_equal_the_cpu_s(options: dict[str, Any]) -> N
     reference = fdr.Moments.from_features(fdr.load_encoder("random", device="cpu")(reals)["features"])
     found = []
     for device in ("cpu", "cuda"):
-        loss = fdr.FDLoss("random", reference, encoder_options=EncoderOptions(device=device), **options)
+        loss = fdr.FDLoss(
+            "random", reference, options=fdr.LossOptions(**options), encoder_options=EncoderOptions(device=device)
+        )
         loss.fill(reals.to(device))
         leaf = fakes.to(device).requires_grad_()
         out = loss(leaf)

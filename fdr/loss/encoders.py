@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fdr.encoders import AbstractEncoder, CallableEncoder, checked_features
 from fdr.errors import FdrError, FdrWarning, InputError, RunError
+from fdr.loss.options import LossOptions
 from fdr.runtime import described, is_out_of_memory
 
 LOW, HIGH = -0.5, 1.5
@@ -25,8 +26,6 @@ OUTSIDE_SHARE = 0.05
 A generator without a last tanh overshoots in a few places; images in [-1, 1] do in many. Raising it accepts more of a
 wrong range.
 """
-AUTOCASTS = {None: None, "bf16": torch.bfloat16}
-"""The choices for `FDLoss(autocast=...)`, and the dtype of each."""
 
 
 def checked_images(images: Any, has_range_check: bool) -> Tensor:
@@ -70,19 +69,15 @@ class LossEncoder:
     """An encoder as a function from images [B, 3, H, W] to its main output [B, D].
 
     The output is float32, or float64 where the images are float64 and the encoder is a callable. The encoder is neither
-    trained nor altered: during a pass its modules are in eval mode and its parameters need no gradient. With
-    `batch_size`, a pass with gradient keeps no activations; the backward pass computes them again, `batch_size` images
-    at a time.
+    trained nor altered: during a pass its modules are in eval mode and its parameters need no gradient.
     """
 
-    def __init__(
-        self, name: str, encoder: AbstractEncoder, *, batch_size: int | None, autocast: str | None, compiled: bool
-    ) -> None:
+    def __init__(self, name: str, encoder: AbstractEncoder, options: LossOptions) -> None:
         self.name = name
-        self.batch_size = batch_size
-        self._encoder = encoder if autocast is None else _with_dtype(encoder, autocast)
-        self._autocast = AUTOCASTS[autocast]
-        self._forward = torch.compile(self._encoder.forward) if compiled else self._encoder.forward
+        self.batch_size = options.encoder_batch_size
+        self._encoder = encoder if options.autocast is None else _with_dtype(encoder, options.autocast)
+        self._autocast = torch.bfloat16 if options.autocast == "bf16" else None
+        self._forward = torch.compile(self._encoder.forward) if options.compile_encoders else self._encoder.forward
         self._modules = [part for part in vars(self._encoder).values() if isinstance(part, nn.Module)]
 
     @property

@@ -1,23 +1,36 @@
-"""The term that uses the fast solver (`frozen_basis.py`) for a population that is an exponential average."""
+"""The population that is an exponential average, for the fast solver (`frozen_basis.py`)."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from fdr import frechet
-from fdr.loss.frozen_basis import Basis, Frozen, FrozenMoments, Plain, Schedule, absorbed, solve_frozen, solve_plain
-from fdr.loss.terms import AbstractTerm, Averaging, Weights, check_state
-from fdr.loss.transport import Target, TermValue, frechet_distance_of
+from fdr.loss.ema_term import AbstractEmaTerm, Average, Entry
+from fdr.loss.frozen_basis import Basis, Frozen, Plain, Schedule, absorbed, solve_frozen, solve_plain
+from fdr.loss.terms import TermValue, check_state
+from fdr.loss.transport import Target, frechet_distance_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class FastEmaTerm(AbstractTerm):
+@dataclass(frozen=True)
+class BasisMoments:
+    """A population, as far as FD depends on it: m_q in the average, tr S_q, and M = P^T S_q P."""
+
+    average: Average
+    trace: Tensor
+    """tr S_q, a float64 scalar."""
+    basis: Basis
+    """M, frozen or not."""
+
+
+class FastEmaTerm(AbstractEmaTerm):
     """Exponentially averaged moments in a frozen basis. P [d, r] and D [r, r] are those of `frozen_basis.py`.
 
     Memory, in units of d^2 float64 numbers: the committed population holds 1.5 (P in 48 bits, D in float32), and 0.5
@@ -33,23 +46,14 @@ class FastEmaTerm(AbstractTerm):
         rank = len(roots)
         factor = left.new_zeros(target.dim, rank)
         factor[target.columns] = left * roots  # graded, so that M keeps the digits of its small eigenvalues
-        super().__init__(
-            dataclasses.replace(target, factor=torch.empty_like(target.factor[:0])), is_unit
-        )  # the basis holds its own
-        self.beta = beta
+        without_factor = dataclasses.replace(target, factor=torch.empty_like(target.factor[:0]))
+        super().__init__(without_factor, is_unit, beta)
         empty = Plain(factor, factor.new_zeros(rank, rank), first_life)
-        self.moments = FrozenMoments(Averaging(), torch.zeros_like(target.mean), factor.new_zeros(()), empty)
-        self.pending: FrozenMoments | None = None
-
-    def commit(self) -> None:
-        self.moments, self.pending = self.pending or self.moments, None
-
-    def discard(self) -> None:
-        self.pending = None
+        self.moments = BasisMoments(Average(torch.zeros_like(target.mean)), factor.new_zeros(()), empty)
 
     def state_dict(self) -> dict[str, Tensor]:
         moments, basis = self.moments, self.moments.basis
-        state = {"mean": moments.mean, "trace": moments.trace, **moments.averaging.state()}
+        state = {"trace": moments.trace, **moments.average.state()}
         if isinstance(basis, Plain):
             life = torch.tensor(basis.life, dtype=torch.float64)
             return state | {"factor": basis.factor, "matrix": basis.matrix, "life": life}
@@ -67,13 +71,13 @@ class FastEmaTerm(AbstractTerm):
             schedule = Schedule.of(state["schedule"])
             factor = own["factor"], own["factor_low"], own["lengths"]
             basis = Frozen(*factor, own["roots"], own["change"], own.get("second"), schedule)
-        self.moments, self.pending = FrozenMoments(Averaging.of(state), own["mean"], own["trace"], basis), None
+        self.moments, self.pending = BasisMoments(Average.of(own), own["trace"], basis), None
 
     def _expected(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state with the right names, shapes and dtypes, with the optional parts of `state`; it takes no memory."""
         d, r = self.dim, self.moments.basis.rank
         wide, narrow = torch.zeros((), dtype=torch.float64), torch.zeros(())
-        expected = {"mean": wide.expand(d), "trace": wide, **self.moments.averaging.state()}
+        expected = {"trace": wide, **self.moments.average.state()}
         if "change" not in state:
             return expected | {"factor": wide.expand(d, r), "matrix": wide.expand(r, r), "life": wide}
         expected |= {"factor": narrow.expand(d, r), "factor_low": narrow.expand(d, r), "lengths": narrow.expand(r)}
@@ -81,22 +85,25 @@ class FastEmaTerm(AbstractTerm):
         expected |= {"schedule": wide.expand(len(dataclasses.fields(Schedule)))}
         return expected | {name: narrow.expand(r, r) for name in ("second",) if name in state}
 
-    def _fill(self, rows: Tensor) -> None:
-        self.discard()
-        advance = self.moments.advance(rows, *self.moments.averaging.filled(len(rows)))
-        plain, _ = absorbed(self.moments.basis, advance)
-        self.moments = advance.moments(plain)
+    def _with(self, entry: Entry) -> BasisMoments:
+        return BasisMoments(entry.average, self._trace(entry), absorbed(self.moments.basis, entry)[0])
+
+    def _trace(self, entry: Entry) -> Tensor:
+        """tr S_q with the batch in it: (1 - a) tr S_q + a |X|_F^2 / B - a^2 |e|^2."""
+        share = entry.share
+        mean_square = torch.linalg.vector_norm(entry.centred).square() / len(entry.centred)
+        return (1 - share) * self.moments.trace + share * mean_square - share**2 * entry.shift.square().sum()
 
     def _evaluate(self, rows: Tensor) -> TermValue:
-        advance = self.moments.advance(rows, *self.moments.averaging.stepped(self.beta))
+        entry = self.moments.average.stepped(rows, self.beta)
+        mean, trace = entry.average.mean, self._trace(entry)
         basis, step = self.moments.basis, None
         if isinstance(basis, Frozen):
-            step = solve_frozen(basis, advance, advance.mean - self.target.mean)
+            step = solve_frozen(basis, entry, mean - self.target.mean)
         if step is None:
-            step = solve_plain(basis, advance)
-        fd = frechet_distance_of(self.target, advance.mean, advance.trace, step.root_trace)
-        weights = Weights(advance.share / len(rows), advance.share / len(rows), advance.share)
-        centred = advance.recentred(step.moved.dtype)
-        gradient = weights.gradient(self.target, advance.mean, centred, step.moved, self.is_unit)
-        self.pending = advance.moments(step.basis)
+            step = solve_plain(basis, entry, trace)
+        fd = frechet_distance_of(self.target, mean, trace, step.root_trace)
+        centred = entry.recentred(step.moved.dtype)
+        gradient = entry.influence.gradient(self.target, mean, centred, step.moved, self.is_unit)
+        self.pending = BasisMoments(entry.average, trace, step.basis)
         return TermValue(fd, gradient, step.diagnostics)

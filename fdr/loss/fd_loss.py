@@ -22,10 +22,11 @@ from fdr.encoders import EncoderOptions
 from fdr.errors import InputError
 from fdr.frechet import fd_ratio
 from fdr.loss.encoders import LossEncoder, checked_images
-from fdr.loss.populations import EmaPopulation, Population, make_term
-from fdr.loss.rank_terms import LossTerms, owned_by
-from fdr.loss.setup import check_options, checked_weights, load_named, references_of, warn_of_other_size
-from fdr.loss.transport import TermValue, frechet_loss
+from fdr.loss.options import EmaPopulation, LossOptions, Population
+from fdr.loss.rank_terms import LossTerms
+from fdr.loss.setup import checked_weights, load_named, references_of, warn_of_other_size
+from fdr.loss.terms import TermValue
+from fdr.loss.transport import frechet_loss
 from fdr.references import DEFAULT_REFERENCE, moments_digest
 from fdr.runtime import Group, Progress, SilentProgress, named_arguments, tensor_ranks
 
@@ -36,8 +37,8 @@ FILL_BATCH = 64
 """Images in a batch when a population is filled from one tensor. Raising it needs more memory."""
 STATE_VERSION = 1
 """Version of `FDLoss.state_dict`; other versions are refused."""
-FACTS = {"spec": "encoder spec", "reference": "reference", "population": "population", "solver": "solver"}
-"""What a saved population has to agree with to be loaded, and the words for it in errors."""
+IDENTITY = {"spec": "encoder spec", "reference": "reference", "population": "population", "solver": "solver"}
+"""The fields of a saved population that must be equal for it to be loaded, and the words for them in errors."""
 REPEAT_TOLERANCE = 0.05
 """Largest difference between the features of two passes over the same images, relative to their spread.
 
@@ -80,14 +81,8 @@ class FDLoss:
     `Moments`, or a dict of those by encoder name. An encoder with weight 0 is only watched: its FD is computed, and it
     needs no gradient.
 
-    - `solver`, `gradient`: see docs/training.md.
-    - `encoder_batch_size`: encoders keep no activations and compute them again in the backward pass, this many images
-      at a time. The result is the same; memory falls to that of one such chunk, for one more forward pass.
-    - `autocast`: "bf16" runs the encoders in bfloat16; their features are float32 or float64 all the same. None runs
-      each encoder in the precision of its spec, even inside an autocast of the training loop.
-    - `compile_encoders`: `torch.compile` of every encoder's network.
-    - `group`: the ranks that train together, a process group or what `fdr.join_ranks()` gives; None takes the program's
-      process group when there is one.
+    `weight_files` names the weight files of encoders that are given by name. `group` is the ranks that train together:
+    a process group, or what `fdr.join_ranks()` gives. None takes the program's process group when there is one.
 
     A batch enters the populations when its gradient was used: after `backward`, with the next call, `state_dict` or
     `commit`; `discard` drops it. Raises `InputError` for anything unusable, before the first image.
@@ -99,48 +94,27 @@ class FDLoss:
         encoders: Any,
         reference: Any = DEFAULT_REFERENCE,
         population: Population = EmaPopulation(),  # noqa: B008 (frozen)
-        solver: str = "fast",
+        options: LossOptions = LossOptions(),  # noqa: B008 (frozen)
         *,
         weights: Mapping[str, float] | None = None,
-        eps: float = 0.01,
-        gradient: str = "raw",
-        encoder_batch_size: int | None = None,
-        autocast: str | None = None,
-        compile_encoders: bool = False,
         encoder_options: EncoderOptions | None = None,
         weight_files: Mapping[str, Path] | None = None,
         group: Group | ProcessGroup | None = None,
     ) -> None:
-        check_options(eps, encoder_batch_size, autocast)
-        options = encoder_options or EncoderOptions()
-        loaded = load_named(encoders, options, weight_files)
+        encoder_options = encoder_options or EncoderOptions()
+        loaded = load_named(encoders, encoder_options, weight_files)
         self.weights = checked_weights(weights, list(loaded))
-        self.eps = eps
-        self.solver = solver
-        self.population = population
-        self.references = references_of(reference, loaded, options)
-        self._encoders = {
-            name: LossEncoder(
-                name, encoder, batch_size=encoder_batch_size, autocast=autocast, compiled=compile_encoders
-            )
-            for name, encoder in loaded.items()
-        }
+        self.population, self.options = population, options
+        self.references = references_of(reference, loaded, encoder_options)
+        self._encoders = {name: LossEncoder(name, encoder, options) for name, encoder in loaded.items()}
         self._check_gradients()
-        ranks = tensor_ranks(group, _computing_device(self._encoders))
-        dims = {name: reference.moments.dim for name, reference in self.references.items()}
-        lives = {name: (index + 1) / len(dims) for index, name in enumerate(dims)}  # refreshes at different steps
-        terms = {
-            name: make_term(
-                population,
-                self.references[name].moments,
-                solver,
-                gradient=gradient,
-                device=self._encoders[name].term_device,
-                first_life=lives[name],
-            )
-            for name in owned_by(ranks.rank, ranks.size, list(dims))
-        }
-        self._terms = LossTerms(terms, dims, ranks)
+        self._terms = LossTerms(
+            {name: reference.moments for name, reference in self.references.items()},
+            population,
+            options,
+            {name: encoder.term_device for name, encoder in self._encoders.items()},
+            tensor_ranks(group, _computing_device(self._encoders)),
+        )
         self._batch = _Batch()
         self._is_range_checked = False
 
@@ -235,7 +209,7 @@ class FDLoss:
         """
         self._settle()
         states = self._terms.state()
-        return {"version": STATE_VERSION, "encoders": {n: {**self._facts(n), "term": states[n]} for n in self.names}}
+        return {"version": STATE_VERSION, "encoders": {n: {**self._identity(n), "term": states[n]} for n in self.names}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` gave. Raises `InputError` for other encoders, references or populations."""
@@ -248,21 +222,21 @@ class FDLoss:
         if set(stored) != set(self.names):
             raise InputError(f"The state is of the encoders {', '.join(stored)}; the loss has {', '.join(self.names)}.")
         for name in self.names:
-            for fact, value in self._facts(name).items():
-                if stored[name].get(fact) != value:
+            for field, value in self._identity(name).items():
+                if stored[name].get(field) != value:
                     raise InputError(
-                        f"The state of {name!r} was saved with another {FACTS[fact]} ({stored[name].get(fact)}; here "
-                        f"{value}); go on with that one, or fill the population anew."
+                        f"The state of {name!r} was saved with another {IDENTITY[field]} ({stored[name].get(field)}; "
+                        f"here {value}); go on with that one, or fill a new population."
                     )
         self._terms.load({name: stored[name]["term"] for name in self.names})
 
-    def _facts(self, name: str) -> dict[str, str]:
-        """What the saved population of encoder `name` has to agree with to be loaded."""
+    def _identity(self, name: str) -> dict[str, str]:
+        """What the population of encoder `name` belongs to."""
         return {
             "spec": self._encoders[name].spec_hash,
             "reference": moments_digest(self.references[name].moments),
             "population": repr(self.population),
-            "solver": self.solver,
+            "solver": self.options.solver,
         }
 
     def _settle(self) -> None:
@@ -300,7 +274,7 @@ class FDLoss:
     def _total(self, features: Mapping[str, Tensor], values: Mapping[str, TermValue]) -> Tensor:
         total = torch.zeros((), dtype=torch.float64, device=next(iter(values.values())).fd.device)
         for name, value in values.items():
-            scale = self.weights[name] / (float(value.fd) + self.eps)
+            scale = self.weights[name] / (float(value.fd) + self.options.eps)
             total = total + scale * frechet_loss(features[name], value.fd, value.gradient).to(total.device)
         return total
 

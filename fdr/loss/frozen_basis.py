@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from fdr import frechet
+from fdr.loss.ema_term import Entry, updated
 from fdr.loss.expansion import Expansion, absorbed_change, sketched_norm
-from fdr.loss.terms import Averaging
 from fdr.loss.transport import Diagnostics
 
 if TYPE_CHECKING:
@@ -81,31 +81,6 @@ MAX_NOISE = 1e-2
 
 Raising it uses frozen bases for worse conditioned populations, with less accurate gradients.
 """
-
-
-@dataclass(frozen=True)
-class Advance:
-    """How mean and trace of the population change when a batch enters it."""
-
-    averaging: Averaging
-    share: float
-    """a, the weight of the batch in the population with the batch in it."""
-    centred: Tensor
-    """The batch less the old mean [B, d]."""
-    shift: Tensor
-    """The mean of `centred` over the batch [d]."""
-    mean: Tensor
-    """The new mean [d]."""
-    trace: Tensor
-    """The new tr S_q."""
-
-    def recentred(self, dtype: torch.dtype) -> Tensor:
-        """The batch less the new mean, z - m_q [B, d]."""
-        return self.centred.to(dtype, copy=True).sub_(self.shift.to(dtype), alpha=self.share)
-
-    def moments(self, basis: Basis) -> FrozenMoments:
-        """The population with the batch in it; `basis` holds its M."""
-        return FrozenMoments(self.averaging, self.mean, self.trace, basis)
 
 
 @dataclass(frozen=True)
@@ -222,32 +197,6 @@ Basis = Plain | Frozen
 
 
 @dataclass(frozen=True)
-class FrozenMoments:
-    """A population, as far as FD depends on it."""
-
-    averaging: Averaging
-    mean: Tensor
-    """m_q [d], float64."""
-    trace: Tensor
-    """tr S_q, a float64 scalar."""
-    basis: Basis
-    """M, frozen or not."""
-
-    def advance(self, rows: Tensor, averaging: Averaging, share: float) -> Advance:
-        """How mean and trace change when `rows` [B, d] enter with the weight `share`.
-
-        With X [B, d] the rows less the old mean and e [d] the mean of X, the mean moves by a e, and
-        tr S_q <- (1 - a) tr S_q + a |X|_F^2 / B - a^2 |e|^2.
-        """
-        anchor = self.mean if self.averaging.weight > 0 else rows.mean(0)
-        centred = rows - anchor
-        shift = centred.mean(0)
-        mean_square = torch.linalg.vector_norm(centred).square() / len(rows)
-        trace = (1 - share) * self.trace + share * mean_square - share**2 * shift.square().sum()
-        return Advance(averaging, share, centred, shift, anchor + share * shift, trace)
-
-
-@dataclass(frozen=True)
 class Step:
     """The solution of a step, whichever way it was solved."""
 
@@ -260,28 +209,26 @@ class Step:
     diagnostics: Diagnostics
 
 
-def absorbed(basis: Basis, advance: Advance) -> tuple[Plain, Tensor]:
+def absorbed(basis: Basis, entry: Entry) -> tuple[Plain, Tensor]:
     """M with the batch in it, in float64, and the batch in the coordinates of P, (z - m_q) P [B, r].
 
-    With X [B, d] the batch less the old mean and e [d] the mean of X,
-    M <- (1 - a) M + a (X P)^T (X P) / B - a^2 (e P)^T (e P).
+    M is updated as S_q is (`ema_term.py`), with X P [B, r] in place of X and e P [r] in place of e.
     """
     factor = basis.factor
-    rows, shift, share = advance.centred @ factor, advance.shift @ factor, advance.share
-    matrix = torch.addmm(basis.matrix64(), rows.T, rows, beta=1 - share, alpha=share / len(rows))
-    matrix.addr_(shift, shift, alpha=-(share**2))
+    rows, shift = entry.centred @ factor, entry.shift @ factor
+    matrix = updated(basis.matrix64(), rows, shift, entry.share)
     life = basis.life if isinstance(basis, Plain) else 1.0
-    return Plain(factor, matrix, life), rows.sub_(shift, alpha=share)
+    return Plain(factor, matrix, life), rows.sub_(shift, alpha=entry.share)
 
 
-def solve_plain(basis: Basis, advance: Advance) -> Step:
+def solve_plain(basis: Basis, entry: Entry, trace: Tensor) -> Step:
     """The exact solution: one eigendecomposition M = V s^2 V^T of M with the batch in it, in float64.
 
     P V [d, r] and s become the next frozen basis, unless M is singular or so badly conditioned that whitened features
     would be lost in the rounding of float32. Then M stays as it is, and the next step is exact as well. Directions with
     s = 0 are left out of M^{-1/2}.
     """
-    plain, rows = absorbed(basis, advance)
+    plain, rows = absorbed(basis, entry)
     values, vectors = frechet.eigh(plain.matrix)
     if len(values) and not values[0] > frechet.MIN_RATIO * values[-1]:
         graded = frechet.graded_eigh(plain.matrix)
@@ -294,7 +241,7 @@ def solve_plain(basis: Basis, advance: Advance) -> Step:
     turned = plain.factor @ vectors
     whitened = (rows @ vectors) * torch.where(kept, 1 / roots, 0)
     frozen = Frozen.at(turned, roots, plain.life)
-    noise = torch.finfo(torch.float32).eps * advance.trace.sqrt() * torch.linalg.vector_norm(turned, dim=0) / roots
+    noise = torch.finfo(torch.float32).eps * trace.sqrt() * torch.linalg.vector_norm(turned, dim=0) / roots
     is_regular = is_regular and bool((noise <= MAX_NOISE).all())
     diagnostics = Diagnostics("refresh" if is_regular else "plain", refreshed=True)
     return Step(frozen if is_regular else plain, roots[kept].sum(), whitened @ turned.T, diagnostics)
@@ -323,17 +270,17 @@ class Attempt:
     """
 
     @classmethod
-    def of(cls, basis: Frozen, advance: Advance) -> Attempt | None:
+    def of(cls, basis: Frozen, entry: Entry) -> Attempt | None:
         """The step to first order in D, plus what earlier chord steps gave; None where D has become too large."""
         schedule = dataclasses.replace(basis.schedule, age=basis.schedule.age + 1)
         roots = basis.roots.float()
-        whitened = (advance.centred.float() @ basis.high).div_(roots)
+        whitened = (entry.centred.float() @ basis.high).div_(roots)
         shift = whitened.mean(0)
-        change = absorbed_change(basis.change, whitened, shift, advance.share)
+        change = absorbed_change(basis.change, whitened, shift, entry.share)
         size = float(torch.linalg.matrix_norm(change))
         if not size <= MAX_CHANGE * schedule.life * len(roots) ** 0.5:
             return None
-        whitened.sub_(shift, alpha=advance.share)
+        whitened.sub_(shift, alpha=entry.share)
         second = None if basis.second is None else basis.second * (size / schedule.reach) ** 2
         expansion = Expansion(roots, change, second)
         correction = expansion.correction()
@@ -367,19 +314,19 @@ class Attempt:
         return Step(self.basis, root_trace, self.moved, diagnostics)
 
 
-def solve_frozen(basis: Frozen, advance: Advance, pull: Tensor) -> Step | None:
+def solve_frozen(basis: Frozen, entry: Entry, pull: Tensor) -> Step | None:
     """The step solved by expansion in the frozen basis; None where it has to be a refresh.
 
     The gradient of a row is (z - m_q)(I - T) + (m_q - m_p) up to a factor. `pull` = m_q - m_p [d] is needed because the
     error is relative to the whole of it.
     """
-    attempt = None if basis.schedule.is_over else Attempt.of(basis, advance)
+    attempt = None if basis.schedule.is_over else Attempt.of(basis, entry)
     if attempt is None:
         return None
     schedule, route = attempt.basis.schedule, "frozen"
     if schedule.age < schedule.due and attempt.growth <= schedule.limit:
         return attempt.step(Diagnostics(route))
-    whole = float(torch.linalg.norm(advance.recentred(torch.float32).add_(pull).sub_(attempt.moved)))
+    whole = float(torch.linalg.norm(entry.recentred(torch.float32).add_(pull).sub_(attempt.moved)))
     error = attempt.error(whole)
     if not error <= TOLERANCE:
         if not error <= CHORD_REACH * TOLERANCE:

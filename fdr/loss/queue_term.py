@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from fdr.errors import InputError
-from fdr.loss.terms import FILL_BLOCK, AbstractTerm, Weights, check_state, finish
-from fdr.loss.transport import Solver, Target, TermValue
+from fdr.loss.terms import FILL_BLOCK, AbstractTerm, Influence, TermValue, check_not_stepped, check_state, finish
+from fdr.loss.transport import Solver, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,34 +75,28 @@ class QueueTerm(AbstractTerm):
     It works from two rows on: until the ring is full, the moments are those of the rows there are.
     """
 
-    def __init__(self, target: Target, is_unit: bool, solver: Solver, size: int) -> None:
+    def __init__(self, target: Target, is_unit: bool, size: int, solver: Solver) -> None:
         super().__init__(target, is_unit)
         self.solver, self.size = solver, size
         self.ring = torch.zeros(size, self.dim, dtype=torch.float32, device=self.device)
         self.origin = torch.zeros_like(target.mean)
         empty = RowSums(self.origin, self.origin.new_zeros(self.dim, self.dim))
         self.sums = QueueSums(empty, empty, 0, 0)
-        self.pending: tuple[Tensor, QueueSums] | None = None
-
-    def commit(self) -> None:
-        if self.pending is not None:
-            rows, sums = self.pending
-            self._write(rows, sums)
-            self.pending = None
-
-    def discard(self) -> None:
-        self.pending = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        numbers = {"count": self.sums.count, "position": self.sums.position, "steps": self.sums.steps}
-        peak = torch.tensor(self.sums.peak, dtype=torch.float64)
-        sums = {
-            f"{name}_{order}": getattr(side, order)
-            for name, side in (("all", self.sums.all), ("turn", self.sums.turn))
-            for order in ("first", "second")
+        sums = self.sums
+        return {
+            "ring": self.ring,
+            "origin": self.origin,
+            "peak": torch.tensor(sums.peak, dtype=torch.float64),
+            "all_first": sums.all.first,
+            "all_second": sums.all.second,
+            "turn_first": sums.turn.first,
+            "turn_second": sums.turn.second,
+            "count": torch.tensor(sums.count),
+            "position": torch.tensor(sums.position),
+            "steps": torch.tensor(sums.steps),
         }
-        counts = {name: torch.tensor(value) for name, value in numbers.items()}
-        return {"ring": self.ring, "origin": self.origin, "peak": peak, **sums, **counts}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         check_state(state, self.state_dict())
@@ -116,13 +110,11 @@ class QueueTerm(AbstractTerm):
         self.sums = QueueSums(everything, turn, count, position, steps, float(state["peak"]))
 
     def _fill(self, rows: Tensor) -> None:
-        self.discard()
-        if self.sums.steps:
-            raise InputError("The population already holds steps of training; it can only be filled before the first.")
+        check_not_stepped(self.sums.steps)
         for part in rows.split(self.size):
             self._set_origin(part)
             stored = part.float()
-            self._write(stored, self._after(stored.double(), steps=0))
+            self._enter((stored, self._after(stored.double(), steps=0)))
 
     def _evaluate(self, rows: Tensor) -> TermValue:
         if len(rows) > self.size:
@@ -138,8 +130,8 @@ class QueueTerm(AbstractTerm):
         sigma.addr_(shift, shift, alpha=-sums.count * scale)  # (sum x x^T - n shift shift^T) / (n - 1)
         centred = rows - mean
         found = self.solver(self.target, sigma, centred)
-        weights = Weights(1 / sums.count, scale, share=len(rows) / sums.count)
-        value = finish(self.target, mean, sigma.trace(), centred, found, weights, self.is_unit)
+        influence = Influence(1 / sums.count, scale, share=len(rows) / sums.count)
+        value = finish(self.target, mean, sigma.trace(), centred, found, influence, self.is_unit)
         stored = rows.float()  # the ring is float32, and its sums have to be those of the rows as they are stored
         is_same = torch.equal(stored.double(), rows)
         self.pending = stored, sums if is_same else self._after(stored.double(), steps)
@@ -158,7 +150,7 @@ class QueueTerm(AbstractTerm):
             sums = self._advanced(sums, part, steps)
             start += len(part)
         if sums.peak > LOST_DIGITS * sums.trace:
-            return self._taken_anew(sums, rows)
+            return self._summed_again(sums, rows)
         return sums
 
     def _advanced(self, sums: QueueSums, part: Tensor, steps: int) -> QueueSums:
@@ -174,7 +166,7 @@ class QueueTerm(AbstractTerm):
         peak = max(sums.peak, float(everything.second.trace()))
         return QueueSums(everything, sums.turn.plus(centred), max(sums.count, stop), stop, steps, peak)
 
-    def _taken_anew(self, sums: QueueSums, rows: Tensor) -> QueueSums:
+    def _summed_again(self, sums: QueueSums, rows: Tensor) -> QueueSums:
         """`sums`, computed again from the rows: once a huge outlier has left, the running sums are rounding error."""
         kept = torch.ones(sums.count, dtype=torch.bool, device=self.device)
         kept[self._places(len(rows))] = False
@@ -187,6 +179,7 @@ class QueueTerm(AbstractTerm):
         """The places of the ring that the next rows take [num_rows]."""
         return (torch.arange(num_rows, device=self.device) + self.sums.position) % self.size
 
-    def _write(self, rows: Tensor, sums: QueueSums) -> None:
+    def _enter(self, pending: tuple[Tensor, QueueSums]) -> None:
+        rows, sums = pending
         self.ring[self._places(len(rows))] = rows
         self.sums = sums

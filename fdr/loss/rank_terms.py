@@ -18,8 +18,13 @@ import torch
 from torch import Tensor
 
 from fdr.errors import FdrError, InputError, NonFiniteError, PeerError
-from fdr.loss.terms import AbstractTerm
-from fdr.loss.transport import Diagnostics, TermValue
+from fdr.frechet import Moments
+from fdr.loss.ema_term import EmaTerm
+from fdr.loss.fast_term import FastEmaTerm
+from fdr.loss.options import BatchPopulation, EmaPopulation, LossOptions, Population, QueuePopulation
+from fdr.loss.queue_term import QueueTerm
+from fdr.loss.terms import AbstractTerm, BatchTerm, TermValue
+from fdr.loss.transport import Diagnostics, Target, solve_exact, solve_newton_schulz
 from fdr.runtime import TensorGroup
 
 T = TypeVar("T")
@@ -40,12 +45,25 @@ class _Failure:
 class LossTerms:
     """One `AbstractTerm` per encoder name. All ranks must make the same calls in the same order."""
 
-    def __init__(self, terms: Mapping[str, AbstractTerm], dims: Mapping[str, int], ranks: TensorGroup) -> None:
-        """`terms` are those that live on this rank (see `owned_by`); `dims` are the feature widths of all terms."""
-        self._terms = terms
-        self._dims = dims
+    def __init__(
+        self,
+        references: Mapping[str, Moments],
+        population: Population,
+        options: LossOptions,
+        devices: Mapping[str, torch.device],
+        ranks: TensorGroup,
+    ) -> None:
+        """`references` and `devices` are those of all terms; this rank makes the terms that live on it."""
+        count = len(references)
         self._ranks = ranks
-        self._owners = {name: index % ranks.size for index, name in enumerate(dims)}
+        self._dims = {name: moments.dim for name, moments in references.items()}
+        self._owners = {name: index % ranks.size for index, name in enumerate(references)}
+        self._terms = {
+            # The first lives differ, so that the terms refresh at different steps.
+            name: make_term(population, moments, options, device=devices[name], first_life=(index + 1) / count)
+            for index, (name, moments) in enumerate(references.items())
+            if self._owners[name] == ranks.rank
+        }
 
     def fill(self, features: Mapping[str, Tensor], most: int | None) -> int:
         """Add the features [n, D] of all ranks to the populations, at most `most` rows; return how many were added.
@@ -168,6 +186,26 @@ class LossTerms:
         return replace(value, gradient=gradient[own])
 
 
-def owned_by(rank: int, size: int, names: list[str]) -> list[str]:
-    """The names of the terms that live on `rank`."""
-    return names[rank::size]
+def make_term(
+    population: Population,
+    reference: Moments,
+    options: LossOptions,
+    *,
+    device: torch.device | None = None,
+    first_life: float = 1.0,
+) -> AbstractTerm:
+    """The running state of `population` for one encoder, against its `reference`; it lives on `device` (the CPU).
+
+    `first_life` in (0, 1] is the share of its usual life after which the solver "fast" refreshes its first eigenbasis.
+    """
+    target, is_unit = Target.of(reference, device or torch.device("cpu")), options.gradient == "unit"
+    solver = solve_newton_schulz if options.solver == "newton-schulz" else solve_exact
+    if isinstance(population, EmaPopulation):
+        if options.solver == "fast":
+            return FastEmaTerm(target, is_unit, population.beta, first_life)
+        return EmaTerm(target, is_unit, population.beta, solver)
+    if isinstance(population, QueuePopulation):
+        return QueueTerm(target, is_unit, int(population.size), solver)
+    if isinstance(population, BatchPopulation):
+        return BatchTerm(target, is_unit, solver)
+    raise InputError(f"{population!r} is no population; expected an EmaPopulation, QueuePopulation or BatchPopulation.")

@@ -16,7 +16,7 @@ from fdr.encoders import AbstractEncoder, EncoderOptions, encoder_called, load_e
 from fdr.errors import FdrWarning, InputError, unknown
 from fdr.frechet import Moments
 from fdr.images import Preprocessing, other_preprocessing
-from fdr.loss.encoders import AUTOCASTS, modes_kept
+from fdr.loss.encoders import modes_kept
 from fdr.references import Reference, check_one_encoder_each, find_reference, reference_for
 
 
@@ -42,16 +42,6 @@ def load_named(
         if files:
             raise unknown("encoder with explicit weights", next(iter(files)), loaded)
         return loaded
-
-
-def check_options(eps: float, encoder_batch_size: int | None, autocast: str | None) -> None:
-    """Raise `InputError` for an option out of its range."""
-    if not (math.isfinite(eps) and eps > 0):
-        raise InputError(f"eps is {eps}; expected a number above 0, such as 0.01.")
-    if encoder_batch_size is not None and encoder_batch_size < 1:
-        raise InputError(f"encoder_batch_size is {encoder_batch_size}; expected 1 or more, or None.")
-    if autocast not in AUTOCASTS:
-        raise unknown("autocast", str(autocast), [str(choice) for choice in AUTOCASTS])
 
 
 def checked_weights(weights: Mapping[str, float] | None, names: list[str]) -> dict[str, float]:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from fdr import frechet
-from fdr.errors import InputError, RunError, unknown
+from fdr.errors import InputError
 from fdr.frechet import Moments
 
 if TYPE_CHECKING:
@@ -37,9 +37,6 @@ NEWTON_STEPS = 60
 """
 NEWTON_RESIDUAL = 1e-10
 """|I - Z Y|_F / sqrt(r) at which Newton-Schulz counts as converged. Raising it saves steps and loses accuracy."""
-
-MAX_FEATURE = 1e150
-"""Larger features are refused. Raising it would let their squares overflow float64."""
 
 
 @dataclass(frozen=True)
@@ -118,27 +115,8 @@ class Diagnostics:
     """True where this step made a full eigendecomposition."""
 
 
-@dataclass(frozen=True)
-class TermValue:
-    """FD of a population with the batch in it, and the gradient in the batch."""
-
-    fd: Tensor
-    """A float64 scalar. Rounding can make it slightly negative."""
-    gradient: Tensor
-    """dFD/dfeatures [B, d], in the dtype and on the device of the features, "raw" or "unit" as the term is set."""
-    diagnostics: Diagnostics
-
-
 Solver = Callable[[Target, "Tensor", "Tensor"], Transport]
 """(target, S_q [d, d], centred rows [B, d]) -> Transport; the rows must be of the population."""
-
-
-def solver_named(name: str) -> Solver:
-    """The solver over full covariances: "exact" or "newton-schulz". Raises `InputError` for others."""
-    solvers: dict[str, Solver] = {"exact": solve_exact, "newton-schulz": solve_newton_schulz}
-    if name not in solvers:
-        raise unknown("solver", name, [*solvers, "fast"])
-    return solvers[name]
 
 
 def solve_exact(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
@@ -230,19 +208,6 @@ class _KnownGradient(torch.autograd.Function):
     def backward(ctx: Any, arriving: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return arriving.to(gradient.dtype) * gradient, None, None
-
-
-def check_rows(features: Tensor, dim: int) -> None:
-    """Raise `InputError` unless `features` are [n >= 1, dim] floats, and `RunError` for values that are not finite."""
-    if features.ndim != 2 or features.shape[1] != dim or len(features) == 0 or not features.is_floating_point():
-        raise InputError(
-            f"Features have shape {list(features.shape)} and dtype {features.dtype}; expected [B, {dim}] in floating "
-            "point, the width of the reference."
-        )
-    if not float(torch.linalg.vector_norm(features.detach(), ord=float("inf"))) < MAX_FEATURE:
-        raise RunError(
-            "The features hold NaN, infinity or values above 1e150; the generator or the encoder has overflowed."
-        )
 
 
 def _moved(rows: Tensor, basis: Tensor, roots: Tensor) -> Tensor:

@@ -20,4 +20,4 @@ from .options import SOLVERS as SOLVERS
 from .options import RunOptions as RunOptions
 from .options import TrainOptions as TrainOptions
 from .options import flag as flag
-from .planning import plan as plan
+from .setup import plan as plan

@@ -20,7 +20,7 @@ from typing import Any
 from filelock import Timeout
 
 from fdr._version import __version__
-from fdr.errors import InputError, RunError
+from fdr.errors import InputError, RunError, first_line
 from fdr.runtime import (
     DAMAGE,
     HELD,
@@ -39,7 +39,7 @@ LOG_NAME = "log.jsonl"
 REFERENCE_NAME = "reference"
 LOCK_NAME = ".lock"
 CHECKPOINT_SCHEMA = "fdr-checkpoint/1"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, GRIDS, EVALUATIONS = "checkpoints", "grids", "evaluations"
 _HALF_WRITTEN = ".*.tmp"
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8,})\.pt")
 
@@ -145,7 +145,7 @@ def save_checkpoint(run: Path, step: int, state: Mapping[str, Any]) -> Path:
         try:
             torch.save({"schema": CHECKPOINT_SCHEMA, "step": step, **state}, file)
         except RuntimeError as error:  # torch's writer says so, rather than the system, when the disk is full
-            raise RunError(f"Cannot write {str(path)!r}: {str(error).splitlines()[0]}; free some space.") from error
+            raise RunError(f"Cannot write {str(path)!r}: {first_line(error)}; free some space.") from error
     return path
 
 
@@ -158,9 +158,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         with utf8_path(path) as readable:
             state = torch.load(readable, map_location="cpu", weights_only=True)
     except (*DAMAGE, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"Checkpoint {str(path)!r} is damaged ({reason[:120]}); remove it to resume from an earlier one."
+            f"Checkpoint {str(path)!r} is damaged ({first_line(error)[:120]}); remove it to resume from an earlier one."
         ) from error
     if not isinstance(state, dict) or state.get("schema") != CHECKPOINT_SCHEMA:
         raise InputError(f"{str(path)!r} is no checkpoint of fdr train; remove it from the folder.")

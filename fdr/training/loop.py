@@ -25,12 +25,10 @@ from fdr.training import folder
 from fdr.training.folder import list_checkpoints, load_checkpoint, prune, save_checkpoint
 from fdr.training.log import Clock, SilentView, Sink, StepRecord, View, open_sinks
 from fdr.training.options import RunOptions, TrainOptions
-from fdr.training.overfit_watch import Parting
 from fdr.training.setup import Parts, build
 from fdr.training.snapshots import FILL_BATCH, Snapshots, evaluated
 from fdr.training.step import StepOutcome, Stepper, own_randomness
-from fdr.training.watch import Watch, fingerprint
-from fdr.training.weight_ema import WeightEmas
+from fdr.training.watch import OverfitWatch, Watch, fingerprint
 from fdr.weights import ONLINE
 
 
@@ -70,15 +68,15 @@ def train(
 
     Raises `InputError` for unusable options or a folder of other options, `RunError` when the run cannot go on.
     """
-    run_options, shown = run_options or RunOptions(), view or SilentView()
+    run_options = run_options or RunOptions()
     with propagate_failures(group):
         last = run_on_rank0(group, lambda: _last_step(run, options))
         if last == options.steps:
             return TrainResult(run, last, options.steps, 0, had_finished=True)
         device = resolve_device(run_options.device)
         with folder.locked(run) if group.rank == 0 else contextlib.nullcontext(), own_randomness(device):
-            parts = build(options, run, run_options, group, is_new=last is None, progress=shown)
-            return _Run(options, run, run_options, group, shown, parts).go(last, should_stop)
+            parts = build(options, run, run_options, group, view or SilentView(), is_new=last is None)
+            return _Run(parts).go(last, should_stop)
 
 
 def _last_step(run: Path, options: TrainOptions) -> int | None:
@@ -89,37 +87,34 @@ def _last_step(run: Path, options: TrainOptions) -> int | None:
 class _Run:
     """The state of a run in this process."""
 
-    def __init__(
-        self, options: TrainOptions, run: Path, run_options: RunOptions, group: Group, view: View, parts: Parts
-    ) -> None:
-        self.options, self.run, self.run_options = options, run, run_options
-        self.ranks, self.view, self.parts = tensor_ranks(group, parts.device), view, parts
-        self.is_main = group.rank == 0
-        self.stepper = Stepper(options, parts.generator, parts.loss, parts.draws, self.ranks)
-        half_lives = options.ema_kimg if self.is_main else ()
-        self.emas = WeightEmas(parts.generator, half_lives, options.batch_size)
-        self.parting, self.watch = Parting(), Watch()
-        self.snapshots = Snapshots(options, run, run_options, parts, self.stepper.images, group, view)
-        self.step, self.taken, self.in_a_row = 0, 0, 0
+    def __init__(self, parts: Parts) -> None:
+        self.parts, self.options, self.run_options = parts, parts.options, parts.run_options
+        self.is_main = parts.group.rank == 0
+        self.ranks = tensor_ranks(parts.group, parts.device)
+        self.stepper = Stepper(parts.options, parts.generator, parts.loss, parts.draws, self.ranks)
+        self.snapshots = Snapshots(parts, self.stepper.images)
+        self.watch, self.overfit_watch = Watch(), OverfitWatch()
+        self.step, self.skipped_in_a_row = 0, 0
         self.sinks: list[Sink] = []
         self.clock = Clock()
 
     def go(self, last: int | None, should_stop: Callable[[], bool]) -> TrainResult:
-        """All steps that are left, or those until `should_stop`."""
+        """Take all steps that are left, or those until `should_stop`; `last` is the step of the last checkpoint."""
+        run, steps = self.parts.run, self.options.steps
         if self.is_main:
-            folder.write_options(self.run, self.options)
-            self.sinks = open_sinks(self.run, self.options, self.run_options, last or 0)
+            folder.write_options(run, self.options)
+            self.sinks = open_sinks(run, self.options, self.run_options, last or 0)
         try:
             if last is None:
                 self._begin()
             else:
                 self._resume(last)
-            with self.view.running(self.options.steps, self.step):
+            with self.parts.view.running(steps, self.step):
                 self._steps(should_stop)
         finally:
             for sink in self.sinks:
                 sink.close()
-        return TrainResult(self.run, self.step, self.options.steps, self.step - self.taken)
+        return TrainResult(run, self.step, steps, self.step - self.stepper.taken)
 
     def _begin(self) -> None:
         self.stepper.check_gradient()
@@ -136,16 +131,16 @@ class _Run:
         with evaluated(self.parts.generator), memory_for("filling the populations", advice):
             drawn = draws.batches("fill", count, FILL_BATCH, self.ranks)
             batches = (self.stepper.images(*d, "the filling of the populations") for d in drawn)
-            self.parts.loss.fill(batches, count, progress=self.view)
+            self.parts.loss.fill(batches, count, progress=self.parts.view)
 
     def _resume(self, last: int) -> None:
-        state = load_checkpoint(list_checkpoints(self.run)[last])
-        self.step, self.taken, self.in_a_row = state["step"], state["taken"], state["in_a_row"]
+        state = load_checkpoint(list_checkpoints(self.parts.run)[last])
+        self.step, self.stepper.taken, self.skipped_in_a_row = state["step"], state["taken"], state["in_a_row"]
         self.parts.generator.load_state_dict(state["model"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])
-        self.emas.load(state["model_ema"]["shadows"])
+        self.stepper.emas.load(state["model_ema"]["shadows"])
         self.parts.loss.load_state_dict(state["loss"])
-        self.parting.load_state_dict(state["parting"])
+        self.overfit_watch.load_state_dict(state["parting"])
         self.watch.load_state_dict(state["watch"])
 
     def _steps(self, should_stop: Callable[[], bool]) -> None:
@@ -156,50 +151,49 @@ class _Run:
             outcome = self.stepper.step(self.step, is_timed=is_logged)
             self.step += 1
             self.clock.count(self.options.batch_size)
-            self._take_in(outcome)
-            if is_logged and outcome.fault is None and self.is_main:
-                self._log(outcome)
-            self.view.reached(self.step)
+            self.watch.record(self.step, outcome.grad_norm, outcome.fault)
+            if outcome.fault is not None:
+                self._count_skipped(outcome.fault)
+            else:
+                self.skipped_in_a_row = 0
+                if is_logged and self.is_main:
+                    self._log(outcome)
+            self.parts.view.reached(self.step)
             stops = self.ranks.is_any(should_stop())
             with self.clock.stopped():
                 self._between(stops)
 
-    def _take_in(self, outcome: StepOutcome) -> None:
-        """Average the weights after a step that was taken; log one that was skipped, and fail after too many."""
-        self.watch.note(self.step, outcome.grad_norm, outcome.fault)
-        if outcome.fault is None:
-            self.taken, self.in_a_row = self.taken + 1, 0
-            self.emas.update(self.taken)
-            return
-        self.in_a_row += 1
-        self._write("skipped", {"step": self.step, "text": outcome.fault})
-        if self.in_a_row >= self.options.max_skipped:
+    def _count_skipped(self, fault: str) -> None:
+        """Log a skipped step. Raises `RunError` after too many in a row."""
+        self.skipped_in_a_row += 1
+        self._write("skipped", {"step": self.step, "text": fault})
+        if self.skipped_in_a_row >= self.options.max_skipped:
             raise RunError(
-                f"{self.in_a_row} steps in a row were skipped; of step {self.step} the reason is: "
-                f"{outcome.fault.rstrip('.')}. Lower --lr, set --clip, or leave out bf16."
+                f"{self.skipped_in_a_row} steps in a row were skipped; of step {self.step} the reason is: "
+                f"{fault.rstrip('.')}. Lower --lr, set --clip, or leave out bf16."
             )
 
     def _log(self, outcome: StepOutcome) -> None:
         watched = tuple(name for name, weight in self.parts.loss.weights.items() if weight == 0)
         record = StepRecord(
             step=self.step,
-            images=self.taken * self.options.batch_size,
+            images=self.stepper.taken * self.options.batch_size,
             lr=outcome.lr,
             loss=outcome.loss,
             fd=outcome.fd,
             fdr=outcome.fdr,
             watched=watched,
             grad_norm=outcome.grad_norm,
-            skipped=self.step - self.taken,
+            skipped=self.step - self.stepper.taken,
             images_per_second=self.clock.rate(),
             memory=peak_memory(self.parts.device),
             seconds=outcome.seconds,
         )
         self._write("step", record.values())
-        self.view.show(record)
+        self.parts.view.show(record)
         trained = {name: fd for name, fd in outcome.fd.items() if name not in watched}
-        parted = self.parting.look(self.step, trained, {name: outcome.fd[name] for name in watched})
-        for sentence in (*parted, *self.watch.look(self.step, outcome.fd, list(trained), outcome.batch)):
+        overfit = self.overfit_watch.look(self.step, trained, {name: outcome.fd[name] for name in watched})
+        for sentence in (*overfit, *self.watch.look(self.step, outcome.fd, list(trained), outcome.batch)):
             self._warn(sentence)
 
     def _warn(self, sentence: str) -> None:
@@ -209,13 +203,13 @@ class _Run:
 
     def _judge(self) -> None:
         """At the end of a run, warn when most steps were skipped, and raise `RunError` when it has learned nothing."""
-        sentence = self.watch.losses(self.step, self.taken)
+        sentence = self.watch.losses(self.step, self.stepper.taken)
         if sentence is not None:
             self._warn(sentence)
-        verdict = self.watch.verdict(self.step, self.taken, self.stepper.parameters)
+        verdict = self.watch.verdict(self.step, self.stepper.taken, self.stepper.parameters)
         if verdict is not None:
             self._write("warning", {"step": self.step, "text": f"Nothing was learned: {verdict}."})
-            raise RunError(f"Run {str(self.run)!r} has learned nothing: {verdict}.")
+            raise RunError(f"Run {str(self.parts.run)!r} has learned nothing: {verdict}.")
 
     def _between(self, stops: bool) -> None:
         """Do what is due after a step. The checkpoint comes last, so that a resumed run repeats what it missed."""
@@ -246,20 +240,21 @@ class _Run:
         loss, model = self.parts.loss.state_dict(), self.parts.generator.state_dict()
         if not self.is_main:
             return
+        run, stepper = self.parts.run, self.stepper
         state: dict[str, Any] = {
-            "taken": self.taken,
-            "in_a_row": self.in_a_row,
-            "images": self.taken * self.options.batch_size,
+            "taken": stepper.taken,
+            "in_a_row": self.skipped_in_a_row,
+            "images": stepper.taken * self.options.batch_size,
             "model": model,
-            "model_ema": {"shadows": self.emas.shadows},
-            "optimizer": self.stepper.optimizer.state_dict(),
+            "model_ema": {"shadows": stepper.emas.shadows},
+            "optimizer": stepper.optimizer.state_dict(),
             "loss": loss,
-            "parting": self.parting.state_dict(),
+            "parting": self.overfit_watch.state_dict(),
             "watch": self.watch.state_dict(),
         }
-        save_generator(self.run, self.parts.generator, {ONLINE: model, **self.emas.shadows})
-        save_checkpoint(self.run, self.step, state)  # after the generator, which a resumed run loads first
-        prune(self.run, self.run_options.keep, self.run_options.milestone_every)
+        save_generator(run, self.parts.generator, {ONLINE: model, **stepper.emas.shadows})
+        save_checkpoint(run, self.step, state)  # after the generator, which a resumed run loads first
+        prune(run, self.run_options.keep, self.run_options.milestone_every)
 
     def _write(self, kind: str, values: dict[str, Any]) -> None:
         for sink in self.sinks:

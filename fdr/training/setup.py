@@ -1,10 +1,12 @@
-"""Set-up of a run: generator, encoders, reference and loss are loaded, and errors are raised before any step."""
+"""Set-up of a run: its parts are loaded and checked before any step, and `plan` says what the run would cost."""
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,19 +16,37 @@ from fdr.evaluation import write_reference
 from fdr.features import ExtractionOptions
 from fdr.generators import Architecture, Generator, check_architecture, load_generator
 from fdr.images import open_images
-from fdr.loss import FDLoss
+from fdr.loss import EmaPopulation, FDLoss, LossOptions, QueuePopulation
 from fdr.references import names_images
-from fdr.runtime import Group, Progress, check_dtype, resolve_device
+from fdr.runtime import Group, check_dtype, peak_memory, resolve_device, run_on_rank0, tensor_ranks
 from fdr.training import folder
-from fdr.training.draws import Draws
+from fdr.training.folder import CHECKPOINTS, EVALUATIONS, GRIDS, list_checkpoints
+from fdr.training.log import SilentView, View
 from fdr.training.options import RunOptions, TrainOptions, parse_population
+from fdr.training.step import Draws, Stepper, own_randomness
 from fdr.weights import ONLINE
+
+MEASURED = 64
+"""Most images per rank in the step that `plan` measures; the time of a larger batch is extrapolated.
+
+Raising it makes the estimate better and the dry run longer.
+"""
+LONGEST_WAIT = 100
+"""Most steps between two eigendecompositions of the fast solver. Raising it lowers the estimated time."""
+FORWARD_SHARE = 1 / 3
+"""Share of a step's time in the forward pass, as the backward pass takes about twice as long."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The objects that the training loop works with."""
+    """All that a run works with on this rank."""
 
+    options: TrainOptions
+    run: Path
+    """Its folder."""
+    run_options: RunOptions
+    group: Group
+    view: View
     device: torch.device
     generator: Generator
     encoders: Mapping[str, AbstractEncoder]
@@ -38,7 +58,7 @@ class Parts:
 
 
 def build(
-    options: TrainOptions, run: Path, run_options: RunOptions, group: Group, *, is_new: bool, progress: Progress
+    options: TrainOptions, run: Path, run_options: RunOptions, group: Group, view: View, *, is_new: bool
 ) -> Parts:
     """Load everything. A resumed run takes the generator, and the moments of reference images, from its own folder."""
     device = resolve_device(run_options.device)
@@ -50,28 +70,30 @@ def build(
         device=str(device),
         offline=run_options.offline,
         tf32=options.tf32,
-        progress=progress,
+        progress=view,
     )
     names = parse_encoders([*options.reps, *options.monitor])
     encoders = {encoder.spec.name: encoder for encoder in load_encoders(names, encoder_options)}
     cache = None if run_options.cache is None else Path(run_options.cache)
-    extraction = ExtractionOptions(cache, progress=progress, group=group)
+    extraction = ExtractionOptions(cache, progress=view, group=group)
     reference = _reference(options.reference, run, list(encoders.values()), extraction, is_new)
     loss = FDLoss(
         list(encoders.values()),
         reference,
         parse_population(options.population),
-        options.solver,
+        LossOptions(
+            options.solver,
+            options.eps,
+            options.gradient,
+            encoder_batch_size=run_options.encoder_batch_size,
+            autocast="bf16" if options.encoder_dtype == "bf16" else None,
+        ),
         weights={name: 0.0 for name in encoders if name not in parse_encoders(list(options.reps))},
-        eps=options.eps,
-        gradient=options.gradient,
-        encoder_batch_size=run_options.encoder_batch_size,
-        autocast="bf16" if options.encoder_dtype == "bf16" else None,
         encoder_options=encoder_options,
         group=group,
     )
     draws = Draws(options.seed, generator.noise_shape, generator.num_classes, device)
-    return Parts(device, generator, encoders, reference, loss, draws)
+    return Parts(options, run, run_options, group, view, device, generator, encoders, reference, loss, draws)
 
 
 def _generator(
@@ -111,3 +133,100 @@ def _reference(
             shutil.rmtree(own, ignore_errors=True)  # of a run that was killed before its first checkpoint
         write_reference(open_images(reference), encoders, own, name=Path(reference).name, options=options)
     return str(own)
+
+
+# --------------------------------------------------------------------------------------------------------- dry run
+
+
+def plan(options: TrainOptions, run: Path, run_options: RunOptions, group: Group) -> Iterator[str]:
+    """Check everything, take one step that is thrown away, and say what the run would be; nothing is left in `run`."""
+    folder.check_folder(run, options)
+    last = max(list_checkpoints(run), default=None)
+    if last == options.steps:
+        yield f"{run} has finished already, at step {last}; nothing would be done"
+        return
+    with tempfile.TemporaryDirectory() as scratch, own_randomness(resolve_device(run_options.device)):
+        place = run_on_rank0(group, lambda: Path(scratch)) if last is None else run
+        parts = build(options, place, run_options, group, SilentView(), is_new=last is None)
+        yield from _contents(parts, run, last or 0)
+        yield from _costs(parts)
+    yield from _files(parts, run)
+
+
+def _contents(parts: Parts, run: Path, done: int) -> Iterator[str]:
+    trained = [name for name, weight in parts.loss.weights.items() if weight]
+    watched = [name for name, weight in parts.loss.weights.items() if not weight]
+    generator, steps = parts.generator, parts.options.steps
+    count = sum(parameter.numel() for parameter in generator.parameters())
+    yield f"run: {run}, {'new' if not done else f'goes on at step {done}'}, {steps} steps on {parts.device}"
+    yield f"generator: {generator.name}, {count:,} parameters, noise {list(generator.noise_shape)}"
+    yield f"loss: FD of {', '.join(trained)} to {parts.reference}" + (
+        f"; watched: {', '.join(watched)}" if watched else ""
+    )
+
+
+def _costs(parts: Parts) -> Iterator[str]:
+    """The cost of a step, measured on a part of the batch with an empty population; its result is thrown away."""
+    options = parts.options
+    size = min(options.batch_size, MEASURED * parts.group.size)
+    trial = replace(options, batch_size=size, chunks=1, ema_kimg=())
+    ranks = tensor_ranks(parts.group, parts.device)
+    stepper = Stepper(trial, parts.generator, parts.loss, parts.draws, ranks)
+    stepper.check_gradient()
+    outcome = stepper.step(0, is_timed=True)
+    parts.loss.discard()
+    if outcome.fault is not None:
+        yield f"warning: a step measured now would be skipped: {outcome.fault}"
+        return
+    seconds, share = outcome.seconds, options.batch_size / size
+    networks, solver = (seconds["generator"] + seconds["encoders"]) * share, seconds["solver"]
+    yield f"a step: {networks:.3g} s in the networks, measured on {size} images; {solver:.3g} s in an exact solution"
+    solves = options.steps if options.solver == "exact" else math.ceil(options.steps / LONGEST_WAIT)
+    yield f"refreshes: {'every step' if options.solver == 'exact' else f'{solves} or more, as the error estimate asks'}"
+    fill = 0 if options.population == "batch" else options.fill
+    filling = _words_of(fill / options.batch_size * networks * FORWARD_SHARE)
+    stepping = _words_of(options.steps * networks + solves * solver)
+    yield f"time: about {filling} to fill with {fill} images, {stepping} or more for {options.steps} steps"
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in parts.generator.parameters())
+    kept = _bytes(weights * (4 + len(options.ema_kimg)) + _population_bytes(parts))
+    peak = _bytes(peak_memory(parts.device))
+    yield f"memory: {peak} at the peak of that step; {kept} for parameters, AdamW, averages and populations"
+
+
+def _population_bytes(parts: Parts) -> int:
+    population, total = parse_population(parts.options.population), 0
+    for reference in parts.loss.references.values():
+        dim = reference.moments.dim
+        if isinstance(population, EmaPopulation):
+            total += 3 * dim * dim * 8
+        elif isinstance(population, QueuePopulation):
+            total += population.size * dim * 4 + 4 * dim * dim * 8
+    return total
+
+
+def _files(parts: Parts, run: Path) -> Iterator[str]:
+    options, run_options = parts.options, parts.run_options
+    weights = sum(value.numel() * value.element_size() for value in parts.generator.state_dict().values())
+    sets = 1 + len(options.ema_kimg)
+    size = weights * (sets + 2) + _population_bytes(parts)
+    kept = run_options.keep + (options.steps // run_options.milestone_every if run_options.milestone_every else 0)
+    every = f"every {run_options.checkpoint_every} steps" if run_options.checkpoint_every else "at the end"
+    yield f"files: {run / CHECKPOINTS}: {kept} checkpoints of {_bytes(size)}, {every}"
+    yield f"files: {run}: the generator in {sets} sets of weights of {_bytes(weights)}, {folder.LOG_NAME}"
+    if run_options.grid_every:
+        yield f"files: {run / GRIDS}: a grid of {run_options.grid_size} images every {run_options.grid_every} steps"
+    if run_options.eval_every:
+        every = f"every {run_options.eval_every} steps"
+        yield f"files: {run / EVALUATIONS}: a report on {run_options.eval_count} images {every}"
+
+
+def _bytes(size: int | None) -> str:
+    if size is None:
+        return "unknown"
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _words_of(seconds: float) -> str:
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"

@@ -19,12 +19,11 @@ from fdr.features import ExtractionOptions
 from fdr.generators import GeneratorSource
 from fdr.images import ImageOptions, open_images
 from fdr.reports import reports_to_json
-from fdr.runtime import Group, Progress, atomic_path, memory_for, write_atomically
-from fdr.training.draws import stream_seed
-from fdr.training.options import RunOptions, TrainOptions
+from fdr.runtime import atomic_path, memory_for, write_atomically
+from fdr.training.folder import EVALUATIONS, GRIDS
 from fdr.training.setup import Parts
+from fdr.training.step import stream_seed
 
-GRIDS, EVALUATIONS = "grids", "evaluations"
 FILL_BATCH = 64
 """Images that are generated together without gradient. Raising it needs more memory."""
 MARGIN = 2
@@ -32,62 +31,56 @@ MARGIN = 2
 
 
 class Snapshots:
-    """Grids, reference images and evaluations in the folder of a run."""
+    """Grids, reference images and evaluations in the folder of a run; `images_of` runs the generator."""
 
-    def __init__(
-        self,
-        options: TrainOptions,
-        run: Path,
-        run_options: RunOptions,
-        parts: Parts,
-        images_of: Callable[[Tensor, Tensor | None, str], Tensor],
-        group: Group,
-        progress: Progress,
-    ) -> None:
-        self._options, self._run, self._run_options, self._parts = options, run, run_options, parts
-        self._images_of, self._group, self._progress = images_of, group, progress
+    def __init__(self, parts: Parts, images_of: Callable[[Tensor, Tensor | None, str], Tensor]) -> None:
+        self._parts, self._images_of = parts, images_of
         self._evaluator: Evaluator | None = None
 
     def grid(self, step: int) -> None:
         """Save a sheet of samples; the noise and labels are the same at every step."""
-        if self._group.rank > 0 or not self._run_options.grid_every:
+        parts, options = self._parts, self._parts.run_options
+        if parts.group.rank > 0 or not options.grid_every:
             return
-        with evaluated(self._parts.generator), memory_for("the grid of samples", "lower --grid-size"):
-            batches = self._parts.draws.batches("grid", self._run_options.grid_size, FILL_BATCH)
+        with evaluated(parts.generator), memory_for("the grid of samples", "lower --grid-size"):
+            batches = parts.draws.batches("grid", options.grid_size, FILL_BATCH)
             images = [as_bytes(self._images_of(*batch, f"the grid of step {step}")) for batch in batches]
-        save_sheet(self._run / GRIDS / f"step-{step:08d}.png", np.concatenate(images))
+        save_sheet(parts.run / GRIDS / f"step-{step:08d}.png", np.concatenate(images))
 
     def reals(self) -> None:
         """Save as many reference images beside the grids, where the reference holds images."""
-        if self._group.rank > 0 or not self._run_options.grid_every:
+        parts, options = self._parts, self._parts.run_options
+        if parts.group.rank > 0 or not options.grid_every:
             return
-        images = first_images(self._options.reference, self._run_options.grid_size)
+        images = first_images(parts.options.reference, options.grid_size)
         if images is not None:
-            save_sheet(self._run / GRIDS / "reals.png", images)
+            save_sheet(parts.run / GRIDS / "reals.png", images)
 
     def evaluate(self, step: int) -> dict[str, Any]:
         """Evaluate the generator as `fdr eval` does, save the report, and return an entry for the log."""
-        options, seed = self._run_options, stream_seed(self._options.seed, "evaluation")
-        with evaluated(self._parts.generator):
-            source = GeneratorSource(self._parts.generator, options.eval_count, seed=seed, batch_size=FILL_BATCH)
+        parts, count = self._parts, self._parts.run_options.eval_count
+        seed = stream_seed(parts.options.seed, "evaluation")
+        with evaluated(parts.generator):
+            source = GeneratorSource(parts.generator, count, seed=seed, batch_size=FILL_BATCH)
             report = self._prepared().evaluate_source(source)
-        if self._group.rank == 0:
-            write_atomically(self._run / EVALUATIONS / f"step-{step:08d}.json", reports_to_json([report]).encode())
-        values: dict[str, Any] = {"step": step, "count": options.eval_count}
+        if parts.group.rank == 0:
+            write_atomically(parts.run / EVALUATIONS / f"step-{step:08d}.json", reports_to_json([report]).encode())
+        values: dict[str, Any] = {"step": step, "count": count}
         for result in report:
             if result.encoder is not None:
                 values.setdefault(result.metric, {})[result.encoder] = result.value
         return values
 
     def _prepared(self) -> Evaluator:
+        parts = self._parts
         if self._evaluator is None:
             self._evaluator = Evaluator(
-                list(self._parts.encoders.values()),
-                self._parts.reference,
+                list(parts.encoders.values()),
+                parts.reference,
                 "fd",
                 image_options=ImageOptions(),
-                encoder_options=EncoderOptions(device=str(self._parts.device), progress=self._progress),
-                extraction_options=ExtractionOptions(progress=self._progress, group=self._group),
+                encoder_options=EncoderOptions(device=str(parts.device), progress=parts.view),
+                extraction_options=ExtractionOptions(progress=parts.view, group=parts.group),
             )
         return self._evaluator
 

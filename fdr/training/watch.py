@@ -1,11 +1,12 @@
-"""Signs that a run learns nothing or diverges: warnings while it goes on, and an error at its end.
+"""Signs that a run learns nothing, diverges or overfits: warnings while it goes on, and an error at its end.
 
-A step that cannot be taken reports that itself. This file looks for faults that let every step pass and teach nothing.
+A step that cannot be taken reports that itself. This file looks for faults that let every step pass.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,11 @@ DIVERGED = 10.0
 """A trained FD above this many times its first logged value is reported. Raising it reports divergence later."""
 STILL = 3
 """This many logged steps in a row with the same FD, to the last digit, are reported. Raising it reports later."""
+RISE = 0.05
+"""A watched FD that is this share above its lowest, while the trained ones fell on, is reported.
+
+Raising it reports later and less often by mistake.
+"""
 DEAD_SHARE = 0.5
 """A run fails when its gradient was exactly 0 up to its end, over at least this share of the steps.
 
@@ -27,7 +33,7 @@ Raising it lets runs pass that stopped learning early.
 
 
 @dataclass(frozen=True)
-class BatchFacts:
+class BatchStatistics:
     """Statistics of the images of one step on this rank."""
 
     count: int
@@ -37,12 +43,12 @@ class BatchFacts:
     """The share of values further outside of [0, 1] than a tenth."""
 
 
-def batch_facts(images: Tensor) -> BatchFacts:
+def batch_statistics(images: Tensor) -> BatchStatistics:
     """The statistics of images [B, 3, H, W], with a single copy from the device."""
     values = images.detach()
     spread = (values.amax(0) - values.amin(0)).amax()
     outside = ((values < -OVERSHOOT) | (values > 1 + OVERSHOOT)).float().mean()
-    return BatchFacts(len(images), *torch.stack([spread, outside]).tolist())
+    return BatchStatistics(len(images), *torch.stack([spread, outside]).tolist())
 
 
 def fingerprint(parameters: Sequence[Tensor]) -> list[float]:
@@ -59,15 +65,15 @@ class Watch:
     zero_since: int | None = None
     """The first of the steps up to now whose gradients are all exactly 0."""
     fault: str = ""
-    """Why the last step that was skipped was."""
-    told: set[str] = field(default_factory=set)
+    """The reason why the last skipped step was skipped."""
+    reported: set[str] = field(default_factory=set)
     """Signs that were reported and are still there; a resumed run reports them again."""
     first: dict[str, float] = field(default_factory=dict)
     """FD by trained encoder at the first logged step."""
     still: dict[str, tuple[float, int]] = field(default_factory=dict)
-    """FD by encoder, and in how many logged steps in a row it was that."""
+    """By encoder: the last logged FD, and for how many logged steps in a row FD has been exactly that."""
 
-    def note(self, step: int, grad_norm: float, fault: str | None) -> None:
+    def record(self, step: int, grad_norm: float, fault: str | None) -> None:
         """Record a step, by numbers that the step computes anyway."""
         if fault is not None:
             self.fault = fault
@@ -77,7 +83,7 @@ class Watch:
             self.zero_since = step
 
     def look(
-        self, step: int, fd: Mapping[str, float], trained: Sequence[str], batch: BatchFacts | None = None
+        self, step: int, fd: Mapping[str, float], trained: Sequence[str], batch: BatchStatistics | None = None
     ) -> list[str]:
         """One sentence for every sign that a logged step shows for the first time."""
         signs = {"gradient": self._gradient(), "images": _images(step, batch), "range": _range(step, batch)}
@@ -87,9 +93,9 @@ class Watch:
             signs[f"still {name}"] = self._still(name)
             if name in trained:
                 signs[f"diverged {name}"] = self._diverged(name, value)
-        said = [text for sign, text in signs.items() if text is not None and sign not in self.told]
-        self.told = {sign for sign, text in signs.items() if text is not None}
-        return said
+        sentences = [text for sign, text in signs.items() if text is not None and sign not in self.reported]
+        self.reported = {sign for sign, text in signs.items() if text is not None}
+        return sentences
 
     def verdict(self, step: int, taken: int, parameters: Sequence[Tensor]) -> str | None:
         """Why a run that has taken `taken` of its `step` steps has learned nothing; None when it has learned."""
@@ -148,7 +154,7 @@ class Watch:
         )
 
 
-def _images(step: int, batch: BatchFacts | None) -> str | None:
+def _images(step: int, batch: BatchStatistics | None) -> str | None:
     if batch is None or batch.count < 2 or batch.spread > 0:
         return None
     return (
@@ -157,10 +163,52 @@ def _images(step: int, batch: BatchFacts | None) -> str | None:
     )
 
 
-def _range(step: int, batch: BatchFacts | None) -> str | None:
+def _range(step: int, batch: BatchStatistics | None) -> str | None:
     if batch is None or batch.outside <= OUTSIDE_SHARE:
         return None
     return (
         f"{batch.outside:.0%} of the values of step {step} lie outside of the value range by more than a tenth: the "
         "encoders see what no file can hold, and samples are clamped; lower --lr, or end the network in a sigmoid."
     )
+
+
+@dataclass
+class OverfitWatch:
+    """Notices when the FD of watched encoders rises while that of the trained encoders falls.
+
+    A generator can game the encoders that it is trained on: their FD falls while the images get worse, which other
+    encoders see.
+    """
+
+    lowest: dict[str, tuple[int, float, float]] = field(default_factory=dict)
+    """By watched encoder: step of its lowest FD, that FD, and the geometric mean of the trained FDs then."""
+    reported: set[str] = field(default_factory=set)
+    """Watched encoders that were reported and have not recovered since."""
+
+    def look(self, step: int, trained: Mapping[str, float], watched: Mapping[str, float]) -> list[str]:
+        """One sentence for every watched encoder that has risen since the last call and was not reported yet."""
+        # The geometric mean, in which an encoder of large FD does not drown the others.
+        now = 0.0 if min(trained.values()) <= 0 else statistics.geometric_mean(trained.values())
+        sentences = []
+        for name, value in watched.items():
+            since, low, then = self.lowest.get(name, (step, math.inf, now))
+            if value <= low:
+                self.lowest[name] = (step, value, now)
+                self.reported.discard(name)
+            elif value > (1 + RISE) * low and now < then and name not in self.reported:
+                self.reported.add(name)
+                sentences.append(
+                    f"Since step {since} the FD of the trained encoders fell by {1 - now / then:.1%}, but that of "
+                    f"{name}, which is watched, rose by {value / low - 1:.1%}: what improves may not be the images; "
+                    "look at the grids, train on more encoders, or stop."
+                )
+        return sentences
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint, by the names of its format."""
+        return {"lowest": {name: list(row) for name, row in self.lowest.items()}, "told": sorted(self.reported)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.lowest = {name: (int(step), low, then) for name, (step, low, then) in state["lowest"].items()}
+        self.reported = set(state["told"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 import fdr
-from fdr.loss.transport import TermValue
+from fdr.loss.terms import TermValue
 
 DIM = 6
 PIXELS = 3 * 4 * 4
@@ -54,8 +55,11 @@ def references(count: int = 2) -> dict[str, fdr.Moments]:
 
 
 def make_loss(count: int = 2, **options: object) -> fdr.FDLoss:
+    """`options` are those of `LossOptions` and of `FDLoss`."""
     given = {"population": fdr.EmaPopulation(0.9), "solver": "exact", **options}
-    return fdr.FDLoss(encoders(count), references(count), **given)  # type: ignore[arg-type]
+    names = {field.name for field in dataclasses.fields(fdr.LossOptions)} & given.keys()
+    chosen = fdr.LossOptions(**{name: given.pop(name) for name in names})  # type: ignore[arg-type]
+    return fdr.FDLoss(encoders(count), references(count), options=chosen, **given)  # type: ignore[arg-type]
 
 
 def gradient_of(net: nn.Module) -> Tensor:
@@ -77,7 +81,7 @@ def distance(features: Tensor, reference: fdr.Moments) -> Tensor:
 
 
 class Recorded:
-    """A term that does what `make_term` made, and notes the calls."""
+    """A term that does what `make_term` made, and records the calls."""
 
     def __init__(self, term: object) -> None:
         self.term = term

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from covariances import features
 from torch import Tensor
 
 from fdr.frechet import Moments
+from fdr.loss import LossOptions
+from fdr.loss.rank_terms import make_term as make_term_of
+from fdr.loss.terms import AbstractTerm
+
+
+def make_term(
+    population: Any, target: Moments, solver: str = "fast", gradient: str = "raw", **more: Any
+) -> AbstractTerm:
+    """The term of a population: the subject of the tests, not an oracle."""
+    return make_term_of(population, target, LossOptions(solver, gradient=gradient), **more)
 
 
 def reference(dim: int = 12, count: int = 400, seed: int = 90) -> Moments:

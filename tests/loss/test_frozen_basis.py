@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from covariances import features, relu_features, rotation, transported
-from oracles import batch, reference
+from oracles import batch, make_term, reference
 from torch import Tensor
 
 from fdr.errors import InputError
@@ -18,7 +18,6 @@ from fdr.loss import BatchPopulation, EmaPopulation
 from fdr.loss import frozen_basis as _frozen_basis
 from fdr.loss.fast_term import FastEmaTerm
 from fdr.loss.frozen_basis import TOLERANCE, Frozen, Plain, solve_frozen, solve_plain
-from fdr.loss.populations import make_term
 from fdr.loss.transport import frechet_loss
 
 DIM, SIZE = 48, 64
@@ -152,11 +151,11 @@ def test_what_chord_steps_gave_is_used_later() -> None:
             scheduled(fast, due=10**9, limit=10.0)
             kept = gap(fast.evaluate(rows).gradient, expected)
             without = dataclasses.replace(fast.moments.basis, second=None)
-            advance = fast.moments.advance(rows.double(), *fast.moments.averaging.stepped(0.999))
-            first, with_it = (_frozen_basis.Attempt.of(b, advance) for b in (without, fast.moments.basis))
+            entry = fast.moments.average.stepped(rows.double(), 0.999)
+            first, with_it = (_frozen_basis.Attempt.of(b, entry) for b in (without, fast.moments.basis))
             assert first is not None and with_it is not None
             assert kept < 0.3 * gap(first.moved, with_it.moved) * float(
-                torch.linalg.norm(with_it.moved) / torch.linalg.norm(expected) * 2 * advance.share / len(rows)
+                torch.linalg.norm(with_it.moved) / torch.linalg.norm(expected) * 2 * entry.share / len(rows)
             )
             scheduled(fast, due=basis.schedule.due, limit=basis.schedule.limit)
             checked += 1
@@ -298,9 +297,9 @@ def test_a_sudden_change_is_refused_by_the_guard() -> None:
     fast.commit()
     assert isinstance(fast.moments.basis, Frozen)
     rows = 10 * generator.batch(2, 256).double()
-    advance = fast.moments.advance(rows, *fast.moments.averaging.stepped(0.9))
-    assert solve_frozen(fast.moments.basis, advance, advance.mean) is None
-    assert solve_plain(fast.moments.basis, advance).diagnostics.refreshed
+    entry = fast.moments.average.stepped(rows, 0.9)
+    assert solve_frozen(fast.moments.basis, entry, entry.average.mean) is None
+    assert solve_plain(fast.moments.basis, entry, fast.moments.trace).diagnostics.refreshed
 
 
 def test_the_basis_is_refreshed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,16 +352,10 @@ def test_an_error_relative_to_a_gradient_of_zero_asks_for_an_exact_step() -> Non
     fast.fill(generator.batch(0, 4000))
     fast.evaluate(generator.batch(1, 256))
     fast.commit()
-    advance = fast.moments.advance(generator.batch(2, 256).double(), *fast.moments.averaging.stepped(0.99))
+    entry = fast.moments.average.stepped(generator.batch(2, 256).double(), 0.99)
     assert isinstance(fast.moments.basis, Frozen)
-    attempt = _frozen_basis.Attempt.of(fast.moments.basis, advance)
+    attempt = _frozen_basis.Attempt.of(fast.moments.basis, entry)
     assert attempt is not None and attempt.error(0.0) == float("inf") and 0 < attempt.error(1.0) < 1
-
-
-def test_lives_that_make_no_sense() -> None:
-    for life in (0.0, 1.1, float("nan")):
-        with pytest.raises(InputError, match="above 0 and at most 1"):
-            make_term(EmaPopulation(0.9), reference(6), "fast", first_life=life)
 
 
 def test_the_estimate_is_within_the_tolerance_or_the_step_is_exact() -> None:

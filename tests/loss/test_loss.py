@@ -55,8 +55,8 @@ class TestValue:
         images = generator()(noise(0)).detach()[:10, :, :2, :1]
         encode = {"e": lambda x: torch.tanh(x.flatten(1)[:, :5] * 3)}
         reference = {"e": fdr.Moments.from_features(np.random.default_rng(0).normal(size=(40, 5)))}
-        loss = fdr.FDLoss(encode, reference, fdr.BatchPopulation(), "exact")
-        held = loss(images).fd["e"] + loss.eps
+        loss = fdr.FDLoss(encode, reference, fdr.BatchPopulation(), fdr.LossOptions("exact"))
+        held = loss(images).fd["e"] + loss.options.eps
 
         class Held(torch.autograd.Function):
             @staticmethod
@@ -77,7 +77,7 @@ class TestValue:
         path = tmp_path / "reference.npz"
         moments = references(1)["e0"]
         fdr.Moments(moments.mu, moments.sigma, moments.count, attributes={"val_fd": 0.25}).save(path)
-        loss = fdr.FDLoss({"e0": encoder(0)}, path, fdr.BatchPopulation(), "exact")
+        loss = fdr.FDLoss({"e0": encoder(0)}, path, fdr.BatchPopulation(), fdr.LossOptions("exact"))
         out = loss(generator()(noise(0)))
         assert out.fdr["e0"] == pytest.approx(out.fd["e0"] / 0.25)
 
@@ -112,7 +112,7 @@ class TestValue:
             if fault == "dead feature"
             else {"e": encode}
         )
-        loss = fdr.FDLoss(both, references(1)["e0"], population, solver)  # type: ignore[arg-type]
+        loss = fdr.FDLoss(both, references(1)["e0"], population, fdr.LossOptions(solver))  # type: ignore[arg-type]
         for step in range(4):
             images = generator(step)(noise(step)).detach()
             images = {
@@ -235,7 +235,7 @@ def drawn_noise(count: int) -> torch.Tensor:
 
 
 class TestAccumulate:
-    @pytest.mark.parametrize("population", [fdr.ExactPopulation(), fdr.EmaPopulation(0.9)])
+    @pytest.mark.parametrize("population", [fdr.BatchPopulation(), fdr.EmaPopulation(0.9)])
     def test_equals_the_gradient_of_the_whole_batch(self, population: object) -> None:
         net = generator()
         for loss in (make_loss(population=population), make_loss(population=population)):
@@ -271,7 +271,11 @@ class TestAccumulate:
 class TestState:
     @pytest.mark.parametrize(
         ("population", "solver"),
-        [(fdr.EmaPopulation(0.9), "exact"), (fdr.EmaPopulation(0.99), "fast"), (fdr.QueuePopulation(40), "fast")],
+        [
+            (fdr.EmaPopulation(0.9), "exact"),
+            (fdr.EmaPopulation(0.99), "fast"),
+            (fdr.QueuePopulation(40), "fast"),
+        ],
     )
     def test_round_trip_through_a_file(self, population: object, solver: str) -> None:
         loss, other = (make_loss(population=population, solver=solver) for _ in range(2))
@@ -317,7 +321,7 @@ class TestState:
         moments = references(1)["e0"]
         other = {"e0": fdr.Moments(moments.mu + 1, moments.sigma, moments.count)}
         with pytest.raises(InputError, match="'e0' was saved with another reference"):
-            fdr.FDLoss({"e0": encoder(0)}, other, fdr.EmaPopulation(0.9), "exact").load_state_dict(
+            fdr.FDLoss({"e0": encoder(0)}, other, fdr.EmaPopulation(0.9), fdr.LossOptions("exact")).load_state_dict(
                 make_loss(1).state_dict()
             )
 
@@ -362,7 +366,9 @@ class TestBadInput:
                 raise failing[0]
             return encoders()["e0"](images)
 
-        loss = fdr.FDLoss({"e0": encode}, references(1), fdr.BatchPopulation(), encoder_batch_size=size)
+        loss = fdr.FDLoss(
+            {"e0": encode}, references(1), fdr.BatchPopulation(), fdr.LossOptions(encoder_batch_size=size)
+        )
         loss(generator()(noise(0))).total.backward()
         failing.append(error)
         count = size or len(noise(0))
@@ -400,7 +406,9 @@ class TestBadInput:
         with pytest.raises(InputError, match="Unknown reference 'imagenet25'"):
             fdr.FDLoss(encoders(1), "imagenet25")
         with pytest.raises(InputError, match=f"gives {DIM}-d features, but its reference has {DIM + 1} dim"):
-            fdr.FDLoss(encoders(1), references()["e1"], fdr.BatchPopulation(), "exact")(generator()(noise(0)))
+            fdr.FDLoss(encoders(1), references()["e1"], fdr.BatchPopulation(), fdr.LossOptions("exact"))(
+                generator()(noise(0))
+            )
 
     def test_encoders(self) -> None:
         with pytest.raises(InputError, match="No encoder was given"):

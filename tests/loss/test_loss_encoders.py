@@ -29,8 +29,7 @@ def drawn(count: int, side: int = 16, seed: int = 0) -> Tensor:
 
 
 def frozen(encoder: AbstractEncoder, **options: object) -> LossEncoder:
-    given = {"batch_size": None, "autocast": None, "compiled": False, **options}
-    return LossEncoder(encoder.spec.name, encoder, **given)  # type: ignore[arg-type]
+    return LossEncoder(encoder.spec.name, encoder, fdr.LossOptions(**options))  # type: ignore[arg-type]
 
 
 def gradient_of(encode: LossEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +112,7 @@ class TestGradient:
         weights = torch.cos(torch.arange(tokens.numel()).float()).view_as(tokens)
         (expected,) = torch.autograd.grad((tokens * weights).sum(), images)
         with torch.autocast("cpu", torch.bfloat16):
-            features, gradient = gradient_of(frozen(encoder, batch_size=2), drawn(3, 40))
+            features, gradient = gradient_of(frozen(encoder, encoder_batch_size=2), drawn(3, 40))
         torch.testing.assert_close(features, tokens.detach(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
         assert all(p.requires_grad and p.grad is None for p in model.parameters())
@@ -145,7 +144,7 @@ class TestGradient:
         with pytest.raises(InputError, match="'tiny' resizes images in Pillow, which has no gradient"):
             fdr.FDLoss(Host(), moments)
         both = {"host": Host(), "tiny": TinyEncoder()}
-        loss = fdr.FDLoss(both, dict.fromkeys(both, moments), solver="exact", weights={"host": 0})
+        loss = fdr.FDLoss(both, dict.fromkeys(both, moments), options=fdr.LossOptions("exact"), weights={"host": 0})
         out = loss(drawn(30).requires_grad_())
         assert out.fd["host"] == pytest.approx(out.fd["tiny"])
 
@@ -160,7 +159,9 @@ class TestFrozen:
     def test_a_module_of_the_user_stays_as_it_is(self) -> None:
         net = Moody().train()
         net.norm.eval()  # a mode of a part alone is kept as well
-        loss = fdr.FDLoss({"net": net}, {"net": fdr.Moments.from_features(torch.randn(40, 5))}, solver="exact")
+        loss = fdr.FDLoss(
+            {"net": net}, {"net": fdr.Moments.from_features(torch.randn(40, 5))}, options=fdr.LossOptions("exact")
+        )
         images = drawn(6).requires_grad_()
         before = {key: value.clone() for key, value in net.state_dict().items()}
         first = loss(images)
@@ -173,7 +174,7 @@ class TestFrozen:
 
     def test_it_does_so_with_chunks_too(self) -> None:
         net = Moody().train()
-        encode = frozen(CallableEncoder(net), batch_size=2)
+        encode = frozen(CallableEncoder(net), encoder_batch_size=2)
         net.train()
         _, gradient = gradient_of(encode, drawn(5))
         assert gradient.abs().sum((1, 2, 3)).min() > 0
@@ -195,7 +196,7 @@ class TestChunks:
         encoder = fdr.load_encoder("random", device="cpu")
         images = drawn(7, 24)
         torch.testing.assert_close(
-            gradient_of(frozen(encoder, batch_size=batch_size), images),
+            gradient_of(frozen(encoder, encoder_batch_size=batch_size), images),
             gradient_of(frozen(encoder), images),
             rtol=1e-6,
             atol=1e-6,
@@ -220,12 +221,12 @@ class TestChunks:
         net = Moody()
         assert kept(frozen(CallableEncoder(net))) > 9 * 5 * 14 * 14 * 4
         net.sizes.clear()
-        assert kept(frozen(CallableEncoder(net), batch_size=4)) < 1000
+        assert kept(frozen(CallableEncoder(net), encoder_batch_size=4)) < 1000
         assert sorted(net.sizes) == [1, 1, 4, 4, 4, 4]
 
     def test_no_second_pass_without_gradient(self) -> None:
         net = Moody()
-        frozen(CallableEncoder(net), batch_size=4)(drawn(9))
+        frozen(CallableEncoder(net), encoder_batch_size=4)(drawn(9))
         assert net.sizes == [4, 4, 1]
 
     def test_the_loss_is_the_same(self) -> None:
@@ -237,8 +238,7 @@ class TestChunks:
                 "random",
                 moments,
                 fdr.BatchPopulation(),
-                "exact",
-                encoder_batch_size=batch_size,
+                fdr.LossOptions("exact", encoder_batch_size=batch_size),
                 encoder_options=CPU,
             )
             leaf = images.clone().requires_grad_()
@@ -253,7 +253,7 @@ class TestPrecision:
         net = Moody()
         exact, _ = gradient_of(frozen(CallableEncoder(net)), drawn(4))
         assert net.autocasts == [False]
-        rough, gradient = gradient_of(frozen(CallableEncoder(net), autocast="bf16", batch_size=4), drawn(4))
+        rough, gradient = gradient_of(frozen(CallableEncoder(net), autocast="bf16", encoder_batch_size=4), drawn(4))
         assert net.autocasts == [False, True, True]  # in the second pass as well
         assert rough.dtype == gradient.dtype == torch.float32
         assert 0 < (rough - exact).norm() < 0.02 * exact.norm()
@@ -287,7 +287,7 @@ class TestCompile:
         net = nn.Sequential(nn.Linear(4, 3 * 64), nn.Sigmoid(), nn.Unflatten(1, (3, 8, 8)))
         moments = fdr.Moments.from_features(fdr.load_encoder("random", device="cpu")(drawn(300, 8))["features"])
         latents = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
-        loss = fdr.FDLoss("random", moments, fdr.BatchPopulation(), "exact", encoder_options=CPU)
+        loss = fdr.FDLoss("random", moments, fdr.BatchPopulation(), fdr.LossOptions("exact"), encoder_options=CPU)
 
         def step(make: nn.Module) -> Tensor:
             return loss(make(latents)).total
@@ -305,5 +305,5 @@ class TestCompile:
     @pytest.mark.parametrize("batch_size", [None, 4])
     def test_compiled_encoders(self, batch_size: int | None) -> None:
         encoder = fdr.load_encoder("random", device="cpu")
-        found = gradient_of(frozen(encoder, compiled=True, batch_size=batch_size), drawn(8))
+        found = gradient_of(frozen(encoder, compile_encoders=True, encoder_batch_size=batch_size), drawn(8))
         torch.testing.assert_close(found, gradient_of(frozen(encoder), drawn(8)), rtol=1e-4, atol=1e-5)

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 from covariances import features, relu_features, transported
-from oracles import autograd_fd, batch, ema, moments, moments_of, reference
+from oracles import autograd_fd, batch, ema, make_term, moments, moments_of, reference
 from torch import Tensor
 
 from fdr import frechet_distance
 from fdr.errors import InputError, RunError
 from fdr.frechet import Moments, linalg
-from fdr.loss import BatchPopulation, EmaPopulation, ExactPopulation, QueuePopulation
-from fdr.loss.populations import make_term
+from fdr.loss import BatchPopulation, EmaPopulation, QueuePopulation
 from fdr.loss.transport import Target, frechet_loss, solve_by_factors, solve_exact, solve_newton_schulz
 
 FULL = ("exact", "newton-schulz")
@@ -39,7 +38,6 @@ def cases() -> list[Any]:
     first, second = past[:SIZE], past[SIZE : 2 * SIZE]
     return [
         pytest.param(BatchPopulation(), [], [], moments_of, id="batch"),
-        pytest.param(ExactPopulation(), [], [], moments_of, id="exact"),
         pytest.param(EmaPopulation(0.9), [past], [], lambda x: ema([x], 0.9, past), id="ema-filled"),
         pytest.param(
             EmaPopulation(0.9), [], [first, second], lambda x: ema([first, second, x], 0.9), id="ema-debiased"

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 from covariances import rotation
+from oracles import make_term
 from torch import Tensor
 
 from fdr import frechet_distance
 from fdr.frechet import Moments
 from fdr.loss import BatchPopulation, EmaPopulation, QueuePopulation
-from fdr.loss.populations import make_term
 from fdr.loss.transport import frechet_loss
 
 pytestmark = pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The small parts of a training run: rates, averages, options, parting, logs, grids, draws."""
+"""The small parts of a training run: rates, averages, options, watches, logs, grids, draws."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ from torch import nn
 
 from fdr.errors import InputError
 from fdr.training import RunOptions, StepRecord, TrainOptions, read_options
-from fdr.training.draws import Draws, rows_of
 from fdr.training.folder import check_folder, locked, write_options
 from fdr.training.log import JsonLines, TensorBoard, WeightsAndBiases, open_sinks, scalars
 from fdr.training.options import changed, parse_population
-from fdr.training.overfit_watch import Parting
 from fdr.training.snapshots import as_bytes, save_sheet
-from fdr.training.step import learning_rate
-from fdr.training.weight_ema import WeightEmas, decay_at
+from fdr.training.step import Draws, WeightEmas, decay_at, learning_rate, rows_of
+from fdr.training.watch import OverfitWatch
 
 OPTIONS = TrainOptions("g.pt")
 
@@ -185,33 +183,33 @@ class TestFolder:
         check_folder(tmp_path, OPTIONS)  # the lock alone makes it no run
 
 
-class TestParting:
+class TestOverfitWatch:
     def test_a_watched_encoder_that_rises_while_the_trained_fall(self) -> None:
-        parting = Parting()
-        assert parting.look(1, {"a": 10.0}, {"w": 5.0}) == []
-        assert parting.look(2, {"a": 9.0}, {"w": 4.0}) == []
-        assert parting.look(3, {"a": 8.0}, {"w": 4.1}) == []  # within the noise
-        (sentence,) = parting.look(4, {"a": 6.0}, {"w": 5.0})
+        watch = OverfitWatch()
+        assert watch.look(1, {"a": 10.0}, {"w": 5.0}) == []
+        assert watch.look(2, {"a": 9.0}, {"w": 4.0}) == []
+        assert watch.look(3, {"a": 8.0}, {"w": 4.1}) == []  # within the noise
+        (sentence,) = watch.look(4, {"a": 6.0}, {"w": 5.0})
         assert sentence.startswith("Since step 2 the FD of the trained encoders fell by 33.3%, but that of w")
         assert "rose by 25.0%" in sentence
-        assert parting.look(5, {"a": 5.0}, {"w": 6.0}) == []  # said once
-        assert parting.look(6, {"a": 5.0}, {"w": 3.0}) == []  # recovered
-        assert len(parting.look(7, {"a": 4.0}, {"w": 4.0})) == 1  # and said again
+        assert watch.look(5, {"a": 5.0}, {"w": 6.0}) == []  # said once
+        assert watch.look(6, {"a": 5.0}, {"w": 3.0}) == []  # recovered
+        assert len(watch.look(7, {"a": 4.0}, {"w": 4.0})) == 1  # and said again
 
-    def test_both_rising_is_no_parting(self) -> None:
-        parting = Parting()
-        parting.look(1, {"a": 10.0, "b": 1.0}, {"w": 5.0})
-        assert parting.look(2, {"a": 11.0, "b": 1.0}, {"w": 50.0}) == []
+    def test_both_rising_is_no_sign(self) -> None:
+        watch = OverfitWatch()
+        watch.look(1, {"a": 10.0, "b": 1.0}, {"w": 5.0})
+        assert watch.look(2, {"a": 11.0, "b": 1.0}, {"w": 50.0}) == []
 
     def test_its_state_goes_on(self) -> None:
-        parting, other = Parting(), Parting()
-        parting.look(1, {"a": 10.0}, {"w": 5.0, "v": 1.0})
-        parting.look(2, {"a": 9.0}, {"w": 6.0, "v": 0.5})
-        other.load_state_dict(json.loads(json.dumps(parting.state_dict())))
-        assert other == parting
+        watch, other = OverfitWatch(), OverfitWatch()
+        watch.look(1, {"a": 10.0}, {"w": 5.0, "v": 1.0})
+        watch.look(2, {"a": 9.0}, {"w": 6.0, "v": 0.5})
+        other.load_state_dict(json.loads(json.dumps(watch.state_dict())))
+        assert other == watch
 
     def test_nothing_watched_nothing_said(self) -> None:
-        assert Parting().look(1, {"a": 0.0}, {}) == []
+        assert OverfitWatch().look(1, {"a": 0.0}, {}) == []
 
 
 RECORD = StepRecord(

@@ -248,7 +248,7 @@ class TestSkipped:
 
     @staticmethod
     def broken_at(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
-        from fdr.training.draws import Draws
+        from fdr.training.step import Draws
 
         draw = Draws.of_step
 

@@ -19,7 +19,7 @@ from fdr.cli import run as command
 from fdr.errors import FdrWarning, InputError, RunError
 from fdr.training import RunOptions, train
 from fdr.training.folder import checkpoint_path, list_checkpoints, load_checkpoint
-from fdr.training.watch import BatchFacts, Watch, batch_facts, fingerprint
+from fdr.training.watch import BatchStatistics, Watch, batch_statistics, fingerprint
 
 HERE = Path(__file__).parent
 OFTEN = RunOptions(device="cpu", log_every=1, checkpoint_every=5, grid_every=None)
@@ -172,33 +172,33 @@ class TestWatch:
     """Signs by themselves."""
 
     def test_each_is_said_once_and_again_when_it_came_back(self) -> None:
-        watch, equal = Watch(), BatchFacts(4, 0.0, 0.0)
+        watch, equal = Watch(), BatchStatistics(4, 0.0, 0.0)
         (text,) = watch.look(1, {}, (), equal)
         assert text.startswith("All 4 images of step 1 are equal")
         assert watch.look(2, {}, (), equal) == []
-        assert watch.look(3, {}, (), BatchFacts(4, 0.1, 0.0)) == []
+        assert watch.look(3, {}, (), BatchStatistics(4, 0.1, 0.0)) == []
         assert len(watch.look(4, {}, (), equal)) == 1
-        assert watch.look(5, {}, (), BatchFacts(1, 0.0, 0.0)) == []  # one image equals itself
+        assert watch.look(5, {}, (), BatchStatistics(1, 0.0, 0.0)) == []  # one image equals itself
 
     def test_values_that_leave_the_range(self) -> None:
         images = torch.full((2, 3, 4, 4), 0.5)
         images[0, 0] = 1.2
-        facts = batch_facts(images)
-        assert (facts.count, facts.spread) == (2, pytest.approx(0.7))
-        assert facts.outside == pytest.approx(1 / 6)
-        (text,) = Watch().look(3, {}, (), facts)
+        found = batch_statistics(images)
+        assert (found.count, found.spread) == (2, pytest.approx(0.7))
+        assert found.outside == pytest.approx(1 / 6)
+        (text,) = Watch().look(3, {}, (), found)
         assert text.startswith("17% of the values of step 3 lie outside of the value range")
 
     def test_a_gradient_of_zero_counts_from_its_first_step(self) -> None:
         watch = Watch()
         for step, norm in enumerate((1.0, 0.0, 0.0), 1):
-            watch.note(step, norm, None)
+            watch.record(step, norm, None)
         assert watch.zero_since == 2
-        watch.note(4, math.nan, "skipped")
+        watch.record(4, math.nan, "skipped")
         assert (watch.zero_since, watch.fault) == (2, "skipped")
         (text,) = watch.look(4, {}, ())
         assert "exactly 0 since step 2" in text
-        watch.note(5, 1e-30, None)
+        watch.record(5, 1e-30, None)
         assert watch.zero_since is None and watch.look(5, {}, ()) == []
 
     def test_a_distance_that_stands_still_and_one_that_grows(self) -> None:

@@ -1,0 +1,95 @@
+"""The options of `FDLoss`: the population that FD is taken over, and how the loss is computed. No torch is imported.
+
+A batch alone is too few samples: its covariance has rank below B, and its FD is biased far upwards. So the batch
+joins a population of earlier samples, and the gradient goes to the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fdr.errors import InputError, unknown
+
+SOLVERS = ("fast", "exact", "newton-schulz")
+GRADIENTS = ("raw", "unit")
+AUTOCASTS = (None, "bf16")
+
+
+@dataclass(frozen=True)
+class EmaPopulation:
+    """Moments averaged exponentially over batches: m <- beta m + (1 - beta) m_batch, the same for the covariance.
+
+    `beta` in [0, 1) counts batches, not samples: 0.999 is a window of 1 / (1 - beta) = 1000 batches. Without a fill the
+    first batches are not diluted by a start at zero: the average is that of the batches seen so far.
+    """
+
+    beta: float = 0.999
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < 1:
+            raise InputError(f"beta is {self.beta}; expected at least 0 and below 1, such as 0.999.")
+
+
+@dataclass(frozen=True)
+class QueuePopulation:
+    """The newest `size` samples, all with the same weight; unbiased covariance (n - 1).
+
+    It holds size x d float32 features and 4 d^2 float64 numbers. In a very long queue the oldest features come from a
+    generator that has since changed.
+    """
+
+    size: int = 50_000
+
+    def __post_init__(self) -> None:
+        if int(self.size) != self.size or self.size < 2:
+            raise InputError(f"The queue's size is {self.size}; expected a whole number of at least 2.")
+
+
+@dataclass(frozen=True)
+class BatchPopulation:
+    """The batch alone, with its biased covariance: no memory, and a large bias unless B is many times d.
+
+    With `FDLoss.accumulate`, the batch is as large as you like in the memory of one chunk.
+    """
+
+
+Population = EmaPopulation | QueuePopulation | BatchPopulation
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """How `FDLoss` computes distances and gradients, and how it runs the encoders.
+
+    Raises `InputError` for a value that is out of its range.
+    """
+
+    solver: str = "fast"
+    """How tr (S_p S_q)^{1/2} and its gradient are computed: "exact" by a float64 eigendecomposition at every step;
+    "newton-schulz" by an iteration of products; "fast" in an eigenbasis that is refreshed when its estimated error asks
+    for it, for an EMA; for other populations it is "exact"."""
+    eps: float = 0.01
+    """eps in F / (F + eps). Raising it gives less weight to encoders whose FD is not much larger."""
+    gradient: str = "raw"
+    """"raw" is dFD/dfeatures; "unit" divides it by the share of the population that the batch is, so that it does not
+    shrink with `beta` or `size`."""
+    encoder_batch_size: int | None = None
+    """Images that pass an encoder at a time: its activations are not kept, but computed again in the backward pass. The
+    result is the same; memory falls to that of one such part, for one more forward pass."""
+    autocast: str | None = None
+    """"bf16" runs the encoders in bfloat16; their features are float32 or float64 all the same. None runs each encoder
+    in the precision of its spec, even inside an autocast of the training loop."""
+    compile_encoders: bool = False
+    """Use `torch.compile` for every encoder's network."""
+
+    def __post_init__(self) -> None:
+        if self.solver not in SOLVERS:
+            raise unknown("solver", self.solver, SOLVERS)
+        if self.gradient not in GRADIENTS:
+            raise unknown("gradient scale", self.gradient, GRADIENTS)
+        if not (math.isfinite(self.eps) and self.eps > 0):
+            raise InputError(f"eps is {self.eps}; expected a number above 0, such as 0.01.")
+        if self.encoder_batch_size is not None and self.encoder_batch_size < 1:
+            raise InputError(f"encoder_batch_size is {self.encoder_batch_size}; expected 1 or more, or None.")
+        if self.autocast not in AUTOCASTS:
+            raise unknown("autocast", str(self.autocast), [str(choice) for choice in AUTOCASTS])
