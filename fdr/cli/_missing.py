@@ -76,7 +76,7 @@ def _missing_statistics(reps: str, reference: Any, weights_dir: Path | None) -> 
     entry = registry()[reference]
     having = [name for name in parse_encoders(reps) if name in entry.encoders]
     files = files_of(entry, weights_dir, having) if having else []
-    return [_File(reference, file.row.file, file.row.size, file.encoders) for file in files if file.path is None]
+    return [_File(reference, one.file.filename, one.file.size, one.encoders) for one in files if one.path is None]
 
 
 def _commands(encoders: list[_File], statistics: list[_File], reference: Any, weights_dir: Path | None) -> list[str]:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from fdr.cli import _completion, _options
 from fdr.cli._outputs import Output
-from fdr.cli._render import dump, human_bytes, print_table, progress_for, write_text
-
-if TYPE_CHECKING:
-    from fdr.references import ReferenceFile
+from fdr.cli._render import dump, print_table, progress_for, write_text
 
 
 @click.group("references", epilog="Example: fdr references list")
@@ -93,7 +90,7 @@ def _facts(name: str, weights_dir: Path | None) -> dict[str, Any]:
     shell_complete=_completion.encoders,
     help="Fetch only the files of these encoders or bundles.  [default: all]",
 )
-@click.option("--to", type=Output("store"), metavar="DIR", help="Write the files into this folder.")
+@click.option("--to", type=Output("store"), metavar="DIR", help="Copy the files into this folder, with a SHA256SUMS.")
 @_options.weights_dir
 @_options.offline
 @_options.dry_run
@@ -105,25 +102,18 @@ def fetch_files(
 
     A file with a published digest is checked against it and refused when it differs.
     """
-    from fdr.references import fetch, files_of, named
-    from fdr.weights import WeightOptions
+    from fdr.cli.weights import fetch_plan
+    from fdr.references import files_of, named
+    from fdr.weights import WeightOptions, fetch
 
     files = files_of(named(name), to or weights_dir, reps)
+    if dry_run:
+        for file in files:
+            click.echo(fetch_plan(file))
+        return
     options = WeightOptions(weights_dir=to or weights_dir, offline=offline or None, progress=progress_for(quiet))
-    for file in files:
-        if dry_run:
-            click.echo(_plan(file))
-        else:
-            click.echo(f"{', '.join(file.encoders)}: {fetch(file, options, to)}")
-
-
-def _plan(file: ReferenceFile) -> str:
-    names = ", ".join(file.encoders)
-    if file.path is not None:
-        return f"{names}: here, {file.path}"
-    size = "size unknown" if file.row.size is None else human_bytes(file.row.size)
-    proof = "no published digest" if file.row.sha256 is None else f"sha256 {file.row.sha256[:12]}"
-    return f"{names}: would fetch {file.row.url} ({size}, {proof})"
+    for file in fetch(files, options, to):
+        click.echo(f"{', '.join(file.encoders)}: {file.path}")
 
 
 @command.command("verify", cls=_options.Command, epilog="Example: fdr references verify imagenet256")
@@ -134,15 +124,14 @@ def verify_files(names: tuple[str, ...], weights_dir: Path | None) -> int:
 
     The exit code is 1 when one is damaged.
     """
-    from fdr.references import files_of, named, references, verify
+    from fdr.references import named, references, verify
 
     chosen = [named(name) for name in names] or references()
-    files = [file for reference in chosen for file in files_of(reference, weights_dir)]
-    num_here = num_damaged = 0
-    for verdict in verify(files):
-        num_here += 1
-        num_damaged += verdict.state == "damaged"
-        click.echo(f"{verdict.state:<8} {verdict.file.reference.name}  {verdict.file.path}  {verdict.sentence}")
-    click.echo(f"{num_here} of {len(files)} files are here, {num_damaged} damaged")
+    verdicts = [(reference, verdict) for reference in chosen for verdict in verify(reference, weights_dir)]
+    here = [(reference, verdict) for reference, verdict in verdicts if verdict.state != "missing"]
+    for reference, verdict in here:
+        click.echo(f"{verdict.state:<8} {reference.name}  {verdict.holding.path}  {verdict.sentence}")
+    num_damaged = sum(verdict.state == "damaged" for _, verdict in here)
+    click.echo(f"{len(here)} of {len(verdicts)} files are here, {num_damaged} damaged")
     sys.stdout.flush()
     return 1 if num_damaged else 0

@@ -13,7 +13,7 @@ from fdr.cli._outputs import Output
 from fdr.cli._render import dump, human_bytes, print_table, progress_for, write_text
 
 if TYPE_CHECKING:
-    from fdr.encoders import Holding, Verdict
+    from fdr.weights import Holding, Verdict
 
 _all_without = click.argument("names", nargs=-1, metavar="[ENCODERS]...", shell_complete=_completion.encoders)
 _named = click.argument("names", nargs=-1, required=True, metavar="ENCODERS...", shell_complete=_completion.encoders)
@@ -116,14 +116,13 @@ def fetch_files(
     That folder also gets a SHA256SUMS, and --weights-dir DIR finds every file in it. A file is refused when its digest
     differs from the published one.
     """
-    from fdr.encoders import fetch
-    from fdr.weights import WeightOptions
+    from fdr.weights import WeightOptions, fetch
 
     found = _holdings(names, weights_dir)
     lines = json_path is None or str(json_path) != "-"
     if dry_run:
         for holding in found if lines else ():
-            click.echo(_plan(holding))
+            click.echo(fetch_plan(holding))
         click.echo(_totals(found), err=not lines)
     else:
         options = WeightOptions(weights_dir=weights_dir, offline=offline or None, progress=progress_for(quiet))
@@ -136,7 +135,8 @@ def fetch_files(
         write_text(json_path, dump({"files": [_facts(holding) for holding in found]}))
 
 
-def _plan(holding: Holding) -> str:
+def fetch_plan(holding: Holding) -> str:
+    """What a fetch would do for one file: "dinov2: would fetch https://... (1.2 GB, no published digest)"."""
     names = ", ".join(holding.encoders)
     if holding.path is not None:
         return f"{names}: here, {holding.path}"
@@ -155,9 +155,10 @@ def verify_files(names: tuple[str, ...], weights_dir: Path | None, json_path: Pa
     A file without any such digest is read instead. The exit code is 1 when a file is damaged, or when a file of the
     named ENCODERS is missing.
     """
-    from fdr.encoders import verify
+    from fdr.weights import verify
 
-    verdicts = list(verify(_holdings(names, weights_dir), tells_missing=bool(names)))
+    chosen = [holding for holding in _holdings(names, weights_dir) if names or holding.path is not None]
+    verdicts = list(verify(chosen))
     if json_path is not None:
         write_text(json_path, dump({"files": [_verdict_facts(verdict) for verdict in verdicts]}))
     if str(json_path) != "-":

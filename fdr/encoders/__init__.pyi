@@ -8,11 +8,7 @@ from .catalogue import BUNDLES as BUNDLES
 from .catalogue import ROWS as ROWS
 from .catalogue import find_row as find_row
 from .inventory import SCORES as SCORES
-from .inventory import Holding as Holding
-from .inventory import Verdict as Verdict
-from .inventory import fetch as fetch
 from .inventory import holdings as holdings
-from .inventory import verify as verify
 from .registry import PREFIXES as PREFIXES
 from .registry import as_encoder as as_encoder
 from .registry import encoder_called as encoder_called

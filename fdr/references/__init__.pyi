@@ -22,8 +22,6 @@ from .index import INDEX_SCHEMA as INDEX_SCHEMA
 from .index import indexed_file as indexed_file
 from .index import read_index as read_index
 from .index import reference_folder as reference_folder
-from .local_files import ReferenceFile as ReferenceFile
-from .local_files import fetch as fetch
 from .local_files import files_of as files_of
 from .local_files import named as named
 from .local_files import references as references

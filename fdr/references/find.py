@@ -20,7 +20,7 @@ from fdr.images import ImageOptions, ImageSource, names_files, open_images
 from fdr.references.formats.checks import check_moments
 from fdr.references.formats.recognise import is_statistics_file, open_statistics
 from fdr.references.index import INDEX_NAME, indexed_file, read_index, reference_folder
-from fdr.references.manifest import RegistryEncoder, RegistryEntry, known_as, reference_stats_dir, registry
+from fdr.references.manifest import RegistryEntry, known_as, reference_stats_dir, registry
 from fdr.runtime import Progress, SilentProgress, as_path, file_digest, missing_path, named_arguments, near_names
 
 if TYPE_CHECKING:
@@ -294,7 +294,7 @@ def _registered(
     row = entry.encoders[encoder]
     if wanted.output is not None and wanted.output not in row.outputs:
         raise _no_output(name, wanted)
-    path, digest = _registry_file(entry, row, encoder, weights_dir, offline, progress or SilentProgress())
+    path, digest = _registry_file(entry, encoder, weights_dir, offline, progress or SilentProgress())
     found = _from_file(path, wanted, row.entry if wanted.output is None else None, digest)
     moments = found.moments if found.moments.count else found.moments.with_count(entry.count)
     _warn(check_moments(moments, str(path)))
@@ -321,31 +321,37 @@ def _no_output(name: str, wanted: _Wanted) -> InputError:
 
 def _registry_file(
     entry: RegistryEntry,
-    row: RegistryEncoder,
     encoder: str,
     weights_dir: str | os.PathLike[str] | None,
     offline: bool | None,
     progress: Progress,
-) -> tuple[Path, str | None]:
-    """The path of the file, and its sha256 if that is already known."""
-    shipped = reference_stats_dir() / row.file
-    if shipped.is_file():
-        return shipped, None
+) -> tuple[Path, str]:
+    """The path of the file, and its sha256."""
     from fdr.weights import WeightOptions, resolve
 
     folder = None if weights_dir is None else Path(weights_dir)
     options = WeightOptions(weights_dir=folder, offline=offline, progress=progress)
-    found = resolve(published_file(row), options, f"{entry.name} ({encoder})")
+    found = resolve(published_file(entry, encoder), options, encoder)
     return found.path, found.sha256
 
 
-def published_file(row: RegistryEncoder) -> WeightsFile:
-    """The file of a registry row, described so that it can be found and fetched like a weight file."""
+def published_file(entry: RegistryEntry, encoder: str) -> WeightsFile:
+    """The file of a reference, described so that it can be found and fetched like a weight file."""
     from fdr.weights import WeightsFile
 
-    aliases = () if row.alias == row.file else (row.alias,)
-    what = ("moments of reference", "statistics file of reference")
-    return WeightsFile(row.file, aliases, sha256=row.sha256, size=row.size, url=row.url, what=what)
+    row = entry.encoders[encoder]
+    shipped = reference_stats_dir() / row.file
+    if shipped.is_file():
+        return WeightsFile(str(shipped))
+    return WeightsFile(
+        row.file,
+        aliases=() if row.alias == row.file else (row.alias,),
+        sha256=row.sha256,
+        digest_by=row.digest_by or "the publisher",
+        size=row.size,
+        url=row.url,
+        what=(f"moments of reference {entry.name!r} for", f"statistics file of reference {entry.name!r} for"),
+    )
 
 
 def _check_fits(found: Reference, wanted: _Wanted) -> None:

@@ -1,4 +1,4 @@
-"""Weight files: what one is, where it lies, which digest it has. `fetch.py` fetches them, `state_dict.py` reads them.
+"""Weight files: what one is, where it lies, which digest it has. `download.py` fetches, `state_dict.py` reads them.
 
 Searched in this order, first match wins: `--weights-dir`, `$FDR_WEIGHTS`, our cache, torch.hub's checkpoints, the
 Hugging Face hub cache. Only then comes the network, and never with `--offline`.
@@ -16,7 +16,7 @@ from pathlib import Path
 from fdr import runtime
 from fdr.errors import FdrWarning, WeightsError
 from fdr.runtime import missing_path
-from fdr.weights.fetch import FetchError, fetch_from_hub, fetch_url
+from fdr.weights.download import FetchError, fetch_from_hub, fetch_url
 from fdr.weights.options import WeightOptions
 from fdr.weights.state_dict import copy_state, load_into, load_state_dict, only_tensors, read_checkpoint
 
@@ -45,8 +45,10 @@ class WeightsFile:
     """Other names, tried after `filename` in the same folder; may hold a subfolder: "timm--NAME/model.safetensors",
     or begin with "~/" and stand for one place."""
     sha256: str | None = None
+    digest_by: str = "the publisher"
+    """Who published `sha256`."""
     size: int | None = None
-    """Bytes, at least to three digits; only shown."""
+    """Bytes, to at least three digits; messages show it."""
     licence: str = ""
     url: str | None = None
     hub: tuple[str, str] | None = None

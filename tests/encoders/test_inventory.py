@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from fdr.cli import run
 from fdr.encoders import SCORES, find_row, holdings, list_encoders
 from fdr.encoders.catalogue import INCEPTION_WEIGHTS
-from fdr.encoders.inventory import SUMS, needed_files, read_sums
+from fdr.encoders.inventory import needed_files
+from fdr.weights import SUMS, read_sums
 
 DINOV2 = "vit_large_patch14_dinov2.lvd142m"
 
@@ -155,7 +156,7 @@ def test_missing_files_are_fetched_and_told(capsys, tmp_path, monkeypatch):
                 commit / filename, json.dumps({"weight_map": {"a": "p1.safetensors", "b": "p2.safetensors"}}).encode()
             )
         if filename == "model.safetensors":
-            from fdr.weights.fetch import FetchError
+            from fdr.weights.download import FetchError
 
             raise FetchError("no such file")
         return tensors(commit / filename)

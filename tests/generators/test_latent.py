@@ -18,7 +18,7 @@ from fdr.generators import save_generator
 from fdr.generators.published.presets import PRESETS, PUBLISHED_VAE
 from fdr.generators.published.vae import load_decoder
 from fdr.weights.diffusers import WEIGHTS
-from fdr.weights.fetch import FetchError
+from fdr.weights.download import FetchError
 
 MEAN = torch.tensor([0.86488, -0.27787343, 0.21616915, 0.3738409])[:, None, None]
 STD = torch.tensor([4.85503674, 5.31922414, 3.93725398, 3.9870003])[:, None, None]

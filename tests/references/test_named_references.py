@@ -20,9 +20,10 @@ import fdr.references.local_files
 import fdr.references.manifest
 from fdr.encoders import EncoderOptions, find_row
 from fdr.errors import FdrWarning, InputError, WeightsError
-from fdr.references import fetch, files_of, find_reference, references, registry, verify
+from fdr.references import files_of, find_reference, references, registry, verify
 from fdr.references import named as by_name
 from fdr.references.manifest import RegistryEncoder, RegistryEntry
+from fdr.weights import fetch
 
 
 def test_the_manifest_names_what_the_field_compares_with() -> None:
@@ -98,6 +99,11 @@ class Places:
     def options(self) -> EncoderOptions:
         return EncoderOptions(weights_dir=self.weights)
 
+    def fetch(self, to: Path | None = None) -> Path:
+        (holding,) = fetch(files_of(by_name("toy"), self.weights), self.options, to)
+        assert holding.path is not None
+        return holding.path
+
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
@@ -139,14 +145,14 @@ def test_another_output_is_pointed_to_the_reference_that_has_it(places: Places) 
 
 def test_a_download_of_another_digest_is_refused_and_leaves_nothing(places: Places) -> None:
     places.publish(sha256="0" * 64)
-    with pytest.raises(WeightsError, match=r"The moments of reference 'toy:adm' were .* 000000000000 is published"):
-        fetch(files_of(by_name("toy"), places.weights)[0], places.options)
+    with pytest.raises(WeightsError, match=r"reference 'toy:adm' for 'tiny' were .* 000000000000 is published"):
+        places.fetch()
     assert not list(places.weights.glob("*.npz"))
 
 
 def test_offline_says_what_to_fetch_and_where_to_put_it(places: Places) -> None:
     with pytest.raises(
-        WeightsError, match=r"moments of reference 'toy:adm \(tiny\)' were not found .* fetch toy-stats"
+        WeightsError, match=r"moments of reference 'toy:adm' for 'tiny' were not found .* fetch toy-stats"
     ):
         find_reference("toy", TinyEncoder(dim=DIM), weights_dir=places.weights, offline=True)
 
@@ -156,17 +162,17 @@ def test_a_file_of_its_published_name_is_found(places: Places) -> None:
     (places.weights / "stats.npz").write_bytes(places.file.read_bytes())
     (file,) = files_of(by_name("toy"), places.weights)
     assert file.path == places.weights / "stats.npz"
-    assert fetch(file, places.options) == file.path
-    copied = fetch(file, places.options, places.weights / "other")
+    assert places.fetch() == file.path
+    copied = places.fetch(places.weights / "other")
     assert copied.name == "toy-stats.npz" and copied.read_bytes() == places.file.read_bytes()
 
 
 def test_verify_tells_good_sound_and_damaged(places: Places) -> None:
     def states() -> list[str]:
-        return [verdict.state for verdict in verify(files_of(by_name("toy"), places.weights))]
+        return [verdict.state for verdict in verify(by_name("toy"), places.weights)]
 
-    assert states() == []
-    path = fetch(files_of(by_name("toy"), places.weights)[0], places.options)
+    assert states() == ["missing"]
+    path = places.fetch()
     assert states() == ["good"]
     places.publish()
     assert states() == ["sound"]
@@ -178,7 +184,7 @@ def test_verify_tells_good_sound_and_damaged(places: Places) -> None:
     places.publish(sha256=places.sha256)
     assert states() == ["damaged"]
     with pytest.warns(FdrWarning, match="is not the published statistics file of reference 'toy:adm"):
-        fetch(files_of(by_name("toy"), places.weights)[0], places.options)
+        places.fetch()
 
 
 def test_a_file_is_known_by_its_digest_or_its_sums(places: Places, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from weight_worlds import DIGEST, PAYLOAD, Recorder, Server, hub_entry, put, wei
 from fdr.encoders import EncoderOptions
 from fdr.encoders.catalogue import timm_weights
 from fdr.errors import RunError, WeightsError
-from fdr.weights import fetch as _fetch
+from fdr.weights import download as _fetch
 from fdr.weights import resolve
 
 pytestmark = pytest.mark.usefixtures("places")
