@@ -39,13 +39,10 @@ from fdr.features.cache.shards import (
     decode_shard,
     decode_tensor,
     encode_shard,
-    load_ahead,
-    open_shard,
     remove_superseded,
 )
 from fdr.features.cache.store import CacheEntry, CacheStore, Removal, Verification
-from fdr.features.cache.stored_dtypes import read_into
-from fdr.runtime import Progress, SilentProgress, as_path, dataset_of, sweep_temporaries
+from fdr.runtime import as_path, sweep_temporaries
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -243,9 +240,7 @@ class FeatureCache:
 
         Raises `RunError` if the shard is missing or damaged; a damaged shard counts as `missing` from then on.
         """
-        if (start, stop) not in self.ranges:
-            raise ValueError(f"rows {start} to {stop} are not a shard of {self.num_rows} by {self.shard_size}")
-        ((record, data),) = self._load_shards(self._records(start, stop))
+        record, data = self._load_shard(start, stop)
         return decode_shard(data, record, self.outputs if outputs is None else outputs)
 
     def read_tensor(self, start: int, stop: int, output: str) -> tuple[np.ndarray, Tensor]:
@@ -253,62 +248,24 @@ class FeatureCache:
 
         Raises `RunError` in the same cases as `read_shard`.
         """
-        ((_, data),) = self._load_shards(self._records(start, stop))
+        _, data = self._load_shard(start, stop)
         return decode_tensor(data, output)
 
-    def read(
-        self, start: int = 0, stop: int | None = None, outputs: Sequence[str] | None = None
-    ) -> dict[str, np.ndarray]:
-        """Read float32 features [n, D] per output of the n good rows in [start, stop); by default all rows and outputs.
-
-        Raises `RunError` if a shard is missing or damaged; a damaged shard counts as `missing` from then on.
-        """
-        stop = self.num_rows if stop is None else stop
-        records = self._records(start, stop)
-        count = sum(record.count_in(start, stop) for record in records)
-        out = {name: np.empty((count, self.widths[name]), np.float32) for name in outputs or self.outputs}
-        at = 0
-        for record, data in self._load_shards(records):
-            skip, n = record.count_in(record.start, start), record.count_in(start, stop)
-            with open_shard(data) as file:
-                for name, array in out.items():
-                    if n:
-                        read_into(dataset_of(file, f"features/{name}"), array[at : at + n], slice(skip, skip + n))
-            at += n
-        return out
-
-    def verify(self, progress: Progress | None = None) -> list[tuple[int, int]]:
-        """Check the sha256 of every published shard, warn of damaged ones, and return all shards that are `missing`.
-
-        Call it before a long run, so that no `read` finds damage halfway. A thread checks 400 MB in some 0.3 s.
-        """
-        damaged: dict[str, str] = {}
-        records = self._manifest.shards
-        with (progress or SilentProgress()).task("Checking the feature cache", len(records), "shards") as task:
-            for record, data in load_ahead(self.folder, records):
-                task.advance()
-                if isinstance(data, DamagedShardError) and self._replacement(record) is None:
-                    damaged[record.file] = str(data)
-        self._drop(damaged)
-        return self._missing()
+    def _load_shard(self, start: int, stop: int) -> tuple[ShardRecord, bytes]:
+        if (start, stop) not in self.ranges:
+            raise ValueError(f"rows {start} to {stop} are not a shard of {self.num_rows} by {self.shard_size}")
+        record = self._record_at(start)
+        if record is None:
+            raise RunError(f"Rows {start} to {stop - 1} are not in the feature cache {self.folder} yet.")
+        if self._held is not None and self._held[0] == record.file:
+            return record, self._held[1]
+        try:
+            return record, record.load(self.folder)
+        except DamagedShardError as damage:
+            return self._reload_shard(record, damage)
 
     def _record_at(self, start: int) -> ShardRecord | None:
         return next((record for record in self._manifest.shards if record.start == start), None)
-
-    def _records(self, start: int, stop: int) -> list[ShardRecord]:
-        if not 0 <= start <= stop <= self.num_rows:
-            raise ValueError(f"rows {start} to {stop} are not within the {self.num_rows} rows of the cache")
-        absent = [span for span in self._missing() if span[0] < stop and span[1] > start]
-        if absent:
-            raise RunError(f"Rows {absent[0][0]} to {absent[0][1] - 1} are not in the feature cache {self.folder} yet.")
-        return [record for record in self._manifest.shards if record.start < stop and record.stop > start]
-
-    def _load_shards(self, records: Sequence[ShardRecord]) -> Iterator[tuple[ShardRecord, bytes]]:
-        if len(records) == 1 and self._held is not None and self._held[0] == records[0].file:
-            yield records[0], self._held[1]
-            return
-        for record, data in load_ahead(self.folder, records):
-            yield (record, data) if isinstance(data, bytes) else self._reload_shard(record, data)
 
     def _reload_shard(self, record: ShardRecord, damage: DamagedShardError) -> tuple[ShardRecord, bytes]:
         """Load the shard that another process has put in place of a damaged one, if the same rows decoded in both."""
@@ -319,7 +276,7 @@ class FeatureCache:
         self._drop({record.file: str(damage)})
         raise RunError(
             f"Rows {record.start} to {record.stop - 1} of the feature cache {self.folder} are damaged ({damage}); "
-            "run the same command again to extract them anew."
+            "run the same command again to extract them again."
         )
 
     def _replacement(self, record: ShardRecord) -> ShardRecord | None:

@@ -6,9 +6,7 @@ import hashlib
 import io
 import json
 import re
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +15,7 @@ import numpy as np
 
 from fdr.features.cache.stored_dtypes import item_size, read_dataset, read_tensor, write_dataset
 from fdr.images import as_facts
-from fdr.runtime import available_cpus, dataset_of
+from fdr.runtime import dataset_of
 
 if TYPE_CHECKING:
     import h5py
@@ -138,11 +136,6 @@ class ShardRecord:
     num_bytes: int
     sha256: str
     bad: tuple[BadRow, ...] = ()
-
-    def count_in(self, start: int, stop: int) -> int:
-        """How many rows of [start, stop), clipped to the shard, have features."""
-        low, high = max(start, self.start), min(stop, self.stop)
-        return max(0, high - low) - sum(low <= bad.row < high for bad in self.bad)
 
     def load(self, folder: Path) -> bytes:
         """Read the file and check its size and sha256. Raises `DamagedShardError` if they differ."""
@@ -267,31 +260,6 @@ def decode_tensor(data: bytes, output: str) -> tuple[np.ndarray, Tensor]:
     """Decode rows [n] and features [n, D] of one output from the checked bytes of a shard, in the stored type."""
     with open_shard(data) as file:
         return file["rows"][:], read_tensor(dataset_of(file, f"features/{output}"))
-
-
-def load_ahead(folder: Path, records: Iterable[ShardRecord]) -> Iterator[tuple[ShardRecord, bytes | DamagedShardError]]:
-    """Yield the checked bytes of each shard in order, or its damage. Threads read and check the next shards ahead."""
-
-    def load(record: ShardRecord) -> bytes | DamagedShardError:
-        try:
-            return record.load(folder)
-        except DamagedShardError as damage:
-            return damage
-
-    num_threads = min(4, available_cpus())
-    queue: deque[tuple[ShardRecord, Future[bytes | DamagedShardError]]] = deque()
-    pool = ThreadPoolExecutor(num_threads)
-    try:
-        for record in records:
-            queue.append((record, pool.submit(load, record)))
-            if len(queue) > num_threads:
-                first, future = queue.popleft()
-                yield first, future.result()
-        while queue:
-            first, future = queue.popleft()
-            yield first, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def shard_files(folder: Path) -> list[Path]:

@@ -60,14 +60,6 @@ def read_dataset(dataset: h5py.Dataset) -> np.ndarray:
     return values.astype(np.float32, copy=False)
 
 
-def read_into(dataset: h5py.Dataset, out: np.ndarray, rows: slice) -> None:
-    """Read some rows of what `write_dataset` wrote into `out` (float32), without an extra copy where HDF5 allows it."""
-    if _is_bfloat16(dataset):
-        out[:] = read_dataset(dataset)[rows]
-    else:
-        dataset.read_direct(out, np.s_[rows])
-
-
 def read_tensor(dataset: h5py.Dataset) -> Tensor:
     """Read what `write_dataset` wrote as a tensor [n, D] in the stored type."""
     import torch

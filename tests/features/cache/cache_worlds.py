@@ -65,6 +65,17 @@ def fill(
     return cache
 
 
+def read(cache: FeatureCache, start: int = 0, stop: int = NUM_ROWS) -> dict[str, np.ndarray]:
+    """The features of the good rows in the shards from `start` to `stop`."""
+    shards = [cache.read_shard(*span) for span in cache.ranges if start <= span[0] and span[1] <= stop]
+    return {name: np.concatenate([shard.features[name] for shard in shards]) for name in cache.outputs}
+
+
+def damaged(cache: FeatureCache) -> list[tuple[int, int]]:
+    """The shards that are missing or damaged, every byte checked."""
+    return [span for span in cache.ranges if not cache.has(*span)]
+
+
 def start_python(*arguments: str) -> subprocess.Popen[str]:
     """Another Python process with this folder and the very `fdr` under test on its path."""
     here = Path(__file__).parent

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cache_worlds import fill, open_cache, same, start_python, truth, write
+from cache_worlds import damaged, fill, open_cache, read, same, start_python, truth, write
 
 from fdr.errors import FdrWarning, RunError
 from fdr.features import CacheStore, FeatureCache
@@ -52,7 +52,7 @@ def test_a_shard_without_its_bytes_is_missing_at_once_and_extracted_again(tmp_pa
     with pytest.warns(FdrWarning, match=r"1 of 5 shards .* are damaged .*only their rows will be extracted again"):
         cache = open_cache(tmp_path)
     assert cache.missing() == [(8, 16)]
-    assert same(fill(cache).read(), truth()) and open_cache(tmp_path).verify() == []
+    assert same(read(fill(cache)), truth()) and damaged(open_cache(tmp_path)) == []
 
 
 @pytest.mark.parametrize("damage", SEEN_WHEN_READ)
@@ -62,12 +62,12 @@ def test_altered_content_is_found_before_it_is_used(tmp_path: Path, damage: str)
     with pytest.warns(FdrWarning, match="its content changed"):
         assert asking.has(0, 8) and not asking.has(8, 16)
     with pytest.warns(FdrWarning), pytest.raises(RunError, match=r"Rows 8 to 15 .* are damaged .*run the same command"):
-        reading.read()
+        read(reading)
     with pytest.warns(FdrWarning, match="1 of 5 shards"):
-        assert checking.verify() == [(8, 16)]
+        assert damaged(checking) == [(8, 16)]
     for cache in (asking, reading, checking):
         assert cache.missing() == [(8, 16)]
-    assert same(fill(checking).read(), truth()) and open_cache(tmp_path).verify() == []
+    assert same(read(fill(checking)), truth()) and damaged(open_cache(tmp_path)) == []
 
 
 def test_a_reader_goes_on_with_the_shard_that_another_process_repaired(tmp_path: Path) -> None:
@@ -75,11 +75,11 @@ def test_a_reader_goes_on_with_the_shard_that_another_process_repaired(tmp_path:
     flip(shard_of(reader, 8), 0.5)
     repairing = open_cache(tmp_path)
     with pytest.warns(FdrWarning):
-        repairing.verify()
+        damaged(repairing)
     write(repairing, 8, 16, shift=1)  # another name, for the content differs
     assert len(list(reader.folder.glob("shard-*"))) == 5
-    assert same(reader.read(8, 16), {name: x + 1 for name, x in truth(8, 16).items()})
-    assert reader.verify() == [] and reader.has(8, 16)
+    assert same(read(reader, 8, 16), {name: x + 1 for name, x in truth(8, 16).items()})
+    assert damaged(reader) == [] and reader.has(8, 16)
 
 
 @pytest.mark.parametrize("where", [0, 0.2, 0.5, 0.8, 1])
@@ -87,7 +87,7 @@ def test_a_damaged_manifest_is_rebuilt_from_the_shards(tmp_path: Path, where: fl
     flip(fill(open_cache(tmp_path)).folder / "manifest.json", where)
     with pytest.warns(FdrWarning, match=r"The manifest of .* is damaged .*rebuilt from 5 good shards of 5"):
         cache = open_cache(tmp_path)
-    assert cache.is_complete and same(cache.read(), truth()) and len(cache.bad) == 4
+    assert cache.is_complete and same(read(cache), truth()) and len(cache.bad) == 4
     assert open_cache(tmp_path).is_complete  # written again: no further warning
 
 
@@ -116,7 +116,7 @@ def test_a_missing_manifest_is_rebuilt_from_the_good_shards_alone(tmp_path: Path
     with pytest.warns(FdrWarning, match="is missing; it was rebuilt from 2 good shards of 3"):
         again = open_cache(tmp_path)  # asks for shards of 8
     assert again.missing() == [(16, 32)] and again.shard_size == 16
-    assert same(fill(again).read(), truth())
+    assert same(read(fill(again)), truth())
 
 
 # Temporary files
@@ -183,7 +183,7 @@ def test_a_disk_error_is_one_sentence_and_leaves_nothing(
         write(cache, 8, 16)
     monkeypatch.undo()
     assert sorted(path.name for path in cache.folder.iterdir()) == before
-    assert same(fill(cache).read(), truth())
+    assert same(read(fill(cache)), truth())
 
 
 LIMITED = """
@@ -208,7 +208,7 @@ def test_a_real_limit_of_the_kernel_in_mid_write_is_one_sentence_and_leaves_noth
     assert "A limit was reached (File too large) while writing the feature cache" in out, err
     assert not list(tmp_path.rglob("*.tmp"))
     cache = open_cache(tmp_path)
-    assert cache.missing()[0] == (8, 16) and same(fill(cache).read(), truth())
+    assert cache.missing()[0] == (8, 16) and same(read(fill(cache)), truth())
 
 
 READ_ONLY = """
@@ -216,13 +216,13 @@ import os, sys
 from pathlib import Path
 import numpy as np, h5py
 import fdr.frechet.moments
-from cache_worlds import fill, open_cache, same, truth
+from cache_worlds import damaged, fill, open_cache, read, same, truth
 from fdr.errors import RunError
 complete, partial, closed = map(Path, sys.argv[1:])
 if os.geteuid() == 0:
     os.setuid(65534)
 cache = open_cache(complete)
-assert cache.is_complete and cache.verify() == [] and same(cache.read(), truth())
+assert cache.is_complete and damaged(cache) == [] and same(read(cache), truth())
 x = truth()["pool"]
 assert not cache.save_moments("pool", fdr.frechet.moments.Moments(mu=x.mean(0), sigma=np.cov(x.T), count=len(x)))
 for folder in (partial, closed):
@@ -330,4 +330,4 @@ def test_a_file_system_without_flock_still_works(tmp_path: Path, monkeypatch: py
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(_atomic.fcntl, "flock", flock)
-    assert same(fill(open_cache(tmp_path)).read(), truth())
+    assert same(read(fill(open_cache(tmp_path))), truth())
