@@ -1,4 +1,4 @@
-"""Single files: atomic writing, digests, and the error sentences for a file that is missing or is something else."""
+"""Single files: digests, and the sentences for a file that is missing, is something else, or cannot be written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import lzma
 import os
+import shutil
 import struct
 import tarfile
 import tempfile
@@ -19,7 +20,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fdr.errors import InputError, RunError, as_utf8
-from fdr.runtime.temporary import sweep_once, temporary_path
 
 DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
@@ -27,44 +27,6 @@ DAMAGE = (
     *(SyntaxError, tokenize.TokenError, AssertionError, SystemError),
 )
 """All exceptions that zipfile, tarfile, NumPy, json and h5py raise when they read damaged bytes."""
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; on success it is synced and renamed to `path`, on failure it is removed.
-
-    Raises `InputError` when the folder cannot be written, `RunError` when the disk is full.
-    """
-    temporary = temporary_path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep_once(path.parent)
-        open(temporary, "xb").close()
-    except OSError as error:
-        raise write_error(path, error) from error
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Replace `path` by `data` in one step; text is written `as_utf8`. A device or a pipe is written to directly."""
-    content = as_utf8(data).encode() if isinstance(data, str) else data
-    if _is_special(path):
-        try:
-            path.write_bytes(content)
-        except OSError as error:
-            raise write_error(path, error) from error
-        return
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
 
 
 @contextlib.contextmanager
@@ -98,23 +60,6 @@ def check_writable(path: Path) -> None:
         raise InputError(f"Cannot write {str(path)!r}: folder {str(folder)!r} is not writable.")
 
 
-def _is_special(path: Path) -> bool:
-    """True for a device or a pipe, which a new file must not replace."""
-    with contextlib.suppress(OSError):  # a name that is too long
-        return path.exists() and not path.is_file() and not path.is_dir()
-    return False
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def write_error(path: Path, error: OSError) -> InputError | RunError:
     """The sentence for a file or folder that could not be written: `RunError` for a disk that is full, has reached a
     limit or fails, else `InputError`."""
@@ -124,6 +69,36 @@ def write_error(path: Path, error: OSError) -> InputError | RunError:
     if error.errno in (errno.EIO, errno.EFBIG, errno.ESTALE, errno.ENODEV):
         return RunError(f"Cannot write {str(path)!r}: {reason}; name another place.")
     return InputError(f"Cannot write {str(path)!r}: {reason}.")
+
+
+def cache_write_error(error: OSError, folder: Path, needed: int) -> RunError:
+    """The sentence for a cache `folder` that cannot be written, where some `needed` more bytes were to go."""
+    reason = error.strerror or str(error)
+    advice = "pass --cache DIR with another folder, or --no-cache"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        what = "The disk is full" if error.errno == errno.ENOSPC else f"A limit was reached ({reason})"
+        return RunError(
+            f"{what} while writing the feature cache {folder}: about {_megabytes(needed)} are still needed and "
+            f"{_free(folder)} free; free the space and run the same command again to go on, or {advice}."
+        )
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return RunError(f"The feature cache {folder} cannot be written ({reason}); {advice}.")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return RunError(f"The feature cache {folder} cannot be a folder, for a file is in its place; {advice}.")
+    if error.errno == errno.ENOENT:
+        return RunError(f"The feature cache {folder} was removed during the run; run the same command again.")
+    return RunError(f"Writing the feature cache {folder} failed ({reason}); {advice}.")
+
+
+def _megabytes(size: int) -> str:
+    return f"{max(1, round(size / 1e6)):,} MB"
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB are"
+    except OSError:
+        return "an unknown amount is"
 
 
 HEAD_BYTES = 512

@@ -1,4 +1,4 @@
-"""Changing a folder that several processes share: staged files, a short lock on the folder, and the cache's errors."""
+"""Locks between processes: a short one on a folder while it is changed, and one on a file for as long as a run."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import contextlib
 import errno
 import itertools
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from fdr.errors import RunError
-from fdr.runtime.files import sync_folder
-from fdr.runtime.temporary import HOST, NO_FLOCK, is_alive, owner, temporary_path
+from fdr.runtime.atomic import HOST, is_alive, owner
 
 try:
     import fcntl
@@ -25,42 +23,10 @@ LOCK_TIMEOUT = 60.0
 STALE_LOCK_AGE = 30.0
 """Seconds after which a lock file counts as abandoned; lock files are used only where flock does not work."""
 
+HELD = ".held"
+"""The suffix of the file that replaces a lock on file systems without locks."""
+_NO_FLOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _COUNTER = itertools.count()
-
-
-@contextlib.contextmanager
-def staged(final: Path, write: Callable[[Path], None]) -> Iterator[Path]:
-    """A temporary file beside `final`, filled by `write` and synced; removed at exit unless it was published."""
-    tmp = temporary_path(final)
-    try:
-        write(tmp)
-        with open(tmp, "rb+") as file:
-            os.fsync(file.fileno())
-        yield tmp
-    finally:
-        tmp.unlink(missing_ok=True)
-
-
-def publish(tmp: Path, final: Path) -> None:
-    """Give `tmp` its final name, atomically, and make the name durable."""
-    os.replace(tmp, final)
-    sync_folder(final.parent)
-
-
-def write_atomic(final: Path, data: bytes) -> None:
-    """Replace the file `final` by `data`: readers and a kill at any moment see the old or the new content."""
-    with stage_bytes(final, data) as tmp:
-        publish(tmp, final)
-
-
-def stage_bytes(final: Path, data: bytes) -> contextlib.AbstractContextManager[Path]:
-    """`staged` for bytes that are already in memory."""
-
-    def write(tmp: Path) -> None:
-        with open(tmp, "xb") as file:
-            file.write(data)
-
-    return staged(final, write)
 
 
 @contextlib.contextmanager
@@ -74,7 +40,7 @@ def folder_lock(folder: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         if fcntl is None or not _flock(fd, path, timeout):
-            with _lock_file(folder / "lock.held", timeout):
+            with _lock_file(folder / f"lock{HELD}", timeout):
                 yield
         else:
             yield
@@ -89,7 +55,7 @@ def _flock(fd: int, path: Path, timeout: float) -> bool:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except OSError as error:
-            if error.errno in NO_FLOCK:
+            if error.errno in _NO_FLOCK:
                 return False
             if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR):
                 raise
@@ -134,31 +100,23 @@ def _wait_or_give_up(path: Path, deadline: float, timeout: float) -> None:
     time.sleep(0.01)
 
 
-def cache_write_error(error: OSError, folder: Path, needed: int) -> RunError:
-    """The sentence for a cache `folder` that cannot be written, where some `needed` more bytes were to go."""
-    reason = error.strerror or str(error)
-    advice = "pass --cache DIR with another folder, or --no-cache"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        what = "The disk is full" if error.errno == errno.ENOSPC else f"A limit was reached ({reason})"
-        return RunError(
-            f"{what} while writing the feature cache {folder}: about {_megabytes(needed)} are still needed and "
-            f"{_free(folder)} free; free the space and run the same command again to go on, or {advice}."
-        )
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return RunError(f"The feature cache {folder} cannot be written ({reason}); {advice}.")
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return RunError(f"The feature cache {folder} cannot be a folder, for a file is in its place; {advice}.")
-    if error.errno == errno.ENOENT:
-        return RunError(f"The feature cache {folder} was removed during the run; run the same command again.")
-    return RunError(f"Writing the feature cache {folder} failed ({reason}); {advice}.")
+@contextlib.contextmanager
+def locked_file(path: Path, *, blocking: bool = True) -> Iterator[None]:
+    """Hold a lock on `path`; where the file system has no locks, a marker file beside it serves as one.
 
+    Raises `filelock.Timeout` when another process holds it and `blocking` is false.
+    """
+    from filelock import FileLock, SoftFileLock
 
-def _megabytes(size: int) -> str:
-    return f"{max(1, round(size / 1e6)):,} MB"
-
-
-def _free(folder: Path) -> str:
+    lock: FileLock | SoftFileLock = FileLock(path, blocking=blocking)
     try:
-        return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB are"
-    except OSError:
-        return "an unknown amount is"
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in _NO_FLOCK:
+            raise
+        lock = SoftFileLock(path.with_name(path.name + HELD), blocking=blocking)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -84,7 +84,7 @@ def test_a_complete_run_that_is_started_again_writes_no_sums(
     source, cache = npz(tmp_path / "a.npz", images(75)), tmp_path / "c"
     expected = tiny(run(source, cache))
     (before,) = sums_files(next(cache.iterdir()))
-    monkeypatch.setattr("fdr.runtime.locks.owner", lambda: "later")
+    monkeypatch.setattr("fdr.runtime.atomic.owner", lambda: "later")
     written = before.stat().st_mtime_ns, before.stat().st_ino
     found = on_ranks(size, lambda group: run(source, cache, group=group))[0]
     assert_same(tiny(found), expected)

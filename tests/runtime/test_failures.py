@@ -187,7 +187,7 @@ def test_what_was_measured_is_shown_where_a_file_cannot_be_written(
     command = ["eval", str(tmp_path / "a.npz"), "--ref", str(tmp_path / "b.npz"), "--reps", "random", "-q"]
     assert run(command) == 0
     shown = capsys.readouterr().out
-    monkeypatch.setattr("fdr.runtime.files.os.replace", full)
+    monkeypatch.setattr("fdr.runtime.atomic.os.replace", full)
     assert run([*command, output, str(tmp_path / "out")]) == 1
     captured = capsys.readouterr()
     assert captured.out == shown and "FD" in shown

@@ -15,10 +15,8 @@ import pytest
 from filelock import Timeout
 
 from fdr.errors import InputError, RunError
-from fdr.runtime import atomic_path, beside, check_writable, locked_file, write_atomically
-from fdr.runtime import locks as _atomic
-from fdr.runtime import temporary as _temporary
-from fdr.runtime.temporary import HOST, temporary_path
+from fdr.runtime import atomic, atomic_path, beside, check_writable, locked_file, locks, write_atomically
+from fdr.runtime.atomic import HOST, temporary_path
 from fdr.training.folder import locked
 
 
@@ -58,8 +56,8 @@ def test_a_written_file_has_the_permissions_of_any_other(tmp_path: Path) -> None
 
 
 def test_what_a_killed_process_was_writing_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_temporary, "_SWEPT", set())
-    program = "import os, sys; from pathlib import Path; from fdr.runtime.files import atomic_path\n"
+    monkeypatch.setattr(atomic, "_SWEPT", set())
+    program = "import os, sys; from pathlib import Path; from fdr.runtime import atomic_path\n"
     program += "with atomic_path(Path(sys.argv[1])): os._exit(9)"
     assert subprocess.run([sys.executable, "-c", program, tmp_path / "out.json"], check=False).returncode == 9
     (left,) = tmp_path.iterdir()
@@ -109,18 +107,18 @@ def test_a_run_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\0", "wörter".encode(), b"", b"host." + b"9" * 40])
 def test_a_lock_file_of_any_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    monkeypatch.setattr(_atomic, "fcntl", None)
+    monkeypatch.setattr(locks, "fcntl", None)
     (tmp_path / "lock.held").write_bytes(content)
-    with pytest.raises(RunError, match="Another process has held"), _atomic.folder_lock(tmp_path, timeout=0.02):
+    with pytest.raises(RunError, match="Another process has held"), locks.folder_lock(tmp_path, timeout=0.02):
         pass
     os.utime(tmp_path / "lock.held", (0, 0))
-    with _atomic.folder_lock(tmp_path, timeout=1):
+    with locks.folder_lock(tmp_path, timeout=1):
         assert (tmp_path / "lock.held").read_bytes().startswith(HOST.encode())
     assert not (tmp_path / "lock.held").exists()
 
 
 def test_a_folder_in_place_of_a_lock_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_atomic, "fcntl", None)
+    monkeypatch.setattr(locks, "fcntl", None)
     (tmp_path / "lock.held").mkdir()
-    with pytest.raises(RunError, match="Another process has held"), _atomic.folder_lock(tmp_path, timeout=0.02):
+    with pytest.raises(RunError, match="Another process has held"), locks.folder_lock(tmp_path, timeout=0.02):
         pass

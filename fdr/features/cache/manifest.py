@@ -12,7 +12,7 @@ from typing import Any
 
 from fdr.errors import RunError
 from fdr.features.cache.shards import SCHEMA, BadRow, CacheKey, EntryHeader, ShardRecord, recover_shard, shard_files
-from fdr.runtime import write_atomic
+from fdr.runtime import publish, stage_bytes
 
 MANIFEST_NAME = "manifest.json"
 
@@ -56,7 +56,8 @@ class Manifest:
             "shards": [asdict(record) for record in self.shards],
         }
         fields["checksum"] = _checksum(fields)
-        write_atomic(folder / MANIFEST_NAME, (json.dumps(fields, indent=1) + "\n").encode("ascii"))
+        with stage_bytes(folder / MANIFEST_NAME, (json.dumps(fields, indent=1) + "\n").encode("ascii")) as temporary:
+            publish(temporary, folder / MANIFEST_NAME)
 
 
 def _checksum(fields: dict[str, Any]) -> str:

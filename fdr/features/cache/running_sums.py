@@ -52,7 +52,8 @@ class RunningSums:
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]
         try:
-            runtime.write_atomic(path, buffer.getvalue())
+            with runtime.stage_bytes(path, buffer.getvalue()) as temporary:
+                runtime.publish(temporary, path)
             for old in set(replaced) - {path}:
                 old.unlink(missing_ok=True)
         except OSError as error:

@@ -19,7 +19,7 @@ from cache_worlds import damaged, fill, good_rows, read, same, truth
 from cache_worlds import open_cache as open_any
 
 from fdr.features import FeatureCache
-from fdr.runtime import locks as _atomic
+from fdr.runtime import atomic
 
 NUM_ROWS = 20  # three shards, the last one short
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir"}  # audited by Python, each just before it happens
@@ -56,7 +56,7 @@ class Fuse:
             return Halves(file, self) if mode == "xb" else file
 
         os.fsync = fsync  # type: ignore[assignment]
-        _atomic.open = open_in_halves  # type: ignore[attr-defined]
+        atomic.open = open_in_halves  # type: ignore[attr-defined]
         sys.addaudithook(hook)
 
 

@@ -21,8 +21,8 @@ from cache_worlds import damaged, fill, open_cache, read, same, start_python, tr
 from fdr.errors import FdrWarning, RunError
 from fdr.features import CacheStore, FeatureCache
 from fdr.features.cache.manifest import _checksum
-from fdr.runtime import locks as _atomic
-from fdr.runtime.temporary import HOST, TOKEN
+from fdr.runtime import atomic, locks
+from fdr.runtime.atomic import HOST, TOKEN
 
 
 def flip(path: Path, where: float) -> None:
@@ -176,7 +176,7 @@ def test_a_disk_error_is_one_sentence_and_leaves_nothing(
         raise OSError(number, os.strerror(number))
 
     if when == "open":
-        monkeypatch.setattr(_atomic, "open", fail, raising=False)
+        monkeypatch.setattr(atomic, "open", fail, raising=False)
     else:
         monkeypatch.setattr(os, when, fail)
     with pytest.raises(RunError, match=said):
@@ -278,12 +278,12 @@ def test_the_lock_excludes_threads_with_and_without_flock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_flock: bool
 ) -> None:
     if not has_flock:
-        monkeypatch.setattr(_atomic, "fcntl", None)
+        monkeypatch.setattr(locks, "fcntl", None)
     inside, most = [], []
 
     def work() -> None:
         for _ in range(5):
-            with _atomic.folder_lock(tmp_path):
+            with locks.folder_lock(tmp_path):
                 inside.append(1)
                 most.append(len(inside))
                 time.sleep(0.001)
@@ -303,25 +303,25 @@ def test_a_lock_that_stays_taken_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_flock: bool
 ) -> None:
     if not has_flock:
-        monkeypatch.setattr(_atomic, "fcntl", None)
+        monkeypatch.setattr(locks, "fcntl", None)
     with (
-        _atomic.folder_lock(tmp_path),
+        locks.folder_lock(tmp_path),
         pytest.raises(RunError, match=r"Another process has held .*lock.* look for a stopped fdr process"),
-        _atomic.folder_lock(tmp_path, timeout=0.05),
+        locks.folder_lock(tmp_path, timeout=0.05),
     ):
         pass
 
 
 def test_a_lock_file_of_a_dead_process_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_atomic, "fcntl", None)
+    monkeypatch.setattr(locks, "fcntl", None)
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     (tmp_path / "lock.held").write_text(f"{HOST}.{child.pid}.00000000.0")
-    with _atomic.folder_lock(tmp_path, timeout=1):
+    with locks.folder_lock(tmp_path, timeout=1):
         assert (tmp_path / "lock.held").exists()
     (tmp_path / "lock.held").write_text("elsewhere.1.00000000.0")
     os.utime(tmp_path / "lock.held", (0, 0))
-    with _atomic.folder_lock(tmp_path, timeout=1):
+    with locks.folder_lock(tmp_path, timeout=1):
         pass
 
 
@@ -329,5 +329,5 @@ def test_a_file_system_without_flock_still_works(tmp_path: Path, monkeypatch: py
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(_atomic.fcntl, "flock", flock)
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
     assert same(read(fill(open_cache(tmp_path))), truth())

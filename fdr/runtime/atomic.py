@@ -1,9 +1,12 @@
-"""Temporary files, named after the process that writes them and removed after it was killed; locks on one file."""
+"""Atomic writing: a reader, or a kill at any moment, meets the old content of a file or the new one.
+
+A file is written under a temporary name that tells which process writes it, synced, and renamed. What a killed process
+leaves is removed by a later one.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import itertools
 import os
@@ -11,8 +14,11 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from fdr.errors import as_utf8
+from fdr.runtime.files import write_error
 
 DEAD_TMP_AGE = 60.0
 """Seconds after its last change until a dead process's temporary file is removed; raising it keeps litter longer."""
@@ -20,9 +26,6 @@ ANY_TMP_AGE = 24 * 3600.0
 """The same for processes of other hosts, which may still be running: lowering it risks files that are being written."""
 SAFE_NAME_BYTES = 120
 """Every file system takes names of this length (eCryptfs, the strictest, ends at 143)."""
-HELD = ".held"
-"""The suffix of a marker file that replaces a lock on file systems without locks."""
-NO_FLOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 HOST = re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname()) or "host"
 HOST = HOST if len(HOST) <= 24 else f"{HOST[:15]}-{hashlib.sha256(HOST.encode()).hexdigest()[:8]}"
@@ -70,7 +73,7 @@ def sweep_temporaries(folder: Path) -> None:
                 os.unlink(entry)
 
 
-def sweep_once(folder: Path) -> None:
+def _sweep_once(folder: Path) -> None:
     """Run `sweep_temporaries` before this process writes its first file into `folder`; its failures are ignored."""
     folder = folder.absolute()
     if folder not in _SWEPT:
@@ -95,22 +98,84 @@ def is_alive(pid: int, token: str | None = None) -> bool:
 
 
 @contextlib.contextmanager
-def locked_file(path: Path, *, blocking: bool = True) -> Iterator[None]:
-    """Hold a lock on `path`; where the file system has no locks, a marker file beside it serves as one.
-
-    Raises `filelock.Timeout` when another process holds it and `blocking` is false.
-    """
-    from filelock import FileLock, SoftFileLock
-
-    lock: FileLock | SoftFileLock = FileLock(path, blocking=blocking)
+def staged(final: Path, write: Callable[[Path], None]) -> Iterator[Path]:
+    """A temporary file beside `final`, filled by `write` and synced; removed at exit unless it was published."""
+    temporary = temporary_path(final)
     try:
-        lock.acquire()
-    except OSError as error:
-        if error.errno not in NO_FLOCK:
-            raise
-        lock = SoftFileLock(path.with_name(path.name + HELD), blocking=blocking)
-        lock.acquire()
-    try:
-        yield
+        write(temporary)
+        _sync_file(temporary)
+        yield temporary
     finally:
-        lock.release()
+        temporary.unlink(missing_ok=True)
+
+
+def stage_bytes(final: Path, data: bytes) -> contextlib.AbstractContextManager[Path]:
+    """`staged` for bytes that are already in memory."""
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "xb") as file:
+            file.write(data)
+
+    return staged(final, write)
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Give a synced file its final name, atomically, and make the name durable."""
+    os.replace(temporary, final)
+    sync_folder(final.parent)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; on success it is synced and renamed to `path`, on failure it is removed.
+
+    Raises `InputError` when the folder cannot be written, `RunError` when the disk is full.
+    """
+    temporary = temporary_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_once(path.parent)
+        open(temporary, "xb").close()
+        yield temporary
+        _sync_file(temporary)
+        publish(temporary, path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):  # the name is too long, or its folder is a file
+            temporary.unlink()
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Replace `path` by `data` in one step; text is written `as_utf8`. A device or a pipe is written to directly."""
+    content = as_utf8(data).encode() if isinstance(data, str) else data
+    if _is_special(path):
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            raise write_error(path, error) from error
+        return
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _is_special(path: Path) -> bool:
+    """True for a device or a pipe, which a new file must not replace."""
+    with contextlib.suppress(OSError):  # a name that is too long
+        return path.exists() and not path.is_file() and not path.is_dir()
+    return False
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
