@@ -127,7 +127,7 @@ class PipelineSource(MadeSource):
         name = type(getattr(pipeline, "func", pipeline)).__name__
         if "class_labels" in called and num_classes is None:
             raise InputError(f"{name} takes class labels; say how many classes with --num-classes.")
-        super().__init__(name, options, RowIds("sample", count))
+        super().__init__(name, options, RowIds(("sample", count)))
         self.seed, self.batch_size, self.num_classes = seed, batch_size, num_classes
         self.label_policy = check_labels(labels, num_classes)
         self._pipeline, self._called = pipeline, called

@@ -48,7 +48,7 @@ class GeneratorSource(MadeSource):
     ) -> None:
         options = options or ImageOptions()
         check_counts(count, batch_size, seed, options)
-        super().__init__(generator.name, options, RowIds("sample", count))
+        super().__init__(generator.name, options, RowIds(("sample", count)))
         self.generator = generator
         self.seed = seed
         self.label_policy = check_labels(labels, generator.num_classes)

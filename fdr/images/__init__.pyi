@@ -1,7 +1,6 @@
 from .array_file import read_header as read_header
 from .base import BadImage as BadImage
 from .base import ImageBatch as ImageBatch
-from .base import ImageOptions as ImageOptions
 from .base import ImageSource as ImageSource
 from .facts import FACTS as FACTS
 from .facts import FORMATS as FORMATS
@@ -13,6 +12,7 @@ from .files import left_out_text as left_out_text
 from .ids import RowIds as RowIds
 from .ids import Selected as Selected
 from .made import MadeSource as MadeSource
+from .options import ImageOptions as ImageOptions
 from .procedural import blurred as blurred
 from .procedural import draw as draw
 from .procedural import draw_set as draw_set

@@ -2,55 +2,29 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import math
 import os
-import threading
 import tokenize
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
-from fdr.errors import FdrWarning, InputError, RunError, unknown
-from fdr.images.base import ImageOptions, ImageSource, Loader
-from fdr.images.decode import Picture
-from fdr.images.digests import container_digest
+from fdr.errors import FdrWarning, InputError, unknown
+from fdr.images.file_parts import ArrayInfo, FilePart, FileSource, OffsetReader, StoredPart, refuse_damage
 from fdr.images.files import Place
-from fdr.images.ids import JoinedIds, RowIds
+from fdr.images.ids import RowIds
 from fdr.images.labels import Labels, array_labels, may_be_labels
-from fdr.images.values import array_picture
-from fdr.runtime import Group, Progress
+from fdr.images.options import ImageOptions
+from fdr.images.values import to_numpy
 
 PREFERRED = ("arr_0", "images", "image", "samples", "data", "x")
 LABEL_KEYS = ("arr_1", "labels", "label", "y")
 _LABELS_OF = (("x_", "y_"), ("X_", "y_"), ("_x", "_y"), ("images", "labels"), ("image", "label"), ("data", "labels"))
 """Parts of an image array's name and their counterparts in the name of its labels: x_train and y_train."""
-
-
-@dataclass(frozen=True)
-class ArrayInfo:
-    """The header of one array in a file."""
-
-    key: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    is_fortran: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.key} {self.dtype} {list(self.shape)}"
-
-    @property
-    def is_images(self) -> bool:
-        """True for uint8 [N, H, W, C] with 1, 3 or 4 channels, and for uint8 [N, H, W]."""
-        if self.dtype != np.uint8 or self.is_fortran or 0 in self.shape:
-            return False
-        return len(self.shape) in (3, 4) and (self.shape[-1] in (1, 3, 4)) == (len(self.shape) == 4)
 
 
 def find_images(name: str, arrays: Sequence[ArrayInfo], choice: str | None = None) -> ArrayInfo:
@@ -166,133 +140,66 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     return tuple(map(int, shape)), is_fortran, dtype
 
 
-class OffsetReader:
-    """Reads of a file at any offset, from any thread; open as long as it lives."""
+class OffsetRows:
+    """An array in C order that lies uncompressed in a file; an index reads one row, from any thread."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.Lock()
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
+    def __init__(self, file: OffsetReader, offset: int, shape: Sequence[int], dtype: np.dtype) -> None:
+        self._file, self._offset, self.shape, self.dtype = file, offset, tuple(shape), dtype
+        self._row_bytes = math.prod(self.shape[1:]) * dtype.itemsize
+        if file.size < offset + math.prod(self.shape) * dtype.itemsize:
+            raise InputError(f"{file.path.name} is truncated: it ends before the last of its {shape[0]} images.")
 
-    def read(self, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset`, fewer at the end of the file."""
-        try:
-            if hasattr(os, "pread"):
-                return os.pread(self._file.fileno(), size, offset)
-            with self._lock:
-                self._file.seek(offset)
-                return self._file.read(size)
-        except OSError as error:
-            raise RunError(f"{self._path} can no longer be read: {error.strerror}.") from error
-
-    def __del__(self) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
-
-
-class RowReader:
-    """Rows of a C-ordered uint8 array that lies uncompressed in a file, each read at its offset.
-
-    A read, not a mapping: mapped pages would count as memory of the process, and a file cut short meanwhile would
-    kill it instead of raising.
-    """
-
-    def __init__(self, path: Path, offset: int, shape: Sequence[int]) -> None:
-        self._name, self._offset, self._shape = path.name, offset, tuple(shape[1:])
-        self._row_bytes = math.prod(self._shape)
-        if path.stat().st_size < offset + shape[0] * self._row_bytes:
-            raise InputError(f"{path.name} is truncated: it ends before the last of its {shape[0]} images.")
-        self._file = OffsetReader(path)
-
-    def read(self, row: int) -> np.ndarray:
-        """uint8 image `row`; raises `InputError` when the file has become shorter."""
+    def __getitem__(self, row: int) -> np.ndarray:
         data = self._file.read(self._offset + row * self._row_bytes, self._row_bytes)
         if len(data) != self._row_bytes:
-            raise InputError(f"{self._name} was cut short while it was read: image {row} is incomplete.")
-        return np.frombuffer(data, np.uint8).reshape(self._shape)
+            raise InputError(f"{self._file.path.name} was cut short while it was read: image {row} is incomplete.")
+        return np.frombuffer(data, self.dtype).reshape(self.shape[1:])
 
 
-Shown = Callable[[np.ndarray, int], Picture]
-"""One stored image and its row, as a picture."""
+@dataclass
+class IndexedRows(StoredPart):
+    """Images in one array of which an index reads a row."""
+
+    rows: Any
+    """A tensor, `OffsetRows`, or anything else of which an index gives one image."""
+    axis: int | None = None
+    """0 where the channels come first in an image."""
+
+    def read(self, row: int) -> np.ndarray:
+        array = to_numpy(self.rows[row])
+        return array.transpose(1, 2, 0) if self.axis == 0 else array
 
 
-class ArrayPart(ABC):
-    """One array of images in one file. Subclasses read its rows."""
-
-    kind: str
-    has_checksum = False
-    """True where the file has a checksum that reading by rows does not check; see `fdr.images.digests`."""
-
-    def __init__(self, path: Path, info: ArrayInfo, labels: Labels | None) -> None:
-        self.path, self.info, self.labels = path, info, labels
-        self.prefix = info.key
-        """The prefix of the ids of the rows."""
-
-    @abstractmethod
-    def loaders(self, rows: np.ndarray, shown: Shown) -> Iterator[Loader]:
-        """One loader for each of these ascending rows."""
-
-
-class StoredRows(ArrayPart):
-    """uint8 [N, H, W, C] or [N, H, W] that lies uncompressed in a file."""
-
-    def __init__(self, kind: str, path: Path, info: ArrayInfo, offset: int, labels: Labels | None = None) -> None:
-        super().__init__(path, info, labels)
-        self.kind = kind
-        self._reader = RowReader(path, offset, info.shape)
-
-    def loaders(self, rows: np.ndarray, shown: Shown) -> Iterator[Loader]:
-        for row in rows:
-            yield functools.partial(self._load, int(row), shown)
-
-    def _load(self, row: int, shown: Shown) -> Picture:
-        return shown(self._reader.read(row), row)
-
-
-def open_arrays(place: Place, options: ImageOptions, read: Callable[[Path, str | None], ArrayPart]) -> ArraySource:
-    """The images of all files of `place`, each read by `read`, as one set."""
-    return ArraySource(place, options, [read(path, place.choice) for path in place.files])
-
-
-class ArraySource(ImageSource):
+class ArraySource(FileSource):
     """The rows of one array of images, or of several files' arrays one after the other."""
 
-    def __init__(self, place: Place, options: ImageOptions, parts: Sequence[ArrayPart]) -> None:
-        self.kind = parts[0].kind
-        prefixes = [part.prefix for part in parts]
+    def __init__(self, kind: str, place: Place, options: ImageOptions, parts: Sequence[FilePart]) -> None:
+        prefixes = [part.info.key for part in parts]
         if len(parts) > 1:
             top = os.path.commonpath([part.path.absolute().parent for part in parts])
-            prefixes = [f"{os.path.relpath(p.path.absolute(), top)}: {p.prefix}" for p in parts]
-        counts = [part.info.shape[0] for part in parts]
-        ids = JoinedIds([RowIds(prefix, count) for prefix, count in zip(prefixes, counts, strict=True)])
-        super().__init__(place.name, options, ids, _joined_labels(place.name, parts))
-        if len(parts) == 1 and self.kind == "npz" and place.choice is None:
+            prefixes = [f"{os.path.relpath(p.path.absolute(), top)}: {p.info.key}" for p in parts]
+        ids = RowIds(*zip(prefixes, [part.info.shape[0] for part in parts], strict=True))
+        super().__init__(kind, place, options, parts, ids, _joined_labels(place.name, parts))
+        if len(parts) == 1 and kind == "npz" and place.choice is None:
             self.path = parts[0].path
-        self._parts, self._choice = parts, place.choice
-        self._starts = np.cumsum([0, *counts])
 
-    def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
-        assert self.rows is not None
-        if any(part.has_checksum for part in self._parts):
-            _ = self.digest  # which compares stored arrays with their checksums
-        rows = self.rows[start:stop]
-        for part, first, end in zip(self._parts, self._starts, self._starts[1:], strict=False):
-            wanted = rows[(rows >= first) & (rows < end)] - first
-            if len(wanted):
-                yield from part.loaders(wanted, functools.partial(self._picture, part))
-
-    def _picture(self, part: ArrayPart, array: np.ndarray, row: int) -> Picture:
-        where = f"{self.name}: {part.prefix}[{row}]"
-        return array_picture(array, 2 if len(part.info.shape) == 4 else None, self.options, where)
-
-    def _files(self, start: int = 0, stop: int | None = None) -> Sequence[Path]:
-        return [part.path for part in self._parts]
-
-    def _content_digest(self, group: Group, progress: Progress) -> str:
-        content = container_digest(self._files(), self.rows, group, progress)
-        return content if self._choice is None else hashlib.sha256(f"{content} {self._choice}".encode()).hexdigest()
+    def _chosen(self) -> bytes:
+        return b"" if self._place.choice is None else f" {self._place.choice}".encode()
 
 
-def _joined_labels(name: str, parts: Sequence[ArrayPart]) -> Labels | None:
+def open_arrays(
+    kind: str, place: Place, options: ImageOptions, read: Callable[[Path, str | None], FilePart]
+) -> ArraySource:
+    """The images of all files of `place` as one set. `read` opens one file and finds what was chosen in it; what it
+    raises for damaged bytes becomes an `InputError`."""
+    parts = []
+    for path in place.files:
+        with refuse_damage(path, kind):
+            parts.append(read(path, place.choice))
+    return ArraySource(kind, place, options, parts)
+
+
+def _joined_labels(name: str, parts: Sequence[FilePart]) -> Labels | None:
     found = [part.labels for part in parts if part.labels is not None]
     if len(found) == len(parts):
         names = found[0].names if all(labels.names == found[0].names for labels in found) else None

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fdr.errors import FdrWarning, InputError, RunError, as_utf8, unknown
-from fdr.images.decode import ALPHA, MAX_PIXELS, Picture, UnreadableImage, WrongValues, quiet_pillow
-from fdr.images.digests import container_digest, file_stamp
+from fdr.errors import FdrWarning, InputError, RunError, as_utf8
+from fdr.images.decode import Picture, UnreadableImage, WrongValues, quiet_pillow
+from fdr.images.digests import file_stamp
 from fdr.images.facts import FACTS, facts_of
 from fdr.images.files import left_out_text, lost_images
 from fdr.images.ids import EndlessIds, Selected
 from fdr.images.labels import Labels
-from fdr.images.resize import CROPS, crop_function
+from fdr.images.options import ImageOptions
+from fdr.images.resize import crop_function
 from fdr.runtime import SOLO, Group, Progress, SilentProgress, available_cpus, ordered_map
 
 if TYPE_CHECKING:
@@ -34,46 +35,6 @@ _SILENT = SilentProgress()
 
 Loader = Callable[[], Picture]
 """Reads and decodes one image, in any thread; raises `UnreadableImage` for a bad one."""
-
-
-@dataclass(frozen=True)
-class ImageOptions:
-    """Which images are taken and how they become pixels; the defaults here are the only ones."""
-
-    count: int | None = None
-    """Take a seeded subset of this size, without replacement; None takes all."""
-    seed: int = 0
-    crop: str = "none"
-    """"none" (with `size`: squash to size x size), "center", "center-bilinear" or "adm"; see `fdr.images.resize`."""
-    size: int | None = None
-    alpha: str = "drop"
-    """"drop" ignores transparency, as all peers do; "white" and "black" composite over that colour."""
-    on_bad: str = "fail"
-    """"fail" raises at the first file that cannot be decoded; "skip" lists it and goes on."""
-    max_bad: float = 0.01
-    """With "skip": a pass in which a larger share than this was bad ends in `RunError`. Always: a folder or archive in
-    which a larger share cannot be measured (formats that are not read, dead links, names twice) is refused."""
-    quantize: str = "uint8"
-    """What happens to float input: "uint8" rounds 255 x, as saving to PNG would; "none" keeps the floats."""
-    max_pixels: int = MAX_PIXELS
-    """Images with more pixels are bad (a decompression bomb); the default is Pillow's own limit."""
-
-    def __post_init__(self) -> None:
-        for name, choices in (("crop", CROPS), ("alpha", ALPHA), ("on_bad", ("fail", "skip"))):
-            if getattr(self, name) not in choices:
-                raise unknown(name.replace("_", "-"), str(getattr(self, name)), choices)
-        if self.quantize not in ("uint8", "none"):
-            raise unknown("quantize", str(self.quantize), ("uint8", "none"))
-        for name, least in (("count", 1), ("size", 1), ("seed", 0), ("max_pixels", 1)):
-            value = getattr(self, name)
-            if value is None and name in ("count", "size"):
-                continue
-            if not isinstance(value, int | np.integer) or value < least:
-                raise InputError(f"{name} must be a whole number of at least {least}; got {value!r}.")
-        if self.crop != "none" and self.size is None:
-            raise InputError(f"crop={self.crop!r} needs a size (--size S): the side of the square in pixels.")
-        if not 0 <= self.max_bad <= 1:
-            raise InputError(f"max_bad is a share between 0 and 1; got {self.max_bad!r}.")
 
 
 @dataclass(frozen=True)
@@ -169,9 +130,9 @@ class ImageSource(ABC):
         """The files that rows start..stop come from; none for images in memory."""
         return ()
 
+    @abstractmethod
     def _content_digest(self, group: Group, progress: Progress) -> str | None:
         """A hash of the bytes behind the selected pixels, or None for a source that can be read only once."""
-        return container_digest(self._files(), self.rows, group, progress)
 
     def __len__(self) -> int:
         """Number of selected images; `TypeError` for an iterable of unknown length."""

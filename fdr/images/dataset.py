@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from fdr.errors import FdrWarning, InputError, as_utf8
-from fdr.images.base import ImageOptions, ImageSource, Loader
+from fdr.images.base import ImageSource, Loader
 from fdr.images.decode import Picture, UnreadableImage
 from fdr.images.ids import RowIds
 from fdr.images.labels import Labels, array_labels, may_be_labels
+from fdr.images.options import ImageOptions
 from fdr.images.values import image_of, picture_of
 from fdr.runtime import Group, Progress
 
@@ -37,7 +38,7 @@ class DatasetSource(ImageSource):
 
     def __init__(self, value: Any, options: ImageOptions) -> None:
         name = f"{type(value).__name__} of {len(value)}"
-        super().__init__(name, options, RowIds("item", len(value)), _labels(value, name))
+        super().__init__(name, options, RowIds(("item", len(value))), _labels(value, name))
         self._value = value
 
     def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
 import sys
 import threading
 import warnings
@@ -26,6 +27,23 @@ from fdr.runtime import HEAD_BYTES, stand_in_of
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "dib", "gif", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm"),
+    )
+)
+"""Endings of the names of image files. Which format a file has is decided by its bytes."""
+UNREAD = frozenset(
+    f".{name}"
+    for name in (
+        *("avif", "avifs", "heic", "heif", "hif", "jxl", "jp2", "j2k", "jpf", "jpx", "jpc", "j2c", "jxr", "bpg", "exr"),
+        *("hdr", "dds", "tga", "psd", "qoi", "ico", "svg", "pcx", "ras", "xbm", "xpm", "sgi", "apng"),
+        *("dng", "cr2", "cr3", "nef", "arw", "raf", "orf", "rw2"),
+    )
+)
+"""Image formats that are counted but not read: not every Pillow has them, so results would depend on the machine."""
 ALPHA = ("drop", "white", "black")
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM")
 """Names of Pillow's plugins; MPO files are opened as the JPEG files that they begin with."""
@@ -99,6 +117,23 @@ def decode(data: bytes, alpha: str, max_pixels: int) -> Picture:
         if bare is not None:
             return decode(bare, alpha, max_pixels)
         raise UnreadableImage(f"it is a truncated or damaged {name} file ({_reason(error)})") from error
+
+
+def decode_file(path: str | os.PathLike[str], alpha: str, max_pixels: int) -> Picture:
+    """`decode` of a whole file."""
+    try:
+        with open(path, "rb") as file:
+            check_file_bytes(os.fstat(file.fileno()).st_size, max_pixels)
+            data = file.read()
+    except OSError as error:
+        raise UnreadableImage(f"the file cannot be read ({error.strerror})") from error
+    return decode(data, alpha, max_pixels)
+
+
+def check_file_bytes(size: int, max_pixels: int) -> None:
+    """Raise `UnreadableImage` for a file that is larger than any image of `max_pixels` pixels, before it is read."""
+    if size > 16 * max_pixels + (16 << 20):
+        raise UnreadableImage(f"it has {size} bytes, more than any image of --max-pixels {max_pixels} needs")
 
 
 def _pixels(data: bytes, alpha: str, max_pixels: int) -> Image | np.ndarray:

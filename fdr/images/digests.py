@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
@@ -216,18 +216,4 @@ def container_digest(
             raise InputError(f"{path} is damaged: {found.removeprefix(_DAMAGED)}; copy or write it again.")
     digest = hashlib.sha256("\n".join(digests).encode())
     digest.update(b"" if rows is None else np.ascontiguousarray(rows, dtype="<i8").tobytes())
-    return digest.hexdigest()
-
-
-def archive_digest(
-    paths: Sequence[str | Path],
-    rows: np.ndarray | None,
-    names: Iterable[str],
-    group: Group,
-    progress: Progress | None = None,
-) -> str:
-    """`container_digest`, and the names of the entries that count, which are a choice among all of an archive."""
-    digest = hashlib.sha256(container_digest(paths, rows, group, progress).encode())
-    for name in names:
-        digest.update(os.fsencode(name) + b"\0")
     return digest.hexdigest()

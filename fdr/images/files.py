@@ -2,61 +2,25 @@
 
 from __future__ import annotations
 
-import bisect
-import functools
 import glob
 import itertools
 import math
 import os
-import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 from fdr.errors import InputError
-from fdr.images.decode import Picture, UnreadableImage, decode
+from fdr.images.decode import SUFFIXES, UNREAD
 
-SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        "png",
-        "jpg",
-        "jpeg",
-        "jpe",
-        "jfif",
-        "webp",
-        "bmp",
-        "dib",
-        "gif",
-        "tif",
-        "tiff",
-        "ppm",
-        "pgm",
-        "pbm",
-        "pnm",
-    )
-)
-UNREAD = frozenset(
-    f".{name}"
-    for name in (
-        *("avif", "avifs", "heic", "heif", "hif", "jxl", "jp2", "j2k", "jpf", "jpx", "jpc", "j2c", "jxr", "bpg", "exr"),
-        *("hdr", "dds", "tga", "psd", "qoi", "ico", "svg", "pcx", "ras", "xbm", "xpm", "sgi", "apng"),
-        *("dng", "cr2", "cr3", "nef", "arw", "raf", "orf", "rw2"),
-    )
-)
-"""Image formats that are counted but not read: not every Pillow has them, so results would depend on the machine."""
 ARRAYS = frozenset((".npz", ".npy", ".h5", ".hdf5", ".zip", ".tar", ".tgz", ".parquet", ".tfrecord"))
 """Files that may hold images of their own."""
 THUMBNAILS = frozenset(("thumbs", "thumbnails", ".thumbs", ".thumbnails", "@eadir"))
 """Folders in which systems and tools keep small copies."""
 HIDDEN = "in hidden files and folders"
-REPEATED = "under a name that a later entry has again"
-DEAD_LINKS = "links that lead outside of the archive or to nothing"
 MAX_SHARDS = 1_000_000
-_MAX_LINKS = 40
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 """The range in "x-{000..012}.tar"."""
 _CONTAINERS = (".tar", ".npz", ".npy", ".zip", ".h5", ".hdf5", ".tgz", ".gz", ".parquet", ".safetensors", ".pt")
@@ -197,58 +161,6 @@ def _phrase(key: str) -> str:
     return f"in {key} (thumbnails)" if key.endswith("/") else key
 
 
-Entry = TypeVar("Entry")
-
-
-def follow_links(files: Mapping[str, Entry], links: Mapping[str, str]) -> tuple[dict[str, Entry], list[str]]:
-    """What links in an archive lead to, by the name of the link, and the links that lead outside or to nothing.
-
-    Names are normalised; the targets are paths from the top of the archive. A link to a folder gives all that is in it.
-    """
-    found: dict[str, Entry] = {}
-    dead: list[str] = []
-    folders: list[tuple[str, str]] = []
-    for link, target in links.items():
-        end = _end_of(target, links)
-        if end is not None and end in files:
-            found[link] = files[end]
-        elif end is not None:
-            folders.append((link, end))
-        else:
-            dead.append(link)
-    known = {**files, **found}
-    names = sorted(known) if folders else []
-    for link, end in folders:
-        prefix = f"{end}/" if end != "." else ""
-        low = bisect.bisect_left(names, prefix)
-        inside = list(itertools.takewhile(functools.partial(_is_below, prefix), names[low:]))
-        if not inside:
-            dead.append(link)
-        elif not link.startswith(prefix):  # else it leads to a folder around itself
-            found |= {f"{link}/{name[len(prefix) :]}": known[name] for name in inside}
-        if len(found) > 100 * len(files) + 1000:
-            raise InputError("The links of the archive repeat its files more than a hundred times; extract it.")
-    return found, dead
-
-
-def _is_below(prefix: str, name: str) -> bool:
-    return name.startswith(prefix)
-
-
-def _end_of(target: str, links: Mapping[str, str]) -> str | None:
-    """Where a path leads when every link in it is followed; None for a circle and for the outside."""
-    for _ in range(_MAX_LINKS):
-        target = posixpath.normpath(target)
-        if target.startswith(("/", "..")):
-            return None
-        parts = target.split("/")
-        above = next((n for n in range(1, len(parts) + 1) if "/".join(parts[:n]) in links), None)
-        if above is None:
-            return target
-        target = "/".join([links["/".join(parts[:above])], *parts[above:]])
-    return None
-
-
 def no_images(where: str, names: Iterable[str]) -> InputError:
     """The error for a folder or archive without one image: what was looked for and what is there."""
     found = Counter(PurePosixPath(name).suffix.lower() for name in names)
@@ -258,35 +170,6 @@ def no_images(where: str, names: Iterable[str]) -> InputError:
     container = next((suffix for suffix in _CONTAINERS if suffix in found), None)
     hint = f" To use a {container} file, give the file itself." if container else ""
     return InputError(f"{where} holds no images; looked for {_looked_for()} in any folder, found {listed}.{hint}")
-
-
-def max_file_bytes(max_pixels: int) -> int:
-    """No image of `max_pixels` pixels needs a larger file, so a larger one is not even read."""
-    return 16 * max_pixels + (16 << 20)
-
-
-def decode_file(path: str | os.PathLike[str], alpha: str, max_pixels: int) -> Picture:
-    """`decode` of a whole file."""
-    try:
-        with open(path, "rb") as file:
-            check_file_bytes(os.fstat(file.fileno()).st_size, max_pixels)
-            data = file.read()
-    except OSError as error:
-        raise UnreadableImage(f"the file cannot be read ({error.strerror})") from error
-    return decode(data, alpha, max_pixels)
-
-
-def decode_sized(data: bytes, size: int, alpha: str, max_pixels: int) -> Picture:
-    """`decode`, refusing data that hold fewer bytes than the `size` announced."""
-    if len(data) < size:
-        raise UnreadableImage(f"it is truncated: {len(data)} of {size} bytes are there")
-    return decode(data, alpha, max_pixels)
-
-
-def check_file_bytes(size: int, max_pixels: int) -> None:
-    """Raises `UnreadableImage` for a file too large to be an image."""
-    if size > max_file_bytes(max_pixels):
-        raise UnreadableImage(f"it has {size} bytes, more than any image of --max-pixels {max_pixels} needs")
 
 
 def _looked_for() -> str:

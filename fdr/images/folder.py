@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fdr.errors import InputError
-from fdr.images.base import ImageOptions, ImageSource, Loader
+from fdr.images.base import ImageSource, Loader
+from fdr.images.decode import decode_file
 from fdr.images.digests import file_digests
-from fdr.images.files import Place, decode_file, no_images, numbered_shards, sorted_out
+from fdr.images.files import Place, no_images, numbered_shards, sorted_out
 from fdr.images.labels import MAX_JSON_BYTES, Labels, labels_of_files
+from fdr.images.options import ImageOptions
 from fdr.runtime import Group, Progress, as_path
 
 

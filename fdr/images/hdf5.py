@@ -3,70 +3,56 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.images.array_file import ArrayInfo, ArrayPart, ArraySource, Shown, find_images, find_labels, open_arrays
-from fdr.images.base import ImageOptions, Loader
+from fdr.images.array_file import ArraySource, find_images, find_labels, open_arrays
+from fdr.images.file_parts import ArrayInfo, StreamedPart
 from fdr.images.files import Place
-from fdr.images.labels import Labels
-from fdr.runtime import DAMAGE, dataset_of, open_h5, read_ahead
+from fdr.images.options import ImageOptions
+from fdr.runtime import dataset_of, open_h5
 
 _BLOCK_BYTES = 16 << 20
 _MAX_BLOCK_BYTES = 128 << 20
-_AHEAD = 32
 
 
 def open_hdf5(place: Place, options: ImageOptions) -> ArraySource:
     """The source for HDF5 files; raises `InputError` when one holds no uint8 images or is damaged."""
-    return open_arrays(place, options, _read)
+    return open_arrays("hdf5", place, options, _read)
 
 
 def _read(path: Path, choice: str | None) -> Hdf5Rows:
-    try:
-        with open_h5(path) as file:
-            arrays = _infos(file)
-            _check_links(str(path), file, arrays, choice)
-            info = find_images(str(path), arrays, choice)
-            block = _block_rows(dataset_of(file, info.key))
-            labels = find_labels(str(path), arrays, info, lambda key: dataset_of(file, key)[()])
-    except DAMAGE as error:
-        raise InputError(f"{path} is not a complete HDF5 file: it is truncated or damaged ({error}).") from error
-    return Hdf5Rows(path, info, labels, block)
+    with open_h5(path) as file:
+        arrays = _infos(file)
+        _check_links(str(path), file, arrays, choice)
+        info = find_images(str(path), arrays, choice)
+        labels = find_labels(str(path), arrays, info, lambda key: dataset_of(file, key)[()])
+        return Hdf5Rows(path, info, labels, _block_rows(dataset_of(file, info.key)))
 
 
-class Hdf5Rows(ArrayPart):
+@dataclass
+class Hdf5Rows(StreamedPart):
     """uint8 images in one dataset of an HDF5 file."""
 
     kind = "hdf5"
+    block_rows: int
 
-    def __init__(self, path: Path, info: ArrayInfo, labels: Labels | None, block_rows: int) -> None:
-        super().__init__(path, info, labels)
-        self._block_rows = block_rows
-
-    def loaders(self, rows: np.ndarray, shown: Shown) -> Iterator[Loader]:
-        yield from read_ahead(self._blocks(rows, shown), _AHEAD)
-
-    def _blocks(self, rows: np.ndarray, shown: Shown) -> Iterator[Loader]:
+    def stream(self, rows: np.ndarray) -> Iterator[Any]:
         """Whole blocks that hold a wanted row, so that a compressed chunk is inflated once."""
-        try:
-            with open_h5(self.path) as file:
-                dataset = dataset_of(file, self.info.key)
-                blocks = rows // self._block_rows
-                for block in np.unique(blocks):
-                    wanted = rows[blocks == block]
-                    first = int(wanted[0])
-                    values = dataset[first : int(wanted[-1]) + 1]
-                    for row in map(int, wanted):
-                        yield functools.partial(shown, values[row - first], row)
-        except DAMAGE as error:
-            raise InputError(f"{self.path} is truncated or damaged: {self.info.key} ({error}).") from error
+        with open_h5(self.path) as file:
+            dataset = dataset_of(file, self.info.key)
+            blocks = rows // self.block_rows
+            for block in np.unique(blocks):
+                wanted = rows[blocks == block]
+                first = int(wanted[0])
+                values = dataset[first : int(wanted[-1]) + 1]
+                yield from (values[row - first] for row in map(int, wanted))
 
 
 def _infos(file: Any) -> list[ArrayInfo]:

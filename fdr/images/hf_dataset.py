@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from fdr.errors import InputError, first_line
-from fdr.images.base import ImageOptions, ImageSource, Loader
+from fdr.images.base import ImageSource, Loader
 from fdr.images.dataset import open_dataset
 from fdr.images.files import Place
 from fdr.images.ids import RowIds
 from fdr.images.labels import Labels, array_labels
+from fdr.images.options import ImageOptions
 from fdr.images.parquet import LABELS
 from fdr.images.values import KEYS, picture_of
 from fdr.runtime import Group, Progress, is_offline
@@ -88,7 +89,7 @@ class HfSource(ImageSource):
     def __init__(self, value: Any, options: ImageOptions, column: str, name: str) -> None:
         import datasets
 
-        super().__init__(name, options, RowIds(column, len(value)), _labels(value))
+        super().__init__(name, options, RowIds((column, len(value))), _labels(value))
         self._column = column
         self._value = value.select_columns([column]).cast_column(column, datasets.Image(decode=False))
 

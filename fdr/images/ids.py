@@ -33,36 +33,21 @@ class Selected(Sequence[T]):
 
 
 class RowIds(Sequence[str]):
-    """ "arr_0[0]", "arr_0[1]", ...: the ids of the rows of one array."""
+    """ "arr_0[0]", "arr_0[1]", ...: the ids of the rows of arrays, given by name and length, one after the other."""
 
-    def __init__(self, prefix: str, total: int) -> None:
-        self._prefix, self._total = prefix, total
-
-    def __len__(self) -> int:
-        return self._total
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self._total))]
-        return f"{self._prefix}[{range(self._total)[index]}]"
-
-
-class JoinedIds(Sequence[str]):
-    """The ids of several parts, one after the other."""
-
-    def __init__(self, parts: Sequence[Sequence[str]]) -> None:
-        self._parts = parts
-        self._ends = list(itertools.accumulate(map(len, parts)))
+    def __init__(self, *arrays: tuple[str, int]) -> None:
+        self._names = [name for name, _ in arrays]
+        self._starts = [0, *itertools.accumulate(length for _, length in arrays)]
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return self._starts[-1]
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        at = range(len(self))[index]
-        number = bisect.bisect_right(self._ends, at)
-        return self._parts[number][at - self._ends[number]]
+        row = range(len(self))[index]
+        number = bisect.bisect_right(self._starts, row) - 1
+        return f"{self._names[number]}[{row - self._starts[number]}]"
 
 
 class EndlessIds(Sequence[str]):

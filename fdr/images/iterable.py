@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fdr.errors import InputError
-from fdr.images.base import ImageOptions, ImageSource, Loader
+from fdr.images.base import ImageSource, Loader
 from fdr.images.ids import EndlessIds, RowIds
+from fdr.images.options import ImageOptions
 from fdr.images.values import image_of, is_array, picture_of
 from fdr.runtime import Group, Progress
 
@@ -27,7 +28,7 @@ class IterableSource(ImageSource):
     def __init__(self, value: Iterable[Any], options: ImageOptions) -> None:
         count = options.count
         name = type(value).__name__ if count is None else f"first {count} of {type(value).__name__}"
-        super().__init__(name, options, EndlessIds() if count is None else RowIds("item", count))
+        super().__init__(name, options, EndlessIds() if count is None else RowIds(("item", count)))
         self._value = value
         self.is_repeatable = not isinstance(value, Iterator)
         self._is_read = False

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from fdr.errors import InputError
-from fdr.images.array_file import ArrayInfo, ArraySource, StoredRows, find_images, open_arrays, read_header
-from fdr.images.base import ImageOptions
+from fdr.images.array_file import ArraySource, IndexedRows, OffsetRows, find_images, open_arrays, read_header
+from fdr.images.file_parts import ArrayInfo, OffsetReader
 from fdr.images.files import Place
-from fdr.runtime import DAMAGE
+from fdr.images.options import ImageOptions
 
 
 def open_npy(place: Place, options: ImageOptions) -> ArraySource:
-    """The source for .npy files; raises `InputError` when one holds no uint8 images."""
+    """The source for .npy files; raises `InputError` when one holds no uint8 images or is damaged."""
     if place.choice is not None:
         raise InputError(f"{place.path} holds one array, so there is none to choose; leave out :{place.choice}.")
-    return open_arrays(place, options, _read)
+    return open_arrays("npy", place, options, _read)
 
 
-def _read(path: Path, choice: str | None) -> StoredRows:
+def _read(path: Path, choice: str | None) -> IndexedRows:
     with path.open("rb") as file:
-        try:
-            shape, is_fortran, dtype = read_header(file)
-        except DAMAGE as error:
-            raise InputError(f"{path} is not an npy file, or is damaged ({error}).") from error
+        shape, is_fortran, dtype = read_header(file)
         offset = file.tell()
-    info = find_images(str(path), [ArrayInfo("the array", shape, np.dtype(dtype), is_fortran)])
-    part = StoredRows("npy", path, info, offset)
-    part.prefix = "row"
-    return part
+    find_images(str(path), [ArrayInfo("the array", shape, dtype, is_fortran)])
+    return IndexedRows(path, ArrayInfo("row", shape, dtype), None, OffsetRows(OffsetReader(path), offset, shape, dtype))

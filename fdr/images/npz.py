@@ -10,80 +10,66 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
-from fdr.errors import InputError
 from fdr.images.array_file import (
-    ArrayInfo,
-    ArrayPart,
     ArraySource,
-    Shown,
-    StoredRows,
+    IndexedRows,
+    OffsetRows,
     find_images,
     find_labels,
     open_arrays,
     read_header,
 )
-from fdr.images.base import ImageOptions, Loader
+from fdr.images.file_parts import ArrayInfo, FilePart, OffsetReader, StreamedPart
 from fdr.images.files import Place
-from fdr.runtime import DAMAGE, read_ahead
+from fdr.images.options import ImageOptions
 
 _SKIP_BYTES = 1 << 20
-_AHEAD = 32  # rows inflated ahead of the decoding threads
 _MAX_DEFLATION = 1100
 """No more than this many bytes come out of one deflated byte (1032, by RFC 1951)."""
 
 
 def open_npz(place: Place, options: ImageOptions) -> ArraySource:
     """The source for .npz files; raises `InputError` when one holds no uint8 images or is damaged."""
-    return open_arrays(place, options, _read)
+    return open_arrays("npz", place, options, _read)
 
 
-def _read(path: Path, choice: str | None) -> ArrayPart:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
-            _check_names(members)
-            arrays = [_info(archive, member) for member in members]
-            info = find_images(str(path), arrays, choice)
-            labels = find_labels(str(path), arrays, info, functools.partial(_read_array, archive))
-            offset = _payload_offset(path, archive.getinfo(f"{info.key}.npy"))
-    except DAMAGE as error:
-        raise InputError(f"{path} is not a complete npz file: it is truncated or damaged ({error}).") from error
+def _read(path: Path, choice: str | None) -> FilePart:
+    with zipfile.ZipFile(path) as archive:
+        members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+        _check_names(members)
+        arrays = [_info(archive, member) for member in members]
+        info = find_images(str(path), arrays, choice)
+        labels = find_labels(str(path), arrays, info, functools.partial(_read_array, archive))
+        offset = _payload_offset(path, archive.getinfo(f"{info.key}.npy"))
     if offset is None:
         return DeflatedRows(path, info, labels)
-    part = StoredRows("npz", path, info, offset, labels)
-    part.has_checksum = True
-    return part
+    return IndexedRows(
+        path, info, labels, OffsetRows(OffsetReader(path), offset, info.shape, info.dtype), has_checksum=True
+    )
 
 
-class DeflatedRows(ArrayPart):
-    """uint8 [N, H, W, C] or [N, H, W] that is compressed in an .npz file, and read in one stream."""
+class DeflatedRows(StreamedPart):
+    """uint8 [N, H, W, C] or [N, H, W] that is compressed in an .npz file."""
 
     kind = "npz"
 
-    def loaders(self, rows: np.ndarray, shown: Shown) -> Iterator[Loader]:
-        yield from read_ahead(self._inflate(rows, shown), _AHEAD)
-
-    def _inflate(self, rows: np.ndarray, shown: Shown) -> Iterator[Loader]:
+    def stream(self, rows: np.ndarray) -> Iterator[Any]:
         """One pass over the deflated member, keeping the rows asked for, to the checksum at its end."""
         shape = self.info.shape[1:]
         row_bytes = math.prod(shape)
-        try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.info.key}.npy") as member:
-                read_header(member)
-                position = 0
-                for row in map(int, rows):
-                    _skip(member, (row - position) * row_bytes)
-                    array = np.frombuffer(_read_exactly(member, row_bytes), np.uint8).reshape(shape)
-                    position = row + 1
-                    yield functools.partial(shown, array, row)
-                while member.read(_SKIP_BYTES):
-                    pass
-        except DAMAGE as error:
-            raise InputError(f"{self.path} is truncated or damaged: {self.info.key} ({error}).") from error
+        with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.info.key}.npy") as member:
+            read_header(member)
+            position = 0
+            for row in map(int, rows):
+                _skip(member, (row - position) * row_bytes)
+                yield np.frombuffer(_read_exactly(member, row_bytes), np.uint8).reshape(shape)
+                position = row + 1
+            while member.read(_SKIP_BYTES):
+                pass
 
 
 def _check_names(members: list[zipfile.ZipInfo]) -> None:

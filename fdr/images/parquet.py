@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,81 +9,67 @@ from typing import Any
 
 import numpy as np
 
-from fdr.errors import InputError, first_line
-from fdr.images.array_file import ArrayInfo, ArrayPart, ArraySource, Shown, open_arrays
-from fdr.images.base import ImageOptions, Loader
-from fdr.images.decode import Picture, UnreadableImage
-from fdr.images.files import SUFFIXES, Place
+from fdr.errors import InputError
+from fdr.images.array_file import ArraySource, open_arrays
+from fdr.images.decode import SUFFIXES, UnreadableImage
+from fdr.images.file_parts import ArrayInfo, StreamedPart, refuse_damage
+from fdr.images.files import Place
 from fdr.images.labels import Labels, array_labels
-from fdr.images.values import KEYS, picture_of
-from fdr.runtime import read_ahead
+from fdr.images.options import ImageOptions
+from fdr.images.values import KEYS
 
 LABELS = ("label", "labels", "class", "cls", "fine_label")
-_AHEAD = 32
-_BATCH = 16  # rows taken from the decoder at once
+_BATCH = 16
+"""Rows that pyarrow decodes at once; raising it takes more memory."""
 _BUFFER = 1 << 20
+"""Bytes that pyarrow reads at once."""
 
 
 def open_parquet(place: Place, options: ImageOptions) -> ArraySource:
     """The source for parquet files; raises `InputError` when one holds no column of images or is damaged."""
-    return open_arrays(place, options, functools.partial(_read, options))
+    return open_arrays("parquet", place, options, _read)
 
 
-class ParquetRows(ArrayPart):
+class ParquetRows(StreamedPart):
     """One column of one parquet file, read in one stream of the row groups that are asked for."""
 
     kind = "parquet"
+    damage = (Exception,)  # pyarrow raises what its readers raise
 
-    def __init__(self, path: Path, column: str, count: int, labels: Labels | None, options: ImageOptions) -> None:
-        super().__init__(path, ArrayInfo(column, (count,), np.dtype(object)), labels)
-        self._options = options
+    def stream(self, rows: np.ndarray) -> Iterator[Any]:
+        with _open(self.path) as file:
+            start = 0
+            for group in range(file.num_row_groups):
+                stop = start + file.metadata.row_group(group).num_rows
+                wanted = rows[(rows >= start) & (rows < stop)]
+                if len(wanted):
+                    yield from self._group(file, group, wanted - start)
+                start = stop
 
-    def loaders(self, rows: np.ndarray, shown: Shown) -> Iterator[Loader]:
-        yield from read_ahead(self._stream(rows), _AHEAD)
-
-    def _stream(self, rows: np.ndarray) -> Iterator[Loader]:
-        try:
-            with _open(self.path) as file:
-                start = 0
-                for group in range(file.num_row_groups):
-                    stop = start + file.metadata.row_group(group).num_rows
-                    wanted = rows[(rows >= start) & (rows < stop)]
-                    if len(wanted):
-                        found = 0
-                        for load in self._group(file, group, wanted, start):
-                            found += 1
-                            yield load
-                        if found < len(wanted):
-                            raise EOFError(f"row group {group} ends before its last row")
-                    start = stop
-        except Exception as error:  # pyarrow raises what its readers raise
-            raise _damaged(self.path, error) from error
-
-    def _group(self, file: Any, group: int, wanted: np.ndarray, start: int) -> Iterator[Loader]:
+    def _group(self, file: Any, group: int, wanted: np.ndarray) -> Iterator[Any]:
+        start = 0
         for batch in file.iter_batches(_BATCH, row_groups=[group], columns=[self.info.key], use_threads=False):
-            for row in map(int, wanted[(wanted >= start) & (wanted < start + batch.num_rows)]):
-                yield functools.partial(self._picture, batch.column(0)[row - start].as_py(), row)
-            start += batch.num_rows
-
-    def _picture(self, value: Any, row: int) -> Picture:
-        data = value.get("bytes") if isinstance(value, Mapping) else value
-        if data is None:
-            raise UnreadableImage("its row holds no bytes (the name of a file at most)")
-        return picture_of(data, self._options, f"{self.path.name}: {self.info.key}[{row}]")
+            stop = start + batch.num_rows
+            for row in wanted[(wanted >= start) & (wanted < stop)]:
+                yield _encoded(batch.column(0)[int(row) - start].as_py())
+            start = stop
+        if start <= wanted[-1]:
+            raise EOFError(f"row group {group} ends before its last row")
 
 
-def _read(options: ImageOptions, path: Path, choice: str | None) -> ParquetRows:
-    try:
-        with _open(path) as file:
-            if not 0 <= file.metadata.num_rows <= path.stat().st_size:
-                raise ValueError(f"it announces {file.metadata.num_rows} rows")
-            schema, features = file.schema_arrow, _features(file.schema_arrow.metadata)
-            column = _image_column(str(path), schema, features, choice)
-            return ParquetRows(path, column, file.metadata.num_rows, _labels(file, schema, features), options)
-    except InputError:
-        raise
-    except Exception as error:
-        raise _damaged(path, error) from error
+def _encoded(value: Any) -> Any:
+    data = value.get("bytes") if isinstance(value, Mapping) else value
+    return UnreadableImage("its row holds no bytes (the name of a file at most)") if data is None else data
+
+
+def _read(path: Path, choice: str | None) -> ParquetRows:
+    with refuse_damage(path, "parquet", ParquetRows.damage), _open(path) as file:
+        count = file.metadata.num_rows
+        if not 0 <= count <= path.stat().st_size:
+            raise ValueError(f"it announces {count} rows")
+        schema, features = file.schema_arrow, _features(file.schema_arrow.metadata)
+        info = ArrayInfo(_image_column(str(path), schema, features, choice), (count,), np.dtype(object))
+        return ParquetRows(path, info, _labels(file, schema, features))
 
 
 def _open(path: Path) -> Any:
@@ -93,10 +78,6 @@ def _open(path: Path) -> Any:
     except ImportError:
         raise InputError(f"{path} needs the package pyarrow, which is not installed: pip install pyarrow.") from None
     return ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True)
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} is no parquet file, or is truncated or damaged ({first_line(error)}).")
 
 
 def _features(metadata: Mapping[bytes, bytes] | None) -> dict[str, dict[str, Any]]:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from fdr.errors import InputError, collected_warnings
-from fdr.images.base import ImageOptions, ImageSource
-from fdr.images.files import BRACES, SUFFIXES, Place, expand_braces, matches, names_several
+from fdr.images.base import ImageSource
+from fdr.images.decode import SUFFIXES
+from fdr.images.files import BRACES, Place, expand_braces, matches, names_several
+from fdr.images.options import ImageOptions
 from fdr.images.values import is_array
 from fdr.runtime import as_path, missing_path, named_arguments, refuse_stand_in
 
@@ -52,9 +54,8 @@ PATH_KINDS = (
     SourceKind("fdr.images.npy:open_npy", _named(".npy"), ".npy", True),
     SourceKind("fdr.images.hdf5:open_hdf5", _named(".h5", ".hdf5"), ".h5", True),
     SourceKind("fdr.images.parquet:open_parquet", _named(".parquet"), ".parquet", True),
-    SourceKind(
-        "fdr.images.tensor_file:open_tensor_file", _named(".pt", ".pth", ".safetensors"), ".pt, .safetensors", True
-    ),
+    SourceKind("fdr.images.tensor_file:open_pt", _named(".pt", ".pth"), ".pt", True),
+    SourceKind("fdr.images.tensor_file:open_safetensors", _named(".safetensors"), ".safetensors", True),
     SourceKind("fdr.images.zip_archive:open_zip", _named(".zip"), ".zip"),
     SourceKind("fdr.images.tar_archive:open_tar", _named(*_TARS), ".tar (also .tar.gz)", True),
     SourceKind("fdr.images.hf_dataset:open_saved", lambda path: _is_saved(path), "a saved Hugging Face dataset"),

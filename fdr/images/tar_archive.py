@@ -11,8 +11,8 @@ import lzma
 import posixpath
 import tarfile
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,27 +20,17 @@ from typing import Any
 import numpy as np
 
 from fdr.errors import FdrWarning, InputError, unknown
-from fdr.images.array_file import OffsetReader
-from fdr.images.base import ImageOptions, ImageSource, Loader
-from fdr.images.decode import Picture, UnreadableImage
-from fdr.images.digests import archive_digest
-from fdr.images.files import (
-    DEAD_LINKS,
-    REPEATED,
-    Place,
-    check_file_bytes,
-    decode_sized,
-    follow_links,
-    no_images,
-    sorted_out,
-)
+from fdr.images.archives import ArchiveSource, Entries, column_of
+from fdr.images.decode import UnreadableImage, check_file_bytes
+from fdr.images.file_parts import FilePart, OffsetReader, Read, StreamedPart, refuse_damage
+from fdr.images.files import Place, no_images, sorted_out
 from fdr.images.labels import DATASET_JSON, MAX_JSON_BYTES, Labels, labels_of_files
-from fdr.runtime import DAMAGE, Group, Progress, read_ahead
+from fdr.images.options import ImageOptions
 
 _COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 """First bytes of a compressed file -> the function that decompresses all its streams, one after the other."""
 _MAX_LABEL_BYTES = 64
-_AHEAD = 8
+"""A longer .cls entry is not read as a class number."""
 _SPECIAL = "special entries (sparse files, devices)"
 
 
@@ -55,106 +45,91 @@ class _Member:
 
 @dataclass
 class _Table:
-    """What one archive holds, by normalised name; of entries of one name the last, as after extraction."""
+    """What one archive holds."""
 
-    files: dict[str, _Member] = field(default_factory=dict)
-    links: dict[str, str] = field(default_factory=dict)
+    entries: Entries[_Member] = field(default_factory=Entries)
     classes: dict[str, int] = field(default_factory=dict)
     """Numbers of `.cls` entries by WebDataset's key."""
     texts: dict[str, bytes] = field(default_factory=dict)
     """Files of labels."""
-    left_out: Counter[str] = field(default_factory=Counter)
 
 
-def open_tar(place: Place, options: ImageOptions) -> TarSource:
+def open_tar(place: Place, options: ImageOptions) -> ArchiveSource:
     """The source for a tar archive, or for all shards of a brace range such as `train-{000..012}.tar`.
 
     A choice (`x.tar:jpg`) is the extension of the images, for archives with several images of one sample.
     """
     tables = [_read_table(shard, number) for number, shard in enumerate(place.files)]
-    left_out: Counter[str] = sum((table.left_out for table in tables), Counter())
+    left_out: Counter[str] = Counter()
     members: list[_Member] = []
     for table in tables:
-        names, others = sorted_out(table.files)
+        left_out.update(table.entries.left_out)
+    for table in tables:
+        names, others = sorted_out(table.entries.files)
         left_out.update(others)
-        members += sorted((table.files[name] for name in names), key=lambda member: member.offset)
+        members += sorted((table.entries.files[name] for name in names), key=lambda member: member.offset)
     if not members:
-        raise no_images(str(place.path), [name for table in tables for name in table.files])
+        raise no_images(str(place.path), [name for table in tables for name in table.entries.files])
     members = _one_a_sample(place, members, options)
-    return TarSource(place, options, members, _labels(place, tables, members), left_out)
+    several = len(place.files) > 1
+    ids = [f"{place.files[member.shard].name}/{member.name}" if several else member.name for member in members]
+    parts = [
+        _part(place.files[shard], list(group), options.max_pixels)
+        for shard, group in itertools.groupby(members, key=lambda member: member.shard)
+    ]
+    return ArchiveSource("tar", place, options, parts, ids, _labels(place, tables, members), dict(left_out))
 
 
-class TarSource(ImageSource):
-    """Image files in tar archives, in the order of the archives; a link comes with the entry that it leads to."""
+def _part(path: Path, members: Sequence[_Member], max_pixels: int) -> FilePart:
+    kind = CompressedTar if _decompressor(path) else PlainTar
+    return kind(path, column_of(len(members)), None, members, max_pixels)
+
+
+@dataclass
+class PlainTar(FilePart):
+    """Image files in a tar archive, each read at its offset. The archive is open while it is read."""
+
+    members: Sequence[_Member]
+    max_pixels: int
+
+    def reads(self, rows: np.ndarray) -> Generator[Read]:
+        file = OffsetReader(self.path)
+        for row in rows:
+            yield functools.partial(self._read, file, self.members[row])
+
+    def _read(self, file: OffsetReader, member: _Member) -> bytes:
+        check_file_bytes(member.size, self.max_pixels)
+        data = file.read(member.offset, member.size)
+        if len(data) < member.size:
+            raise UnreadableImage(f"it is truncated: {len(data)} of {member.size} bytes are there")
+        return data
+
+
+@dataclass
+class CompressedTar(StreamedPart):
+    """Image files in a compressed tar archive; a link comes with the entry that it leads to."""
 
     kind = "tar"
+    members: Sequence[_Member]
+    max_pixels: int
 
-    def __init__(
-        self,
-        place: Place,
-        options: ImageOptions,
-        members: Sequence[_Member],
-        labels: Labels | None,
-        left_out: Mapping[str, int],
-    ) -> None:
-        many = len(place.files) > 1
-        ids = [f"{place.files[m.shard].name}/{m.name}" if many else m.name for m in members]
-        super().__init__(place.name, options, ids, labels, left_out)
-        self._shards, self._members = place.files, members
+    def stream(self, rows: np.ndarray) -> Iterator[Any]:
+        """One pass over the archive, whose offsets count inflated bytes, as far as the last image."""
+        wanted = Counter(self.members[row].offset for row in rows)
+        with _opened(self.path) as archive, contextlib.suppress(_EndOfTar):
+            for entry in archive:
+                if many := wanted.pop(entry.offset_data, 0):
+                    yield from itertools.repeat(self._content(archive, entry), many)
+                if not wanted:
+                    return
 
-    def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
-        assert self.rows is not None
-        chosen = [self._members[row] for row in self.rows[start:stop]]
-        for shard, members in itertools.groupby(chosen, key=lambda member: member.shard):
-            if _is_plain(self._shards[shard]):
-                reader = OffsetReader(self._shards[shard])
-                yield from (functools.partial(self._load, reader, member) for member in members)
-            else:
-                yield from read_ahead(self._stream(self._shards[shard], list(members)), _AHEAD)
-
-    def _load(self, reader: OffsetReader, member: _Member) -> Picture:
-        check_file_bytes(member.size, self.options.max_pixels)
-        return self._decode(reader.read(member.offset, member.size), member)
-
-    def _decode(self, data: bytes, member: _Member) -> Picture:
-        return decode_sized(data, member.size, self.options.alpha, self.options.max_pixels)
-
-    def _stream(self, path: Path, members: Sequence[_Member]) -> Iterator[Loader]:
-        """One pass over a compressed archive; its offsets count inflated bytes."""
-        wanted = defaultdict[int, list[_Member]](list)
-        for member in members:
-            wanted[member.offset].append(member)
+    def _content(self, archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes | UnreadableImage:
         try:
-            with _opened(path) as archive:
-                for entry in archive:
-                    linked = wanted.pop(entry.offset_data, [])
-                    if linked:
-                        load = self._streamed(archive, entry, linked[0])
-                        yield from itertools.repeat(load, len(linked))
-                    if not wanted:
-                        return
-        except _EndOfTar:
-            return
-        except DAMAGE as error:
-            raise InputError(f"{path} is truncated or damaged ({error}).") from error
-
-    def _streamed(self, archive: tarfile.TarFile, entry: tarfile.TarInfo, member: _Member) -> Loader:
-        try:
-            check_file_bytes(member.size, self.options.max_pixels)
+            check_file_bytes(entry.size, self.max_pixels)
         except UnreadableImage as error:
-            return functools.partial(_raise, error)
-        file = archive.extractfile(entry) if member.size > 0 else None
-        return functools.partial(self._decode, b"" if file is None else file.read(), member)
-
-    def _files(self, start: int = 0, stop: int | None = None) -> Sequence[Path]:
-        return self._shards
-
-    def _content_digest(self, group: Group, progress: Progress) -> str:
-        return archive_digest(self._shards, self.rows, self.ids, group, progress)
-
-
-def _raise(error: Exception) -> Picture:
-    raise error
+            return error
+        file = archive.extractfile(entry) if entry.size > 0 else None
+        return b"" if file is None else file.read()
 
 
 class _EndOfTar(Exception):
@@ -183,7 +158,7 @@ class _Entry(tarfile.TarInfo):
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tarfile.TarFile]:
     """For reading in order, past the end of an archive into one that was appended with `cat`; checksums are checked."""
-    opened = next((opened for magic, opened in _COMPRESSED.items() if _first_bytes(path).startswith(magic)), None)
+    opened = _decompressor(path)
     file = open(path, "rb") if opened is None else opened(path)  # noqa: SIM115
     with (
         file,
@@ -195,50 +170,50 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
 def _read_table(path: Path, shard: int) -> _Table:
     table = _Table()
     has_end = True
-    try:
-        with _opened(path) as archive:
-            try:
-                for entry in archive:
-                    _note(archive, entry, shard, table)
-                has_end = getattr(archive, "has_end", False)
-            except _EndOfTar:
-                warnings.warn(f"{path} has bytes behind its end that are no tar file.", FdrWarning, stacklevel=2)
-    except DAMAGE as error:
-        raise InputError(f"{path} is not a complete tar file: it is truncated or damaged ({error}).") from error
-    found, dead = follow_links(table.files, table.links)
-    members = {name: _Member(shard, name, target.offset, target.size) for name, target in found.items()}
-    table.left_out[DEAD_LINKS] += len(sorted_out(dead)[0])
-    table.files |= members
+    with refuse_damage(path, "tar"), _opened(path) as archive:
+        try:
+            for entry in archive:
+                _add(archive, entry, shard, table)
+            has_end = getattr(archive, "has_end", False)
+        except _EndOfTar:
+            warnings.warn(f"{path} has bytes behind its end that are no tar file.", FdrWarning, stacklevel=2)
+    files = table.entries.files
+    files |= {
+        name: _Member(shard, name, target.offset, target.size) for name, target in table.entries.followed().items()
+    }
     if not has_end:
-        number = len(sorted_out(table.files)[0])
+        number = len(sorted_out(files)[0])
         warnings.warn(
             f"{path} has no end marker and may be truncated; {number} image(s) were found.", FdrWarning, stacklevel=2
         )
     return table
 
 
-def _note(archive: tarfile.TarFile, entry: tarfile.TarInfo, shard: int, table: _Table) -> None:
+def _add(archive: tarfile.TarFile, entry: tarfile.TarInfo, shard: int, table: _Table) -> None:
     name = posixpath.normpath(entry.name)
-    is_link = entry.issym() or entry.islnk()
     if entry.isdir():
         return
-    if not is_link and (not entry.isfile() or entry.sparse is not None):
-        table.left_out[_SPECIAL] += len(sorted_out([name])[0])
+    if entry.issym() or entry.islnk():
+        above = posixpath.dirname(name) if entry.issym() else ""
+        table.entries.add_link(name, posixpath.join(above, entry.linkname))
+    elif not entry.isfile() or entry.sparse is not None:
+        table.entries.leave_out(_SPECIAL, [name])
+    else:
+        table.entries.add_file(name, _Member(shard, entry.name, entry.offset_data, entry.size))
+        _add_label(archive, entry, name, table)
+
+
+def _add_label(archive: tarfile.TarFile, entry: tarfile.TarInfo, name: str, table: _Table) -> None:
+    is_class = name.endswith(".cls")
+    is_list = posixpath.basename(name) == DATASET_JSON
+    if not (is_class or is_list) or entry.size > (_MAX_LABEL_BYTES if is_class else MAX_JSON_BYTES):
         return
-    if table.files.pop(name, None) or table.links.pop(name, None):
-        table.left_out[REPEATED] += len(sorted_out([name])[0])
-    if is_link:
-        table.links[name] = posixpath.join(posixpath.dirname(name) if entry.issym() else "", entry.linkname)
-        return
-    table.files[name] = _Member(shard, entry.name, entry.offset_data, entry.size)
-    limit = _MAX_LABEL_BYTES if name.endswith(".cls") else MAX_JSON_BYTES
-    if (name.endswith(".cls") or posixpath.basename(name) == DATASET_JSON) and entry.size <= limit:
-        file = archive.extractfile(entry)
-        text = file.read() if file else b""
-        if name.endswith(".cls") and text.strip().isdigit():
-            table.classes[_key(name)] = int(text)
-        else:
-            table.texts[name] = text
+    file = archive.extractfile(entry)
+    text = file.read() if file else b""
+    if is_list:
+        table.texts[name] = text
+    elif text.strip().isdigit():
+        table.classes[_key(name)] = int(text)
 
 
 def _labels(place: Place, tables: Sequence[_Table], members: Sequence[_Member]) -> Labels | None:
@@ -277,13 +252,11 @@ def _one_a_sample(place: Place, members: list[_Member], options: ImageOptions) -
     return members
 
 
-def _is_plain(path: Path) -> bool:
-    return not _first_bytes(path).startswith(tuple(_COMPRESSED))
-
-
-def _first_bytes(path: Path) -> bytes:
+def _decompressor(path: Path) -> Callable[..., Any] | None:
+    """The function that opens a compressed file; None for a plain one."""
     with path.open("rb") as file:
-        return file.read(6)
+        start = file.read(6)
+    return next((opened for magic, opened in _COMPRESSED.items() if start.startswith(magic)), None)
 
 
 def _key(name: str) -> str:

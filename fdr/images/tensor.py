@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.images.base import ImageOptions, ImageSource, Loader
+from fdr.images.base import ImageSource, Loader
 from fdr.images.decode import Picture
 from fdr.images.ids import RowIds
+from fdr.images.options import ImageOptions
 from fdr.images.values import CHANNELS, array_picture, is_tensor, to_numpy
 from fdr.runtime import Group, Progress
 
@@ -34,7 +35,7 @@ class TensorSource(ImageSource):
 
     def __init__(self, value: Any, options: ImageOptions, axis: int | None) -> None:
         name = "tensor" if is_tensor(value) else "array"
-        super().__init__(name, options, RowIds(name, len(value)))
+        super().__init__(name, options, RowIds((name, len(value))))
         self._value, self._axis = value, axis
 
     def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:

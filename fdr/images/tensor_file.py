@@ -2,112 +2,81 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import pickle
 import struct
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fdr.errors import InputError, first_line, unknown
-from fdr.images.array_file import (
-    PREFERRED,
-    ArrayInfo,
-    ArrayPart,
-    ArraySource,
-    OffsetReader,
-    Shown,
-    find_labels,
-    open_arrays,
-)
-from fdr.images.base import ImageOptions, Loader
-from fdr.images.decode import Picture
+from fdr.errors import InputError, unknown
+from fdr.images.array_file import PREFERRED, ArraySource, IndexedRows, OffsetRows, find_labels, open_arrays
+from fdr.images.file_parts import ArrayInfo, OffsetReader, refuse_damage
 from fdr.images.files import Place
+from fdr.images.options import ImageOptions
 from fdr.images.tensor import batch_channel_axis
 from fdr.images.values import is_tensor, to_numpy
-from fdr.runtime import DAMAGE, check_zip, utf8_path
+from fdr.runtime import check_zip, utf8_path
 
 _DTYPES = {"U8": "u1", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
 """Of safetensors, those that images and labels may have; bfloat16 is read as its bits."""
-_MAX_HEADER = 100 << 20  # as safetensors itself
+_MAX_HEADER = 100 << 20
+"""The longest header, in bytes, as in safetensors itself."""
 
 
-def open_tensor_file(place: Place, options: ImageOptions) -> ArraySource:
-    """The source for .pt and .safetensors files; raises `InputError` when one does not hold a tensor of images."""
-    return open_arrays(place, options, _read)
+def open_pt(place: Place, options: ImageOptions) -> ArraySource:
+    """The source for .pt files; raises `InputError` when one does not hold a tensor of images."""
+    return open_arrays("pt", place, options, _read_pt)
+
+
+def open_safetensors(place: Place, options: ImageOptions) -> ArraySource:
+    """The source for .safetensors files; raises `InputError` when one does not hold a tensor of images."""
+    return open_arrays("safetensors", place, options, _read_safetensors)
 
 
 def holds_images(path: Path) -> bool:
-    """True for a torch file that `open_tensor_file` would take, such as one that is not of moments or features."""
+    """True for a torch file that `open_pt` would take, such as one that is not of moments or features."""
     try:
-        return _read_torch(path) is not None
+        with refuse_damage(path, "pt"):
+            return _read_pt(path, None) is not None
     except InputError:
         return False
 
 
-class StoredTensor:
-    """A tensor in a safetensors file; an index reads one row."""
+class BFloat16Rows:
+    """A tensor of bfloat16 in a safetensors file; an index reads one row as float32."""
 
-    def __init__(self, file: OffsetReader, offset: int, shape: Sequence[int], dtype: str) -> None:
-        self.shape, self.dtype = tuple(shape), np.dtype("float32" if dtype == "BF16" else _DTYPES[dtype])
-        self._file, self._offset, self._kind = file, offset, dtype
-        self._row_bytes = math.prod(self.shape[1:]) * np.dtype(_DTYPES[dtype]).itemsize
+    def __init__(self, bits: OffsetRows) -> None:
+        self._bits, self.shape, self.dtype = bits, bits.shape, np.dtype("float32")
 
     def __getitem__(self, row: int) -> np.ndarray:
-        data = self._file.read(self._offset + row * self._row_bytes, self._row_bytes)
-        if len(data) != self._row_bytes:
-            raise InputError(f"The file was cut short while it was read: image {row} is incomplete.")
-        values = np.frombuffer(data, _DTYPES[self._kind])
-        if self._kind == "BF16":
-            values = (values.astype(np.uint32) << 16).view(np.float32)
-        return values.reshape(self.shape[1:])
+        return (self._bits[row].astype(np.uint32) << 16).view(np.float32)
 
 
-class TensorRows(ArrayPart):
-    """[N, C, H, W], [N, H, W, C] or [N, H, W] of uint8, or of floats in [0, 1]."""
-
-    def __init__(self, kind: str, path: Path, key: str, tensor: Any, axis: int | None) -> None:
-        super().__init__(path, _info(key, tensor), None)
-        self.kind, self._tensor, self._axis = kind, tensor, axis
-
-    def loaders(self, rows: np.ndarray, shown: Shown) -> Iterator[Loader]:
-        for row in map(int, rows):
-            yield functools.partial(self._load, row, shown)
-
-    def _load(self, row: int, shown: Shown) -> Picture:
-        array = to_numpy(self._tensor[row])
-        return shown(array.transpose(1, 2, 0) if self._axis == 0 else array, row)
+def _read_pt(path: Path, choice: str | None) -> IndexedRows:
+    return _rows_of(path, _torch_tensors(path), choice)
 
 
-def _read(path: Path, choice: str | None) -> TensorRows:
-    if path.suffix.lower() == ".safetensors":
-        return _rows_of("safetensors", path, _stored_tensors(path), choice)
-    return _read_torch(path, choice)
+def _read_safetensors(path: Path, choice: str | None) -> IndexedRows:
+    return _rows_of(path, _stored_tensors(path), choice)
 
 
-def _read_torch(path: Path, choice: str | None = None) -> TensorRows:
-    return _rows_of("pt", path, _torch_tensors(path), choice)
-
-
-def _rows_of(kind: str, path: Path, tensors: Mapping[str, Any], choice: str | None) -> TensorRows:
+def _rows_of(path: Path, tensors: Mapping[str, Any], choice: str | None) -> IndexedRows:
     key = _image_key(str(path), tensors, choice)
-    tensor = tensors[key]
-    info = _info(key, tensor)
+    info = _info(key, tensors[key])
     if info.dtype != np.uint8 and info.dtype.kind != "f":
         raise InputError(f"{path}: {info} is no tensor of images; expected uint8, or floats in [0, 1].")
     try:
         axis = batch_channel_axis(info.shape, True)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    part = TensorRows(kind, path, key, tensor, axis)
     arrays = [_info(name, value) for name, value in tensors.items()]
-    part.labels = find_labels(str(path), arrays, info, lambda name: _whole(tensors[name]))
-    return part
+    labels = find_labels(str(path), arrays, info, lambda name: _whole(tensors[name]))
+    return IndexedRows(path, info, labels, tensors[key], axis)
 
 
 def _image_key(where: str, tensors: Mapping[str, Any], choice: str | None) -> str:
@@ -138,21 +107,19 @@ def _whole(tensor: Any) -> np.ndarray:
 
 def _stored_tensors(path: Path) -> dict[str, Any]:
     """The tensors of a safetensors file that images or labels may be, by name, unread."""
-    file, size = OffsetReader(path), path.stat().st_size
-    try:
-        (length,) = struct.unpack("<Q", file.read(0, 8))
-        if length > min(_MAX_HEADER, size - 8):
-            raise ValueError("its header is longer than the file")
-        header = json.loads(file.read(8, length))
-        entries = {key: entry for key, entry in header.items() if key != "__metadata__" and entry["dtype"] in _DTYPES}
-        for key, entry in entries.items():
-            _check_entry(key, entry, size - 8 - length)
-    except (*DAMAGE, RecursionError) as error:
-        raise InputError(f"{path} is no safetensors file, or is truncated or damaged ({first_line(error)}).") from error
-    return {
-        key: StoredTensor(file, 8 + length + entry["data_offsets"][0], entry["shape"], entry["dtype"])
-        for key, entry in entries.items()
-    }
+    file = OffsetReader(path)
+    (length,) = struct.unpack("<Q", file.read(0, 8))
+    if length > min(_MAX_HEADER, file.size - 8):
+        raise ValueError("its header is longer than the file")
+    header = json.loads(file.read(8, length))
+    entries = {key: entry for key, entry in header.items() if key != "__metadata__" and entry["dtype"] in _DTYPES}
+    return {key: _stored_tensor(file, key, entry, 8 + length) for key, entry in entries.items()}
+
+
+def _stored_tensor(file: OffsetReader, key: str, entry: Any, start: int) -> OffsetRows | BFloat16Rows:
+    _check_entry(key, entry, file.size - start)
+    rows = OffsetRows(file, start + entry["data_offsets"][0], entry["shape"], np.dtype(_DTYPES[entry["dtype"]]))
+    return BFloat16Rows(rows) if entry["dtype"] == "BF16" else rows
 
 
 def _check_entry(key: str, entry: Any, size: int) -> None:
@@ -167,11 +134,11 @@ def _torch_tensors(path: Path) -> dict[str, Any]:
     """The tensors of a .pt file: one alone, or a dict of them. Nothing but tensors and plain values is unpickled."""
     import torch
 
+    with path.open("rb") as file:
+        is_zip = file.read(2) == b"PK"
+    if is_zip:
+        check_zip(path)
     try:
-        with path.open("rb") as file:
-            is_zip = file.read(2) == b"PK"
-        if is_zip:
-            check_zip(path)
         with utf8_path(path) as readable, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             loaded = torch.load(readable, map_location="cpu", weights_only=True, mmap=is_zip)
@@ -179,8 +146,6 @@ def _torch_tensors(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} holds more than tensors or is damaged, and fdr runs no code from files; save the tensor alone."
         ) from error
-    except DAMAGE as error:
-        raise InputError(f"{path} is no torch file, or is truncated or damaged ({first_line(error)}).") from error
     if isinstance(loaded, torch.Tensor):
         return {"tensor": loaded}
     found = {str(key): value for key, value in loaded.items()} if isinstance(loaded, Mapping) else {}

@@ -10,9 +10,17 @@ from typing import Any
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.images.base import ImageOptions
-from fdr.images.decode import Picture, UnreadableImage, WrongValues, decode, to_rgb
-from fdr.images.files import SUFFIXES, check_file_bytes, decode_file
+from fdr.images.decode import (
+    SUFFIXES,
+    Picture,
+    UnreadableImage,
+    WrongValues,
+    check_file_bytes,
+    decode,
+    decode_file,
+    to_rgb,
+)
+from fdr.images.options import ImageOptions
 
 CHANNELS = (1, 3, 4)
 KEYS = ("image", "images", "img", "imgs", "pixel_values")

@@ -180,7 +180,7 @@ def test_damage_inside_a_deflated_npz_is_an_error_and_not_a_short_read(tmp_path)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
-    refused(path, r"x\.npz is truncated or damaged: arr_0")
+    refused(path, r"x\.npz is not a complete npz file: it is truncated or damaged .*arr_0")
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])

@@ -265,7 +265,7 @@ def test_damaged_tensor_files(tmp_path: Path) -> None:
         damaged.append(struct.pack("<Q", len(text)) + text + NCHW.numpy().tobytes())
     for data in damaged:
         (tmp_path / "t.safetensors").write_bytes(data)
-        refused(tmp_path / "t.safetensors", "is no safetensors file, or is truncated or damaged")
+        refused(tmp_path / "t.safetensors", "is not a complete safetensors file: it is truncated or damaged")
 
 
 # Parquet
@@ -343,7 +343,7 @@ def test_damaged_parquet(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for data in (whole[:-20], whole[:100], b"PAR1" + b"\xff" * 50):
         path.write_bytes(data)
-        refused(path, "is no parquet file, or is truncated or damaged")
+        refused(path, "is not a complete parquet file: it is truncated or damaged")
     path = write_parquet(tmp_path / "sums.parquet", table(PNGS), write_page_checksum=True, compression="none")
     whole = bytearray(path.read_bytes())
     whole[whole.index(PNGS[2]) + 40] ^= 1
