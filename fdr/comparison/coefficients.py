@@ -5,23 +5,30 @@ Equal values share their mean rank, and Kendall's coefficient is tau-b.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
-from fdr.comparison.intervals import MAX_BOOTSTRAP_ROWS, NUM_RESAMPLES, intervals
+from fdr.comparison import intervals
 from fdr.errors import InputError
 
 MIN_ROWS = 3
 """Below this number of rows there is an error."""
 MIN_ROWS_FOR_INTERVALS = 5
 """Below this number of rows there are no intervals."""
-BRUTE_FORCE = 128
-"""Up to this number of rows inversions are counted pair by pair. It affects the speed only."""
 ROUNDING = 1e-13
 """A column whose spread is below this share of its largest value counts as constant."""
+
+
+COEFFICIENTS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "pearson": lambda x, y: float(stats.pearsonr(x, y).statistic),
+    "spearman": lambda x, y: float(stats.spearmanr(x, y).statistic),
+    "kendall": lambda x, y: float(stats.kendalltau(x, y).statistic),
+}
+"""Name -> function of two float64 columns [n], neither of them constant."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +86,17 @@ def correlate(
     if count < MIN_ROWS:
         raise InputError(f"A correlation needs at least {MIN_ROWS} rows with both numbers; got {count}.")
     first, second = (_standardised(column, name) for column, name in zip(columns, names, strict=True))
-    values = {name: function(first, second) for name, function in COEFFICIENTS.items()}
-    method = None if count < MIN_ROWS_FOR_INTERVALS else "bca" if count <= MAX_BOOTSTRAP_ROWS else "jackknife"
-    found = {} if method is None else intervals(first, second, COEFFICIENTS, confidence, seed)
-    ends = {name: found.get(name) or (None, None) for name in values}
-    return Correlations(
-        count,
-        confidence,
-        method,
-        NUM_RESAMPLES if method == "bca" else None,
-        seed,
-        **{name: Coefficient(value, *ends[name]) for name, value in values.items()},
-    )
+    method, resamples, ends = None, None, {}
+    if count > intervals.MAX_BOOTSTRAP_ROWS:
+        method, ends = "jackknife", intervals.jackknife(first, second, COEFFICIENTS, confidence, seed)
+    elif count >= MIN_ROWS_FOR_INTERVALS:
+        method, resamples = "bca", intervals.NUM_RESAMPLES
+        ends = intervals.bootstrap(first, second, confidence, seed)
+    found = {
+        name: Coefficient(coefficient(first, second), *(ends.get(name) or (None, None)))
+        for name, coefficient in COEFFICIENTS.items()
+    }
+    return Correlations(count, confidence, method, resamples, seed, **found)
 
 
 def _checked(column: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
@@ -116,49 +122,3 @@ def _standardised(column: np.ndarray, name: str) -> np.ndarray:
             f"Column {name} is constant ({column[0]:g} in all {len(column)} rows): nothing correlates with it."
         )
     return centred / spread
-
-
-def pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's r: the cosine of the centred columns."""
-    x, y = x - x.mean(), y - y.mean()
-    return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1, 1))
-
-
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rho: Pearson's r of the ranks."""
-    return pearson(ranks(x), ranks(y))
-
-
-def kendall(x: np.ndarray, y: np.ndarray) -> float:
-    """Kendall's tau-b, in O(n log n): discordant pairs are the inversions of y in the order of x (Knight 1966)."""
-    order = np.lexsort((y, x))
-    x, y = x[order], y[order]
-    pairs = len(x) * (len(x) - 1) // 2
-    tied_x, tied_y = _tied_pairs(np.unique(x, return_counts=True)[1]), _tied_pairs(np.unique(y, return_counts=True)[1])
-    tied_both = _tied_pairs(np.unique(np.stack([x, y]), axis=1, return_counts=True)[1])
-    balance = pairs - tied_x - tied_y + tied_both - 2 * _inversions(y)[0]
-    return float(balance / np.sqrt(float(pairs - tied_x) * float(pairs - tied_y)))
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks, starting at 1; equal values share their mean rank."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (counts.cumsum() - (counts - 1) / 2)[places]
-
-
-def _tied_pairs(counts: np.ndarray) -> int:
-    return int((counts * (counts - 1) // 2).sum())
-
-
-def _inversions(values: np.ndarray) -> tuple[int, np.ndarray]:
-    """The number of pairs in descending order (inversions), and the sorted values."""
-    if len(values) <= BRUTE_FORCE:
-        return int(np.triu(values[:, None] > values[None, :], k=1).sum()), np.sort(values)
-    middle = len(values) // 2
-    (left_count, left), (right_count, right) = _inversions(values[:middle]), _inversions(values[middle:])
-    across = int((middle - np.searchsorted(left, right, side="right")).sum())
-    return left_count + right_count + across, np.sort(np.concatenate([left, right]), kind="stable")
-
-
-COEFFICIENTS = {"pearson": pearson, "spearman": spearman, "kendall": kendall}
-"""Name -> function of two float64 columns [n], neither of them constant."""

@@ -1,6 +1,8 @@
 """Intervals of correlation coefficients: BCa bootstrap (Efron 1987), or the jackknife for many rows.
 
-A resample of n rows is stored as n counts, which say how often each row is drawn. Many resamples are then one matrix.
+`scipy.stats.bootstrap` gives the same intervals, but leaves none if one resample has a constant column, as few rows
+have, and takes a minute for Kendall's coefficient. Here a resample of n rows is n counts, which say how often each row
+is drawn, so many resamples are one matrix.
 """
 
 from __future__ import annotations
@@ -15,10 +17,14 @@ MAX_BOOTSTRAP_ROWS = 500
 """Above this number of rows the jackknife is used: pairs for Kendall's coefficient would take too long to resample,
 and the normal approximation is good enough."""
 NUM_GROUPS = 100
+"""Number of groups that the jackknife leaves out. More groups take more time and give a steadier spread."""
 CHUNK_VALUES = 1 << 20
 """Largest matrix of counts in memory, in values. A larger one needs more memory and changes no result."""
 FLAT = 1e-24
 """A resample whose variance is below this share of the column's variance counts as constant."""
+
+TIE = 1e-12
+"""A resample counts as equal to the whole table if their coefficients are closer than this, as rounding makes them."""
 
 Interval = tuple[float, float] | None
 Coefficient = Callable[[np.ndarray, np.ndarray], float]
@@ -26,57 +32,34 @@ Coefficient = Callable[[np.ndarray, np.ndarray], float]
 _normal = NormalDist()
 
 
-def intervals(
-    x: np.ndarray, y: np.ndarray, coefficients: Mapping[str, Coefficient], confidence: float, seed: int
-) -> dict[str, Interval]:
-    """The intervals of `coefficients` by name, for float64 columns [n]; None where an interval is undefined."""
-    values = {name: function(x, y) for name, function in coefficients.items()}
-    generator = np.random.default_rng(seed)
-    if len(x) > MAX_BOOTSTRAP_ROWS:
-        return _jackknife(x, y, coefficients, values, confidence, generator)
-    resamples = _Resamples(x, y)
-    drawn = resamples.coefficients(_draw(len(x), generator))
-    without_one = resamples.coefficients(1 - np.eye(len(x)))
-    return {name: _bca(value, drawn[name], without_one[name], confidence) for name, value in values.items()}
+def bootstrap(x: np.ndarray, y: np.ndarray, confidence: float, seed: int) -> dict[str, Interval]:
+    """BCa intervals of the three coefficients by name, for float64 columns [n]; None where one is undefined."""
+    n = len(x)
+    rows = np.random.default_rng(seed).integers(0, n, (NUM_RESAMPLES, n))
+    rows += n * np.arange(NUM_RESAMPLES)[:, None]
+    drawn = np.bincount(rows.ravel(), minlength=rows.size).reshape(rows.shape)
+    counts = np.concatenate([np.ones((1, n)), 1 - np.eye(n), drawn])  # all rows, all but one, the resamples
+    size = max(1, CHUNK_VALUES // n)
+    parts = [_resampled(x, y, counts[start : start + size]) for start in range(0, len(counts), size)]
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {name: _bca(float(all_[0]), all_[1 : n + 1], all_[n + 1 :], confidence) for name, all_ in found.items()}
 
 
-def _draw(num_rows: int, generator: np.random.Generator) -> np.ndarray:
-    """Draw rows with replacement; returns how often each row was drawn, [NUM_RESAMPLES, n]."""
-    rows = generator.integers(0, num_rows, (NUM_RESAMPLES, num_rows))
-    rows += num_rows * np.arange(NUM_RESAMPLES)[:, None]
-    return np.bincount(rows.ravel(), minlength=rows.size).reshape(rows.shape).astype(np.float64)
+def _resampled(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Each coefficient by name, one value per row of `counts` [B, n]; NaN where a resampled column is constant."""
+    order_x, order_y = (np.sign(column[:, None] - column) for column in (x, y))
+    centred = (column - (counts @ column / counts.sum(1))[:, None] for column in (x, y))
+    ranks = (counts @ order.T for order in (order_x, order_y))  # twice the mean ranks in the resample, less their mean
+    pairs = (((counts @ product) * counts).sum(1) for product in _products(order_x, order_y))
+    return {
+        "pearson": _ratio(*((counts * product).sum(1) for product in _products(*centred))),
+        "spearman": _ratio(*((counts * product).sum(1) for product in _products(*ranks))),
+        "kendall": _ratio(*pairs),
+    }
 
 
-class _Resamples:
-    """Computes the three coefficients for many resamples of the same rows."""
-
-    def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
-        self._x, self._y = ((one - one.mean()) / one.std() for one in (x, y))
-        self._places = tuple(np.unique(one, return_inverse=True)[1] for one in (x, y))
-        order_x, order_y = (np.sign(one[:, None] - one[None, :]) for one in (x, y))
-        self._pairs = (order_x * order_y, order_x**2, order_y**2)
-
-    def coefficients(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """Each coefficient by name, one value per row of `counts` [B, n]; NaN where a resampled column is constant."""
-        size = max(1, CHUNK_VALUES // counts.shape[1])
-        parts = [self._of(counts[start : start + size]) for start in range(0, len(counts), size)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    def _of(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        ranks = (_ranks(counts, places) for places in self._places)
-        agreement, *untied = (((counts @ pairs) * counts).sum(1) for pairs in self._pairs)
-        return {
-            "pearson": _pearson(counts, self._x, self._y),
-            "spearman": _pearson(counts, *ranks),
-            "kendall": _ratio(agreement, *untied),
-        }
-
-
-def _pearson(counts: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson's r of the columns [n] or [B, n], weighted with `counts` [B, n]; one value per resample."""
-    total = counts.sum(1, keepdims=True)
-    x, y = (one - (counts * one).sum(1, keepdims=True) / total for one in (x, y))
-    return _ratio(*((counts * product).sum(1) for product in (x * y, x * x, y * y)))
+def _products(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return a * b, a * a, b * b
 
 
 def _ratio(joint: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -85,21 +68,13 @@ def _ratio(joint: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarr
     return np.where(is_flat, np.nan, joint / np.sqrt(np.where(is_flat, 1.0, first * second)))
 
 
-def _ranks(counts: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Mean ranks [B, n] in each resample; `places` [n] numbers the distinct values in order."""
-    order = np.argsort(places, kind="stable")
-    starts = np.searchsorted(places[order], np.arange(places.max() + 1))
-    per_value = np.add.reduceat(counts[:, order], starts, axis=1)
-    return (per_value.cumsum(1) - (per_value - 1) / 2)[:, places]
-
-
-def _bca(value: float, drawn: np.ndarray, without_one: np.ndarray, confidence: float) -> Interval:
+def _bca(value: float, without_one: np.ndarray, drawn: np.ndarray, confidence: float) -> Interval:
     """The bias-corrected and accelerated (BCa) interval of Efron (1987). Undefined resamples are left out.
 
     None if all resamples agree, as for a perfect order, because the spread is then unknown.
     """
     drawn = drawn[np.isfinite(drawn)]
-    below = ((drawn < value).mean() + (drawn <= value).mean()) / 2 if len(drawn) else 0.0
+    below = ((drawn < value - TIE).mean() + (drawn < value + TIE).mean()) / 2 if len(drawn) else 0.0
     influence = without_one.mean() - without_one
     power = (influence**2).sum() ** 1.5
     if not (0 < below < 1 and power > 0 and np.ptp(drawn) > 1e-9):  # also False if `influence` contains NaN
@@ -113,29 +88,19 @@ def _bca(value: float, drawn: np.ndarray, without_one: np.ndarray, confidence: f
     return float(low), float(high)
 
 
-def _jackknife(
-    x: np.ndarray,
-    y: np.ndarray,
-    coefficients: Mapping[str, Coefficient],
-    values: Mapping[str, float],
-    confidence: float,
-    generator: np.random.Generator,
+def jackknife(
+    x: np.ndarray, y: np.ndarray, coefficients: Mapping[str, Coefficient], confidence: float, seed: int
 ) -> dict[str, Interval]:
     """Normal intervals of atanh(coefficient); the spread comes from leaving out each of `NUM_GROUPS` random groups."""
-    groups = np.array_split(generator.permutation(len(x)), NUM_GROUPS)
-    parts: dict[str, list[float]] = {name: [] for name in coefficients}
-    for group in groups:
-        rest_x, rest_y = np.delete(x, group), np.delete(y, group)
-        for name, function in coefficients.items():
-            parts[name].append(function(rest_x, rest_y))
+    groups = np.array_split(np.random.default_rng(seed).permutation(len(x)), NUM_GROUPS)
     quantile = _normal.inv_cdf((1 + confidence) / 2)
     found: dict[str, Interval] = {}
-    for name, value in values.items():
-        if abs(value) >= 1 or np.abs(parts[name]).max() >= 1:
-            found[name] = None
-            continue
-        transformed = np.arctanh(parts[name])
-        error = np.sqrt((NUM_GROUPS - 1) * transformed.var())
-        centre = np.arctanh(value)
-        found[name] = float(np.tanh(centre - quantile * error)), float(np.tanh(centre + quantile * error))
+    for name, coefficient in coefficients.items():
+        value = coefficient(x, y)
+        parts = np.array([coefficient(np.delete(x, group), np.delete(y, group)) for group in groups])
+        found[name] = None
+        if max(abs(value), np.abs(parts).max()) < 1:  # False as well if a column is constant without a group
+            error = np.sqrt((NUM_GROUPS - 1) * np.arctanh(parts).var())
+            low, high = np.tanh(np.arctanh(value) + np.array([-quantile, quantile]) * error)
+            found[name] = float(low), float(high)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
 SUFFIXES = (".svg", ".pdf", ".png")
 MAX_LABELS = 60
 """A plot with more points gets no labels, because they would hide the points."""
+PLACEMENT_STEPS = 500
+"""Number of steps in which labels push each other apart. More steps take longer and help crowded plots."""
+ROUNDS = 3
+"""How often each label is placed again. More rounds take longer and help crowded plots."""
+PLACES = tuple(
+    (reach * x, reach * y)
+    for reach in (4.0, 9.0)
+    for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.8), (0.8, -0.8), (-0.8, 0.8), (-0.8, -0.8))
+)
+"""Where a label may stand, in points from its own point; of equally good places it takes the first."""
+POINT_RADIUS = 2.5
+"""Distance from the centre of a point, in typographic points, that labels keep."""
 MANY = 200
 """Above this number, points are drawn small and without an outline."""
 INCHES, DPI = (4.8, 4.4), 200
@@ -156,7 +169,7 @@ def _with_interval(coefficient: Coefficient) -> str:
 
 
 def _name_points(axes: Axes, scatter: Scatter) -> None:
-    """Write each label beside its point, at the place where it hides least."""
+    """Write each label beside its point, at the place where it hides least; the first round knows no later labels."""
     if len(scatter.labels) > MAX_LABELS:
         warnings.warn(
             f"{len(scatter.labels)} labels are too many for one plot (at most {MAX_LABELS}); it has none.",
@@ -164,75 +177,41 @@ def _name_points(axes: Axes, scatter: Scatter) -> None:
             stacklevel=3,
         )
         return
-    notes = [_note(axes, *point) for point in zip(scatter.labels, scatter.x, scatter.y, strict=False)]
-    if not notes:
-        return
-    pixels = axes.transData.transform(np.column_stack([scatter.x, scatter.y]))
-    unit = axes.figure.dpi / 72
-    sizes = np.array([(box.width, box.height) for box in (note.get_window_extent() for note in notes)])
     line = axes.transData.transform(np.column_stack(_fit(scatter)))
-    frame = np.array(axes.get_window_extent().extents)
-    for note, (dx, dy) in zip(notes, _offsets(pixels, sizes, line, frame, unit), strict=True):
-        note.set_position((dx / unit, dy / unit))
+    points = axes.transData.transform(np.column_stack([scatter.x, scatter.y]))
+    style: dict[str, Any] = {
+        "textcoords": "offset points",
+        "fontsize": 7,
+        "color": TEXT,
+        "zorder": 4,
+        "annotation_clip": False,
+    }
+    boxes: dict[Annotation, Bbox] = {}
+    notes = [
+        axes.annotate(_plain(label), (x, y), (0, 0), **style)
+        for label, x, y in zip(scatter.labels, scatter.x, scatter.y, strict=False)
+    ]
+    for _ in range(ROUNDS):
+        for note in notes:
+            boxes.pop(note, None)
+            costs = [_cost(_place(note, place), axes, boxes, points, line) for place in PLACES]
+            boxes[note] = _place(note, PLACES[int(np.argmin(costs))])
 
 
-def _note(axes: Axes, label: str, x: float, y: float) -> Annotation:
-    return axes.annotate(
-        _plain(label),
-        (x, y),
-        (0, 0),
-        textcoords="offset points",
-        fontsize=7,
-        color=TEXT,
-        ha="left",
-        va="bottom",
-        zorder=4,
-        annotation_clip=False,
+def _place(note: Annotation, place: tuple[float, float]) -> Bbox:
+    """Move a label to a place, given in points from its own point, and return the pixels that it covers."""
+    x, y = place
+    note.set_position(place)
+    note.set(
+        horizontalalignment="left" if x > 0 else "right" if x < 0 else "center",
+        verticalalignment="bottom" if y > 0 else "top" if y < 0 else "center",
     )
+    return note.get_window_extent()
 
 
-def _offsets(
-    pixels: np.ndarray, sizes: np.ndarray, line: np.ndarray, frame: np.ndarray, unit: float
-) -> list[tuple[float, float]]:
-    """The lower left corner of each label, in pixels relative to its point.
-
-    Each label takes the cheapest of the sixteen places that `_places` gives, in four rounds over all labels. `_cost`
-    counts what a label hides and what lies outside the frame; earlier places cost less. `pixels` [n, 2] are the points,
-    `sizes` [n, 2] the widths and heights of the labels, `line` [m, 2] points on the fitted line, `frame` [4] the
-    corners of the plot, and `unit` is the size of a typographic point in pixels.
-    """
-    gap = 4.0 * unit
-    candidates = [list(_places(size, gap)) for size in sizes]
-    chosen = [places[0] for places in candidates]
-    marks = np.concatenate([pixels - gap * 0.7, pixels + gap * 0.7], axis=1)
-    for _ in range(4):
-        for index, places in enumerate(candidates):
-            others = [
-                (*(pixels[other] + chosen[other]), *(pixels[other] + chosen[other] + sizes[other]))
-                for other in range(len(chosen))
-                if other != index
-            ]
-            obstacles = np.array([*others, *np.delete(marks, index, axis=0)]).reshape(-1, 4)
-            corners = [pixels[index] + place for place in places]
-            boxes = [np.concatenate([corner, corner + sizes[index]]) for corner in corners]
-            costs = [_cost(box, obstacles, line, frame) + rank * gap for rank, box in enumerate(boxes)]
-            chosen[index] = places[int(np.argmin(costs))]
-    return [(float(dx), float(dy)) for dx, dy in chosen]
-
-
-def _places(size: np.ndarray, gap: float) -> Iterator[np.ndarray]:
-    """Lower left corners of a label around its point: right, left, above, below, diagonals; first near, then far."""
-    width, height = size
-    for reach in (gap, 2.2 * gap):
-        for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)):
-            shift = reach * (0.8 if x and y else 1.0)
-            yield np.array([(x - 1) / 2 * width + x * shift, (y - 1) / 2 * height + y * shift])
-
-
-def _cost(box: np.ndarray, obstacles: np.ndarray, line: np.ndarray, frame: np.ndarray) -> float:
-    """How bad a place is: overlap with labels and points, points of the line it hides, and pixels outside the frame."""
-    overlap = np.minimum(box[2:], obstacles[:, 2:]) - np.maximum(box[:2], obstacles[:, :2])
-    shared = np.prod(np.clip(overlap, 0, None), axis=1).sum()
-    covered = ((line > box[:2]) & (line < box[2:])).all(axis=1).sum()
-    outside = np.clip(frame[:2] - box[:2], 0, None).sum() + np.clip(box[2:] - frame[2:], 0, None).sum()
-    return float(10 * shared + 40 * covered + 1000 * outside)
+def _cost(box: Bbox, axes: Axes, boxes: Mapping[Annotation, Bbox], points: np.ndarray, line: np.ndarray) -> float:
+    """How much a label hides there: the frame weighs most, then other labels and points, then the line."""
+    frame = axes.get_window_extent()
+    is_outside = box.x0 < frame.x0 or box.y0 < frame.y0 or box.x1 > frame.x1 or box.y1 > frame.y1
+    hidden = box.count_overlaps(list(boxes.values())) + box.padded(POINT_RADIUS * DPI / 72).count_contains(points)
+    return float(1000 * is_outside + 10 * hidden + box.count_contains(line))

@@ -183,7 +183,6 @@ def test_many_rows_are_jackknifed_to_much_the_same(monkeypatch):
     x, y = rows(300)
     drawn = correlate(x, y)
     monkeypatch.setattr(_resampling, "MAX_BOOTSTRAP_ROWS", 100)
-    monkeypatch.setattr("fdr.comparison.coefficients.MAX_BOOTSTRAP_ROWS", 100)
     left_out = correlate(x, y)
     assert (drawn.method, left_out.method, left_out.resamples) == ("bca", "jackknife", None)
     np.testing.assert_allclose(ends(left_out), ends(drawn), atol=0.025)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fdr.comparison import Scatter, check_plot, correlate, save_scatter
-from fdr.comparison.scatter import _offsets
+from fdr.comparison import Scatter, check_plot, correlate, save_scatter, scatter
+from fdr.comparison.scatter import _name_points as name_points
 from fdr.errors import FdrWarning, InputError
 
 X = [59.91, 67.41, 30.58, 37.13, 47.51, 8.14, 7.68]
@@ -59,19 +59,25 @@ def test_logarithmic_axes_have_plain_numbers_and_a_straight_line(tmp_path):
     )
 
 
-def test_names_cover_neither_each_other_nor_points():
-    """Thirty names of random size at random places on a page that has room for them."""
+def test_names_cover_neither_each_other_nor_points(tmp_path, monkeypatch):
+    """Thirty names of several lengths at random places on a page that has room for them."""
     random = np.random.default_rng(0)
-    pixels = random.uniform(50, 950, (30, 2))
-    sizes = np.column_stack([random.uniform(20, 60, 30), np.full(30, 12.0)])
-    line = np.column_stack([np.linspace(0, 1000, 50)] * 2)
-    corners = pixels + np.array(_offsets(pixels, sizes, line, np.array([0.0, 0, 1000, 1000]), 1.0))
-    boxes = np.concatenate([corners, corners + sizes], axis=1)
+    x, y = random.uniform(0, 100, (2, 30))
+    names = ["n" * (1 + index % 9) for index in range(30)]
+    drawn = []
+    monkeypatch.setattr(scatter, "INCHES", (10, 10))
+    monkeypatch.setattr(scatter, "_name_points", lambda axes, data: drawn.append((name_points(axes, data), axes)))
+    save_scatter(tmp_path / "a.png", Scatter(x, y, "x", "y", names), correlate(x, y))
+    axes = drawn[0][1]
+    pixels, frame = axes.transData.transform(np.column_stack([x, y])), axes.get_window_extent()
+    boxes = [note.get_window_extent() for note in axes.texts]
+    assert len(boxes) == 30
     for index, box in enumerate(boxes):
-        rest = np.delete(boxes, index, axis=0)
-        assert not ((rest[:, :2] < box[2:]) & (rest[:, 2:] > box[:2])).all(axis=1).any()
-        assert not ((pixels > box[:2]) & (pixels < box[2:])).all(axis=1).any()
-        assert (box >= 0).all() and (box <= 1000).all()
+        assert not any(box.overlaps(other) for other in boxes[index + 1 :])
+        assert box.count_contains(pixels) == 0
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+        gaps = np.maximum(0, [box.x0 - pixels[index][0], pixels[index][0] - box.x1])
+        assert gaps.max() <= 9 * scatter.DPI / 72 + 1  # each name stays beside its own point
 
 
 def test_too_many_names_are_not_drawn(tmp_path):
