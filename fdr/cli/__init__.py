@@ -72,6 +72,7 @@ def _dashes(name: str) -> str:
         "token_normalize_func": _dashes,
         "auto_envvar_prefix": "FDR",
         "max_content_width": 110,
+        "show_default": True,
     },
     epilog="Example: fdr eval samples.npz --reps inception,dinov2",
 )
@@ -148,9 +149,9 @@ def _check_says_how_it_ended(arguments: Sequence[str]) -> Iterator[None]:
         yield
     except BaseException as error:
         if next((text for text in arguments if not text.startswith("-")), None) == "check":
-            from fdr.cli._verdict_outputs import tell_error_of_arguments
+            from fdr.cli._verdict_outputs import outputs_in
 
-            tell_error_of_arguments(arguments, error)
+            outputs_in(arguments).tell_error(error)
         raise
 
 

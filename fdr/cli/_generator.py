@@ -2,43 +2,54 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from fdr.cli._options import flag, is_typed, prepare_evaluation, stack, trusts
-from fdr.runtime import Progress
+from fdr.cli._options import Decorator, flag, gather, is_typed, key_values, stack, theme, trusts, value_range
 
 if TYPE_CHECKING:
+    from fdr.encoders import EncoderOptions
     from fdr.evaluation import Evaluator
     from fdr.generators import Generator
     from fdr.images import ImageSource
 
-T = TypeVar("T")
 
-RANGES = {"0:1": (0.0, 1.0), "-1:1": (-1.0, 1.0)}
-
-
-class NoiseShape(click.ParamType):
-    """ "64" or "3x32x32"."""
-
-    name = "shape"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        if not re.fullmatch(r"\d+([x,]\d+)*", str(value)):
-            self.fail(f"{value!r} is no shape of noise; expected sizes such as 64 or 3x32x32.", param, ctx)
-        return tuple(int(size) for size in re.split("[x,]", str(value)))
+def _noise_shape(ctx: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    """A callback: "64" or "3x32x32" as sizes."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d+([x,]\d+)*", text):
+        raise click.BadParameter(f"{text!r} is no shape of noise; expected sizes such as 64 or 3x32x32.")
+    return tuple(int(size) for size in re.split("[x,]", text))
 
 
-_architecture = stack(
+@dataclass(frozen=True)
+class Model:
+    """How a network is made of a checkpoint, beyond what the checkpoint says itself."""
+
+    arch: str | None
+    arch_args: Mapping[str, object]
+    ema: str | None
+    noise_shape: tuple[int, ...] | None
+    num_classes: int | None
+    value_range: tuple[float, float] | None
+
+    def load(self, path: Path, options: EncoderOptions) -> Generator:
+        """The generator in `path`, on the device of `options`."""
+        from fdr.generators import load_generator
+
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return load_generator(path, device=options.device, offline=options.offline, trust=trusts(), **values)
+
+
+model: Decorator = theme(
+    "model",
+    Model,
     click.option(
         "--arch",
         metavar="NAME|MODULE:FACTORY",
@@ -48,6 +59,7 @@ _architecture = stack(
     click.option(
         "--arch-args",
         multiple=True,
+        callback=key_values,
         metavar="KEY=VALUE",
         help="Arguments for that function; values are JSON or text. May be repeated, or several given in quotes.",
     ),
@@ -59,7 +71,7 @@ _architecture = stack(
     ),
     click.option(
         "--noise-shape",
-        type=NoiseShape(),
+        callback=_noise_shape,
         metavar="SHAPE",
         help="Shape of the noise of one sample, such as 64 or 3x32x32.  [default: what the generator declares]",
     ),
@@ -69,147 +81,68 @@ _architecture = stack(
         metavar="N",
         help="Number of classes; 0 for a generator without labels.  [default: what the generator declares, else 0]",
     ),
-    click.option(
-        "--value-range",
-        type=click.Choice(list(RANGES)),
-        help="The values of black and white in the images of the network.  [default: what the generator declares, else "
-        "0:1]",
-    ),
+    value_range("0:1", "generator"),
 )
 labels = click.option(
     "--labels",
     default="random",
-    show_default=True,
     metavar="random|balanced|K",
     help="Class labels of the samples: drawn at random, every class equally often, or class K for all.",
 )
-_which_samples = stack(
-    click.option(
-        "--gen",
-        type=click.Path(path_type=Path),
-        metavar="PATH",
-        help="Measure a generator; it makes the samples during the run (the same as fdr sample), from --seed.",
-    ),
-    click.option(
-        "-n",
-        "--num-images",
-        type=click.IntRange(min=1),
-        default=50_000,
-        show_default=True,
-        metavar="N",
-        help="Number of samples to make with --gen.",
-    ),
-    labels,
-)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The values of the options of `architecture`."""
-
-    arch: str | None
-    arch_args: tuple[str, ...]
-    ema: str | None
-    noise_shape: tuple[int, ...] | None
-    num_classes: int | None
-    value_range: str | None
-    trust: bool = False
-
-    def settings(self) -> dict[str, Any]:
-        """The arguments of `fdr.load_generator` beside path and device."""
-        return {
-            "arch": self.arch,
-            "arch_args": arguments(self.arch_args),
-            "value_range": None if self.value_range is None else RANGES[self.value_range],
-            "noise_shape": self.noise_shape,
-            "num_classes": self.num_classes,
-            "ema": self.ema,
-        }
-
-    def load(self, path: Path, device: str, offline: bool | None = None) -> Generator:
-        """The generator in `path` that the options describe."""
-        from fdr.generators import load_generator
-
-        return load_generator(path, device=device, offline=offline, trust=self.trust, **self.settings())
-
-
-_CHOICES = tuple(field.name for field in fields(Choice) if field.name != "trust")
-"""The options of `architecture`."""
-
-
-def architecture(command: Callable[..., T]) -> Callable[..., T]:
-    """A command that takes `choice`, made of the options that say what a checkpoint is of."""
-
-    @functools.wraps(command)
-    def run(*arguments: Any, **options: Any) -> T:
-        chosen = {name: options.pop(name) for name in _CHOICES}
-        return command(*arguments, choice=Choice(**chosen, trust=trusts()), **options)
-
-    return _architecture(run)
+def num_images(meaning: str) -> Decorator:
+    """--num-images of a generator, with what is done with them."""
+    return click.option("-n", "--num-images", type=click.IntRange(min=1), default=50_000, metavar="N", help=meaning)
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The samples that --gen asks for."""
+    """The samples of a generator that are made while they are measured."""
 
     path: Path
-    choice: Choice
     num_images: int
     labels: str
+    model: Model
 
-    def source(self, evaluator: Evaluator, seed: int) -> ImageSource:
-        """Made where the first encoder is, and as many at a time."""
+    def source(self, evaluator: Evaluator) -> ImageSource:
+        """The samples, made where the first encoder is, and as many at a time as it takes."""
+        from dataclasses import replace
+
         from fdr.generators import GeneratorSource
 
         device = evaluator.encoders[0].device
         return GeneratorSource(
-            self.choice.load(self.path, str(device), evaluator.encoder_options.offline),
+            self.model.load(self.path, replace(evaluator.encoder_options, device=str(device))),
             self.num_images,
-            seed=seed,
+            seed=evaluator.image_options.seed,
             labels=self.labels,
             batch_size=evaluator.extraction_options.batch_size_on(device.type),
             options=evaluator.image_options,
         )
 
 
-def measured(command: Callable[..., T]) -> Callable[..., T]:
-    """A command that takes `drawn`, the samples of a generator or None, made of the options that say which."""
-
-    @functools.wraps(command)
-    def run(*arguments: Any, gen: Path | None, num_images: int, labels: str, choice: Choice, **options: Any) -> T:
-        names = ("num_images", "labels", *_CHOICES)
-        typed = [name for name in names if is_typed(name)]
-        if gen is None and typed:
-            others = " To take a subset of sample sets, use --count." if typed[0] == "num_images" else ""
-            raise click.UsageError(f"{flag(typed[0])} goes with --gen, the generator that it is about.{others}")
-        drawn = None if gen is None else Drawn(gen, choice, num_images, labels)
-        return command(*arguments, drawn=drawn, **options)
-
-    return _which_samples(architecture(run))
+def _drawn(gen: Path | None, num_images: int, labels: str, model: Model) -> Drawn | None:
+    """What --gen asks for. Raises `UsageError` for options about a generator without one."""
+    if gen is not None:
+        return Drawn(gen, num_images, labels, model)
+    for name in ("num_images", "labels", *(field.name for field in fields(Model))):
+        if is_typed(name):
+            others = " To take a subset of sample sets, use --count." if name == "num_images" else ""
+            raise click.UsageError(f"{flag(name)} goes with --gen, the generator that it is about.{others}")
+    return None
 
 
-def prepare_samples(
-    samples: Sequence[str], drawn: Drawn | None, progress: Progress, **measuring: Any
-) -> tuple[Evaluator, list[ImageSource]]:
-    """`prepare_evaluation`, with the samples of a generator as one more set."""
-    evaluator, sources = prepare_evaluation(samples, progress, **measuring)
-    if drawn is not None:
-        sources.append(drawn.source(evaluator, measuring["seed"]))
-    return evaluator, sources
-
-
-def arguments(given: tuple[str, ...], option: str = "--arch-args") -> dict[str, Any]:
-    """("width=256 act=relu", "deep=true") -> {"width": 256, "act": "relu", "deep": True}."""
-    arguments: dict[str, Any] = {}
-    for text in (part for several in given for part in several.split()):
-        key, separator, value = text.partition("=")
-        if not separator or not key.isidentifier():
-            raise click.BadParameter(f"{text!r} is not KEY=VALUE.", param_hint=option)
-        try:
-            read = json.loads(value)
-        except ValueError:
-            read = value
-        if arguments.get(key, read) != read:
-            raise click.BadParameter(f"{key} was given two values, {arguments[key]!r} and {read!r}.", param_hint=option)
-        arguments[key] = read
-    return arguments
+drawn: Decorator = stack(
+    click.option(
+        "--gen",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="Measure a generator; it makes the samples during the run (the same as fdr sample), from --seed.",
+    ),
+    num_images("Number of samples to make with --gen."),
+    labels,
+    model,
+    gather("drawn", _drawn, ("gen", "num_images", "labels", "model")),
+)
+"""The options of `Drawn`, as the argument `drawn` of a command; None without --gen."""

@@ -5,21 +5,20 @@ from __future__ import annotations
 import functools
 import glob
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from fdr.cli._config import NO_PATHS, config_of, is_configured
-from fdr.cli._render import write_text
-from fdr.errors import FdrError, InputError
+from fdr.cli._config import NO_PATHS, Config, config_of, is_configured
+from fdr.errors import FdrError, InputError, as_utf8
 
 if TYPE_CHECKING:
     from fdr.reports import Report
 
-Paths = Mapping[str, Path | None]
-"""By option, without its dashes; None where it was not given."""
+F = TypeVar("F", bound=Callable[..., object])
 
 
 class Output(click.Path):
@@ -55,7 +54,6 @@ def check_outputs(ctx: click.Context) -> None:
 
 def check_output(ctx: click.Context, parameter: click.Parameter, path: Path, kind: str) -> None:
     """Raise `InputError` when `parameter` is to write `path`, a file of `kind`, and must not."""
-    from fdr.cli._replaceable import check_replaceable
     from fdr.runtime import check_writable
 
     label = _label(parameter, ctx)
@@ -129,7 +127,7 @@ def _is_same(place: Path, source: Path) -> bool:
     return place == source.resolve() or (place.exists() and place.samefile(source))
 
 
-def _check_within(path: Path, config: Any, label: str) -> None:
+def _check_within(path: Path, config: Config, label: str) -> None:
     if str(path) != "-" and config.folder.resolve() not in path.resolve().parents:
         raise InputError(
             f"{config.name} asks for {label} {str(path)!r}, which is not in the folder of that file; a configuration "
@@ -141,22 +139,41 @@ def _label(parameter: click.Parameter, ctx: click.Context) -> str:
     return parameter.opts[-1] if isinstance(parameter, click.Option) else parameter.make_metavar(ctx)
 
 
-def take_stdout(paths: Paths) -> bool:
-    """True when stdout is one of the files."""
-    return any(str(path) == "-" for path in paths.values())
+def text_file(kind: str, what: str) -> Callable[[F], F]:
+    """--KIND FILE, an option that writes `what`, a text, to a file or to stdout."""
+    return click.option(
+        f"--{kind}", f"{kind}_path", type=Output(kind), metavar="FILE", help=f"Write {what} to FILE (- for stdout)."
+    )
 
 
-def write_reports(paths: Paths, reports: Sequence[Report], show: Callable[[], None]) -> None:
-    """The files "json", "csv" and "markdown" of `paths`, as far as they are asked for; `show` where none is stdout.
+@dataclass(frozen=True)
+class ReportFiles:
+    """Where to write reports: the values of --json, --csv and --markdown."""
 
-    What was measured is shown even where a file cannot be written.
-    """
-    from fdr.reports import reports_to_csv, reports_to_json, reports_to_markdown
+    json_path: Path | None
+    csv_path: Path | None = None
+    markdown_path: Path | None = None
 
-    renderers = {"json": reports_to_json, "csv": reports_to_csv, "markdown": reports_to_markdown}
-    asked = {path: renderers[name] for name, path in paths.items() if name in renderers and path is not None}
-    writes = [functools.partial(write_text, path, render(reports)) for path, render in asked.items()]
-    all_of(*writes, *(() if take_stdout(paths) else (show,)))
+    def write(self, reports: Sequence[Report], show: Callable[[], None]) -> None:
+        """Write the files that were asked for, and `show` where none of them is stdout.
+
+        What was measured is shown even where a file cannot be written.
+        """
+        from fdr.reports import reports_to_csv, reports_to_json, reports_to_markdown
+
+        writers = (
+            (self.json_path, reports_to_json),
+            (self.csv_path, reports_to_csv),
+            (self.markdown_path, reports_to_markdown),
+        )
+        texts = {path: to_text(reports) for path, to_text in writers if path is not None}
+        writes = [functools.partial(write_text, path, text) for path, text in texts.items()]
+        all_of(*writes, *((show,) if self.leave_stdout else ()))
+
+    @property
+    def leave_stdout(self) -> bool:
+        """True when no file is stdout."""
+        return not any(map(is_stdout, (self.json_path, self.csv_path, self.markdown_path)))
 
 
 def all_of(*actions: Callable[[], None]) -> None:
@@ -169,3 +186,117 @@ def all_of(*actions: Callable[[], None]) -> None:
             failures.append(error)
     if failures:
         raise failures[0]
+
+
+def is_stdout(path: Path | None) -> bool:
+    """True for "-"."""
+    return str(path) == "-"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write to a file (atomically), or to stdout for "-"."""
+    if is_stdout(path):
+        click.echo(as_utf8(text), nl=False)
+        return
+    from fdr.runtime import write_atomically
+
+    write_atomically(path, text)
+
+
+def write_json(path: Path | None, data: object) -> bool:
+    """Write data where `--json` says; True when stdout is free for the same thing in words."""
+    from fdr.reports import json_text
+
+    if path is not None:
+        write_text(path, json_text(data))
+    return not is_stdout(path)
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A format of text."""
+
+    name: str
+    begins: Callable[[str], bool]
+    suffixes: frozenset[str]
+
+
+_TEXTS = {
+    "json": _Text("JSON", lambda head: head.startswith(("{", "[")), frozenset({".json"})),
+    "csv": _Text("CSV", lambda head: "," in head.partition("\n")[0], frozenset({".csv", ".tsv"})),
+    "markdown": _Text("Markdown", lambda head: True, frozenset({".md", ".markdown"})),
+    "junit": _Text("JUnit XML", lambda head: head.startswith("<") and "<testsuite" in head, frozenset({".xml"})),
+    "openmetrics": _Text("OpenMetrics", lambda head: head.startswith("#"), frozenset({".prom", ".om"})),
+}
+_MAGIC = {
+    "png": ("PNG", (b"\x89PNG\r\n\x1a\n",)),
+    "svg": ("SVG", (b"<?xml", b"<svg")),
+    "pdf": ("PDF", (b"%PDF",)),
+}
+_OTHERS = frozenset(
+    {".jsonl", ".geojson", ".ipynb", ".html", ".svg", ".toml", ".yaml", ".yml", ".cfg", ".ini", ".tex", ".rst"}
+    | {".py", ".sh", ".c", ".cpp", ".h", ".js", ".ts", ".rs", ".go", ".java", ".lock", ".cls"}
+)
+"""Suffixes of text that is no result, whatever it begins with."""
+
+_READ_BY_NAME = frozenset(
+    {"generator.json", "train.json", "reference.json", "samples.json", "dataset.json", "manifest.json", "config.json"}
+    | {"model_index.json", "preprocessor_config.json", "package.json"}
+)
+"""JSON files that say what the files beside them are."""
+_RESULT = re.compile(r'"schema"\s*:\s*"fdr-(report|reports|check|baseline|compare|correlation)/')
+_HEAD_BYTES = 4096
+
+
+def check_replaceable(path: Path, kind: str) -> None:
+    """Raise `InputError` where a new file of `kind` would replace one of another kind.
+
+    Kinds are json, csv, markdown, junit, openmetrics, png, svg and pdf. An empty file may be replaced by any; JSON that
+    says what the files beside it are (generator.json, PATH.json) by none.
+    """
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise InputError(f"Cannot write {str(path)!r}: what is there cannot be read ({error.strerror}).") from error
+    name, is_same = _judged(path, head, kind)
+    if not is_same:
+        raise InputError(f"{str(path)!r} is there and is no {name}, which would replace it; name another file.")
+    if kind == "json" and _describes_others(path, head):
+        raise InputError(f"{str(path)!r} says what the files beside it are, and would be replaced; name another file.")
+
+
+def _judged(path: Path, head: bytes, kind: str) -> tuple[str, bool]:
+    """The name of the format, and whether the file is of it."""
+    if kind in _MAGIC:
+        name, starts = _MAGIC[kind]
+        return name, head.startswith(starts)
+    text, suffix = _TEXTS[kind], path.suffix.lower()
+    foreign = _OTHERS.union(*(other.suffixes for other in _TEXTS.values())) - text.suffixes
+    content = _text_of(head)
+    if suffix in foreign or content is None:
+        return text.name, False
+    is_json = content.startswith(("{", "["))
+    return text.name, text.begins(content) and (kind == "json" or not is_json)
+
+
+def _text_of(head: bytes) -> str | None:
+    """The first bytes of a file as text; None where they are none."""
+    if b"\0" in head:
+        return None
+    try:
+        return (
+            head.removeprefix(b"\xef\xbb\xbf").decode(errors="strict" if len(head) < _HEAD_BYTES else "ignore").lstrip()
+        )
+    except UnicodeDecodeError:
+        return None
+
+
+def _describes_others(path: Path, head: bytes) -> bool:
+    if _RESULT.search(head.decode(errors="ignore")):
+        return False  # of an earlier run, whatever it is called
+    is_index = path.name in _READ_BY_NAME or path.name.endswith((".index.json", "_config.json"))
+    is_sidecar = path.suffix == ".json" and path.with_suffix("").is_file()  # as model.pt.json beside model.pt
+    return is_index or is_sidecar

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fdr.cli._render import PLAIN_INTERVAL, LiveTable, PlainProgress, RichProgress, RichTask, human_bytes, human_seconds
+from fdr.cli._progress import PLAIN_INTERVAL, PlainProgress, RichProgress, RichTask, human_bytes, human_seconds
+from fdr.cli._render import LiveTable
 from fdr.errors import FdrWarning
 from fdr.training import SilentView, View
 
 if TYPE_CHECKING:
     from fdr.training import StepRecord
 
-_COLUMNS = (("encoder", "left"), ("FD", "right"), ("since the start", "right"), ("FDr", "right"), ("", "left"))
+_NUMBERS = ("FD", "since the start", "FDr")
 
 
 def view_for(quiet: bool, is_main: bool) -> View:
@@ -101,7 +102,7 @@ class LiveView(RichProgress):
     @contextmanager
     def running(self, steps: int, done: int) -> Iterator[None]:
         self._pace = _Pace(steps, done)
-        with LiveTable(_COLUMNS) as self._table:
+        with LiveTable(("encoder", *_NUMBERS, ""), right=_NUMBERS) as self._table:
             yield
         self._table = None
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from fdr.cli._outputs import all_of, take_stdout
-from fdr.cli._render import print_verdict, write_text
+from fdr.cli._options import Function, dry_run, gather, json_out, markdown_out, names_of, stack, switch
+from fdr.cli._outputs import Output, all_of, is_stdout, text_file, write_text
+from fdr.cli._render import print_verdict
 from fdr.errors import FdrError, PeerError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from fdr.runtime import GitHubJob
 
 UNFINISHED = "The check has not finished: it still runs, or something stopped it before it could say more."
-_OWN = {
+KINDS = {
     "json": ("{", '"schema": "fdr-check/'),
     "junit": ("<?xml", 'name="fdr check"'),
     "markdown": ("### fdr check", ""),
@@ -33,131 +34,146 @@ HEAD_BYTES = 512
 
 @dataclass(frozen=True)
 class Outputs:
-    """The files to write, and the GitHub job that is told as well."""
+    """The files that a check writes, and the GitHub job that shows its verdict as well."""
 
-    report: Path | None
-    json: Path | None
-    junit: Path | None
-    markdown: Path | None
-    openmetrics: Path | None
+    report: Path | None = None
+    verdicts: Sequence[tuple[str, Path]] = ()
+    """Kind and path of each file for the verdict."""
     job: GitHubJob | None = None
+    is_dry: bool = False
+    """A dry run writes no file."""
 
     @property
-    def verdicts(self) -> Mapping[str, Path]:
-        """The files for the verdict that were asked for, by option."""
-        return {name: path for name in _OWN if (path := getattr(self, name)) is not None}
+    def leave_stdout(self) -> bool:
+        """True when no file is stdout."""
+        return self._num_stdout == 0
 
     @property
-    def files(self) -> Mapping[str, Path | None]:
-        """All files, by option."""
-        return {"report": self.report, **self.verdicts}
-
-    @property
-    def of_verdict(self) -> bool:
-        """True when a file is for the verdict."""
-        return bool(self.verdicts)
-
-    @property
-    def take_stdout(self) -> bool:
-        """True when stdout is one of the files."""
-        return take_stdout(self.files)
+    def _num_stdout(self) -> int:
+        return sum(map(is_stdout, (self.report, *(path for _, path in self.verdicts))))
 
     @contextlib.contextmanager
-    def replaced_on_failure(self, *, is_dry: bool) -> Iterator[None]:
+    def replaced_on_failure(self) -> Iterator[None]:
         """No verdict of an earlier check survives a check that ends without one, however it ends.
 
-        The files say that the check has not finished while it runs, and what went wrong when it ends with an error. A
-        dry run writes nothing.
+        The files say that the check has not finished while it runs, and what went wrong when it ends with an error.
         """
         try:
-            if not is_dry and _is_main_rank():
-                _write_error(self.verdicts.items(), UNFINISHED)
+            if not self.is_dry and _is_main_rank():
+                self._write_error(UNFINISHED)
             yield
         except click.exceptions.Exit:
             raise
         except BaseException as error:
-            self.tell_error(error, is_dry=is_dry)
+            self.tell_error(error)
             raise
+
+    def tell_error(self, error: BaseException) -> None:
+        """Put an error where the verdict would have gone; a job and stdout get it once.
+
+        Of several ranks, the one that failed says why.
+        """
+        if isinstance(error, PeerError):
+            return
+        message, is_told = _sentence_of(error), getattr(error, "is_told", False)
+        if not self.is_dry:
+            self._write_error(message, has_stdout=not is_told and self._num_stdout == 1 and _is_main_rank())
+        if self.job is not None and not is_told:
+            from fdr.gate import annotation, write_job_error
+
+            click.echo(annotation("error", "fdr check", message), err=True)
+            if not self.is_dry:
+                with contextlib.suppress(FdrError):
+                    write_job_error(message, self.job)
+        error.is_told = True  # type: ignore[attr-defined]
+
+    def _write_error(self, message: str, *, has_stdout: bool = False) -> None:
+        """A file that cannot be written, or that no check wrote, is left as it is."""
+        renderers = _renderers()
+        for kind, path in self.verdicts:
+            with contextlib.suppress(FdrError, OSError):
+                if has_stdout if is_stdout(path) else _is_free(path, kind):
+                    write_text(path, renderers[kind][1](message))
 
     def tell(self, verdict: Verdict) -> None:
         """Write the files; print the table where stdout is none of them; annotate the job."""
-        from fdr import gate
+        from fdr.gate import annotations_of, write_job_files
 
-        renderers = {
-            "json": gate.verdict_to_json,
-            "junit": gate.verdict_to_junit,
-            "markdown": gate.verdict_to_markdown,
-            "openmetrics": gate.verdict_to_openmetrics,
-        }
-        writes = [functools.partial(write_text, path, renderers[name](verdict)) for name, path in self.verdicts.items()]
-        all_of(*writes, *(() if self.take_stdout else (functools.partial(print_verdict, verdict),)))
+        renderers = _renderers()
+        writes = [functools.partial(write_text, path, renderers[kind][0](verdict)) for kind, path in self.verdicts]
+        all_of(*writes, *((functools.partial(print_verdict, verdict),) if self.leave_stdout else ()))
         if self.job is not None:
-            from fdr.gate import annotations_of, write_job_files
-
             for line in annotations_of(verdict):
                 click.echo(line, err=True)
             write_job_files(verdict, self.job, self.report)
 
-    def tell_error(self, error: BaseException, *, is_dry: bool) -> None:
-        """Put an error where the verdict would have gone."""
-        has_stdout = sum(str(path) == "-" for path in self.files.values()) == 1
-        _tell_error(self.verdicts.items(), error, self.job, is_dry=is_dry, has_stdout=has_stdout)
+
+def _outputs_of(report: Path | None, no_annotations: bool, dry_run: bool, **paths: Path | None) -> Outputs:
+    from fdr.runtime import github_job
+
+    verdicts = [(kind, path) for kind in KINDS if (path := paths[f"{kind}_path"]) is not None]
+    return Outputs(report, verdicts, None if no_annotations else github_job(), dry_run)
 
 
-def tell_error_of_arguments(arguments: Sequence[str], error: BaseException) -> None:
-    """Put an error into every file that the arguments name, whatever became of the arguments.
+def _told_at_the_end(command: Function) -> Function:
+    """A command whose `outputs` say how it ended, whatever happens in it."""
+
+    @functools.wraps(command)
+    def run(*, outputs: Outputs, **values: object) -> object:
+        with outputs.replaced_on_failure():
+            return command(outputs=outputs, **values)
+
+    return run
+
+
+_options = stack(
+    click.option(
+        "--report",
+        type=Output("json"),
+        metavar="FILE",
+        help="Write the report of the evaluation to FILE, when samples were measured.",
+    ),
+    json_out,
+    text_file("junit", "the result as JUnit XML"),
+    markdown_out,
+    text_file("openmetrics", "the numbers as OpenMetrics text, for GitLab,"),
+    switch("--no-annotations", help="Write no annotations, summary and outputs in GitHub Actions."),
+    dry_run,
+)
+verdict_outputs = stack(_options, gather("outputs", _outputs_of, names_of(_options)), _told_at_the_end)
+"""The options of `Outputs`, as the argument `outputs` of a command. They come first, as they tell errors of others."""
+
+
+def outputs_in(arguments: Sequence[str]) -> Outputs:
+    """The files that the arguments name, whatever else is wrong with them.
 
     So an error before the options were read, such as a misspelt option or a damaged configuration, is told as well.
     """
     from fdr.runtime import github_job
 
-    files = [(name, Path(text)) for name, text in _files_in(arguments)]
+    files = [(kind, Path(text)) for kind, text in _files_in(arguments)]
     job = None if "--no-annotations" in arguments else github_job()
-    has_stdout = not getattr(error, "is_told", False) and [str(path) for _, path in files].count("-") == 1
-    _tell_error(files, error, job, is_dry="--dry-run" in arguments, has_stdout=has_stdout)
+    return Outputs(None, files, job, "--dry-run" in arguments)
 
 
 def _files_in(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """("junit", "x.xml") for --junit x.xml and --junit=x.xml."""
     for text, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
         flag, separator, value = text.partition("=")
-        if flag.startswith("--") and flag[2:] in _OWN and (value or following):
+        if flag.startswith("--") and flag[2:] in KINDS and (value or following):
             yield flag[2:], value if separator else following
 
 
-def _tell_error(
-    files: Iterable[tuple[str, Path]], error: BaseException, job: GitHubJob | None, *, is_dry: bool, has_stdout: bool
-) -> None:
-    """Of several ranks, the one that failed says why. A GitHub job is told once, and a dry run writes no file."""
-    if isinstance(error, PeerError):
-        return
-    message = _sentence_of(error)
-    if not is_dry:
-        _write_error(files, message, has_stdout=has_stdout and _is_main_rank())
-    if job is not None and not getattr(error, "is_told", False):
-        from fdr.gate import annotation, write_job_error
-
-        click.echo(annotation("error", "fdr check", message), err=True)
-        if not is_dry:
-            with contextlib.suppress(FdrError):
-                write_job_error(message, job)
-    error.is_told = True  # type: ignore[attr-defined]
-
-
-def _write_error(files: Iterable[tuple[str, Path]], message: str, *, has_stdout: bool = False) -> None:
-    """A file that cannot be written, or that no check wrote, is left as it is."""
+def _renderers() -> Mapping[str, tuple[Callable[[Verdict], str], Callable[[str], str]]]:
+    """What writes a verdict, and an error in its place, by kind."""
     from fdr import gate
 
-    renderers = {
-        "json": gate.error_to_json,
-        "junit": gate.error_to_junit,
-        "markdown": gate.error_to_markdown,
-        "openmetrics": gate.error_to_openmetrics,
+    return {
+        "json": (gate.verdict_to_json, gate.error_to_json),
+        "junit": (gate.verdict_to_junit, gate.error_to_junit),
+        "markdown": (gate.verdict_to_markdown, gate.error_to_markdown),
+        "openmetrics": (gate.verdict_to_openmetrics, gate.error_to_openmetrics),
     }
-    for name, path in files:
-        with contextlib.suppress(FdrError, OSError):
-            if has_stdout if str(path) == "-" else _is_free(path, name):
-                write_text(path, renderers[name](message))
 
 
 def _sentence_of(error: BaseException) -> str:
@@ -176,7 +192,7 @@ def _is_free(path: Path, kind: str) -> bool:
         return False
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES).decode(errors="replace")
-    start, within = _OWN[kind]
+    start, within = KINDS[kind]
     return not head or (head.startswith(start) and within in head)
 
 

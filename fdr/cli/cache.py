@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 
 from fdr.cli import _options
-from fdr.cli._render import dump, human_bytes, print_table, progress_for, write_text
+from fdr.cli._outputs import write_json
+from fdr.cli._progress import human_bytes, progress_for
+from fdr.cli._render import print_table
 
 _names = click.argument("names", nargs=-1, metavar="[NAMES]...")
 
@@ -31,44 +33,15 @@ def command() -> None:
 def list_entries(cache: Path | None, json_path: Path | None) -> None:
     """List the entries of the cache: encoder, source, rows done, size."""
     entries = _store(cache).entries()
-    if json_path is not None:
-        rows = [
-            {
-                "name": e.name,
-                "state": e.state,
-                "bytes": e.num_bytes,
-                "rows_done": e.rows_done,
-                "num_rows": e.num_rows,
-                "encoder": e.encoder,
-                "source": e.source,
-                "outputs": list(e.outputs),
-                "bad": e.num_bad,
-                "modified": e.modified,
-            }
-            for e in entries
-        ]
-        write_text(json_path, dump(rows))
+    copied = ("name", "state", "rows_done", "num_rows", "encoder", "source", "outputs", "modified")
+    data = [{**{name: getattr(e, name) for name in copied}, "bytes": e.num_bytes, "bad": e.num_bad} for e in entries]
+    if not write_json(json_path, data):
         return
-    columns = [
-        ("name", "left"),
-        ("encoder", "left"),
-        ("source", "left"),
-        ("rows", "right"),
-        ("size", "right"),
-        ("state", "left"),
-    ]
-    table = [
-        (
-            e.name,
-            e.encoder,
-            e.source,
-            f"{e.rows_done}/{'?' if e.num_rows is None else e.num_rows}",
-            human_bytes(e.num_bytes),
-            e.state,
-        )
-        for e in entries
-    ]
-    print_table(columns, table)
+    rows = []
+    for e in entries:
+        counted = f"{e.rows_done}/{'?' if e.num_rows is None else e.num_rows}"
+        rows.append((e.name, e.encoder, e.source, counted, human_bytes(e.num_bytes), e.state))
+    print_table(("name", "encoder", "source", "rows", "size", "state"), rows, right=("rows", "size"))
     click.echo(f"{len(entries)} entries, {human_bytes(sum(e.num_bytes for e in entries))}, in {_store(cache).root}")
 
 
@@ -98,7 +71,7 @@ def verify(names: tuple[str, ...], cache: Path | None, quiet: bool) -> int:
 
 @command.command("remove", cls=_options.Command, epilog="Example: fdr cache remove inception- --dry-run")
 @_names
-@click.option("--all", "everything", is_flag=True, default=False, help="Remove every entry.")
+@_options.switch("--all", "everything", help="Remove every entry.")
 @_options.cache_dir
 @_options.dry_run
 def remove(names: tuple[str, ...], everything: bool, cache: Path | None, dry_run: bool) -> None:

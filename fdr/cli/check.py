@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from fdr.cli import _generator, _options, _ranks
-from fdr.cli._outputs import Output, check_written
-from fdr.cli._render import progress_for, write_text
-from fdr.cli._verdict_outputs import Outputs
+from fdr.cli import _options
+from fdr.cli._measurement import Measurement, measurement
+from fdr.cli._outputs import check_written, write_text
+from fdr.cli._progress import progress_for
+from fdr.cli._verdict_outputs import Outputs, verdict_outputs
 from fdr.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +30,143 @@ class _Command(_options.Command):
             return False
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What is asked: limits, and either comparing with a baseline or writing one."""
+
+    options: GateOptions
+    where: str | None
+    """The baseline as it was named."""
+    baseline: Baseline | None = None
+    """The baseline to compare with."""
+    target: Path | None = None
+    """The baseline to write."""
+    replaced: Baseline | None = None
+    """What `target` holds, when that may not be lost."""
+
+    @classmethod
+    def of(
+        cls,
+        maxima: Sequence[str],
+        minima: Sequence[str],
+        baseline: str | None,
+        tolerances: Sequence[str],
+        allow: Sequence[str],
+        allow_missing: bool,
+        inconclusive: Literal["value", "pass", "fail"],
+        update_baseline: bool,
+        force: bool,
+    ) -> _Task:
+        """The task that options ask for. Raises `UsageError` and `InputError` for those that do not go together."""
+        from fdr.gate import GateOptions, load_baseline
+
+        options = GateOptions.parse(maxima, minima, tolerances, allow, inconclusive, allow_missing)
+        if baseline is None and (tolerances or allow):
+            raise click.UsageError("--tolerance and --allow go with --baseline.")
+        if force and not update_baseline:
+            raise click.UsageError("--force goes with --update-baseline.")
+        if not update_baseline:
+            return cls(options, baseline, None if baseline is None else load_baseline(baseline))
+        if baseline is None:
+            raise click.UsageError("--update-baseline needs --baseline FILE, the file to write.")
+        return cls(options, baseline, None, Path(baseline), _replaced(baseline, force))
+
+    @property
+    def judges(self) -> bool:
+        """True when there is a verdict; False when a baseline is only written."""
+        return bool(self.options.limits) or self.target is None
+
+    def check_files(self, inputs: Sequence[str], outputs: Outputs) -> None:
+        """Raise for a verdict that nothing would give, and for a report that is compared with itself."""
+        if not self.judges and outputs.verdicts:
+            raise click.UsageError("--update-baseline without limits gives no verdict that could be written to a file.")
+        for item in inputs if self.baseline is not None else ():
+            if Path(item).is_file() and Path(str(self.where)).is_file() and Path(item).samefile(str(self.where)):
+                raise InputError(
+                    f"{item!r} is both the report and the baseline, so every check would pass; name another."
+                )
+
+
+def _replaced(where: str, is_forced: bool) -> Baseline | None:
+    """The baseline in the file that --update-baseline writes, where it may not be lost."""
+    from fdr.gate import load_baseline
+
+    target = Path(where)
+    if not target.exists() and ":" in where:
+        raise InputError(f"--update-baseline writes a file, and {where!r} is a git revision; give the FILE to commit.")
+    check_written("baseline", target, "json")
+    if is_forced or not target.exists():
+        return None
+    replaced = load_baseline(where)
+    if replaced.is_report:
+        raise InputError(
+            f"{where!r} is a whole report, and --update-baseline would replace it by the values alone; name another "
+            "file, or give --force."
+        )
+    return replaced
+
+
+_gate = _options.theme(
+    "task",
+    _Task.of,
+    click.option(
+        "--max",
+        "maxima",
+        multiple=True,
+        metavar="NAME=NUMBER",
+        help="Fail if the number is above this limit: fd:inception=3.0, fdr_k=4. May be repeated.",
+    ),
+    click.option(
+        "--min",
+        "minima",
+        multiple=True,
+        metavar="NAME=NUMBER",
+        help="Fail if the number is below this limit: is:inception=200. May be repeated.",
+    ),
+    click.option(
+        "--baseline",
+        metavar="FILE|REV:PATH",
+        help="Earlier numbers to compare with: a report, or a file that --update-baseline wrote, on disk or in a git "
+        "revision (origin/main:fdr.json).",
+    ),
+    click.option(
+        "--tolerance",
+        "tolerances",
+        multiple=True,
+        metavar="[NAME=]AMOUNT",
+        help="How much worse than the baseline a number may be: 1%, fd=2%, fd:random=0.05. The most specific one "
+        "applies; may be repeated.  [default: 1%]",
+    ),
+    click.option(
+        "--allow",
+        multiple=True,
+        metavar="FIELD",
+        help="Compare with the baseline even if this field of the signature differs (n, ref, rs, ...). May be "
+        "repeated.",
+    ),
+    _options.switch(
+        "--allow-missing",
+        help="Pass even if a number that has a limit or is in the baseline was not measured. Without this option "
+        "the exit code is then 2.",
+    ),
+    click.option(
+        "--inconclusive",
+        type=click.Choice(["value", "pass", "fail"]),
+        default="value",
+        help="How to judge a number whose uncertainty interval contains the limit: by its value alone, as passed, or "
+        "as failed.",
+    ),
+    _options.switch(
+        "--update-baseline",
+        help="Write the numbers to --baseline instead of comparing with it.",
+    ),
+    _options.switch(
+        "--force",
+        help="Let --update-baseline drop numbers, replace numbers of other signatures, or overwrite a report.",
+    ),
+)
+
+
 @click.command(
     "check",
     cls=_Command,
@@ -39,118 +177,11 @@ class _Command(_options.Command):
     "  fdr check report.json --baseline fdr.json --update-baseline",
 )
 @click.argument("inputs", nargs=-1, metavar="SAMPLES|REPORT...")
-@click.option(
-    "--max",
-    "maxima",
-    multiple=True,
-    metavar="NAME=NUMBER",
-    help="Fail if the number is above this limit: fd:inception=3.0, fdr_k=4. May be repeated.",
-)
-@click.option(
-    "--min",
-    "minima",
-    multiple=True,
-    metavar="NAME=NUMBER",
-    help="Fail if the number is below this limit: is:inception=200. May be repeated.",
-)
-@click.option(
-    "--baseline",
-    metavar="FILE|REV:PATH",
-    help="Earlier numbers to compare with: a report, or a file that --update-baseline wrote, on disk or in a git "
-    "revision (origin/main:fdr.json).",
-)
-@click.option(
-    "--tolerance",
-    "tolerances",
-    multiple=True,
-    metavar="[NAME=]AMOUNT",
-    help="How much worse than the baseline a number may be: 1%, fd=2%, fd:random=0.05. The most specific one applies; "
-    "may be repeated.  [default: 1%]",
-)
-@click.option(
-    "--allow",
-    multiple=True,
-    metavar="FIELD",
-    help="Compare with the baseline even if this field of the signature differs (n, ref, rs, ...). May be repeated.",
-)
-@click.option(
-    "--allow-missing",
-    is_flag=True,
-    default=False,
-    help="Pass even if a number that has a limit or is in the baseline was not measured. Without this option the exit "
-    "code is then 2.",
-)
-@click.option(
-    "--inconclusive",
-    type=click.Choice(["value", "pass", "fail"]),
-    default="value",
-    show_default=True,
-    help="How to judge a number whose uncertainty interval contains the limit: by its value alone, as passed, or as "
-    "failed.",
-)
-@click.option(
-    "--update-baseline",
-    is_flag=True,
-    default=False,
-    help="Write the numbers to --baseline instead of comparing with it.",
-)
-@click.option(
-    "--force",
-    is_flag=True,
-    default=False,
-    help="Let --update-baseline drop numbers, replace numbers of other signatures, or overwrite a report.",
-)
-@click.option(
-    "--report",
-    type=Output("json"),
-    metavar="FILE",
-    help="Write the report of the evaluation to FILE, when samples were measured.",
-)
-@_options.json_out
-@click.option(
-    "--junit", type=Output("junit"), metavar="FILE", help="Write the result as JUnit XML to FILE (- for stdout)."
-)
-@click.option(
-    "--markdown",
-    type=Output("markdown"),
-    metavar="FILE",
-    help="Write the result as a Markdown table to FILE (- for stdout).",
-)
-@click.option(
-    "--openmetrics",
-    type=Output("openmetrics"),
-    metavar="FILE",
-    help="Write the numbers as OpenMetrics text, for GitLab, to FILE (- for stdout).",
-)
-@click.option(
-    "--no-annotations", is_flag=True, default=False, help="Write no annotations, summary and outputs in GitHub Actions."
-)
-@_generator.measured
-@_options.measurement
-@_options.dry_run
+@verdict_outputs
+@_gate
+@measurement
 @_options.quiet
-def command(
-    inputs: tuple[str, ...],
-    maxima: tuple[str, ...],
-    minima: tuple[str, ...],
-    baseline: str | None,
-    tolerances: tuple[str, ...],
-    allow: tuple[str, ...],
-    allow_missing: bool,
-    inconclusive: Any,
-    update_baseline: bool,
-    force: bool,
-    report: Path | None,
-    json_path: Path | None,
-    junit: Path | None,
-    markdown: Path | None,
-    openmetrics: Path | None,
-    no_annotations: bool,
-    drawn: _generator.Drawn | None,
-    dry_run: bool,
-    quiet: bool,
-    **measuring: Any,
-) -> int:
+def command(inputs: tuple[str, ...], task: _Task, outputs: Outputs, measurement: Measurement, quiet: bool) -> int:
     """Check numbers against limits and a baseline. The exit code is 0 when all pass, 1 when one fails, and 2 for wrong
     use or when a number to be checked was not measured.
 
@@ -159,80 +190,22 @@ def command(
     fdr.toml: max = {"fd:inception" = 3.0}. A number is refused when its signature differs from that of the baseline.
     If the check ends with an error, its output files say so.
     """
-    from fdr.gate import GateOptions
     from fdr.reports import sets_by_name
-    from fdr.runtime import github_job
 
-    outputs = Outputs(report, json_path, junit, markdown, openmetrics, None if no_annotations else github_job())
-    with outputs.replaced_on_failure(is_dry=dry_run):
-        if not inputs and drawn is None:
-            raise click.UsageError("Name a report, sample sets, or a generator with --gen.")
-        options = GateOptions.parse(maxima, minima, tolerances, allow, inconclusive, allow_missing)
-        if baseline is None and (tolerances or allow):
-            raise click.UsageError("--tolerance and --allow go with --baseline.")
-        if update_baseline and not options.limits and outputs.of_verdict:
-            raise click.UsageError("--update-baseline without limits gives no verdict that could be written to a file.")
-        if baseline is not None and not update_baseline:
-            _refuse_itself(inputs, baseline)
-        task = _Task(options, *_baseline(baseline, update_baseline, force))
-        reports = _read_reports(inputs, measuring)
-        if reports is None:
-            asked = {"drawn": drawn, "progress": progress_for(quiet), **measuring}
-            reports = _measure(inputs, task, outputs, dry_run, asked)
-        elif report is not None:
-            raise click.UsageError("--report goes with samples; the input is a report already.")
-        elif dry_run:
-            _check_plan({name: tuple(found) for name, found in sets_by_name(reports).items()}, task)
-        return 0 if dry_run else _finish(reports, task, outputs)
+    if not inputs and measurement.drawn is None:
+        raise click.UsageError("Name a report, sample sets, or a generator with --gen.")
+    task.check_files(inputs, outputs)
+    reports = _read_reports(inputs)
+    if reports is None:
+        reports = _measure(inputs, task, outputs, measurement, quiet)
+    elif outputs.report is not None:
+        raise click.UsageError("--report goes with samples; the input is a report already.")
+    elif outputs.is_dry:
+        _check_plan({name: tuple(found) for name, found in sets_by_name(reports).items()}, task)
+    return 0 if outputs.is_dry else _finish(reports, task, outputs)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What is asked: limits, and either comparing with a baseline or writing one."""
-
-    options: GateOptions
-    baseline: Baseline | None
-    """To compare with."""
-    target: Path | None
-    """To write."""
-    replaced: Baseline | None
-    """What `target` holds, when that binds."""
-
-
-def _refuse_itself(inputs: Sequence[str], baseline: str) -> None:
-    """Nothing gets worse than itself, so a gate that compares a report with itself always passes."""
-    for item in inputs:
-        if Path(item).is_file() and Path(baseline).is_file() and Path(item).samefile(baseline):
-            raise InputError(f"{item!r} is both the report and the baseline, so every check would pass; name another.")
-
-
-def _baseline(
-    where: str | None, is_update: bool, is_forced: bool
-) -> tuple[Baseline | None, Path | None, Baseline | None]:
-    from fdr.gate import load_baseline
-
-    if is_forced and not is_update:
-        raise click.UsageError("--force goes with --update-baseline.")
-    if not is_update:
-        return (None if where is None else load_baseline(where)), None, None
-    if where is None:
-        raise click.UsageError("--update-baseline needs --baseline FILE, the file to write.")
-    target = Path(where)
-    if not target.exists() and ":" in where:
-        raise InputError(f"--update-baseline writes a file, and {where!r} is a git revision; give the FILE to commit.")
-    check_written("baseline", target, "json")
-    if is_forced or not target.exists():
-        return None, target, None
-    replaced = load_baseline(where)
-    if replaced.is_report:
-        raise InputError(
-            f"{where!r} is a whole report, and --update-baseline would replace it by the values alone; name another "
-            "file, or give --force."
-        )
-    return None, target, replaced
-
-
-def _read_reports(inputs: Sequence[str], measuring: dict[str, Any]) -> list[Report] | None:
+def _read_reports(inputs: Sequence[str]) -> list[Report] | None:
     """The reports among the inputs, recognised by content; None when there are samples to measure."""
     from fdr.reports import load_reports
 
@@ -241,7 +214,7 @@ def _read_reports(inputs: Sequence[str], measuring: dict[str, Any]) -> list[Repo
         return None
     if not all(are_reports) or _options.is_typed("gen"):
         raise click.UsageError("Reports and samples cannot be checked in one command.")
-    typed = [name for name in measuring if _options.is_typed(name)]
+    typed = [name for name in _options.names_of(measurement) if _options.is_typed(name)]
     if typed:
         raise click.UsageError(
             f"{_options.flag(typed[0])} says how samples are measured, but {inputs[0]!r} is a report already."
@@ -266,20 +239,20 @@ def _is_json(item: str) -> bool:
 
 
 def _measure(
-    samples: Sequence[str], task: _Task, outputs: Outputs, is_dry: bool, measuring: dict[str, Any]
+    samples: Sequence[str], task: _Task, outputs: Outputs, measurement: Measurement, quiet: bool
 ) -> list[Report]:
     from fdr.reports import reports_to_json, unique_names
 
-    with _ranks.ranks(measuring["gpus"]) as group:
-        evaluator, sources = _generator.prepare_samples(samples, group=group, dry_run=is_dry, **measuring)
+    with measurement.computing.on_ranks(progress_for(quiet)) as setup:
+        evaluator, sources = measurement.prepare(samples, setup, dry_run=outputs.is_dry)
         names = unique_names([source.name for source in sources])
         _check_plan({name: tuple(evaluator.planned(s)) for name, s in zip(names, sources, strict=True)}, task)
-        if is_dry:
-            for line in evaluator.plan(sources) if group.rank == 0 else ():
+        if outputs.is_dry:
+            for line in evaluator.plan(sources) if setup.is_main else ():
                 click.echo(line)
             return []
         reports = [evaluator.evaluate_source(source) for source in sources]
-    if group.rank > 0:
+    if not setup.is_main:
         raise click.exceptions.Exit(0)  # main judges
     if outputs.report is not None:
         write_text(outputs.report, reports_to_json(reports))
@@ -290,7 +263,7 @@ def _check_plan(planned: Mapping[str, Sequence[Row]], task: _Task) -> None:
     """Raise now what checking these numbers would raise after they were measured."""
     from fdr.gate import check_replaceable, plan_gate
 
-    if task.options.limits or task.target is None:
+    if task.judges:
         plans = plan_gate(planned, task.options, task.baseline)
         missing = [str(item) for plan in plans.values() for item in plan.missing]
         if missing and not task.options.allow_missing:
@@ -303,12 +276,11 @@ def _finish(reports: list[Report], task: _Task, outputs: Outputs) -> int:
     from fdr.gate import check_replaceable, judge
     from fdr.reports import sets_by_name
 
-    verdict = None
-    if task.options.limits or task.target is None:
+    if task.judges:
         verdict = judge(reports, task.options, task.baseline)
         outputs.tell(verdict)
-    if verdict is not None and not verdict.passes:
-        return verdict.exit_code
+        if not verdict.passes:
+            return verdict.exit_code
     if task.target is not None:
         if task.replaced is not None:
             sets = {name: tuple(report) for name, report in sets_by_name(reports).items()}
@@ -327,4 +299,4 @@ def _write_baseline(reports: list[Report], target: Path, replaced: Baseline | No
         for key, row in rows.items():
             old = old_sets.get(name, {}).get(key)
             before = "" if old is None else f" (was {old.value:.6g})"
-            click.echo(f"{target}: {key} of {name} is {row.value:.6g}{before}", err=outputs.take_stdout)
+            click.echo(f"{target}: {key} of {name} is {row.value:.6g}{before}", err=not outputs.leave_stdout)

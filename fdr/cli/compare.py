@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from fdr.cli import _options
-from fdr.cli._render import dump, print_comparison, write_text
+from fdr.cli._outputs import write_json
+from fdr.cli._render import print_comparison
 
 if TYPE_CHECKING:
     from fdr.comparison import Comparison
@@ -35,10 +36,8 @@ def command(first: Path, others: tuple[Path, ...], json_path: Path | None) -> in
 
     effects = load_effects()
     comparisons = [item for other in others for item in _compare(first, other)]
-    if json_path is not None:
-        rows = [{"a": a, "b": b, **comparison.to_dict(effects)} for a, b, comparison in comparisons]
-        write_text(json_path, dump({"schema": "fdr-compare/1", "comparisons": rows}))
-    if json_path is None or str(json_path) != "-":
+    rows = [{"a": a, "b": b, **comparison.to_dict(effects)} for a, b, comparison in comparisons]
+    if write_json(json_path, {"schema": "fdr-compare/1", "comparisons": rows}):
         for index, (a, b, comparison) in enumerate(comparisons):
             if index:
                 click.echo()

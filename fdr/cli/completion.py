@@ -1,14 +1,16 @@
-"""`fdr completion`: the script for a shell."""
+"""`fdr completion`, the script for a shell; and what completes names in it, without torch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import CompletionItem, get_completion_class
 
-from fdr.cli import _options
+from fdr.cli._command import Command
 
 
-@click.command("completion", cls=_options.Command, epilog="Example: fdr completion bash >> ~/.bashrc")
+@click.command("completion", cls=Command, epilog="Example: fdr completion bash >> ~/.bashrc")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
@@ -16,3 +18,43 @@ def command(ctx: click.Context, shell: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None
     click.echo(kind(ctx.find_root().command, {}, "fdr", "_FDR_COMPLETE").source())
+
+
+def encoders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Presets, bundles, plug-ins and the families of open-ended names; the last part of a list with commas."""
+    from fdr.encoders import BUNDLES, PREFIXES, ROWS, plugin_encoders
+
+    names = {row.name: row.note for row in ROWS}
+    names |= {name: ", ".join(members) for name, members in BUNDLES.items()}
+    names |= {name: f"added by {origin}" for name, origin in plugin_encoders().items()}
+    names |= {f"{prefix}:": text for prefix, text in PREFIXES.items()}
+    return _last_part(incomplete, names.items())
+
+
+def metrics(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The metrics of `fdr eval`, the last part of a list with commas."""
+    from fdr.metrics import METRICS
+
+    return _last_part(incomplete, ((name, "") for name in METRICS))
+
+
+def references(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The references known by name."""
+    from fdr.references import registry
+
+    return [CompletionItem(name, help=entry.title) for name, entry in registry().items() if name.startswith(incomplete)]
+
+
+def references_and_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The references known by name, and files and folders."""
+    return [*references(ctx, param, incomplete), CompletionItem(incomplete, type="file")]
+
+
+def _last_part(incomplete: str, names: Iterable[tuple[str, str]]) -> list[CompletionItem]:
+    before, comma, last = incomplete.rpartition(",")
+    given = set(before.split(","))
+    return [
+        CompletionItem(before + comma + name, help=text)
+        for name, text in names
+        if name.lower().startswith(last.lower()) and name not in given
+    ]

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from fdr.cli import _options
-from fdr.cli._outputs import Output
-from fdr.cli._render import dump, progress_for, write_text
+from fdr.cli._outputs import Output, write_json
+from fdr.cli._progress import progress_for
 from fdr.errors import FdrWarning
 from fdr.references import LAYOUTS
 
@@ -34,7 +34,7 @@ from fdr.references import LAYOUTS
 )
 @click.option("--encoder", metavar="NAME", help="The encoder of the moments, if the file does not say it.")
 @click.option("--count", type=int, metavar="N", help="The number of images, if the file does not say it.")
-@click.option("--keep-images", is_flag=True, default=False, help="Copy the images (arr_0) of an ADM file as well.")
+@_options.switch("--keep-images", help="Copy the images (arr_0) of an ADM file as well.")
 @_options.json_out
 @_options.dry_run
 @_options.quiet
@@ -65,10 +65,8 @@ def command(
     done = convert(source, target, options, dry_run=dry_run, progress=progress)
     for doubt in done.doubts:
         warnings.warn(doubt, FdrWarning, stacklevel=1)
-    if json_path is not None:
-        write_text(json_path, dump(asdict(done)))
-        if str(json_path) == "-":
-            return
+    if not write_json(json_path, asdict(done)):
+        return
     images = "an unknown number of images" if done.count is None else f"{done.count} images"
     verb = "would write" if dry_run else "wrote"
     entries = ", ".join(done.entries)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from fdr.cli import _options
-from fdr.cli._outputs import Output
-from fdr.cli._render import dump, print_table, write_text
+from fdr.cli._outputs import Output, write_json
+from fdr.cli._render import print_table
 from fdr.errors import FdrWarning, InputError
 
 if TYPE_CHECKING:
@@ -27,19 +27,16 @@ if TYPE_CHECKING:
 @click.option("--x", "x_name", required=True, metavar="COLUMN", help="The column that predicts.")
 @click.option("--y", "y_name", required=True, metavar="COLUMN", help="The column to be predicted.")
 @click.option("--label", metavar="COLUMN", help="The column with the names of the rows, for the plot and for messages.")
-@click.option("--log-x", is_flag=True, default=False, help="Use the logarithm of x, for Pearson's r and in the plot.")
-@click.option("--log-y", is_flag=True, default=False, help="Use the logarithm of y, for Pearson's r and in the plot.")
+@_options.switch("--log-x", help="Use the logarithm of x, for Pearson's r and in the plot.")
+@_options.switch("--log-y", help="Use the logarithm of y, for Pearson's r and in the plot.")
 @click.option(
     "--confidence",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.95,
-    show_default=True,
     metavar="SHARE",
     help="Confidence level of the intervals.",
 )
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Seed of the bootstrap."
-)
+@click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Seed for the bootstrap.")
 @click.option(
     "--plot",
     type=Output("plot"),
@@ -77,11 +74,9 @@ def command(
     correlations = correlate(x, y, confidence, seed, names=(x_name, y_name))
     if plot is not None:
         save_scatter(plot, Scatter(found.x, found.y, x_name, y_name, found.labels, log_x, log_y), correlations)
-    if json_path is not None:
-        facts = {"table": str(table), "x": x_name, "y": y_name, "log_x": log_x, "log_y": log_y}
-        rest = {"left_out": list(found.left_out), **correlations.to_dict()}
-        write_text(json_path, dump({"schema": "fdr-correlation/1", **facts, **rest}))
-    if str(json_path) != "-":
+    asked = {"table": str(table), "x": x_name, "y": y_name, "log_x": log_x, "log_y": log_y}
+    data = {"schema": "fdr-correlation/1", **asked, "left_out": list(found.left_out), **correlations.to_dict()}
+    if write_json(json_path, data):
         _print(correlations, found, _name(x_name, log_x), _name(y_name, log_y))
 
 
@@ -101,8 +96,8 @@ def _print(correlations: Correlations, found: Points, x_name: str, y_name: str) 
         ("Spearman rho", correlations.spearman),
         ("Kendall tau-b", correlations.kendall),
     )
-    columns = [("", "left"), ("value", "right"), (f"{100 * correlations.confidence:g} % interval", "right")]
-    print_table(columns, [(name, f"{one.value:.4f}", _interval(one)) for name, one in rows])
+    headers = ("", "value", f"{100 * correlations.confidence:g} % interval")
+    print_table(headers, [(name, f"{one.value:.4f}", _interval(one)) for name, one in rows], right=headers[1:])
     click.echo(f"{x_name} and {y_name} of {correlations.count:,} rows; {_method(correlations)}")
     if found.left_out:
         names = ", ".join(found.left_out[:5]) + (", ..." if len(found.left_out) > 5 else "")

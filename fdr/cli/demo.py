@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from fdr.cli import _options
-from fdr.cli._outputs import Output
-from fdr.cli._render import print_table, progress_for, write_text
+from fdr.cli._outputs import Output, is_stdout, write_text
+from fdr.cli._progress import progress_for
+from fdr.cli._render import print_table
 
 if TYPE_CHECKING:
     from fdr.reports import Report
@@ -25,11 +26,9 @@ _FOLDERS = {False: Path("fdr-demo"), True: Path("fdr-demo-train")}
     cls=_options.Command,
     epilog="Examples:\n\n  fdr demo --out fdr-demo\n\n  fdr demo --train --out fdr-demo-train",
 )
-@click.option(
+@_options.switch(
     "--train",
     "is_training",
-    is_flag=True,
-    default=False,
     help="Show training instead: pretrain a weak one-step generator of such images, post-train it with FD as the "
     "loss, and print FD before and after, for the encoder that it was trained on and two others. This takes under "
     "four minutes on two cores.",
@@ -74,7 +73,7 @@ def _measure(out: Path, json_path: Path | None, quiet: bool) -> None:
         parts = (fd.value, row.report["fdr", "random"].value, fd.details["mean_term"], fd.details["trace_term"])
         rows.append((row.name, row.description, *map(format_number, parts), f"{row.copied:.0%}"))
     headers = ("samples", "what they are", "FD", "FDr", "mean term", "trace term", "in reference")
-    print_table([(text, "left" if i < 2 else "right") for i, text in enumerate(headers)], rows)
+    print_table(headers, rows, right=headers[2:])
     for line in (
         "FD = mean term + trace term; FDr = FD / FD of held-out real images, so 1.0 is as good as real.",
         "Blur and noise move the mean term most, dropped modes the trace term. Copies of the reference score better",
@@ -121,7 +120,7 @@ def _print_training(demo: TrainingDemo, out: Path, seconds: float) -> None:
         role = "trained on" if name == TRAINED else "watched"
         rows.append((short_name(name), role, fd_before, fd_after, f"{demo.factor(name):.1f}x", fdr_before, fdr_after))
     headers = ("encoder", "", "FD before", "FD after", "less by", "FDr before", "FDr after")
-    print_table([(text, "left" if i < 2 else "right") for i, text in enumerate(headers)], rows)
+    print_table(headers, rows, right=headers[2:])
     measure = f"--ref {out}/{HELD_OUT} --reps {','.join(names)} --num-images {settings.sample_count}"
     measure += f" --seed {EVALUATION_SEED}"
     for line in (
@@ -153,4 +152,4 @@ def _write(out: Path, json_path: Path | None, reports: list[Report]) -> bool:
     write_text(out / "demo.json", reports_to_json(reports))
     if json_path is not None:
         write_text(json_path, reports_to_json(reports))
-    return str(json_path) != "-"
+    return not is_stdout(json_path)

@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
-from fdr.cli import _completion, _options
-from fdr.cli._render import dump, human_bytes, print_table, write_text
+from fdr.cli import _options, completion
+from fdr.cli._outputs import write_json
+from fdr.cli._progress import human_bytes
+from fdr.cli._render import print_table
 
 
 @click.command(
@@ -17,7 +19,7 @@ from fdr.cli._render import dump, human_bytes, print_table, write_text
     cls=_options.Command,
     epilog="Examples:\n\n  fdr encoders\n\n  fdr encoders dinov2 fdr6\n\n  fdr encoders --weights-dir /data/weights",
 )
-@click.argument("names", nargs=-1, metavar="[NAMES]...", shell_complete=_completion.encoders)
+@click.argument("names", nargs=-1, metavar="[NAMES]...", shell_complete=completion.encoders)
 @_options.weights_dir
 @_options.json_out
 def command(names: tuple[str, ...], weights_dir: Path | None, json_path: Path | None) -> None:
@@ -29,16 +31,14 @@ def command(names: tuple[str, ...], weights_dir: Path | None, json_path: Path | 
 
     plugins = plugin_encoders()
     rows = _rows(names, weights_dir)
-    if json_path is not None:
-        bundles = {name: list(members) for name, members in BUNDLES.items()}
-        write_text(json_path, dump({"encoders": rows, "bundles": bundles, "families": PREFIXES, "plug_ins": plugins}))
-        if str(json_path) == "-":
-            return
+    data = {"encoders": rows, "bundles": BUNDLES, "families": PREFIXES, "plug_ins": plugins}
+    if not write_json(json_path, data):
+        return
     if names:
         click.echo("\n\n".join(map(_described, rows)))
         return
-    columns = [("name", "left"), ("width", "right"), ("input", "right"), ("weights", "left"), ("licence", "left")]
-    print_table(columns, [_cells(row) for row in rows])
+    headers = ("name", "width", "input", "weights", "licence")
+    print_table(headers, [_cells(row) for row in rows], right=("width", "input"))
     click.echo("width: numbers in one feature. input: pixels. (nc): no commercial use.")
     click.echo("Details: fdr encoders NAME. To fetch the weights: fdr weights fetch NAME.")
     click.echo("\nAlso in --reps:")

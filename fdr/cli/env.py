@@ -8,7 +8,7 @@ import click
 
 from fdr.cli import _options
 from fdr.cli._config import config_of
-from fdr.cli._render import dump, write_text
+from fdr.cli._outputs import write_json
 
 
 @click.command("env", cls=_options.Command, epilog="Example: fdr env")
@@ -22,8 +22,6 @@ def command(json_path: Path | None) -> None:
     found = [row.name for row in list_encoders() if row.weights is None or weights.find(row.weights) is not None]
     configuration = config_of(click.get_current_context()).name or "none"
     facts = {**machine_facts(), "weights found": ", ".join(found), "configuration": configuration}
-    if json_path is not None:
-        write_text(json_path, dump(facts))
-    else:
+    if write_json(json_path, facts):
         for key, value in facts.items():
             click.echo(f"- {key}: {value}")

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from fdr.cli import _completion, _options
-from fdr.cli._outputs import Output
-from fdr.cli._render import dump, print_table, progress_for, write_text
+from fdr.cli import _options, completion
+from fdr.cli._outputs import Output, write_json
+from fdr.cli._progress import progress_for
+from fdr.cli._render import print_table
 
 
 @click.group("references", epilog="Example: fdr references list")
@@ -25,11 +26,8 @@ def list_references(weights_dir: Path | None, json_path: Path | None) -> None:
     """List the known references: encoders, images, and which files are here. This needs no torch and no network."""
     from fdr.references import files_of, references
 
-    if json_path is not None:
-        rows = [_facts(reference.name, weights_dir) for reference in references()]
-        write_text(json_path, dump({"references": rows}))
+    if not write_json(json_path, {"references": [_facts(one.name, weights_dir) for one in references()]}):
         return
-    columns = [("name", "left"), ("encoders", "left"), ("images", "right"), ("files here", "right"), ("what", "left")]
     table = []
     for reference in references():
         files = files_of(reference, weights_dir)
@@ -43,7 +41,7 @@ def list_references(weights_dir: Path | None, json_path: Path | None) -> None:
                 reference.title,
             )
         )
-    print_table(columns, table)
+    print_table(("name", "encoders", "images", "files here", "what"), table, right=("images", "files here"))
     click.echo("a second name is an alias; provenance, addresses and digests: --json -")
 
 
@@ -83,11 +81,11 @@ def _facts(name: str, weights_dir: Path | None) -> dict[str, Any]:
 @command.command(
     "fetch", cls=_options.Command, epilog="Example: fdr references fetch imagenet256 --reps fdr6 --dry-run"
 )
-@click.argument("name", shell_complete=_completion.references)
+@click.argument("name", shell_complete=completion.references)
 @_options.listed(
     "--reps",
     metavar="NAMES",
-    shell_complete=_completion.encoders,
+    shell_complete=completion.encoders,
     help="Fetch only the files of these encoders or bundles.  [default: all]",
 )
 @click.option("--to", type=Output("store"), metavar="DIR", help="Copy the files into this folder, with a SHA256SUMS.")
@@ -117,7 +115,7 @@ def fetch_files(
 
 
 @command.command("verify", cls=_options.Command, epilog="Example: fdr references verify imagenet256")
-@click.argument("names", nargs=-1, metavar="[NAMES]...", shell_complete=_completion.references)
+@click.argument("names", nargs=-1, metavar="[NAMES]...", shell_complete=completion.references)
 @_options.weights_dir
 def verify_files(names: tuple[str, ...], weights_dir: Path | None) -> int:
     """Check the files that are here, of all references without NAMES: by their digest, or that they hold moments.

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fdr.cli import _generator, _options, _ranks
+from fdr.cli import _computing, _generator, _options
 from fdr.cli._outputs import Output
-from fdr.cli._render import progress_for
+from fdr.cli._progress import progress_for
 
 if TYPE_CHECKING:
     from fdr.generators import SampleSet
-    from fdr.runtime import Group
 
 
 @click.command(
@@ -30,15 +29,7 @@ if TYPE_CHECKING:
     help="The generator: a checkpoint (.pt or .safetensors, with --arch), a TorchScript or torch.export file (.pt2), "
     "or a run folder of fdr train.",
 )
-@click.option(
-    "-n",
-    "--num-images",
-    type=click.IntRange(min=1),
-    default=50_000,
-    show_default=True,
-    metavar="N",
-    help="Number of samples; the first N samples of a seed are always the same.",
-)
+@_generator.num_images("Number of samples; the first N samples of a seed are always the same.")
 @click.option(
     "-o",
     "--out",
@@ -49,62 +40,48 @@ if TYPE_CHECKING:
     "folder of PNG files.",
 )
 @_generator.labels
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Seed for noise and labels."
+@click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Seed for noise and labels.")
+@_generator.model
+@_computing.computing(
+    _computing.device, _computing.gpus("the samples"), _computing.batch_size("Samples per forward pass")
 )
-@_generator.architecture
-@_options.device
-@_options.gpus
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Samples per forward pass.  [default: 32 on a CPU, 128 on a GPU]",
-)
-@click.option(
-    "--dry-run", is_flag=True, default=False, help="Check the inputs and say what would be done, without doing it."
-)
+@_options.dry_run
 @_options.trust
 @_options.quiet
-@_ranks.on_ranks
 def command(
     gen: Path,
     num_images: int,
     out: Path,
     labels: str,
     seed: int,
-    device: str,
-    gpus: int | None,
-    batch_size: int | None,
+    model: _generator.Model,
+    computing: _computing.Computing,
     dry_run: bool,
     quiet: bool,
-    group: Group,
-    choice: _generator.Choice,
 ) -> None:
     """Generate samples and write them as 8-bit images, round(255 x).
 
     The noise and label of sample i depend only on the seed and i, not on the batch size, the device or the number of
     GPUs. To resume a killed run, repeat the command.
     """
-    from fdr.features import ExtractionOptions
     from fdr.generators import GeneratorSource, sample_set, write_samples
 
     progress = progress_for(quiet)
-    device, _ = _options.place_rank(device, gpus, group)
-    generator = choice.load(gen, device)
-    size = ExtractionOptions(batch_size=batch_size).batch_size_on(generator.device.type)
-    source = GeneratorSource(generator, num_images, seed=seed, labels=labels, batch_size=size)
-    samples = sample_set(source, out)
-    if dry_run:
-        if group.rank == 0:
-            click.echo(_plan(samples))
-        return
-    is_new = write_samples(samples, progress if group.rank == 0 else None, group)
-    if group.rank == 0:
-        click.echo(f"{out}: {_facts(samples)}{'' if is_new else ' (finished already)'}")
+    with computing.on_ranks(progress) as setup:
+        generator = model.load(gen, setup.encoder_options)
+        size = setup.extraction_options.batch_size_on(generator.device.type)
+        source = GeneratorSource(generator, num_images, seed=seed, labels=labels, batch_size=size)
+        samples = sample_set(source, out)
+        if dry_run:
+            if setup.is_main:
+                click.echo(_plan(samples))
+            return
+        is_new = write_samples(samples, progress if setup.is_main else None, setup.group)
+        if setup.is_main:
+            click.echo(f"{out}: {_described(samples)}{'' if is_new else ' (finished already)'}")
 
 
-def _facts(samples: SampleSet) -> str:
+def _described(samples: SampleSet) -> str:
     source = samples.source
     height, width = source.generator.image_size or (0, 0)
     made = source.made_by
@@ -117,9 +94,9 @@ def _facts(samples: SampleSet) -> str:
 
 def _plan(samples: SampleSet) -> str:
     if samples.is_finished():
-        return f"{samples.path} is finished: {_facts(samples)}"
+        return f"{samples.path} is finished: {_described(samples)}"
     total = len(samples.source)
     done = total - sum(stop - start for start, stop in samples.missing())
     height, width = samples.source.generator.image_size or (0, 0)
     size = total * height * width * 3 / 1e6
-    return f"would write {_facts(samples)}; {size:,.1f} MB of pixels to {samples.path}, {done} samples are there"
+    return f"would write {_described(samples)}; {size:,.1f} MB of pixels to {samples.path}, {done} samples are there"

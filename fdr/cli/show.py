@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fdr.cli import _options
-from fdr.cli._render import dump, print_reports, write_text
+from fdr.cli._outputs import ReportFiles, write_json
+from fdr.cli._render import print_reports
 from fdr.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,17 +20,15 @@ if TYPE_CHECKING:
 
 @click.command("show", cls=_options.Command, epilog="Examples:\n\n  fdr show stats.npz\n\n  fdr show report.json")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option(
+@_options.switch(
     "--spectrum",
-    is_flag=True,
-    default=False,
     help="Show the largest and smallest eigenvalue of each covariance, and its condition number.",
 )
 @_options.json_out
 def command(path: Path, spectrum: bool, json_path: Path | None) -> None:
     """Show what is in a statistics file of any tool, a reference folder or a report. Only torch files need torch."""
     from fdr.references import INDEX_NAME, indexed_file, read_index, reference_folder
-    from fdr.reports import load_reports, reports_to_json
+    from fdr.reports import load_reports
     from fdr.runtime import missing_path
 
     if not path.exists():
@@ -37,10 +36,7 @@ def command(path: Path, spectrum: bool, json_path: Path | None) -> None:
     folder = reference_folder(path)
     if folder is None and path.is_file() and path.suffix == ".json":
         reports = load_reports(path)
-        if json_path is not None:
-            write_text(json_path, reports_to_json(reports))
-        else:
-            print_reports(reports)
+        ReportFiles(json_path).write(reports, lambda: print_reports(reports))
         return
     if folder is not None:
         index = read_index(folder)
@@ -50,9 +46,7 @@ def command(path: Path, spectrum: bool, json_path: Path | None) -> None:
         raise InputError(f"Folder {str(path)!r} is no reference: it has no {INDEX_NAME}.")
     else:
         data = _file_facts(path, spectrum)
-    if json_path is not None:
-        write_text(json_path, dump(data))
-    else:
+    if write_json(json_path, data):
         _print(data)
 
 

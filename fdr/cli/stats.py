@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fdr.cli import _options, _ranks
-from fdr.cli._outputs import Output
-from fdr.cli._render import dump, print_table, progress_for, write_text
+from fdr.cli import _computing, _options
+from fdr.cli._outputs import Output, write_json
+from fdr.cli._progress import progress_for
+from fdr.cli._render import print_table
 
 if TYPE_CHECKING:
     from fdr.encoders import AbstractEncoder
+    from fdr.features import ExtractionOptions
     from fdr.images import ImageSource
-    from fdr.runtime import Group
 
 
 @click.command(
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     "  fdr stats imagenet/train --reps inception,dinov2 --size 256 --crop adm -o imagenet256/ --val imagenet/val\n\n"
     "  fdr stats my_images/ --size 256 --crop adm --format adm -o my_reference.npz",
 )
-@click.argument("images", metavar="IMAGES")
+@click.argument("source", metavar="IMAGES")
 @click.option(
     "-o",
     "--out",
@@ -57,63 +59,56 @@ if TYPE_CHECKING:
     "--num-images",
     type=click.IntRange(min=1),
     default=10_000,
-    show_default=True,
     metavar="N",
     help="Number of images in a file of --format adm, a random subset by --seed.",
 )
-@_options.images
-@_options.compute
-@_options.storage
+@_options.images_of("the random subset")
+@_computing.computing(_computing.encoding, _computing.exact_order, _computing.no_cache, _computing.moments_only)
 @_options.trust
 @_options.json_out
 @_options.dry_run
 @_options.quiet
-@_ranks.on_ranks
 def command(
-    images: str,
+    source: str,
     out: str,
     reps: str,
     validation: str | None,
     name: str | None,
     file_format: str | None,
     num_images: int,
+    images: _options.Images,
+    computing: _computing.Computing,
     json_path: Path | None,
     dry_run: bool,
     quiet: bool,
-    group: Group,
-    **shared: Any,
 ) -> None:
     """Compute the moments of IMAGES under each encoder, and write them as a reference for fdr eval --ref."""
-    from dataclasses import replace
-
     from fdr.encoders import load_encoders
+    from fdr.evaluation import subset_of
     from fdr.images import open_images
     from fdr.references import open_samples
 
-    setup = _options.library_options(progress_for(quiet), group=group, **shared)
-    if file_format == "adm":
-        _refuse_for_adm(reps, validation)
-        _write_adm(images, Path(out), name, num_images, setup, json_path, dry_run)
-        return
-    target = _Target.of(out, file_format, reps)
-    source = open_samples(images, setup.image_options)
-    source.find_digest(group, setup.extraction_options.progress)
-    whole = replace(setup.image_options, count=None, seed=0)
-    val_source = None if validation is None else open_images(validation, whole)
-    target.check(source)
-    setup.check_files(reps, None, dry_run)
-    encoders = load_encoders(reps, setup.encoder_options, setup.weights)
-    if dry_run:
-        names = ", ".join(encoder.spec.name for encoder in encoders)
-        click.echo(f"would write moments of {len(source)} images of {source.name} under {names} to {target.path}")
-        return
-    written = target.write(source, encoders, name=name, validation=val_source, options=setup.extraction_options)
-    if group.rank > 0:
-        return
-    if json_path is not None:
-        write_text(json_path, dump(written))
-    if json_path is None or str(json_path) != "-":
-        _print_written(written, target.path)
+    target = _Target.of(out, file_format, reps, validation)
+    with computing.on_ranks(progress_for(quiet)) as setup:
+        options = images.options()
+        measured = open_samples(source, options)
+        measured.find_digest(setup.group, setup.extraction_options.progress)
+        whole = replace(options, count=None, seed=0)
+        others = None if validation is None else open_images(validation, whole)
+        subset = subset_of(measured, source, num_images) if target.is_adm else None
+        target.check(measured)
+        setup.check_files(target.reps, None, dry_run=dry_run)
+        encoders = load_encoders(target.reps, setup.encoder_options, setup.weights)
+        if dry_run:
+            names = ", ".join(encoder.spec.name for encoder in encoders)
+            more = "" if subset is None else f", and {len(subset)} of them,"
+            click.echo(
+                f"would write moments of {len(measured)} images of {measured.name} under {names}{more} to {target.path}"
+            )
+            return
+        written = target.write(measured, encoders, name, setup.extraction_options, validation=others, subset=subset)
+        if setup.is_main and write_json(json_path, written):
+            (_print_adm if target.is_adm else _print_written)(written, target.path)
 
 
 OTHER_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".npy", ".json", ".csv", ".zip", ".tar", ".safetensors")
@@ -122,19 +117,23 @@ OTHER_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".npy", ".json", ".csv", ".z
 
 @dataclass(frozen=True)
 class _Target:
-    """What -o names: a file of one encoder's moments, or a folder."""
+    """What -o names: a file of one encoder's moments, a folder, or a file like those of ADM."""
 
     path: Path
     file_format: str
-    is_file: bool
+    reps: str
+    is_file: bool = True
 
     @classmethod
-    def of(cls, out: str, file_format: str | None, reps: str) -> _Target:
+    def of(cls, out: str, file_format: str | None, reps: str, validation: str | None) -> _Target:
         """A file where the name ends so, and is no folder already; checked against --format and --reps."""
         from fdr.encoders import parse_encoders
         from fdr.frechet import SUFFIXES
 
         path = Path(out)
+        if file_format == "adm":
+            _refuse_for_adm(reps, validation)
+            return cls(path, file_format, "inception")
         suffix = "" if out.endswith(("/", os.sep)) or path.is_dir() else path.suffix.lower()
         if suffix in OTHER_SUFFIXES:
             raise click.UsageError(
@@ -143,7 +142,7 @@ class _Target:
             )
         named = SUFFIXES.get(suffix)
         if named is None:
-            return cls(path, file_format or "h5", is_file=False)
+            return cls(path, file_format or "h5", reps, is_file=False)
         if file_format not in (None, named):
             raise click.UsageError(f"--format {file_format} goes with another name than {out!r}; leave it out.")
         encoders = parse_encoders(reps)
@@ -152,26 +151,54 @@ class _Target:
                 f"One file holds the moments of one encoder, and --reps names {len(encoders)}; name a folder, such as "
                 f"-o {path.with_suffix('')}/."
             )
-        return cls(path, named, is_file=True)
+        return cls(path, named, reps)
+
+    @property
+    def is_adm(self) -> bool:
+        """True for a file like those of ADM."""
+        return self.file_format == "adm"
 
     def check(self, source: ImageSource) -> None:
         """Raise what writing would raise later."""
-        from fdr.evaluation import check_reference_file, check_reference_folder
+        from fdr.evaluation import check_adm_file, check_reference_file, check_reference_folder
         from fdr.runtime import check_writable
 
-        if self.is_file:
+        if self.is_adm:
+            check_adm_file(self.path)
+        elif self.is_file:
             check_reference_file(self.path, source)
-            return
-        check_writable(self.path / "reference.json")
-        check_reference_folder(self.path, source)
+        else:
+            check_writable(self.path / "reference.json")
+            check_reference_folder(self.path, source)
 
-    def write(self, source: ImageSource, encoders: list[AbstractEncoder], **options: Any) -> dict[str, Any]:
+    def write(
+        self,
+        source: ImageSource,
+        encoders: Sequence[AbstractEncoder],
+        name: str | None,
+        options: ExtractionOptions,
+        *,
+        validation: ImageSource | None,
+        subset: ImageSource | None,
+    ) -> dict[str, Any]:
         """Measure and write; returns what was written, for --json."""
-        from fdr.evaluation import write_reference, write_reference_file
+        from fdr.evaluation import write_adm_reference, write_reference, write_reference_file
 
+        if subset is not None:
+            return write_adm_reference(source, subset, encoders[0], self.path, name=name, options=options)
         if self.is_file:
-            return write_reference_file(source, encoders[0], self.path, **options)
-        return write_reference(source, encoders, self.path, file_format=self.file_format, **options)
+            return write_reference_file(
+                source, encoders[0], self.path, name=name, validation=validation, options=options
+            )
+        return write_reference(
+            source,
+            encoders,
+            self.path,
+            name=name,
+            validation=validation,
+            file_format=self.file_format,
+            options=options,
+        )
 
 
 def _refuse_for_adm(reps: str, validation: str | None) -> None:
@@ -181,30 +208,11 @@ def _refuse_for_adm(reps: str, validation: str | None) -> None:
         raise click.UsageError("An ADM reference has no place for validation FDs; leave out --val.")
 
 
-def _write_adm(
-    images: str, out: Path, name: str | None, num_images: int, setup: _options.Setup, json_path: Path | None, dry: bool
-) -> None:
-    from fdr.encoders import load_encoders
-    from fdr.evaluation import check_adm_file, subset_of, write_adm_reference
-    from fdr.images import open_images
-
-    check_adm_file(out)
-    source = open_images(images, setup.image_options)
-    subset = subset_of(source, images, num_images)
-    (encoder,) = load_encoders("inception", setup.encoder_options, setup.weights)
-    if dry:
-        click.echo(f"would write moments of {len(source)} images of {source.name} and {len(subset)} of them to {out}")
-        return
-    summary = write_adm_reference(source, subset, encoder, out, name=name, options=setup.extraction_options)
-    if setup.extraction_options.group.rank > 0:
-        return
-    if json_path is not None:
-        write_text(json_path, dump(summary))
-    if json_path is None or str(json_path) != "-":
-        count, height, width, _ = summary["arr_0"]
-        click.echo(f"{out}: moments of {summary['images']['count']} images of {summary['images']['source']}")
-        origin = f", labels from {summary['labels_from']}" if summary["labels"] else ""
-        click.echo(f"arr_0: {count} of them, {width} x {height}{origin}; sha256 {summary['sha256'][:8]}")
+def _print_adm(written: dict[str, Any], out: Path) -> None:
+    count, height, width, _ = written["arr_0"]
+    click.echo(f"{out}: moments of {written['images']['count']} images of {written['images']['source']}")
+    origin = f", labels from {written['labels_from']}" if written["labels"] else ""
+    click.echo(f"arr_0: {count} of them, {width} x {height}{origin}; sha256 {written['sha256'][:8]}")
 
 
 def _print_written(written: dict[str, Any], out: Path) -> None:
@@ -214,4 +222,4 @@ def _print_written(written: dict[str, Any], out: Path) -> None:
         (row["name"], row["file"], f"{row['val_fd']:.6g}" if row.get("val_fd") else "", row["sha256"][:8])
         for row in encoders
     ]
-    print_table([("encoder", "left"), ("file", "left"), ("validation FD", "right"), ("sha256", "left")], rows)
+    print_table(("encoder", "file", "validation FD", "sha256"), rows, right=("validation FD",))

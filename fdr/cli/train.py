@@ -4,64 +4,86 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fdr.cli import _completion, _generator, _options, _ranks
-from fdr.cli._missing import check_files
+from fdr.cli import _computing, _generator, _options, completion
 from fdr.cli._outputs import Output
 from fdr.cli._train_view import view_for
 from fdr.errors import InputError
+from fdr.runtime import SilentProgress
 from fdr.training import GRADIENTS, SOLVERS, RunOptions, TrainOptions, flag
 from fdr.weights import check_encoders
 
 if TYPE_CHECKING:
-    from fdr.runtime import Group
     from fdr.training import TrainResult
 
 _DEFAULTS = {field.name: field.default for cls in (TrainOptions, RunOptions) for field in fields(cls)}
 
 
-def _option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
+def _option(name: str, text: str, **settings: Any) -> _options.Decorator:
     """An option of a field, with the field's default."""
     default = _DEFAULTS[name]
     if isinstance(default, bool):
-        settings |= {"is_flag": True}
+        return _options.switch(flag(name), name, help=text)
+    if isinstance(default, tuple):
+        default = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in default)
     elif default is not None:
-        settings |= {"show_default": default != ()}
-        settings.setdefault("type", None if isinstance(default, tuple) else type(default))
-    shown = (
-        ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in default)
-        if isinstance(default, tuple)
-        else default
-    )
-    if name in ("monitor", "ema_kimg"):
-        return _options.listed(flag(name), name, default=shown or None, help=text, **settings)
-    return click.option(flag(name), name, default=shown, help=text, **settings)
+        settings.setdefault("type", type(default))
+    make = _options.listed if name in ("monitor", "ema_kimg") else click.option
+    return make(flag(name), name, default=None if default == "" else default, help=text, **settings)
 
 
-_loss = _options.stack(
+@dataclass(frozen=True)
+class _Chosen:
+    """The options that decide which parameters a run ends with, as they were given."""
+
+    values: Mapping[str, Any]
+    """By field of `TrainOptions`."""
+
+    @classmethod
+    def of(cls, model: _generator.Model, **others: object) -> _Chosen:
+        """From the values of the options."""
+        return cls({**vars(model), **others})
+
+    def start(self) -> TrainOptions:
+        """The options of a new run."""
+        return TrainOptions(**{name: _value(name, value) for name, value in self.values.items()})
+
+    def resume(self, run: Path) -> TrainOptions:
+        """The options of an earlier run, with what is typed now.
+
+        Raises `InputError` where the run, and not the user, names code and is not trusted.
+        """
+        from fdr.training import OPTIONS_NAME, read_options
+
+        typed = {name: _value(name, value) for name, value in self.values.items() if _options.is_typed(name)}
+        stored = read_options(run)
+        if not _options.trusts():
+            _check_stored(stored, typed, repr(str(run / OPTIONS_NAME)))
+        return replace(stored, **typed)
+
+
+_deciding = _options.stack(
+    click.option(
+        "--gen",
+        metavar="PATH",
+        help="The generator to start from: TorchScript, torch.export (.pt2), a state dict (.pt, .safetensors) with "
+        "--arch, or a run folder.",
+    ),
+    _generator.model,
     _options.reps,
     _option(
         "monitor",
         "Encoders whose FD is logged but not trained on, separated by commas.",
         metavar="NAMES",
-        shell_complete=_completion.encoders,
+        shell_complete=completion.encoders,
     ),
-    click.option(
-        "--ref",
-        "reference",
-        default=_DEFAULTS["reference"],
-        show_default=True,
-        shell_complete=_completion.references_and_files,
-        metavar="NAME|FILE|IMAGES",
-        help="The images to train towards: the name of a known reference (see fdr references list), a statistics file "
-        "of any tool, or real images.",
-    ),
+    _options.reference("The images to train towards"),
     _option(
         "population",
         "Which generated images the FD is computed from: a moving average over batches (ema:BETA, with decay BETA per "
@@ -81,8 +103,6 @@ _loss = _options.stack(
         "unit divides the gradient by the weight that the batch has in its population; raw does not.",
         type=click.Choice(GRADIENTS),
     ),
-)
-_descent = _options.stack(
     _option("steps", "Number of training steps.", metavar="N"),
     _option("batch_size", "Images per step, over all GPUs together.", metavar="N"),
     _option(
@@ -108,28 +128,24 @@ _descent = _options.stack(
     _option("tf32", "Allow TF32 on the GPU: faster and less precise."),
     _option("max_skipped", "Stop after N steps in a row whose gradient was not finite.", metavar="N"),
 )
-_running = _options.stack(
-    _options.device,
-    click.option(
-        "--gpus",
-        type=click.IntRange(1),
-        metavar="N",
-        help="Divide every batch among N GPUs of this machine, or among N processes with --device cpu. For several "
-        "machines, start fdr with torchrun or srun.",
+_MODEL = {field.name for field in fields(_generator.Model)}
+_chosen = _options.stack(
+    _deciding,
+    _options.gather(
+        "chosen",
+        _Chosen.of,
+        ["model", *(field.name for field in fields(TrainOptions) if field.name not in _MODEL)],
     ),
+)
+_records = _options.theme(
+    "run_options",
+    RunOptions,
     click.option(
         "--encoder-batch-size",
         type=int,
         metavar="N",
         help="Images per pass of an encoder. A smaller N needs less memory and one more pass.",
     ),
-    _options.weights_dir,
-    click.option(
-        "--offline", is_flag=True, default=False, help="Never use the network; a file that is missing ends the run."
-    ),
-    _options.cache_dir,
-)
-_records = _options.stack(
     _option("log_every", "Write a line to log.jsonl every N steps; 0 for never.", metavar="N"),
     _option("checkpoint_every", "Write a checkpoint every N steps; 0 for one at the end only.", metavar="N"),
     _option("keep", "Number of newest checkpoints to keep; older ones are deleted.", metavar="N"),
@@ -169,30 +185,26 @@ _records = _options.stack(
     metavar="RUN",
     help="Continue a run with the options that it was started with.",
 )
-@click.option(
-    "--gen",
-    metavar="PATH",
-    help="The generator to start from: TorchScript, torch.export (.pt2), a state dict (.pt, .safetensors) with --arch, "
-    "or a run folder.",
-)
-@_generator.architecture
-@_loss
-@_descent
-@_running
+@_chosen
 @_records
+@_computing.computing(
+    _computing.device,
+    _computing.gpus("every batch"),
+    _options.weights_dir,
+    _options.offline,
+    _options.cache_dir,
+)
 @_options.trust
 @_options.dry_run
 @_options.quiet
-@_ranks.on_ranks
 def command(
     out: Path | None,
     resume: Path | None,
-    choice: _generator.Choice,
-    gpus: int | None,
+    chosen: _Chosen,
+    run_options: RunOptions,
+    computing: _computing.Computing,
     dry_run: bool,
     quiet: bool,
-    group: Group,
-    **given: Any,
 ) -> None:
     """Post-train a generator, with the FD between its images and a reference as the loss.
 
@@ -202,47 +214,47 @@ def command(
     """
     from fdr.training import plan, train
 
-    given |= choice.settings() | {"trust": _options.trusts()}
-    run, options = _what(out, resume, given)
-    named = resume is None or _options.is_typed("arch")
-    device, _ = _options.place_rank(given["device"], gpus, group)
-    run_options = _run_options({**given, "device": device, "is_arch_named": named})
-    if resume is None and group.rank == 0:
-        _options.tell_default_reference(options.reference)
-    names = ",".join((*options.reps, *options.monitor))
-    check_files(
-        names, options.reference, given["weights_dir"], run_options.offline, dry_run=dry_run, is_main=group.rank == 0
-    )
-    if dry_run:
-        lines = list(plan(options, run, run_options, group))  # every rank takes part
-        if group.rank == 0:
-            click.echo("\n".join(lines))
-        return
-    view = view_for(quiet, group.rank == 0)
-    with _stopping() as stop:
-        result = train(options, run, run_options, group=group, view=view, should_stop=stop.is_wanted)
-    if group.rank == 0 and not quiet:
-        click.echo(_closing(result))
-    if stop.signal == signal.SIGINT:
-        raise KeyboardInterrupt
+    run, options = _run_of(out, resume, chosen)
+    with computing.on_ranks(SilentProgress()) as setup:
+        run_options = replace(run_options, **_placed(setup), is_arch_named=resume is None or _options.is_typed("arch"))
+        if resume is None and setup.is_main:
+            _options.tell_default_reference(options.reference)
+        setup.check_files(",".join((*options.reps, *options.monitor)), options.reference, dry_run=dry_run)
+        if dry_run:
+            lines = list(plan(options, run, run_options, setup.group))  # every rank takes part
+            if setup.is_main:
+                click.echo("\n".join(lines))
+            return
+        view = view_for(quiet, setup.is_main)
+        with _stopping() as stop:
+            result = train(options, run, run_options, group=setup.group, view=view, should_stop=stop.is_wanted)
+        if setup.is_main and not quiet:
+            click.echo(_closing(result))
+        if stop.signal == signal.SIGINT:
+            raise KeyboardInterrupt
 
 
-def _what(out: Path | None, resume: Path | None, given: Mapping[str, Any]) -> tuple[Path, TrainOptions]:
-    """The folder and the options of the run: all given, or those of an earlier one with what is typed now."""
-    from fdr.training import OPTIONS_NAME, read_options
+def _run_of(out: Path | None, resume: Path | None, chosen: _Chosen) -> tuple[Path, TrainOptions]:
+    """The folder and the options of the run."""
+    if resume is not None:
+        if out not in (None, resume):
+            raise click.UsageError("--resume names the folder already; leave out -o.")
+        return resume, chosen.resume(resume)
+    if chosen.values["gen"] is None or out is None:
+        raise click.UsageError("Give --gen PATH and -o RUN to start a run, or --resume RUN to go on with one.")
+    return out, chosen.start()
 
-    names = [field.name for field in fields(TrainOptions)]
-    if resume is None:
-        if given["gen"] is None or out is None:
-            raise click.UsageError("Give --gen PATH and -o RUN to start a run, or --resume RUN to go on with one.")
-        return out, TrainOptions(**{name: _value(name, given[name]) for name in names})
-    if out is not None and out != resume:
-        raise click.UsageError("--resume names the folder already; leave out -o.")
-    typed = {name: _value(name, given[name]) for name in names if _options.is_typed(name)}
-    stored = read_options(resume)
-    if not given["trust"]:
-        _check_stored(stored, typed, repr(str(resume / OPTIONS_NAME)))
-    return resume, replace(stored, **typed)
+
+def _placed(setup: _computing.Setup) -> dict[str, Any]:
+    """The fields of `RunOptions` that say where the run is computed."""
+    options, cache = setup.encoder_options, setup.extraction_options.cache
+    return {
+        "device": options.device,
+        "weights_dir": None if options.weights_dir is None else str(options.weights_dir),
+        "offline": options.offline,
+        "cache": str(cache),
+        "trust": _options.trusts(),
+    }
 
 
 def _check_stored(stored: TrainOptions, typed: Mapping[str, Any], where: str) -> None:
@@ -254,15 +266,6 @@ def _check_stored(stored: TrainOptions, typed: Mapping[str, Any], where: str) ->
             check_encoders(getattr(stored, name), where, flag(name))
     if "gen" not in typed:
         check_not_program(Path(stored.gen).expanduser(), where)
-
-
-def _run_options(given: Mapping[str, Any]) -> RunOptions:
-    from fdr.runtime import feature_cache_dir
-
-    values = {field.name: given[field.name] for field in fields(RunOptions)}
-    values = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-    values |= {"offline": values["offline"] or None, "cache": values["cache"] or str(feature_cache_dir())}
-    return RunOptions(**values)
 
 
 def _value(name: str, text: Any) -> Any:

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fdr.cli import _completion, _options
-from fdr.cli._outputs import Output
-from fdr.cli._render import dump, human_bytes, print_table, progress_for, write_text
+from fdr.cli import _options, completion
+from fdr.cli._outputs import Output, is_stdout, write_json
+from fdr.cli._progress import human_bytes, progress_for
+from fdr.cli._render import print_table
 
 if TYPE_CHECKING:
     from fdr.weights import Holding, Verdict
 
-_all_without = click.argument("names", nargs=-1, metavar="[ENCODERS]...", shell_complete=_completion.encoders)
-_named = click.argument("names", nargs=-1, required=True, metavar="ENCODERS...", shell_complete=_completion.encoders)
+_all_without = click.argument("names", nargs=-1, metavar="[ENCODERS]...", shell_complete=completion.encoders)
+_named = click.argument("names", nargs=-1, required=True, metavar="ENCODERS...", shell_complete=completion.encoders)
 
 
 @click.group("weights", epilog="Example: fdr weights fetch fdr6 --dry-run")
@@ -62,11 +63,8 @@ def list_files(names: tuple[str, ...], weights_dir: Path | None, json_path: Path
     published one.
     """
     found = _holdings(names, weights_dir)
-    if json_path is not None:
-        write_text(json_path, dump({"files": [_facts(holding) for holding in found]}))
-        if str(json_path) == "-":
-            return
-    columns = [("encoders", "left"), ("size", "right"), ("weights", "left"), ("sha256", "left"), ("licence", "left")]
+    if not write_json(json_path, {"files": [_facts(holding) for holding in found]}):
+        return
     table = [
         (
             ", ".join(holding.encoders),
@@ -77,7 +75,7 @@ def list_files(names: tuple[str, ...], weights_dir: Path | None, json_path: Path
         )
         for holding in found
     ]
-    print_table(columns, table)
+    print_table(("encoders", "size", "weights", "sha256", "licence"), table, right=("size",))
     click.echo(_totals(found))
 
 
@@ -119,7 +117,7 @@ def fetch_files(
     from fdr.weights import WeightOptions, fetch
 
     found = _holdings(names, weights_dir)
-    lines = json_path is None or str(json_path) != "-"
+    lines = not is_stdout(json_path)
     if dry_run:
         for holding in found if lines else ():
             click.echo(fetch_plan(holding))
@@ -131,8 +129,7 @@ def fetch_files(
             found.append(holding)
             if lines:
                 click.echo(f"{', '.join(holding.encoders)}: {holding.path}")
-    if json_path is not None:
-        write_text(json_path, dump({"files": [_facts(holding) for holding in found]}))
+    write_json(json_path, {"files": [_facts(holding) for holding in found]})
 
 
 def fetch_plan(holding: Holding) -> str:
@@ -159,9 +156,7 @@ def verify_files(names: tuple[str, ...], weights_dir: Path | None, json_path: Pa
 
     chosen = [holding for holding in _holdings(names, weights_dir) if names or holding.path is not None]
     verdicts = list(verify(chosen))
-    if json_path is not None:
-        write_text(json_path, dump({"files": [_verdict_facts(verdict) for verdict in verdicts]}))
-    if str(json_path) != "-":
+    if write_json(json_path, {"files": [_verdict_facts(verdict) for verdict in verdicts]}):
         for verdict in verdicts:
             place = verdict.holding.path or ", ".join(verdict.holding.encoders)
             click.echo(f"{verdict.state:<8} {place}  {verdict.sentence}")

@@ -209,10 +209,10 @@ def test_an_interrupted_check_leaves_no_pass(tmp_path: Path, good: Path, passed:
 
 def test_of_several_ranks_the_one_that_failed_says_why(tmp_path: Path) -> None:
     """The main rank may learn of it later, as the failure of another."""
-    outputs = Outputs(None, tmp_path / "c.json", None, None, None)
+    outputs = Outputs(None, [("json", tmp_path / "c.json")])
 
     def fail(error: Exception) -> str:
-        with pytest.raises(type(error)), outputs.replaced_on_failure(is_dry=False):
+        with pytest.raises(type(error)), outputs.replaced_on_failure():
             raise error
         return json.loads((tmp_path / "c.json").read_text())["message"]
 

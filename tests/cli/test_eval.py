@@ -216,7 +216,7 @@ def test_a_protocol_has_a_reference_of_its_own_unless_one_is_named(
     fdr_command, samples: Path, real: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy = Protocol("toy", "for this test", "random", ("fd",), "demo")
-    monkeypatch.setattr("fdr.cli._options.find_protocol", lambda name: toy)
+    monkeypatch.setattr("fdr.cli._measurement.find_protocol", lambda name: toy)
     assert "ref:demo:" in fdr_command("eval", samples, "--protocol", "adm", "-q").out
     assert "ref:real:" in fdr_command("eval", samples, "--protocol", "adm", "--ref", real, "-q").out
     Path("fdr.toml").write_text(f'[eval]\nref = "{real}"\n')

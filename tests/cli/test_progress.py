@@ -12,8 +12,8 @@ import pytest
 from worlds import TinyEncoder, folder, images, npz
 
 import fdr
-from fdr.cli import _render
-from fdr.cli._render import PlainProgress, RichProgress, shortened
+from fdr.cli import _progress
+from fdr.cli._progress import PlainProgress, RichProgress, shortened
 from fdr.features import Extraction, ExtractionOptions
 from fdr.runtime import SOLO
 
@@ -162,7 +162,7 @@ def test_the_reading_of_large_files_is_shown(kind: str, tmp_path: Path, monkeypa
 def test_a_command_shows_it(
     every_batch: None, fdr_command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_render, "PLAIN_INTERVAL", 0.0)
+    monkeypatch.setattr(_progress, "PLAIN_INTERVAL", 0.0)
     npz(tmp_path / "a.npz", images(40, side=32))
     command = ["stats", "a.npz", "--reps", "random", "--batch-size", 8, "-o"]
     lines = fdr_command(*command, "out").err.splitlines()

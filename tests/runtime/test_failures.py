@@ -122,7 +122,7 @@ def refused(*_: Any, **__: Any) -> Any:
     [
         ("fdr.metrics.fd.frechet_terms", "for fd of random; use --device cpu"),
         ("fdr.frechet.moments.Moments.from_sums", "for the sums of the features"),
-        ("fdr.cli._outputs.write_reports", None),
+        ("fdr.cli._outputs.ReportFiles.write", None),
     ],
 )
 def test_memory_for_numbers(
@@ -130,7 +130,7 @@ def test_memory_for_numbers(
 ) -> None:
     for name in ("a", "b"):
         npz(tmp_path / f"{name}.npz", images(12, seed=ord(name)))
-    monkeypatch.setattr("fdr.cli.eval.write_reports" if words is None else place, refused)
+    monkeypatch.setattr(place, refused)
     command = ["eval", str(tmp_path / "a.npz"), "--ref", str(tmp_path / "b.npz"), "--reps", "random", "-q"]
     assert run(command) == 1
     assert (words or "for this command; close what else") in capsys.readouterr().err

@@ -1,0 +1,141 @@
+"""What `fdr eval` and `fdr check` measure: samples, a reference, encoders and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from fdr.cli import _computing, completion
+from fdr.cli._generator import Drawn, drawn
+from fdr.cli._options import (
+    Decorator,
+    Images,
+    gather,
+    images_of,
+    is_typed,
+    listed,
+    reference,
+    reps,
+    source_of,
+    stack,
+    tell_default_reference,
+    trust,
+)
+from fdr.evaluation import PROTOCOLS, check_is_free, find_protocol
+
+if TYPE_CHECKING:
+    from fdr.evaluation import Evaluator
+    from fdr.images import ImageSource
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured, and how."""
+
+    reference: str
+    reps: str
+    metrics: str
+    protocol: str | None
+    drawn: Drawn | None
+    images: Images
+    computing: _computing.Computing
+
+    def prepare(
+        self, samples: Sequence[str], setup: _computing.Setup, *, dry_run: bool, audit: bool = False
+    ) -> tuple[Evaluator, list[ImageSource]]:
+        """The evaluator and the opened sample sets; no image is decoded yet.
+
+        A dry run ends here, with a list, when files are missing that would have to be fetched.
+        """
+        from fdr.evaluation import Evaluator
+        from fdr.metrics import load_metrics
+        from fdr.references import open_samples
+
+        protocol = None if self.protocol is None else find_protocol(self.protocol)
+        reference, reps, metrics = self.reference, self.reps, self.metrics
+        if protocol is not None:
+            check_is_free(protocol, is_typed("reps"), is_typed("metrics"))
+            reps, metrics = protocol.encoder, ",".join(protocol.metrics)
+        is_default = source_of("reference") is ParameterSource.DEFAULT
+        if is_default:
+            reference = reference if protocol is None else protocol.reference
+            _refuse_two_folders(samples, reference)
+            if setup.is_main and any(metric.needs_reference for metric in load_metrics(metrics)):
+                tell_default_reference(reference)
+        options = self.images.options()
+        sources = [open_samples(item, options) for item in samples]
+        setup.check_files(reps, reference, dry_run=dry_run)
+        evaluator = Evaluator(
+            reps,
+            _by_encoder(reference, reps),
+            metrics,
+            image_options=options,
+            encoder_options=setup.encoder_options,
+            extraction_options=setup.extraction_options,
+            weights=setup.weights,
+            audit=audit,
+            protocol=protocol,
+            is_default_reference=is_default,
+        )
+        if self.drawn is not None:
+            sources.append(self.drawn.source(evaluator))
+        return evaluator, sources
+
+
+def _refuse_two_folders(samples: Sequence[str], default: str) -> None:
+    """Raise for `fdr eval FAKE REAL`, as other tools take the reference; both would be measured as samples."""
+    if len(samples) == 2 and all(Path(item).is_dir() for item in samples):
+        command = click.get_current_context().info_name
+        raise click.UsageError(
+            f"Two folders and no --ref: did you mean fdr {command} {samples[0]} --ref {samples[1]}? To measure both "
+            f"against {default}, say --ref {default}."
+        )
+
+
+def _by_encoder(reference: str, reps: str) -> str | dict[str, str]:
+    """ "inception=a.npz,dinov2=b.npz" as a dict, where every part names one of the encoders; else the text as it is."""
+    from fdr.encoders import parse_encoders
+
+    names = sorted(parse_encoders(reps), key=len, reverse=True)  # a longer one may begin like a shorter
+    found = {}
+    for part in reference.split(","):
+        name = next((name for name in names if part.startswith(f"{name}=")), None)
+        if name is None:
+            return reference
+        found[name] = part[len(name) + 1 :]
+    return found
+
+
+measurement: Decorator = stack(
+    drawn,
+    reference("What to compare with", " Files for several encoders: ENCODER=FILE,ENCODER=FILE."),
+    reps,
+    listed(
+        "--metrics",
+        shell_complete=completion.metrics,
+        default="fd",
+        metavar="NAMES",
+        help="What to compute, separated by commas: fd, sfid, is, precision, recall, is:adm, precision:adm, "
+        "recall:adm. fd includes FDr where the reference has a validation FD.",
+    ),
+    click.option(
+        "--protocol",
+        type=click.Choice(list(PROTOCOLS)),
+        help="Repeat a published evaluation, in place of --reps and --metrics. adm gives the five numbers of ADM's "
+        "evaluator, against its reference npz as --ref (default: imagenet256:adm).",
+    ),
+    images_of("the random subset"),
+    _computing.computing(_computing.encoding, _computing.exact_order, _computing.no_cache, _computing.moments_only),
+    trust,
+    gather(
+        "measurement",
+        Measurement,
+        ("reference", "reps", "metrics", "protocol", "drawn", "images", "computing"),
+    ),
+)
+"""The options of `Measurement`, as the argument `measurement` of a command."""
