@@ -208,7 +208,9 @@ class Setup:
         entry = registry()[reference]
         names = [name for name in parse_encoders(reps) if name in entry.encoders]
         files = files_of(entry, self.encoder_options.weights_dir, names) if names else []
-        return [_Missing(reference, one.file.filename, one.file.size, one.encoders) for one in files if one.path is None]
+        return [
+            _Missing(reference, one.file.filename, one.file.size, one.encoders) for one in files if one.path is None
+        ]
 
     def _fetching(self, encoders: list[_Missing], statistics: list[_Missing], reference: str | None) -> Iterator[str]:
         folder = self.encoder_options.weights_dir
