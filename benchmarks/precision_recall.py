@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from fdr.metrics.precision_recall import precision, precision_adm, recall, recall_adm
+from fdr.metrics import Context, load_metrics
 
 WIDTH, LATENT = 2048, 24
 
@@ -37,10 +37,12 @@ def main() -> None:
     options = parser.parse_args()
     samples, reference = features(options.samples, options.spread, 1), features(options.reference, 1.0, 2)
     print(f"{len(samples)} samples, {len(reference)} reference, mean norm^2 {float((samples**2).sum(1).mean()):.0f}")
-    for metric in (precision(), precision_adm(), recall(), recall_adm()):
+    for names in ("precision", "precision:adm", "recall", "recall:adm", "precision,recall", "precision:adm,recall:adm"):
+        metric = next(iter(load_metrics(names).values()))
         start = time.perf_counter()
-        value = metric.score(samples=samples, reference=reference, device=options.device).value
-        print(f"{metric.name:14} {value:.5f}  {time.perf_counter() - start:.1f} s")
+        scores = metric.scores(samples, reference, Context(device=options.device))
+        seconds = time.perf_counter() - start
+        print(f"{names:25} {', '.join(f'{score.value:.5f}' for score in scores.values()):18} {seconds:.1f} s")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
 
 

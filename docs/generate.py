@@ -14,7 +14,7 @@ from fdr.encoders.catalogue import EncoderRow
 from fdr.encoders.programs import SETTINGS as SETTINGS_OF_PROGRAMS
 from fdr.encoders.resize import BYTE_RESIZES, RESIZES
 from fdr.encoders.transformers_models import FAMILIES
-from fdr.metrics import METRICS
+from fdr.metrics import DERIVED, METRICS
 from fdr.references import references
 from fdr.references.formats.recognise import writers
 from fdr.references.manifest import RegistryEntry
@@ -113,7 +113,7 @@ def _reference_row(entry: RegistryEntry) -> str:
 
 def metric_names() -> list[str]:
     """The metrics that docs/metrics.md has to describe."""
-    return [*METRICS, "fdr", "fdr_k"]
+    return [*METRICS, *DERIVED]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from fdr.encoders import EncoderOptions
 from fdr.encoders.resize import HOST_RESIZES, RESIZES
 from fdr.frechet import frechet_terms
 from fdr.ifid.autoencoders.loading import as_autoencoder
-from fdr.metrics import AbstractFeaturesMetric, load_metrics
+from fdr.metrics import CollectedFeatures, Context, load_metrics
 from fdr.runtime.ranks.tensor_group import TensorRanks
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -71,11 +71,11 @@ def test_latents_and_decoded_images_equal_the_cpu_s(posterior: str) -> None:
 
 @pytest.mark.parametrize("name", ["precision", "recall", "precision:adm", "recall:adm"])
 def test_precision_and_recall_equal_the_cpu_s(name: str) -> None:
-    (metric,) = load_metrics(name)
-    assert isinstance(metric, AbstractFeaturesMetric)
+    metric = load_metrics(name)[name]
+    assert metric.collector is CollectedFeatures
     generator = np.random.default_rng(0)
     samples, reference = (np.rint(8 * generator.normal(2, 1, (n, 64))).astype(np.float32) for n in (1500, 1300))
-    found = [metric.score(samples=samples, reference=reference, device=d).value for d in ("cpu", "cuda")]
+    found = [metric.scores(samples, reference, Context(device=d))[name].value for d in ("cpu", "cuda")]
     assert found[0] == found[1] and 0 < found[0] < 1  # whole numbers: no order of summation rounds
 
 

@@ -65,7 +65,7 @@ class Measurement:
         if is_default:
             reference = reference if protocol is None else protocol.reference
             _refuse_two_folders(samples, reference)
-            if setup.is_main and any(metric.needs_reference for metric in load_metrics(metrics)):
+            if setup.is_main and any(metric.needs_reference for metric in load_metrics(metrics).values()):
                 tell_default_reference(reference)
         options = self.images.options()
         sources = [open_samples(item, options) for item in samples]

@@ -9,7 +9,6 @@ from .demo import save_images as save_images
 from .evaluator import Evaluator as Evaluator
 from .evaluator import evaluate as evaluate
 from .measurement import Measurement as Measurement
-from .measurement import Requested as Requested
 from .measurement import measure as measure
 from .protocols import PROTOCOLS as PROTOCOLS
 from .protocols import check_is_free as check_is_free
@@ -18,5 +17,6 @@ from .reference_writer import check_reference_file as check_reference_file
 from .reference_writer import check_reference_folder as check_reference_folder
 from .reference_writer import write_reference as write_reference
 from .reference_writer import write_reference_file as write_reference_file
-from .results import ResultFacts as ResultFacts
-from .results import samples_facts as samples_facts
+from .results import PlannedResult as PlannedResult
+from .results import Provenance as Provenance
+from .results import describe_samples as describe_samples

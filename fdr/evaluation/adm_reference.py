@@ -1,8 +1,8 @@
 """A reference in the layout of ADM's evaluator: moments of all images, and some of the images themselves, in one npz.
 
-`mu`, `sigma` (pool) and `mu_s`, `sigma_s` (spatial) are of all images; `arr_0` uint8 [n, H, W, 3] holds a subset, from
-which precision and recall are computed; `arr_1` int64 [n] their labels, where there are such. fdr's own provenance is
-in a further member, which others ignore.
+`mu`, `sigma` (pool) and `mu_s`, `sigma_s` (spatial) are of all images. `arr_0` uint8 [n, H, W, 3] holds a subset of the
+images, from which precision and recall are computed, and `arr_1` int64 [n] their labels, if there are any. One more
+member, which other programs ignore, says where the file comes from.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import numpy as np
 
 from fdr.encoders import AbstractEncoder
 from fdr.errors import InputError
-from fdr.evaluation.measurement import Measurement, Requested, measure
-from fdr.evaluation.results import moments_facts
+from fdr.evaluation.measurement import Measurement, measure, outputs_of
+from fdr.evaluation.results import moments_attributes
 from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import ATTRIBUTES
 from fdr.images import ImageSource, open_images
+from fdr.metrics import Need
 from fdr.references import check_target
 from fdr.runtime import atomic_path, file_digest, propagate_failures
 
@@ -35,7 +36,7 @@ _COPY_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
-class Shown:
+class StoredImages:
     """The images that went into `arr_0`."""
 
     shape: tuple[int, int, int, int]
@@ -73,38 +74,35 @@ def write_adm_reference(
     check_adm_file(path)
     check_adm_encoder(encoder)
     options = options or ExtractionOptions()
+    needs = {encoder.spec.name: [Need(encoder.spec.output), Need(SPATIAL)]}
     with propagate_failures(options.group):
         if options.group.rank > 0:
-            measure(*_pass(source, encoder, options))
+            measure(Extraction(source, [encoder], outputs_of(needs), options), needs)
             return options.group.broadcast({})
         with atomic_path(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as pixels:
-            shown = _write_pixels(subset, pixels, options)
-            extraction, requested = _pass(source, encoder, options)
-            measured = measure(extraction, requested)
-            members = _members(measured, encoder, shown)
-            members[ATTRIBUTES] = np.array(json.dumps(moments_facts(name or path.stem, extraction, encoder, measured)))
-            _write_npz(temporary, pixels, shown, members)
-        return options.group.broadcast(_summary(path, source, encoder, measured, shown))
+            stored = _write_pixels(subset, pixels, options)
+            extraction = Extraction(source, [encoder], outputs_of(needs), options)
+            measured = measure(extraction, needs)
+            assert measured is not None
+            attributes = moments_attributes(name or path.stem, extraction, encoder, measured)
+            members = {**_members(measured, encoder, stored), ATTRIBUTES: np.array(json.dumps(attributes))}
+            _write_npz(temporary, pixels, stored, members)
+        summary = {
+            "file": str(path),
+            "sha256": file_digest(path),
+            "images": {"source": source.name, "digest": source.digest, "count": measured.count},
+            "encoder": encoder.spec.name,
+            "spec_hash": encoder.spec.hash,
+            "arr_0": list(stored.shape),
+            "labels": stored.labels is not None,
+            "labels_from": None if stored.labels is None else source.labels_from,
+            "skipped": measured.skipped,
+        }
+        return options.group.broadcast(summary)
 
 
-def _summary(
-    path: Path, source: ImageSource, encoder: AbstractEncoder, measured: Measurement, shown: Shown
-) -> dict[str, Any]:
-    return {
-        "file": str(path),
-        "sha256": file_digest(path),
-        "images": {"source": source.name, "digest": source.digest, "count": measured.count},
-        "encoder": encoder.spec.name,
-        "spec_hash": encoder.spec.hash,
-        "arr_0": list(shown.shape),
-        "labels": shown.labels is not None,
-        "labels_from": None if shown.labels is None else source.labels_from,
-        "skipped": [{"id": image.id, "reason": image.reason} for image in measured.bad],
-    }
-
-
-def _write_pixels(subset: ImageSource, file: IO[bytes], options: ExtractionOptions) -> Shown:
-    """The bytes of `arr_0`, image after image; how many there are is known only at the end."""
+def _write_pixels(subset: ImageSource, file: IO[bytes], options: ExtractionOptions) -> StoredImages:
+    """Write the bytes of `arr_0` to `file`, image after image; bad images are left out, so the number is not known."""
     rows: list[int] = []
     shape: tuple[int, ...] = ()
     with options.progress.task(f"{subset.name}: arr_0", len(subset)) as task:
@@ -113,17 +111,17 @@ def _write_pixels(subset: ImageSource, file: IO[bytes], options: ExtractionOptio
             if image.shape != shape:
                 raise InputError(
                     f"{subset.name}: {subset.ids[row]} has {image.shape[1]} x {image.shape[0]} pixels and "
-                    f"{subset.ids[rows[0]]} has {shape[1]} x {shape[0]}, but arr_0 holds images of one size; make them "
-                    "so with --crop adm --size PX, or --size PX."
+                    f"{subset.ids[rows[0]]} has {shape[1]} x {shape[0]}, but arr_0 holds images of one size; give them "
+                    "one with --crop adm --size PX, or --size PX."
                 )
             file.write(image.tobytes())
             rows.append(row)
             task.advance()
     if not rows:
-        raise InputError(f"{subset.name} gave no image for arr_0; every one of the subset is bad.")
+        raise InputError(f"{subset.name} gave no image for arr_0; every image of the subset is bad.")
     height, width, channels = shape
     labels = None if subset.labels is None else subset.labels[rows]
-    return Shown((len(rows), height, width, channels), labels)
+    return StoredImages((len(rows), height, width, channels), labels)
 
 
 def _images(subset: ImageSource, options: ExtractionOptions) -> Iterator[tuple[int, np.ndarray]]:
@@ -133,26 +131,19 @@ def _images(subset: ImageSource, options: ExtractionOptions) -> Iterator[tuple[i
             yield row, np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
-def _pass(
-    source: ImageSource, encoder: AbstractEncoder, options: ExtractionOptions
-) -> tuple[Extraction, dict[str, Requested]]:
-    outputs = (encoder.spec.output, SPATIAL)
-    return Extraction(source, [encoder], {encoder.spec.name: outputs}, options), {encoder.spec.name: Requested(outputs)}
-
-
-def _members(measured: Measurement, encoder: AbstractEncoder, shown: Shown) -> dict[str, np.ndarray]:
+def _members(measured: Measurement, encoder: AbstractEncoder, stored: StoredImages) -> dict[str, np.ndarray]:
     pool, spatial = (measured.moments[encoder.spec.name, output] for output in (encoder.spec.output, SPATIAL))
     members = {"mu": pool.mu, "sigma": pool.sigma, "mu_s": spatial.mu, "sigma_s": spatial.sigma}
     members["count"] = np.array(measured.count)
-    return members if shown.labels is None else {"arr_1": shown.labels, **members}
+    return members if stored.labels is None else {"arr_1": stored.labels, **members}
 
 
-def _write_npz(path: Path, pixels: IO[bytes], shown: Shown, members: Mapping[str, np.ndarray]) -> None:
-    """As `np.savez` would, but `arr_0` comes from a file."""
+def _write_npz(path: Path, pixels: IO[bytes], stored: StoredImages, members: Mapping[str, np.ndarray]) -> None:
+    """Write what `np.savez` would, but take the bytes of `arr_0` from the file `pixels`."""
     pixels.seek(0)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as member:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shown.shape}
+            header = {"descr": "|u1", "fortran_order": False, "shape": stored.shape}
             np.lib.format.write_array_header_1_0(member, header)
             shutil.copyfileobj(pixels, member, _COPY_BYTES)
         for key, array in members.items():
@@ -161,7 +152,7 @@ def _write_npz(path: Path, pixels: IO[bytes], shown: Shown, members: Mapping[str
 
 
 def subset_of(source: ImageSource, images: Any, num_images: int) -> ImageSource:
-    """The images for `arr_0`: a seeded subset of those of `source`, opened from `images`; all where they are fewer."""
+    """The images for `arr_0`: a seeded subset of `source`, opened from `images`; all of them if there are fewer."""
     if num_images < 1:
         raise InputError(f"The number of images in arr_0 is {num_images}; it must be at least 1.")
     return open_images(images, replace(source.options, count=min(num_images, len(source))))

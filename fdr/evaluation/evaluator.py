@@ -7,34 +7,24 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fdr.encoders import AbstractEncoder, EncoderOptions, load_encoders
 from fdr.errors import FdrWarning, InputError, collected_warnings
-from fdr.evaluation.measurement import Key, Measurement, Requested, measure
+from fdr.evaluation.measurement import Key, Measurement, Needs, measure, outputs_of
 from fdr.evaluation.protocols import Protocol, check_is_free, find_protocol
-from fdr.evaluation.reference_side import ReferenceSide, opened
-from fdr.evaluation.results import PlannedResult, ResultFacts, samples_facts
+from fdr.evaluation.reference_side import ReferenceSide, open_reference
+from fdr.evaluation.results import PlannedResult, Provenance, Scores, describe_samples
 from fdr.evaluation.sanity import sanity_warnings
 from fdr.features import Extraction, ExtractionOptions, cached_rows
-from fdr.frechet import Moments
-from fdr.generators import Labels, samples_of
+from fdr.frechet import Moments, ValidationFD
+from fdr.generators import GeneratorOptions, Labels, samples_of
 from fdr.images import ImageOptions, ImageSource
-from fdr.metrics import (
-    AbstractFeaturesMetric,
-    AbstractMetric,
-    AbstractMomentsMetric,
-    AbstractStreamMetric,
-    FrechetDistance,
-    Ratio,
-    Score,
-    load_metrics,
-    mean_ratio,
-    ratio,
-)
+from fdr.metrics import DERIVED, METRICS, Context, Metric, Need, Score, load_metrics, mean_score, ratio_score
 from fdr.references import DEFAULT_REFERENCE, find_reference, is_statistics, open_samples, warn_if_same_images
-from fdr.reports import Report, Result, mean_signature
+from fdr.reports import Origin, Report, Result, mean_signature
 from fdr.runtime import (
     SOLO,
     Group,
@@ -108,28 +98,23 @@ def evaluate(
     if chosen is not None:
         check_is_free(chosen, encoders is not None, metrics is not None)
         encoders, metrics = chosen.encoder, chosen.metrics
-    is_default_reference = reference is None
-    if reference is None:
-        reference = DEFAULT_REFERENCE if chosen is None else chosen.reference
-    drawn: dict[str, Any] = {"num_images": num_images, "seed": seed, "labels": labels}
-    drawn |= {"noise_shape": noise_shape, "num_classes": num_classes, "value_range": value_range}
-    options, encoder_options = (
-        image_options or ImageOptions(),
-        encoder_options or EncoderOptions(progress=extraction.progress),
-    )
+    default_reference = DEFAULT_REFERENCE if chosen is None else chosen.reference
+    image_options = image_options or ImageOptions()
+    encoder_options = encoder_options or EncoderOptions(progress=extraction.progress)
     size = extraction.batch_size_on(resolve_device(encoder_options.device).type)
-    with samples_of(samples, size, options, drawn) as source:
+    drawn = GeneratorOptions(num_images, seed, labels, noise_shape, num_classes, value_range)
+    with samples_of(samples, size, image_options, drawn) as source:
         evaluator = Evaluator(
             DEFAULT_ENCODER if encoders is None else encoders,
-            reference,
+            default_reference if reference is None else reference,
             DEFAULT_METRIC if metrics is None else metrics,
             protocol=chosen,
-            image_options=options,
+            image_options=image_options,
             encoder_options=encoder_options,
             weights=weights,
             extraction_options=extraction,
             audit=audit,
-            is_default_reference=is_default_reference,
+            is_default_reference=reference is None,
         )
         return evaluator.evaluate(source)
 
@@ -157,25 +142,49 @@ class Evaluator:
         self.image_options = image_options
         self.encoder_options = encoder_options
         self.extraction_options = extraction_options
-        if any(metric.needs_reference for metric in self.metrics):
-            reference = opened(reference, image_options)  # so that errors in it are raised before weights are loaded
+        if any(metric.needs_reference for metric in self.metrics.values()):
+            reference = open_reference(reference, image_options)  # its errors come before weights are loaded
         self.encoders = load_encoders(encoders, encoder_options, weights)
         device = self.encoders[0].device
-        self._device = str(device) if device.type == "cuda" else None
-        self.metrics = [
-            replace(metric, audit=audit, device=self._device) if isinstance(metric, FrechetDistance) else metric
-            for metric in self.metrics
-        ]
+        self._context = Context(
+            device=str(device) if device.type == "cuda" else None, audit=audit, progress=extraction_options.progress
+        )
         self._check_metrics_apply()
         with collected_warnings() as self.warnings:
             self.reference = ReferenceSide(
                 reference,
                 self.encoders,
-                {encoder.spec.name: self._requested(encoder, of_reference=True) for encoder in self.encoders},
+                self._needs(of_reference=True),
                 image_options=image_options,
                 encoder_options=encoder_options,
                 extraction_options=extraction_options,
             )
+
+    def _check_metrics_apply(self) -> None:
+        applied = {name for encoder in self.encoders for name, _, _ in self._applied(encoder)}
+        for name, metric in self.metrics.items():
+            if name not in applied:
+                encoders = ", ".join(encoder.spec.name for encoder in self.encoders)
+                raise InputError(
+                    f"Metric {name!r} needs the output {metric.output!r}, which {encoders} does not give; use an "
+                    "encoder that gives it, such as inception."
+                )
+
+    def _applied(self, encoder: AbstractEncoder) -> Iterator[tuple[str, Metric, Need]]:
+        """The metrics that apply to an encoder, by name, with what each needs."""
+        for name, metric in self.metrics.items():
+            need = metric.need(encoder.spec.output, encoder.outputs)
+            if need is not None:
+                yield name, metric, need
+
+    def _needs(self, of_reference: bool = False) -> Needs:
+        """What the metrics need of each encoder, for the samples or for the reference."""
+        wanted: dict[str, list[Need]] = {encoder.spec.name: [] for encoder in self.encoders}
+        for encoder in self.encoders:
+            for _, metric, need in self._applied(encoder):
+                if (metric.needs_reference or not of_reference) and need not in wanted[encoder.spec.name]:
+                    wanted[encoder.spec.name].append(need)
+        return wanted
 
     def prepare_reference(self) -> None:
         """Measure the reference if it consists of images. Done once; `evaluate` does it if nobody else has."""
@@ -191,8 +200,7 @@ class Evaluator:
         if self.reference.images is not None:
             yield "reference: " + self._plan_of(self.reference.images, self.reference.outputs)
         for source in sources:
-            outputs = {encoder.spec.name: self._requested(encoder).outputs for encoder in self.encoders}
-            yield "samples: " + self._plan_of(source, outputs)
+            yield "samples: " + self._plan_of(source, outputs_of(self._needs()))
 
     def _plan_of(self, source: ImageSource, outputs: Mapping[str, tuple[str, ...]]) -> str:
         cache = self.extraction_options.cache
@@ -203,29 +211,6 @@ class Evaluator:
                 parts.append(f"{encoder.spec.name} ({done} cached)")
         return f"{source.name}, {len(source)} images, {', '.join(parts)} on {self.encoders[0].device}"
 
-    def _check_metrics_apply(self) -> None:
-        names = ", ".join(encoder.spec.name for encoder in self.encoders)
-        for metric in self.metrics:
-            if not any(metric is applied for encoder in self.encoders for applied, _ in self._applied(encoder)):
-                raise InputError(
-                    f"Metric {metric.name!r} needs the output {metric.output!r}, which {names} does not give; "
-                    "use an encoder that gives it, such as inception."
-                )
-
-    def _applied(self, encoder: AbstractEncoder) -> list[tuple[AbstractMetric, str]]:
-        """The metrics that apply to an encoder, with the output that each reads."""
-        outputs = [(metric, metric.output_of(encoder.spec.output, encoder.outputs)) for metric in self.metrics]
-        return [(metric, output) for metric, output in outputs if output is not None]
-
-    def _requested(self, encoder: AbstractEncoder, of_reference: bool = False) -> Requested:
-        """What the metrics need from an encoder, for the samples or for the reference."""
-        applied = [(m, output) for m, output in self._applied(encoder) if m.needs_reference or not of_reference]
-        return Requested(
-            tuple(dict.fromkeys(output for m, output in applied if isinstance(m, AbstractMomentsMetric))),
-            tuple(dict.fromkeys(output for m, output in applied if isinstance(m, AbstractFeaturesMetric))),
-            tuple(m for m, _ in applied if isinstance(m, AbstractStreamMetric)),
-        )
-
     def evaluate(self, samples: Any) -> Report:
         """Measure one sample set against the reference."""
         return self.evaluate_source(open_samples(samples, self.image_options))
@@ -235,43 +220,30 @@ class Evaluator:
         group = self.extraction_options.group
         with propagate_failures(group):
             source.find_digest(group, self.extraction_options.progress)
-            return self._evaluate_on(group, source)
+            self.prepare_reference()
+            with collected_warnings() as texts:
+                for reference in list(self.reference.moments.values())[:1]:
+                    warn_if_same_images(source.digest, reference)
+                stored = self._stored_moments(source)
+                needs = {
+                    name: [need for need in wanted if (name, need) not in stored]
+                    for name, wanted in self._needs().items()
+                }
+                extraction = Extraction(source, self.encoders, outputs_of(needs), self.extraction_options)
+                measured = measure(extraction, needs)
+                results: list[Result] = []
+                if measured is not None:
+                    measured = replace(measured, collected={**measured.collected, **stored})
+                    for sentence in sanity_warnings(extraction, measured.moments, self.reference):
+                        warnings.warn(sentence, FdrWarning, stacklevel=2)
+                    results = list(self._results(source, measured, stored))
+            gathered = list(itertools.chain(*group.gather(texts)))
 
-    def _evaluate_on(self, group: Group, source: ImageSource) -> Report:
-        self.prepare_reference()
-        requested = {encoder.spec.name: self._requested(encoder) for encoder in self.encoders}
-        with collected_warnings() as texts:
-            stored = self._stored_moments(source)
-            if stored:
-                requested = {name: replace(request, moments=()) for name, request in requested.items()}
-            for reference in list(self.reference.moments.values())[:1]:
-                warn_if_same_images(source.digest, reference)
-            outputs = {name: request.outputs for name, request in requested.items()}
-            extraction = Extraction(source, self.encoders, outputs, self.extraction_options)
-            measured = measure(extraction, requested)
-            if stored:
-                measured = replace(measured, moments=stored)
-            results = []
-            if group.rank == 0:
-                side = self.reference
-                for sentence in sanity_warnings(
-                    extraction, measured.moments, side.moments, side.image_set, side.preprocessing
-                ):
-                    warnings.warn(sentence, FdrWarning, stacklevel=2)
-                results = list(self._results(source, measured, has_stored=bool(stored)))
-        opened = [] if self.reference.images is None else self.reference.images.warnings
-        gathered = itertools.chain(opened, self.warnings, source.warnings, *group.gather(texts))
+            def report() -> Report:
+                assert measured is not None
+                return self._report(source, measured, results, gathered)
 
-        def report() -> Report:
-            return Report(
-                samples=samples_facts(source, measured),
-                reference=self._reference_facts(),
-                results=tuple(results),
-                run=self._run_facts(),
-                warnings=tuple(dict.fromkeys(gathered)),
-            )
-
-        return run_on_rank0(group, report)
+            return run_on_rank0(group, report)
 
     def _stored_moments(self, source: ImageSource) -> dict[Key, Moments]:
         """The moments in the sample file itself, if the protocol uses these instead of the images; else none."""
@@ -279,108 +251,97 @@ class Evaluator:
         if not has_rule or source.path is None or not is_statistics(source.path):
             return {}
         return {
-            (encoder.spec.name, output): find_reference(source.path, encoder, output=output).moments
+            (encoder.spec.name, need): find_reference(source.path, encoder, output=need.output).moments
             for encoder in self.encoders
-            for output in self._requested(encoder).moments
+            for need in self._needs()[encoder.spec.name]
+            if need.is_moments
         }
 
     def planned(self, source: ImageSource) -> Iterator[PlannedResult]:
         """The numbers that `evaluate_source` would give, with their signatures; nothing is computed."""
-        count, has_stored = len(source), bool(self._stored_moments(source))
-        ratios = []
-        for encoder in self.encoders:
-            for metric, output in self._applied(encoder):
-                facts = self._facts(encoder, metric, output, source, count, has_stored)
-                yield facts.planned(metric.name, metric.lower_is_better)
-                if metric.name == "fd" and self.reference.val_fd((encoder.spec.name, output)) is not None:
-                    ratios.append(encoder.spec.name)
-                    yield facts.planned("fdr", True)
-        if len(self.encoders) > 1 and len(ratios) == len(self.encoders):
-            yield PlannedResult("fdr_k", None, True, self._mean_signature(source.policy, count))
+        return self._planned(source, len(source), self._stored_moments(source))
 
-    def _facts(
+    def _planned(self, source: ImageSource, count: int, stored: Mapping[Key, Moments]) -> Iterator[PlannedResult]:
+        """Every metric of every encoder, each followed by its ratio if it has one; then the means of the ratios."""
+        ratios: dict[str, dict[str, Origin]] = {}
+        for encoder in self.encoders:
+            spec = encoder.spec
+            for name, metric, need in self._applied(encoder):
+                is_stored = (spec.name, need) in stored
+                settings = {**metric.settings, "m": "stored"} if is_stored else metric.settings
+                notes = (STORED_NOTE.format(name=source.name),) if is_stored else ()
+                origin = self.reference.origin(spec.name, need) if metric.needs_reference else None
+                provenance = Provenance(spec, need.output, source.policy, count, origin, settings)
+                yield provenance.row(name, notes)
+                ratio, val_fd = METRICS[name].ratio, self.reference.val_fd(spec.name, need)
+                if ratio and val_fd is not None and origin is not None:
+                    yield provenance.row(ratio, derive=partial(_ratio_of, (name, spec.name), val_fd))
+                    ratios.setdefault(ratio, {})[spec.name] = origin
+        for ratio, origins in ratios.items():
+            if 1 < len(origins) == len(self.encoders):
+                specs = {encoder.spec.name: encoder.spec for encoder in self.encoders}
+                signature = mean_signature(specs, source.policy, count, origins)
+                mean, names = DERIVED[ratio].mean, tuple(origins)
+                derive = partial(_mean_of, ratio, names)
+                yield PlannedResult(mean, None, None, count, signature, encoders=names, derive=derive)
+
+    def _results(self, source: ImageSource, measured: Measurement, stored: Mapping[Key, Moments]) -> Iterator[Result]:
+        """The plan with its numbers."""
+        scores: dict[tuple[str, str | None], Score] = {
+            (name, encoder.spec.name): score
+            for encoder in self.encoders
+            for name, score in self._scores(encoder, measured.collected).items()
+        }
+        for row in self._planned(source, measured.count, stored):
+            key = row.metric, row.encoder
+            if row.derive is not None:
+                scores[key] = row.derive(scores)
+            yield row.result(scores[key])
+
+    def _scores(self, encoder: AbstractEncoder, collected: Mapping[Key, Any]) -> dict[str, Score]:
+        """The scores of all metrics of one encoder, by name; metrics that share their work are computed once."""
+        encoder_name = encoder.spec.name
+        scores: dict[str, Score] = {}
+        for metric, need in {metric: need for _, metric, need in self._applied(encoder)}.items():
+            reference = self.reference.collected(encoder_name, need) if metric.needs_reference else None
+            with memory_for(
+                f"{', '.join(metric.names)} of {encoder_name}",
+                "use --device cpu, fewer images, or an encoder of fewer dimensions",
+            ):
+                scores.update(metric.scores(collected[encoder_name, need], reference, self._context))
+        return scores
+
+    def _report(
         self,
-        encoder: AbstractEncoder,
-        metric: AbstractMetric,
-        output: str,
         source: ImageSource,
-        count: int,
-        has_stored: bool,
-    ) -> ResultFacts:
-        settings: Mapping[str, str] = metric.settings
-        if has_stored and isinstance(metric, AbstractMomentsMetric):
-            settings = {**settings, "m": "stored"}
-        origin = None
-        if metric.needs_reference:
-            origin = self.reference.origin((encoder.spec.name, output), isinstance(metric, AbstractFeaturesMetric))
-        return ResultFacts(encoder.spec, output, source.policy, count, origin, settings)
-
-    def _results(self, source: ImageSource, measured: Measurement, has_stored: bool) -> Iterator[Result]:
-        ratios: dict[str, Ratio] = {}
-        for encoder in self.encoders:
-            name = encoder.spec.name
-            for metric, output in self._applied(encoder):
-                score = self._score(metric, (name, output), measured)
-                if has_stored and isinstance(metric, AbstractMomentsMetric):
-                    score = replace(score, notes=(*score.notes, STORED_NOTE.format(name=source.name)))
-                facts = self._facts(encoder, metric, output, source, measured.count, has_stored)
-                yield facts.result(metric.name, score, metric.lower_is_better)
-                val_fd = self.reference.val_fd((name, output)) if metric.name == "fd" else None
-                if val_fd is not None:
-                    ratios[name] = ratio(score.value, val_fd)
-                    yield facts.ratio_result(ratios[name])
-        if len(self.encoders) > 1 and len(ratios) == len(self.encoders):
-            yield self._mean_result(ratios, source.policy, measured.count)
-
-    def _score(self, metric: AbstractMetric, key: Key, measured: Measurement) -> Score:
-        with memory_for(
-            f"{metric.name} of {key[0]}", "use --device cpu, fewer images, or an encoder of fewer dimensions"
-        ):
-            return self._scored(metric, key, measured)
-
-    def _scored(self, metric: AbstractMetric, key: Key, measured: Measurement) -> Score:
-        if isinstance(metric, AbstractMomentsMetric):
-            return metric.score(measured.moments[key], self.reference.moments[key].moments)
-        if isinstance(metric, AbstractFeaturesMetric):
-            progress = self.extraction_options.progress
-            samples, reference = measured.features[key], self.reference.features[key]
-            return metric.score(samples=samples, reference=reference, device=self._device, progress=progress)
-        return measured.scores[metric.name, key[0]]
-
-    def _mean_result(self, ratios: Mapping[str, Ratio], policy: Mapping[str, str], count: int) -> Result:
-        value, interval = mean_ratio(ratios)
-        return Result(
-            metric="fdr_k",
-            value=value,
-            encoder=None,
-            output=None,
-            count=count,
-            lower_is_better=True,
-            signature=self._mean_signature(policy, count),
-            k=len(ratios),
-            encoders=tuple(ratios),
-            interval=interval,
-            details={"fdr": {name: r.value for name, r in ratios.items()}},
+        measured: Measurement,
+        results: Sequence[Result],
+        texts: Sequence[str],
+    ) -> Report:
+        specs = {encoder.spec.name: encoder.spec for encoder in self.encoders}
+        reference = self.reference.describe()
+        if reference is not None and self._is_default_reference:
+            reference["is_default"] = True
+        opened = [] if self.reference.images is None else self.reference.images.warnings
+        return Report(
+            samples=describe_samples(source, measured),
+            reference=reference,
+            results=tuple(results),
+            run={
+                "device": str(self.encoders[0].device),
+                "ranks": self.extraction_options.group.size,
+                "seed": self.image_options.seed,
+                "versions": package_versions(),
+                "encoders": {name: {**asdict(spec), "hash": spec.hash} for name, spec in specs.items()},
+                **({} if self.protocol is None else {"protocol": self.protocol.name}),
+            },
+            warnings=tuple(dict.fromkeys([*opened, *self.warnings, *source.warnings, *texts])),
         )
 
-    def _mean_signature(self, policy: Mapping[str, str], count: int) -> str:
-        specs = {encoder.spec.name: encoder.spec for encoder in self.encoders}
-        origins = {name: self.reference.origin((name, spec.output), False) for name, spec in specs.items()}
-        return mean_signature(specs, policy, count, origins)
 
-    def _reference_facts(self) -> dict[str, Any] | None:
-        facts = self.reference.facts()
-        return facts if facts is None or not self._is_default_reference else {**facts, "is_default": True}
+def _ratio_of(key: tuple[str, str], val_fd: ValidationFD, scores: Scores) -> Score:
+    return ratio_score(scores[key], val_fd)
 
-    def _run_facts(self) -> dict[str, Any]:
-        specs = {}
-        for encoder in self.encoders:
-            specs[encoder.spec.name] = {**asdict(encoder.spec), "hash": encoder.spec.hash}
-        return {
-            "device": str(self.encoders[0].device),
-            "ranks": self.extraction_options.group.size,
-            "seed": self.image_options.seed,
-            "versions": package_versions(),
-            "encoders": specs,
-            **({} if self.protocol is None else {"protocol": self.protocol.name}),
-        }
+
+def _mean_of(ratio: str, encoders: Sequence[str], scores: Scores) -> Score:
+    return mean_score({name: scores[ratio, name] for name in encoders})

@@ -1,4 +1,4 @@
-"""The reference of an evaluation: moments and features by encoder and output, from statistics or images."""
+"""The reference of an evaluation: what metrics need of it, by encoder, from statistics or images."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from fdr.encoders import AbstractEncoder, EncoderOptions
 from fdr.errors import InputError
-from fdr.evaluation.measurement import Key, Requested, measure
+from fdr.evaluation.measurement import Key, Needs, measure, outputs_of
 from fdr.evaluation.sanity import ImageSet, image_set
 from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import ValidationFD
 from fdr.images import ImageOptions, ImageSource, Preprocessing, open_images
+from fdr.metrics import Need
 from fdr.references import Reference, check_one_encoder_each, find_reference, names_images, reference_for
 from fdr.reports import Origin
 
 
-def opened(reference: Any, options: ImageOptions) -> Any:
-    """`reference`, opened if it has to be read as images; of a dict by encoder name, every entry is statistics.
+def open_reference(reference: Any, options: ImageOptions) -> Any:
+    """`reference`, opened if it has to be read as images; in a dict by encoder name every entry is statistics.
 
     Raises `InputError` for an unknown name or no images.
     """
@@ -41,34 +40,37 @@ def _reference_options(options: ImageOptions) -> ImageOptions:
 
 
 class ReferenceSide:
-    """A reference, as `opened` gives it, for several encoders; images are measured when `prepare` is called.
+    """A reference, as `open_reference` gives it, for several encoders; images are measured when `prepare` is called.
 
-    Moments come from statistics where the reference has them, else from its images; features always from images. A
-    file can hold both: ADM's references have the moments of a whole dataset, and 10,000 of its images in `arr_0`.
+    Moments come from statistics where the reference has them, else from its images; all else comes from images. A file
+    can hold both: ADM's references have the moments of a whole dataset, and 10,000 of its images in `arr_0`.
     """
 
     def __init__(
         self,
         reference: Any,
         encoders: Sequence[AbstractEncoder],
-        requested: Mapping[str, Requested],
+        needs: Needs,
         *,
         image_options: ImageOptions,
         encoder_options: EncoderOptions,
         extraction_options: ExtractionOptions,
     ) -> None:
-        self._encoders = {encoder.spec.name: encoder for encoder in encoders if requested[encoder.spec.name].outputs}
+        self._encoders = {encoder.spec.name: encoder for encoder in encoders if needs[encoder.spec.name]}
         self._extraction_options = extraction_options
-        self.moments: dict[Key, Reference] = {}
-        self.features: dict[Key, np.ndarray] = {}
+        self.moments: dict[tuple[str, str], Reference] = {}
+        """The moments by (encoder, output); those of images are added by `prepare`."""
         self.images: ImageSource | None = None
         """The images to measure; None if statistics are enough."""
         self.image_set: ImageSet | None = None
         """The decoded images of the reference and what the decoder recorded about each; set by `prepare`."""
         self.preprocessing: Preprocessing | None = None
         """How the images were read and resized; set by `prepare`."""
-        self._requested: dict[str, Requested] = {name: requested[name] for name in self._encoders}
-        """What must be measured on the images, by encoder."""
+        self._needs: Needs = {name: needs[name] for name in self._encoders}
+        """What must be collected from the images."""
+        self._collected: Mapping[Key, Any] = {}
+        self._count: int | None = None
+        """Number of images that were measured."""
         self._is_measured = False
         if not self._encoders:
             return
@@ -77,16 +79,18 @@ class ReferenceSide:
             return
         self._statistics, self._options = reference, encoder_options
         self.moments = {
-            (name, output): self._find(name, output) for name in requested for output in requested[name].moments
+            (name, need.output): self._find(name, need.output)
+            for name, wanted in self._needs.items()
+            for need in wanted
+            if need.is_moments
         }
         if not isinstance(reference, Mapping):
             check_one_encoder_each(self.moments)
-        self._requested = {
-            name: Requested(features=request.features) for name, request in self._requested.items() if request.features
-        }
-        if self._requested:
-            name, request = next(iter(self._requested.items()))
-            found = next(iter(self.moments.values()), None) or self._find(name, request.features[0])
+        rest = {name: [need for need in wanted if not need.is_moments] for name, wanted in self._needs.items()}
+        self._needs = {name: wanted for name, wanted in rest.items() if wanted}
+        if self._needs:
+            name, wanted = next(iter(self._needs.items()))
+            found = next(iter(self.moments.values()), None) or self._find(name, wanted[0].output)
             self.images, self._name = _images_in(found, _reference_options(image_options)), found.name
 
     def _find(self, name: str, output: str) -> Reference:
@@ -105,13 +109,14 @@ class ReferenceSide:
             return
         source = self.images
         digest = source.find_digest(self._extraction_options.group, self._extraction_options.progress) or ""
-        encoders = [self._encoders[name] for name in self._requested]
-        outputs = {name: request.outputs for name, request in self._requested.items()}
-        extraction = Extraction(source, encoders, outputs, self._extraction_options)
-        measured = measure(extraction, self._requested)
+        encoders = [self._encoders[name] for name in self._needs]
+        extraction = Extraction(source, encoders, self.outputs, self._extraction_options)
+        measured = measure(extraction, self._needs)
         self.image_set, self.preprocessing = image_set(extraction), extraction.preprocessing
-        self.features = dict(measured.features)
         self._is_measured = True
+        if measured is None:
+            return
+        self._collected, self._count = measured.collected, measured.count
         for (name, output), moments in measured.moments.items():
             spec_hash = self._encoders[name].spec.hash
             self.moments[name, output] = Reference(source.name, source.name, digest, moments, digest, spec_hash)
@@ -119,31 +124,47 @@ class ReferenceSide:
     @property
     def outputs(self) -> dict[str, tuple[str, ...]]:
         """The outputs that must be extracted from the images, by encoder."""
-        return {name: request.outputs for name, request in self._requested.items()}
+        return outputs_of(self._needs)
 
-    def origin(self, key: Key, has_features: bool) -> Origin:
-        """Where the moments (or the features) of an encoder's output come from; images may be measured later."""
-        found = self.moments.get(key)
-        if has_features or found is None:
+    def collected(self, encoder: str, need: Need) -> Any:
+        """What a metric needs of the reference, on rank 0 after `prepare`."""
+        found = self._moments_for(encoder, need)
+        return self._collected[encoder, need] if found is None else found.moments
+
+    def origin(self, encoder: str, need: Need) -> Origin:
+        """Where that comes from; the count of images is known after `prepare`."""
+        found = self._moments_for(encoder, need)
+        if found is None:
             assert self.images is not None
-            count = len(self.features[key]) if key in self.features else None
-            return Origin(self._name, self.images.digest or "", count)
-        val_fd = None if found.val_fd is None else found.val_fd.value
-        return Origin(found.name, found.digest, found.moments.count, val_fd)
+            return Origin(self._name, self.images.digest or "", self._count)
+        return Origin(
+            found.name, found.digest, found.moments.count, None if found.val_fd is None else found.val_fd.value
+        )
 
-    def val_fd(self, key: Key) -> ValidationFD | None:
+    def val_fd(self, encoder: str, need: Need) -> ValidationFD | None:
         """The denominator of FDr, if the reference has one."""
-        found = self.moments.get(key)
+        found = self._moments_for(encoder, need)
         return None if found is None else found.val_fd
 
-    def facts(self) -> dict[str, Any] | None:
-        """The reference in a report; digests that differ are by encoder, and by "encoder:output" for more outputs."""
-        facts = self._moments_facts() if self.moments else self._image_facts()
-        if facts is not None and self.images is not None and self.images.left_out:
-            facts["left_out"] = dict(self.images.left_out)
-        return facts
+    def _moments_for(self, encoder: str, need: Need) -> Reference | None:
+        return self.moments.get((encoder, need.output)) if need.is_moments else None
 
-    def _moments_facts(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any] | None:
+        """The reference in a report, on rank 0; None if no metric needed one.
+
+        Digests that differ are by encoder, and by "encoder:output" for more outputs.
+        """
+        if self.moments:
+            described = self._describe_moments()
+        elif self.images is not None:
+            name = self.images.name
+            described = {"name": name, "source": name, "digest": self.images.digest, "count": self._count}
+        else:
+            return None
+        left_out = {} if self.images is None else dict(self.images.left_out)
+        return {**described, "left_out": left_out} if left_out else described
+
+    def _describe_moments(self) -> dict[str, Any]:
         found: dict[str, Reference] = {}
         for (name, output), reference in self.moments.items():
             found[f"{name}:{output}" if name in found else name] = reference
@@ -155,12 +176,6 @@ class ReferenceSide:
             "digest": first.digest if len(set(digests.values())) == 1 else digests,
             "count": first.moments.count,
         }
-
-    def _image_facts(self) -> dict[str, Any] | None:
-        if self.images is None:
-            return None
-        count = len(next(iter(self.features.values())))
-        return {"name": self.images.name, "source": self.images.name, "digest": self.images.digest, "count": count}
 
 
 def _images_in(found: Reference, options: ImageOptions) -> ImageSource:

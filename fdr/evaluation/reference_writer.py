@@ -12,8 +12,8 @@ from typing import Any
 
 from fdr.encoders import AbstractEncoder
 from fdr.errors import InputError
-from fdr.evaluation.measurement import measure
-from fdr.evaluation.results import moments_facts
+from fdr.evaluation.measurement import Measurement, measure
+from fdr.evaluation.results import moments_attributes
 from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import SUFFIXES, Moments, frechet_distance, read_attributes
 from fdr.images import ImageSource
@@ -26,10 +26,10 @@ MAX_STEM = 200
 
 @dataclass(frozen=True)
 class _Measured:
-    """The results of all encoders on the images."""
+    """What all encoders gave for the images."""
 
     moments: Mapping[str, tuple[Moments, dict[str, Any]]]
-    """Moments and their attributes, by encoder."""
+    """Moments and the attributes of their file, by encoder."""
     images: dict[str, Any]
     skipped: list[dict[str, str]]
 
@@ -49,6 +49,7 @@ def write_reference(
     With `validation` images, their FD against the moments is stored as the exact denominator of FDr. A folder that is
     a reference already gains or replaces encoders, provided it was made from the same images. Returns the index.
     """
+    name = name or folder.name
 
     def write(measured: _Measured) -> dict[str, Any]:
         names = {encoder.spec.name for encoder in encoders}
@@ -59,12 +60,15 @@ def write_reference(
             path = folder / _file_name(encoder, file_format, {row["file"] for row in rows})
             moments.save(path, attributes)
             rows.append({**_row(encoder, attributes), "file": path.name, "sha256": file_digest(path)})
-        return _write_index(folder, name or folder.name, measured, rows)
+        about = {"schema": INDEX_SCHEMA, "name": name, "images": measured.images, "skipped": measured.skipped}
+        index = {**about, "encoders": rows}
+        write_atomically(folder / INDEX_NAME, (json.dumps(index, indent=2) + "\n").encode())
+        return index
 
     def check() -> None:
         check_reference_folder(folder, source)
 
-    return _measured(source, encoders, name or folder.name, validation, options, check, write)
+    return _measure_and_write(source, encoders, name, validation, options, check, write)
 
 
 def write_reference_file(
@@ -89,7 +93,7 @@ def write_reference_file(
     def check() -> None:
         check_reference_file(path, source)
 
-    return _measured(source, [encoder], name or path.stem, validation, options, check, write)
+    return _measure_and_write(source, [encoder], name or path.stem, validation, options, check, write)
 
 
 def check_reference_folder(folder: Path, source: ImageSource) -> None:
@@ -127,7 +131,7 @@ def _other_images(what: str, kind: str) -> InputError:
     )
 
 
-def _measured(
+def _measure_and_write(
     source: ImageSource,
     encoders: Sequence[AbstractEncoder],
     name: str,
@@ -136,7 +140,7 @@ def _measured(
     check: Callable[[], None],
     write: Callable[[_Measured], dict[str, Any]],
 ) -> dict[str, Any]:
-    """What `write` returns, on every rank, when main has given it the moments of all encoders."""
+    """Check the target, measure the images, and write on rank 0. Returns what `write` returns, on every rank."""
     options = options or ExtractionOptions()
     sources = [source] if validation is None else [source, validation]
     with propagate_failures(options.group):
@@ -145,28 +149,33 @@ def _measured(
         check()
         passes = [Extraction(images, encoders, None, options) for images in sources]
         measured = [measure(extraction) for extraction in passes]
-
-        def written() -> dict[str, Any]:
-            found = {}
-            for encoder in encoders:
-                attributes = moments_facts(name, passes[0], encoder, measured[0])
-                attributes["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-                moments, *validated = (one.moments[encoder.spec.name, encoder.spec.output] for one in measured)
-                if validated:
-                    attributes["val_fd"] = frechet_distance(validated[0], moments)
-                    attributes["val_count"] = measured[1].count
-                found[encoder.spec.name] = moments, attributes
-            skipped = [{"id": image.id, "reason": image.reason} for image in measured[0].bad]
-            return write(_Measured(found, _image_facts(passes[0], measured[0].count), skipped))
-
-        return run_on_rank0(options.group, written)
+        return run_on_rank0(options.group, lambda: write(_summary(name, passes[0], *measured)))
 
 
-def _image_facts(extraction: Extraction, count: int) -> dict[str, Any]:
+def _summary(
+    name: str, extraction: Extraction, measured: Measurement | None, validation: Measurement | None = None
+) -> _Measured:
+    """The moments of the images with their attributes, on rank 0."""
+    assert measured is not None
+    found = {}
+    for encoder in extraction.encoders.values():
+        key = encoder.spec.name, encoder.spec.output
+        attributes: dict[str, Any] = moments_attributes(name, extraction, encoder, measured)
+        attributes["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+        if validation is not None:
+            attributes["val_fd"] = frechet_distance(validation.moments[key], measured.moments[key])
+            attributes["val_count"] = validation.count
+        found[encoder.spec.name] = measured.moments[key], attributes
     source, sized = extraction.source, extraction.preprocessing
-    facts = {"source": source.name, "digest": source.digest, "count": count, "policy": dict(source.policy)}
-    left_out = {"left_out": source.left_out} if source.left_out else {}
-    return facts | left_out | ({} if sized is None else sized.attributes())
+    images = {
+        "source": source.name,
+        "digest": source.digest,
+        "count": measured.count,
+        "policy": dict(source.policy),
+        **({"left_out": source.left_out} if source.left_out else {}),
+        **({} if sized is None else sized.attributes()),
+    }
+    return _Measured(found, images, measured.skipped)
 
 
 def _file_name(encoder: AbstractEncoder, file_format: str, taken: Collection[str]) -> str:
@@ -180,16 +189,3 @@ def _file_name(encoder: AbstractEncoder, file_format: str, taken: Collection[str
 def _row(encoder: AbstractEncoder, attributes: Mapping[str, Any]) -> dict[str, Any]:
     validated = {key: attributes[key] for key in ("val_fd", "val_count") if key in attributes}
     return {"name": encoder.spec.name, "spec_hash": encoder.spec.hash, **validated}
-
-
-def _write_index(folder: Path, name: str, measured: _Measured, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    path = folder / INDEX_NAME
-    index = {
-        "schema": INDEX_SCHEMA,
-        "name": name,
-        "images": measured.images,
-        "skipped": measured.skipped,
-        "encoders": rows,
-    }
-    write_atomically(path, (json.dumps(index, indent=2) + "\n").encode())
-    return index

@@ -17,30 +17,39 @@ SAVE_INTERVAL = 60.0
 class ResumableSums:
     """Saves the sums of a pass on every rank, and makes the pass skip the shards that earlier runs have summed.
 
-    `sums` are the sums of the pass by (encoder, output). Rank 0 adds the sums that are on disk to its own.
+    `sums` are the sums of the pass by (encoder, output).
     """
 
     def __init__(self, extraction: Extraction, sums: Mapping[tuple[str, str], Sums]) -> None:
-        self._folders: dict[str, Path] = {}
-        self._running: dict[str, RunningSums] = {}
+        self._extraction = extraction
+        self._group = extraction.group
+        entries = {
+            name: entry
+            for name, entry in extraction.entries.items()
+            if entry is not None and any(owner == name for owner, _ in sums)
+        }
+        self._folders = {name: entry.folder for name, entry in entries.items()}
+        self._running = {
+            name: RunningSums({output: found for (owner, output), found in sums.items() if owner == name})
+            for name in entries
+        }
         self._replaced: dict[str, list[Path]] = {}
         self._saved: dict[str, set[Span]] = {}
         """The shards whose sums are on disk for this rank, by encoder; on rank 0 also those of earlier runs."""
-        self._group = extraction.group
+        self._next = 0.0
         self.earlier_bad: list[BadImage] = []
-        for name, entry in extraction.entries.items():
-            outputs = {output: found for (owner, output), found in sums.items() if owner == name}
-            if entry is None or not outputs:
-                continue
-            self._folders[name] = entry.folder
-            self._running[name] = RunningSums(outputs)
-            if extraction.group.rank == 0:
-                earlier, self._replaced[name] = resume(entry.folder, outputs)
-                self._running[name].absorb(earlier)
-            self._saved[name] = set(self._running[name].spans)
-            spans, bad = extraction.group.broadcast((self._running[name].spans, self._running[name].bad))
+        """The bad images in shards that earlier runs have summed."""
+
+    def resume(self) -> None:
+        """Add the sums on disk to those of rank 0, and leave their shards out of the pass. Every rank calls it."""
+        for name, running in self._running.items():
+            if self._group.rank == 0:
+                earlier, self._replaced[name] = resume(self._folders[name], running.sums)
+                running.absorb(earlier)
+            self._saved[name] = set(running.spans)
+            spans, bad = self._group.broadcast((running.spans, running.bad))
             self.earlier_bad += [BadImage(*row) for row in bad]
-            extraction.plan.leave_out(name, spans)
+            self._extraction.plan.leave_out(name, spans)
         self._next = time.monotonic() + SAVE_INTERVAL
 
     def add(self, block: FeatureBlock) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from fdr.images import FORMATS, Preprocessing, other_preprocessing
 
 if TYPE_CHECKING:
+    from fdr.evaluation.reference_side import ReferenceSide
     from fdr.features import Extraction
     from fdr.frechet import Moments
     from fdr.references import Reference
@@ -65,16 +66,12 @@ def image_set(extraction: Extraction) -> ImageSet | None:
 
 
 def sanity_warnings(
-    samples: Extraction,
-    moments: Mapping[tuple[str, str], Moments],
-    references: Mapping[tuple[str, str], Reference],
-    reference_images: ImageSet | None,
-    reference_preprocessing: Preprocessing | None = None,
+    samples: Extraction, moments: Mapping[tuple[str, str], Moments], side: ReferenceSide
 ) -> Iterator[str]:
-    """Run all checks on the samples. `moments` and `references` are by (encoder, output) and may be empty."""
-    images = image_set(samples)
+    """Run all checks on the samples. `moments` are those of the samples, by (encoder, output); they may be missing."""
+    images, reference_images, references = image_set(samples), side.image_set, side.moments
     first = next(iter(references.values()), None)
-    theirs = reference_preprocessing
+    theirs = side.preprocessing
     if theirs is None and first is not None:
         theirs = Preprocessing.of_attributes(first.moments.attributes)
     name = first.name if first is not None else "" if reference_images is None else reference_images.name

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from fdr.errors import InputError, unknown
-from fdr.metrics import metric_facts, peer_name
+from fdr.metrics import metric_info, peer_name
 
 
 class Row(Protocol):
@@ -149,22 +149,22 @@ def find_limited(rows: Sequence[R], limit: Limit) -> R:
             f"{limit.flag} bounds {row.key} on its good side ({direction} is better); write --{other} "
             f"{limit.name}={limit.bound:g}."
         )
-    facts = metric_facts(row.metric)
-    if facts is not None and not facts.low <= limit.bound <= facts.high:
-        consequence = "always" if limit.side == "min" and limit.bound < facts.low else "never"
-        raise InputError(f"{limit.flag} would {consequence} hold: {facts.label} is {facts.values}; give another limit.")
+    info = metric_info(row.metric)
+    if info is not None and not info.low <= limit.bound <= info.high:
+        consequence = "always" if limit.side == "min" and limit.bound < info.low else "never"
+        raise InputError(f"{limit.flag} would {consequence} hold: {info.label} is {info.values}; give another limit.")
     return row
 
 
 def check_tolerance(row: Row, tolerance: Tolerance, before: float) -> None:
     """Raise `InputError` for a tolerance that every possible number would meet."""
-    facts, allowance = metric_facts(row.metric), tolerance.allowance(before)
-    if facts is None or row.lower_is_better or not allowance or before - allowance > facts.low:
+    info, allowance = metric_info(row.metric), tolerance.allowance(before)
+    if info is None or row.lower_is_better or not allowance or before - allowance > info.low:
         return
-    if before > facts.low:
+    if before > info.low:
         raise InputError(
             f"A tolerance of {tolerance} lets {row.key} fall from {before:g} to {before - allowance:g}, and "
-            f"{facts.label} is {facts.values}, so it would always pass; give a smaller tolerance."
+            f"{info.label} is {info.values}, so it would always pass; give a smaller tolerance."
         )
 
 

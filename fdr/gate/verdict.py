@@ -39,7 +39,7 @@ from fdr.gate.limits import (
     parse_tolerance,
     tolerance_for,
 )
-from fdr.metrics import metric_facts, peer_name
+from fdr.metrics import metric_info, peer_name
 from fdr.reports import Report, Result, is_number, sets_by_name, unique_names
 
 Outcome = Literal["pass", "fail", "inconclusive"]
@@ -138,7 +138,7 @@ class Missing:
         if isinstance(self.bound, Limit):
             return f"{text}{self.bound.flag} asks for it"
         metric = self.key.partition(":")[0]
-        meaning = peer_name(metric) if metric_facts(metric) is None else None
+        meaning = peer_name(metric) if metric_info(metric) is None else None
         note = "" if meaning is None else f"; {metric} {meaning}"
         return f"{text}baseline {self.baseline_name!r} has it ({self.bound.value:.6g}){note}"
 

@@ -11,6 +11,7 @@ from .labels import labels_of as labels_of
 from .labels import noise_of as noise_of
 from .labels import uniform_of as uniform_of
 from .loading import load_generator as load_generator
+from .objects import GeneratorOptions as GeneratorOptions
 from .objects import samples_of as samples_of
 from .run_folder import read_run_folder as read_run_folder
 from .run_folder import save_generator as save_generator

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -195,14 +196,28 @@ def _is_pipeline(value: Any) -> bool:
     return "generator" in called and bool({"batch_size", "class_labels"} & called.keys())
 
 
+@dataclass(frozen=True)
+class GeneratorOptions:
+    """Which samples of a generator are measured, and what the generator does not declare itself.
+
+    None stands for the default of the first three, and for what the generator declares.
+    """
+
+    num_images: int | None = None
+    seed: int | None = None
+    labels: Labels | None = None
+    noise_shape: Sequence[int] | int | None = None
+    num_classes: int | None = None
+    value_range: tuple[float, float] | None = None
+
+
 @contextlib.contextmanager
-def samples_of(value: Any, batch_size: int, options: ImageOptions, drawn: Mapping[str, Any]) -> Iterator[Any]:
+def samples_of(value: Any, batch_size: int, options: ImageOptions, drawn: GeneratorOptions) -> Iterator[Any]:
     """The samples of a generator; a network is put in eval mode and afterwards as it was. Other values are as they are.
 
-    `drawn` has num_images, seed, labels, and what the generator does not declare (noise_shape, num_classes,
-    value_range); None for what was not given. Raises `InputError` for any of them about images that are there.
+    Raises `InputError` for any of the options `drawn` about images that are there.
     """
-    given = {name: item for name, item in drawn.items() if item is not None}
+    given = {name: item for name, item in vars(drawn).items() if item is not None}
     if not is_generator(value):
         if given:
             raise InputError(f"{', '.join(given)}: only a generator has this; got a {type(value).__name__}.")

@@ -21,7 +21,6 @@ QUALITY_VERSION = 1
 ENCODER = "reconstruction quality"
 OUTSIDE = "outside"
 """The output that counts values far outside of [0, 1]; it exists if decoded values are not clamped."""
-LOWER_IS_BETTER = {"psnr": False, "ssim": False, "ms_ssim": False, "lpips": True}
 
 
 class QualityEncoder(AbstractRowEncoder):

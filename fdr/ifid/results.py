@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fdr.encoders import AbstractEncoder
-from fdr.evaluation import ResultFacts
+from fdr.evaluation import PlannedResult, Provenance
 from fdr.frechet import Moments
 from fdr.ifid.autoencoders.base import AutoencoderSpec
 from fdr.ifid.decoded import NEIGHBOURS, RECONSTRUCTIONS, between
 from fdr.ifid.options import IfidOptions
-from fdr.ifid.quality import LOWER_IS_BETTER
 from fdr.images import ImageSource
-from fdr.metrics import FrechetDistance
+from fdr.metrics import Context, Score, fd_score
 from fdr.reports import Origin, Result, images_signature
 
 if TYPE_CHECKING:
@@ -71,17 +70,18 @@ def results(
     device: torch.device,
 ) -> Iterator[Result]:
     """For each encoder, iFD at every alpha and FD of reconstructions and of decoded neighbours; then the qualities."""
-    metric = FrechetDistance(device=str(device) if device.type == "cuda" else None)
+    context = Context(device=str(device) if device.type == "cuda" else None)
     for name, encoder in encoders.items():
         for variant, label, settings in _variants(scores):
-            score = metric.score(moments[variant][name], moments["originals"][name])
-            facts = ResultFacts(encoder.spec, encoder.spec.output, scores.policy, scores.count, scores.origin, settings)
-            yield facts.result(label, score, lower_is_better=True)
+            score = fd_score(moments[variant][name], moments["originals"][name], context)
+            spec = encoder.spec
+            provenance = Provenance(spec, spec.output, scores.policy, scores.count, scores.origin, settings)
+            yield provenance.row(label).result(score)
     compat = {} if scores.options.compat is None else {"compat": scores.options.compat}
     for name, value in qualities.items():
         settings = {**scores.decoding(), **compat, "ref": f"{scores.origin.name}:{scores.origin.digest[:8]}"}
         signature = images_signature(name, scores.policy, scores.count, settings)
-        yield Result(name, value, None, None, scores.count, LOWER_IS_BETTER[name], signature)
+        yield PlannedResult(name, None, None, scores.count, signature).result(Score(value))
 
 
 def _variants(scores: Scores) -> Iterator[tuple[str, str, dict[str, str]]]:

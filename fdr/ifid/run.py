@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fdr.encoders import AbstractEncoder
 from fdr.errors import FdrError, FdrWarning, InputError, collected_warnings
-from fdr.evaluation import Measurement, Requested, measure, samples_facts
+from fdr.evaluation import Measurement, describe_samples, measure
 from fdr.features import Extraction, ExtractionOptions, cached_rows, item_size
 from fdr.frechet import Moments
 from fdr.ifid.autoencoders.base import LoadedAutoencoder
@@ -32,7 +32,7 @@ from fdr.ifid.options import IfidOptions
 from fdr.ifid.quality import ENCODER, OUTSIDE, QualityEncoder
 from fdr.ifid.results import Scores, results
 from fdr.images import ImageSource
-from fdr.metrics import OVERSHOOT, Lpips
+from fdr.metrics import OVERSHOOT, CollectedFeatures, Lpips, Need
 from fdr.reports import Report
 from fdr.runtime import memory_for, package_versions, propagate_failures, run_on_rank0
 
@@ -252,8 +252,8 @@ class InterpolatedFid:
 
     def _measured(
         self, paired: Paired, folder: Path
-    ) -> tuple[dict[str, Mapping[str, Moments]], dict[str, float], Measurement]:
-        """Decode and measure all variants; the result is complete on rank 0 only.
+    ) -> tuple[dict[str, Mapping[str, Moments]], dict[str, float], Measurement | None]:
+        """Decode and measure all variants; the numbers are on rank 0 only.
 
         Returns moments by variant and encoder, the mean of each quality of the reconstructions, and the measurement of
         the originals.
@@ -279,21 +279,20 @@ class InterpolatedFid:
             with memory_for("gathering the drawn neighbours", "choose smaller images (--size)"):
                 run_on_rank0(self.group, lambda: gather(paired.references, rows, drawn, progress))
         main = {name: encoder.spec.output for name, encoder in self.encoders.items()}
-        needs = {name: Requested((output,)) for name, output in main.items()}
+        needs = {name: [Need(output)] for name, output in main.items()}
         originals = measure(self._pass(self.images, encoders), needs)
         moments: dict[str, Mapping[str, Moments]] = {"originals": _by_encoder(originals, main)}
         qualities: dict[str, float] = {}
         for name, extraction in passes.items():
             is_compared = name == RECONSTRUCTIONS
-            wanted = {**needs, ENCODER: Requested(features=quality.outputs)} if is_compared else needs
-            found = measure(extraction, wanted)
+            compared = {ENCODER: [Need(output, CollectedFeatures) for output in quality.outputs]} if is_compared else {}
+            found = measure(extraction, {**needs, **compared})
             moments[name] = _by_encoder(found, main)
-            if is_compared and self.group.rank == 0:
-                qualities = {
-                    name: float(found.features[ENCODER, name].mean(dtype=np.float64)) for name in quality.scores
-                }
+            if is_compared and found is not None:
+                scores = {need.output: found.collected[ENCODER, need] for need in compared[ENCODER]}
+                qualities = {name: float(scores[name].mean(dtype=np.float64)) for name in quality.scores}
                 if OUTSIDE in quality.outputs:
-                    _warn_of_values_outside(found.features[ENCODER, OUTSIDE], 3 * math.prod(self.size))
+                    _warn_of_values_outside(scores[OUTSIDE], 3 * math.prod(self.size))
         if between(0.0) not in passes and 0.0 in self.options.alphas:
             moments[between(0.0)] = moments[RECONSTRUCTIONS]
         self.group.gather(None)
@@ -336,17 +335,18 @@ class InterpolatedFid:
     def _report(
         self,
         paired: Paired,
-        originals: Measurement,
+        originals: Measurement | None,
         moments: Mapping[str, Mapping[str, Moments]],
         qualities: Mapping[str, float],
         warnings: Sequence[str],
     ) -> Report:
+        assert originals is not None
         scores = Scores(
             self.images, self.neighbours or self.images, self.autoencoder.spec, self.options, originals.count
         )
         device = self.autoencoder.device
         return Report(
-            samples=samples_facts(self.images, originals),
+            samples=describe_samples(self.images, originals),
             reference={
                 "name": self.images.name,
                 "source": f"the originals, {self.images.name}",
@@ -375,10 +375,8 @@ class InterpolatedFid:
         )
 
 
-def _by_encoder(measured: Measurement, outputs: Mapping[str, str]) -> dict[str, Moments]:
-    return {
-        name: measured.moments[name, output] for name, output in outputs.items() if (name, output) in measured.moments
-    }
+def _by_encoder(measured: Measurement | None, outputs: Mapping[str, str]) -> dict[str, Moments]:
+    return {} if measured is None else {name: measured.moments[name, output] for name, output in outputs.items()}
 
 
 def _warn_of_values_outside(counts: np.ndarray, num_values: int) -> None:

@@ -1,90 +1,157 @@
-"""The three shapes a metric can have: over the moments of both sides, over their features, or over a stream."""
+"""What a metric is: how it is computed, and what it needs from the encoder for that."""
 
 from __future__ import annotations
 
-import types
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from fdr.frechet import Moments
-from fdr.runtime import Progress
+from fdr.frechet import Moments, Sums
+from fdr.runtime import Progress, SilentProgress
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a metric computed; `evaluation` turns it into a `Result` with provenance."""
+    """A computed number; `fdr.evaluation` turns it into a row of the report."""
 
     value: float
     stderr: float | None = None
+    interval: tuple[float, float] | None = None
+    """The range that a rounded constant leaves open."""
     details: Mapping[str, Any] = field(default_factory=dict)
+    """Parts of the number."""
     notes: tuple[str, ...] = ()
+    """Sentences that a reader of the number must know."""
 
 
-class AbstractMetric(ABC):
-    """A named metric of one encoder."""
+@dataclass(frozen=True)
+class Context:
+    """What a metric may use beside the data."""
 
-    name: str
-    output: str | None = None
-    """The encoder output that the metric reads; None for the main one."""
-    lower_is_better: bool
-    needs_reference: bool
-    settings: Mapping[str, str] = types.MappingProxyType({})
-    """Constants of the definition that signatures show: {"k": "3"}."""
-
-    def output_of(self, main: str, outputs: tuple[str, ...]) -> str | None:
-        """The output that the metric reads, of an encoder with these; None when it does not apply to the encoder."""
-        if self.output is None:
-            return main
-        return self.output if self.output in outputs else None
+    names: tuple[str, ...] = ()
+    """The numbers that the user asked for, of those that the metric can compute."""
+    device: str | None = None
+    """The GPU to compute on; None for the CPU."""
+    audit: bool = False
+    """True if the result must be checked by a second method, where there is one."""
+    progress: Progress = field(default_factory=SilentProgress)
 
 
-class AbstractMomentsMetric(AbstractMetric):
-    """A metric over the moments of one output."""
+class AbstractCollector(ABC):
+    """Collects what a metric needs from the features of one output, which arrive batch by batch on all ranks."""
 
     @abstractmethod
-    def score(self, samples: Moments, reference: Moments) -> Score:
-        """The metric between two moments of one width."""
-
-
-class AbstractFeaturesMetric(AbstractMetric):
-    """A metric over all features of one output, of both sides; a reference of moments alone is not enough for it."""
-
-    @abstractmethod
-    def score(
-        self, samples: np.ndarray, reference: np.ndarray, *, device: str | None = None, progress: Progress | None = None
-    ) -> Score:
-        """The metric between float32 features [N, D] and [M, D]. Raises `InputError` for too few rows."""
-
-
-class AbstractStream(ABC):
-    """Accumulates one output batch by batch."""
-
-    @abstractmethod
-    def update(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """`values` [n, D] float32 belong to the images `rows` [n] of the selection."""
+    def add(self, rows: np.ndarray, features: np.ndarray) -> None:
+        """Add `features` [n, D] float32 of the images `rows` [n] of the selection."""
 
     @abstractmethod
     def state(self) -> list[np.ndarray]:
-        """The arrays that `absorb` needs; their size must not grow with the number of images."""
+        """The arrays that rank 0 needs of this rank, for `absorb`; none if nothing was added."""
 
     @abstractmethod
     def absorb(self, state: list[np.ndarray]) -> None:
-        """Add the state of a stream over the same selection on another rank."""
+        """Add the state of another rank."""
 
     @abstractmethod
-    def score(self) -> Score:
-        """The metric over everything seen. Raises `InputError` when that is too little."""
+    def finish(self) -> Any:
+        """What the metric is given, when all features of all ranks have been added."""
 
 
-class AbstractStreamMetric(AbstractMetric):
-    """A metric over a stream of one named output; memory does not grow with the number of images."""
+class CollectedMoments(AbstractCollector):
+    """Mean and covariance: `Moments`."""
+
+    def __init__(self, num_rows: int | None = None) -> None:
+        self.sums = Sums(None)
+
+    def add(self, rows: np.ndarray, features: np.ndarray) -> None:
+        self.sums.add(features)
+
+    def state(self) -> list[np.ndarray]:
+        return self.sums.state()
+
+    def absorb(self, state: list[np.ndarray]) -> None:
+        self.sums.absorb(state)
+
+    def finish(self) -> Moments:
+        return Moments.from_sums(self.sums)
+
+
+class CollectedFeatures(AbstractCollector):
+    """All features, float32 [N, D], in the order of their images and without rows for bad images.
+
+    If the number of images is known, they go into one array, which is allocated when the first features arrive.
+    """
+
+    def __init__(self, num_rows: int | None) -> None:
+        self._num_rows = num_rows
+        self._array: np.ndarray | None = None
+        self._is_there = np.zeros(num_rows or 0, dtype=bool)
+        self._parts: list[np.ndarray] = []
+
+    def add(self, rows: np.ndarray, features: np.ndarray) -> None:
+        if self._num_rows is None:
+            self._parts.append(features)
+            return
+        if self._array is None:
+            self._array = np.empty((self._num_rows, features.shape[1]), np.float32)
+        self._array[rows] = features
+        self._is_there[rows] = True
+
+    def state(self) -> list[np.ndarray]:
+        return [] if self._array is None else [np.flatnonzero(self._is_there), self.finish()]
+
+    def absorb(self, state: list[np.ndarray]) -> None:
+        if state:
+            self.add(*state)
+
+    def finish(self) -> np.ndarray:
+        if self._array is None:
+            return np.concatenate(self._parts)
+        return self._array if self._is_there.all() else self._array[self._is_there]
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that is collected from one output of an encoder. Metrics with equal needs share it."""
 
     output: str
+    collector: Callable[[int | None], AbstractCollector] = CollectedMoments
+    """Makes a collector for so many images; None if their number is not known."""
 
-    @abstractmethod
-    def stream(self, num_rows: int) -> AbstractStream:
-        """A fresh accumulator for a selection of `num_rows` images."""
+    @property
+    def is_moments(self) -> bool:
+        """True for mean and covariance, which caches and files of statistics can give without any image."""
+        return self.collector is CollectedMoments
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """A computation that gives one number, or several at once because they share work."""
+
+    compute: Callable[[Any, Any, Context], Score | Mapping[str, Score]]
+    """`compute(samples, reference, context)` from what was collected of both sides: the score, or for a metric with
+    several names the score of each of `context.names`. Raises `InputError` for too few images."""
+    collector: Callable[[int | None], AbstractCollector] = CollectedMoments
+    """What is collected: `CollectedMoments`, `CollectedFeatures` (all in memory), or a collector of the metric's own,
+    whose size must not grow with the number of images."""
+    output: str | None = None
+    """The encoder output that the metric reads; None for the main one."""
+    needs_reference: bool = True
+    """True if the same is collected of the reference. If False, `reference` is None."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Constants of the definition that signatures show: {"k": "3"}."""
+    names: tuple[str, ...] = ()
+    """The numbers that were asked for; `load_metrics` fills it in."""
+
+    def need(self, main: str, outputs: tuple[str, ...]) -> Need | None:
+        """What the metric needs from an encoder with these outputs; None if it does not apply to the encoder."""
+        output = self.output or main
+        return Need(output, self.collector) if output in outputs else None
+
+    def scores(self, samples: Any, reference: Any, context: Context) -> Mapping[str, Score]:
+        """The score of each of `names`."""
+        found = self.compute(samples, reference, replace(context, names=self.names))
+        return found if isinstance(found, Mapping) else dict.fromkeys(self.names, found)

@@ -1,12 +1,11 @@
-"""Squared distances between two sets of features, block by block, by the rules that precision and recall come with.
+"""Squared distances between two sets of features, block by block: exactly, or as ADM's evaluator computes them.
 
-Every rule gives |u - v|^2 through |u|^2 - 2 u.v + |v|^2. Memory holds a few blocks, whatever the size of the sets.
+Both rules give |u - v|^2 through |u|^2 - 2 u.v + |v|^2. Memory holds a few blocks, whatever the size of the sets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -30,22 +29,15 @@ class Block(NamedTuple):
     squared: Tensor
 
 
-@dataclass(frozen=True)
-class DistanceRule:
-    """How distances are computed, which is the difference between `precision` and `precision:adm`."""
-
-    suffix: str
-    """The end of the metrics' names, such as ":adm"."""
-    settings: Mapping[str, str]
-    blocks: Callable[[np.ndarray, np.ndarray, torch.device], Iterator[Block]]
-    """Of features [N, D] and [M, D], all blocks, once each."""
+Blocks = Callable[[np.ndarray, np.ndarray, "torch.device"], Iterator[Block]]
+"""A rule by which distances are computed: from features [N, D] and [M, D] to all blocks, each once."""
 
 
 def exact_blocks(first: np.ndarray, second: np.ndarray, device: torch.device) -> Iterator[Block]:
-    """In float64, where the products of float32 features are exact.
+    """Distances in float64, where the products of float32 features are exact.
 
-    What lies within the rounding of the sum, D units in the last place of the norms, is the distance of equal features
-    and becomes 0, so that duplicates are found at distance 0.
+    A distance within the rounding of the sum, which is D units in the last place of the norms, becomes 0, so that
+    duplicates are found at distance 0.
     """
     import torch
 
@@ -61,10 +53,10 @@ def exact_blocks(first: np.ndarray, second: np.ndarray, device: torch.device) ->
 
 
 def adm_blocks(first: np.ndarray, second: np.ndarray, device: torch.device) -> Iterator[Block]:
-    """As ADM's evaluator: in float16, and in float32 the whole of a 10,000 x 10,000 block that is not all finite.
+    """Distances as ADM's evaluator computes them: float16, or float32 in a block of 10,000 x 10,000 that overflows.
 
-    Features, squares, sums and products are each rounded to float16 once; sums of products are formed in float32, as
-    TensorFlow's half-precision kernels do on a GPU, in an order that is theirs.
+    Features, squares, sums and products are each rounded to float16 once. Sums of products are formed in float32, as
+    TensorFlow's half-precision kernels do on a GPU; only the order of their additions is not known.
     """
     import torch
 
@@ -107,22 +99,18 @@ def _slices(total: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
 
 
-EXACT = DistanceRule("", {}, exact_blocks)
-ADM = DistanceRule(":adm", {"d": "f16"}, adm_blocks)
-
-
 def squared_radii(
-    features: np.ndarray, k: int, rule: DistanceRule, device: torch.device, done: Callable[[float], None]
+    features: np.ndarray, k: int, blocks: Blocks, device: torch.device, done: Callable[[float], None]
 ) -> Tensor:
     """[N] squared distances to the k-th nearest neighbour in the same set, itself not counted.
 
-    A feature is at distance 0 from itself, so entry k of the sorted distances is the k-th neighbour. `done` is told how
-    many distances were computed.
+    A feature is at distance 0 from itself, so entry k of the sorted distances is the k-th neighbour. `done` is
+    called with the number of distances in each block.
     """
     import torch
 
     nearest: Tensor | None = None
-    for rows, _, squared in rule.blocks(features, features, device):
+    for rows, _, squared in blocks(features, features, device):
         if nearest is None:
             nearest = squared.new_full((len(features), k + 1), torch.inf)
         here = squared.topk(min(k + 1, squared.shape[1]), largest=False).values

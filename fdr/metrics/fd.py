@@ -1,45 +1,62 @@
-"""Fréchet Distance between the moments of samples and reference (Dowson & Landau 1982; Heusel et al. 2017)."""
+"""Fréchet Distance between the moments of samples and reference (Dowson & Landau 1982; Heusel et al. 2017), and its
+ratio to the FD of the validation set (arXiv 2604.28190).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
-from fdr.frechet import Moments, frechet_terms
-from fdr.metrics.base import AbstractMomentsMetric, Score
+from fdr.frechet import Moments, ValidationFD, fd_ratio, fdr_k, frechet_terms
+from fdr.metrics.base import Context, Metric, Score
+
+WIDE_ROUNDING = 0.01
+"""FDr gets a note if the rounding of its denominator changes it by this share or more."""
 
 
-@dataclass(frozen=True)
-class FrechetDistance(AbstractMomentsMetric):
+def fd_score(samples: Moments, reference: Moments, context: Context) -> Score:
     """FD of one output; called FID when the encoder is Inception and the output its main one."""
-
-    name: str = "fd"
-    output: str | None = None
-    audit: bool = False
-    device: str | None = None
-    lower_is_better = True
-    needs_reference = True
-
-    def score(self, samples: Moments, reference: Moments) -> Score:
-        terms = frechet_terms(samples, reference, audit=self.audit, device=self.device)
-        details = {
-            "mean_term": terms.mean_term,
-            "trace_term": terms.trace_term,
-            "rounding": terms.rounding,
-            "route": terms.route,
-        }
-        if terms.audit is not None:
-            details["audit"] = terms.audit
-        return Score(terms.value, details=details, notes=tuple(_rank_notes(samples, reference)))
+    terms = frechet_terms(samples, reference, audit=context.audit, device=context.device)
+    details = {
+        "mean_term": terms.mean_term,
+        "trace_term": terms.trace_term,
+        "rounding": terms.rounding,
+        "route": terms.route,
+    }
+    if terms.audit is not None:
+        details["audit"] = terms.audit
+    return Score(terms.value, details=details, notes=tuple(_rank_notes(samples, reference)))
 
 
-def spatial_frechet_distance() -> FrechetDistance:
-    """sFID (Nash et al. 2021): FD of Inception's "spatial" output, 17 x 17 x 7 values that are not averaged."""
-    return FrechetDistance("sfid", "spatial")
+FD = Metric(fd_score)
+SFID = Metric(fd_score, output="spatial")
+"""sFID (Nash et al. 2021): FD of Inception's "spatial" output, 17 x 17 x 7 values that are not averaged."""
 
 
-def _rank_notes(samples: Moments, reference: Moments) -> list[str]:
-    notes = []
+def _rank_notes(samples: Moments, reference: Moments) -> Iterator[str]:
     for side, moments in (("samples", samples), ("reference images", reference)):
         if moments.count is not None and moments.count <= moments.dim:
-            notes.append(f"{moments.count} {side} for {moments.dim} dimensions: FD is biased upward")
-    return notes
+            yield f"{moments.count} {side} for {moments.dim} dimensions: FD is biased upward"
+
+
+def ratio_score(fd: Score, val_fd: ValidationFD) -> Score:
+    """FDr = FD / FD of the validation set, with the interval of a denominator that was published rounded."""
+    value = fd_ratio(fd.value, val_fd.value)
+    details = {"val_fd": val_fd.value, "val_fd_source": val_fd.source}
+    if val_fd.decimals is None:
+        return Score(value, details=details)
+    low, high = sorted(fd_ratio(fd.value, end) for end in val_fd.bounds)
+    spread = max(high - value, value - low) / abs(value) if value else 0.0
+    constant, percent = f"{val_fd.value:.{val_fd.decimals}f}", 50 * 10.0**-val_fd.decimals / val_fd.value
+    note = f"validation FD {constant} is published to {val_fd.decimals} decimals: FDr is ±{percent:.3g} % wide"
+    return Score(value, interval=(low, high), details=details, notes=(note,) if spread >= WIDE_ROUNDING else ())
+
+
+def mean_score(ratios: Mapping[str, Score]) -> Score:
+    """FDr^k = the mean of FDr over k encoders, with the interval that rounding leaves open."""
+    value = fdr_k({name: score.value for name, score in ratios.items()})
+    interval = None
+    if any(score.interval for score in ratios.values()):
+        ends = {name: score.interval or (score.value, score.value) for name, score in ratios.items()}
+        low, high = (fdr_k({name: pair[side] for name, pair in ends.items()}) for side in (0, 1))
+        interval = low, high
+    return Score(value, interval=interval, details={"fdr": {name: score.value for name, score in ratios.items()}})

@@ -8,56 +8,28 @@ from __future__ import annotations
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.metrics.base import AbstractStream, AbstractStreamMetric, Score
+from fdr.metrics.base import AbstractCollector, Context, Metric, Score
 
 NUM_SPLITS = 10
 SHUFFLE_SEED = 2020
 ADM_SPLIT_SIZE = 5000
 
 
-class InceptionScore(AbstractStreamMetric):
-    """torch-fidelity's: rows shuffled by RandomState(2020), 10 splits, mean and standard deviation over them."""
+class CollectedSplits(AbstractCollector):
+    """The Inception Score of every split, from its sum of p, its sum of p log p, and its count.
 
-    name = "is"
-    output = "logits"
-    lower_is_better = False
-    needs_reference = False
+    `split_of` [N] is the split of each image.
+    """
 
-    def stream(self, num_rows: int) -> SplitStream:
-        if num_rows < NUM_SPLITS:
-            raise InputError(f"The Inception Score needs at least {NUM_SPLITS} images, one per split; got {num_rows}.")
-        order = np.random.RandomState(SHUFFLE_SEED).permutation(num_rows)
-        split_of = np.empty(num_rows, dtype=np.int64)
-        for split in range(NUM_SPLITS):
-            split_of[order[split * num_rows // NUM_SPLITS : (split + 1) * num_rows // NUM_SPLITS]] = split
-        return SplitStream(split_of, has_spread=True)
-
-
-class InceptionScoreADM(AbstractStreamMetric):
-    """The ADM evaluator's: consecutive chunks of 5,000 rows in file order, no shuffle, mean only."""
-
-    name = "is:adm"
-    output = "logits"
-    lower_is_better = False
-    needs_reference = False
-
-    def stream(self, num_rows: int) -> SplitStream:
-        return SplitStream(np.arange(num_rows) // ADM_SPLIT_SIZE, has_spread=False)
-
-
-class SplitStream(AbstractStream):
-    """Per split: the sum of p, the sum of p log p, and the count; enough for exp(mean KL)."""
-
-    def __init__(self, split_of: np.ndarray, *, has_spread: bool) -> None:
+    def __init__(self, split_of: np.ndarray) -> None:
         self._split_of = split_of
-        self._has_spread = has_spread
         num_splits = int(split_of.max()) + 1 if len(split_of) else 0
         self._counts = np.zeros(num_splits, dtype=np.int64)
         self._negative_entropy = np.zeros(num_splits)
         self._sums: np.ndarray | None = None
 
-    def update(self, rows: np.ndarray, values: np.ndarray) -> None:
-        logits = values.astype(np.float64)
+    def add(self, rows: np.ndarray, features: np.ndarray) -> None:
+        logits = features.astype(np.float64)
         if self._sums is None:
             self._sums = np.zeros((len(self._counts), logits.shape[1]))
         log_p = logits - logits.max(axis=1, keepdims=True)
@@ -79,11 +51,50 @@ class SplitStream(AbstractStream):
             self._negative_entropy += negative_entropy
             self._sums = sums if self._sums is None else self._sums + sums
 
-    def score(self) -> Score:
+    def finish(self) -> np.ndarray:
+        """float64 [number of splits]"""
         if self._sums is None or (self._counts == 0).any():
             raise InputError("The Inception Score has a split without images; give it more images.")
         marginal = self._sums / self._counts[:, None]
         marginal_entropy = -np.sum(np.where(marginal > 0, marginal * np.log(np.maximum(marginal, 1e-300)), 0.0), axis=1)
-        scores = np.exp(self._negative_entropy / self._counts + marginal_entropy)
-        spread = float(scores.std()) if self._has_spread else None
-        return Score(float(scores.mean()), stderr=spread, details={"splits": len(scores)})
+        return np.exp(self._negative_entropy / self._counts + marginal_entropy)
+
+
+def shuffled_splits(num_rows: int | None) -> CollectedSplits:
+    """torch-fidelity's ten splits of rows that RandomState(2020) has shuffled."""
+    num_rows = _known(num_rows)
+    if num_rows < NUM_SPLITS:
+        raise InputError(f"The Inception Score needs at least {NUM_SPLITS} images, one per split; got {num_rows}.")
+    order = np.random.RandomState(SHUFFLE_SEED).permutation(num_rows)
+    split_of = np.empty(num_rows, dtype=np.int64)
+    for split in range(NUM_SPLITS):
+        split_of[order[split * num_rows // NUM_SPLITS : (split + 1) * num_rows // NUM_SPLITS]] = split
+    return CollectedSplits(split_of)
+
+
+def consecutive_splits(num_rows: int | None) -> CollectedSplits:
+    """The chunks of 5,000 rows in file order of the ADM evaluator."""
+    return CollectedSplits(np.arange(_known(num_rows)) // ADM_SPLIT_SIZE)
+
+
+def _known(num_rows: int | None) -> int:
+    if num_rows is None:
+        raise InputError(
+            "The Inception Score needs to know the number of images beforehand; give the samples as a list, array, "
+            "Dataset or path."
+        )
+    return num_rows
+
+
+def mean_and_spread(splits: np.ndarray, reference: None, context: Context) -> Score:
+    """torch-fidelity's definition: mean and standard deviation over the splits."""
+    return Score(float(splits.mean()), stderr=float(splits.std()), details={"splits": len(splits)})
+
+
+def mean_alone(splits: np.ndarray, reference: None, context: Context) -> Score:
+    """The ADM evaluator's definition: the mean over the splits."""
+    return Score(float(splits.mean()), details={"splits": len(splits)})
+
+
+IS = Metric(mean_and_spread, shuffled_splits, output="logits", needs_reference=False)
+IS_ADM = Metric(mean_alone, consecutive_splits, output="logits", needs_reference=False)

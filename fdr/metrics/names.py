@@ -1,60 +1,6 @@
-"""Labels, better direction and possible values of each metric by its name, and the names that other tools use.
-
-This is data alone, so that reports and limits are checked without NumPy and torch.
-"""
+"""What other tools' names of metrics mean here, for the errors that meet them."""
 
 from __future__ import annotations
-
-import math
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class MetricFacts:
-    """A metric as tables write it, and which values it can have."""
-
-    label: str
-    lower_is_better: bool
-    low: float = 0.0
-    """The least possible value."""
-    high: float = math.inf
-    """The greatest possible value."""
-
-    @property
-    def values(self) -> str:
-        """The possible values in words: "0 or more", "0 to 1"."""
-        return f"{self.low:g} or more" if math.isinf(self.high) else f"{self.low:g} to {self.high:g}"
-
-
-FACTS = {
-    "fd": MetricFacts("FD", True),
-    "sfid": MetricFacts("sFID", True),
-    "fdr": MetricFacts("FDr", True),
-    "fdr_k": MetricFacts("FDr^k", True),
-    "is": MetricFacts("IS", False, low=1.0),
-    "is:adm": MetricFacts("IS (ADM)", False, low=1.0),
-    "precision": MetricFacts("Precision", False, high=1.0),
-    "recall": MetricFacts("Recall", False, high=1.0),
-    "precision:adm": MetricFacts("Precision (ADM)", False, high=1.0),
-    "recall:adm": MetricFacts("Recall (ADM)", False, high=1.0),
-    "ifd": MetricFacts("iFD", True),
-    "rfd": MetricFacts("rFD", True),
-    "nfd": MetricFacts("neighbour FD", True),
-    "psnr": MetricFacts("PSNR (dB)", False, low=-math.inf),
-    "ssim": MetricFacts("SSIM", False, low=-1.0, high=1.0),
-    "ms_ssim": MetricFacts("MS-SSIM", False, low=-1.0, high=1.0),
-    "lpips": MetricFacts("LPIPS", True),
-}
-DISTANCES = frozenset({"fd", "sfid", "ifd", "rfd", "nfd"})
-"""The metrics that are a Fréchet distance between moments; "ifd:0.25" is one of "ifd"."""
-CALLED_FID = frozenset({"fd", "ifd", "rfd", "nfd"})
-"""The distances that people call FID where the encoder is Inception."""
-
-
-def metric_facts(metric: str) -> MetricFacts | None:
-    """The facts of "fd", "is:adm" or "ifd:0.25"; None for a metric that this version does not know."""
-    return FACTS.get("ifd" if metric.startswith("ifd:") else metric)
-
 
 _OF_AUTOENCODERS = "is a number of an autoencoder; fdr ifid measures it"
 _NOT_YET = "is not offered yet"
@@ -96,9 +42,3 @@ PEER_NAMES = {
     **dict.fromkeys(("mse", "l1", "l2", "dists"), f"{_NOT_YET}; fdr ifid measures PSNR, SSIM, MS-SSIM and LPIPS"),
 }
 """What other tools' names of metrics mean here, as the rest of a sentence; in lower case, with underscores."""
-
-
-def peer_name(name: str) -> str | None:
-    """The rest of a sentence about a metric that other tools know, in any case: "is not offered yet"; or None."""
-    plain = name.strip().lower().replace("-", "_").replace(" ", "_")
-    return PEER_NAMES.get(plain)

@@ -6,131 +6,64 @@ Precision is the share of the samples in the manifold of the reference, recall t
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
 
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.metrics.base import AbstractFeaturesMetric, Score
-from fdr.metrics.distances import ADM, EXACT, DistanceRule, squared_radii
-from fdr.runtime import Progress, SilentProgress, resolve_device
-
-if TYPE_CHECKING:
-    import torch
+from fdr.metrics.base import CollectedFeatures, Context, Metric, Score
+from fdr.metrics.distances import Blocks, adm_blocks, exact_blocks, squared_radii
+from fdr.runtime import resolve_device
 
 K = 3
 
 
-@dataclass(frozen=True)
-class _Coverage(AbstractFeaturesMetric):
-    """The common part of precision and recall; `kind` is the name without the suffix of the rule."""
+def precision_recall(
+    samples: np.ndarray, reference: np.ndarray, context: Context, *, blocks: Blocks
+) -> dict[str, Score]:
+    """Precision and recall, or the one of them that is in `context.names`, between features [N, D] and [M, D].
 
-    rule: DistanceRule
-    kind = ""
-    lower_is_better = False
-    needs_reference = True
+    Both need the distances between the two sets, which are computed once.
+    """
+    import torch
 
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return self.kind + self.rule.suffix
-
-    @property
-    def settings(self) -> Mapping[str, str]:  # type: ignore[override]
-        return {"k": str(K), **self.rule.settings}
-
-    def score(
-        self, samples: np.ndarray, reference: np.ndarray, *, device: str | None = None, progress: Progress | None = None
-    ) -> Score:
-        _check(self.name, samples, reference)
-        total = self._own(samples, reference) ** 2 + len(samples) * len(reference)
-        with (progress or SilentProgress()).task(self.name, total, "distances") as task:
-            inside = self._inside(samples, reference, resolve_device(device or "cpu"), task.advance)
-        return Score(float(inside.double().mean()), details={"k": K}, notes=self._notes(samples, reference))
-
-    @abstractmethod
-    def _own(self, samples: np.ndarray, reference: np.ndarray) -> int:
-        """The size of the set whose manifold is used."""
-
-    @abstractmethod
-    def _inside(
-        self, samples: np.ndarray, reference: np.ndarray, device: torch.device, done: Callable[[float], None]
-    ) -> torch.Tensor:
-        """Which of the points are in the manifold of the other set."""
-
-    def _notes(self, samples: np.ndarray, reference: np.ndarray) -> tuple[str, ...]:
-        if self.rule is not EXACT or len(samples) == len(reference):
-            return ()
-        return (
-            f"{len(samples)} samples and {len(reference)} reference images: {self.name} moves with either number, "
-            "compare it at equal ones only",
+    kinds = {name.partition(":")[0]: name for name in context.names}
+    _check(context.names[0], samples, reference)
+    device = resolve_device(context.device or "cpu")
+    manifold = {"precision": reference, "recall": samples}
+    points = {"precision": samples, "recall": reference}
+    total = sum(len(manifold[kind]) ** 2 for kind in kinds) + len(samples) * len(reference)
+    with context.progress.task(", ".join(context.names), total, "distances") as task:
+        radii = {kind: squared_radii(manifold[kind], K, blocks, device, task.advance) for kind in kinds}
+        inside = {kind: torch.zeros(len(points[kind]), dtype=torch.bool, device=device) for kind in kinds}
+        for rows, columns, squared in blocks(reference, samples, device):  # in this order, as ADM rounds it
+            if "precision" in kinds:
+                inside["precision"][columns] |= (squared <= radii["precision"][rows, None]).any(0)
+            if "recall" in kinds:
+                inside["recall"][rows] |= (squared <= radii["recall"][columns]).any(1)
+            task.advance(squared.numel())
+    return {
+        name: Score(
+            float(inside[kind].double().mean()), details={"k": K}, notes=_notes(name, samples, reference, blocks)
         )
+        for kind, name in kinds.items()
+    }
 
 
-@dataclass(frozen=True)
-class Precision(_Coverage):
-    """The share of the samples within the reference's balls."""
-
-    kind = "precision"
-
-    def _own(self, samples: np.ndarray, reference: np.ndarray) -> int:
-        return len(reference)
-
-    def _inside(
-        self, samples: np.ndarray, reference: np.ndarray, device: torch.device, done: Callable[[float], None]
-    ) -> torch.Tensor:
-        import torch
-
-        radii = squared_radii(reference, K, self.rule, device, done)
-        inside = torch.zeros(len(samples), dtype=torch.bool, device=device)
-        for rows, columns, squared in self.rule.blocks(reference, samples, device):
-            inside[columns] |= (squared <= radii[rows, None]).any(0)
-            done(squared.numel())
-        return inside
+PRECISION_RECALL = Metric(partial(precision_recall, blocks=exact_blocks), CollectedFeatures, settings={"k": str(K)})
+PRECISION_RECALL_ADM = Metric(
+    partial(precision_recall, blocks=adm_blocks), CollectedFeatures, settings={"k": str(K), "d": "f16"}
+)
+"""With the half-precision distances of ADM's evaluator."""
 
 
-@dataclass(frozen=True)
-class Recall(_Coverage):
-    """The share of the reference within the samples' balls."""
-
-    kind = "recall"
-
-    def _own(self, samples: np.ndarray, reference: np.ndarray) -> int:
-        return len(samples)
-
-    def _inside(
-        self, samples: np.ndarray, reference: np.ndarray, device: torch.device, done: Callable[[float], None]
-    ) -> torch.Tensor:
-        import torch
-
-        radii = squared_radii(samples, K, self.rule, device, done)
-        inside = torch.zeros(len(reference), dtype=torch.bool, device=device)
-        for rows, columns, squared in self.rule.blocks(reference, samples, device):  # in this order, as ADM rounds it
-            inside[rows] |= (squared <= radii[columns]).any(1)
-            done(squared.numel())
-        return inside
-
-
-def precision() -> Precision:
-    """With exact distances."""
-    return Precision(EXACT)
-
-
-def recall() -> Recall:
-    """With exact distances."""
-    return Recall(EXACT)
-
-
-def precision_adm() -> Precision:
-    """With the half-precision distances of ADM's evaluator."""
-    return Precision(ADM)
-
-
-def recall_adm() -> Recall:
-    """With the half-precision distances of ADM's evaluator."""
-    return Recall(ADM)
+def _notes(name: str, samples: np.ndarray, reference: np.ndarray, blocks: Blocks) -> tuple[str, ...]:
+    if blocks is not exact_blocks or len(samples) == len(reference):
+        return ()
+    return (
+        f"{len(samples)} samples and {len(reference)} reference images: {name} moves with either number, compare it at "
+        "equal ones only",
+    )
 
 
 def _check(name: str, samples: np.ndarray, reference: np.ndarray) -> None:

@@ -1,43 +1,122 @@
-"""Metrics by name. Adding one: a file beside this, a line in `METRICS`."""
+"""The metrics by name, with what reports, limits and tables need to know of each; adding one is a line in `METRICS`.
+
+Nothing here imports NumPy or torch before a metric is loaded, so reports and limits are checked without them.
+"""
 
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fdr.errors import InputError, unknown
-from fdr.metrics.names import peer_name
+from fdr.metrics.names import PEER_NAMES
 
 if TYPE_CHECKING:
-    from fdr.metrics.base import AbstractMetric
+    from fdr.metrics.base import Metric
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What is known of a metric without computing it."""
+
+    label: str
+    """The name that tables show."""
+    target: str = ""
+    """"module:name" of its `Metric`; metrics of one target are computed together. Empty if no `Metric` computes it."""
+    lower_is_better: bool = True
+    low: float = 0.0
+    """The least possible value."""
+    high: float = math.inf
+    """The greatest possible value."""
+    inception_label: str = ""
+    """The name that tables show if the encoder is Inception, where it differs."""
+    is_distance: bool = False
+    """True for a Fréchet distance between moments."""
+    ratio: str = ""
+    """The metric that is this one divided by its value for the validation set, where the reference has that."""
+    mean: str = ""
+    """The metric that is the mean of this one over all encoders of the run."""
+
+    @property
+    def values(self) -> str:
+        """The possible values in words: "0 or more", "0 to 1"."""
+        return f"{self.low:g} or more" if math.isinf(self.high) else f"{self.low:g} to {self.high:g}"
+
 
 METRICS = {
-    "fd": "fdr.metrics.fd:FrechetDistance",
-    "sfid": "fdr.metrics.fd:spatial_frechet_distance",
-    "precision": "fdr.metrics.precision_recall:precision",
-    "recall": "fdr.metrics.precision_recall:recall",
-    "precision:adm": "fdr.metrics.precision_recall:precision_adm",
-    "recall:adm": "fdr.metrics.precision_recall:recall_adm",
-    "is": "fdr.metrics.inception_score:InceptionScore",
-    "is:adm": "fdr.metrics.inception_score:InceptionScoreADM",
+    "fd": MetricInfo("FD", "fdr.metrics.fd:FD", inception_label="FID", is_distance=True, ratio="fdr"),
+    "sfid": MetricInfo("sFID", "fdr.metrics.fd:SFID", is_distance=True),
+    "precision": MetricInfo(
+        "Precision", "fdr.metrics.precision_recall:PRECISION_RECALL", lower_is_better=False, high=1.0
+    ),
+    "recall": MetricInfo("Recall", "fdr.metrics.precision_recall:PRECISION_RECALL", lower_is_better=False, high=1.0),
+    "precision:adm": MetricInfo(
+        "Precision (ADM)", "fdr.metrics.precision_recall:PRECISION_RECALL_ADM", lower_is_better=False, high=1.0
+    ),
+    "recall:adm": MetricInfo(
+        "Recall (ADM)", "fdr.metrics.precision_recall:PRECISION_RECALL_ADM", lower_is_better=False, high=1.0
+    ),
+    "is": MetricInfo("IS", "fdr.metrics.inception_score:IS", lower_is_better=False, low=1.0),
+    "is:adm": MetricInfo("IS (ADM)", "fdr.metrics.inception_score:IS_ADM", lower_is_better=False, low=1.0),
 }
-DERIVED = {"fdr", "fdr_k"}
-"""Given beside every FD whose reference has validation FDs; never asked for by themselves."""
+"""The metrics that `--metrics` takes."""
+DERIVED = {"fdr": MetricInfo("FDr", mean="fdr_k"), "fdr_k": MetricInfo("FDr^k")}
+"""Metrics that come with others by the rules `ratio` and `mean`; who asks for one asks for the metric that it is of."""
+OF_AUTOENCODERS = {
+    "ifd": MetricInfo("iFD", inception_label="iFID", is_distance=True),
+    "rfd": MetricInfo("rFD", inception_label="rFID", is_distance=True),
+    "nfd": MetricInfo("neighbour FD", inception_label="neighbour FID", is_distance=True),
+    "psnr": MetricInfo("PSNR (dB)", lower_is_better=False, low=-math.inf),
+    "ssim": MetricInfo("SSIM", lower_is_better=False, low=-1.0, high=1.0),
+    "ms_ssim": MetricInfo("MS-SSIM", lower_is_better=False, low=-1.0, high=1.0),
+    "lpips": MetricInfo("LPIPS"),
+}
+"""The metrics of `fdr ifid`; "ifd:0.25" is "ifd" at another alpha."""
 
 
-def load_metrics(names: str | Sequence[str]) -> list[AbstractMetric]:
-    """Metric objects for "fd,is" or a list of names, in any case. Raises `InputError` with near matches."""
+def metric_info(metric: str) -> MetricInfo | None:
+    """What is known of "fd", "is:adm" or "ifd:0.25"; None for a metric that this version does not know."""
+    name = "ifd" if metric.startswith("ifd:") else metric
+    return next((table[name] for table in (METRICS, DERIVED, OF_AUTOENCODERS) if name in table), None)
+
+
+def peer_name(name: str) -> str | None:
+    """The rest of a sentence about a name that other tools have for a metric, in any case: "is not offered yet"; or
+    None.
+    """
+    plain = name.strip().lower().replace("-", "_").replace(" ", "_")
+    return None if plain in METRICS else PEER_NAMES.get(plain)
+
+
+def load_metrics(names: str | Sequence[str]) -> dict[str, Metric]:
+    """The metrics for "fd,is" or a list of names, in any case. Names with one target share one object.
+
+    Raises `InputError` with near matches.
+    """
     split = names.split(",") if isinstance(names, str) else list(names)
     asked = [name.strip() for name in split if name.strip()]
-    lowered = [name.lower() if name.lower() in METRICS.keys() | DERIVED else name for name in asked]
-    wanted = list(dict.fromkeys("fd" if name in DERIVED else name for name in lowered))
+    wanted = list(dict.fromkeys(_measured_with(name.lower()) or name for name in asked))
     if not wanted:
         raise InputError(f"No metric was named; known: {', '.join(METRICS)}.")
-    metrics = []
+    by_target: dict[str, list[str]] = {}
     for name in wanted:
         if name not in METRICS:
             raise unknown("metric", name, METRICS, peers=peer_name)
-        module, _, attribute = METRICS[name].partition(":")
-        metrics.append(getattr(importlib.import_module(module), attribute)())
-    return metrics
+        by_target.setdefault(METRICS[name].target, []).append(name)
+    loaded = {target: replace(_import(target), names=tuple(names)) for target, names in by_target.items()}
+    return {name: loaded[METRICS[name].target] for name in wanted}
+
+
+def _measured_with(name: str) -> str | None:
+    """The metric to compute for a name: itself, or the one that a derived metric comes with; None if unknown."""
+    while name in DERIVED:
+        name = next(source for source, info in (METRICS | DERIVED).items() if name in (info.ratio, info.mean))
+    return name if name in METRICS else None
+
+
+def _import(target: str) -> Metric:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)

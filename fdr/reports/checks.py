@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fdr.errors import InputError
-from fdr.metrics import DISTANCES, metric_facts
+from fdr.metrics import metric_info
 from fdr.reports.schema import are_texts, is_count, is_number, result_key, schema_problems, shown
 from fdr.reports.signature import Signature, image_fields, parse_signature, short_digest
 
@@ -36,6 +36,11 @@ class Row:
     def kind(self) -> str:
         """The metric without the alpha of an interpolated FD."""
         return "ifd" if self.metric.startswith("ifd:") else self.metric
+
+    @property
+    def is_distance(self) -> bool:
+        info = metric_info(self.metric)
+        return info is not None and info.is_distance
 
     @property
     def encoder(self) -> str | None:
@@ -95,10 +100,10 @@ def each_number_once(report: Parts) -> Iterator[str]:
 
 def directions(report: Parts) -> Iterator[str]:
     for row in report.rows:
-        facts = metric_facts(row.metric)
-        if facts is not None and row.data["lower_is_better"] != facts.lower_is_better:
-            better, flag = ("lower", "false") if facts.lower_is_better else ("higher", "true")
-            yield f"lower_is_better of {row.key} is {flag}, and {facts.label} is better when it is {better}"
+        info = metric_info(row.metric)
+        if info is not None and row.data["lower_is_better"] != info.lower_is_better:
+            better, flag = ("lower", "false") if info.lower_is_better else ("higher", "true")
+            yield f"lower_is_better of {row.key} is {flag}, and {info.label} is better when it is {better}"
 
 
 def possible_values(report: Parts) -> Iterator[str]:
@@ -110,10 +115,10 @@ def possible_values(report: Parts) -> Iterator[str]:
 
 def impossible(metric: str, value: float, rounding: float = 0.0) -> str | None:
     """The rest of a sentence about a value that the metric cannot have; None for a possible one."""
-    facts, room = metric_facts(metric), max(ABSOLUTE, rounding)
-    if facts is None or facts.low - room <= value <= facts.high + room:
+    info, room = metric_info(metric), max(ABSOLUTE, rounding)
+    if info is None or info.low - room <= value <= info.high + room:
         return None
-    return f"is {value:g}, and {facts.label} is {facts.values}"
+    return f"is {value:g}, and {info.label} is {info.values}"
 
 
 def intervals(report: Parts) -> Iterator[str]:
@@ -204,7 +209,7 @@ def signature_is_of_the_reference(report: Parts) -> Iterator[str]:
         name, digest = report.reference["name"], report.reference.get("digest")
         if isinstance(digest, Mapping):
             digest = digest.get(f"{row.encoder}:{row.data.get('output')}") or digest.get(row.encoder or "")
-        has_moments = row.kind in DISTANCES or row.metric == "fdr"  # features may be of other images than the moments
+        has_moments = row.is_distance or row.metric == "fdr"  # features may be of other images than the moments
         if digest and has_moments and stated != f"{name}:{digest[:8]}" and stated.rpartition(":")[2] != digest[:8]:
             yield f"the signature of {row.key} has the reference {stated}, and the reference is {name}:{digest[:8]}"
 
@@ -215,7 +220,7 @@ def reference_counts(report: Parts) -> Iterator[str]:
     count = report.reference.get("count")
     for row in report.rows:
         own = row.data.get("reference_count")
-        if None not in (count, own) and count != own and (row.kind in DISTANCES or row.metric == "fdr"):
+        if None not in (count, own) and count != own and (row.is_distance or row.metric == "fdr"):
             yield f"{row.key} is against {own} images, and the reference has {count}"
 
 
@@ -231,7 +236,7 @@ def versions(report: Parts) -> Iterator[str]:
 def distances_are_their_terms(report: Parts) -> Iterator[str]:
     for row in report.rows:
         mean, trace = row.number("mean_term"), row.number("trace_term")
-        if row.kind not in DISTANCES or mean is None or trace is None:
+        if not row.is_distance or mean is None or trace is None:
             continue
         rounding = row.number("rounding")
         if row.value == 0:  # what is within its rounding is written as 0

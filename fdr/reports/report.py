@@ -14,7 +14,7 @@ from typing import Any
 
 from fdr._version import __version__
 from fdr.errors import InputError, as_utf8, unknown
-from fdr.metrics import CALLED_FID, metric_facts, peer_name
+from fdr.metrics import metric_info, peer_name
 from fdr.reports.checks import check_report
 from fdr.reports.schema import result_key, shown
 from fdr.runtime import as_path, missing_path, write_atomically
@@ -250,14 +250,11 @@ def metric_label(result: Result) -> str:
     """How people write the metric: FID for Inception, FD otherwise, FDr^6, IS."""
     if result.metric == "fdr_k":
         return f"FDr^{result.k}"
-    facts = metric_facts(result.metric)
-    if facts is None:
+    info = metric_info(result.metric)
+    if info is None:
         return result.metric
-    metric, _, alpha = result.metric.partition(":")
-    if metric not in CALLED_FID:
-        return facts.label
-    label = facts.label.replace("FD", "FID") if is_inception(result.encoder) else facts.label
-    return f"{label} ({alpha})" if alpha else label
+    label = info.inception_label if info.inception_label and is_inception(result.encoder) else info.label
+    return f"{label} ({result.metric[4:]})" if result.metric.startswith("ifd:") else label
 
 
 def is_inception(encoder: str | None) -> bool:

@@ -20,7 +20,7 @@ from fdr.features import ExtractionOptions
 from fdr.images import ImageOptions, open_images
 from fdr.references import find as reference_module
 from fdr.references import load_reference, registry
-from fdr.references.find import RegistryEncoder, RegistryEntry, ValidationFD
+from fdr.references.manifest import RegistryEncoder, RegistryEntry, ValidationFD
 
 
 def features_of(array: np.ndarray, encoder: TinyEncoder | None = None) -> np.ndarray:

@@ -12,11 +12,12 @@ from thread_ranks import on_ranks
 from worlds import TinyEncoder, folder, images, npz
 
 from fdr.errors import InputError
-from fdr.evaluation import Measurement, Requested, measure
+from fdr.evaluation import Measurement, measure
 from fdr.features import CacheStore, Extraction, ExtractionOptions, sums_files
 from fdr.frechet import Moments
 from fdr.images import ImageOptions, open_images
-from fdr.metrics.inception_score import InceptionScoreADM
+from fdr.metrics import Need
+from fdr.metrics.inception_score import IS_ADM
 from fdr.runtime import SOLO, Group
 
 
@@ -43,7 +44,7 @@ class StopsEarly(TinyEncoder):
         return super().forward(inputs, outputs)
 
 
-def run(source: Path, cache: Path | None, *encoders: TinyEncoder, group: Group = SOLO) -> Measurement:
+def run(source: Path, cache: Path | None, *encoders: TinyEncoder, group: Group = SOLO) -> Measurement | None:
     options = ExtractionOptions(cache, 8, num_workers=0, moments_only=cache is not None, group=group)
     images = open_images(source, ImageOptions(on_bad="skip", max_bad=0.2))
     return measure(Extraction(images, encoders or (TinyEncoder(),), None, options))
@@ -187,4 +188,4 @@ def test_metrics_that_need_features_are_refused(tmp_path: Path) -> None:
     options = ExtractionOptions(tmp_path / "c", 8, num_workers=0, moments_only=True)
     extraction = Extraction(open_images(source), [TinyEncoder()], None, options)
     with pytest.raises(InputError, match="moments_only keeps no features"):
-        measure(extraction, {"tiny": Requested(("features",), (), (InceptionScoreADM(),))})
+        measure(extraction, {"tiny": [Need("features"), Need("logits", IS_ADM.collector)]})

@@ -8,16 +8,16 @@ import torch
 from scipy.special import log_softmax
 
 from fdr.errors import InputError
-from fdr.metrics import AbstractStreamMetric
-from fdr.metrics.inception_score import InceptionScore, InceptionScoreADM
+from fdr.metrics import Context, Metric
+from fdr.metrics.inception_score import IS, IS_ADM
 
 
-def scored(metric: AbstractStreamMetric, logits: np.ndarray, batch: int = 64):
-    stream = metric.stream(len(logits))
+def scored(metric: Metric, logits: np.ndarray, batch: int = 64):
+    collector = metric.collector(len(logits))
     for at in range(0, len(logits), batch):
         rows = np.arange(at, min(at + batch, len(logits)))
-        stream.update(rows, logits[rows])
-    return stream.score()
+        collector.add(rows, logits[rows])
+    return metric.compute(collector.finish(), None, Context())
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_equals_torch_fidelity(logits: np.ndarray) -> None:
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
     theirs = isc_features_to_metric(torch.from_numpy(logits), splits=10, shuffle=True, rng_seed=2020)
-    ours = scored(InceptionScore(), logits)
+    ours = scored(IS, logits)
     assert ours.value == pytest.approx(theirs[KEY_METRIC_ISC_MEAN], rel=1e-12)
     assert ours.stderr == pytest.approx(theirs[KEY_METRIC_ISC_STD], rel=1e-9)
 
@@ -41,24 +41,24 @@ def test_adm_takes_consecutive_chunks_of_5000() -> None:
         log_p = log_softmax(chunk.astype(np.float64), axis=1)
         marginal = np.exp(log_p).mean(axis=0)
         values.append(np.exp((np.exp(log_p) * (log_p - np.log(marginal))).sum(axis=1).mean()))
-    assert scored(InceptionScoreADM(), logits).value == pytest.approx(np.mean(values), rel=1e-12)
+    assert scored(IS_ADM, logits).value == pytest.approx(np.mean(values), rel=1e-12)
 
 
 def test_balanced_one_hot_predictions_score_the_number_of_classes() -> None:
     logits = np.full((1000, 10), -1e4, dtype=np.float32)
     logits[np.arange(1000), np.arange(1000) % 10] = 1e4
-    assert scored(InceptionScoreADM(), logits).value == pytest.approx(10, rel=1e-9)
+    assert scored(IS_ADM, logits).value == pytest.approx(10, rel=1e-9)
 
 
 def test_constant_predictions_score_one() -> None:
-    assert scored(InceptionScore(), np.ones((100, 7), dtype=np.float32)).value == pytest.approx(1, abs=1e-12)
+    assert scored(IS, np.ones((100, 7), dtype=np.float32)).value == pytest.approx(1, abs=1e-12)
 
 
 def test_does_not_depend_on_the_batch_size(logits: np.ndarray) -> None:
-    values = [scored(InceptionScore(), logits, batch).value for batch in (1, 7, 1003)]
+    values = [scored(IS, logits, batch).value for batch in (1, 7, 1003)]
     assert values == pytest.approx([values[0]] * 3, rel=1e-13)
 
 
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(InputError, match=r"needs at least 10 images, one per split; got 9"):
-        InceptionScore().stream(9)
+        IS.collector(9)

@@ -1,26 +1,47 @@
-"""Names of metrics: in any case, with what other tools call them; the facts of a name are those of its metric."""
+"""Names of metrics: in any case, with what other tools call them; what is known of each metric."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 
 from fdr.errors import InputError
-from fdr.ifid.quality import LOWER_IS_BETTER
-from fdr.metrics import METRICS, load_metrics, metric_facts, peer_name
-from fdr.metrics.names import FACTS, PEER_NAMES
-from fdr.metrics.registry import DERIVED
+from fdr.metrics import DERIVED, METRICS, Metric, load_metrics, metric_info, peer_name
+from fdr.metrics.names import PEER_NAMES
+from fdr.metrics.registry import OF_AUTOENCODERS
+
+# label, lower is better, smallest and largest value, as the literature defines each
+KNOWN = {
+    "fd": ("FD", True, 0, math.inf), "sfid": ("sFID", True, 0, math.inf),
+    "precision": ("Precision", False, 0, 1), "recall": ("Recall", False, 0, 1),
+    "precision:adm": ("Precision (ADM)", False, 0, 1), "recall:adm": ("Recall (ADM)", False, 0, 1),
+    "is": ("IS", False, 1, math.inf), "is:adm": ("IS (ADM)", False, 1, math.inf),
+    "fdr": ("FDr", True, 0, math.inf), "fdr_k": ("FDr^k", True, 0, math.inf),
+    "ifd": ("iFD", True, 0, math.inf), "rfd": ("rFD", True, 0, math.inf), "nfd": ("neighbour FD", True, 0, math.inf),
+    "psnr": ("PSNR (dB)", False, -math.inf, math.inf), "ssim": ("SSIM", False, -1, 1),
+    "ms_ssim": ("MS-SSIM", False, -1, 1), "lpips": ("LPIPS", True, 0, math.inf),
+}  # fmt: skip
 
 
-def test_the_facts_of_a_name_are_those_of_its_metric() -> None:
-    measured = {metric.name: metric.lower_is_better for metric in load_metrics(list(METRICS))}
-    assert set(measured) == set(METRICS) and set(measured) | DERIVED | set(LOWER_IS_BETTER) < set(FACTS)
-    for name, lower_is_better in {**measured, **LOWER_IS_BETTER}.items():
-        assert FACTS[name].lower_is_better == lower_is_better, name
-    assert metric_facts("ifd:0.25") == metric_facts("ifd") and metric_facts("new") is None
+def test_what_is_known_of_each_metric() -> None:
+    tables = METRICS | DERIVED | OF_AUTOENCODERS
+    found = {name: (info.label, info.lower_is_better, info.low, info.high) for name, info in tables.items()}
+    assert found == KNOWN
+    assert all(metric_info(name) is info for name, info in tables.items())
+    assert metric_info("ifd:0.25") == metric_info("ifd") and metric_info("new") is None
+
+
+def test_every_line_of_the_registry_leads_to_a_metric() -> None:
+    loaded = load_metrics(list(METRICS))
+    assert list(loaded) == list(METRICS)
+    for name, metric in loaded.items():
+        assert isinstance(metric, Metric) and name in metric.names
 
 
 def test_names_in_any_case() -> None:
-    assert [metric.name for metric in load_metrics("FD, Is:ADM,FDr")] == ["fd", "is:adm"]
+    assert list(load_metrics("FD, Is:ADM,FDr")) == ["fd", "is:adm"]
+    assert list(load_metrics("FDr_k,is")) == ["fd", "is"]
 
 
 @pytest.mark.parametrize("name, sentence", [
@@ -42,5 +63,10 @@ def test_the_names_of_other_tools(name: str, sentence: str) -> None:
 
 
 def test_the_table_of_other_names_is_looked_up_as_it_is_written() -> None:
-    assert all(peer_name(name) == text for name, text in PEER_NAMES.items())
-    assert not PEER_NAMES.keys() & METRICS.keys()
+    assert all(peer_name(name) == text for name, text in PEER_NAMES.items() if name not in METRICS)
+
+
+def test_a_name_that_fdr_offers_is_not_that_of_another_tool(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert peer_name("KID") is not None
+    monkeypatch.setitem(METRICS, "kid", metric_info("fd"))
+    assert peer_name("KID") is None

@@ -8,19 +8,27 @@ import torch
 from adm_oracle import precision_recall
 
 from fdr.errors import InputError
+from fdr.metrics import METRICS, Context, Score, load_metrics
 from fdr.metrics import distances as neighbours
-from fdr.metrics.precision_recall import K, Precision, Recall, precision, precision_adm, recall, recall_adm
+from fdr.metrics.precision_recall import K
+from fdr.runtime import Progress
 
-EXACT = (precision(), recall())
-ALL = (*EXACT, precision_adm(), recall_adm())
+EXACT = ("precision", "recall")
+ADM = ("precision:adm", "recall:adm")
+ALL = (*EXACT, *ADM)
 
 
 def draw(seed: int, count: int, dim: int = 24, shift: float = 0.0) -> np.ndarray:
     return (np.random.default_rng(seed).normal(size=(count, dim)) + shift).astype(np.float32)
 
 
-def value(metric: Precision | Recall, samples: np.ndarray, reference: np.ndarray) -> float:
-    return metric.score(samples=samples, reference=reference).value
+def score(name: str, samples: np.ndarray, reference: np.ndarray, progress: Progress | None = None) -> Score:
+    context = Context() if progress is None else Context(progress=progress)
+    return load_metrics(name)[name].scores(samples, reference, context)[name]
+
+
+def value(name: str, samples: np.ndarray, reference: np.ndarray) -> float:
+    return score(name, samples, reference).value
 
 
 def brute_force(samples: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
@@ -56,7 +64,7 @@ def test_adm_rule_is_that_of_numpys_halves(
     monkeypatch.setattr(neighbours, "ADM_BLOCK", 100)
     monkeypatch.setattr(neighbours, "ADM_ROWS", 30)
     samples, reference = np.rint(draw(2, 330, dim, 2) * scale), np.rint(draw(3, 250, dim, 2.1) * scale)
-    found = (value(precision_adm(), samples, reference), value(recall_adm(), samples, reference))
+    found = tuple(value(name, samples, reference) for name in ADM)
     assert found == precision_recall(samples, reference, 100)
     assert (found == brute_force(samples, reference)) == overflows
 
@@ -70,8 +78,8 @@ def test_half_distances_are_rounded_and_a_block_that_overflows_is_not() -> None:
     assert torch.isfinite(block.squared).all() and block.squared.max() > torch.finfo(torch.float16).max
 
 
-@pytest.mark.parametrize("metric", ALL, ids=lambda metric: metric.name)
-def test_a_set_covers_itself_and_nothing_far_away(metric: Precision | Recall) -> None:
+@pytest.mark.parametrize("metric", ALL)
+def test_a_set_covers_itself_and_nothing_far_away(metric: str) -> None:
     features = draw(6, 90)
     assert value(metric, features, features) == 1
     assert value(metric, features, features + 40) == 0
@@ -79,12 +87,12 @@ def test_a_set_covers_itself_and_nothing_far_away(metric: Precision | Recall) ->
 
 def test_the_roles_are_not_symmetric_and_swap_with_the_arguments() -> None:
     narrow, wide = draw(7, 200, 4) * np.float32(0.1), draw(8, 200, 4)
-    assert value(precision(), narrow, wide) > 0.9 > 0.3 > value(recall(), narrow, wide)
-    assert value(precision(), narrow, wide) == value(recall(), wide, narrow)
+    assert value("precision", narrow, wide) > 0.9 > 0.3 > value("recall", narrow, wide)
+    assert value("precision", narrow, wide) == value("recall", wide, narrow)
 
 
-@pytest.mark.parametrize("metric", EXACT, ids=lambda metric: metric.name)
-def test_rotation_shift_and_order_change_nothing(metric: Precision | Recall) -> None:
+@pytest.mark.parametrize("metric", EXACT)
+def test_rotation_shift_and_order_change_nothing(metric: str) -> None:
     samples, reference = draw(9, 150, 8), draw(10, 170, 8, 0.3)
     before = value(metric, samples, reference)
     rotation = np.linalg.qr(np.random.default_rng(11).normal(size=(8, 8)))[0]
@@ -94,8 +102,8 @@ def test_rotation_shift_and_order_change_nothing(metric: Precision | Recall) -> 
     assert value(metric, samples[order], reference[::-1].copy()) == before
 
 
-@pytest.mark.parametrize("metric", EXACT, ids=lambda metric: metric.name)
-def test_duplicates_are_at_distance_zero(metric: Precision | Recall) -> None:
+@pytest.mark.parametrize("metric", EXACT)
+def test_duplicates_are_at_distance_zero(metric: str) -> None:
     """Ten copies of each feature: all radii are 0, and only the same features again are inside."""
     features = np.repeat(draw(13, 30, 2048) * 3, 10, axis=0)
     assert value(metric, features, features[::-1].copy()) == 1
@@ -114,31 +122,43 @@ def test_the_size_of_blocks_changes_nothing(sizes: tuple[int, int], monkeypatch:
 @pytest.mark.parametrize("size", [1, 50, 1000])
 def test_rows_within_a_block_of_adm_change_nothing(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     samples, reference = draw(16, 130, 12), draw(17, 140, 12, 0.2)
-    expected = [value(metric, samples, reference) for metric in ALL[2:]]
+    expected = [value(metric, samples, reference) for metric in ADM]
     monkeypatch.setattr(neighbours, "ADM_ROWS", size)
-    assert [value(metric, samples, reference) for metric in ALL[2:]] == expected
+    assert [value(metric, samples, reference) for metric in ADM] == expected
 
 
 def test_half_precision_moves_the_values_a_little() -> None:
     samples, reference = draw(18, 600, 256), draw(19, 600, 256, 0.05)
-    for exact, half in zip(EXACT, ALL[2:], strict=True):
+    for exact, half in zip(EXACT, ADM, strict=True):
         gap = abs(value(exact, samples, reference) - value(half, samples, reference))
         assert gap < 0.05
 
 
 def test_names_and_constants_of_the_definition() -> None:
-    assert [metric.name for metric in ALL] == ["precision", "recall", "precision:adm", "recall:adm"]
-    assert precision().settings == {"k": "3"}
-    assert recall_adm().settings == {"k": "3", "d": "f16"}
-    assert not any(metric.lower_is_better for metric in ALL) and all(metric.needs_reference for metric in ALL)
+    metrics = load_metrics(ALL)
+    assert metrics["precision"].settings == metrics["recall"].settings == {"k": "3"}
+    assert metrics["precision:adm"].settings == metrics["recall:adm"].settings == {"k": "3", "d": "f16"}
+    assert not any(METRICS[name].lower_is_better for name in ALL)
+    assert all(metric.needs_reference for metric in metrics.values())
+
+
+@pytest.mark.parametrize("names", [EXACT, ADM])
+def test_both_from_one_computation_are_each_alone(names: tuple[str, str]) -> None:
+    samples, reference = draw(24, 130, 12), draw(25, 110, 12, 0.2)
+    metrics = load_metrics(names)
+    assert metrics[names[0]] is metrics[names[1]]
+    together = metrics[names[0]].scores(samples, reference, Context())
+    assert {name: found.value for name, found in together.items()} == {
+        name: value(name, samples, reference) for name in names
+    }
 
 
 def test_unequal_numbers_are_noted_where_they_are_not_the_definition() -> None:
     samples, reference = draw(20, 30), draw(21, 40)
-    (note,) = precision().score(samples, reference).notes
+    (note,) = score("precision", samples, reference).notes
     assert note.startswith("30 samples and 40 reference images")
-    assert not precision().score(samples, reference[:30]).notes
-    assert not precision_adm().score(samples, reference).notes
+    assert not score("precision", samples, reference[:30]).notes
+    assert not score("precision:adm", samples, reference).notes
 
 
 def test_progress_is_told_of_every_distance() -> None:
@@ -159,15 +179,15 @@ def test_progress_is_told_of_every_distance() -> None:
             told.append(amount)
 
     progress = Counting()
-    recall().score(draw(22, 30), draw(23, 40), progress=progress)
+    score("recall", draw(22, 30), draw(23, 40), progress)
     assert sum(told) == progress.total == 30 * 30 + 30 * 40
 
 
-@pytest.mark.parametrize("metric", ALL, ids=lambda metric: metric.name)
-def test_too_few_or_unfitting_features_are_refused(metric: Precision | Recall) -> None:
-    with pytest.raises(InputError, match=rf"{metric.name} needs more than 3 samples, for a 3rd neighbour; got 3"):
-        metric.score(draw(0, 3), draw(1, 9))
+@pytest.mark.parametrize("metric", ALL)
+def test_too_few_or_unfitting_features_are_refused(metric: str) -> None:
+    with pytest.raises(InputError, match=rf"{metric} needs more than 3 samples, for a 3rd neighbour; got 3"):
+        score(metric, draw(0, 3), draw(1, 9))
     with pytest.raises(InputError, match="needs more than 3 reference images"):
-        metric.score(draw(0, 9), draw(1, 3))
+        score(metric, draw(0, 9), draw(1, 3))
     with pytest.raises(InputError, match="features of width 24, the reference of width 5"):
-        metric.score(draw(0, 9), draw(1, 9, 5))
+        score(metric, draw(0, 9), draw(1, 9, 5))

@@ -13,17 +13,26 @@ from worlds import images, npz
 import fdr
 import fdr.metrics
 from fdr.cli import run
-from fdr.metrics import METRICS, load_metrics
+from fdr.metrics import METRICS, Context, load_metrics
+from fdr.metrics.registry import MetricInfo
 
 PAGE = Page("add-a-metric.md")
+
+
+def lines():
+    """The lines of the registry that the page shows."""
+    names = {"MetricInfo": MetricInfo}
+    for program in PAGE.programs:
+        exec(program, names)
+    return names["METRICS"]
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The folder of a reader who followed the page: its file counts as one of fdr/metrics, its line is registered."""
     monkeypatch.setattr(fdr.metrics, "__path__", [*fdr.metrics.__path__, str(tmp_path)])
-    for name, target in PAGE.run()["METRICS"].items():
-        monkeypatch.setitem(METRICS, name, target)
+    for name, info in lines().items():
+        monkeypatch.setitem(METRICS, name, info)
     npz(tmp_path / "samples.npz", images(30, seed=1, side=32))
     with PAGE.followed_in(tmp_path, monkeypatch):
         yield tmp_path
@@ -36,23 +45,33 @@ def moments(features: np.ndarray) -> fdr.Moments:
 
 def test_the_page_has_one_file_and_one_line():
     assert set(PAGE.files) == {"mean_gap.py"}
-    assert PAGE.run()["METRICS"] == {"mean_gap": "fdr.metrics.mean_gap:MeanGap"}
+    assert list(lines()) == ["mean_gap"]
 
 
-def test_its_command_measures_both_metrics(folder, capsys):
+def test_its_command_measures_both_metrics_and_its_tables_limits_and_reports_know_it(folder, capsys):
     (command,) = PAGE.commands()
     assert run([*command, "--no-cache", "-q", "--json", "report.json"]) == 0, capsys.readouterr().err
     results = {row["metric"]: row for row in json.loads((folder / "report.json").read_text())["results"]}
     assert set(results) == {"fd", "mean_gap"}
     assert results["mean_gap"]["details"]["distance"] ** 2 == pytest.approx(results["fd"]["details"]["mean_term"])
     assert results["mean_gap"]["signature"].startswith("mean_gap|enc:random|")
+    capsys.readouterr()
+    assert run(["show", "report.json"]) == 0
+    assert "Mean gap" in capsys.readouterr().out
+    assert run(["check", "report.json", "--max", "mean_gap=1e-6"]) == 1
+    assert run(["check", "report.json", "--min", "mean_gap=1"]) == 2  # lower is better
+    assert (
+        run(["check", "report.json", "--max", "mean_gap=-1"]) == 2
+        and "Mean gap is 0 or more" in capsys.readouterr().err
+    )
 
 
 def test_the_example_measures_what_it_says(folder):
-    (metric,) = load_metrics("mean_gap")
+    compute = load_metrics("mean_gap")["mean_gap"].compute
+    context = Context()
     x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
-    assert metric.score(moments(x), moments(x)).value == 0
-    shifted = metric.score(moments(x + np.float32(2)), moments(x)).value
+    assert compute(moments(x), moments(x), context).value == 0
+    shifted = compute(moments(x + np.float32(2)), moments(x), context).value
     assert shifted == pytest.approx(2 * np.sqrt(6 / x.astype(float).var(axis=0, ddof=1).sum()), rel=1e-5)
     with pytest.raises(fdr.InputError, match="images that differ"):
-        metric.score(moments(x), moments(np.ones((40, 6), np.float32)))
+        compute(moments(x), moments(np.ones((40, 6), np.float32)), context)

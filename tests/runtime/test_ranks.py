@@ -13,11 +13,12 @@ from worlds import TinyEncoder, folder, images, npz
 
 import fdr
 from fdr.errors import InputError, RunError
-from fdr.evaluation import Requested, measure
+from fdr.evaluation import measure
 from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import Sums
 from fdr.images import ImageOptions, open_images
 from fdr.images.digests import file_digests
+from fdr.metrics import CollectedFeatures, Need
 from fdr.runtime import SOLO, Group, part_of, rank_device, rank_environment, rank_facts
 from fdr.runtime.ranks.facts import RankFacts
 
@@ -237,8 +238,9 @@ class TestFacts:
 def features_of(group: Group, path: Path, cache: Path | None, count: int | None = None) -> np.ndarray | None:
     source = open_images(path, ImageOptions(on_bad="skip", max_bad=0.1))
     extraction = Extraction(source, [TinyEncoder()], None, ExtractionOptions(cache, 5, 0, group=group))
-    measured = measure(extraction, {"tiny": Requested(moments=("features",), features=("features",))})
-    return measured.features.get(("tiny", "features"))
+    need = Need("features", CollectedFeatures)
+    measured = measure(extraction, {"tiny": [Need("features"), need]})
+    return None if measured is None else measured.collected["tiny", need]
 
 
 @pytest.mark.filterwarnings("ignore:1 of 5 shards of the feature cache")
