@@ -20,8 +20,8 @@ from fdr.encoders.callables import checked_features
 from fdr.encoders.names import OpenName, parse_open_name
 from fdr.encoders.preprocessing import Preprocessing
 from fdr.errors import InputError, WeightsError
-from fdr.runtime import missing_path, refuse_stand_in
-from fdr.weights import ScriptedProgram, file_digest, load_program, read_sidecar
+from fdr.runtime import file_digest, missing_path, refuse_stand_in
+from fdr.weights import ScriptedProgram, load_program, read_sidecar
 
 SETTINGS = {
     "size": "side of the square the network sees, in pixels; without it images stay as they are",

@@ -15,6 +15,7 @@ from torch import nn
 from fdr.errors import InputError, unknown
 from fdr.generators.base import Architecture, refuse_empty
 from fdr.generators.published.presets import PRESETS
+from fdr.runtime import file_digest
 from fdr.weights import (
     GENERATORS,
     PLACE,
@@ -23,7 +24,6 @@ from fdr.weights import (
     ScriptedProgram,
     call_factory,
     declared_in,
-    file_digest,
     find_declared,
     find_factory,
     is_repository,

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from fdr.errors import InputError, WeightsError
 from fdr.generators.base import Architecture, Generator
-from fdr.runtime import atomic_path, check_writable, write_atomically
-from fdr.weights import ONLINE, WeightSets, file_digest
+from fdr.runtime import atomic_path, check_writable, file_digest, write_atomically
+from fdr.weights import ONLINE, WeightSets
 
 INDEX_NAME = "generator.json"
 SCHEMA = "fdr-generator/1"

@@ -7,7 +7,6 @@ from .diffusers import is_repository as is_repository
 from .diffusers import load_model as load_model
 from .files import FoundWeights as FoundWeights
 from .files import WeightsFile as WeightsFile
-from .files import file_digest as file_digest
 from .files import find as find
 from .files import find_publication as find_publication
 from .files import hub_file as hub_file

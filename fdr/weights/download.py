@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import inspect
 import os
@@ -15,7 +14,7 @@ from typing import Any, BinaryIO
 
 from fdr._version import __version__
 from fdr.errors import RunError, first_line
-from fdr.runtime import Progress, ProgressTask, locked_file
+from fdr.runtime import Progress, ProgressTask, file_digest, locked_file
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0
@@ -50,8 +49,7 @@ def _fetch_locked(url: str, target: Path, sha256: str | None, progress: Progress
         part.unlink(missing_ok=True)
     _download(url, part, target.name, progress)
     if sha256 is not None:
-        with open(part, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = file_digest(part)
         if digest != sha256:
             part.unlink()
             raise FetchError(

@@ -6,7 +6,6 @@ Hugging Face hub cache. Only then comes the network, and never with `--offline`.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from fdr import runtime
 from fdr.errors import FdrWarning, WeightsError
-from fdr.runtime import missing_path
+from fdr.runtime import file_digest, missing_path
 from fdr.weights.download import FetchError, fetch_from_hub, fetch_url
 from fdr.weights.options import WeightOptions
 from fdr.weights.state_dict import copy_state, load_into, load_state_dict, only_tensors, read_checkpoint
@@ -24,7 +23,6 @@ __all__ = [
     "FoundWeights",
     "WeightsFile",
     "copy_state",
-    "file_digest",
     "find",
     "hub_file",
     "load_into",
@@ -133,15 +131,6 @@ def resolve(file: WeightsFile, options: WeightOptions, encoder: str) -> FoundWei
     path = _fetch(file, options, encoder)
     digest = file_digest(path)
     return FoundWeights(path, digest, is_known=digest == file.sha256)
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of the bytes of `path`, as hex."""
-    try:
-        with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(f"Cannot read weight file {str(path)!r}: {error.strerror or error}.") from error
 
 
 def missing_sentence(file: WeightsFile, options: WeightOptions, encoder: str, why: str) -> str:

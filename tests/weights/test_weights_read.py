@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from weight_worlds import put
 
 from fdr.errors import WeightsError
-from fdr.weights import files as weights
 from fdr.weights import load_into, load_state_dict
 
 pytestmark = pytest.mark.usefixtures("places")
@@ -129,8 +128,6 @@ def test_a_flipped_bit_of_a_checkpoint_is_found(tmp_path):
 def test_a_file_that_vanished_is_one_sentence(tmp_path):
     with pytest.raises(WeightsError, match="Cannot read weight file"):
         load_state_dict(tmp_path / "gone.pth")
-    with pytest.raises(WeightsError, match="Cannot read weight file"):
-        weights.file_digest(tmp_path / "gone.pth")
 
 
 class Net(torch.nn.Module):

@@ -17,7 +17,8 @@ from fdr import runtime
 from fdr.errors import InputError, WeightsError, unknown
 from fdr.ifid.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
 from fdr.ifid.autoencoders.objects import AutoencoderOptions, wrap
-from fdr.weights import ScriptedProgram, file_digest, is_archive, load_archive, load_program, read_sidecar
+from fdr.runtime import file_digest
+from fdr.weights import ScriptedProgram, is_archive, load_archive, load_program, read_sidecar
 
 ENCODER, DECODER = "encoder.pt2", "decoder.pt2"
 _SAID = ("value_range", "posterior")
