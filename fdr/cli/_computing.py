@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from fdr.cli._options import Decorator, cache_dir, offline, stack, switch, theme, weights_dir
-from fdr.cli._progress import human_bytes
 from fdr.cli._ranks import ranks
 from fdr.errors import WeightsError
-from fdr.runtime import Progress, SilentProgress
+from fdr.runtime import Progress, SilentProgress, human_bytes
 
 if TYPE_CHECKING:
     from fdr.encoders import EncoderOptions

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fdr.errors import FdrWarning, printable
-from fdr.runtime import Progress, SilentProgress
+from fdr.runtime import Progress, SilentProgress, human_bytes
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichBars
@@ -175,15 +175,6 @@ class Meter:
         is_open = self._total is not None and self.done < self._total
         left = f", {human_seconds((self._total - self.done) / rate)} left" if is_open and self._total else ""
         return f"{counted}, {speed}{left}"
-
-
-def human_bytes(size: float) -> str:
-    """1234567 -> "1.2 MB" (powers of 1000, as disks and hubs count)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def human_seconds(seconds: float) -> str:

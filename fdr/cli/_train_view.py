@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fdr.cli._progress import PLAIN_INTERVAL, PlainProgress, RichProgress, RichTask, human_bytes, human_seconds
+from fdr.cli._progress import PLAIN_INTERVAL, PlainProgress, RichProgress, RichTask, human_seconds
 from fdr.cli._render import LiveTable
 from fdr.errors import FdrWarning
+from fdr.runtime import human_bytes
 from fdr.training import SilentView, View
 
 if TYPE_CHECKING:

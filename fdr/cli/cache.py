@@ -9,8 +9,9 @@ import click
 
 from fdr.cli import _options
 from fdr.cli._outputs import write_json
-from fdr.cli._progress import human_bytes, progress_for
+from fdr.cli._progress import progress_for
 from fdr.cli._render import print_table
+from fdr.runtime import human_bytes
 
 _names = click.argument("names", nargs=-1, metavar="[NAMES]...")
 

@@ -10,8 +10,8 @@ import click
 
 from fdr.cli import _options, completion
 from fdr.cli._outputs import write_json
-from fdr.cli._progress import human_bytes
 from fdr.cli._render import print_table
+from fdr.runtime import human_bytes
 
 
 @click.command(

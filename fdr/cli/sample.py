@@ -10,6 +10,7 @@ import click
 from fdr.cli import _computing, _generator, _options
 from fdr.cli._outputs import Output
 from fdr.cli._progress import progress_for
+from fdr.runtime import human_bytes
 
 if TYPE_CHECKING:
     from fdr.generators import SampleSet
@@ -98,5 +99,5 @@ def _plan(samples: SampleSet) -> str:
     total = len(samples.source)
     done = total - sum(stop - start for start, stop in samples.missing())
     height, width = samples.source.generator.image_size or (0, 0)
-    size = total * height * width * 3 / 1e6
-    return f"would write {_described(samples)}; {size:,.1f} MB of pixels to {samples.path}, {done} samples are there"
+    size = human_bytes(total * height * width * 3)
+    return f"would write {_described(samples)}; {size} of pixels to {samples.path}, {done} samples are there"

@@ -10,8 +10,9 @@ import click
 
 from fdr.cli import _options, completion
 from fdr.cli._outputs import Output, is_stdout, write_json
-from fdr.cli._progress import human_bytes, progress_for
+from fdr.cli._progress import progress_for
 from fdr.cli._render import print_table
+from fdr.runtime import human_bytes
 
 if TYPE_CHECKING:
     from fdr.weights import Holding, Verdict

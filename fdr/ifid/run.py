@@ -34,7 +34,7 @@ from fdr.ifid.results import Scores, results
 from fdr.images import ImageSource
 from fdr.metrics import OVERSHOOT, CollectedFeatures, Lpips, Need
 from fdr.reports import Report
-from fdr.runtime import memory_for, package_versions, propagate_failures, run_on_rank0
+from fdr.runtime import human_bytes, memory_for, package_versions, propagate_failures, run_on_rank0
 
 FOLDER = "ifid"
 """The folder in the cache that keeps the progress and the results of the neighbour search."""
@@ -138,10 +138,9 @@ class InterpolatedFid:
             f"{self.autoencoder.device}"
         )
         for title, source, encoder in self._encodings():
-            gigabytes = stored_bytes(encoder, len(source)) / 1e9
             yield (
                 f"{title}: {source.name}, {len(source)} images, {self._num_encoded(source, encoder)} encoded already; "
-                f"latents {encoder.stored_dtype}, {gigabytes:,.2f} GB on disk"
+                f"latents {encoder.stored_dtype}, {human_bytes(stored_bytes(encoder, len(source)))} on disk"
             )
         plan = plan_search(
             _Planned(len(self.images), self._query_encoder),
@@ -152,7 +151,7 @@ class InterpolatedFid:
         )
         yield (
             f"search: {plan.query_rows} images at a time, in {plan.num_blocks} passes over the neighbours' latents; "
-            f"{plan.precision} products, {max(plan.device_bytes, plan.host_bytes) / 2**20:,.0f} MiB"
+            f"{plan.precision} products, {human_bytes(max(plan.device_bytes, plan.host_bytes))}"
         )
         variants = [RECONSTRUCTIONS, NEIGHBOURS, *map(between, filter(self.options.used_alpha, self.options.alphas))]
         yield f"decode: {', '.join(variants)}, {len(self.images)} images each; measured with {', '.join(self.encoders)}"

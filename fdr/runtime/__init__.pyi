@@ -57,6 +57,7 @@ from .pickle_check import pickles_in as pickles_in
 from .progress import Progress as Progress
 from .progress import ProgressTask as ProgressTask
 from .progress import SilentProgress as SilentProgress
+from .progress import human_bytes as human_bytes
 from .ranks.facts import rank_device as rank_device
 from .ranks.facts import rank_environment as rank_environment
 from .ranks.facts import rank_facts as rank_facts

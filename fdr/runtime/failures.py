@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator
 
 from fdr.errors import FdrError, InputError, RunError, first_line
+from fdr.runtime.progress import human_bytes
 
 _NO_MEMORY = re.compile(
     r"out of memory|(can't|cannot|could not|unable to|failed to) allocate|not enough memory|memory allocation failed|"
@@ -45,24 +46,15 @@ def out_of_memory(error: BaseException, part: str, advice: str) -> RunError:
     """The sentence for `error`: which memory ran out while `part` was at work, how much it asked for, what to do."""
     is_gpu = _GPU.search(str(error)) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
     found = _ASKED.search(str(error))
-    asked = f" ({_readable(found['number'], found['unit'])} were asked for)" if found else ""
+    asked = ""
+    if found:
+        number, unit = found["number"], found["unit"]
+        asked = f" ({human_bytes(float(number)) if unit.lower() == 'bytes' else f'{number} {unit}'} were asked for)"
     where = " on the GPU" if is_gpu else ""
     return RunError(
         f"There is not enough memory{where}{asked} for {part}; {advice}. What was cached or saved stays, and the same "
         "command resumes."
     )
-
-
-def _readable(number: str, unit: str) -> str:
-    """ "8000000000000 bytes" -> "7.28 TiB"; other units stay."""
-    if unit.lower() != "bytes":
-        return f"{number} {unit}"
-    size = float(number)
-    for name in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.3g} {name}"
-        size /= 1024
-    return f"{size:.3g} TiB"
 
 
 def told(error: BaseException) -> FdrError | None:

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fdr.errors import InputError, RunError, as_utf8
+from fdr.runtime.progress import human_bytes
 
 DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
@@ -78,7 +79,7 @@ def cache_write_error(error: OSError, folder: Path, needed: int) -> RunError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         what = "The disk is full" if error.errno == errno.ENOSPC else f"A limit was reached ({reason})"
         return RunError(
-            f"{what} while writing the feature cache {folder}: about {_megabytes(needed)} are still needed and "
+            f"{what} while writing the feature cache {folder}: about {human_bytes(needed)} are still needed and "
             f"{_free(folder)} free; free the space and run the same command again to go on, or {advice}."
         )
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
@@ -90,13 +91,9 @@ def cache_write_error(error: OSError, folder: Path, needed: int) -> RunError:
     return RunError(f"Writing the feature cache {folder} failed ({reason}); {advice}.")
 
 
-def _megabytes(size: int) -> str:
-    return f"{max(1, round(size / 1e6)):,} MB"
-
-
 def _free(folder: Path) -> str:
     try:
-        return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB are"
+        return f"{human_bytes(shutil.disk_usage(folder).free)} are"
     except OSError:
         return "an unknown amount is"
 

@@ -40,3 +40,12 @@ class SilentProgress:
 
     def resume(self, amount: float) -> None:
         return None
+
+
+def human_bytes(size: float) -> str:
+    """1234567 -> "1.2 MB" (powers of 1000, as disks and hubs count)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -18,7 +18,7 @@ from fdr.generators import Architecture, Generator, check_architecture, load_gen
 from fdr.images import open_images
 from fdr.loss import EmaPopulation, FDLoss, LossOptions, QueuePopulation
 from fdr.references import names_images
-from fdr.runtime import Group, check_dtype, peak_memory, resolve_device, run_on_rank0, tensor_ranks
+from fdr.runtime import Group, check_dtype, human_bytes, peak_memory, resolve_device, run_on_rank0, tensor_ranks
 from fdr.training import folder
 from fdr.training.folder import CHECKPOINTS, EVALUATIONS, GRIDS, list_checkpoints
 from fdr.training.log import SilentView, View
@@ -221,9 +221,7 @@ def _files(parts: Parts, run: Path) -> Iterator[str]:
 
 
 def _bytes(size: int | None) -> str:
-    if size is None:
-        return "unknown"
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+    return "unknown" if size is None else human_bytes(size)
 
 
 def _words_of(seconds: float) -> str:

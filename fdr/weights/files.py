@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fdr import runtime
 from fdr.errors import FdrWarning, WeightsError
-from fdr.runtime import file_digest, missing_path
+from fdr.runtime import file_digest, human_bytes, missing_path
 from fdr.weights.download import FetchError, fetch_from_hub, fetch_url
 from fdr.weights.options import WeightOptions
 from fdr.weights.state_dict import copy_state, load_into, load_state_dict, only_tensors, read_checkpoint
@@ -136,7 +136,7 @@ def resolve(file: WeightsFile, options: WeightOptions, encoder: str) -> FoundWei
 def missing_sentence(file: WeightsFile, options: WeightOptions, encoder: str, why: str) -> str:
     """The message that says what to fetch, from where, how big it is, and where to put it."""
     name = file.hub[1] if file.hub else file.filename
-    size = "" if not file.size else f" ({file.size / 1e6:,.0f} MB)" if file.size > 1e6 else f" ({file.size:,} bytes)"
+    size = "" if not file.size else f" ({human_bytes(file.size)})"
     source = f" from {file.source}" if file.source else ""
     target = download_dir(options.weights_dir) / file.filename
     return (

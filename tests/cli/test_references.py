@@ -30,7 +30,7 @@ def test_references_fetch_plans_and_refuses(fdr_command, tmp_path: Path) -> None
     got = fdr_command("references", "fetch", "imagenet256", "--reps", "fdr6", "--dry-run")
     assert got.code == 0 and len(got.out.splitlines()) == 6 and "would fetch https://huggingface.co" in got.out
     got = fdr_command("references", "fetch", "imagenet256:adm", "--offline", "--to", tmp_path / "w")
-    assert got.code == 2 and got.err.count("\n") == 1 and "VIRTUAL_imagenet256_labeled.npz (2,037 MB)" in got.err
+    assert got.code == 2 and got.err.count("\n") == 1 and "VIRTUAL_imagenet256_labeled.npz (2.0 GB)" in got.err
     got = fdr_command("references", "fetch", "imagenett")
     assert got.code == 2 and "did you mean" in got.err
     got = fdr_command("references", "fetch", "demo", "--to", tmp_path / "w")

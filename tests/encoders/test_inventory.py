@@ -120,7 +120,7 @@ def test_path_prints_the_file_alone(capsys, tmp_path):
 def test_path_of_a_missing_file_says_what_to_fetch(capsys):
     code, out, err = call(capsys, "weights", "path", "dinov2")
     assert (code, out) == (2, "")
-    assert "fetch model.safetensors (1,218 MB) from https://" in err
+    assert "fetch model.safetensors (1.2 GB) from https://" in err
     assert call(capsys, "weights", "path")[0] == 2
 
 

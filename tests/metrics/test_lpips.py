@@ -126,12 +126,12 @@ def test_small_images_are_refused(score):
 def test_missing_files_are_told_with_the_remedy(monkeypatch, tmp_path):
     options = EncoderOptions(offline=True, weights_dir=tmp_path)
     with pytest.raises(
-        WeightsError, match=r"AlexNet weights of 'lpips' were not found.*\(244 MB\) from https://\S+pth"
+        WeightsError, match=r"AlexNet weights of 'lpips' were not found.*\(244.4 MB\) from https://\S+pth"
     ):
         load_lpips(options)
     monkeypatch.setattr("fdr.weights.lpips_weights.packaged_heads", lambda: None)
     with pytest.raises(
-        WeightsError, match=r"heads of 'lpips' were not found.*6,009 bytes.*; `pip install lpips` brings"
+        WeightsError, match=r"heads of 'lpips' were not found.*\(6.0 kB\).*; `pip install lpips` brings"
     ):
         load_lpips(options)
 

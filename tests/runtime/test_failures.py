@@ -32,7 +32,7 @@ SHORTAGES = [
     (RuntimeError("CUDA error: out of memory\nCompile with"), "on the GPU for"),
     (
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000000000000 bytes."),
-        "(7.28 TiB ",
+        "(8.0 TB ",
     ),
     (np._core._exceptions._ArrayMemoryError((10**6, 10**6), np.dtype(float)), "(7.28 TiB were asked for) for"),
     (MemoryError(), "memory for"),

@@ -79,10 +79,10 @@ def test_an_explicit_path_is_used_as_it_is_and_must_exist(places):
 @pytest.mark.parametrize(
     ("file", "parts"),
     [
-        (INCEPTION_WEIGHTS, ("pt_inception-2015-12-05-6726825d.pth (96 MB)", "from https://github.com/mseitzer")),
+        (INCEPTION_WEIGHTS, ("pt_inception-2015-12-05-6726825d.pth (95.6 MB)", "from https://github.com/mseitzer")),
         (
             timm_weights("net.a", 1_217_000_000),
-            ("model.safetensors (1,217 MB)", "timm/net.a/resolve/main", "net.a.saf"),
+            ("model.safetensors (1.2 GB)", "timm/net.a/resolve/main", "net.a.saf"),
         ),
     ],
 )
