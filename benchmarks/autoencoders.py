@@ -19,7 +19,6 @@ the posterior's mean and from a sample of it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -28,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -105,12 +105,11 @@ FACTORIES: dict[str, Callable[[], Autoencoder]] = {"kl": kl, "strong": strong, "
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--only", choices=list(FACTORIES))
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     train, test = (images_of(options.data / name) for name in ("train10k.npz", "test5k.npz"))
@@ -120,8 +119,7 @@ def main() -> None:
         seconds = train_one(name, train, options.steps, path)
         found[name] = {"cpu_seconds": round(seconds)} | reconstruction(name, path, test)
         print(name, json.dumps(found[name]), flush=True)
-    if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    harness.write_json(options.json, results=found)
 
 
 def images_of(path: Path) -> Tensor:

@@ -9,10 +9,10 @@ Fieller, Hartley & Pearson (1957) for Kendall. Needs SciPy.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
 
+import harness
 import numpy as np
 from scipy.stats import spearmanr
 
@@ -57,16 +57,20 @@ def by_formula(found: Correlations) -> Iterator[tuple[float, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--rows", type=int, default=14)
     parser.add_argument("--trials", type=int, default=1000)
     options = parser.parse_args()
     print(f"{options.rows} rows, {options.trials} tables; share of 95 % intervals that hold the truth, ours / formula;")
     print("of ours, those without an interval count as holding it, and are counted last")
-    print("| rows are | rho | " + " | ".join(NAMES) + " | without |\n|---|---:|" + "---:|" * (len(NAMES) + 1))
-    for kind in ("normal", "skewed", "heavy tails"):
-        for rho in (0.5, 0.9):
-            print(f"| {kind} | {rho} | {' | '.join(coverage(kind, rho, options.rows, options.trials))} |", flush=True)
+    rows = [
+        [kind, rho, *coverage(kind, rho, options.rows, options.trials)]
+        for kind in ("normal", "skewed", "heavy tails")
+        for rho in (0.5, 0.9)
+    ]
+    header = ("rows are", "rho", *NAMES, "without")
+    print(harness.table(header, rows))
+    harness.write_json(options.json, header=header, rows=rows)
 
 
 def coverage(kind: str, rho: float, rows: int, trials: int) -> Iterator[str]:

@@ -9,12 +9,12 @@ turns, so that a busy machine hits all of them), ratios to the Pillow loop, and 
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
-import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import harness
 import numpy as np
 import PIL
 from PIL import Image
@@ -62,11 +62,10 @@ def ours(paths: list[Path], size: int | None, workers: int) -> Iterator[np.ndarr
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__, repeats=5)
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = args.folder or make_jpegs(Path(made), args.count)
@@ -80,43 +79,31 @@ def measure(paths: list[Path], args: argparse.Namespace) -> None:
     """One table: decoding alone, then with the crop."""
     cpus = available_cpus()
     print(f"{len(paths)} files, Pillow {PIL.__version__}, {cpus} CPU(s), median of {args.repeats}\n")
-    print(
-        "| work | way | images/s | ratio | CPU ms/image | images that differ from Pillow's |\n|---|---|---|---|---|---|"
-    )
+    rows, found = [], {}
     for work, size in (("decode", None), (f"decode + ADM crop to {args.size}", args.size)):
         ways: dict[str, Callable[[], Iterator[np.ndarray]]] = {
             "Pillow, a loop": lambda size=size: pillow(paths, size, original_adm_crop),
             "fdr, no threads": lambda size=size: ours(paths, size, 0),
             f"fdr, {cpus} threads": lambda size=size: ours(paths, size, cpus),
         }
-        wall, cpu = timings(ways, args.repeats)
+        sides = {way: lambda run=run: deque(run(), maxlen=0) for way, run in ways.items()}
+        turns = harness.take_turns(sides, args.repeats)
         differ = sum(
             not np.array_equal(a, b)
             for a, b in zip(pillow(paths, size, adm_crop), ours(paths, size, cpus), strict=True)
         )
-        base = statistics.median(wall["Pillow, a loop"])
-        for way in ways:
-            seconds = statistics.median(wall[way])
-            ms = 1000 * statistics.median(cpu[way]) / len(paths)
-            shown = "" if way.startswith("Pillow") else differ
-            print(f"| {work} | {way} | {len(paths) / seconds:.0f} | {base / seconds:.2f} | {ms:.2f} | {shown} |")
-
-
-def timings(
-    ways: dict[str, Callable[[], Iterator[np.ndarray]]], repeats: int
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Wall and CPU seconds of each way, taking turns; one untimed round first."""
-    wall: dict[str, list[float]] = {way: [] for way in ways}
-    cpu: dict[str, list[float]] = {way: [] for way in ways}
-    for turn in range(repeats + 1):
-        for way, run in ways.items():
-            began, began_cpu = time.perf_counter(), time.process_time()
-            for _ in run():
-                pass
-            if turn:
-                wall[way].append(time.perf_counter() - began)
-                cpu[way].append(time.process_time() - began_cpu)
-    return wall, cpu
+        base = turns["Pillow, a loop"].wall_s
+        found[work] = {way: turn.to_dict() for way, turn in turns.items()} | {"images that differ": differ}
+        for way, turn in turns.items():
+            cells = [
+                f"{len(paths) / turn.wall_s:.0f}",
+                f"{base / turn.wall_s:.2f}",
+                f"{1000 * turn.cpu_s / len(paths):.2f}",
+            ]
+            rows.append([work, way, *cells, "" if way.startswith("Pillow") else differ])
+    header = ("work", "way", "images/s", "ratio", "CPU ms/image", "images that differ from Pillow's")
+    print(harness.table(header, rows, num_text=2))
+    harness.write_json(args.json, results=found)
 
 
 if __name__ == "__main__":

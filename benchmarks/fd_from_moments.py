@@ -4,9 +4,8 @@
     python benchmarks/fd_from_moments.py --quick        # d = 256, seconds
     python benchmarks/fd_from_moments.py --json out.json
 
-Every route runs in a process of its own on the same files, one after the other. CPU seconds are
-`time.process_time()` over all threads, medians of the repeats; memory is the peak above the loaded inputs. The
-truth of each case is known without any of the routes:
+Every route runs in a process of its own on the same files, one after the other; memory is the peak above the loaded
+inputs. The truth of each case is known without any of the routes:
 
 - full rank: S2 = T S1 T with T symmetric positive definite, not commuting with S1, so tr (S1 S2)^1/2 = tr (S1 T);
   the spectrum of S1 is a power law with condition 1e6;
@@ -20,20 +19,12 @@ The peers' own functions are called where they can be imported, and stand-ins of
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import resource
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 
 Route = Callable[[Any, Any], float]
@@ -218,7 +209,7 @@ def prepare(route: str, case: dict[str, np.ndarray]) -> tuple[Callable[[], float
     return others[route](case)
 
 
-def measure(route: str, path: Path, repeats: int, threads: int) -> dict[str, Any]:
+def measure(route: str, path: str, repeats: int, threads: int) -> dict[str, Any]:
     """Called in a process of its own."""
     import torch
 
@@ -226,106 +217,61 @@ def measure(route: str, path: Path, repeats: int, threads: int) -> dict[str, Any
     with np.load(path) as file:
         case = {name: file[name] for name in file.files}
     distance, label = prepare(route, case)
-    cpu, wall, value = [], [], 0.0
-    start_rss = current_rss()
-    for _ in range(repeats):
-        cpu_start, wall_start = time.process_time(), time.perf_counter()
-        value = distance()
-        cpu.append(time.process_time() - cpu_start)
-        wall.append(time.perf_counter() - wall_start)
-    peak = peak_rss()
+    before = harness.resident_mib()
+    turns = harness.take_turns({route: distance}, repeats, warm_up=False)[route]
+    peak = harness.peak_mib()
     return {
         "label": label,
-        "fd": value,
-        "cpu_s": statistics.median(cpu),
-        "wall_s": statistics.median(wall),
+        "fd": turns.result,
+        **turns.to_dict(),
         "peak_mib": peak,
-        "extra_mib": max(0.0, peak - start_rss),
+        "extra_mib": max(0.0, peak - before),
     }
-
-
-def peak_rss() -> float:
-    """MiB, of this process so far."""
-    try:  # a child's ru_maxrss starts at its parent's on Linux
-        return proc_status("VmHWM")
-    except OSError:
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def current_rss() -> float:
-    """MiB now; the peak so far where the system does not tell."""
-    try:
-        return proc_status("VmRSS")
-    except OSError:
-        return peak_rss()
-
-
-def proc_status(field: str) -> float:
-    """A memory field of this process, in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(field + ":")) / 1024
 
 
 # ------------------------------------------------------------------------------------------------------- the table
 
 
-def in_child(route: str, path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--child", route, "--case", str(path)]
-    command += ["--repeats", str(arguments.repeats), "--threads", str(arguments.threads)]
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(arguments.threads))
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | limits)
-    if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or ["failed"])[-1]}
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def table(case: str, truth: float, rows: dict[str, dict[str, Any]]) -> str:
-    ours = rows["fdr"]["cpu_s"]
-    lines = [
-        f"\n### {case} (FD = {truth:.6g})\n",
-        "| route | CPU s | wall s | CPU vs fdr | relative error of FD | peak memory, MiB (above inputs) | what ran |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for route, row in rows.items():
-        if "error" in row:
-            lines.append(f"| {route} | - | - | - | - | - | {row['error']} |")
-            continue
-        error = f"{abs(row['fd'] - truth) / truth:.1e}"
-        memory = f"{row['peak_mib']:.0f} ({row['extra_mib']:.0f})"
-        lines.append(
-            f"| {route} | {row['cpu_s']:.3f} | {row['wall_s']:.3f} | {row['cpu_s'] / ours:.1f}x | {error} | {memory} | "
-            f"{row['label']} |"
+    header = ("route", "CPU s", "wall s", "CPU vs fdr", "relative error of FD", "peak memory, MiB (above inputs)")
+    return f"\n### {case} (FD = {truth:.6g})\n\n" + harness.table(
+        (*header, "what ran"), (cells(route, row, rows["fdr"]["cpu_s"], truth) for route, row in rows.items())
+    )
+
+
+def cells(route: str, row: dict[str, Any], ours: float, truth: float) -> list[str]:
+    if "error" in row:
+        return [route, *["-"] * 5, row["error"]]
+    seconds = [f"{row['cpu_s']:.3f}", f"{row['wall_s']:.3f}", f"{row['cpu_s'] / ours:.1f}x"]
+    memory = f"{row['peak_mib']:.0f} ({row['extra_mib']:.0f})"
+    return [route, *seconds, f"{abs(row['fd'] - truth) / truth:.1e}", memory, row["label"]]
+
+
+def in_child(route: str, path: Path, repeats: int, threads: int) -> dict[str, Any]:
+    try:
+        environment = harness.single_threaded(threads)
+        return harness.in_child(
+            __file__, "measure", environment=environment, route=route, path=str(path), repeats=repeats, threads=threads
         )
-    return "\n".join(lines)
+    except RuntimeError as error:
+        return {"error": str(error)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="FD from moments, fdr beside its peers.")
+    parser = harness.parser(__doc__, repeats=3)
     parser.add_argument("--quick", action="store_true", help="d = 256 instead of 2048")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of every route; waiting threads count as CPU time")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--child", choices=ROUTES, help=argparse.SUPPRESS)
-    parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        print(json.dumps(measure(arguments.child, arguments.case, arguments.repeats, arguments.threads)))
-        return
-    import torch
-
-    machine = platform.processor() or platform.machine()
-    print(f"{machine}, {arguments.threads} thread(s), Python {platform.python_version()},")
-    print(f"numpy {np.__version__}, torch {torch.__version__}; medians of {arguments.repeats}.")
+    options = parser.parse_args()
+    print(f"Medians of {options.repeats} runs; {harness.machine_line(threads=options.threads)}.")
     results = {}
     with tempfile.TemporaryDirectory() as name:
-        truths = write_cases(Path(name), 256 if arguments.quick else 2048)
+        truths = write_cases(Path(name), 256 if options.quick else 2048)
         for number, (case, truth) in enumerate(truths.items()):
-            rows = {route: in_child(route, Path(name) / f"{number}.npz", arguments) for route in ROUTES}
+            path = Path(name) / f"{number}.npz"
+            rows = {route: in_child(route, path, options.repeats, options.threads) for route in ROUTES}
             print(table(case, truth, rows), flush=True)
             results[case] = {"truth": truth, "routes": rows}
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1))
+    harness.write_json(options.json, results=results)
 
 
 if __name__ == "__main__":

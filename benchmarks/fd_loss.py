@@ -32,6 +32,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import torch
 from torch import Tensor
@@ -298,7 +299,7 @@ def errors_of(world: World, rows: Tensor, step: int, options: argparse.Namespace
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--dim", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--beta", type=float, default=0.999)
@@ -311,11 +312,9 @@ def main() -> None:
     parser.add_argument("--exact-every", type=int, default=20, help="steps between comparisons with exact")
     parser.add_argument("--stop-after", type=float, default=float("inf"), help="seconds; the same command goes on")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     result = compared(options) if options.errors else timed(options)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    harness.write_json(options.json, **result)
     print(json.dumps({name: item for name, item in result.items() if name not in ("times", "fd")}, indent=1))
 
 

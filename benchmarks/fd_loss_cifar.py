@@ -23,12 +23,12 @@ one-step one?
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import harness
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -83,7 +83,7 @@ class Settings:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("fd_loss_cifar"), help="networks, rows and pictures")
     parser.add_argument("--steps", type=int, default=400)
@@ -115,6 +115,7 @@ def main() -> None:
     for name, part in parts.items():
         if options.only in (None, name):
             part()
+    harness.write_json(options.json, rows=rows.found)
 
 
 def read_images(path: Path) -> tuple[Tensor, Tensor]:

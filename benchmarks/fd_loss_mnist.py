@@ -15,13 +15,13 @@ one-step one?
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import harness
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -63,14 +63,13 @@ class Settings:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__, json_help="keep the rows in FILE; with it, a run that was cut off goes on")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=32, help="below the 84 dimensions, as 1,024 is below 2,048")
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--flow-steps", type=int, default=3000, help="training steps of the many-step generator")
     parser.add_argument("--only", choices=["populations", "encoders", "steps"])
-    parser.add_argument("--json", type=Path, help="keeps the rows; with it, a run that was cut off goes on")
     options = parser.parse_args()
     settings = Settings(options.steps, options.batch_size, options.lr, options.flow_steps)
     rows = Rows(options.json, settings)

@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import PIL
 import torch
@@ -267,11 +268,19 @@ def toml_text(rows: Sequence[Row], encoder: str, measured_on: Mapping[str, str])
 
 def markdown(effects: Sequence[Mapping[str, Any]]) -> str:
     """The table of docs/footguns.md, from the entries of the data file."""
-    lines = ["| field | from | to | changed on | near samples | far samples | note |", "|---|---|---|---|---|---|---|"]
-    for effect in effects:
-        cells = [f"`{effect['field']}`", effect["from"], effect["to"], effect["sides"]]
-        lines.append("| " + " | ".join([*cells, *(percent(effect[kind]) for kind in KINDS), effect["note"]]) + " |")
-    return "\n".join(lines)
+    rows = (
+        [
+            f"`{row['field']}`",
+            row["from"],
+            row["to"],
+            row["sides"],
+            *(percent(row[kind]) for kind in KINDS),
+            row["note"],
+        ]
+        for row in effects
+    )
+    header = ("field", "from", "to", "changed on", "near samples", "far samples", "note")
+    return harness.table(header, rows, num_text=len(header))
 
 
 def percent(change: Sequence[float]) -> str:
@@ -285,7 +294,7 @@ def _decimals(value: float) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found = harness.parser(__doc__)
     found.add_argument("--photos", type=Path, required=True, help="folder of photos, searched in depth")
     found.add_argument("--weights", type=Path, required=True, help="squeezenet1_1.safetensors")
     found.add_argument("--photos-name", default="photos", help="what to call them beside the figures")
@@ -346,6 +355,7 @@ def main() -> None:
     }
     text = toml_text(rows, options.weights.stem, measured_on)
     print(markdown(tomllib.loads(text)["effect"]))
+    harness.write_json(options.json, rows=tomllib.loads(text)["effect"])
     if options.toml:
         write_atomically(options.toml, text.encode())
 

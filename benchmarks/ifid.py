@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import harness
 from squeezenet import SqueezeNetEncoder
 
 import fdr
@@ -29,7 +30,7 @@ COLUMNS = ("ifd", "rfd", "nfd")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--autoencoders", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -39,13 +40,14 @@ def main() -> None:
     reports = dict(measured(options))
     for encoder in ("squeezenet", "random"):
         print(f"\n{encoder}\n")
-        curve = " | ".join(f"at {alpha:g}" for alpha in ALPHAS[:-1])
-        print(f"| autoencoder | iFD | rFD | neighbour FD | {curve} | PSNR |")
-        print("|---|" + "---:|" * (len(COLUMNS) + len(ALPHAS)))
-        for name, report in reports.items():
-            distances = [report[metric, encoder].value for metric in (*COLUMNS, *(f"ifd:{a:g}" for a in ALPHAS[:-1]))]
-            cells = [*map(format_number, distances), f"{report['psnr'].value:.1f}"]
-            print(f"| {name} | " + " | ".join(cells) + " |")
+        header = ("autoencoder", "iFD", "rFD", "neighbour FD", *(f"at {alpha:g}" for alpha in ALPHAS[:-1]), "PSNR")
+        metrics = (*COLUMNS, *(f"ifd:{alpha:g}" for alpha in ALPHAS[:-1]))
+        rows = (
+            [name, *(format_number(report[metric, encoder].value) for metric in metrics), f"{report['psnr'].value:.1f}"]
+            for name, report in reports.items()
+        )
+        print(harness.table(header, rows))
+    harness.write_json(options.json, results={name: report.to_dict() for name, report in reports.items()})
 
 
 def measured(options: argparse.Namespace) -> Iterator[tuple[str, Report]]:

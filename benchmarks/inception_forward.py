@@ -1,26 +1,24 @@
 """FID-Inception on the CPU: time and error per image of fdr beside torch-fidelity and pytorch-fid, in one run.
 
     python benchmarks/inception_forward.py                           # one and two threads, a few minutes
-    python benchmarks/inception_forward.py --threads 1 --rounds 3 --json out.json
+    python benchmarks/inception_forward.py --threads 1 --repeats 3 --json out.json
 
 Every network holds the same random weights (batch-norm statistics from one pass over drawn images) and takes the same
 uint8 images of 256 x 256 to 2048 features, its own resize included. The networks take turns, so that a busy machine
-hits all of them; shown are medians over the rounds. The error is against the same network in float64:
+hits all of them; shown are medians over the turns. The error is against the same network in float64:
 |f - f64| / |f64| over all features.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import harness
 import torch
 from torch import Tensor
 
@@ -32,7 +30,7 @@ from fdr.errors import FdrWarning
 from fdr.images import procedural
 from fdr.runtime import devices as runtime
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "encoders"))
+sys.path.insert(0, str(harness.TEST_HELPERS))
 from inception_state import make_inception_state, save_inception_state
 
 Network = Callable[[Tensor], Tensor]
@@ -93,15 +91,8 @@ def truths(images: Tensor) -> dict[str, Tensor]:
 
 def measure(networks: dict[str, Network], images: Tensor, rounds: int) -> dict[str, float]:
     """Median milliseconds per image."""
-    seconds: dict[str, list[float]] = {name: [] for name in networks}
-    for network in networks.values():
-        network(images)
-    for _ in range(rounds):
-        for name, network in networks.items():
-            start = time.perf_counter()
-            network(images)
-            seconds[name].append(time.perf_counter() - start)
-    return {name: 1000 * statistics.median(times) / len(images) for name, times in seconds.items()}
+    turns = harness.take_turns({name: partial(network, images) for name, network in networks.items()}, rounds)
+    return {name: 1000 * turn.wall_s / len(images) for name, turn in turns.items()}
 
 
 def error(name: str, features: Tensor, truth: dict[str, Tensor]) -> float | None:
@@ -112,11 +103,9 @@ def error(name: str, features: Tensor, truth: dict[str, Tensor]) -> float | None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__, repeats=5)
     parser.add_argument("--threads", default="1,2", help="thread counts to try")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", FdrWarning)
 
@@ -129,19 +118,17 @@ def main() -> None:
         times: dict[int, dict[str, float]] = {}
         for threads in map(int, arguments.threads.split(",")):
             torch.set_num_threads(threads)
-            times[threads] = measure(networks, images, arguments.rounds)
+            times[threads] = measure(networks, images, arguments.repeats)
         errors = {name: error(name, network(images), truth) for name, network in networks.items()}
 
     first = next(iter(networks))
     print(f"torch {torch.__version__}, batch {arguments.batch_size}; ms per image, and ratio to {first}\n")
-    print("| network | " + " | ".join(f"{threads} thread(s)" for threads in times) + " | error |")
-    print("|---|" + "---|" * (len(times) + 1))
+    rows = []
     for name in networks:
         cells = [f"{column[name]:.1f} ({column[first] / column[name]:.2f}x)" for column in times.values()]
-        shown = "-" if errors[name] is None else f"{errors[name]:.1e}"
-        print(f"| {name} | {' | '.join(cells)} | {shown} |")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"ms_per_image": times, "error": errors}, indent=1) + "\n")
+        rows.append([name, *cells, "-" if errors[name] is None else f"{errors[name]:.1e}"])
+    print(harness.table(("network", *(f"{threads} thread(s)" for threads in times), "error"), rows))
+    harness.write_json(arguments.json, ms_per_image=times, error=errors)
 
 
 if __name__ == "__main__":

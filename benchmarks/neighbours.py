@@ -16,22 +16,21 @@ own, one after the other, `--repeats` times in turn:
 - `matrix`: the same with all queries at once.
 
 CPU seconds are those of all threads (set OMP_NUM_THREADS=1 on a busy machine), with a GPU seconds of the clock. The
-share is that of the product's rate which a way reaches, end to end. Memory is the peak above what was held before.
+share is that of the product's rate which a way reaches, end to end. Memory is the peak above what was held before, on
+the device where there is one.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import harness
 import numpy as np
 import torch
 
@@ -115,8 +114,9 @@ def usual(args: argparse.Namespace, batch: int) -> np.ndarray:
     return torch.cat(found).numpy()
 
 
-def one_way(args: argparse.Namespace) -> None:
-    """In a process of its own: a line of JSON, and the neighbours in a file."""
+def one_way(way: str, **options: Any) -> dict[str, float]:
+    """Measure one way in a process of its own, and write its neighbours to a file."""
+    args = argparse.Namespace(**options | {"folder": Path(options["folder"])})
     ways: dict[str, Callable[[], np.ndarray | None]] = {
         "product": lambda: product(args),
         "fdr": lambda: search(args, args.precision),
@@ -125,50 +125,33 @@ def one_way(args: argparse.Namespace) -> None:
         "matrix": lambda: usual(args, args.queries),
     }
     is_gpu = resolve_device(args.device).type == "cuda"
-    counts = {"searched anew": 0}
+    counts = {"searched again": 0}
     search_exactly = block._Search._search_exactly
 
     def counted(search: block._Search, chosen: np.ndarray, start: int) -> None:
-        counts["searched anew"] += len(chosen)
+        counts["searched again"] += len(chosen)
         search_exactly(search, chosen, start)
 
     block._Search._search_exactly = counted  # type: ignore[method-assign]
     torch.mm(torch.ones(64, 64).bfloat16(), torch.ones(64, 64).bfloat16())
-    reset_peak()
-    held = peak()
+    harness.reset_peak()
+    held = harness.peak_mib()
     clock = time.perf_counter if is_gpu else time.process_time
     wall, start = time.perf_counter(), clock()
-    found = ways[args.way]()
+    found = ways[way]()
     if is_gpu:
         torch.cuda.synchronize()
-    facts = {"seconds": clock() - start, "wall": time.perf_counter() - wall, "memory": peak() - held} | counts
+    measured = {"seconds": clock() - start, "wall": time.perf_counter() - wall, "memory": harness.peak_mib() - held}
     if is_gpu:
-        facts["device memory"] = torch.cuda.max_memory_allocated()
+        measured["memory"] = torch.cuda.max_memory_allocated() / 2**20
     if found is not None:
-        np.save(args.folder / f"{args.way}.npy", found)
-    print(json.dumps(facts))
-
-
-def reset_peak() -> None:
-    """Where the system can, the peak of memory starts anew."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        print("the peak of memory cannot be reset here: it includes the imports", file=sys.stderr)
-
-
-def peak() -> int:
-    """Bytes this process held at most."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+        np.save(args.folder / f"{way}.npy", found)
+    return measured | counts
 
 
 def main() -> None:
     """Draw, run the ways in turn, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__, repeats=1)
     parser.add_argument("--queries", type=int, default=2000)
     parser.add_argument("--references", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=4096)
@@ -179,17 +162,12 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--memory", type=int, default=256, help="MiB the search may hold")
-    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--folder", type=Path, help="where the drawn latents go, and stay")
-    parser.add_argument("--way", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.quick:
         args.queries, args.references, args.dim = 500, 10_000, 1024
-    if args.way:
-        one_way(args)
-        return
     with tempfile.TemporaryDirectory() as made:
         args.folder = args.folder or Path(made)
         compare(args)
@@ -205,30 +183,26 @@ def compare(args: argparse.Namespace) -> None:
     plan = plan_search(*rows_of(args), options(args, args.precision))
     print(plan, f"\ntorch {torch.__version__}, {torch.get_num_threads()} threads, {args.data}, {args.metric}\n")
     ways = args.ways.split(",")
+    shared = {name: value for name, value in vars(args).items() if name not in ("ways", "quick", "repeats", "json")}
+    shared["folder"] = str(args.folder)
     runs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for _ in range(args.repeats):
         for way in ways:
-            runs[way].append(json.loads(child(args, way)))
+            runs[way].append(harness.in_child(__file__, "one_way", way=way, **shared))
     flop = 2 * args.queries * args.references * args.dim
     seconds = {way: statistics.median(run["seconds"] for run in of) for way, of in runs.items()}
     found = {way: np.load(args.folder / f"{way}.npy") for way in ways if way != "product"}
-    print("| way | seconds | GFLOP/s | share of the product | wall s | memory MiB | searched anew | same neighbours |")
-    print("|---|---|---|---|---|---|---|---|")
+    rows = []
     for way, of in runs.items():
         share = seconds["product"] / seconds[way] if "product" in seconds else float("nan")
         same = (found[way] == found["fdr"]).all(1).mean() if way in found and "fdr" in found else float("nan")
         wall = statistics.median(run["wall"] for run in of)
-        memory = max(run.get("device memory", run["memory"]) for run in of) / 2**20
-        cells = f"{seconds[way]:.2f} | {flop / seconds[way] / 1e9:.0f} | {share:.2f} | {wall:.2f} | {memory:.0f}"
-        print(f"| {way} | {cells} | {of[0]['searched anew']} | {same:.4f} |")
-
-
-def child(args: argparse.Namespace, way: str) -> str:
-    given = {key: value for key, value in vars(args).items() if key not in ("way", "ways", "quick", "repeats")}
-    flags = [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
-    return subprocess.run(
-        [sys.executable, __file__, *flags, f"--way={way}"], check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
+        rate, memory = flop / seconds[way] / 1e9, max(run["memory"] for run in of)
+        cells = [f"{seconds[way]:.2f}", f"{rate:.0f}", f"{share:.2f}", f"{wall:.2f}", f"{memory:.0f}"]
+        rows.append([way, *cells, of[0]["searched again"], f"{same:.4f}"])
+    header = ("way", "seconds", "GFLOP/s", "share of the product", "wall s", "memory, MiB", "searched again")
+    print(harness.table((*header, "same neighbours"), rows))
+    harness.write_json(args.json, runs=runs)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,9 @@ latents are `--spread` times as wide, so that they miss part of the reference. N
 
 from __future__ import annotations
 
-import argparse
-import resource
-import time
+from functools import partial
 
+import harness
 import numpy as np
 
 from fdr.metrics import Context, load_metrics
@@ -29,21 +28,37 @@ def features(count: int, spread: float, seed: int) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__, repeats=1)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--reference", type=int, default=2000)
     parser.add_argument("--spread", type=float, default=0.95)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     samples, reference = features(options.samples, options.spread, 1), features(options.reference, 1.0, 2)
-    print(f"{len(samples)} samples, {len(reference)} reference, mean norm^2 {float((samples**2).sum(1).mean()):.0f}")
-    for names in ("precision", "precision:adm", "recall", "recall:adm", "precision,recall", "precision:adm,recall:adm"):
-        metric = next(iter(load_metrics(names).values()))
-        start = time.perf_counter()
-        scores = metric.scores(samples, reference, Context(device=options.device))
-        seconds = time.perf_counter() - start
-        print(f"{names:25} {', '.join(f'{score.value:.5f}' for score in scores.values()):18} {seconds:.1f} s")
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+    print(f"{len(samples)} samples, {len(reference)} reference, mean norm^2 {float((samples**2).sum(1).mean()):.0f}\n")
+    sides = {
+        names: partial(next(iter(load_metrics(names).values())).scores, samples, reference, Context(options.device))
+        for names in (
+            "precision",
+            "precision:adm",
+            "recall",
+            "recall:adm",
+            "precision,recall",
+            "precision:adm,recall:adm",
+        )
+    }
+    turns = harness.take_turns(sides, options.repeats, warm_up=False)
+    rows = {
+        names: {"values": [score.value for score in turn.result.values()], **turn.to_dict()}
+        for names, turn in turns.items()
+    }
+    cells = (
+        [names, ", ".join(f"{value:.5f}" for value in row["values"]), f"{row['wall_s']:.1f}", f"{row['cpu_s']:.1f}"]
+        for names, row in rows.items()
+    )
+    print(harness.table(("metric", "value", "wall s", "CPU s"), cells))
+    print(f"\npeak memory {harness.peak_mib():.0f} MiB")
+    harness.write_json(options.json, results=rows, peak_mib=harness.peak_mib())
 
 
 if __name__ == "__main__":

@@ -14,38 +14,31 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "encoders")]
+sys.path.insert(0, str(harness.TEST_HELPERS))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__, repeats=3)
     parser.add_argument("--count", type=int, default=2048)
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--reps", default="inception")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         world = Path(folder)
         make_world(world, options)
-        found = {"facts": facts(options), **group_of_one(world, options), **two_ranks(world, options)}
-    for key, value in found.items():
-        print(f"{key}: {value}")
-    if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+        found = group_of_one(world, options) | two_ranks(world, options)
+    print(f"{options.count} images, {options.reps}, medians of {options.repeats}; {harness.machine_line()}\n")
+    print(harness.table(("measured", "value"), ([key, f"{value:.4g}"] for key, value in found.items())))
+    harness.write_json(options.json, images=options.count, reps=options.reps, results=found)
 
 
 def make_world(world: Path, options: argparse.Namespace) -> None:
@@ -62,17 +55,11 @@ def make_world(world: Path, options: argparse.Namespace) -> None:
     run("stats", world / "real.npz", "-o", world / "ref", "--reps", options.reps, "--no-cache", "--device", "cpu")
 
 
-def run(*arguments: Any) -> tuple[float, str]:
-    """Wall seconds and stdout of one fdr command."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def run(*arguments: Any) -> str:
+    """The stdout of one fdr command, whose processes take their number of threads themselves."""
+    environment = {**os.environ, "PYTHONPATH": harness.python_path()}
     environment.pop("OMP_NUM_THREADS", None)
-    began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "fdr", *map(str, arguments)], capture_output=True, text=True, env=environment
-    )
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return time.perf_counter() - began, done.stdout
+    return harness.run([sys.executable, "-m", "fdr", *map(str, arguments)], environment).stdout
 
 
 def group_of_one(world: Path, options: argparse.Namespace) -> dict[str, float]:
@@ -90,69 +77,37 @@ def group_of_one(world: Path, options: argparse.Namespace) -> dict[str, float]:
     one = Ranks(RankFacts(), dist.PrefixStore("fdr", store), dist.group.WORLD)
     encoder = fdr.load_encoder(options.reps, device="cpu")
 
-    def evaluate(group: Group) -> Callable[[], None]:
-        return lambda: (fdr.evaluate(world / "samples.npz", world / "ref", encoder, group=group), None)[1]
+    def evaluate(group: Group) -> Callable[[], Any]:
+        return lambda: fdr.evaluate(world / "samples.npz", world / "ref", encoder, group=group)
 
-    evaluate(SOLO)()
-    solo, grouped = alternate(options.repeats, cpu_seconds(evaluate(SOLO)), cpu_seconds(evaluate(one)))
+    turns = harness.take_turns({"solo": evaluate(SOLO), "one": evaluate(one)}, options.repeats)
+    solo, grouped = turns["solo"].cpu_s, turns["one"].cpu_s
     return {"solo CPU s": solo, "rank of 1 CPU s": grouped, "rank of 1 / solo": grouped / solo}
 
 
 def two_ranks(world: Path, options: argparse.Namespace) -> dict[str, float]:
     """Wall seconds of one process with all threads, and of two ranks with half each."""
-    values: dict[str, float] = {}
 
-    def command(name: str, samples: str, *more: str) -> Callable[[], float]:
-        def timed() -> float:
-            common = ("--ref", world / "ref", "--reps", options.reps, "--no-cache", "--device", "cpu", "--json", "-")
-            seconds, text = run("eval", world / f"{samples}.npz", *common, *more)
-            values[name] = json.loads(text)["results"][0]["value"]
-            return seconds
+    def command(samples: str, *more: str) -> Callable[[], float]:
+        common = ("--ref", world / "ref", "--reps", options.reps, "--no-cache", "--device", "cpu", "--json", "-")
+        return lambda: json.loads(run("eval", world / f"{samples}.npz", *common, *more))["results"][0]["value"]
 
-        return timed
-
-    one, two, few_one, few_two = alternate(
-        options.repeats,
-        command("one", "samples"),
-        command("two", "samples", "--gpus", "2"),
-        command("few", "few"),
-        command("few", "few", "--gpus", "2"),
-    )
-    assert abs(values["one"] / values["two"] - 1) < 1e-6, values
+    sides = {
+        "one": command("samples"),
+        "two": command("samples", "--gpus", "2"),
+        "few, one": command("few"),
+        "few, two": command("few", "--gpus", "2"),
+    }
+    turns = harness.take_turns(sides, options.repeats, warm_up=False)
+    one, two, few_one, few_two = (turn.wall_s for turn in turns.values())
+    apart = abs(turns["one"].result / turns["two"].result - 1)
+    assert apart < 1e-6, apart
     return {
         "one process s": one,
         "two ranks s": two,
         "two / one": two / one,
         "two / one without start": (two - few_two) / (one - few_one),
-        "FD apart by": abs(values["one"] / values["two"] - 1),
-    }
-
-
-def cpu_seconds(function: Callable[[], None]) -> Callable[[], float]:
-    def timed() -> float:
-        began = time.process_time()
-        function()
-        return time.process_time() - began
-
-    return timed
-
-
-def alternate(repeats: int, *timed: Callable[[], float]) -> list[float]:
-    """Medians; the functions take turns."""
-    rounds = [[function() for function in timed] for _ in range(repeats)]
-    return [statistics.median(column) for column in zip(*rounds, strict=True)]
-
-
-def facts(options: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cpus": os.cpu_count(),
-        "torch": torch.__version__,
-        "images": options.count,
-        "reps": options.reps,
-        "repeats": options.repeats,
+        "FD apart by": apart,
     }
 
 

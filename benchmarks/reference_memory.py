@@ -9,38 +9,15 @@ above that after the imports, and the time. Linux only.
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
+import harness
 import numpy as np
 
 POOL, SPATIAL = 2048, 2023
-
-PROBE = """
-import json, sys, time
-import numpy as np
-from fdr.encoders.catalogue import find_row
-from fdr.frechet.moments import Moments
-from fdr.references.find import find_reference
-from fdr import _moments_files, statistics
-import fdr.references.formats.npz
-np.linalg.cholesky(np.eye(64))
-
-def peak():  # of this process alone: ru_maxrss would begin with that of its parent
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-
-before, start = peak(), time.perf_counter()
-if sys.argv[1] != "-":
-    found = find_reference(sys.argv[1], "inception", output=sys.argv[2] or None)
-    assert found.moments.dim in (2048, 2023), found
-print(json.dumps({"before": before, "after": peak(), "seconds": time.perf_counter() - start}))
-"""
 
 
 def covariance(dim: int, rng: np.random.Generator) -> np.ndarray:
@@ -66,31 +43,37 @@ def write_batch(path: Path, count: int, size: int, deflate: bool) -> None:
                 np.lib.format.write_array(member, array)
 
 
-def probe(path: str, output: str) -> dict[str, float]:
-    """Peak memory before and after, and seconds, of a fresh process."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", PROBE, path, output], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout)
+def probe(path: str, output: str | None) -> dict[str, float]:
+    """MiB above the imports, and seconds, of finding the reference; in a process of its own."""
+    from fdr.frechet import Moments
+    from fdr.references import find_reference
+
+    Moments.from_features(np.random.default_rng(0).normal(size=(100, 64)))  # loads the linear algebra
+    harness.reset_peak()
+    before, start = harness.peak_mib(), time.perf_counter()
+    found = find_reference(path, "inception", output=output)
+    assert found.moments.dim == (POOL if output is None else SPATIAL), found
+    return {"above_mib": harness.peak_mib() - before, "seconds": time.perf_counter() - start}
 
 
 def main() -> None:
     """Parse, write, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--deflate", action="store_true")
-    args = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "batch.npz"
-        write_batch(path, args.images, args.size, args.deflate)
-        print("| file | output | peak above import, MB | s |\n|---|---|---:|---:|")
-        kind = "deflated" if args.deflate else "stored"
-        for output in ("", "spatial"):
-            found = probe(str(path), output)
-            above = (found["after"] - found["before"]) / 1e6
-            size = path.stat().st_size / 1e9
-            print(f"| {size:.2f} GB, {kind} | {output or 'pool'} | {above:.0f} | {found['seconds']:.1f} |")
+        write_batch(path, options.images, options.size, options.deflate)
+        label = f"{path.stat().st_size / 1e9:.2f} GB, {'deflated' if options.deflate else 'stored'}"
+        found = {
+            output or "pool": harness.in_child(__file__, "probe", path=str(path), output=output)
+            for output in (None, "spatial")
+        }
+    rows = ([label, output, f"{row['above_mib']:.0f}", f"{row['seconds']:.1f}"] for output, row in found.items())
+    print(harness.table(("file", "output", "peak above import, MiB", "s"), rows, num_text=2))
+    harness.write_json(options.json, file=label, results=found)
 
 
 if __name__ == "__main__":

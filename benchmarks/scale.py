@@ -13,19 +13,16 @@ before them.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import harness
 import numpy as np
 
 COUNTS = {"50 k": 50_000, "1.28 M": 1_281_167, "100 M": 100_000_000}
@@ -52,13 +49,12 @@ class Rates:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--photos", type=Path, required=True, help="a folder of images like those to be measured")
     parser.add_argument("--encoder", default="inception")
     parser.add_argument("--dim", type=int, default=2048, help="width of its features")
     parser.add_argument("--images-per-second", type=float, help="forward rate of one device; else it is measured here")
     parser.add_argument("--cores-per-device", type=int, default=8)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if os.environ.get("OMP_NUM_THREADS") != "1":  # rates are per core, and libraries read this when they are loaded
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
@@ -66,10 +62,8 @@ def main() -> None:
         rates = measure(options, Path(folder))
     for name, value in asdict(rates).items():
         print(f"{name}: {value if isinstance(value, str | int) else f'{value:.4g}'}")
-    for line in plan(rates, options.cores_per_device):
-        print(line)
-    if options.json is not None:
-        options.json.write_text(json.dumps(asdict(rates), indent=2) + "\n")
+    print("\n" + plan(rates, options.cores_per_device))
+    harness.write_json(options.json, **asdict(rates))
 
 
 def measure(options: argparse.Namespace, folder: Path) -> Rates:
@@ -96,13 +90,11 @@ def measure(options: argparse.Namespace, folder: Path) -> Rates:
     )
 
 
-def plan(rates: Rates, cores: int) -> list[str]:
+def plan(rates: Rates, cores: int) -> str:
     """A Markdown table."""
-    lines = [
-        "",
-        "| images | devices | hash | forward | decode | sums | exchange | whole | features | running sums | names |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    header = ("images", "devices", "hash", "forward", "decode", "sums", "exchange", "whole")
+    header = (*header, "features", "running sums", "names")
+    rows = []
     for label, count in COUNTS.items():
         for devices in DEVICES:
             share = math.ceil(count / SHARD / devices) * SHARD  # whole shards: the longest share
@@ -114,8 +106,8 @@ def plan(rates: Rates, cores: int) -> list[str]:
             whole = hashed + max(forward, decode, sums) + exchange
             sizes = (count * rates.dim * 4, devices * rates.dim**2 * 8, count * rates.bytes_per_name)
             cells = [*map(human_seconds, (hashed, forward, decode, sums, exchange, whole)), *map(human_bytes, sizes)]
-            lines.append(f"| {label} | {devices} | " + " | ".join(cells) + " |")
-    return lines
+            rows.append([label, devices, *cells])
+    return harness.table(header, rows)
 
 
 def forward_rate(options: argparse.Namespace, folder: Path) -> tuple[float, str]:
@@ -127,7 +119,7 @@ def forward_rate(options: argparse.Namespace, folder: Path) -> tuple[float, str]
     import fdr
     from fdr.features import ExtractionOptions
 
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "encoders"))
+    sys.path.insert(0, str(harness.TEST_HELPERS))
     from inception_state import save_inception_state
 
     weights = save_inception_state(folder) if options.encoder.startswith("inception") else None
@@ -222,20 +214,13 @@ if group.rank == 0: print(sorted(times)[1])
 group.leave()
 """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
-    done = subprocess.run([*command, sys.executable, "-c", program], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
+    done = harness.run([*command, sys.executable, "-c", program], harness.single_threaded())
     return float(done.stdout.strip().splitlines()[-1])
 
 
 def seconds(function: Callable[[], object]) -> float:
     """Median of three, after one run to warm up."""
-    times = []
-    for _ in range(4):
-        began = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times[1:])
+    return harness.take_turns({"": function}, 3)[""].wall_s
 
 
 def human_seconds(value: float) -> str:

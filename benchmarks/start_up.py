@@ -11,15 +11,13 @@ Byte code is compiled beforehand, as an installed package has it.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
-from whole_command import Way, World, fdr_command, machine, run_checked, timed
+import harness
+from whole_command import World, fdr_command
 
 BASE = "import torch"
 LIMITS = {
@@ -60,20 +58,20 @@ def commands(world: World) -> dict[str, list[str]]:
 
 def make_material(world: World) -> None:
     """Ten images and others as their reference, the weights, and two sets of moments."""
-    script = str(Path(__file__).with_name("whole_command.py"))
-    run_checked([sys.executable, script, "--prepare", "--folder", str(world.root), "--count", "10"], world)
-    run_checked([sys.executable, __file__, "--moments", str(world.root)], world)
+    script = Path(__file__).with_name("whole_command.py")
+    harness.in_child(script, "prepare", environment=world.environment(), root=str(world.root), count=10, photos=None)
+    harness.in_child(__file__, "write_moments", folder=str(world.root))
     out = ["-o", str(world.root / "fdr"), "--no-cache"]
-    run_checked(fdr_command(world, "stats", world.reference, ("inception", "random"), *out), world)
+    harness.run(fdr_command(world, "stats", world.reference, ("inception", "random"), *out), world.environment())
 
 
-def write_moments(folder: Path) -> None:
-    """In a process of its own: a child inherits its parent's memory as a floor."""
+def write_moments(folder: str) -> None:
+    """In a process of its own, so that this one stays small."""
     import numpy as np
 
     for name, count in (("full", 4000), ("singular", 1000)):
         features = np.random.default_rng(0).standard_normal((count, 2048))
-        np.savez(folder / f"{name}.npz", mu=features.mean(0), sigma=np.cov(features, rowvar=False))
+        np.savez(Path(folder) / f"{name}.npz", mu=features.mean(0), sigma=np.cov(features, rowvar=False))
 
 
 def measure(world: World, repeats: int) -> dict[str, list[float]]:
@@ -81,42 +79,33 @@ def measure(world: World, repeats: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {name: [] for name in commands(world)}
     for turn in range(repeats + 1):
         for name, command in commands(world).items():
-            run = timed(Way("", "", "", "", command, lambda _: 0.0), world)
-            seconds[name] += [run.cpu_s] if turn else []
+            done = harness.run(command, world.environment())
+            seconds[name] += [done.cpu_s] if turn else []
     return seconds
 
 
-def table(seconds: dict[str, Sequence[float]]) -> str:
+def table(seconds: dict[str, list[float]]) -> str:
     """Medians, ratios and limits."""
     base = statistics.median(seconds[BASE])
-    lines = ["| command | CPU s | of the import of torch | limit |", "|---|---:|---:|---:|"]
+    rows = []
     for name, values in seconds.items():
         middle = statistics.median(values)
         most, times = LIMITS.get(name, (None, None))
         limit = f"{most} s" if most else f"{times}x" if times else ""
-        lines.append(f"| {name} | {middle:.2f} | {middle / base:.2f}x | {limit} |")
-    return "\n".join(lines)
+        rows.append([name, f"{middle:.2f}", f"{middle / base:.2f}x", limit])
+    return harness.table(("command", "CPU s", "of the import of torch", "limit"), rows)
 
 
 def main() -> None:
     """Parse, prepare, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--moments", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.moments:
-        write_moments(arguments.moments)
-        return
+    options = harness.parser(__doc__, repeats=5).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         world = ShortWorld(Path(folder), batch_size=10, threads=1, workers=1)
         make_material(world)
-        seconds = measure(world, arguments.repeats)
-        facts = machine(world)
-    print(f"Medians of {arguments.repeats} runs; {', '.join(f'{name} {value}' for name, value in facts.items())}.\n")
+        seconds = measure(world, options.repeats)
+    print(f"Medians of {options.repeats} runs; {harness.machine_line(threads=1)}.\n")
     print(table(seconds))
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": facts, "cpu_s": seconds}, indent=1))
+    harness.write_json(options.json, cpu_s=seconds)
 
 
 if __name__ == "__main__":

@@ -7,57 +7,35 @@ The features are random; the files were just written and come from the page cach
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import harness
 import numpy as np
+from harness import Turns
 
 from fdr.features import FeatureCache
-from fdr.features.cache.entry import CacheKey
+from fdr.features.cache.shards import CacheKey
+from fdr.frechet import Moments
 
 KEY = CacheKey("0" * 64, "0123456789abcdef", ("pool",), label="benchmark")
 
 
-@dataclass
-class Timing:
-    """Wall and CPU seconds."""
-
-    wall: float
-    cpu: float
-
-    @classmethod
-    def of(cls, work: Callable[[], object]) -> Timing:
-        wall, cpu = time.perf_counter(), time.process_time()
-        work()
-        return cls(time.perf_counter() - wall, time.process_time() - cpu)
-
-    @classmethod
-    def median(cls, work: Callable[[], object], repeats: int) -> Timing:
-        runs = [cls.of(work) for _ in range(repeats)]
-        return cls(statistics.median(run.wall for run in runs), statistics.median(run.cpu for run in runs))
-
-
-def fill(root: Path, rows: int, dim: int) -> Timing:
+def fill(root: Path, rows: int, dim: int) -> Turns:
     """Write the whole entry; the time without making the features."""
     generator = np.random.default_rng(0)
     cache = FeatureCache.open(root, KEY, num_rows=rows, widths={"pool": dim})
-    total = Timing(0, 0)
+    shards = Turns()
     for start, stop in cache.missing():
         x = generator.standard_normal((stop - start, dim), dtype=np.float32)
         ids = [f"{row:06d}.png" for row in range(start, stop)]
-        write = partial(cache.write_shard, start, stop, np.arange(start, stop), ids, {"pool": x})
-        timing = Timing.of(write)
-        total = Timing(total.wall + timing.wall, total.cpu + timing.cpu)
-    return total
+        shards.take(partial(cache.write_shard, start, stop, np.arange(start, stop), ids, {"pool": x}))
+    return Turns([sum(shards.wall)], [sum(shards.cpu)])
 
 
-def measure(root: Path, rows: int, dim: int, repeats: int, has_moments: bool) -> dict[str, Timing]:
+def measure(root: Path, rows: int, dim: int, repeats: int, has_moments: bool) -> dict[str, Turns]:
     """The time of each step."""
 
     def reopened() -> FeatureCache:
@@ -72,34 +50,35 @@ def measure(root: Path, rows: int, dim: int, repeats: int, has_moments: bool) ->
         shards = [cache.read_shard(*span) for span in cache.ranges if cache.has(*span)]
         return np.concatenate([shard.features["pool"] for shard in shards])
 
-    timings = {"write, with fsync": fill(root, rows, dim)}
-    timings["open"] = Timing.median(reopened, repeats)
-    timings["open + check sha256"] = Timing.median(check_all, repeats)
-    timings["open + check + read all"] = Timing.median(read_all, repeats)
+    steps: dict[str, Callable[[], object]] = {
+        "open": reopened,
+        "open + check sha256": check_all,
+        "open + check + read all": read_all,
+    }
+    turns = {"write, with fsync": fill(root, rows, dim)}
+    turns |= harness.take_turns(steps, repeats, warm_up=False)
     if has_moments:
-        from fdr.frechet import Moments
-
         x = read_all()
-        timings["moments from features"] = Timing.of(lambda: Moments.from_features(x))
-        reopened().save_moments("pool", Moments.from_features(x))
-        timings["open + stored moments"] = Timing.median(lambda: reopened().load_moments("pool"), repeats)
-    return timings
+        computed = {"moments from features": lambda: Moments.from_features(x)}
+        turns |= harness.take_turns(computed, 1, warm_up=False)
+        reopened().save_moments("pool", turns["moments from features"].result)
+        turns |= harness.take_turns({"open + stored moments": lambda: reopened().load_moments("pool")}, repeats)
+    return turns
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__, repeats=5)
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--dim", type=int, default=2048)
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to make the temporary cache")
     parser.add_argument("--without-moments", action="store_true")
     options = parser.parse_args()
     size = options.rows * options.dim * 4 / 1e9
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        timings = measure(Path(folder), options.rows, options.dim, options.repeats, not options.without_moments)
-    print(f"| {options.rows:,} x {options.dim} float32 ({size:.2f} GB) | seconds | CPU seconds |\n|---|---|---|")
-    for step, timing in timings.items():
-        print(f"| {step} | {timing.wall:.3f} | {timing.cpu:.3f} |")
+        turns = measure(Path(folder), options.rows, options.dim, options.repeats, not options.without_moments)
+    header = (f"{options.rows:,} x {options.dim} float32 ({size:.2f} GB)", "seconds", "CPU seconds")
+    print(harness.table(header, ([step, f"{turn.wall_s:.3f}", f"{turn.cpu_s:.3f}"] for step, turn in turns.items())))
+    harness.write_json(options.json, results={step: turn.to_dict() for step, turn in turns.items()})
 
 
 if __name__ == "__main__":

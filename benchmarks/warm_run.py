@@ -8,21 +8,17 @@ then fresh processes run the same again, on an npz and on a folder of PNG files.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
+import time
 from pathlib import Path
 
+import harness
 import numpy as np
 import torch
 from PIL import Image
 
 import fdr
-
-CHILD = "import sys; sys.path.insert(0, sys.argv[1]); import warm_run; warm_run.evaluate(*sys.argv[2:])"
 
 
 class Projection(torch.nn.Module):
@@ -36,23 +32,12 @@ class Projection(torch.nn.Module):
         return images.flatten(1) @ self.weight
 
 
-def evaluate(samples: str, reference: str, cache: str, dim: str) -> None:
-    """One evaluation; prints what it took, in a process of its own."""
-    import resource
-    import time
-
-    encoder = Projection(int(dim))
+def evaluate(samples: str, reference: str, cache: str, dim: int) -> dict[str, float]:
+    """One evaluation, in a process of its own."""
+    encoder = Projection(dim)
     began = time.perf_counter()
     report = fdr.evaluate(samples, reference, encoder, cache=cache, batch_size=256)
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    facts = {"seconds": time.perf_counter() - began, "fd": report["fd"].value, "peak_mb": usage.ru_maxrss / 1000}
-    print(json.dumps(facts))
-
-
-def run(samples: Path, reference: Path, cache: Path, dim: int) -> dict[str, float]:
-    arguments = [str(Path(__file__).parent), str(samples), str(reference), str(cache), str(dim)]
-    done = subprocess.run([sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    return {"seconds": time.perf_counter() - began, "fd": report["fd"].value, "peak_mib": harness.peak_mib()}
 
 
 def make_images(folder: Path, count: int) -> dict[str, Path]:
@@ -66,27 +51,35 @@ def make_images(folder: Path, count: int) -> dict[str, Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__, repeats=3)
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--dim", type=int, default=2048)
-    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         generator = np.random.default_rng(1)
         mixing = generator.normal(size=(options.dim, options.dim)) / options.dim**0.5
         np.savez(folder / "reference.npz", mu=np.zeros(options.dim), sigma=mixing @ mixing.T)
-        print(
-            f"| {options.images:,} x {options.dim} | cold, s | warm, s (median) | warm peak memory, MB |\n"
-            "|---|---:|---:|---:|"
-        )
+        rows = {}
         for kind, samples in make_images(folder, options.images).items():
-            arguments = (samples, folder / "reference.npz", folder / "cache", options.dim)
-            cold = run(*arguments)
-            warm = [run(*arguments) for _ in range(options.repeats)]
-            assert all(facts["fd"] == cold["fd"] for facts in warm)
-            seconds, peak = (statistics.median(facts[key] for facts in warm) for key in ("seconds", "peak_mb"))
-            print(f"| {kind} | {cold['seconds']:.1f} | {seconds:.2f} | {peak:.0f} |")
+            paths = {
+                "samples": str(samples),
+                "reference": str(folder / "reference.npz"),
+                "cache": str(folder / "cache"),
+            }
+            cold, *warm = (
+                harness.in_child(__file__, "evaluate", dim=options.dim, **paths) for _ in range(1 + options.repeats)
+            )
+            assert all(run["fd"] == cold["fd"] for run in warm)
+            seconds, peak = (statistics.median(run[key] for run in warm) for key in ("seconds", "peak_mib"))
+            rows[kind] = {"cold_s": cold["seconds"], "warm_s": seconds, "warm_peak_mib": peak}
+    header = (f"{options.images:,} x {options.dim}", "cold, s", "warm, s (median)", "warm peak memory, MiB")
+    cells = (
+        [kind, f"{row['cold_s']:.1f}", f"{row['warm_s']:.2f}", f"{row['warm_peak_mib']:.0f}"]
+        for kind, row in rows.items()
+    )
+    print(harness.table(header, cells))
+    harness.write_json(options.json, results=rows)
 
 
 if __name__ == "__main__":

@@ -23,21 +23,19 @@ cannot be had without its server, so its loader, resize and distance run around 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import harness
 
 WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
 MODES = {
@@ -47,7 +45,7 @@ MODES = {
 }
 """Encoder of fdr -> the peer whose resize it has."""
 TOGETHER = ("inception", "inception:pytorch-fid", "random")
-PACKAGES = ("torch", "numpy", "scipy", "pillow", "simplejpeg", "pytorch-fid", "torch-fidelity", "clean-fid")
+PEERS = ("pytorch-fid", "torch-fidelity", "clean-fid")
 ROOT_MARK = "seconds in the matrix root:"
 
 
@@ -80,9 +78,8 @@ class World:
         """For every command: one number of threads, no network, and a fresh cache of fdr's."""
         cache = self.root / "fdr-cache"
         shutil.rmtree(cache, ignore_errors=True)
-        limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self.threads))
         own = {"TORCH_HOME": str(self.torch_home), "FDR_CACHE": str(cache), "FDR_OFFLINE": "1"}
-        return os.environ | limits | own
+        return harness.single_threaded(self.threads) | own
 
     def features(self, peer: str, images: Path) -> Path:
         """Where the features are kept that a peer computed of a folder."""
@@ -241,31 +238,39 @@ def clean_fid() -> None:
 
 
 def exact_distances(world: World) -> dict[str, float]:
-    """Peer -> FD of the features that it computed, by thin factors in float64; in a process of its own."""
-    code = (
-        "import sys, json, numpy as np, fdr\n"
-        "print(json.dumps(fdr.frechet_distance(np.load(sys.argv[1]), np.load(sys.argv[2]))))"
-    )
+    """Peer -> FD of the features that it computed, by thin factors in float64."""
     found = {}
     for peer in MODES.values():
         paths = [world.features(peer, folder) for folder in (world.samples("folder"), world.reference)]
         if all(path.exists() for path in paths):
-            found[peer] = float(run_checked([sys.executable, "-c", code, *map(str, paths)], world))
+            found[peer] = harness.in_child(
+                __file__, "exact_distance", environment=world.environment(), paths=list(map(str, paths))
+            )
     return found
+
+
+def exact_distance(paths: Sequence[str]) -> float:
+    """In a process of its own: FD of two files of features."""
+    import numpy as np
+
+    import fdr
+
+    return float(fdr.frechet_distance(*(np.load(path) for path in paths)))
 
 
 # -------------------------------------------------------------------------------------------------- the material
 
 
-def prepare(root: Path, count: int, photo_folder: Path | None) -> None:
+def prepare(root: str | Path, count: int, photos: str | None) -> None:
     """In a process of its own: samples, reference images and the state dict."""
     import numpy as np
     import torch
     from PIL import Image
 
+    root = Path(root)
     folders = {"samples": count, "reference": max(30, 3 * count // 10)}
     total = sum(folders.values())
-    pictures = drawn(total) if photo_folder is None else photos(photo_folder, total)
+    pictures = drawn(total) if photos is None else cropped(Path(photos), total)
     for name, many in folders.items():
         (root / name).mkdir()
         for index in range(many):
@@ -277,7 +282,7 @@ def prepare(root: Path, count: int, photo_folder: Path | None) -> None:
     torch.save(random_state(pixels[:: max(1, count // 8)][:8]), weights)
 
 
-def photos(folder: Path, count: int) -> Iterator[Any]:
+def cropped(folder: Path, count: int) -> Iterator[Any]:
     """ADM crops of a seeded choice of the folder's images."""
     from fdr.images import ImageOptions, open_images
 
@@ -331,7 +336,7 @@ def measure_references(world: World) -> None:
         ("fdr-exact-order", ("inception:pytorch-fid",), ["--exact-order"]),
     ):
         out = ["-o", str(world.root / folder), "--no-cache", *extra]
-        run_checked(fdr_command(world, "stats", world.reference, encoders, *out), world)
+        harness.run(fdr_command(world, "stats", world.reference, encoders, *out), world.environment())
     two = world.root / "two"
     two.mkdir()
     for path in sorted(world.reference.iterdir())[:2]:
@@ -342,7 +347,7 @@ def measure_references(world: World) -> None:
         if peer == "pytorch-fid":
             command = [*command[:-2], "--save-stats", command[-1], command[-2]]
         try:
-            run_checked(command, world)
+            harness.run(command, world.environment())
         except RuntimeError as error:
             print(f"{peer} does not run here: {error}", file=sys.stderr)
 
@@ -350,72 +355,13 @@ def measure_references(world: World) -> None:
 # ---------------------------------------------------------------------------------------------------- measuring
 
 
-def run_checked(command: Sequence[str], world: World) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, env=world.environment())
-    if done.returncode:
-        raise RuntimeError((done.stderr.strip().splitlines() or ["it failed without a word"])[-1])
-    return done.stdout
-
-
 def timed(way: Way, world: World) -> Run:
-    """One run of a command. This process stays small: a child inherits its parent's peak as a floor."""
-    environment = world.environment()
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        start = time.perf_counter()
-        process = subprocess.Popen(way.command, stdout=out, stderr=err, env=environment)
-        sampler = TreeMemory(process.pid)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        tree = sampler.stop()
-        out.seek(0)
-        err.seek(0)
-        text, errors = out.read().decode(), err.read().decode().strip().splitlines()
-    if process.returncode:
-        raise RuntimeError((errors or ["it failed without a word"])[-1])
-    roots = [line.split()[-2:] for line in errors if line.startswith(ROOT_MARK)]
+    """One run of a command."""
+    done = harness.run(way.command, world.environment(), watch=True)
+    roots = [line.split()[-2:] for line in done.stderr.splitlines() if line.startswith(ROOT_MARK)]
     root_wall, root_cpu = (sum(float(root[k]) for root in roots) for k in (0, 1))
-    largest = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    cpu = usage.ru_utime + usage.ru_stime
-    return Run(wall, cpu, root_wall, root_cpu, largest, max(tree, largest), way.value(text))
-
-
-class TreeMemory:
-    """Samples the proportional memory of a process and its descendants five times a second (Linux; else 0)."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid, self._peak, self._stopped = pid, 0.0, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(0.2):
-            self._peak = max(self._peak, sum(map(proportional_mib, descendants(self._pid))))
-
-    def stop(self) -> float:
-        """MiB at the peak."""
-        self._stopped.set()
-        self._thread.join()
-        return self._peak
-
-
-def descendants(pid: int) -> list[int]:
-    found = [pid]
-    for parent in found:
-        try:
-            for task in Path(f"/proc/{parent}/task").iterdir():
-                found += map(int, (task / "children").read_text().split())
-        except OSError:
-            continue
-    return found
-
-
-def proportional_mib(pid: int) -> float:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:")), 0.0)
+    fd = way.value(done.stdout)
+    return Run(done.wall_s, done.cpu_s, root_wall, root_cpu, done.largest_mib, done.tree_mib, fd)
 
 
 def measure(chosen: Sequence[Way], world: World, repeats: int) -> dict[str, dict[str, Any]]:
@@ -457,24 +403,22 @@ def tables(results: dict[str, dict[str, Any]], exact: dict[str, float]) -> str:
 
 def mode_table(encoder: str, peer: str, rows: Sequence[dict[str, Any]], exact: float | None) -> str:
     base = next((row for row in rows if row["tool"] == peer and "error" not in row), None)
-    lines = [
-        f"### `{encoder}` and {peer}\n",
-        "| command | wall s | CPU s | in the root: wall, CPU s | ratio: wall, CPU | ratio without the root: wall, CPU "
-        "| memory, MiB: largest, tree | FD | relative to the peer's FD | to the exact FD of the peer's features |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    header = ("command", "wall s", "CPU s", "in the root: wall, CPU s", "ratio: wall, CPU")
+    header = (*header, "ratio without the root: wall, CPU", "memory, MiB: largest, tree", "FD")
+    header = (*header, "relative to the peer's FD", "to the exact FD of the peer's features")
+    lines = []
     for row in rows:
         label = ", ".join(filter(None, (row["tool"], row["images"], row["note"])))
         if "error" in row:
-            lines.append(f"| {label} | {row['error']} |" + " |" * 8)
+            lines.append([label, row["error"], *[""] * 8])
             continue
         root = f"{row['root_wall_s']:.1f}, {row['root_cpu_s']:.1f}" if row["root_wall_s"] else ""
         ratios = [""] * 3 if base is None or row is base else compared(row, base)
         cells = [label, f"{row['wall_s']:.1f}", f"{row['cpu_s']:.1f}", root, *ratios[:2]]
         to_exact = "" if exact is None else f"{row['fd'] / exact - 1:+.1e}"
         cells += [f"{row['largest_mib']:.0f}, {row['tree_mib']:.0f}", f"{row['fd']:.6f}", ratios[2], to_exact]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return f"### `{encoder}` and {peer}\n\n" + harness.table(header, lines)
 
 
 def compared(row: dict[str, Any], base: dict[str, Any]) -> list[str]:
@@ -496,29 +440,12 @@ def together_table(results: dict[str, dict[str, Any]]) -> list[str]:
         **{name: max(row[name] for row in single) for name in ("largest_mib", "tree_mib")},
     }
     rows["the three in one run"] = together
-    lines = ["### Three encoders in one run\n"]
-    lines += ["| encoders | wall s | CPU s | memory, MiB: largest, tree |", "|---|---|---|---|"]
-    for name, row in rows.items():
-        memory = f"{row['largest_mib']:.0f}, {row['tree_mib']:.0f}"
-        lines.append(f"| {name} | {row['wall_s']:.1f} | {row['cpu_s']:.1f} | {memory} |")
-    return ["\n".join(lines)]
-
-
-def machine(world: World) -> dict[str, str]:
-    """Processor, cores and versions."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(": ", 1)[1] for line in lines if line.startswith("model name")]
-    model = names[0] if names else platform.processor() or platform.machine()
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return {"processor": f"{model}, {os.cpu_count()} cores, {world.threads} threads used", **versions}
+    lines = [
+        [name, f"{row['wall_s']:.1f}", f"{row['cpu_s']:.1f}", f"{row['largest_mib']:.0f}, {row['tree_mib']:.0f}"]
+        for name, row in rows.items()
+    ]
+    header = ("encoders", "wall s", "CPU s", "memory, MiB: largest, tree")
+    return ["### Three encoders in one run\n\n" + harness.table(header, lines)]
 
 
 def main() -> None:
@@ -526,22 +453,16 @@ def main() -> None:
     if sys.argv[1:2] == ["--peer"]:
         run_peer(sys.argv[2], sys.argv[3], sys.argv[4:])
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__, repeats=3)
     parser.add_argument("--photos", type=Path, metavar="FOLDER", help="photographs to crop; default: drawings")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--quick", action="store_true", help="100 images, one repeat")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=50, help="of every tool")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=2, help="that decode; torch-fidelity takes 4")
     parser.add_argument("--only", action="append", metavar="TEXT", help="only commands whose name has it; repeatable")
     parser.add_argument("--folder", type=Path, help="keep the material here, and use what is there; default: temporary")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.prepare:
-        prepare(arguments.folder, arguments.count, arguments.photos)
-        return
     if arguments.quick:
         arguments.count, arguments.repeats = 100, 1
     with tempfile.TemporaryDirectory() as temporary:
@@ -553,21 +474,18 @@ def compare(arguments: argparse.Namespace, root: Path) -> None:
     world = World(root, arguments.batch_size, arguments.threads, arguments.workers)
     if not world.weights.exists():
         root.mkdir(parents=True, exist_ok=True)
-        material = ["--prepare", "--folder", str(root), "--count", str(arguments.count)]
-        material += [] if arguments.photos is None else ["--photos", str(arguments.photos)]
-        run_checked([sys.executable, __file__, *material], world)
+        photos = None if arguments.photos is None else str(arguments.photos)
+        material = {"root": str(root), "count": arguments.count, "photos": photos}
+        harness.in_child(__file__, "prepare", environment=world.environment(), **material)
     if not (world.root / "fdr").exists():
         measure_references(world)
     chosen = [way for way in ways(world) if not arguments.only or any(text in way.name for text in arguments.only)]
     results = measure(chosen, world, arguments.repeats)
-    facts, count = machine(world), len(os.listdir(world.samples("folder")))
-    shown = ", ".join(f"{name} {value}" for name, value in facts.items())
-    print(f"{count} images, batch size {world.batch_size}, medians of {arguments.repeats} runs; {shown}.\n")
+    count = len(os.listdir(world.samples("folder")))
+    print(f"{count} images, batch size {world.batch_size}, medians of {arguments.repeats} runs;", end=" ")
+    print(f"{harness.machine_line(*PEERS, threads=world.threads)}.\n")
     print(tables(results, exact := exact_distances(world)))
-    if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"machine": facts, "count": count, "results": results, "exact": exact}, indent=1)
-        )
+    harness.write_json(arguments.json, count=count, results=results, exact=exact)
 
 
 if __name__ == "__main__":
