@@ -50,8 +50,8 @@ def parser(
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], num_text: int = 1) -> str:
     """A Markdown table; columns after the first `num_text` are aligned to the right."""
     marks = ["---"] * num_text + ["---:"] * (len(header) - num_text)
-    lines = [header, marks, *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    first, *others = (f"| {' | '.join(map(str, line))} |" for line in (header, *rows))
+    return "\n".join((first, f"|{'|'.join(marks)}|", *others))
 
 
 def write_json(path: Path | None, **found: Any) -> None:
