@@ -37,7 +37,9 @@ def main() -> None:
     samples, reference = features(options.samples, options.spread, 1), features(options.reference, 1.0, 2)
     print(f"{len(samples)} samples, {len(reference)} reference, mean norm^2 {float((samples**2).sum(1).mean()):.0f}\n")
     sides = {
-        names: partial(next(iter(load_metrics(names).values())).scores, samples, reference, Context(options.device))
+        names: partial(
+            next(iter(load_metrics(names).values())).scores, samples, reference, Context(device=options.device)
+        )
         for names in (
             "precision",
             "precision:adm",
