@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from fdr.errors import InputError
 from fdr.images import ImageOptions, open_images
 from fdr.images.values import is_pil
-from fdr.references.formats import is_statistics_file
+from fdr.references.formats.recognise import is_statistics_file
 
 COUNT = 5
 PIXELS = photos(COUNT)
