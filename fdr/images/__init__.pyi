@@ -12,11 +12,11 @@ from .files import left_out_text as left_out_text
 from .ids import RowIds as RowIds
 from .ids import Selected as Selected
 from .made import MadeSource as MadeSource
+from .opening import names_files as names_files
+from .opening import open_images as open_images
 from .options import ImageOptions as ImageOptions
 from .procedural import blurred as blurred
 from .procedural import draw as draw
 from .procedural import draw_set as draw_set
 from .procedural import noisy as noisy
-from .registry import names_files as names_files
-from .registry import open_images as open_images
 from .tensor_file import holds_images as holds_images

@@ -14,16 +14,14 @@ from pathlib import Path, PurePosixPath
 
 from fdr.errors import InputError
 from fdr.images.decode import SUFFIXES, UNREAD
+from fdr.images.registry import PATH_KINDS
 
-ARRAYS = frozenset((".npz", ".npy", ".h5", ".hdf5", ".zip", ".tar", ".tgz", ".parquet", ".tfrecord"))
-"""Files that may hold images of their own."""
 THUMBNAILS = frozenset(("thumbs", "thumbnails", ".thumbs", ".thumbnails", "@eadir"))
 """Folders in which systems and tools keep small copies."""
 HIDDEN = "in hidden files and folders"
 MAX_SHARDS = 1_000_000
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 """The range in "x-{000..012}.tar"."""
-_CONTAINERS = (".tar", ".npz", ".npy", ".zip", ".h5", ".hdf5", ".tgz", ".gz", ".parquet", ".safetensors", ".pt")
 
 
 @dataclass(frozen=True)
@@ -114,6 +112,12 @@ def numbered_shards(where: str, names: Sequence[str]) -> list[str]:
     )
 
 
+def _container(name: str, may_be_weights: bool = True) -> str | None:
+    """The suffix of a file that can be a set of images of its own; None for any other file."""
+    kinds = (kind for kind in PATH_KINDS if may_be_weights or not kind.may_be_weights)
+    return next((suffix for kind in kinds for suffix in kind.suffixes if name.lower().endswith(suffix)), None)
+
+
 def sorted_out(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
     """The images among these POSIX paths, and how many files beside them are left out, by what they are.
 
@@ -129,7 +133,8 @@ def sorted_out(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
         if "__MACOSX" in folders or folders[-1].startswith("._"):
             continue
         if suffix not in SUFFIXES and suffix not in UNREAD:
-            left_out[suffix] += suffix in ARRAYS and aside is None
+            if aside is None and (container := _container(name, may_be_weights=False)):
+                left_out[container] += 1
         elif aside is not None:
             is_thumbnail = aside.lower() in THUMBNAILS
             left_out[f"{aside}/" if is_thumbnail else HIDDEN] += 1
@@ -139,13 +144,13 @@ def sorted_out(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
         else:
             images.append(name)
     if thumbnails and not images:  # then the small copies are the set
-        return thumbnails, {key: many for key, many in left_out.items() if many and not key.endswith("/")}
-    return images, {key: many for key, many in left_out.items() if many}
+        return thumbnails, {key: many for key, many in left_out.items() if not key.endswith("/")}
+    return images, dict(left_out)
 
 
 def lost_images(left_out: Mapping[str, int]) -> int:
     """How many of the files left out seem to be images of the set: thumbnails, hidden files and arrays do not."""
-    return sum(many for key, many in left_out.items() if not (key in ARRAYS or key == HIDDEN or key.endswith("/")))
+    return sum(many for key, many in left_out.items() if not (_container(key) or key == HIDDEN or key.endswith("/")))
 
 
 def left_out_text(left_out: Mapping[str, int]) -> str:
@@ -156,7 +161,7 @@ def left_out_text(left_out: Mapping[str, int]) -> str:
 def _phrase(key: str) -> str:
     if key in UNREAD:
         return f"{key} (a format that is not read)"
-    if key in ARRAYS:
+    if _container(key):
         return f"{key} (give the file itself to measure it)"
     return f"in {key} (thumbnails)" if key.endswith("/") else key
 
@@ -167,7 +172,7 @@ def no_images(where: str, names: Iterable[str]) -> InputError:
     if not found:
         return InputError(f"{where} is empty; expected images ({_looked_for()}).")
     listed = ", ".join(f"{many} {suffix or 'without extension'}" for suffix, many in found.most_common(5))
-    container = next((suffix for suffix in _CONTAINERS if suffix in found), None)
+    container = next(filter(None, map(_container, names)), None)
     hint = f" To use a {container} file, give the file itself." if container else ""
     return InputError(f"{where} holds no images; looked for {_looked_for()} in any folder, found {listed}.{hint}")
 

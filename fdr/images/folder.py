@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from fdr.errors import InputError
 from fdr.images.base import ImageSource, Loader
@@ -15,6 +15,7 @@ from fdr.images.digests import file_digests
 from fdr.images.files import Place, no_images, numbered_shards, sorted_out
 from fdr.images.labels import MAX_JSON_BYTES, Labels, labels_of_files
 from fdr.images.options import ImageOptions
+from fdr.images.registry import PATH_KINDS
 from fdr.runtime import Group, Progress, as_path
 
 
@@ -26,25 +27,19 @@ def open_folder(place: Place, options: ImageOptions) -> ImageSource:
     path = place.path
     names = sorted(_walk(path))
     images, left_out = sorted_out(names)
-    shards = _shards(place, names) if not images else None
-    if shards is not None:
-        from fdr.images.npz import open_npz
-        from fdr.images.parquet import open_parquet
-
-        return (open_npz if shards.files[0].suffix == ".npz" else open_parquet)(shards, options)
+    for kind in PATH_KINDS if not images else ():
+        found = [
+            name
+            for name in names
+            if kind.fills_folders and kind.accepts(PurePosixPath(name)) and "/." not in f"/{name}"
+        ]
+        if found:
+            files = tuple(path / name for name in numbered_shards(str(path), found))
+            return kind.open(Place(path, files), options)
     if not images:
         raise no_images(str(path), names)
     labels = labels_of_files(place.name, images, names, lambda name: _text(path / name))
     return FolderSource(place.name, options, path, images, labels, left_out)
-
-
-def _shards(place: Place, names: Sequence[str]) -> Place | None:
-    """The files of arrays in a folder without images, all of the first kind that is there."""
-    for suffix in (".npz", ".parquet"):
-        found = [name for name in names if name.endswith(suffix) and "/." not in f"/{name}"]
-        if found:
-            return Place(place.path, tuple(place.path / name for name in numbered_shards(str(place.path), found)))
-    return None
 
 
 def open_files(place: Place, options: ImageOptions) -> FolderSource:

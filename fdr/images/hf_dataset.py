@@ -28,7 +28,8 @@ _BLOCK = 32  # rows taken from the dataset at once
 
 
 def open_named(text: str, options: ImageOptions) -> ImageSource:
-    """The source for NAME, NAME@CONFIG, and either with :SPLIT, of the Hub or of the cache of `datasets`."""
+    """The source for "hf-dataset:NAME" of the Hub or of the cache of `datasets`; NAME may end in @CONFIG and :SPLIT."""
+    text = text.partition(":")[2]
     datasets = _library(text)
     name, _, split = text.partition(":")
     name, _, config = name.partition("@")
