@@ -13,15 +13,20 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 HALF = (0.5, 0.5, 0.5)
 TF128 = (128 / 255, 128 / 255, 128 / 255)
 """(x - 128/255) / (128/255) is the (v - 128) / 128 of TensorFlow's graph for v = 255 x."""
+_SCALES: dict[tuple[float, ...], str] = {
+    IMAGENET_MEAN: "ImageNet mean/std",
+    CLIP_MEAN: "CLIP mean/std",
+    HALF: "2x-1",
+    TF128: "(v-128)/128",
+}
+"""Means, and how the table of encoders calls them."""
 
 
 @dataclass(frozen=True)
 class EncoderRow:
-    """One pinned encoder: what its name stands for. The spec of a loaded encoder holds the same and more."""
+    """An encoder as its name describes it, before anything is loaded; the fields are those of `EncoderSpec`."""
 
     name: str
-    family: str
-    """"inception", "timm" or "random": which module loads it."""
     model: str
     """The architecture; for the timm family timm's own name with its weight tag."""
     width: int
@@ -29,24 +34,27 @@ class EncoderRow:
     output: str
     """The main output: "pool", "cls", "mean", "attention-pool", "embedding", "embedding-l2" or "features"."""
     input_size: int
-    """Side of the square the network sees, in pixels, before any padding."""
-    resize: str
-    """As in `EncoderSpec.resize`."""
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    weights: WeightsFile | None
-    """None: needs no file."""
-    licence: str
-    """The licence of the weights."""
-    note: str
+    """Side of the square that the network sees, in pixels, before any padding."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    weights: WeightsFile | None = None
+    """None for an encoder without a published file."""
+    note: str = ""
+    resize: str = "bicubic-antialias"
+    family: str = "timm"
+    """The key in the registry's `FAMILIES`, whose module loads the encoder."""
     extra: tuple[tuple[str, str], ...] = ()
     """Further settings that change features, as in `EncoderSpec.extra`."""
 
     @property
+    def licence(self) -> str:
+        """The licence of the weights."""
+        return "Apache-2.0" if self.weights is None else self.weights.licence
+
+    @property
     def preprocessing(self) -> str:
         """One short line: "bicubic-antialias 256, ImageNet mean/std"."""
-        known = {IMAGENET_MEAN: "ImageNet mean/std", CLIP_MEAN: "CLIP mean/std", HALF: "2x-1", TF128: "(v-128)/128"}
-        return f"{self.resize} {self.input_size}, {known[self.mean]}"
+        return f"{self.resize} {self.input_size}, {_SCALES[self.mean]}"
 
 
 INCEPTION_WEIGHTS = WeightsFile(
@@ -113,57 +121,19 @@ CLIP_L14_336 = openai_clip(
 )
 
 
-def _inception(name: str, resize: str, mean: tuple[float, float, float], note: str) -> EncoderRow:
-    return EncoderRow(
-        name=name,
-        family="inception",
-        model="fid-inception-2015",
-        width=2048,
-        output="pool",
-        input_size=299,
-        resize=resize,
-        mean=mean,
-        std=mean,  # both normalisations are (x - m) / m
-        weights=INCEPTION_WEIGHTS,
-        licence=INCEPTION_WEIGHTS.licence,
-        note=note,
-    )
-
-
-def _timm(
-    name: str,
-    model: str,
-    width: int,
-    output: str,
-    input_size: int,
-    scale: tuple[tuple[float, float, float], tuple[float, float, float]],
-    weights: WeightsFile,
-    note: str,
-    resize: str = "bicubic-antialias",
-    extra: tuple[tuple[str, str], ...] = (),
-) -> EncoderRow:
-    return EncoderRow(
-        name=name,
-        family="timm",
-        model=model,
-        width=width,
-        output=output,
-        input_size=input_size,
-        resize=resize,
-        mean=scale[0],
-        std=scale[1],
-        weights=weights,
-        licence=weights.licence,
-        note=note,
-        extra=extra,
-    )
+def _inception(name: str, resize: str, mean: tuple[float, ...], note: str) -> EncoderRow:
+    """A row of FID-Inception; both of its normalisations are (x - m) / m."""
+    model, weights = "fid-inception-2015", INCEPTION_WEIGHTS
+    return EncoderRow(name, model, 2048, "pool", 299, mean, mean, weights, note, resize, family="inception")
 
 
 def _dinov2(name: str, input_size: int, note: str, resize: str = "bicubic-antialias", **extra: str) -> EncoderRow:
     model = "vit_large_patch14_dinov2.lvd142m"
     weights = replace(timm_weights(model, 1_217_500_000, "Apache-2.0"), others=(DINOV2_WEIGHTS,))
-    scale = (IMAGENET_MEAN, IMAGENET_STD)
-    return _timm(name, model, 1024, "cls", input_size, scale, weights, note, resize, tuple(extra.items()))
+    settings = tuple(extra.items())
+    return EncoderRow(
+        name, model, 1024, "cls", input_size, IMAGENET_MEAN, IMAGENET_STD, weights, note, resize, extra=settings
+    )
 
 
 ROWS: tuple[EncoderRow, ...] = (
@@ -187,81 +157,84 @@ ROWS: tuple[EncoderRow, ...] = (
         "FD-DINOv2 of EDM2: as dinov2:dgm with torch's antialiased bicubic on floats; runs on the GPU.",
         **dict([DINOV2_POSITIONS]),
     ),
-    _timm(
+    EncoderRow(
         "siglip",
         "vit_so400m_patch16_siglip_256.v2_webli",
         1152,
         "attention-pool",
         224,
-        (HALF, HALF),
+        HALF,
+        HALF,
         timm_weights("vit_so400m_patch16_siglip_256.v2_webli", 1_713_000_000, "Apache-2.0"),
         "SigLIP 2, native 256 px, run at 224 with resampled position embeddings, as in FDr^6.",
     ),
-    _timm(
+    EncoderRow(
         "clip",
         "vit_large_patch14_clip_224.openai",
         1024,
         "cls",
         256,
-        (CLIP_MEAN, CLIP_STD),
+        CLIP_MEAN,
+        CLIP_STD,
         timm_weights("vit_large_patch14_clip_224.openai", 1_213_000_000, "Apache-2.0"),
         "Before the projection, at 256 px padded to 266, exact GELU (timm's plain variant), as in FDr^6.",
     ),
-    _timm(
+    EncoderRow(
         "clip:clean-fid",
         "vit_base_patch32_clip_quickgelu_224.openai",
         512,
         "embedding",
         224,
-        (CLIP_MEAN, CLIP_STD),
+        CLIP_MEAN,
+        CLIP_STD,
         CLIP_B32,
         "CLIP-FID of clean-fid: OpenAI's ViT-B/32, projected; short side to 224 by Pillow, centre crop.",
         "pil-bicubic+short-crop",
     ),
-    _timm(
+    EncoderRow(
         "clip:cmmd",
         "vit_large_patch14_clip_quickgelu_336.openai",
         768,
         "embedding-l2",
         336,
-        (CLIP_MEAN, CLIP_STD),
+        CLIP_MEAN,
+        CLIP_STD,
         CLIP_L14_336,
         "The embedding of CMMD (Jayasumana et al. 2024): OpenAI's ViT-L/14 at 336, projected, of unit length.",
         "pil-bicubic+square-crop",
     ),
-    _timm(
+    EncoderRow(
         "mae",
         "vit_large_patch16_224.mae",
         1024,
         "cls",
         224,
-        (IMAGENET_MEAN, IMAGENET_STD),
+        IMAGENET_MEAN,
+        IMAGENET_STD,
         timm_weights("vit_large_patch16_224.mae", 1_213_000_000, NON_COMMERCIAL),
         "Pre-trained only, not fine-tuned.",
     ),
-    _timm(
+    EncoderRow(
         "convnext",
         "convnextv2_base.fcmae_ft_in22k_in1k",
         1024,
         "mean",
         224,
-        (IMAGENET_MEAN, IMAGENET_STD),
+        IMAGENET_MEAN,
+        IMAGENET_STD,
         timm_weights("convnextv2_base.fcmae_ft_in22k_in1k", 355_000_000, NON_COMMERCIAL),
         "Spatial mean of the last feature map, without the head's norm, as in FDr^6.",
     ),
     EncoderRow(
-        name="random",
-        family="random",
-        model="random-convnet",
-        width=256,
-        output="features",
-        input_size=64,
-        resize="bicubic-antialias",
-        mean=HALF,
-        std=HALF,
-        weights=None,
-        licence="Apache-2.0",
+        "random",
+        "random-convnet",
+        256,
+        "features",
+        64,
+        HALF,
+        HALF,
         note="Seeded random weights, no download; for demos and tests, never called FID.",
+        family="random",
     ),
 )
 

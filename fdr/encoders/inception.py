@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from fdr import runtime
 from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
-from fdr.encoders.catalogue import ROWS, TF128, EncoderRow
+from fdr.encoders.catalogue import ROWS, TF128
 from fdr.encoders.inception_network import FoldedInception, InceptionNetwork
+from fdr.encoders.network import build_spec
 from fdr.encoders.resize import HOST_RESIZES, RESIZES
 from fdr.errors import InputError, unknown
-from fdr.weights import FoundWeights, load_into, load_state_dict, resolve, to_memory
+from fdr.weights import load_into, load_state_dict, resolve, to_memory
 
 _ROWS = {row.name: row for row in ROWS if row.family == "inception"}
 
@@ -30,13 +31,14 @@ def load(name: str, options: EncoderOptions) -> InceptionEncoder:
     dtype = runtime.check_dtype(options.dtype, device)
     if options.exact_order and dtype is not torch.float32:
         raise InputError("--exact-order repeats a float32 computation and excludes --dtype bf16; use one of them.")
-    runtime.set_tf32(options.tf32)
     assert row.weights is not None
     found = resolve(row.weights, options, name)
     network = _empty_network()
     load_into(network, load_state_dict(found.path), found.path, name)
     module = network if options.exact_order else FoldedInception(network).eval()
-    return InceptionEncoder(row, module.to(device, dtype), _spec(row, options, found), device)
+    order = "exact-order" if options.exact_order else "default"
+    spec = build_spec(row, options, found.sha256, found.path, order=order)
+    return InceptionEncoder(module.to(device, dtype), spec, device)
 
 
 def _empty_network() -> InceptionNetwork:
@@ -45,24 +47,6 @@ def _empty_network() -> InceptionNetwork:
         network = InceptionNetwork()
     to_memory(network, "cpu")
     return network.eval().requires_grad_(False)
-
-
-def _spec(row: EncoderRow, options: EncoderOptions, found: FoundWeights) -> EncoderSpec:
-    return EncoderSpec(
-        name=row.name,
-        family=row.family,
-        model=row.model,
-        weights=found.sha256,
-        output=row.output,
-        dim=row.width,
-        input_size=row.input_size,
-        resize=row.resize,
-        mean=row.mean,
-        std=row.std,
-        dtype=options.dtype,
-        compute=options.compute("exact-order" if options.exact_order else "default"),
-        weights_source=str(found.path),
-    )
 
 
 class InceptionEncoder(AbstractEncoder):
@@ -74,12 +58,12 @@ class InceptionEncoder(AbstractEncoder):
     outputs = ("pool", "logits", "spatial")
     stored_outputs = ("pool", "logits")
 
-    def __init__(self, row: EncoderRow, network: nn.Module, spec: EncoderSpec, device: torch.device) -> None:
+    def __init__(self, network: nn.Module, spec: EncoderSpec, device: torch.device) -> None:
         self.spec = spec
         self.device = device
-        self.host_preprocess = row.resize in HOST_RESIZES
-        self._resize = RESIZES[row.resize]
-        self._is_tf128 = row.mean == TF128
+        self.host_preprocess = spec.resize in HOST_RESIZES
+        self._resize = RESIZES[spec.resize]
+        self._is_tf128 = spec.mean == TF128
         self._network = network
         self._dtype = next(network.parameters()).dtype
 

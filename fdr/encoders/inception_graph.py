@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 BATCH_NORM_EPS = 1e-3
 NUM_CLASSES = 1008
@@ -50,120 +50,82 @@ class Block:
     pool_conv: Conv | None = None
 
 
+def _conv(name: str, in_channels: int, out_channels: int, kernel: int | tuple[int, int] = 1, stride: int = 1) -> Conv:
+    """A convolution that keeps the size of its input at stride 1, and has no padding at stride 2."""
+    height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+    padding = (height // 2, width // 2) if stride == 1 else (0, 0)
+    return Conv(name, in_channels, out_channels, (height, width), stride, padding)
+
+
+def _branch(width: int, *layers: tuple[Any, ...], fork: tuple[tuple[Any, ...], ...] = ()) -> Branch:
+    """Layers (name, out_channels[, kernel[, stride]]) in sequence on `width` channels, and the two of a fork."""
+    convs: list[Conv] = []
+    for name, out_channels, *shape in layers:
+        convs.append(_conv(name, width, out_channels, *shape))
+        width = out_channels
+    return Branch(tuple(convs), tuple(_conv(name, width, out_channels, *shape) for name, out_channels, *shape in fork))
+
+
 def _block_a(name: str, width: int, pool_width: int) -> Block:
     """35 x 35: 1x1, 5x5, two 3x3, average pool."""
-    return Block(
-        name,
-        (
-            Branch((Conv("branch1x1", width, 64),)),
-            Branch((Conv("branch5x5_1", width, 48), Conv("branch5x5_2", 48, 64, (5, 5), padding=(2, 2)))),
-            Branch(
-                (
-                    Conv("branch3x3dbl_1", width, 64),
-                    Conv("branch3x3dbl_2", 64, 96, (3, 3), padding=(1, 1)),
-                    Conv("branch3x3dbl_3", 96, 96, (3, 3), padding=(1, 1)),
-                )
-            ),
-        ),
-        "average",
-        Conv("branch_pool", width, pool_width),
+    branches = (
+        _branch(width, ("branch1x1", 64)),
+        _branch(width, ("branch5x5_1", 48), ("branch5x5_2", 64, 5)),
+        _branch(width, ("branch3x3dbl_1", 64), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)),
     )
+    return Block(name, branches, "average", _conv("branch_pool", width, pool_width))
 
 
 def _block_b(name: str) -> Block:
     """35 x 35 to 17 x 17."""
-    return Block(
-        name,
-        (
-            Branch((Conv("branch3x3", 288, 384, (3, 3), stride=2),)),
-            Branch(
-                (
-                    Conv("branch3x3dbl_1", 288, 64),
-                    Conv("branch3x3dbl_2", 64, 96, (3, 3), padding=(1, 1)),
-                    Conv("branch3x3dbl_3", 96, 96, (3, 3), stride=2),
-                )
-            ),
-        ),
-        "max-stride-2",
+    branches = (
+        _branch(288, ("branch3x3", 384, 3, 2)),
+        _branch(288, ("branch3x3dbl_1", 64), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3, 2)),
     )
-
-
-def _wide(name: str, width: int, out: int, size: int = 7) -> Conv:
-    return Conv(name, width, out, (1, size), padding=(0, size // 2))
-
-
-def _tall(name: str, width: int, out: int, size: int = 7) -> Conv:
-    return Conv(name, width, out, (size, 1), padding=(size // 2, 0))
+    return Block(name, branches, "max-stride-2")
 
 
 def _block_c(name: str, inner: int) -> Block:
     """17 x 17: 1x1, one and two factorised 7x7, average pool."""
-    return Block(
-        name,
-        (
-            Branch((Conv("branch1x1", 768, 192),)),
-            Branch(
-                (
-                    Conv("branch7x7_1", 768, inner),
-                    _wide("branch7x7_2", inner, inner),
-                    _tall("branch7x7_3", inner, 192),
-                )
-            ),
-            Branch(
-                (
-                    Conv("branch7x7dbl_1", 768, inner),
-                    _tall("branch7x7dbl_2", inner, inner),
-                    _wide("branch7x7dbl_3", inner, inner),
-                    _tall("branch7x7dbl_4", inner, inner),
-                    _wide("branch7x7dbl_5", inner, 192),
-                )
-            ),
+    branches = (
+        _branch(768, ("branch1x1", 192)),
+        _branch(768, ("branch7x7_1", inner), ("branch7x7_2", inner, (1, 7)), ("branch7x7_3", 192, (7, 1))),
+        _branch(
+            768,
+            ("branch7x7dbl_1", inner),
+            ("branch7x7dbl_2", inner, (7, 1)),
+            ("branch7x7dbl_3", inner, (1, 7)),
+            ("branch7x7dbl_4", inner, (7, 1)),
+            ("branch7x7dbl_5", 192, (1, 7)),
         ),
-        "average",
-        Conv("branch_pool", 768, 192),
     )
+    return Block(name, branches, "average", _conv("branch_pool", 768, 192))
 
 
 def _block_d(name: str) -> Block:
     """17 x 17 to 8 x 8."""
-    return Block(
-        name,
-        (
-            Branch((Conv("branch3x3_1", 768, 192), Conv("branch3x3_2", 192, 320, (3, 3), stride=2))),
-            Branch(
-                (
-                    Conv("branch7x7x3_1", 768, 192),
-                    _wide("branch7x7x3_2", 192, 192),
-                    _tall("branch7x7x3_3", 192, 192),
-                    Conv("branch7x7x3_4", 192, 192, (3, 3), stride=2),
-                )
-            ),
+    branches = (
+        _branch(768, ("branch3x3_1", 192), ("branch3x3_2", 320, 3, 2)),
+        _branch(
+            768,
+            ("branch7x7x3_1", 192),
+            ("branch7x7x3_2", 192, (1, 7)),
+            ("branch7x7x3_3", 192, (7, 1)),
+            ("branch7x7x3_4", 192, 3, 2),
         ),
-        "max-stride-2",
     )
+    return Block(name, branches, "max-stride-2")
 
 
 def _block_e(name: str, width: int, pool: Pool) -> Block:
     """8 x 8: 1x1, forked 3x3, double forked 3x3, pool."""
-    return Block(
-        name,
-        (
-            Branch((Conv("branch1x1", width, 320),)),
-            Branch(
-                (Conv("branch3x3_1", width, 384),),
-                (_wide("branch3x3_2a", 384, 384, 3), _tall("branch3x3_2b", 384, 384, 3)),
-            ),
-            Branch(
-                (
-                    Conv("branch3x3dbl_1", width, 448),
-                    Conv("branch3x3dbl_2", 448, 384, (3, 3), padding=(1, 1)),
-                ),
-                (_wide("branch3x3dbl_3a", 384, 384, 3), _tall("branch3x3dbl_3b", 384, 384, 3)),
-            ),
-        ),
-        pool,
-        Conv("branch_pool", width, 192),
+    forks = [((f"{stem}a", 384, (1, 3)), (f"{stem}b", 384, (3, 1))) for stem in ("branch3x3_2", "branch3x3dbl_3")]
+    branches = (
+        _branch(width, ("branch1x1", 320)),
+        _branch(width, ("branch3x3_1", 384), fork=forks[0]),
+        _branch(width, ("branch3x3dbl_1", 448), ("branch3x3dbl_2", 384, 3), fork=forks[1]),
     )
+    return Block(name, branches, pool, _conv("branch_pool", width, 192))
 
 
 STEM: tuple[tuple[Conv, ...], ...] = (

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from fdr.encoders.catalogue import find_row
-from fdr.encoders.registry import family_of, parse_encoders
+from fdr.encoders.registry import family_module, find_encoder, parse_encoders
 from fdr.weights import Holding, WeightsFile, locate, lpips_files
 
 SCORES = {"lpips": lpips_files}
@@ -21,26 +20,12 @@ def needed_files(name: str) -> tuple[WeightsFile, ...]:
     """
     if name in SCORES:
         return SCORES[name]()
-    family = family_of(name)
     row = find_row(name)
     if row is not None:
-        return () if row.weights is None else (replace(row.weights, licence=row.licence),)
-    target = name.partition(":")[2]
-    if family == "timm":
-        from fdr.encoders import timm_models
-
-        return timm_models.needed_files(name)
-    if family == "openclip":
-        from fdr.encoders import openclip_models
-
-        return openclip_models.needed_files(name)
-    if family == "hf":
-        from fdr.weights import needed_files
-
-        return needed_files(target.partition("?")[0])
-    if family in ("torchscript", "export"):
-        return (WeightsFile(str(Path(target.partition("?")[0]).expanduser().absolute())),)
-    return ()
+        return () if row.weights is None else (row.weights,)
+    family = find_encoder(name)[1]
+    find = None if family is None else getattr(family_module(family), "needed_files", None)
+    return () if find is None else find(name)
 
 
 def holdings(names: str | Sequence[str], weights_dir: Path | None = None) -> list[Holding]:

@@ -5,24 +5,16 @@ A list of numbers inside a value is separated by colons, since commas separate e
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 
 from fdr.errors import InputError, unknown
 
 
-@dataclass(frozen=True)
-class OpenName:
-    """A name taken apart."""
+def parse_open_name(name: str, known: Collection[str]) -> tuple[str, dict[str, str]]:
+    """The target and the settings of a name.
 
-    name: str
-    family: str
-    target: str
-    settings: Mapping[str, str]
-
-
-def parse_open_name(name: str, known: Collection[str]) -> OpenName:
-    """`name` taken apart. Raises `InputError` for a setting that is not in `known`, is given twice or has no value."""
+    Raises `InputError` for a setting that is not in `known`, is given twice or has no value, and for no target.
+    """
     family, _, rest = name.partition(":")
     target, mark, query = rest.partition("?")
     settings: dict[str, str] = {}
@@ -35,4 +27,4 @@ def parse_open_name(name: str, known: Collection[str]) -> OpenName:
         settings[key] = value
     if not target:
         raise InputError(f"Encoder {name!r} names nothing after {family!r}:; see docs/encoders.md for its form.")
-    return OpenName(name, family, target, settings)
+    return target, settings

@@ -15,14 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fdr import runtime
-from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
-from fdr.encoders.catalogue import CLIP_MEAN, CLIP_STD
+from fdr.encoders.base import EncoderOptions
+from fdr.encoders.catalogue import CLIP_MEAN, CLIP_STD, EncoderRow
 from fdr.encoders.names import parse_open_name
-from fdr.encoders.preprocessing import Preprocessing
+from fdr.encoders.network import NetworkEncoder, build_spec
 from fdr.errors import FdrWarning, InputError, WeightsError, first_line, unknown
 from fdr.weights import WeightsFile, hub_file, load_library, quiet, resolve
 
@@ -41,10 +40,11 @@ class _Pretrained:
     """Where the weights are, and how their images are prepared; empty without a tag."""
 
 
-def load(name: str, options: EncoderOptions) -> OpenClipEncoder:
+def load(name: str, options: EncoderOptions) -> NetworkEncoder:
     """The encoder "openclip:ARCH/TAG", or "openclip:ARCH" with a file of one's own in `options.weights`.
 
-    Raises `InputError` for names that OpenCLIP does not know, `WeightsError` for missing or foreign files.
+    Its output is that of OpenCLIP's `encode_image`: "embedding", projected and not normalised. Raises `InputError` for
+    names that OpenCLIP does not know, `WeightsError` for missing or foreign files.
     """
     open_clip = load_library("open_clip", name)
     pretrained = _find(name, open_clip)
@@ -56,24 +56,14 @@ def load(name: str, options: EncoderOptions) -> OpenClipEncoder:
     _warn_of_another_activation(name, pretrained, open_clip.list_models())
     found = resolve(_weights_of(pretrained), options, name)
     model = _build(open_clip, pretrained, found.path, name).to(device)
-    preprocessing = _preprocessing(model, pretrained.tag_config, name)
-    spec = EncoderSpec(
-        name=name,
-        family="openclip",
-        model=f"openclip-{pretrained.architecture}",
-        weights=found.sha256,
-        output="embedding",
-        dim=pretrained.config["embed_dim"],
-        input_size=preprocessing.size,
-        resize=preprocessing.resize,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
-        dtype=options.dtype,
-        compute=options.compute(),
-        extra=(("config", _digest(pretrained.config)),),
-        weights_source=str(found.path),
-    )
-    return OpenClipEncoder(spec, model, preprocessing, device)
+    row = _row_of(name, pretrained, model)
+    digest = hashlib.sha256(json.dumps(pretrained.config, sort_keys=True).encode()).hexdigest()[:16]
+    spec = build_spec(row, options, found.sha256, found.path, extra=(("config", digest),))
+    return NetworkEncoder(spec, (row.output,), model, _run, device)
+
+
+def _run(model: Any, inputs: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+    return dict.fromkeys(outputs, model.encode_image(inputs, normalize=False))
 
 
 def needed_files(name: str) -> tuple[WeightsFile, ...]:
@@ -82,31 +72,8 @@ def needed_files(name: str) -> tuple[WeightsFile, ...]:
     return (_weights_of(pretrained),) if pretrained.tag else ()
 
 
-class OpenClipEncoder(AbstractEncoder):
-    """`encode_image` of OpenCLIP: "embedding", projected and not normalised."""
-
-    outputs = ("embedding",)
-    stored_outputs = ("embedding",)
-
-    def __init__(self, spec: EncoderSpec, model: Any, preprocessing: Preprocessing, device: torch.device) -> None:
-        self.spec = spec
-        self.device = device
-        self.host_preprocess = preprocessing.runs_on_host
-        self._model = model
-        self._preprocessing = preprocessing
-
-    def preprocess(self, images: Tensor) -> Tensor:
-        return self._preprocessing(images)
-
-    def forward(self, inputs: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.dtype == "bf16"):
-            features = self._model.encode_image(inputs, normalize=False)
-        return {name: features.float() for name in outputs}
-
-
 def _find(name: str, open_clip: ModuleType) -> _Pretrained:
-    target = parse_open_name(name, ()).target
-    architecture, _, tag = target.partition("/")
+    architecture, _, tag = parse_open_name(name, ())[0].partition("/")
     config = open_clip.get_model_config(architecture)
     if config is None:
         raise unknown("OpenCLIP architecture", architecture, open_clip.list_models(), f"Asked for by {name!r}.")
@@ -159,16 +126,23 @@ def _build(open_clip: ModuleType, pretrained: _Pretrained, path: Path, name: str
     return model.eval().requires_grad_(False)
 
 
-def _preprocessing(model: Any, tag_config: Mapping[str, Any], name: str) -> Preprocessing:
+def _row_of(name: str, pretrained: _Pretrained, model: Any) -> EncoderRow:
+    """What the encoder is, and how images are prepared for the tag."""
+    tag_config = pretrained.tag_config
     sizes = model.visual.image_size
     height, width = sizes if isinstance(sizes, tuple | list) else (sizes, sizes)
     mode = tag_config.get("resize_mode") or "shortest"
     if height != width or mode == "longest":
         raise InputError(f"Encoder {name!r} takes {width} x {height} px, resized by the {mode} side; fdr runs squares.")
     kernel = "pil-bilinear" if tag_config.get("interpolation") == "bilinear" else "pil-bicubic"
-    mean, std = tag_config.get("mean") or CLIP_MEAN, tag_config.get("std") or CLIP_STD
-    return Preprocessing(kernel + ("" if mode == "squash" else "+short-crop"), height, tuple(mean), tuple(std))
-
-
-def _digest(config: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    return EncoderRow(
+        name,
+        f"openclip-{pretrained.architecture}",
+        pretrained.config["embed_dim"],
+        "embedding",
+        height,
+        tuple(tag_config.get("mean") or CLIP_MEAN),
+        tuple(tag_config.get("std") or CLIP_STD),
+        resize=kernel + ("" if mode == "squash" else "+short-crop"),
+        family="openclip",
+    )

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from fdr import runtime
 from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
 from fdr.encoders.callables import checked_features
-from fdr.encoders.names import OpenName, parse_open_name
+from fdr.encoders.catalogue import EncoderRow
+from fdr.encoders.names import parse_open_name
+from fdr.encoders.network import build_spec
 from fdr.encoders.preprocessing import Preprocessing
 from fdr.errors import InputError, WeightsError
 from fdr.runtime import file_digest, missing_path, refuse_stand_in
-from fdr.weights import ScriptedProgram, load_program, read_sidecar
+from fdr.weights import ScriptedProgram, WeightsFile, load_program, read_sidecar
 
 SETTINGS = {
     "size": "side of the square the network sees, in pixels; without it images stay as they are",
@@ -58,32 +60,35 @@ def load(name: str, options: EncoderOptions) -> ProgramEncoder:
 
     Raises `InputError` for settings that make no sense, `WeightsError` for a file that is missing, damaged or foreign.
     """
-    parsed = parse_open_name(name, tuple(SETTINGS))
-    path = _path(parsed, options)
+    family = name.partition(":")[0]
+    target, settings = parse_open_name(name, tuple(SETTINGS))
+    path = _path(name, target, options)
     device = runtime.resolve_device(options.device)
     if runtime.check_dtype(options.dtype, device) is not torch.float32:
         raise InputError(f"Encoder {name!r} runs in the precision it was saved in; drop --dtype.")
-    program = load_program(parsed.family, path, device).requires_grad_(False)
+    program = load_program(family, path, device).requires_grad_(False)
     is_nvidia = isinstance(program, ScriptedProgram) and NVIDIA_FLAG in program.arguments
-    contract = _contract(name, read_sidecar(path, SETTINGS) | dict(parsed.settings), is_nvidia)
-    preprocessing = contract.preprocessing
+    contract = _contract(name, read_sidecar(path, SETTINGS) | settings, is_nvidia)
     scale = () if contract.range is None else (("range", ":".join(f"{value:g}" for value in contract.range)),)
-    spec = EncoderSpec(
-        name=name,
-        family=parsed.family,
-        model=path.name,
-        weights=file_digest(path),
-        output="features",
-        dim=0,
-        input_size=preprocessing.size,
-        resize=preprocessing.resize,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
-        compute=options.compute(),
-        extra=scale,
-        weights_source=str(path),
+    prepared = contract.preprocessing
+    row = EncoderRow(
+        name,
+        path.name,
+        0,  # its width shows when it runs
+        "features",
+        prepared.size,
+        prepared.mean,
+        prepared.std,
+        resize=prepared.resize,
+        family=family,
     )
+    spec = build_spec(row, options, file_digest(path), path, extra=scale)
     return ProgramEncoder(spec, program, {NVIDIA_FLAG: True} if is_nvidia else {}, contract, device)
+
+
+def needed_files(name: str) -> tuple[WeightsFile, ...]:
+    """The file of "torchscript:PATH" or "export:PATH"."""
+    return (WeightsFile(str(Path(parse_open_name(name, tuple(SETTINGS))[0]).expanduser().absolute())),)
 
 
 class ProgramEncoder(AbstractEncoder):
@@ -125,13 +130,13 @@ class ProgramEncoder(AbstractEncoder):
         return {name: features.float() for name in outputs}
 
 
-def _path(parsed: OpenName, options: EncoderOptions) -> Path:
+def _path(name: str, target: str, options: EncoderOptions) -> Path:
     if options.weights is not None:
-        raise InputError(f"Encoder {parsed.name!r} has its file in its name; drop --weights.")
-    path = Path(parsed.target).expanduser()
+        raise InputError(f"Encoder {name!r} has its file in its name; drop --weights.")
+    path = Path(target).expanduser()
     if not path.is_file():
         what = f"{path} is a folder; name a file." if path.is_dir() else missing_path(path)
-        raise WeightsError(f"Encoder {parsed.name!r}: {what}")
+        raise WeightsError(f"Encoder {name!r}: {what}")
     refuse_stand_in(path)
     return path
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from fdr import runtime
 from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
 from fdr.encoders.catalogue import find_row
+from fdr.encoders.network import build_spec
 from fdr.encoders.resize import bicubic_antialias
 from fdr.errors import InputError
 
@@ -32,8 +34,9 @@ def load(name: str, options: EncoderOptions) -> RandomEncoder:
     device = runtime.resolve_device(options.device)
     if runtime.check_dtype(options.dtype, device) is not torch.float32:
         raise InputError(f"Encoder {name!r} runs in float32 only, so that it is the same everywhere; drop --dtype.")
-    runtime.set_tf32(options.tf32)
-    return RandomEncoder(name, _seed(name), device, options.compute())
+    seed, row = _seed(name), find_row("random")
+    assert row is not None
+    return RandomEncoder(build_spec(replace(row, name=name), options, f"seed:{seed}"), seed, device)
 
 
 def _seed(name: str) -> int:
@@ -49,22 +52,8 @@ class RandomEncoder(AbstractEncoder):
     outputs = ("features",)
     stored_outputs = ("features",)
 
-    def __init__(self, name: str, seed: int, device: torch.device, compute: str) -> None:
-        row = find_row("random")
-        assert row is not None
-        self.spec = EncoderSpec(
-            name=name,
-            family=row.family,
-            model=row.model,
-            weights=f"seed:{seed}",
-            output=row.output,
-            dim=2 * sum(WIDTHS),
-            input_size=row.input_size,
-            resize=row.resize,
-            mean=row.mean,
-            std=row.std,
-            compute=compute,
-        )
+    def __init__(self, spec: EncoderSpec, seed: int, device: torch.device) -> None:
+        self.spec = spec
         self.device = device
         self._kernels = [kernel.to(device) for kernel in _kernels(seed)]
 

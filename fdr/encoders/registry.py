@@ -9,9 +9,10 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fdr import runtime
@@ -24,28 +25,33 @@ from fdr.weights import ENCODERS, load_declared
 if TYPE_CHECKING:
     from torch import Tensor
 
-FACTORIES = {
-    "inception": "fdr.encoders.inception:load",
-    "timm": "fdr.encoders.timm_models:load",
-    "random": "fdr.encoders.random_net:load",
-    "hf": "fdr.encoders.transformers_models:load",
-    "openclip": "fdr.encoders.openclip_models:load",
-    "torchscript": "fdr.encoders.programs:load",
-    "export": "fdr.encoders.programs:load",
-    "py": "fdr.encoders.callables:load",
-}
-"""Family -> "module:function", called with (name, EncoderOptions)."""
 
-PREFIXES = {
-    "timm": "any timm model: timm:NAME",
-    "openclip": "any OpenCLIP pair: openclip:ARCH/TAG",
-    "hf": "a vision model of transformers: hf:OWNER/NAME[@REVISION] or hf:FOLDER",
-    "torchscript": "a TorchScript file: torchscript:PATH",
-    "export": "a torch.export file: export:PATH",
-    "py": "a factory of your own: py:MODULE:FACTORY",
-    "random": "random weights of another seed: random:SEED",
+@dataclass(frozen=True)
+class Family:
+    """Encoders that one module of this folder loads: by `load(name, options)`.
+
+    A module that has open-ended names also tells their files, by `needed_files(name)`.
+    """
+
+    module: str
+    form: str = ""
+    """How open-ended names are written; empty for a family of presets alone."""
+
+
+FAMILIES = {
+    "inception": Family("inception"),
+    "timm": Family("timm_models", "any timm model: timm:NAME"),
+    "openclip": Family("openclip_models", "any OpenCLIP pair: openclip:ARCH/TAG"),
+    "hf": Family("transformers_models", "a vision model of transformers: hf:OWNER/NAME[@REVISION] or hf:FOLDER"),
+    "torchscript": Family("programs", "a TorchScript file: torchscript:PATH"),
+    "export": Family("programs", "a torch.export file: export:PATH"),
+    "py": Family("callables", "a factory of your own: py:MODULE:FACTORY"),
+    "random": Family("random_net", "random weights of another seed: random:SEED"),
 }
-"""Families of open-ended names, and how they are written; each is a key of `FACTORIES`."""
+"""Families by the prefix of their names."""
+
+PREFIXES = {prefix: family.form for prefix, family in FAMILIES.items() if family.form}
+"""Prefixes of open-ended names, and how they are written."""
 
 _registered: dict[str, Callable[..., Any]] = {}
 
@@ -108,13 +114,33 @@ def list_encoders() -> tuple[EncoderRow, ...]:
 
 
 def canonical_name(name: str) -> str:
-    """`name` as it is spelt: presets, bundles, plug-ins and the families before a colon are found in any case."""
+    """`name` as it is spelt: upper and lower case make no difference, except in what follows a prefix."""
+    return _search(name)[0]
+
+
+def find_encoder(name: str) -> tuple[str, str | None]:
+    """The spelling of a name, and the family that loads it: None for a bundle or a plug-in.
+
+    Raises `InputError` for a name that means nothing, with near matches.
+    """
+    spelling, family, is_known = _search(name)
+    if not is_known:
+        names = [*(row.name for row in ROWS), *BUNDLES, *plugin_encoders()]
+        raise unknown("encoder", name, names, f"Or {'; '.join(PREFIXES.values())}.")
+    return spelling, family
+
+
+def _search(name: str) -> tuple[str, str | None, bool]:
+    """The spelling and the family of a name, and whether it means anything. Presets come before plug-ins."""
     prefix, colon, rest = name.partition(":")
     if colon and prefix.lower() in PREFIXES:
-        return prefix.lower() + colon + rest
-    fixed = (*(row.name for row in ROWS), *BUNDLES)
-    known = fixed if name.lower() in fixed or name in fixed else (*fixed, *plugin_encoders())
-    return name if name in known else {other.lower(): other for other in known}.get(name.lower(), name)
+        return f"{prefix.lower()}:{rest}", prefix.lower(), bool(rest)
+    presets: dict[str, str | None] = {row.name: row.family for row in ROWS} | dict.fromkeys(BUNDLES)
+    if name.lower() in presets:  # which are all written in lower case
+        return name.lower(), presets[name.lower()], True
+    plugins = plugin_encoders()
+    spelling = name if name in plugins else {other.lower(): other for other in plugins}.get(name.lower())
+    return spelling or name, None, spelling is not None
 
 
 def parse_encoders(names: str | Sequence[str]) -> list[str]:
@@ -123,14 +149,15 @@ def parse_encoders(names: str | Sequence[str]) -> list[str]:
     Raises `InputError` for an unknown name, with near matches, and for none at all.
     """
     given = names.split(",") if isinstance(names, str) else [part for name in names for part in name.split(",")]
-    parsed: dict[str, None] = {}
-    for name in map(canonical_name, filter(None, (part.strip() for part in given))):
-        for member in BUNDLES.get(name, (name,)):
-            family_of(member)
-            parsed[member] = None
-    if not parsed:
+    found = [find_encoder(name)[0] for name in map(str.strip, given) if name]
+    if not found:
         raise InputError("No encoder was named; name at least one, for example inception.")
-    return list(parsed)
+    return list(dict.fromkeys(member for name in found for member in BUNDLES.get(name, (name,))))
+
+
+def family_module(family: str) -> ModuleType:
+    """The module that loads the encoders of a family."""
+    return importlib.import_module(f"fdr.encoders.{FAMILIES[family].module}")
 
 
 @named_arguments
@@ -171,7 +198,7 @@ def as_encoder(encoder: Any, options: EncoderOptions) -> AbstractEncoder:
     if isinstance(encoder, AbstractEncoder):
         return encoder
     if isinstance(encoder, str):
-        return _load(canonical_name(encoder), options)
+        return _load(*find_encoder(encoder), options)
     if callable(encoder):
         from fdr.encoders.callables import CallableEncoder
 
@@ -232,38 +259,11 @@ def _called_as_named(name: str, item: Any, options: EncoderOptions) -> Any:
     return item
 
 
-def _load(name: str, options: EncoderOptions) -> AbstractEncoder:
+def _load(name: str, family: str | None, options: EncoderOptions) -> AbstractEncoder:
     if name in BUNDLES:
         raise InputError(f"{name!r} is a bundle, not one encoder; load {', '.join(BUNDLES[name])} one by one.")
-    family = family_of(name)
     runtime.set_tf32(options.tf32)
-    if family is None:
-        return _load_plugin(name, options)
-    module, _, function = FACTORIES[family].partition(":")
-    return getattr(importlib.import_module(module), function)(name, options)
-
-
-def _load_plugin(name: str, options: EncoderOptions) -> AbstractEncoder:
-    from fdr.encoders.callables import made_by
-
-    if name in _registered:
-        return made_by(_registered[name], name, options)
-    factory = load_declared(_entry_points()[name], f"Encoder {name!r}")
-    return made_by(factory, name, options)
-
-
-def family_of(name: str) -> str | None:
-    """The family that loads `name`; None for a plug-in. Raises `InputError` for a name that means nothing."""
-    row = find_row(name)
-    if row is not None:
-        return row.family
-    prefix, colon, rest = name.partition(":")
-    if colon and rest and prefix in PREFIXES:
-        return prefix
-    if name in _registered:
-        return None
-    plugins = plugin_encoders()
-    if name in plugins:
-        return None
-    names = [*(row.name for row in ROWS), *BUNDLES, *plugins]
-    raise unknown("encoder", name, names, f"Or {'; '.join(PREFIXES.values())}.")
+    if family is not None:
+        return family_module(family).load(name, options)
+    factory = _registered.get(name) or load_declared(_entry_points()[name], f"Encoder {name!r}")
+    return family_module("py").made_by(factory, name, options)

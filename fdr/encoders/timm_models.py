@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,12 +20,12 @@ from torch import Tensor
 
 from fdr import runtime
 from fdr import weights as weight_files
-from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
-from fdr.encoders.catalogue import DINOV2_POSITIONS, ROWS, EncoderRow, timm_weights
+from fdr.encoders.base import EncoderOptions, EncoderSpec
+from fdr.encoders.catalogue import DINOV2_POSITIONS, EncoderRow, find_row, timm_weights
 from fdr.encoders.checkpoint_layouts import as_dinov2, visual_names
-from fdr.encoders.preprocessing import Preprocessing
+from fdr.encoders.network import NetworkEncoder, build_spec
 from fdr.errors import InputError, unknown
-from fdr.weights import FoundWeights, WeightsFile, archive_state, is_archive, load_library
+from fdr.weights import WeightsFile, archive_state, is_archive, load_library
 
 PREFIX = "timm:"
 DYNAMIC_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True}
@@ -36,15 +37,13 @@ PROJECTED = ("embedding", "embedding-l2")
 """Outputs behind the model's own projection, its `head`."""
 
 
-def load(name: str, options: EncoderOptions) -> TimmEncoder:
+def load(name: str, options: EncoderOptions) -> NetworkEncoder:
     """The encoder `name`: a row of the catalogue, or "timm:" and any of timm's models.
 
     Raises `InputError` for a name timm does not know or a timm that cannot be imported, `WeightsError` for its file.
     """
-    timm = load_library("timm", name)
-    if name.startswith(PREFIX):
-        return load_row(_row_of(name, timm, has_own_weights=options.weights is not None), options)
-    return load_row(next(row for row in ROWS if row.name == name), options)
+    row = find_row(name) or _row_of(name, load_library("timm", name), has_own_weights=options.weights is not None)
+    return load_row(row, options)
 
 
 def needed_files(name: str) -> tuple[WeightsFile, ...]:
@@ -54,7 +53,7 @@ def needed_files(name: str) -> tuple[WeightsFile, ...]:
     return (row.weights,)
 
 
-def load_row(row: EncoderRow, options: EncoderOptions) -> TimmEncoder:
+def load_row(row: EncoderRow, options: EncoderOptions) -> NetworkEncoder:
     """The encoder that `row` describes, with every parameter read from the row's weight file."""
     timm = load_library("timm", row.name)
     device = runtime.resolve_device(options.device)
@@ -63,30 +62,20 @@ def load_row(row: EncoderRow, options: EncoderOptions) -> TimmEncoder:
     found = weight_files.resolve(row.weights, options, row.name)
     model, extra = _build(row, timm, device)
     _fill(model, row, found.path, timm)
-    return TimmEncoder(_spec(row, model, found, options, extra), model.eval().requires_grad_(False), device)
+    width = row.width or getattr(model, "head_hidden_size", model.num_features)
+    spec = build_spec(replace(row, width=width), options, found.sha256, found.path, extra=extra)
+    return encoder_of(spec, model.eval().requires_grad_(False), device)
 
 
-class TimmEncoder(AbstractEncoder):
-    """A timm network and how its features are pooled."""
+def encoder_of(spec: EncoderSpec, model: Any, device: torch.device) -> NetworkEncoder:
+    """A network of timm that `spec` describes; the ViTs among the presets also give the mean of their tokens."""
+    outputs = (spec.output, "mean") if spec.output in TOKEN_OUTPUTS else (spec.output,)
+    return NetworkEncoder(spec, outputs, model, _run, device)
 
-    def __init__(self, spec: EncoderSpec, model: Any, device: torch.device) -> None:
-        self.spec = spec
-        self.device = device
-        self.model = model
-        is_vit = spec.output in TOKEN_OUTPUTS
-        self.outputs = (spec.output, "mean") if is_vit else (spec.output,)
-        self.stored_outputs = (spec.output,)
-        self._preprocessing = Preprocessing(spec.resize, spec.input_size, spec.mean, spec.std)
-        self.host_preprocess = self._preprocessing.runs_on_host
 
-    def preprocess(self, images: Tensor) -> Tensor:
-        return self._preprocessing(images)
-
-    def forward(self, inputs: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        is_bf16 = self.spec.dtype == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16):
-            features = self.model.forward_features(inputs)
-            return {name: _POOLS[name](self.model, features).float() for name in outputs}
+def _run(model: Any, inputs: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+    features = model.forward_features(inputs)
+    return {name: _POOLS[name](model, features) for name in outputs}
 
 
 def _class_token(model: Any, tokens: Tensor) -> Tensor:
@@ -127,20 +116,8 @@ def _row_of(name: str, timm: ModuleType, *, has_own_weights: bool) -> EncoderRow
     if channels != 3 or height != width:
         raise InputError(f"Encoder {name!r} takes {channels} x {height} x {width} inputs; fdr runs square RGB only.")
     model = f"{config.architecture}.{config.tag}" if config.tag else config.architecture
-    return EncoderRow(
-        name=name,
-        family="timm",
-        model=model,
-        width=0,  # known once the network is built
-        output="features",
-        input_size=height,
-        resize="bicubic-antialias",
-        mean=tuple(config.mean),
-        std=tuple(config.std),
-        weights=_weights_of(model, config),
-        licence=config.license or "",
-        note="",
-    )
+    mean, std = tuple(config.mean), tuple(config.std)
+    return EncoderRow(name, model, 0, "features", height, mean, std, _weights_of(model, config))  # its width is unknown
 
 
 def _pretrained_config(name: str, timm: ModuleType, has_own_weights: bool) -> Any:
@@ -224,24 +201,3 @@ def _in_timm_names(raw: Mapping[str, Tensor], model: Any, row: EncoderRow, timm:
         key: raw[key] if key in raw and raw[key].numel() != tensor.numel() else tensor
         for key, tensor in converted.items()
     }
-
-
-def _spec(
-    row: EncoderRow, model: Any, found: FoundWeights, options: EncoderOptions, extra: tuple[tuple[str, str], ...]
-) -> EncoderSpec:
-    return EncoderSpec(
-        name=row.name,
-        family="timm",
-        model=row.model,
-        weights=found.sha256,
-        output=row.output,
-        dim=row.width or getattr(model, "head_hidden_size", model.num_features),
-        input_size=row.input_size,
-        resize=row.resize,
-        mean=row.mean,
-        std=row.std,
-        dtype=options.dtype,
-        compute=options.compute(),
-        extra=extra,
-        weights_source=str(found.path),
-    )

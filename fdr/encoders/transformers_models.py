@@ -7,20 +7,24 @@ prepared as preprocessor_config.json says, and everything runs in float32 whatev
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import isqrt
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fdr import runtime
-from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
-from fdr.encoders.hf_preprocessing import preprocessing_of
+from fdr import runtime, weights
+from fdr.encoders.base import EncoderOptions
+from fdr.encoders.catalogue import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, EncoderRow
 from fdr.encoders.names import parse_open_name
+from fdr.encoders.network import NetworkEncoder, build_spec
 from fdr.encoders.preprocessing import Preprocessing
 from fdr.errors import InputError, WeightsError, unknown
-from fdr.weights import ModelFiles, load_library, quiet, resolve_files
+from fdr.weights import ModelFiles, WeightsFile, load_library, quiet, resolve_files
 
 
 @dataclass(frozen=True)
@@ -51,85 +55,61 @@ FAMILIES = {
 """By `model_type` of config.json; "NAME_vision_model" (a vision tower saved alone) is its family too."""
 
 
-def load(name: str, options: EncoderOptions) -> TransformersEncoder:
+def load(name: str, options: EncoderOptions) -> NetworkEncoder:
     """The encoder "hf:REPO" or "hf:FOLDER", with "?output=mean" for another main output.
 
     Raises `InputError` for a model type that is not in `FAMILIES`, `WeightsError` for missing or foreign files.
     """
-    parsed = parse_open_name(name, ("output",))
+    target, settings = parse_open_name(name, ("output",))
     device = runtime.resolve_device(options.device)
     runtime.check_dtype(options.dtype, device)
-    files = resolve_files(parsed.target, options, name)
+    files = resolve_files(target, options, name)
     model_type, config = _vision_config(files.config)
     if model_type not in FAMILIES:
         raise unknown("model type of transformers", str(model_type), FAMILIES, f"It is what {name!r} says it is.")
     family = FAMILIES[model_type]
-    outputs = _main_first(family.outputs, parsed.settings.get("output"), name)
+    outputs = _main_first(family.outputs, settings.get("output"), name)
     preprocessing = preprocessing_of(files.preprocessor, family.processor, name)
     _check_size(family, config, preprocessing, name)
     model = _build(family, config, files, name).to(device)
-    width = model.config.projection_dim if outputs[0] == "embedding" else model.config.hidden_size
-    spec = EncoderSpec(
-        name=name,
-        family="hf",
-        model=f"transformers-{model_type}",
-        weights=files.weights_digest,
-        output=outputs[0],
-        dim=width,
-        input_size=preprocessing.size,
+    row = EncoderRow(
+        name,
+        f"transformers-{model_type}",
+        model.config.projection_dim if outputs[0] == "embedding" else model.config.hidden_size,
+        outputs[0],
+        preprocessing.size,
+        preprocessing.mean,
+        preprocessing.std,
         resize=preprocessing.resize,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
-        dtype=options.dtype,
-        compute=options.compute(),
-        extra=(("config", files.config_digest),),
-        weights_source=str(files.weights),
+        family="hf",
     )
-    return TransformersEncoder(spec, outputs, model, _RUNNERS.get(model_type, _run_pixels), preprocessing, device)
+    spec = build_spec(row, options, files.weights_digest, files.weights, extra=(("config", files.config_digest),))
+    num_prefix = ("cls" in outputs) + (getattr(model.config, "num_register_tokens", None) or 0)
+    run = functools.partial(_run, _RUNNERS.get(model_type, _run_pixels), num_prefix)
+    return NetworkEncoder(spec, outputs, model, run, device)
 
 
-class TransformersEncoder(AbstractEncoder):
-    """A vision network of transformers.
+def needed_files(name: str) -> tuple[WeightsFile, ...]:
+    """The files of "hf:REPO"."""
+    return weights.needed_files(parse_open_name(name, ("output",))[0])
 
-    "cls" and "mean" are of the library's last hidden state: the class token, and the mean of the patches without class
-    and register tokens. "attention-pool" is SigLIP's pooler, "embedding" CLIP's projected image embedding.
+
+def _run(
+    call: Callable[[Any, Tensor], Any], num_prefix: int, model: Any, inputs: Tensor, outputs: Sequence[str]
+) -> dict[str, Tensor]:
+    """The outputs of one pass. `num_prefix` is the number of class and register tokens before the patches.
+
+    "cls" and "mean" are the class token and the mean of the patches in the library's last hidden state.
+    "attention-pool" is SigLIP's pooler, "embedding" CLIP's projected image embedding.
     """
-
-    def __init__(
-        self,
-        spec: EncoderSpec,
-        outputs: tuple[str, ...],
-        model: Any,
-        run: Callable[[Any, Tensor], Any],
-        preprocessing: Preprocessing,
-        device: torch.device,
-    ) -> None:
-        self.spec = spec
-        self.device = device
-        self.outputs = outputs
-        self.stored_outputs = outputs[:1]
-        self.host_preprocess = preprocessing.runs_on_host
-        self._model = model
-        self._run = run
-        self._preprocessing = preprocessing
-        has_class_token = "cls" in outputs
-        self._num_prefix = has_class_token + (getattr(model.config, "num_register_tokens", None) or 0)
-
-    def preprocess(self, images: Tensor) -> Tensor:
-        return self._preprocessing(images)
-
-    def forward(self, inputs: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.dtype == "bf16"):
-            result = self._run(self._model, inputs)
-            return {name: self._pooled(result, name).float() for name in outputs}
-
-    def _pooled(self, result: Any, name: str) -> Tensor:
-        if name == "embedding":
-            return result.image_embeds
-        if name == "attention-pool":
-            return result.pooler_output
-        tokens = result.last_hidden_state
-        return tokens[:, 0] if name == "cls" else tokens[:, self._num_prefix :].mean(1)
+    result = call(model, inputs)
+    pools = {
+        "embedding": lambda: result.image_embeds,
+        "attention-pool": lambda: result.pooler_output,
+        "cls": lambda: result.last_hidden_state[:, 0],
+        "mean": lambda: result.last_hidden_state[:, num_prefix:].mean(1),
+    }
+    return {name: pools[name]() for name in outputs}
 
 
 def _run_pixels(model: Any, inputs: Tensor) -> Any:
@@ -220,3 +200,107 @@ def _silence(transformers: Any) -> Iterator[None]:
     finally:
         if was_shown:
             bars.enable_progress_bar()
+
+
+# --- preprocessor_config.json ----------------------------------------------------------------------------------------
+
+# The library's own processors are not called: since transformers 5 the default one resizes with torchvision, some grey
+# levels from the Pillow one that the models were published with. What is built here equals the Pillow processors.
+
+_PILLOW = {0: "pil-nearest", 1: "pil-lanczos", 2: "pil-bilinear", 3: "pil-bicubic"}
+_TORCH = {2: "bilinear-antialias", 3: "bicubic-antialias"}
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What one of the library's image processors assumes where the file is silent."""
+
+    resample: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    is_short: bool = False
+    """A single number as `size` is the short side; otherwise both sides."""
+    crops: bool = False
+    kernels: Mapping[int, str] = field(default_factory=lambda: _PILLOW)
+    """Pillow's resample number -> our resize."""
+
+
+_CLIP = Processor(3, CLIP_MEAN, CLIP_STD, is_short=True, crops=True)
+_VIT = Processor(2, HALF, HALF)
+PROCESSORS = {
+    "CLIP": _CLIP,
+    "Bit": _CLIP,
+    "ViT": _VIT,
+    "Siglip": Processor(3, HALF, HALF),
+    "Siglip2": _VIT,
+    "DINOv3ViT": Processor(2, IMAGENET_MEAN, IMAGENET_STD, kernels=_TORCH),  # floats, before the resize
+}
+
+
+def preprocessing_of(config: Mapping[str, Any], default_processor: str, encoder: str) -> Preprocessing:
+    """What `config` asks for; `default_processor` is a key of `PROCESSORS` for files that name none.
+
+    Raises `InputError` for a processor, a resampling or a step that fdr does not reproduce.
+    """
+    named = str(config.get("image_processor_type") or config.get("feature_extractor_type") or default_processor)
+    kind = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", named)
+    processor = PROCESSORS.get(kind)
+    if processor is None:
+        raise _unsupported(encoder, f"the processor {named}", f"one of {', '.join(PROCESSORS)}")
+    factor = config.get("rescale_factor", 1 / 255)
+    if not config.get("do_rescale", True) or abs(factor * 255 - 1) > 1e-6:
+        raise _unsupported(encoder, f"rescale_factor {factor}", "1/255")
+    resize, size = _resize(config, processor, kind, encoder)
+    is_normalised = config.get("do_normalize", True)
+    mean, std = config.get("image_mean") or processor.mean, config.get("image_std") or processor.std
+    return Preprocessing(
+        resize, size, tuple(mean) if is_normalised else (0.0,) * 3, tuple(std) if is_normalised else (1.0,) * 3
+    )
+
+
+def _resize(config: Mapping[str, Any], processor: Processor, kind: str, encoder: str) -> tuple[str, int]:
+    """The name of the resize, and the side that the network sees."""
+    resample = config.get("resample", processor.resample)
+    if resample not in processor.kernels:
+        raise _unsupported(encoder, f"resample {resample}", f"one of {', '.join(map(str, processor.kernels))}")
+    kernel = processor.kernels[resample]
+    if kind == "Siglip2":  # a square image fills a square of patches; others would keep their aspect, padded
+        return kernel, isqrt(config.get("max_num_patches", 256)) * config.get("patch_size", 16)
+    if not config.get("do_resize", True):
+        raise _unsupported(encoder, "no resize", "a square size")
+    is_short, side = _size(config.get("size", 224), processor, encoder)
+    if config.get("do_center_crop", processor.crops) and not (not is_short and side == _crop(config, side, encoder)):
+        if not is_short:
+            raise _unsupported(encoder, f"a crop after a resize to {side} x {side}", "a crop after the short side")
+        crop = _crop(config, side, encoder)
+        return f"{kernel}+short{'' if crop == side else side}-crop-floor", crop
+    if is_short:
+        raise _unsupported(encoder, "a short side without a crop", "a square size")
+    return kernel, side
+
+
+def _size(size: Any, processor: Processor, encoder: str) -> tuple[bool, int]:
+    """(is it the short side, pixels)"""
+    if isinstance(size, int):
+        return processor.is_short, size
+    if isinstance(size, Mapping) and isinstance(size.get("shortest_edge"), int) and not size.get("longest_edge"):
+        return True, size["shortest_edge"]
+    return False, _square(size, encoder)
+
+
+def _crop(config: Mapping[str, Any], side: int, encoder: str) -> int:
+    crop = config.get("crop_size", side)
+    return crop if isinstance(crop, int) else _square(crop, encoder)
+
+
+def _square(size: Any, encoder: str) -> int:
+    if isinstance(size, Mapping) and isinstance(size.get("height"), int) and size["height"] == size.get("width"):
+        return size["height"]
+    raise _unsupported(encoder, f"the size {size}", "a square or a short side")
+
+
+def _unsupported(encoder: str, found: str, expected: str) -> InputError:
+    return InputError(
+        f"Encoder {encoder!r}: its preprocessor_config.json asks for {found}, and fdr reproduces {expected}; "
+        "load the model yourself and pass it as a callable, or as py:MODULE:FACTORY."
+    )

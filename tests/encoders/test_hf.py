@@ -14,8 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fdr.encoders import EncoderOptions
-from fdr.encoders.hf_preprocessing import preprocessing_of
-from fdr.encoders.transformers_models import load
+from fdr.encoders.transformers_models import load, preprocessing_of
 from fdr.errors import InputError, WeightsError
 
 pytestmark = pytest.mark.usefixtures("pillow_before_13")

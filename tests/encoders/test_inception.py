@@ -13,7 +13,7 @@ import torch
 from inception_state import make_inception_state, save_inception_state
 from torch import Tensor
 
-from fdr.encoders import EncoderOptions
+from fdr.encoders import EncoderOptions, as_encoder
 from fdr.encoders.catalogue import INCEPTION_WEIGHTS
 from fdr.encoders.inception import InceptionEncoder, load
 from fdr.encoders.inception_network import FoldedInception, InceptionNetwork
@@ -49,7 +49,8 @@ def images() -> Tensor:
 def encoder(weights: Path, name: str = "inception", **options: object) -> InceptionEncoder:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FdrWarning)  # random weights are not the published ones
-        return load(name, EncoderOptions(weights=weights, device="cpu", **options))  # type: ignore[arg-type]
+        chosen = EncoderOptions(weights=weights, device="cpu", **options)  # type: ignore[arg-type]
+        return as_encoder(name, chosen)  # type: ignore[return-value]
 
 
 def deviation(found: Tensor, expected: Tensor) -> float:

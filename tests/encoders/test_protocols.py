@@ -17,10 +17,10 @@ import torchvision.transforms as vision
 from PIL import Image
 from safetensors.torch import save_file
 
-from fdr.encoders import ROWS, EncoderOptions, find_row
+from fdr.encoders import ROWS, AbstractEncoder, EncoderOptions, find_row
 from fdr.encoders.catalogue import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from fdr.encoders.checkpoint_layouts import as_dinov2
-from fdr.encoders.timm_models import TimmEncoder, load_row
+from fdr.encoders.timm_models import load_row
 from fdr.errors import FdrWarning, InputError, WeightsError
 from fdr.weights import find
 
@@ -41,12 +41,12 @@ def seeded(shapes: dict[str, tuple[int, ...]], scale: float = 0.15) -> dict[str,
     }
 
 
-def on_file(row_name: str, model: str, width: int, path: Path) -> TimmEncoder:
+def on_file(row_name: str, model: str, width: int, path: Path) -> AbstractEncoder:
     row = replace(find_row(row_name), model=model, width=width)
     return load_row(row, EncoderOptions(weights=path, device="cpu"))
 
 
-def run(encoder: TimmEncoder, images: torch.Tensor = IMAGES) -> torch.Tensor:
+def run(encoder: AbstractEncoder, images: torch.Tensor = IMAGES) -> torch.Tensor:
     with torch.inference_mode():
         return encoder(images)[encoder.spec.output]
 

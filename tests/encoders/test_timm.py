@@ -151,7 +151,7 @@ def test_patches_are_padded_and_embeddings_resampled(sibling):
     tokens = {}
     for preset in ("dinov2", "siglip", "clip"):
         encoder = sibling(preset)
-        tokens[preset] = encoder.model.forward_features(encoder.preprocess(IMAGES[:1])).shape[1]
+        tokens[preset] = encoder.network.forward_features(encoder.preprocess(IMAGES[:1])).shape[1]
     assert tokens["dinov2"] == 19 * 19 + 1  # 256 px at patch 14: padded to 266
     assert tokens["siglip"] == 14 * 14 + 1  # native 160 px, run at 224
     assert tokens["clip"] == 16 * 16 + 1

@@ -15,9 +15,10 @@ import fdr
 from fdr.encoders import ROWS, AbstractEncoder, CallableEncoder, EncoderOptions, EncoderSpec
 from fdr.encoders.inception import InceptionEncoder
 from fdr.encoders.inception_network import FoldedInception, InceptionNetwork
+from fdr.encoders.network import build_spec
 from fdr.encoders.preprocessing import Preprocessing
 from fdr.encoders.resize import HOST_RESIZES
-from fdr.encoders.timm_models import TimmEncoder
+from fdr.encoders.timm_models import encoder_of
 from fdr.errors import InputError
 from fdr.loss.encoders import LossEncoder
 
@@ -64,11 +65,8 @@ class TestGradient:
     def test_preprocessing_of_the_catalogue(self, row) -> None:
         preprocess = Preprocessing(row.resize, row.input_size, row.mean, row.std)
         if row.family == "inception":
-            network = nn.Conv2d(1, 1, 1)
-            encoder = InceptionEncoder(row, network, None, torch.device("cpu"))  # type: ignore[arg-type]
-            encoder.spec = preprocess  # type: ignore[assignment]
-            object.__setattr__(preprocess, "input_size", row.input_size)
-            preprocess = encoder.preprocess  # type: ignore[assignment]
+            spec = build_spec(row, EncoderOptions(), "seed:0")
+            preprocess = InceptionEncoder(nn.Conv2d(1, 1, 1), spec, torch.device("cpu")).preprocess
         images = drawn(1, 20).double().requires_grad_()
         weights = torch.cos(torch.arange(3 * row.input_size**2).double()).view(1, 3, row.input_size, -1)
         (gradient,) = torch.autograd.grad((preprocess(images) * weights).sum(), images)
@@ -91,7 +89,7 @@ class TestGradient:
         for fold in (lambda network: network, FoldedInception):
             network = InceptionNetwork().eval().requires_grad_(False)
             network.load_state_dict(make_inception_state(), strict=False)
-            encoder = InceptionEncoder(row, fold(network), spec, torch.device("cpu"))
+            encoder = InceptionEncoder(fold(network), spec, torch.device("cpu"))
             found.append(gradient_of(frozen(encoder), drawn(3, 40)))
         (plain, plain_gradient), (folded, folded_gradient) = found
         assert (folded - plain).norm() < 1e-4 * plain.norm()
@@ -105,7 +103,7 @@ class TestGradient:
         spec = EncoderSpec(
             "vit", "timm", "test_vit3", "seed:0", "cls", 96, 48, "bicubic-antialias", (0.5,) * 3, (0.5,) * 3
         )
-        encoder = TimmEncoder(spec, model.eval(), torch.device("cpu"))
+        encoder = encoder_of(spec, model.eval(), torch.device("cpu"))
         images = drawn(3, 40).requires_grad_()
         resized = nn.functional.interpolate(images, (48, 48), mode="bicubic", antialias=True)
         tokens = model.forward_features((resized - 0.5) / 0.5)[:, 0]
