@@ -16,16 +16,24 @@ from fdr.errors import InputError
 from fdr.reports import (
     RESULT,
     Report,
-    decode_json,
     impossible,
     json_text,
     parse_signature,
     reports_from_dict,
     result_key,
     sets_by_name,
-    shown,
 )
-from fdr.runtime import HEAD_BYTES, missing_path, stand_in_of, write_atomically
+from fdr.runtime import (
+    HEAD_BYTES,
+    TABLE,
+    Kind,
+    decode_json,
+    field_problems,
+    missing_path,
+    quoted,
+    stand_in_of,
+    write_atomically,
+)
 
 SCHEMA = "fdr-baseline/1"
 
@@ -90,7 +98,7 @@ def load_baseline(where: str) -> Baseline:
     if not str(schema).startswith("fdr-report"):
         other = "another version of fdr wrote it: " if str(schema).startswith("fdr-baseline/") else ""
         raise InputError(
-            f"Baseline {where!r} has schema {shown(schema)}; {other}expected {SCHEMA!r} or a report of fdr eval "
+            f"Baseline {where!r} has schema {quoted(schema)}; {other}expected {SCHEMA!r} or a report of fdr eval "
             "--json. Write it again with --update-baseline --force."
         )
     found = baseline_of(reports_from_dict(data, repr(where)), where)
@@ -110,43 +118,37 @@ def _row(value: BaselineValue) -> dict[str, Any]:
 
 
 def _sets(data: Mapping[str, Any], where: str) -> dict[str, dict[str, BaselineValue]]:
-    try:
-        return {name: dict(_values(name, rows)) for name, rows in _table("sets", data.get("sets")).items()}
-    except _Damage as damage:
-        raise InputError(
-            f"Baseline {where!r} is damaged: {damage}; write it again with --update-baseline --force."
-        ) from None
-
-
-class _Damage(Exception):
-    """What is wrong with a baseline, as half a sentence."""
-
-
-def _table(what: str, data: Any) -> Mapping[str, Any]:
-    if not isinstance(data, Mapping) or not data:
-        raise _Damage(f"{what} is {shown(data)}, where an object with at least one entry is expected")
-    return data
-
-
-def _values(name: str, rows: Any) -> Iterator[tuple[str, BaselineValue]]:
-    for key, row in _table(f"the set {name!r}", rows).items():
-        where = f"{key} of {name}"
-        yield key, _value(key, _table(where, row), where)
-
-
-def _value(key: str, row: Mapping[str, Any], where: str) -> BaselineValue:
-    for field, kind in {name: RESULT[name] for name in ("value", "signature", "stderr")}.items():
-        if not kind.holds(row.get(field)):
-            raise _Damage(f"{field} of {where} is {shown(row.get(field))}, where {kind.words} is expected")
-    signature = parse_signature(row["signature"])
-    encoder = None if signature.metric == "fdr_k" else signature.value("enc")
-    signed = result_key(signature.metric, encoder)
-    if signed != key:
-        raise _Damage(f"{where} has the signature of {signed}")
-    problem = impossible(signature.metric, row["value"])
+    problem = next(_problems(data), None)
     if problem is not None:
-        raise _Damage(f"{where} {problem}")
-    return BaselineValue(float(row["value"]), row["signature"], row.get("stderr"))
+        raise InputError(f"Baseline {where!r} is damaged: {problem}; write it again with --update-baseline --force.")
+    return {
+        name: {
+            key: BaselineValue(float(row["value"]), row["signature"], row.get("stderr")) for key, row in rows.items()
+        }
+        for name, rows in data["sets"].items()
+    }
+
+
+_FILLED = Kind(lambda value: isinstance(value, Mapping) and bool(value), "an object with at least one entry")
+_FIELDS = {name: RESULT[name] for name in ("value", "signature", "stderr")}
+
+
+def _problems(data: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with a baseline, as half a sentence each; each part is read only if those before are sound."""
+    yield from field_problems("the file", data, {"sets": _FILLED})
+    for name, rows in data["sets"].items():
+        yield from field_problems("sets", data["sets"], {name: _FILLED})
+        for key, row in rows.items():
+            where = f"{key} of {name}"
+            yield from field_problems(name, rows, {key: TABLE})
+            yield from field_problems(where, row, _FIELDS)
+            signature = parse_signature(row["signature"])
+            signed = result_key(signature.metric, None if signature.metric == "fdr_k" else signature.value("enc"))
+            if signed != key:
+                yield f"{where} has the signature of {signed}"
+            problem = impossible(signature.metric, row["value"])
+            if problem is not None:
+                yield f"{where} {problem}"
 
 
 def read_at_revision(where: str) -> bytes:
@@ -175,13 +177,13 @@ def read_at_revision(where: str) -> bytes:
             f"Baseline {where!r}: git knows no revision {revision!r} here; a shallow clone has only its own commit "
             f"(fetch-depth: 0 in CI){remote}."
         )
-    shown = _git("cat-file", "blob", where, where=where)
-    if shown.returncode:
+    content = _git("cat-file", "blob", where, where=where)
+    if content.returncode:
         raise InputError(
             f"Baseline {where!r}: revision {revision!r} has no file {path!r} (paths start at the top of the "
             f"repository, or with ./ here){_near(revision, path, where)}"
         )
-    return shown.stdout
+    return content.stdout
 
 
 def _near(revision: str, path: str, where: str) -> str:

@@ -40,7 +40,8 @@ from fdr.gate.limits import (
     tolerance_for,
 )
 from fdr.metrics import metric_info, peer_name
-from fdr.reports import Report, Result, is_number, sets_by_name, unique_names
+from fdr.reports import Report, Result, sets_by_name, unique_names
+from fdr.runtime import is_number
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 JudgedAs = Literal["value", "pass", "fail"]

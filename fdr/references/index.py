@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fdr.errors import InputError
-from fdr.runtime import file_digest
+from fdr.runtime import COUNT, NUMBER, TABLE, TABLES, TEXT, Kind, decode_json, field_problems, file_digest
 
 INDEX_NAME = "reference.json"
 INDEX_SCHEMA = "fdr-reference/1"
@@ -18,27 +16,20 @@ MAX_BYTES = 1 << 26
 """Larger index files are refused. An index that lists a million bad images is smaller than this."""
 
 
-@dataclass(frozen=True)
-class _Optional:
-    """A field that may be missing or null."""
-
-    kind: Any
+def _is_file_name(value: Any) -> bool:
+    return isinstance(value, str) and value not in ("", ".", "..") and not re.search(r"[/\\\0:]", value)
 
 
-_FIELDS: dict[str, Any] = {
-    "schema": str,
-    "name": str,
-    "images": {"source": str, "digest": _Optional(str), "count": int, "policy": _Optional(dict)},
-    "skipped": _Optional([{"id": str, "reason": str}]),
-    "encoders": [
-        {
-            **{"name": str, "spec_hash": str, "file": str, "sha256": str},
-            **{"val_fd": _Optional(float), "val_count": _Optional(int)},
-        }
-    ],
+_INDEX = {"schema": TEXT, "name": TEXT, "images": TABLE, "skipped": TABLES.or_nothing, "encoders": TABLES}
+_IMAGES = {"source": TEXT, "digest": TEXT.or_nothing, "count": COUNT, "policy": TABLE.or_nothing}
+_ENCODER = {
+    "name": TEXT,
+    "spec_hash": TEXT,
+    "file": Kind(_is_file_name, "the name of a file in this folder"),
+    "sha256": Kind(lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)), "a sha256"),
+    "val_fd": NUMBER.or_nothing,
+    "val_count": COUNT.or_nothing,
 }
-"""The schema of an index: a type, a list of items of one kind, or an object with at least these fields."""
-_NAMES = {str: "a text", int: "a whole number", float: "a number", dict: "an object"}
 
 
 def reference_folder(path: Path) -> Path | None:
@@ -53,17 +44,17 @@ def read_index(folder: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{str(path)!r} has more than {MAX_BYTES >> 20} MB; an index of a reference is small.")
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = decode_json(path.read_bytes())
     except OSError as error:
         raise InputError(
             f"Folder {str(folder)!r} is no reference: it has no {INDEX_NAME} ({error.strerror})."
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{str(path)!r} is damaged ({error}); run fdr stats again.") from error
     schema = index.get("schema") if isinstance(index, dict) else None
     if isinstance(schema, str) and schema != INDEX_SCHEMA:
         raise InputError(f"{str(path)!r} has schema {schema[:60]!r}; expected {INDEX_SCHEMA!r}.")
-    fault = _fault(index, _FIELDS, "it") or _fault_of_files(index["encoders"])
+    fault = next(_faults(index), None)
     if fault is not None:
         raise InputError(f"{str(path)!r} is damaged ({fault}); run fdr stats again.")
     return index
@@ -86,29 +77,13 @@ def indexed_file(folder: Path, row: dict[str, Any]) -> Path:
     return path
 
 
-def _fault(value: Any, kind: Any, where: str) -> str | None:
-    """The first place where `value` does not match `kind`, as half a sentence; None if it matches."""
-    if isinstance(kind, _Optional):
-        return None if value is None else _fault(value, kind.kind, where)
-    if isinstance(kind, list):
-        if not isinstance(value, list):
-            return f"{where} is no list"
-        return next(filter(None, (_fault(item, kind[0], f"{where}[{i}]") for i, item in enumerate(value))), None)
-    if isinstance(kind, dict):
-        if not isinstance(value, dict):
-            return f"{where} is no object"
-        return next(filter(None, (_fault(value.get(key), of, f"{key} of {where}") for key, of in kind.items())), None)
-    if isinstance(value, bool) or not isinstance(value, int | float if kind is float else kind):
-        return f"{where} is not {_NAMES[kind]}"
-    is_in_range = kind not in (int, float) or (0 <= value < 1 << 63 if kind is int else abs(value) < math.inf)
-    return None if is_in_range else f"{where} is out of range"
-
-
-def _fault_of_files(rows: list[dict[str, Any]]) -> str | None:
-    for row in rows:
-        name = row["file"]
-        if name in ("", ".", "..") or re.search(r"[/\\\0:]", name):
-            return f"{name[:60]!r} is not the name of a file in this folder"
-        if not re.fullmatch("[0-9a-f]{64}", row["sha256"]):
-            return f"the sha256 of {name[:60]!r} is none"
-    return None
+def _faults(index: Any) -> Iterator[str]:
+    """What is wrong with an index, as half a sentence each; each part is read only if those before are sound."""
+    if not isinstance(index, dict):
+        yield "it is no object"
+    yield from field_problems("the index", index, _INDEX)
+    yield from field_problems("images", index["images"], _IMAGES)
+    for row in index.get("skipped") or ():
+        yield from field_problems("a skipped image", row, {"id": TEXT, "reason": TEXT})
+    for row in index["encoders"]:
+        yield from field_problems("an encoder", row, _ENCODER)

@@ -1,7 +1,6 @@
 from .checks import impossible as impossible
 from .report import Report as Report
 from .report import Result as Result
-from .report import decode_json as decode_json
 from .report import format_number as format_number
 from .report import format_value as format_value
 from .report import is_inception as is_inception
@@ -15,9 +14,7 @@ from .report import reports_to_markdown as reports_to_markdown
 from .report import sets_by_name as sets_by_name
 from .report import unique_names as unique_names
 from .schema import RESULT as RESULT
-from .schema import is_number as is_number
 from .schema import result_key as result_key
-from .schema import shown as shown
 from .signature import Origin as Origin
 from .signature import Signature as Signature
 from .signature import images_signature as images_signature

@@ -12,8 +12,9 @@ from typing import Any
 
 from fdr.errors import InputError
 from fdr.metrics import metric_info
-from fdr.reports.schema import are_texts, is_count, is_number, result_key, schema_problems, shown
+from fdr.reports.schema import result_key, schema_problems
 from fdr.reports.signature import Signature, image_fields, parse_signature, short_digest
+from fdr.runtime import are_texts, is_count, is_number, quoted
 
 RELATIVE = 1e-9
 """Relative difference that is allowed between two statements of one number, because sums are rounded."""
@@ -260,7 +261,7 @@ def ratios_are_ratios(report: Parts) -> Iterator[str]:
         if row.metric != "fdr" or below is None:
             continue
         if not is_number(below) or below <= 0:
-            yield f"val_fd of {row.key} is {shown(below)}, where a number above 0 is expected"
+            yield f"val_fd of {row.key} is {quoted(below)}, where a number above 0 is expected"
         elif distance is not None and _differ(row.value, distance.value / below):
             yield (
                 f"{row.key} is {row.value:g}, and {distance.key} over the validation FD {below:g} is "
@@ -304,7 +305,7 @@ def _value_of_mean(report: Parts, row: Row, names: Sequence[str]) -> Iterator[st
         for part in parts:
             own = None if part is None else stated.get(str(part.encoder))
             if part is not None and own is not None and not (is_number(own) and not _differ(own, part.value)):
-                yield f"{part.key} is {part.value:g}, and {shown(own)} in the details of {row.key}"
+                yield f"{part.key} is {part.value:g}, and {quoted(own)} in the details of {row.key}"
     found = [part for part in parts if part is not None]
     if len(found) != len(names):
         if found:

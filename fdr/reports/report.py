@@ -16,8 +16,8 @@ from fdr._version import __version__
 from fdr.errors import InputError, as_utf8, unknown
 from fdr.metrics import metric_info, peer_name
 from fdr.reports.checks import check_report
-from fdr.reports.schema import result_key, shown
-from fdr.runtime import as_path, missing_path, write_atomically
+from fdr.reports.schema import result_key
+from fdr.runtime import as_path, decode_json, missing_path, quoted, write_atomically
 
 SCHEMA = "fdr-report/1"
 SCHEMA_MANY = "fdr-reports/1"
@@ -144,7 +144,7 @@ def _report_from_dict(data: Any, where: str) -> Report:
     if schema == SCHEMA_MANY:
         raise InputError("This file holds several reports; read it with fdr.reports.report.load_reports.")
     if schema != SCHEMA:
-        raise InputError(f"Not a report: schema is {shown(schema)}, expected {SCHEMA!r}{_of_another_version(schema)}.")
+        raise InputError(f"Not a report: schema is {quoted(schema)}, expected {SCHEMA!r}{_of_another_version(schema)}.")
     try:
         check_report(data, where)
         return Report(
@@ -340,26 +340,3 @@ def _read_json(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"Cannot read report {os.fspath(path)!r}: {error.strerror}.") from error
     except ValueError as error:
         raise InputError(f"{os.fspath(path)!r} is not JSON ({error}); expected a report written by --json.") from error
-
-
-def decode_json(text: bytes) -> Any:
-    """JSON as it is defined: one meaning, finite numbers. Raises `ValueError` for everything else.
-
-    Python's own decoder takes NaN, and the last of two values of one name.
-    """
-    try:
-        return json.loads(text.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_refuse)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice in one object")
-    return found
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number of JSON")

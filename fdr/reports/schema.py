@@ -5,45 +5,12 @@ It looks at decoded JSON, before anything is made of it.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fdr.errors import InputError
 from fdr.reports.signature import parse_signature
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a value has to be, as a test and in words."""
-
-    holds: Callable[[Any], bool]
-    words: str
-    is_required: bool = True
-
-    @property
-    def or_nothing(self) -> Kind:
-        """The same, or null, or no such field."""
-        return Kind(lambda value: value is None or self.holds(value), f"{self.words} or null", False)
-
-
-def is_number(value: Any) -> bool:
-    """True for a finite int or float; True and False are none."""
-    try:
-        return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:  # an int beyond all floats
-        return False
-
-
-def is_count(value: Any) -> bool:
-    """True for a whole number of 1 or more."""
-    return type(value) is int and 0 < value < 2**63
-
-
-def are_texts(value: Any) -> bool:
-    """True for a list of texts."""
-    return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
+from fdr.runtime import COUNT, NUMBER, TABLE, TABLES, TEXT, TEXTS, Kind, are_texts, field_problems, is_count, is_number
 
 
 def _is_interval(value: Any) -> bool:
@@ -67,15 +34,7 @@ def _is_signature(value: Any) -> bool:
         return False
 
 
-TEXT = Kind(lambda value: isinstance(value, str) and bool(value), "a text")
-TEXTS = Kind(are_texts, "a list of texts")
-TABLE = Kind(lambda value: isinstance(value, Mapping), "an object")
-TABLES = Kind(
-    lambda value: isinstance(value, list) and all(isinstance(row, Mapping) for row in value), "a list of objects"
-)
-NUMBER = Kind(is_number, "a finite number")
 SPREAD = Kind(lambda value: is_number(value) and value >= 0, "a finite number of 0 or more")
-COUNT = Kind(is_count, "a whole number of 1 or more")
 INTERVAL = Kind(_is_interval, "two finite numbers, the smaller first")
 FLAG = Kind(lambda value: isinstance(value, bool), "true or false")
 DIGEST = Kind(lambda value: isinstance(value, str) or (isinstance(value, Mapping) and are_texts([*value.values()])),
@@ -107,37 +66,23 @@ RESULT = {
 }  # fmt: skip
 
 
-def _check_fields(where: str, data: Mapping[str, Any], fields: Mapping[str, Kind]) -> Iterator[str]:
-    for name, kind in fields.items():
-        if name not in data and kind.is_required:
-            yield f"{where} has no {name}, which is {kind.words}"
-        elif name in data and not kind.holds(data[name]):
-            yield f"{name} of {where} is {shown(data[name])}, where {kind.words} is expected"
-
-
-def shown(value: Any) -> str:
-    """A value as errors quote it, cut when it is long."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def schema_problems(data: Mapping[str, Any]) -> Iterator[str]:
     """A sentence per field that is missing or is not what it has to be; later parts are read only if earlier ones are
     sound."""
-    found = list(_check_fields("the report", data, REPORT))
+    found = list(field_problems("the report", data, REPORT))
     if found:
         yield from found
         return
-    yield from _check_fields("the samples", data["samples"], SAMPLES)
+    yield from field_problems("the samples", data["samples"], SAMPLES)
     if data.get("reference") is not None:
-        yield from _check_fields("the reference", data["reference"], REFERENCE)
-    yield from _check_fields("the run", data.get("run") or {}, RUN)
+        yield from field_problems("the reference", data["reference"], REFERENCE)
+    yield from field_problems("the run", data.get("run") or {}, RUN)
     if not data["results"]:
         yield "results is an empty list, where a report has at least one number"
     for index, row in enumerate(data["results"]):
         metric, encoder = row.get("metric"), row.get("encoder")
         named = isinstance(metric, str) and isinstance(encoder, str | None)
-        yield from _check_fields(result_key(metric, encoder) if named else f"result {index + 1}", row, RESULT)
+        yield from field_problems(result_key(metric, encoder) if named else f"result {index + 1}", row, RESULT)
 
 
 def result_key(metric: str, encoder: str | None) -> str:

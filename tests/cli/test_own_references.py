@@ -127,7 +127,7 @@ def test_the_index_names_files_of_its_folder_only(name: str, folder: Path) -> No
     index = json.loads((folder / "reference.json").read_text())
     index["encoders"][0]["file"] = name
     (folder / "reference.json").write_text(json.dumps(index))
-    with pytest.raises(InputError, match="is not the name of a file in this folder"):
+    with pytest.raises(InputError, match="where the name of a file in this folder is expected"):
         find_reference(folder, ENCODER)
 
 
