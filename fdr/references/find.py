@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import os
 import re
 import warnings
@@ -17,15 +16,17 @@ from fdr.encoders import EncoderSpec
 from fdr.errors import FdrWarning, InputError, unknown
 from fdr.frechet import Moments, ValidationFD
 from fdr.images import ImageOptions, ImageSource, names_files, open_images
+from fdr.references.formats.base import stored_spec
 from fdr.references.formats.checks import check_moments
 from fdr.references.formats.recognise import is_statistics_file, open_statistics
 from fdr.references.index import INDEX_NAME, indexed_file, read_index, reference_folder
-from fdr.references.manifest import RegistryEntry, known_as, reference_stats_dir, registry
+from fdr.references.local_files import published_file
+from fdr.references.manifest import known_as, registry
 from fdr.runtime import Progress, SilentProgress, as_path, file_digest, missing_path, named_arguments, near_names
+from fdr.weights import WeightOptions, resolve
 
 if TYPE_CHECKING:
     from fdr.encoders import AbstractEncoder
-    from fdr.weights import WeightsFile
 
 DEFAULT_REFERENCE = "imagenet256"
 
@@ -62,19 +63,16 @@ def open_samples(samples: Any, options: ImageOptions) -> ImageSource:
     try:
         return open_images(samples, options)
     except InputError:
-        if isinstance(samples, str | os.PathLike) and _is_sound(Path(samples).expanduser()):
+        if isinstance(samples, str | os.PathLike) and _can_be_opened(Path(samples).expanduser()):
             raise InputError(
                 f"{os.fspath(samples)} holds statistics, not images; give it as the reference (--ref {samples})."
             ) from None
         raise
 
 
-def _is_sound(path: Path) -> bool:
-    """True if the path holds statistics that can be opened."""
-    if reference_folder(path) is not None:
-        return True
+def _can_be_opened(path: Path) -> bool:
     try:
-        return bool(open_statistics(path).entries)
+        return reference_folder(path) is not None or bool(open_statistics(path))
     except InputError:
         return False
 
@@ -145,25 +143,21 @@ def find_reference(
     """
     wanted = _wanted(encoder, output)
     if isinstance(reference, Moments):
-        found = Reference(
-            str(reference.attributes.get("reference", "moments")),
-            "Moments object",
-            moments_digest(reference),
-            reference,
-            images_digest=_text(reference.attributes.get("images_digest")),
-            spec_hash=_text(reference.attributes.get("spec_hash")),
-        )
-    elif as_path(reference, "the reference").expanduser().exists():
-        path = Path(reference).expanduser()
-        folder = reference_folder(path)
-        if folder is None and path.is_dir():
-            raise InputError(f"Folder {str(path)!r} is no reference: it has no {INDEX_NAME}.")
-        found = _from_file(path, wanted) if folder is None else _from_folder(folder, wanted)
-        _warn(check_moments(found.moments, str(path)))
+        name = str(reference.attributes.get("reference", "moments"))
+        found = _reference(name, "Moments object", reference)
+    elif (path := as_path(reference, "the reference").expanduser()).exists():
+        found = _from_path(path, wanted)
     else:
-        found = _registered(str(reference), wanted, weights_dir, offline, progress)
+        folder = None if weights_dir is None else Path(weights_dir)
+        options = WeightOptions(weights_dir=folder, offline=offline, progress=progress or SilentProgress())
+        found = _registered(str(reference), wanted, options)
     _check_fits(found, wanted)
     return replace(found, is_declared=found.is_declared or found.spec_hash is not None)
+
+
+def registered_reference(name: str, encoder: str) -> Reference:
+    """The reference with that name in the registry, even if a file or folder has the same name."""
+    return _registered(name, _wanted(encoder, None), WeightOptions())
 
 
 def reference_for(reference: Any, encoder: str) -> Any:
@@ -206,24 +200,44 @@ def _warn(sentences: list[str]) -> None:
         warnings.warn(sentence, FdrWarning, stacklevel=3)
 
 
+def _reference(name: str, source: str, moments: Moments) -> Reference:
+    """A reference of moments, with what their attributes say of its images and encoder."""
+    images_digest, spec_hash = (moments.attributes.get(key) for key in ("images_digest", "spec_hash"))
+    return Reference(
+        name,
+        source,
+        moments_digest(moments),
+        moments,
+        images_digest=None if images_digest is None else str(images_digest),
+        spec_hash=None if spec_hash is None else str(spec_hash),
+    )
+
+
+def _from_path(path: Path, wanted: _Wanted) -> Reference:
+    """The reference in a statistics file, or in a folder that `fdr stats` wrote."""
+    folder = reference_folder(path)
+    if folder is None and path.is_dir():
+        raise InputError(f"Folder {str(path)!r} is no reference: it has no {INDEX_NAME}.")
+    found = _from_file(path, wanted) if folder is None else _from_folder(folder, wanted)
+    _warn(check_moments(found.moments, str(path)))
+    return found
+
+
 def _from_file(path: Path, wanted: _Wanted, entry: str | None = None, sha256: str | None = None) -> Reference:
     """Read the reference from a statistics file. `sha256` is the digest of the file, if it is already known."""
     file = open_statistics(path)
     chosen = file.select(wanted.encoder, wanted.dim, wanted.output) if entry is None else file.entry(entry)
     moments = file.load(chosen)
-    attributes = moments.attributes
+    attributes: Mapping[str, Any] = moments.attributes
     known = known_as(sha256 or file_digest(path), moments.mu, moments.sigma)
     if known is not None and moments.count is None:
         moments = moments.with_count(known.count)
-    return Reference(
-        name=str(attributes.get("reference", path.stem)) if known is None else known.name,
-        source=str(path),
-        digest=moments_digest(moments),
-        moments=moments,
+    name = str(attributes.get("reference", path.stem)) if known is None else known.name
+    val_fd = attributes.get("val_fd") if wanted.output is None else None
+    return replace(
+        _reference(name, str(path), moments),
         path=path,
-        images_digest=_text(attributes.get("images_digest")),
-        spec_hash=_text(attributes.get("spec_hash")),
-        val_fd=_exact_val_fd(attributes, str(path)) if wanted.output is None else None,
+        val_fd=None if val_fd is None else ValidationFD(val_fd, None, f"exact, from {path.name}"),
         protocol_count=None if known is None else known.samples,
         is_declared=wanted.encoder in chosen.encoders or (known is not None and wanted.encoder in known.encoders),
     )
@@ -246,11 +260,6 @@ def check_one_encoder_each(references: Mapping[tuple[str, str], Reference]) -> N
                 )
 
 
-def _exact_val_fd(attributes: Mapping[str, Any], source: str) -> ValidationFD | None:
-    value = attributes.get("val_fd")
-    return None if value is None else ValidationFD(value, None, f"exact, from {Path(source).name}")
-
-
 def _from_folder(folder: Path, wanted: _Wanted) -> Reference:
     entries = read_index(folder)["encoders"]
     fitting = [e for e in entries if wanted.spec_hash is not None and e["spec_hash"] == wanted.spec_hash]
@@ -264,24 +273,7 @@ def _from_folder(folder: Path, wanted: _Wanted) -> Reference:
     return _from_file(indexed_file(folder, fitting[0]), wanted, sha256=fitting[0]["sha256"])
 
 
-def registered_reference(
-    name: str,
-    encoder: str,
-    weights_dir: str | os.PathLike[str] | None = None,
-    offline: bool | None = None,
-    progress: Progress | None = None,
-) -> Reference:
-    """The reference with that name in the registry, even if a file or folder has the same name."""
-    return _registered(name, _wanted(encoder, None), weights_dir, offline, progress)
-
-
-def _registered(
-    name: str,
-    wanted: _Wanted,
-    weights_dir: str | os.PathLike[str] | None,
-    offline: bool | None,
-    progress: Progress | None,
-) -> Reference:
+def _registered(name: str, wanted: _Wanted, options: WeightOptions) -> Reference:
     if name not in registry():
         raise _no_reference(name)
     entry = registry()[name]
@@ -294,10 +286,10 @@ def _registered(
     row = entry.encoders[encoder]
     if wanted.output is not None and wanted.output not in row.outputs:
         raise _no_output(name, wanted)
-    path, digest = _registry_file(entry, encoder, weights_dir, offline, progress or SilentProgress())
-    found = _from_file(path, wanted, row.entry if wanted.output is None else None, digest)
+    file = resolve(published_file(entry, encoder), options, encoder)
+    found = _from_file(file.path, wanted, row.entry if wanted.output is None else None, file.sha256)
     moments = found.moments if found.moments.count else found.moments.with_count(entry.count)
-    _warn(check_moments(moments, str(path)))
+    _warn(check_moments(moments, str(file.path)))
     return replace(
         found,
         name=entry.name,
@@ -319,41 +311,6 @@ def _no_output(name: str, wanted: _Wanted) -> InputError:
     return InputError(f"Reference {name!r} has no moments of the output {wanted.output!r} of {wanted.encoder}{hint}.")
 
 
-def _registry_file(
-    entry: RegistryEntry,
-    encoder: str,
-    weights_dir: str | os.PathLike[str] | None,
-    offline: bool | None,
-    progress: Progress,
-) -> tuple[Path, str]:
-    """The path of the file, and its sha256."""
-    from fdr.weights import WeightOptions, resolve
-
-    folder = None if weights_dir is None else Path(weights_dir)
-    options = WeightOptions(weights_dir=folder, offline=offline, progress=progress)
-    found = resolve(published_file(entry, encoder), options, encoder)
-    return found.path, found.sha256
-
-
-def published_file(entry: RegistryEntry, encoder: str) -> WeightsFile:
-    """The file of a reference, described so that it can be found and fetched like a weight file."""
-    from fdr.weights import WeightsFile
-
-    row = entry.encoders[encoder]
-    shipped = reference_stats_dir() / row.file
-    if shipped.is_file():
-        return WeightsFile(str(shipped))
-    return WeightsFile(
-        row.file,
-        aliases=() if row.alias == row.file else (row.alias,),
-        sha256=row.sha256,
-        digest_by=row.digest_by or "the publisher",
-        size=row.size,
-        url=row.url,
-        what=(f"moments of reference {entry.name!r} for", f"statistics file of reference {entry.name!r} for"),
-    )
-
-
 def _check_fits(found: Reference, wanted: _Wanted) -> None:
     encoder, dim, spec_hash = wanted.encoder, wanted.dim, wanted.spec_hash
     if dim and found.moments.dim != dim:
@@ -365,22 +322,13 @@ def _check_fits(found: Reference, wanted: _Wanted) -> None:
     if spec_hash is None and found.spec_hash is not None and made_by not in (None, encoder):
         raise InputError(f"{found.source} holds moments of {made_by}, not of {encoder}; use moments of {encoder}.")
     if spec_hash is not None and found.spec_hash is not None and found.spec_hash != spec_hash:
-        stored = found.moments.attributes.get("spec")
-        differing = _differing_fields(stored, encoder, spec_hash)
+        name = stored_spec(found.moments.attributes).get("name")
+        made = "same name, but other weights, dtype or options" if name == encoder else f"it was made by {name}"
+        differing = "" if name is None else f": {made}"
         raise InputError(
             f"{found.source} was computed with another encoder spec ({found.spec_hash}) than {encoder} has here "
             f"({spec_hash}){differing}; the numbers would not be comparable: make the reference again with fdr stats."
         )
-
-
-def _differing_fields(stored: Any, encoder: str, spec_hash: str) -> str:
-    if not isinstance(stored, str):
-        return ""
-    try:
-        name = json.loads(stored).get("name")
-    except (ValueError, AttributeError, RecursionError):
-        return ""
-    return f": it was made by {name}" if name != encoder else ": same name, but other weights, dtype or options"
 
 
 def warn_if_same_images(samples_digest: str | None, reference: Reference) -> None:
@@ -398,7 +346,3 @@ def moments_digest(moments: Moments) -> str:
     digest = hashlib.sha256(moments.mu.tobytes())
     digest.update(moments.sigma.tobytes())
     return digest.hexdigest()
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)

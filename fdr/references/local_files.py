@@ -8,11 +8,10 @@ from pathlib import Path
 from fdr import weights
 from fdr.encoders import parse_encoders
 from fdr.errors import InputError, unknown
-from fdr.references.find import published_file
 from fdr.references.formats.checks import check_moments
 from fdr.references.formats.recognise import open_statistics
-from fdr.references.manifest import RegistryEntry, registry
-from fdr.weights import Holding, Verdict
+from fdr.references.manifest import RegistryEntry, reference_stats_dir, registry
+from fdr.weights import Holding, Verdict, WeightsFile
 
 
 def references() -> list[RegistryEntry]:
@@ -25,6 +24,23 @@ def named(name: str) -> RegistryEntry:
     if name not in registry():
         raise unknown("reference", name, registry(), "See fdr references list.")
     return registry()[name]
+
+
+def published_file(entry: RegistryEntry, encoder: str) -> WeightsFile:
+    """The file of a reference, described so that it can be found and fetched like a weight file."""
+    row = entry.encoders[encoder]
+    shipped = reference_stats_dir() / row.file
+    if shipped.is_file():
+        return WeightsFile(str(shipped))
+    return WeightsFile(
+        row.file,
+        aliases=() if row.alias == row.file else (row.alias,),
+        sha256=row.sha256,
+        digest_by=row.digest_by or "the publisher",
+        size=row.size,
+        url=row.url,
+        what=(f"moments of reference {entry.name!r} for", f"statistics file of reference {entry.name!r} for"),
+    )
 
 
 def files_of(

@@ -179,14 +179,19 @@ def write_own(kind: str) -> Callable[[Path, Content], None]:
     return write
 
 
+def stored_spec(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The encoder spec among the attributes written by fdr; empty if there is none or it is damaged."""
+    try:
+        spec = json.loads(str(attributes.get("spec")))
+    except (ValueError, RecursionError):
+        spec = None
+    return spec if isinstance(spec, dict) else {}
+
+
 def stored_output(attributes: Mapping[str, Any]) -> str | None:
     """The output that the attributes written by fdr name; None if it is the main output or unknown."""
-    output, spec = attributes.get("output"), attributes.get("spec")
-    try:
-        main = json.loads(spec).get("output") if isinstance(spec, str) else None
-    except (ValueError, AttributeError, RecursionError):
-        main = None
-    return str(output) if isinstance(output, str) and main is not None and output != main else None
+    output, main = attributes.get("output"), stored_spec(attributes).get("output")
+    return output if isinstance(output, str) and main is not None and output != main else None
 
 
 def stored_encoders(attributes: Mapping[str, Any]) -> tuple[str, ...]:
