@@ -34,7 +34,8 @@ import harness
 import numpy as np
 import torch
 
-from fdr.ifid.neighbours import SearchOptions, block, nearest, plan_search
+from fdr.ifid.neighbours import SearchOptions, SearchPlan, nearest, plan_search, sizes_of
+from fdr.ifid.neighbours.block import BlockSearch
 from fdr.ifid.neighbours.products import arithmetic, resolve_precision
 from fdr.runtime import faithful_products, resolve_device
 
@@ -46,7 +47,8 @@ class FileRows:
 
     def __init__(self, path: Path, dim: int, shard_size: int) -> None:
         self._path, self.dim, self._shard_size = path, dim, shard_size
-        self.num_rows = path.stat().st_size // (4 * dim)
+        self.num_rows, self.item_size = path.stat().st_size // (4 * dim), 4
+        self.rows = np.arange(self.num_rows)
 
     def shards(self) -> list[tuple[int, int]]:
         return [(i, min(i + self._shard_size, self.num_rows)) for i in range(0, self.num_rows, self._shard_size)]
@@ -75,7 +77,7 @@ def product(args: argparse.Namespace) -> None:
     """The products of the search on one tile, as often as it has tiles."""
     device = resolve_device(args.device)
     how = arithmetic(resolve_precision(args.precision, device, args.dim), device)
-    plan = plan_search(*rows_of(args), options(args, args.precision))
+    plan = plan_of(args)
     x, y = (torch.randn(n, args.dim, device=device).to(how.dtype) for n in (args.queries, plan.tile_rows))
     with faithful_products():
         for _ in range(-(-args.references // plan.tile_rows)):
@@ -89,6 +91,10 @@ def options(args: argparse.Namespace, precision: str) -> SearchOptions:
 
 def rows_of(args: argparse.Namespace) -> tuple[FileRows, FileRows]:
     return tuple(FileRows(args.folder / name, args.dim, args.shard_size) for name in ("queries", "references"))  # type: ignore[return-value]
+
+
+def plan_of(args: argparse.Namespace) -> SearchPlan:
+    return plan_search(*map(sizes_of, rows_of(args)), options(args, args.precision))
 
 
 def search(args: argparse.Namespace, precision: str) -> np.ndarray:
@@ -126,13 +132,13 @@ def one_way(way: str, **options: Any) -> dict[str, float]:
     }
     is_gpu = resolve_device(args.device).type == "cuda"
     counts = {"searched again": 0}
-    search_exactly = block._Search._search_exactly
+    search_exactly = BlockSearch._search_exactly
 
-    def counted(search: block._Search, chosen: np.ndarray, start: int) -> None:
+    def counted(search: BlockSearch, chosen: np.ndarray) -> None:
         counts["searched again"] += len(chosen)
-        search_exactly(search, chosen, start)
+        search_exactly(search, chosen)
 
-    block._Search._search_exactly = counted  # type: ignore[method-assign]
+    BlockSearch._search_exactly = counted  # type: ignore[method-assign]
     torch.mm(torch.ones(64, 64).bfloat16(), torch.ones(64, 64).bfloat16())
     harness.reset_peak()
     held = harness.peak_mib()
@@ -180,7 +186,7 @@ def compare(args: argparse.Namespace) -> None:
         path = args.folder / name
         if not path.exists() or path.stat().st_size != 4 * count * args.dim:
             draw(path, count, args, seed)
-    plan = plan_search(*rows_of(args), options(args, args.precision))
+    plan = plan_of(args)
     print(plan, f"\ntorch {torch.__version__}, {torch.get_num_threads()} threads, {args.data}, {args.metric}\n")
     ways = args.ways.split(",")
     shared = {name: value for name, value in vars(args).items() if name not in ("ways", "quick", "repeats", "json")}

@@ -64,7 +64,7 @@ class DecodedSource(MadeSource):
         options: ImageOptions,
         is_clamped: bool = True,
     ) -> None:
-        ids = Selected(queries.source.ids, queries.good)
+        ids = Selected(queries.source.ids, queries.rows)
         super().__init__(name, options, ids)
         self.autoencoder = autoencoder
         self.batch_size = batch_size

@@ -14,6 +14,7 @@ from fdr.encoders import AbstractRowEncoder, EncoderSpec
 from fdr.errors import InputError
 from fdr.features import SHARD_SIZE, Extraction, ExtractionOptions, FeatureCache, item_size
 from fdr.ifid.autoencoders.base import LoadedAutoencoder
+from fdr.ifid.neighbours import SetSizes
 from fdr.images import BadImage, ImageSource
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class LatentEncoder(AbstractRowEncoder):
         fitting = SHARD_BYTES // (4 * self.spec.dim)
         return max(MIN_SHARD_SIZE, min(SHARD_SIZE, 1 << max(0, fitting.bit_length() - 1)))
 
+    def sizes(self, count: int) -> SetSizes:
+        """The sizes of the latents of `count` images, which a plan of the neighbour search needs."""
+        return SetSizes(count, self.spec.dim, min(self.shard_size, count), item_size(self.stored_dtype))
+
     def preprocess(self, images: Tensor) -> Tensor:
         if tuple(images.shape[2:]) != self.size:
             found, wanted = (f"{width} x {height}" for height, width in (images.shape[2:], self.size))
@@ -87,10 +92,12 @@ class Latents:
     source: ImageSource
     entry: FeatureCache
     latent_shape: tuple[int, ...]
-    good: np.ndarray
-    """int64 [n]: the rows that have latents."""
+    rows: np.ndarray
+    """int64 [n]: the rows that have latents, ascending."""
     pixels: np.ndarray | None
     """uint64 [num_rows]: a digest of the pixels of each image, 0 for unreadable ones; None if not known."""
+    item_size: int
+    """Bytes of one stored value."""
 
     @property
     def num_rows(self) -> int:
@@ -120,7 +127,7 @@ class LatentReader:
 
     def at(self, start: int, stop: int) -> Tensor:
         """float32 [stop - start, *latent_shape] of the good images start..stop."""
-        rows = self._latents.good[start:stop]
+        rows = self._latents.rows[start:stop]
         parts, done = [], 0
         while done < len(rows):
             first, shard = self._shard_with(int(rows[done]))
@@ -133,7 +140,7 @@ class LatentReader:
         """The shard that a row lies in, and the position of its first good row."""
         size = self._latents.entry.shard_size
         at = row - row % size
-        first = int(np.searchsorted(self._latents.good, at))
+        first = int(np.searchsorted(self._latents.rows, at))
         if self._held is None or self._held[0] != first:
             self._held = first, self._latents.read(at, min(at + size, self._latents.num_rows))[1]
         return self._held
@@ -152,16 +159,17 @@ def encode(encoder: LatentEncoder, source: ImageSource, options: ExtractionOptio
     entry.missing()  # look at the folder again, so that this rank sees them
     bad = [BadImage(*image) for image in entry.bad]
     source.check_bad(bad, entry.num_rows)
-    good = np.setdiff1d(np.arange(entry.num_rows), [image.row for image in bad])
-    return Latents(source, entry, encoder.latent_shape, good, _pixel_digests(extraction, entry.num_rows))
+    rows = np.setdiff1d(np.arange(entry.num_rows), [image.row for image in bad])
+    pixels = _pixel_digests(extraction, entry.num_rows)
+    return Latents(source, entry, encoder.latent_shape, rows, pixels, item_size(encoder.stored_dtype))
 
 
 def _pixel_digests(extraction: Extraction, num_rows: int) -> np.ndarray | None:
-    noted = extraction.images
-    if noted is None:
+    records = extraction.images
+    if records is None:
         return None
     digests = np.zeros(num_rows, np.uint64)
-    digests[noted["row"]] = noted["digest"]
+    digests[records["row"]] = records["digest"]
     return digests
 
 

@@ -24,7 +24,7 @@ def spread(count: int) -> np.ndarray:
 
 def sheet(queries: Latents, sources: Mapping[str, DecodedSource], places: np.ndarray) -> dict[str, np.ndarray]:
     """The columns of the sheet by title, originals first, each uint8 [len(places), H, W, 3]."""
-    rows = queries.good[places].tolist()
+    rows = queries.rows[places].tolist()
     columns = {
         "originals": np.stack([_pixels(next(queries.source.batches(1, 0, row, row + 1)).images[0]) for row in rows])
     }

@@ -96,7 +96,7 @@ class QualityEncoder(AbstractRowEncoder):
 
     def _originals(self, rows: Sequence[int]) -> Tensor:
         """The originals of the consecutive positions `rows` among readable images, float32 [B, 3, H, W] in [0, 1]."""
-        source, good = self._queries.source, self._queries.good[list(rows)]
+        source, good = self._queries.source, self._queries.rows[list(rows)]
         first, last = int(good[0]), int(good[-1])
         found: dict[int, Tensor] = {}
         for batch in source.batches(last + 1 - first, self._num_workers, first, last + 1):

@@ -9,17 +9,16 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from fdr.encoders import AbstractEncoder
 from fdr.errors import FdrError, FdrWarning, InputError, collected_warnings
 from fdr.evaluation import Measurement, describe_samples, measure
-from fdr.features import Extraction, ExtractionOptions, cached_rows, item_size
+from fdr.features import Extraction, ExtractionOptions, cached_rows
 from fdr.frechet import Moments
 from fdr.ifid.autoencoders.base import LoadedAutoencoder
 from fdr.ifid.decoded import NEIGHBOURS, RECONSTRUCTIONS, DecodedSource, Paired, Take, between, decoded_sources
@@ -38,25 +37,6 @@ from fdr.runtime import human_bytes, memory_for, package_versions, propagate_fai
 
 FOLDER = "ifid"
 """The folder in the cache that keeps the progress and the results of the neighbour search."""
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """Stands for latents that are not encoded yet when a search is planned: it has their sizes only."""
-
-    num_rows: int
-    encoder: LatentEncoder
-
-    @property
-    def dim(self) -> int:
-        return self.encoder.spec.dim
-
-    def shards(self) -> list[tuple[int, int]]:
-        size = self.encoder.shard_size
-        return [(start, min(start + size, self.num_rows)) for start in range(0, self.num_rows, size)]
-
-    def read(self, start: int, stop: int) -> tuple[np.ndarray, Tensor]:
-        raise AssertionError("a plan reads nothing")
 
 
 class InterpolatedFid:
@@ -125,7 +105,7 @@ class InterpolatedFid:
             )
         itself = (np.arange(len(own)), np.arange(len(theirs))) if self.neighbours is None else None
         rules = PairRules(itself, (own, theirs), (len(own), len(theirs)))
-        rules.check_counts(np.arange(len(own)), len(theirs), self.options.top_k)  # before hours of encoding
+        rules.check_counts(np.arange(len(own)), np.arange(len(theirs)), self.options.top_k)  # before hours of encoding
 
     # The run
 
@@ -143,10 +123,9 @@ class InterpolatedFid:
                 f"latents {encoder.stored_dtype}, {human_bytes(stored_bytes(encoder, len(source)))} on disk"
             )
         plan = plan_search(
-            _Planned(len(self.images), self._query_encoder),
-            _Planned(len(self.neighbours or self.images), self._reference_encoder),
+            self._query_encoder.sizes(len(self.images)),
+            self._reference_encoder.sizes(len(self.neighbours or self.images)),
             self._search_options(),
-            (item_size(self._query_encoder.stored_dtype), item_size(self._reference_encoder.stored_dtype)),
             self.group.size,
         )
         yield (
@@ -323,7 +302,7 @@ class InterpolatedFid:
         """Write a sheet of a few images beside their reconstructions, neighbours and interpolants."""
         from fdr.ifid.picture import sheet, spread, write_sheet
 
-        places = spread(len(paired.queries.good))
+        places = spread(len(paired.queries.rows))
         latents = gathered(paired.references, paired.draws.rows[places])
         at = {int(place): latents[number] for number, place in enumerate(places)}
         sources = self.sources(paired, lambda start, stop: at[start][None])
@@ -364,7 +343,7 @@ class InterpolatedFid:
                     "latent_shape": list(paired.queries.latent_shape),
                     "neighbours": {
                         "source": paired.references.source.name,
-                        "count": len(paired.references.good),
+                        "count": len(paired.references.rows),
                         "digest": paired.references.source.digest,
                     },
                     "neighbour_entropy": paired.draws.entropy,

@@ -31,6 +31,23 @@ def squared_norms(x: Tensor, rows: Tensor, at_once: int) -> Tensor:
     return _sums(x, rows, x, rows, at_once, _product)
 
 
+class ExactQueries:
+    """Latents [Q, D] of queries, ready for distances in float64, `at_once` pairs at a time."""
+
+    def __init__(self, metric: str, latents: Tensor, at_once: int) -> None:
+        import torch
+
+        self.metric, self.latents, self.at_once = metric, latents, at_once
+        self.norms = None
+        if metric == "cosine":
+            self.norms = squared_norms(latents, torch.arange(len(latents), device=latents.device), at_once)
+
+    def distances(self, references: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+        """Distances and squared distances, float64 [n], of queries i [n] and references j [n]."""
+        references = references.to(self.latents.device)
+        return pair_distances(self.metric, self.latents, self.norms, i, references, j, self.at_once)
+
+
 def pair_distances(
     metric: str, x: Tensor, norms: Tensor | None, i: Tensor, y: Tensor, j: Tensor, at_once: int
 ) -> tuple[Tensor, Tensor]:

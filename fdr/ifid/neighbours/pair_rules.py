@@ -27,9 +27,9 @@ class PairRules:
         self._labels = _checked(labels, num_rows, "labels")
 
     @property
-    def facts(self) -> list[np.ndarray]:
+    def arrays(self) -> list[np.ndarray]:
         """The arrays that the rules depend on."""
-        return [array for pair in (self._identities, self._labels) if pair is not None for array in pair]
+        return [array for pair in self._rules() for array in pair]
 
     def order(self, rows: np.ndarray) -> np.ndarray:
         """The order that sorts the queries `rows` by class, so that each class is contiguous."""
@@ -41,7 +41,7 @@ class PairRules:
         """The slice of the ordered query rows `queries` that can have a neighbour among the rows `references`."""
         if self._labels is None or not len(references):
             return slice(0, len(queries))
-        own, theirs = self._labels[0][queries], self._labels[1][references]
+        own, theirs = self._of(self._labels, queries, references)
         return slice(int(np.searchsorted(own, theirs.min())), int(np.searchsorted(own, theirs.max(), side="right")))
 
     def forbid(self, scores: Tensor, queries: np.ndarray, references: np.ndarray) -> None:
@@ -49,50 +49,51 @@ class PairRules:
         import torch
 
         if self._labels is not None:
-            own, theirs = self._labels[0][queries], self._labels[1][references]
-            if own.min() != own.max() or theirs.min() != theirs.max() or own[0] != theirs[0]:
-                first, second = (torch.from_numpy(side).to(scores.device) for side in (own, theirs))
-                scores.masked_fill_(first[:, None] != second, -torch.inf)
+            own, theirs = (
+                torch.from_numpy(each).to(scores.device) for each in self._of(self._labels, queries, references)
+            )
+            scores.masked_fill_(own[:, None] != theirs, -torch.inf)
         if self._identities is not None:
-            i, j = _equal(self._identities[0][queries], self._identities[1][references])
-            if len(i):
-                scores[torch.from_numpy(i).to(scores.device), torch.from_numpy(j).to(scores.device)] = -torch.inf
+            first, second = self._of(self._identities, queries, references)
+            known = np.flatnonzero(np.isin(second, first))
+            i, j = np.nonzero(first[:, None] == second[known])
+            scores[torch.from_numpy(i).to(scores.device), torch.from_numpy(known[j]).to(scores.device)] = -torch.inf
 
-    def check_counts(self, queries: np.ndarray, num_references: int, top_k: int) -> None:
-        """Raise `InputError` if one of the query rows has fewer than K references, counting all that may exist."""
-        counts = self._counts(queries, num_references)
+    def check_counts(self, queries: np.ndarray, references: np.ndarray, top_k: int) -> None:
+        """Raise `InputError` if one of the query rows `queries` has fewer than K of the reference rows `references`."""
+        counts = self._counts(queries, references)
         short = np.flatnonzero(counts < top_k)
-        if len(short):
-            raise self.too_few(int(queries[short[0]]), int(counts[short[0]]), top_k)
-
-    def too_few(self, row: int, count: int, top_k: int) -> InputError:
-        """The error for the query in `row`, which has only `count` references."""
-        whose, what = f"The query in row {row}", "of the reference set"
+        if not len(short):
+            return
+        row, count = int(queries[short[0]]), int(counts[short[0]])
+        whose, what, advice = f"The query in row {row}", "of the reference set", ""
         if self._labels is not None:
             whose, what = f"{whose} (class {self._labels[0][row]})", "of its class"
+            advice = ", or search all classes"
         less = ", the image itself not counted" if self._identities is not None else ""
-        return InputError(
+        raise InputError(
             f"{whose} has {count:,} latents {what} to choose from{less}, but {top_k} nearest are to be found; give "
-            f"more reference images{', or search all classes' if self._labels is not None else ''}, or lower top-k to "
-            f"{max(1, count)}."
+            f"more reference images{advice}, or lower top-k to {max(1, count)}."
         )
 
-    def _counts(self, queries: np.ndarray, num_references: int) -> np.ndarray:
-        """int64 [q]: how many references count for each of the query rows."""
-        counts = np.full(len(queries), num_references)
+    def _counts(self, queries: np.ndarray, references: np.ndarray) -> np.ndarray:
+        """int64 [q]: how many of the references count for each of the query rows."""
+        counts = np.full(len(queries), len(references))
         if self._labels is not None:
-            counts = _occurrences(self._labels[1], self._labels[0][queries])
+            own, theirs = self._of(self._labels, queries, references)
+            counts = _occurrences(theirs, own)
         if self._identities is not None:
-            own, theirs = self._identities[0][queries], self._identities[1]
-            if self._labels is not None:
-                codes = np.unique(np.concatenate([own, theirs]), return_inverse=True)[1]
-                classes, labels = np.unique(
-                    np.concatenate([self._labels[0][queries], self._labels[1]]), return_inverse=True
-                )
-                both = codes * np.int64(len(classes)) + labels
-                own, theirs = both[: len(own)], both[len(own) :]
-            counts = counts - _occurrences(theirs, own)
+            keys = np.stack([np.concatenate(self._of(rule, queries, references)) for rule in self._rules()])
+            codes = np.unique(keys, axis=1, return_inverse=True)[1].reshape(-1)
+            counts = counts - _occurrences(codes[len(queries) :], codes[: len(queries)])
         return counts
+
+    def _rules(self) -> list[Pair]:
+        return [pair for pair in (self._identities, self._labels) if pair is not None]
+
+    @staticmethod
+    def _of(rule: Pair, queries: np.ndarray, references: np.ndarray) -> Pair:
+        return rule[0][queries], rule[1][references]
 
 
 def _checked(pair: Pair | None, num_rows: tuple[int, int], what: str) -> Pair | None:
@@ -109,14 +110,3 @@ def _occurrences(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """How often each of `wanted` occurs in `values`."""
     ordered = np.sort(values)
     return np.searchsorted(ordered, wanted, side="right") - np.searchsorted(ordered, wanted)
-
-
-def _equal(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs (i, j) with first[i] == second[j], as two arrays."""
-    order = np.argsort(first, kind="stable")
-    ordered = first[order]
-    start, stop = np.searchsorted(ordered, second), np.searchsorted(ordered, second, side="right")
-    counts = stop - start
-    j = np.repeat(np.arange(len(second)), counts)
-    place = np.arange(len(j)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return order[np.repeat(start, counts) + place], j

@@ -1,40 +1,47 @@
-"""The plan of a search: block sizes that keep its memory below the limit at the least work."""
+"""The plan of a search: block sizes that keep its memory below the limit."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from fdr.errors import InputError
-from fdr.ifid.neighbours.candidates import CANDIDATE_BYTES
 from fdr.ifid.neighbours.exact_distances import PAIR_BYTES
 
 MIB = 2**20
-_SETTINGS = 7
-"""Levels of memory saving that are tried; each halves the working buffers. More allow smaller limits."""
+_HALVINGS = 7
+"""How often the working buffers may be halved. More halvings allow smaller limits of memory."""
 _LIBRARIES = 2 * MIB
 """Memory that matrix libraries allocate for themselves, whatever the sizes."""
+_TILE_ROWS, _LEAST_TILE_ROWS = 4096, 32
+"""References per product, at most and at least. More take more memory and make more efficient products."""
+_SCORE_ROWS = {"cpu": 2048, "cuda": 16384}
+"""Queries per product. More take more memory and make more efficient products."""
 _PAIRS = {"cpu": 32, "cuda": 1024}
 """Pairs whose exact distances are computed at once. More take more memory and keep the device busier."""
-_SCORE_ROWS = {"cpu": 2048, "cuda": 16384}
-"""Queries per product. More take more memory and make larger, more efficient products."""
+_LEAST = 16
+"""Fewer queries per product, or pairs at once, cost more time than they save memory."""
 _CHUNK = {"cpu": 2**18, "cuda": 2**23}
 """Latent values that are converted to points at once. On a CPU more than this leave its second-level cache."""
+_SHARD_COPIES = 4
+"""A shard is in memory four times: the bytes of its file and the array made of them, of this shard and of the next."""
+_CANDIDATE_BYTES = 56
+"""Memory of one candidate: its row, both bounds and its squared distance, and the arrays that sort them."""
+_NEIGHBOUR_BYTES = 48
+"""Memory of one neighbour: its row and both distances, and the arrays that sort them."""
+_QUERY_BYTES = 64
+"""Memory of the few numbers that every query has."""
 
 
 @dataclass(frozen=True)
-class SearchTask:
-    """The sizes that a plan depends on."""
+class SetSizes:
+    """The sizes of a set of latents that a plan depends on."""
 
-    num_queries: int
+    num_rows: int
     dim: int
-    query_shard: int
-    """Rows of the largest shard of queries."""
-    reference_shard: int
-    """Rows of the largest shard of references."""
-    query_itemsize: int
+    shard_rows: int
+    """Rows of the largest shard."""
+    item_size: int
     """Bytes of one stored value."""
-    reference_itemsize: int
-    top_k: int
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,7 @@ class SearchPlan:
     capacity: int
     """Candidates kept for each query."""
     exact_rows: int
-    """Queries that are searched exactly at once, of those whose candidates do not certify the result."""
-    reads_ahead: bool
-    """Whether the next shard is read while the current one is searched."""
+    """Queries of the exact pass that are searched at once."""
     device_bytes: int
     host_bytes: int
     """On a CPU `device_bytes` and `host_bytes` both give the total."""
@@ -70,74 +75,59 @@ def candidate_capacity(top_k: int, precision: str) -> int:
     return top_k + 22 if precision == "float32" else 4 * top_k + 24
 
 
-def plan_blocks(task: SearchTask, memory: int, precision: str, device: str) -> SearchPlan:
-    """The plan with the least work that fits into `memory` bytes.
+def plan_blocks(
+    queries: SetSizes, references: SetSizes, top_k: int, memory: int, precision: str, device: str
+) -> SearchPlan:
+    """The plan of a search that fits into `memory` bytes.
 
-    It weighs the number of passes over the references against the cost of small products. Raises `InputError` if not
-    even one query fits; the error says how much memory would do.
+    It takes the largest buffers that leave three quarters of the memory to the queries, or room for all of them. Raises
+    `InputError` if not even one query fits; the error says how much memory would do.
     """
-    layouts = [_Layout(task, precision, device, level, ahead) for level in range(_SETTINGS) for ahead in (True, False)]
-    fitting = [layout for layout in layouts if layout.rows_within(memory) >= 1]
-    if fitting:
-        best = min(fitting, key=lambda layout: layout.work(layout.rows_within(memory)))
-        return best.plan(max(1, min(best.rows_within(memory), task.num_queries)))
+    layouts = [_Layout(queries, references, top_k, precision, device, halvings) for halvings in range(_HALVINGS)]
+    roomy = (each for each in layouts if each.total(0) <= memory // 4 or each.rows_within(memory) >= queries.num_rows)
+    best = next(roomy, layouts[-1])
+    rows = min(best.rows_within(memory), max(1, queries.num_rows))
+    if rows >= 1:
+        return best.plan(rows)
     raise InputError(
-        f"Latents of {task.dim:,} values in shards of {task.reference_shard:,} do not fit a search memory of "
-        f"{_mebibytes(memory)}; allow at least {_mebibytes(min(layout.total(1) for layout in layouts))}, for one query "
-        f"at a time ({_mebibytes(layouts[0].total(task.num_queries))} for all at once), or choose smaller shards."
+        f"Latents of {references.dim:,} values in shards of {references.shard_rows:,} do not fit a search memory of "
+        f"{_mebibytes(memory)}; allow at least {_mebibytes(layouts[-1].total(1))}, for one query at a time "
+        f"({_mebibytes(layouts[0].total(queries.num_rows))} for all at once), or choose smaller shards."
     )
 
 
 class _Layout:
-    """Buffer sizes at one level of memory saving: level 0 takes the largest buffers, each further level halves them."""
+    """The memory of a search whose working buffers were halved `halvings` times from their largest sizes."""
 
-    def __init__(self, task: SearchTask, precision: str, device: str, level: int, reads_ahead: bool) -> None:
+    def __init__(
+        self, queries: SetSizes, references: SetSizes, top_k: int, precision: str, device: str, halvings: int
+    ) -> None:
         kind = "cuda" if device.startswith("cuda") else "cpu"
-        self.task, self.precision, self.device, self.reads_ahead = task, precision, device, reads_ahead
-        self.level = level
-        self.is_split = kind == "cuda"
-        self.itemsize = 4 if precision == "float32" else 2
-        self.capacity = candidate_capacity(task.top_k, precision)
-        self.tile_rows = max(1, min(task.reference_shard, 4096), min(task.reference_shard, 64)) >> level
-        self.tile_rows = max(self.tile_rows, min(task.reference_shard, 32), 1)
-        self.score_rows = max(16, _SCORE_ROWS[kind] >> level)
-        self.chunk_rows = max(1, (_CHUNK[kind] >> level) // max(1, task.dim))
-        self.pairs = max(16, _PAIRS[kind] >> level)  # fewer cost more time than they save memory
+        self.queries, self.references, self.top_k = queries, references, top_k
+        self.precision, self.device, self.has_own_memory = precision, device, kind == "cuda"
+        self.item_size = 4 if precision == "float32" else 2
+        self.capacity = candidate_capacity(top_k, precision)
+        shard_rows = max(1, references.shard_rows)
+        self.tile_rows = max(min(shard_rows, _TILE_ROWS) >> halvings, min(shard_rows, _LEAST_TILE_ROWS))
+        self.score_rows = max(_LEAST, _SCORE_ROWS[kind] >> halvings)
+        self.chunk_rows = max(1, (_CHUNK[kind] >> halvings) // max(1, references.dim))
+        self.pairs = max(_LEAST, _PAIRS[kind] >> halvings)
 
     def rows_within(self, memory: int) -> int:
-        """The number of queries per block that fits into `memory` bytes."""
-        free = memory - self._fixed_device() - (0 if self.is_split else self._fixed_host())
-        rows = free // self._query_device() if free > 0 else 0
-        if self.is_split:
-            free = memory - self._fixed_host()
-            rows = min(rows, free // self._query_host() if free > 0 else 0)
-        return rows
-
-    def work(self, rows: int) -> float:
-        """The rough cost of a search in blocks of `rows` queries; the unit is one query against all references.
-
-        Each pass over the references costs their reading and conversion. A GPU waits for the reader, and for the host
-        at every small product; a CPU is only a little slower with small products.
-        """
-        queries = self.task.num_queries
-        blocks = max(1, -(-queries // rows))
-        if self.is_split:
-            cost = queries + 500_000 * blocks + 0.3 * queries * 4**self.level
-        else:
-            cost = (queries + 500 * blocks) * (1 + 0.1 * self.level)
-        return cost * (1 if self.reads_ahead else 1.1)
+        """The number of queries per block that fits into `memory` bytes, 0 or less if none does."""
+        on_device = (memory - self._fixed(0)) // self._query_bytes(0)
+        return min(on_device, (memory - self._fixed(1)) // self._query_bytes(1)) if self.has_own_memory else on_device
 
     def total(self, rows: int) -> int:
         """Bytes for blocks of `rows` queries. With a GPU: those of the device or the host, whichever needs more."""
-        device = self._fixed_device() + rows * self._query_device()
-        host = self._fixed_host() + rows * self._query_host()
-        return max(device, host) if self.is_split else device + self._fixed_host()
+        return max(self._fixed(side) + rows * self._query_bytes(side) for side in (0, 1))
 
     def plan(self, rows: int) -> SearchPlan:
-        blocks = max(1, -(-self.task.num_queries // rows))
-        rows = max(1, -(-self.task.num_queries // blocks))
-        device = self._fixed_device() + rows * self._query_device()
-        host = self._fixed_host() + (rows * self._query_host() if self.is_split else device)
+        """The plan with blocks of at most `rows` queries, all of about the same size."""
+        blocks = max(1, -(-self.queries.num_rows // rows))
+        rows = max(1, -(-self.queries.num_rows // blocks))
+        device, host = (self._fixed(side) + rows * self._query_bytes(side) for side in (0, 1))
+        exact_bytes = self.queries.dim * (4 + self.queries.item_size)
         return SearchPlan(
             precision=self.precision,
             device=self.device,
@@ -148,37 +138,36 @@ class _Layout:
             chunk_rows=self.chunk_rows,
             pairs_at_once=self.pairs,
             capacity=self.capacity,
-            exact_rows=max(1, self._latent_bytes() * rows // (self.task.dim * (4 + self.task.query_itemsize) or 1)),
-            reads_ahead=self.reads_ahead,
-            device_bytes=device if self.is_split else host,
-            host_bytes=host,
+            exact_rows=max(1, self._latent_bytes * rows // max(1, exact_bytes)),
+            device_bytes=device,
+            host_bytes=host if self.has_own_memory else device,
         )
 
+    @property
     def _latent_bytes(self) -> int:
-        """Of one query, as a point first, as it is later."""
-        return self.task.dim * max(self.itemsize, self.task.query_itemsize)
+        """The latent of a query is held as a point during the sweep, and as it is stored afterwards."""
+        return self.queries.dim * max(self.item_size, self.queries.item_size)
 
-    def _query_device(self) -> int:
-        return self._latent_bytes() + self.capacity * (CANDIDATE_BYTES + 8 + 24) + self.task.top_k * 48 + 64
+    def _query_bytes(self, side: int) -> int:
+        """Memory of a query on the device (side 0) or on the host beside a device with its own memory (1)."""
+        both = self.capacity * _CANDIDATE_BYTES + self.top_k * _NEIGHBOUR_BYTES + _QUERY_BYTES
+        return both if side else both + self._latent_bytes
 
-    def _query_host(self) -> int:
-        return self.capacity * (CANDIDATE_BYTES + 8 + 24) + self.task.top_k * 48 + 64
-
-    def _fixed_host(self) -> int:
-        """Host memory of the shards that are being read: the bytes of the file, and the array made of them."""
-        task = self.task
-        references = task.reference_shard * task.reference_itemsize * (4 if self.reads_ahead else 2)
-        return task.dim * max(references, task.query_shard * task.query_itemsize * 2)
-
-    def _fixed_device(self) -> int:
-        """Device memory besides the queries: a tile, copies that a product may make, scores, exact distances."""
-        task = self.task
-        score_rows = min(self.score_rows, max(1, task.num_queries))
-        tile = self.tile_rows * task.dim * 4 + self.chunk_rows * task.dim * 16
-        packed = (self.tile_rows + score_rows) * max(task.dim * self.itemsize, min(task.dim, 2048) * 4)
+    def _fixed(self, side: int) -> int:
+        """Memory besides the queries. The host reads shards; the device has tiles, scores and exact distances."""
+        references, dim = self.references, self.references.dim
+        reading = dim * max(
+            references.shard_rows * references.item_size * _SHARD_COPIES,
+            self.queries.shard_rows * self.queries.item_size * 2,
+        )
+        if side:
+            return reading
+        score_rows = min(self.score_rows, max(1, self.queries.num_rows))
+        points = self.tile_rows * dim * 4 + self.chunk_rows * dim * 16
+        packed = (self.tile_rows + score_rows) * max(dim * self.item_size, min(dim, 2048) * 4)  # by the product
         scores = score_rows * (self.tile_rows * 12 + self.capacity * 128)
-        raw = task.reference_shard * task.dim * task.reference_itemsize if self.is_split else 0
-        return _LIBRARIES + tile + packed + scores + raw + self.pairs * PAIR_BYTES + task.dim * 8
+        shard = references.shard_rows * dim * references.item_size if self.has_own_memory else reading
+        return _LIBRARIES + points + packed + scores + shard + self.pairs * PAIR_BYTES + dim * 8
 
 
 def _mebibytes(size: int) -> str:

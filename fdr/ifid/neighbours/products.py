@@ -10,16 +10,17 @@ and the residuals |x~ - x| and |y~ - y| are measured. A sum of n products, added
 an error of at most n u / (1 - n u) times sum_k |x~_k y~_k| <= |x~| |y~| (Higham 2002, section 3.1). D is divided into
 blocks so that n stays small.
 
-Both distances are `scale * (constant_x - factor * v)` with v = x.y + bias_y. The computed v~ is within
+Both distances are `scale * (|x|^2 - factor * v)` with v = x.y + bias_y. The computed v~ is within
 
     e = |x| E_y + |x~ - x| F_y + beta_y + kappa_x
 
-of v, where E_y, F_y and beta_y depend on the reference only (`Bounds`), and kappa_x on the query (`query_offsets`).
+of v, where E_y, F_y and beta_y depend on the reference only (`Bounds`), and kappa_x on the query (`query_offset`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ import numpy as np
 
 from fdr.errors import InputError
 from fdr.ifid.neighbours.exact_distances import unit_error
+from fdr.ifid.neighbours.latent_rows import LatentRows
 from fdr.runtime import has_fast_bf16
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def resolve_precision(precision: str, device: torch.device, dim: int) -> str:
         return precision
     if device.type == "cuda":
         return "float16"
-    takes_bfloat16 = dim <= MAX_BFLOAT16_DIM and device.type == "cpu" and has_fast_bf16(device)
+    takes_bfloat16 = dim <= MAX_BFLOAT16_DIM and has_fast_bf16(device)
     return "bfloat16" if takes_bfloat16 else "float32"
 
 
@@ -137,83 +139,96 @@ class Points:
     """At least |y~ - y|."""
     square: Tensor
     """|y|^2, to a relative error of 2^-22; exactly 1 with cosine."""
-    unscored: Tensor | None
+    out_of_range: Tensor
     """Indices of points too long to be multiplied, whose values are set to 0; exact distances judge their pairs."""
 
 
-def space_of(metric: str, first: Tensor, largest: float, device: torch.device) -> Space:
-    """The space for references that begin with the shard `first` [n, D], and queries with norms up to `largest`."""
+def space_of(metric: str, references: LatentRows, device: torch.device) -> Space:
+    """The space of a search among `references`.
+
+    For l2 the first shard decides shift and unit: its mean, and a power of two near the largest distance to it. Any
+    shift and unit give valid bounds.
+    """
     import torch
 
     if metric == "cosine":
         return Space(metric, None, 1.0)
-    shift = torch.zeros(first.shape[1], dtype=torch.float64)
-    for row in first:
-        shift += row
-    shift = torch.nan_to_num((shift / max(1, len(first))).float(), 0.0, 0.0, 0.0)
-    length = largest + float(torch.linalg.vector_norm(shift, dtype=torch.float64))
+    first = references.read(*references.shards()[0])[1]
+    shift = torch.nan_to_num(first.float().mean(0), 0.0, 0.0, 0.0)
+    centred = first.to(torch.float32, copy=True).sub_(shift)
+    length = float(torch.linalg.vector_norm(centred, dim=1, dtype=torch.float64).max()) if len(first) else 0.0
     exponent = math.ceil(math.log2(length)) if 0 < length < math.inf else 0
     return Space(metric, shift.to(device), 2.0 ** max(-100, min(100, exponent)))
 
 
-def make_points(latents: Tensor, rows: np.ndarray, space: Space, how: Arithmetic, chunk: int, what: str) -> Points:
-    """Convert latents [n, D] to points, `chunk` at a time.
+Piece = tuple["slice | Tensor", np.ndarray, "Tensor"]
+"""A few of the latents that become points: their places among the points, their row numbers, and their values."""
+
+
+def make_points(pieces: Iterable[Piece], shape: tuple[int, int], space: Space, how: Arithmetic, what: str) -> Points:
+    """Convert the latents of `pieces`, which are `shape` = [n, D] together, to points.
 
     Raises `InputError` for latents that are not finite; it names the set `what` and the row.
     """
     import torch
 
-    count, dim = latents.shape
-    values = torch.empty(count, dim, dtype=how.dtype, device=how.device)
-    exact = torch.device("cpu") if how.device.type == "mps" else how.device
-    norm, residual, square = (torch.empty(count, dtype=torch.float64, device=exact) for _ in range(3))
+    values = torch.empty(shape, dtype=how.dtype, device=how.device)
+    norm, residual, square = (torch.empty(shape[0], dtype=torch.float64, device=how.device) for _ in range(3))
     place = _on_sphere if space.metric == "cosine" else _shifted
-    buffer = torch.empty(min(chunk, count), dim, dtype=torch.float32, device=how.device)
-    for start in range(0, count, chunk):
-        part = slice(start, start + chunk)
-        x = latents[part].to(how.device)
+    buffer = torch.empty(0, dtype=torch.float32, device=how.device)
+    for at, rows, latents in pieces:
+        x = latents.to(how.device)
+        buffer = buffer if len(buffer) >= len(x) else torch.empty(x.shape, dtype=torch.float32, device=how.device)
         point = buffer[: len(x)]
-        norm[part], square[part] = place(x, point, space, exact)
-        values[part] = point
+        length, squared = place(x, point, space)
+        rounded = point.to(how.dtype)
         error = torch.zeros((), dtype=torch.float64)
         if not how.is_float32:
             # exact in float32: a number and its rounding differ by a multiple of the number's last place
-            error = torch.linalg.vector_norm(point.sub_(values[part]), dim=1).to(exact).double()
-        residual[part] = error * (1 + 2 * dim * _F32) + norm[part] * (4 * _F32) + math.sqrt(dim) * 2.0**-62
-    unscored = (~((norm < _MAX_LENGTH) & (residual < _MAX_LENGTH))).nonzero()[:, 0]
-    if len(unscored):
-        for index in unscored.tolist():
-            if not bool(torch.isfinite(latents[index]).all()):
-                raise InputError(
-                    f"The latent of row {rows[index]} of the {what} holds NaN or infinity; its distances mean nothing: "
-                    "look at that image and at the autoencoder's dtype."
-                )
-        values[unscored.to(values.device)] = 0
-        for each in (norm, residual, square):
-            each[unscored] = 0
-    return Points(values, norm, residual, square, unscored if len(unscored) else None)
+            error = torch.linalg.vector_norm(point.sub_(rounded), dim=1).double()
+        error = error * (1 + 2 * shape[1] * _F32) + length * (4 * _F32) + math.sqrt(shape[1]) * 2.0**-62
+        is_out = ~((length < _MAX_LENGTH) & (error < _MAX_LENGTH))
+        if bool(is_out.any()):
+            _check_finite(latents[is_out.cpu()], rows[is_out.cpu().numpy()], what)
+            rounded = rounded.masked_fill(is_out[:, None], 0)
+            length, squared = length.masked_fill(is_out, torch.inf), squared.masked_fill(is_out, 0)
+        values[at], norm[at], residual[at], square[at] = rounded, length, error, squared
+    out_of_range = norm.isinf().nonzero()[:, 0]
+    norm[out_of_range] = residual[out_of_range] = 0
+    return Points(values, norm, residual, square, out_of_range)
 
 
-def _on_sphere(x: Tensor, point: Tensor, space: Space, exact: torch.device) -> tuple[Tensor, Tensor]:
+def _check_finite(latents: Tensor, rows: np.ndarray, what: str) -> None:
+    import torch
+
+    is_bad = ~torch.isfinite(latents).all(1).numpy()
+    if is_bad.any():
+        raise InputError(
+            f"The latent of row {rows[is_bad][0]} of the {what} holds NaN or infinity; its distances mean nothing: "
+            "look at that image and at the autoencoder's dtype."
+        )
+
+
+def _on_sphere(x: Tensor, point: Tensor, space: Space) -> tuple[Tensor, Tensor]:
     """Write latents `x` scaled to length 1 to `point`, each element with a relative error below 2^-22; 0 stays 0.
 
     Returns bounds of |y|, and |y|^2.
     """
     import torch
 
-    norm = torch.linalg.vector_norm(x.to(exact) if exact != x.device else x, dim=1, dtype=torch.float64)
+    norm = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
     is_live = norm > 0
     inverse = torch.where(is_live, 1 / norm, 0)
     if bool(((norm < 2.0**-100) & is_live).any()) or bool((norm > 2.0**100).any()):
-        point.copy_(x.to(exact).double() * inverse[:, None])
+        point.copy_(x.double() * inverse[:, None])
     else:
-        torch.mul(x, inverse.float().to(x.device)[:, None], out=point)
+        torch.mul(x, inverse.float()[:, None], out=point)
     length = is_live.double() * _UP
     length[~torch.isfinite(norm)] = torch.inf
     return length, torch.ones_like(length)
 
 
-def _shifted(x: Tensor, point: Tensor, space: Space, exact: torch.device) -> tuple[Tensor, Tensor]:
+def _shifted(x: Tensor, point: Tensor, space: Space) -> tuple[Tensor, Tensor]:
     """Write (x - shift) / unit to `point`, each element with a relative error below 2^-24.
 
     Returns bounds of |y|, and |y|^2.
@@ -223,7 +238,7 @@ def _shifted(x: Tensor, point: Tensor, space: Space, exact: torch.device) -> tup
     assert space.shift is not None
     torch.sub(x, space.shift, out=point)
     point *= 1 / space.unit
-    norm = torch.linalg.vector_norm(point.to(exact) if exact != x.device else point, dim=1, dtype=torch.float64)
+    norm = torch.linalg.vector_norm(point, dim=1, dtype=torch.float64)
     return norm * _UP, norm.square()
 
 
@@ -255,42 +270,42 @@ def bounds_of(tile: Points, space: Space, how: Arithmetic) -> Bounds:
         offset = slope.new_full(slope.shape, unit_error(dim) + _UNDERFLOW)
         return Bounds(slope, reach, offset, None, how.output_unit if is_relative else 0.0)
     offset = tile.norm.square() * (2.0**-21 + unit_error(dim)) + _UNDERFLOW
-    bias = (tile.square / -2).float().to(how.device)
+    bias = (tile.square / -2).float()
     return Bounds(slope + tile.norm * 2.0**-22, reach, offset, bias, 0.0)
 
 
-def query_offsets(queries: Points, space: Space) -> tuple[Tensor, Tensor]:
-    """constant_x and kappa_x of n queries, float64 [n] each."""
-    if space.metric == "cosine":
-        return queries.square, queries.square * 0
-    dim = queries.values.shape[1]
-    return queries.square, queries.norm.square() * (2.0**-21 + unit_error(dim))
+def query_offset(queries: Points, space: Space) -> Tensor:
+    """kappa_x of n queries, float64 [n]."""
+    factor = 0.0 if space.metric == "cosine" else 2.0**-21 + unit_error(queries.values.shape[1])
+    return queries.norm.square() * factor
 
 
-def scores(queries: Tensor, tile: Points, bounds: Bounds, how: Arithmetic, scratch: tuple[Tensor, Tensor]) -> Tensor:
-    """v~ of q queries and the t references of a tile, float32 [q, t].
+def scores(queries: Tensor, tile: Points, bounds: Bounds, how: Arithmetic, scratch: Tensor) -> Tensor:
+    """v~ of q queries and the t references of a tile, float32 [q, t], written to the buffer `scratch`."""
+    import torch
 
-    The result lies in the first buffer of `scratch`; the second holds the product of a block if D has several.
-    """
-    out = scratch[0][: len(queries) * len(tile.values)].view(len(queries), len(tile.values))
+    out = scratch[: len(queries) * len(tile.values)].view(len(queries), len(tile.values))
     for start in range(0, queries.shape[1], how.block):
         columns = slice(start, start + how.block)
-        part = _product(queries[:, columns], tile.values[:, columns].T, scratch[1] if start else None, out, how)
-        if part is not out:
-            out.copy_(part) if start == 0 else out.add_(part)
+        x, y = queries[:, columns], tile.values[:, columns].T
+        if start:
+            out.add_(_product(x, y, how))
+        elif how.is_float32:
+            torch.mm(x, y, out=out)
+        else:
+            out.copy_(_product(x, y, how))
     if bounds.bias is not None:
         out += bounds.bias
-    if tile.unscored is not None:
-        out[:, tile.unscored.to(out.device)] = float("inf")
+    out[:, tile.out_of_range] = float("inf")
     return out
 
 
-def _product(x: Tensor, y: Tensor, spare: Tensor | None, out: Tensor, how: Arithmetic) -> Tensor:
+def _product(x: Tensor, y: Tensor, how: Arithmetic) -> Tensor:
     """The matrix product x y in float32, or in the dtype of the operands if the device returns no other."""
     import torch
 
-    if how.dtype == torch.float32:
-        return torch.mm(x, y, out=out if spare is None else spare[: out.numel()].view(out.shape))
+    if how.is_float32:
+        return torch.mm(x, y)
     if how.device.type == "cuda":
         return torch.mm(x, y, out_dtype=torch.float32)
     if how.dtype == torch.float16:  # no CPU multiplies float16 fast, and a float16 result could overflow

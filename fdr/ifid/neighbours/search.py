@@ -6,21 +6,27 @@ row. It does not depend on precision, memory, shards, threads or ranks. docs/nei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.ifid.neighbours.block import Nearest, search_block
-from fdr.ifid.neighbours.latent_rows import LatentRows, largest_shard
+from fdr.ifid.neighbours.block import BlockSearch, Neighbours, SearchSetting
+from fdr.ifid.neighbours.latent_rows import LatentRows
 from fdr.ifid.neighbours.pair_rules import Pair, PairRules
-from fdr.ifid.neighbours.plan import SearchPlan, SearchTask, plan_blocks
+from fdr.ifid.neighbours.plan import SearchPlan, SetSizes, plan_blocks
 from fdr.ifid.neighbours.products import METRICS, arithmetic, resolve_precision
-from fdr.ifid.neighbours.query_block import SearchSetting
-from fdr.ifid.neighbours.state import SearchState, state_digest
-from fdr.runtime import SOLO, Group, Progress, SilentProgress, faithful_products, resolve_device
+from fdr.runtime import DAMAGE, SOLO, Group, Progress, SilentProgress, atomic_path, faithful_products, resolve_device
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = "fdr-search/1"
 
 
 @dataclass(frozen=True)
@@ -42,44 +48,28 @@ class SearchOptions:
         if self.metric not in METRICS:
             raise InputError(f"Unknown metric {self.metric!r} of the search; expected {' or '.join(METRICS)}.")
 
-
-@dataclass(frozen=True)
-class Neighbours:
-    """The K nearest references of every query, nearest first, equal distances in the order of rows."""
-
-    rows: np.ndarray
-    """int64 [Q, K] row numbers of references."""
-    distances: np.ndarray
-    """float64 [Q, K]"""
-    squared: np.ndarray
-    """float64 [Q, K] squared Euclidean distance, with either metric."""
-    query_rows: np.ndarray
-    """int64 [Q] row numbers of the queries, ascending."""
+    @property
+    def torch_device(self) -> torch.device:
+        """The device of the search: the CPU in place of Metal, which has no float64."""
+        device = resolve_device(self.device)
+        return resolve_device("cpu") if device.type == "mps" else device
 
 
-def plan_search(
-    queries: LatentRows,
-    references: LatentRows,
-    options: SearchOptions,
-    itemsizes: tuple[int, int] = (4, 4),
-    num_ranks: int = 1,
-) -> SearchPlan:
+def plan_search(queries: SetSizes, references: SetSizes, options: SearchOptions, num_ranks: int = 1) -> SearchPlan:
     """The plan of a search, made without reading a latent.
 
-    `itemsizes` are the bytes of one stored value of queries and references. Raises `InputError` if not even one query
-    fits into the memory.
+    Raises `InputError` if not even one query fits into the memory.
     """
-    device = resolve_device(options.device)
-    task = SearchTask(
-        num_queries=-(-queries.num_rows // num_ranks),
-        dim=references.dim,
-        query_shard=largest_shard(queries),
-        reference_shard=largest_shard(references),
-        query_itemsize=itemsizes[0],
-        reference_itemsize=itemsizes[1],
-        top_k=options.top_k,
-    )
-    return plan_blocks(task, options.memory, resolve_precision(options.precision, device, references.dim), str(device))
+    device = options.torch_device
+    precision = resolve_precision(options.precision, device, references.dim)
+    share = SetSizes(-(-queries.num_rows // num_ranks), queries.dim, queries.shard_rows, queries.item_size)
+    return plan_blocks(share, references, options.top_k, options.memory, precision, str(device))
+
+
+def sizes_of(rows: LatentRows) -> SetSizes:
+    """The sizes of a set of latents that a plan depends on."""
+    largest = max((stop - start for start, stop in rows.shards()), default=0)
+    return SetSizes(rows.num_rows, rows.dim, largest, rows.item_size)
 
 
 def nearest(
@@ -97,9 +87,9 @@ def nearest(
     """Find the `top_k` nearest of `references` for each of `queries`.
 
     `identities` and `labels` give an integer for every query row and every reference row. A pair with equal identities
-    does not count; with labels, only references of the query's class count. The folder `state` keeps the progress under
-    `state_key`, which must identify the content of both sets, and the same call resumes it. The ranks of `group` divide
-    the queries, and each returns the whole result; call it within `propagate_failures`.
+    does not count; with labels, only references of the query's class count. The folder `state` keeps the blocks that
+    are finished under `state_key`, which must identify the content of both sets, and the same call goes on from there.
+    The ranks of `group` divide the queries, and each returns the whole result; call it within `propagate_failures`.
 
     Raises `InputError` if a latent is not finite, a query has fewer than K references, or not even one query fits into
     the memory; `RunError` if the products of the device are less exact than their bound.
@@ -111,11 +101,9 @@ def nearest(
         )
     rules = PairRules(identities, labels, (queries.num_rows, references.num_rows))
     first, last = (queries.num_rows * (group.rank + step) // group.size for step in (0, 1))
-    rules.check_counts(np.arange(first, last), references.num_rows, options.top_k)
-    itemsizes = _itemsize(queries), _itemsize(references)
-    plan = plan_search(queries, references, options, itemsizes, group.size)
-    device = resolve_device(options.device)
-    how = arithmetic(plan.precision, device)
+    rules.check_counts(_between(queries.rows, first, last), references.rows, options.top_k)
+    plan = plan_search(sizes_of(queries), sizes_of(references), options, group.size)
+    how = arithmetic(plan.precision, options.torch_device)
     facts = {
         "key": state_key,
         "top_k": options.top_k,
@@ -123,22 +111,57 @@ def nearest(
         "rows": [queries.num_rows, references.num_rows, queries.dim],
         "shards": [list(map(int, span)) for span in references.shards()],
     }
-    digest = state_digest(facts, rules.facts)
+    digest = _digest(facts, rules)
     spans = [(start, min(start + plan.query_rows, last)) for start in range(first, last, plan.query_rows)]
     setting = SearchSetting(queries, references, options.metric, options.top_k, plan, how, rules, group.check_peers)
     total = references.num_rows * len(spans)
+    parts = [Neighbours.none_yet(np.empty(0, np.int64), options.top_k)]
     with faithful_products(), (progress or SilentProgress()).task("Nearest neighbours", total, "latents") as task:
-        parts = [search_block(setting, span, SearchState(state, digest, span), task) for span in spans]
-    return _joined([part for rank in group.gather(parts) for part in rank], options.top_k)
+        for span in spans:
+            rows = _between(queries.rows, *span)
+            path = None if state is None else state / f"found-{span[0]:09}-{span[1]:09}.npz"
+            found = _load(path, digest, rows, options.top_k)
+            if found is not None or not len(rows):
+                task.resume(references.num_rows)
+            else:
+                found = BlockSearch(setting, span, rows).run(task)
+                _save(path, digest, found)
+            parts += [] if found is None else [found]
+    columns = zip(*((*part.columns, part.query_rows) for rank in group.gather(parts) for part in rank), strict=True)
+    return Neighbours(*map(np.concatenate, columns))
 
 
-def _itemsize(rows: LatentRows) -> int:
-    spans = rows.shards()
-    return rows.read(*spans[0])[1].dtype.itemsize if spans else 4
+def _between(rows: np.ndarray, start: int, stop: int) -> np.ndarray:
+    return rows[slice(*np.searchsorted(rows, (start, stop)))]
 
 
-def _joined(parts: Sequence[tuple[Nearest, np.ndarray]], top_k: int) -> Neighbours:
-    blocks = [Nearest.empty(0, top_k), *(found for found, _ in parts)]
-    rows, distances, squared = (np.concatenate(arrays) for arrays in zip(*blocks, strict=True))
-    numbers = np.concatenate([np.empty(0, np.int64), *(numbers for _, numbers in parts)])
-    return Neighbours(rows, distances, squared, numbers)
+def _digest(facts: Mapping[str, Any], rules: PairRules) -> str:
+    """sha256 over everything that changes the result of a search."""
+    digest = hashlib.sha256(json.dumps([FORMAT, facts], sort_keys=True).encode())
+    for array in rules.arrays:
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _save(path: Path | None, digest: str, found: Neighbours) -> None:
+    """Keep the result of a block."""
+    if path is not None:
+        rows, distances, squared = found.columns
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, allow_pickle=False, digest=np.array(digest), rows=rows, distances=distances, squared=squared)
+
+
+def _load(path: Path | None, digest: str, query_rows: np.ndarray, top_k: int) -> Neighbours | None:
+    """The result that `_save` kept. A file that is damaged or belongs to another search counts as absent."""
+    if path is None:
+        return None
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as saved:
+            if str(saved["digest"]) != digest:
+                return None
+            found = Neighbours(saved["rows"], saved["distances"], saved["squared"], query_rows)
+    except DAMAGE:
+        return None
+    expected = Neighbours.none_yet(query_rows, top_k)
+    pairs = zip(found.columns, expected.columns, strict=True)
+    return found if all(mine.shape == wanted.shape and mine.dtype == wanted.dtype for mine, wanted in pairs) else None

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fdr.ifid.neighbours.pair_rules import PairRules
+from fdr.ifid.neighbours.plan import SearchPlan
 from fdr.ifid.neighbours.products import (
     Arithmetic,
     Bounds,
+    Piece,
     Points,
     Space,
     bounds_of,
     make_points,
-    query_offsets,
+    query_offset,
     scores,
 )
 
@@ -36,21 +38,17 @@ class QueryPoints(NamedTuple):
     points: Points
     rows: np.ndarray
     """int64 [Q] row numbers."""
-    constant: Tensor
-    """constant_x, float64 [Q]"""
     kappa: Tensor
     """kappa_x, float64 [Q]"""
 
-    @classmethod
-    def of(cls, points: Points, rows: np.ndarray, space: Space) -> QueryPoints:
-        return cls(points, rows, *query_offsets(points, space))
 
-
-class Hits(NamedTuple):
-    """Pairs that may be near enough: indices of queries, ascending, and of references in the tile, with bounds."""
+class Pairs(NamedTuple):
+    """n pairs, or m for each of n queries: indices of queries and of references in the tile, with bounds."""
 
     queries: Tensor
+    """int64 [n], ascending"""
     columns: Tensor
+    """int64 [n], or [n, m]"""
     low: Tensor
     high: Tensor
 
@@ -69,83 +67,79 @@ class Products:
     bounds: Bounds
     space: Space
 
-    def near(self, limit: Tensor) -> np.ndarray | Tensor:
-        """Flat places, ascending, of the pairs whose distance may be at most `limit` [q], float64.
+    def best(self, limit: Tensor, most: int) -> tuple[Pairs, Tensor] | None:
+        """The nearest references of the queries that have some whose distance may be at most `limit` [q].
 
-        Each query gets one threshold for v~, by the largest error in the tile: a quick test that lets no pair slip.
+        All queries get equally many, at most `most`. The tensor [n] is a lower bound of the distances of all others
+        that may be at most `limit`, and infinity if there are none. None if no query has any.
         """
         import torch
 
-        q, bounds = self.queries, self.bounds
-        limit = limit.clamp(max=1e300)
-        margin = q.points.norm[self.part] * bounds.slope.max() + q.points.residual[self.part] * bounds.reach.max()
-        margin += bounds.offset.max() + q.kappa[self.part]
-        need = (q.constant[self.part] - limit / self.space.scale) / self.space.factor - margin
-        unit = bounds.output_unit * 1.01
+        threshold = self._thresholds(limit)
+        lines = (self.values.amax(1) >= threshold).nonzero()[:, 0]
+        if not len(lines):
+            return None
+        values, threshold = self.values.index_select(0, lines), threshold[lines]
+        counts = (values >= threshold[:, None]).sum(1, dtype=torch.int32)
+        top, columns = values.topk(min(most, int(counts.max())), dim=1)
+        low, high = self._bounded(top.double(), lines[:, None], columns)
+        low, high = (each.masked_fill(top == -torch.inf, torch.inf) for each in (low, high))
+        last = top[:, -1].double()
+        error = self._largest_error(lines) + 1.01 * self.bounds.output_unit * last.abs()
+        others = self._distance(lines, last + error).masked_fill(last == torch.inf, -torch.inf)
+        others = others.masked_fill(counts <= top.shape[1], torch.inf)
+        return Pairs(lines + self.part.start, columns, low, high), others
+
+    def near(self, limit: Tensor) -> Tensor:
+        """Flat places in `values`, ascending, of the pairs whose distance may be at most `limit` [q]."""
+        return (self.values >= self._thresholds(limit)[:, None]).view(-1).nonzero()[:, 0]
+
+    def pairs(self, places: Tensor) -> Pairs:
+        """The pairs at the flat `places`, with bounds of their distances."""
+        lines, columns = places // self.values.shape[1], places % self.values.shape[1]
+        low, high = self._bounded(self.values[lines, columns].double(), lines, columns)
+        return Pairs(lines + self.part.start, columns, low, high)
+
+    def _thresholds(self, limit: Tensor) -> Tensor:
+        """The smallest v~, float32 [q], that a pair with a distance of at most `limit` can have.
+
+        Each query has one for the whole tile, by the largest error in it: a quick test that misses no pair.
+        """
+        import torch
+
+        square = self.queries.points.square[self.part]
+        need = (square - limit.clamp(max=1e300) / self.space.scale) / self.space.factor - self._largest_error()
+        unit = self.bounds.output_unit * 1.01
         need = torch.where(need >= 0, need / (1 + unit), need / (1 - unit))
         need -= need.abs() * 2.0**-22
-        threshold = need.clamp(min=_LOWEST).float().to(self.values.device)
-        is_near = self.values >= threshold[:, None]
-        if is_near.device.type == "cpu":
-            return np.flatnonzero(is_near.numpy())
-        return is_near.view(-1).nonzero()[:, 0]
-
-    def hits(self, places: np.ndarray | Tensor) -> Hits:
-        """The pairs at the flat `places`, with bounds of their distances."""
-        import torch
-
-        flat = torch.as_tensor(places, device=self.values.device)
-        width = self.values.shape[1]
-        line = flat // width
-        values = self.values.reshape(-1)[flat].to(self.bounds.slope.device).double()
-        columns, line = (index.to(values.device) for index in (flat - line * width, line))
-        low, high = self._bounded(values, line + self.part.start, columns)
-        return Hits(line + self.part.start, columns, low, high)
-
-    def best(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The `count` nearest of each query in the tile: columns, low and high [q, count], and a bound [q].
-
-        The last is a lower bound of the distances of all other references. Pairs that do not count have bounds of
-        infinity.
-        """
-        import torch
-
-        top = self.values.topk(min(count, self.values.shape[1]), dim=1)
-        values, columns = (each.to(self.bounds.slope.device) for each in top)
-        lines = torch.arange(self.part.start, self.part.stop, device=values.device)[:, None].expand_as(columns)
-        low, high = (
-            side.view_as(columns)
-            for side in self._bounded(values.double().reshape(-1), lines.reshape(-1), columns.reshape(-1))
-        )
-        others = torch.full((len(values),), torch.inf, dtype=torch.float64, device=values.device)
-        if count < self.values.shape[1]:
-            others = self._others(values[:, -1].double())
-        is_out = values == -torch.inf
-        return columns, low.masked_fill(is_out, torch.inf), high.masked_fill(is_out, torch.inf), others
-
-    def _others(self, largest: Tensor) -> Tensor:
-        """A lower bound [q] of the distance of all pairs whose v~ is at most `largest` [q]; infinity if none counts."""
-        import torch
-
-        q, bounds = self.queries, self.bounds
-        error = q.points.norm[self.part] * bounds.slope.max() + q.points.residual[self.part] * bounds.reach.max()
-        error += bounds.offset.max() + q.kappa[self.part] + 1.01 * bounds.output_unit * largest.abs()
-        low = self.space.scale * (q.constant[self.part] - self.space.factor * (largest + error))
-        return torch.where(largest == -torch.inf, torch.inf, torch.where(largest == torch.inf, -torch.inf, low))
+        return need.clamp(min=_LOWEST).float()
 
     def _bounded(self, values: Tensor, lines: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds of the distances of n pairs with v~ = `values`; minus and plus infinity where v~ is infinite."""
+        """Bounds of the distances of pairs with v~ = `values`; minus and plus infinity where v~ is infinite."""
         import torch
 
-        q, bounds = self.queries, self.bounds
-        error = q.points.norm[lines] * bounds.slope[columns] + q.points.residual[lines] * bounds.reach[columns]
-        error += bounds.offset[columns] + q.kappa[lines]
+        bounds = self.bounds
+        error = self._error(lines, bounds.slope[columns], bounds.reach[columns], bounds.offset[columns])
         if bounds.output_unit:
             error += 1.01 * bounds.output_unit * values.abs()
-        centre = q.constant[lines] - self.space.factor * values
         is_infinite = torch.isinf(values)
-        low = (self.space.scale * (centre - self.space.factor * error)).masked_fill_(is_infinite, -torch.inf)
-        return low, (self.space.scale * (centre + self.space.factor * error)).masked_fill_(is_infinite, torch.inf)
+        low = self._distance(lines, values + error).masked_fill(is_infinite, -torch.inf)
+        return low, self._distance(lines, values - error).masked_fill(is_infinite, torch.inf)
+
+    def _distance(self, lines: Tensor, product: Tensor) -> Tensor:
+        """The distance of pairs whose product v, with the bias, is `product`."""
+        square = self.queries.points.square[self.part][lines]
+        return self.space.scale * (square - self.space.factor * product)
+
+    def _largest_error(self, lines: Tensor | slice = slice(None)) -> Tensor:
+        """A bound of the errors of all products of the queries `lines`, float64 [n], without that of the output."""
+        return self._error(lines, self.bounds.slope.max(), self.bounds.reach.max(), self.bounds.offset.max())
+
+    def _error(self, lines: Tensor | slice, slope: Tensor, reach: Tensor, offset: Tensor) -> Tensor:
+        """e of products.py, for the queries `lines` of this part."""
+        points = self.queries.points
+        norm, residual, kappa = (each[self.part][lines] for each in (points.norm, points.residual, self.queries.kappa))
+        return norm * slope + residual * reach + offset + kappa
 
 
 @dataclass(frozen=True)
@@ -155,44 +149,36 @@ class Sweeper:
     how: Arithmetic
     space: Space
     rules: PairRules
-    tile_rows: int
-    score_rows: int
-    chunk_rows: int
+    plan: SearchPlan
 
-    def scratch(self, dim: int) -> tuple[Tensor, Tensor]:
-        """Allocate the two buffers that `products` writes to."""
+    def queries(self, pieces: Iterator[Piece], rows: np.ndarray, dim: int) -> QueryPoints:
+        """The queries in `rows`, whose latents `pieces` yields, as points."""
+        points = make_points(pieces, (len(rows), dim), self.space, self.how, "queries")
+        return QueryPoints(points, rows, query_offset(points, self.space))
+
+    def products(self, queries: QueryPoints, rows: np.ndarray, latents: Tensor) -> Iterator[Products]:
+        """Yield the products of all queries with one shard; each is overwritten by the next."""
         import torch
 
-        size = self.tile_rows * self.score_rows
-        is_summed = self.how.is_float32 and self.how.num_blocks(dim) > 1
-        first = torch.empty(size, dtype=torch.float32, device=self.how.device)
-        return first, torch.empty_like(first) if is_summed else first
-
-    def points(self, latents: Tensor, rows: np.ndarray, what: str) -> Points:
-        """The points of latents [n, D]; `what` names the set in errors."""
-        return make_points(latents, rows, self.space, self.how, self.chunk_rows, what)
-
-    def products(
-        self, queries: QueryPoints, rows: np.ndarray, latents: Tensor, scratch: tuple[Tensor, Tensor]
-    ) -> Iterator[Products]:
-        """Yield the products of all queries with one shard; each is overwritten by the next."""
-        for start in range(0, len(rows), self.tile_rows):
-            numbers = rows[start : start + self.tile_rows]
+        plan = self.plan
+        scratch = torch.empty(plan.tile_rows * plan.score_rows, dtype=torch.float32, device=self.how.device)
+        for start in range(0, len(rows), plan.tile_rows):
+            numbers = rows[start : start + plan.tile_rows]
             concerned = self.rules.concerned(queries.rows, numbers)
             if concerned.start >= concerned.stop:
                 continue
-            tile = self.points(latents[start : start + self.tile_rows], numbers, "references")
+            pieces = self._pieces(numbers, latents[start : start + plan.tile_rows])
+            tile = make_points(pieces, (len(numbers), latents.shape[1]), self.space, self.how, "references")
             bounds = bounds_of(tile, self.space, self.how)
-            for first in range(concerned.start, concerned.stop, self.score_rows):
-                part = slice(first, min(first + self.score_rows, concerned.stop))
+            for first in range(concerned.start, concerned.stop, plan.score_rows):
+                part = slice(first, min(first + plan.score_rows, concerned.stop))
                 values = scores(queries.points.values[part], tile, bounds, self.how, scratch)
-                self._mark(values, part, queries, numbers)
+                out = queries.points.out_of_range
+                values[out[(out >= part.start) & (out < part.stop)] - part.start] = float("inf")
+                self.rules.forbid(values, queries.rows[part], numbers)
                 yield Products(values, part, numbers, queries, bounds, self.space)
 
-    def _mark(self, values: Tensor, part: slice, queries: QueryPoints, numbers: np.ndarray) -> None:
-        """Mark unscored queries by plus infinity, and pairs that do not count by minus infinity."""
-        unscored = queries.points.unscored
-        if unscored is not None:
-            here = unscored[(unscored >= part.start) & (unscored < part.stop)] - part.start
-            values[here.to(values.device)] = float("inf")
-        self.rules.forbid(values, queries.rows[part], numbers)
+    def _pieces(self, rows: np.ndarray, latents: Tensor) -> Iterator[Piece]:
+        for start in range(0, len(rows), self.plan.chunk_rows):
+            part = slice(start, start + self.plan.chunk_rows)
+            yield part, rows[part], latents[part]

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from neighbour_worlds import ArrayRows
 from torch import Tensor
 
-from fdr.ifid.neighbours import ArrayRows, SearchOptions, nearest, plan_search
+from fdr.ifid.neighbours import SearchOptions, nearest, plan_search, sizes_of
 
 DIM = 20_000
 
@@ -22,10 +23,10 @@ DIM = 20_000
 class FileRows:
     """float32 [N, D] in a file, 16 rows at a time."""
 
-    dim = DIM
+    dim, item_size = DIM, 4
 
     def __init__(self, path: Path, count: int, seed: int) -> None:
-        self.path, self.num_rows = path, count
+        self.path, self.num_rows, self.rows = path, count, np.arange(count)
         random = np.random.default_rng(seed)
         with open(path, "wb") as file:
             for _ in range(count):
@@ -54,7 +55,7 @@ def main() -> None:
     for precision in ("float32", "bfloat16"):
         nearest(small, small, SearchOptions(device="cpu", precision=precision))
         options = SearchOptions(memory=limit, device="cpu", precision=precision)
-        assert plan_search(queries, references, options).num_blocks > 1
+        assert plan_search(sizes_of(queries), sizes_of(references), options).num_blocks > 1
         before = status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         nearest(queries, references, options)

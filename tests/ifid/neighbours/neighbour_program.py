@@ -11,19 +11,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from neighbour_worlds import CountedRows, drawn
+from neighbour_worlds import ArrayRows, CountedRows, drawn, least_memory
 from torch import Tensor
 
 import fdr
-from fdr.ifid.neighbours import ArrayRows, SearchOptions, nearest
-from fdr.ifid.neighbours import state as search_state
+from fdr.ifid.neighbours import SearchOptions, nearest
 from fdr.runtime import propagate_failures
-
-OPTIONS = SearchOptions(device="cpu", precision="bfloat16")
 
 
 class MortalRows(CountedRows):
@@ -42,17 +40,27 @@ def sets(kind: str) -> tuple[Tensor, Tensor]:
     return drawn(kind, 30, 24, 1), drawn(kind, 1280, 24, 2)
 
 
+def in_three_blocks(queries: Tensor, references: Tensor) -> SearchOptions:
+    """Options with which ten of the 30 queries fit into a block."""
+    rows, options = (
+        (ArrayRows(queries, 7), ArrayRows(references, 64)),
+        SearchOptions(device="cpu", precision="bfloat16"),
+    )
+    one, two = (least_memory(*rows, options, count) for count in (1, 2))
+    return replace(options, memory=one + 9 * (two - one))
+
+
 def main() -> None:
     """Search, and leave what was found."""
     out, state, kill_at, kind = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
     torch.set_num_threads(1)
-    search_state._SAVE_SHARE = 0  # save at every shard, however quick it was
     queries, references = sets(kind)
     rows = MortalRows(references, 64)
     rows.kill_at = kill_at
     group = fdr.join_ranks()
     with propagate_failures(group):
-        found = nearest(ArrayRows(queries, 7), rows, OPTIONS, state=Path(state), state_key="these", group=group)
+        asked = in_three_blocks(queries, references)
+        found = nearest(ArrayRows(queries, 7), rows, asked, state=Path(state), state_key="these", group=group)
     np.savez(out / f"{group.rank}.npz", **vars(found), reads=np.array(rows.reads))
     group.leave()
 

@@ -7,18 +7,36 @@ import torch
 from torch import Tensor
 
 from fdr.errors import InputError
-from fdr.ifid.neighbours import ArrayRows, LatentRows, Neighbours, SearchOptions, plan_search
+from fdr.ifid.neighbours import LatentRows, Neighbours, SearchOptions, plan_search, sizes_of
 from fdr.ifid.neighbours.exact_distances import pair_distances, squared_norms
 
 Pair = tuple[np.ndarray, np.ndarray]
 
 
+class ArrayRows:
+    """Latents [N, D] in memory, `shard_size` to a shard."""
+
+    def __init__(self, values: Tensor, shard_size: int = 1024) -> None:
+        self.values, self.shard_size = values, shard_size
+        self.num_rows, self.dim = values.shape
+        self.item_size = values.dtype.itemsize
+        self.rows = np.arange(self.num_rows)
+
+    def shards(self) -> list[tuple[int, int]]:
+        size, count = self.shard_size, self.num_rows
+        return [(start, min(start + size, count)) for start in range(0, count, size)]
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, Tensor]:
+        return np.arange(start, stop), self.values[start:stop]
+
+
 class HoledRows(ArrayRows):
-    """As if the images `missing` had not decoded."""
+    """The images `missing` did not decode."""
 
     def __init__(self, values: Tensor, shard_size: int, missing: set[int]) -> None:
         super().__init__(values, shard_size)
         self.missing = missing
+        self.rows = np.setdiff1d(self.rows, list(missing))
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, Tensor]:
         rows, values = super().read(start, stop)
@@ -85,23 +103,15 @@ def assert_is(found: Neighbours, expected: tuple[np.ndarray, np.ndarray, np.ndar
     np.testing.assert_array_equal(found.squared, expected[2])
 
 
-def least_memory(queries: LatentRows, references: LatentRows, options: SearchOptions) -> int:
-    """The smallest number of bytes with which the search is willing to start."""
+def least_memory(queries: LatentRows, references: LatentRows, options: SearchOptions, count: int = 1) -> int:
+    """The smallest number of bytes with which `count` queries fit into a block."""
     low, high = 0, 2**34
     while high - low > 1:
         middle = (low + high) // 2
         try:
-            sizes = (
-                queries.read(*queries.shards()[0])[1].dtype.itemsize,
-                references.read(*references.shards()[0])[1].dtype.itemsize,
-            )
-            plan_search(
-                queries,
-                references,
-                SearchOptions(options.top_k, options.metric, middle, "cpu", options.precision),
-                sizes,
-            )
-            high = middle
+            asked = SearchOptions(options.top_k, options.metric, middle, "cpu", options.precision)
+            fits = plan_search(sizes_of(queries), sizes_of(references), asked).query_rows >= count
         except InputError:
-            low = middle
+            fits = False
+        low, high = (low, middle) if fits else (middle, high)
     return high

@@ -12,15 +12,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neighbour_worlds import CountedRows, HoledRows, assert_is, brute_force, drawn, least_memory
+from neighbour_worlds import ArrayRows, CountedRows, HoledRows, assert_is, brute_force, drawn, least_memory
 from thread_ranks import on_ranks
 
 from fdr.errors import InputError, RunError
-from fdr.ifid.neighbours import ArrayRows, SearchOptions, block, nearest, plan_search
+from fdr.ifid.neighbours import SearchOptions, SetSizes, nearest, plan_search, sizes_of
+from fdr.ifid.neighbours.block import BlockSearch
 from fdr.ifid.neighbours.exact_distances import pair_distances, squared_norms
-from fdr.ifid.neighbours.plan import SearchTask, plan_blocks
-from fdr.ifid.neighbours.products import arithmetic, make_points, resolve_precision, space_of
-from fdr.ifid.neighbours.sweep import QueryPoints, Sweeper
+from fdr.ifid.neighbours.pair_rules import PairRules
+from fdr.ifid.neighbours.plan import plan_blocks
+from fdr.ifid.neighbours.products import arithmetic, resolve_precision, space_of
+from fdr.ifid.neighbours.sweep import Sweeper
 
 KINDS = ("plain", "offset", "whole", "crowd", "outliers")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -159,12 +161,16 @@ class TestCertificate:
     def test_the_bounds_contain_every_distance(self, metric: str, precision: str, kind: str, dim: int) -> None:
         x, y = drawn(kind, 8, dim, 1), drawn(kind, 40, dim, 2)
         how = arithmetic(precision, torch.device("cpu"))
-        space = space_of(metric, y, float(x.double().norm(dim=1).max()), how.device)
-        points = make_points(x, np.arange(8), space, how, 3, "queries")
-        queries = QueryPoints.of(points, np.arange(8), space)
-        sweeper = Sweeper(how, space, _no_rules(8, 40), 40, 8, 7)
-        (products,) = sweeper.products(queries, np.arange(40), y, sweeper.scratch(dim))
-        hits = products.hits(np.arange(320))
+        rows = ArrayRows(x), ArrayRows(y)
+        space = space_of(metric, rows[1], how.device)
+        plan = replace(
+            plan_search(*map(sizes_of, rows), options(precision=precision)), tile_rows=40, score_rows=8, chunk_rows=7
+        )
+        sweeper = Sweeper(how, space, PairRules(None, None, (8, 40)), plan)
+        pieces = ((torch.arange(i, j), np.arange(i, j), x[i:j]) for i, j in ((0, 3), (3, 6), (6, 8)))
+        queries = sweeper.queries(pieces, np.arange(8), dim)
+        (products,) = sweeper.products(queries, np.arange(40), y)
+        hits = products.pairs(torch.arange(320))
         exact = pair_distances(metric, x, squared_norms(x, torch.arange(8), 8), hits.queries, y, hits.columns, 64)[0]
         assert bool((hits.low <= exact).all()) and bool((exact <= hits.high).all())
         if kind == "plain":
@@ -172,8 +178,10 @@ class TestCertificate:
         limit = exact.view(8, 40).kthvalue(5, dim=1).values
         near = products.near(limit)
         assert set(torch.nonzero(exact <= limit[hits.queries])[:, 0].tolist()) <= set(near.tolist())
-        columns, _, _, others = products.best(12)
-        left = torch.ones(8, 40, dtype=torch.bool).scatter(1, columns, False)
+        found = products.best(torch.full((8,), torch.inf, dtype=torch.float64), 12)
+        assert found is not None
+        best, others = found
+        left = torch.ones(8, 40, dtype=torch.bool).scatter(1, best.columns, False)
         assert bool((exact.view(8, 40)[left].view(8, 28) >= others[:, None]).all())
 
     def test_without_it_the_result_would_be_wrong(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,24 +189,22 @@ class TestCertificate:
         x, y = drawn("crowd", 12, 64, 1), drawn("crowd", 3000, 64, 2)
         expected = brute_force(x, y, 10, "cosine")
         rows, asked = (ArrayRows(x, 5), ArrayRows(y, 256)), options(precision="bfloat16")
-        widened: list[int] = []
-        search_exactly = block._Search._search_exactly
+        searched: list[int] = []
+        search_exactly, certify = BlockSearch._search_exactly, BlockSearch._certify
 
-        def noted(search: block._Search, chosen: np.ndarray, start: int) -> None:
-            widened.extend(chosen.tolist())
-            search_exactly(search, chosen, start)
+        def counted(search: BlockSearch, chosen: np.ndarray) -> None:
+            searched.extend(chosen.tolist())
+            search_exactly(search, chosen)
 
-        monkeypatch.setattr(block._Search, "_search_exactly", noted)
+        monkeypatch.setattr(BlockSearch, "_search_exactly", counted)
         assert_is(nearest(*rows, asked), expected)
-        assert len(widened) == 12
+        assert len(searched) == 12
 
-        settle = block._Search._settle
-
-        def careless(search: block._Search) -> np.ndarray:
+        def careless(search: BlockSearch) -> np.ndarray:
             search.candidates.lost.fill_(torch.inf)
-            return settle(search)
+            return certify(search)
 
-        monkeypatch.setattr(block._Search, "_settle", careless)
+        monkeypatch.setattr(BlockSearch, "_certify", careless)
         found = nearest(*rows, asked)
         assert (found.rows != expected[0]).any(1).sum() >= 6
         assert (found.distances >= expected[1]).all()
@@ -226,12 +232,6 @@ def test_wide_latents_are_not_told_apart_by_bfloat16(monkeypatch: pytest.MonkeyP
     assert resolve_precision("bfloat16", cpu, 196_608) == "bfloat16"
 
 
-def _no_rules(num_queries: int, num_references: int) -> block.PairRules:
-    from fdr.ifid.neighbours.pair_rules import PairRules
-
-    return PairRules(None, None, (num_queries, num_references))
-
-
 class TestMemory:
     """The plan keeps within the limit, and says when it cannot."""
 
@@ -244,37 +244,37 @@ class TestMemory:
     )
     def test_a_plan_is_within_its_limit(self, queries: int, references: int, dim: int, shard: int, power: int) -> None:
         for precision, device in (("float32", "cpu"), ("bfloat16", "cpu"), ("float16", "cuda:0")):
-            task = SearchTask(queries, dim, min(queries, shard), min(references, shard), 4, 2, 10)
+            sets = SetSizes(queries, dim, min(queries, shard), 4), SetSizes(references, dim, min(references, shard), 2)
             try:
-                plan = plan_blocks(task, 2**power, precision, device)
+                plan = plan_blocks(*sets, 10, 2**power, precision, device)
             except InputError:
                 continue
             assert max(plan.device_bytes, plan.host_bytes) <= 2**power
             assert plan.query_rows * plan.num_blocks >= queries > plan.query_rows * (plan.num_blocks - 1)
-            assert 1 <= plan.score_rows <= plan.query_rows and 1 <= plan.tile_rows <= task.reference_shard
+            assert 1 <= plan.score_rows <= plan.query_rows and 1 <= plan.tile_rows <= sets[1].shard_rows
 
     @pytest.mark.parametrize(
         ("dim", "shard", "itemsize", "passes"), [(4096, 1024, 4, 1), (16_384, 1024, 2, 1), (196_608, 64, 2, 2)]
     )
     def test_imagenet_on_a_card_of_24_gb(self, dim: int, shard: int, itemsize: int, passes: int) -> None:
-        task = SearchTask(50_000, dim, shard, shard, itemsize, itemsize, 10)
-        assert plan_blocks(task, 20 * 2**30, "float16", "cuda").num_blocks == passes
+        sets = (SetSizes(count, dim, shard, itemsize) for count in (50_000, 1_281_167))
+        assert plan_blocks(*sets, 10, 20 * 2**30, "float16", "cuda").num_blocks == passes
 
     def test_the_sentence_names_the_least_that_would_do(self) -> None:
         rows = ArrayRows(torch.zeros(100, 5000), 64), ArrayRows(torch.zeros(200, 5000), 64)
         with pytest.raises(InputError, match=r"do not fit a search memory of 1 MiB; allow at least (\d+) MiB") as error:
-            plan_search(*rows, options(memory=2**20))
+            plan_search(*map(sizes_of, rows), options(memory=2**20))
         least = int(str(error.value).split("allow at least ")[1].split(" ")[0])
-        assert plan_search(*rows, options(memory=least * 2**20)).query_rows >= 1
+        assert plan_search(*map(sizes_of, rows), options(memory=least * 2**20)).query_rows >= 1
         with pytest.raises(InputError):
-            plan_search(*rows, options(memory=(least - 1) * 2**20))
+            plan_search(*map(sizes_of, rows), options(memory=(least - 1) * 2**20))
 
     def test_less_memory_means_more_passes(self) -> None:
         x, y = drawn("plain", 60, 2000, 1), drawn("plain", 300, 2000, 2)
         asked = options()
         queries, references = ArrayRows(x, 8), CountedRows(y, 16)
         asked = replace(asked, memory=least_memory(queries, references, asked) + 100_000)
-        plan = plan_search(queries, references, asked)
+        plan = plan_search(sizes_of(queries), sizes_of(references), asked)
         assert plan.num_blocks > 1
         references.reads.clear()
         assert_is(nearest(queries, references, asked), brute_force(x, y, 10, "cosine"))
