@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -89,17 +88,16 @@ def _typed(parameter: click.Parameter) -> str:
 class ListOption(click.Option):
     """A list: with commas, given several times, or both; the command gets the text with commas, or what `of` makes."""
 
-    def __init__(self, names: Sequence[str], *, default: Any = None, of: click.ParamType | None = None, **more: Any):
+    def __init__(
+        self, names: Sequence[str], *, default: Any = None, of: Callable[[str], Any] | None = None, **more: Any
+    ):
         self.of = of
         more |= {"multiple": True, "default": () if default is None else (default,), "callback": self._joined}
         super().__init__(names, **more)
 
     def _joined(self, ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> Any:
         text = ",".join(values) if values else None
-        return text if self.of is None or text is None else self.of(text, self, ctx)
-
-
-listed = functools.partial(click.option, cls=ListOption)
+        return text if self.of is None or text is None else self.of(text)
 
 
 def _keep_trust(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:

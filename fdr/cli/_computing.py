@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
-from fdr.cli._options import Decorator, cache_dir, offline, stack, switch, theme, weights_dir
+from fdr.cli._options import Decorator, cache_dir, offline, option, stack, switch, theme, weights_dir
 from fdr.cli._ranks import ranks
 from fdr.errors import WeightsError
 from fdr.runtime import Progress, SilentProgress, human_bytes
@@ -19,63 +19,54 @@ if TYPE_CHECKING:
     from fdr.encoders import EncoderOptions
     from fdr.features import ExtractionOptions
     from fdr.runtime import Group
+    from fdr.weights import Holding
 
-device = click.option(
-    "--device",
+device = option(
+    "--device DEVICE",
+    "Where to compute: cpu, cuda, cuda:N, or auto, which takes a GPU if there is one.",
     default="auto",
-    metavar="DEVICE",
-    help="Where to compute: cpu, cuda, cuda:N, or auto, which takes a GPU if there is one.",
 )
 
 
 def gpus(divided: str) -> Decorator:
     """--gpus, with what it divides among them."""
-    return click.option(
-        "--gpus",
-        type=click.IntRange(1),
-        metavar="N",
-        help=f"Divide {divided} among N GPUs of this machine, or among N processes with --device cpu. For several "
+    return option(
+        "--gpus N",
+        f"Divide {divided} among N GPUs of this machine, or among N processes with --device cpu. For several "
         "machines, start fdr with torchrun or srun.",
+        type=click.IntRange(1),
     )
 
 
 def batch_size(meaning: str) -> Decorator:
     """--batch-size, with what is in a batch."""
-    return click.option("--batch-size", type=int, metavar="N", help=f"{meaning}.  [default: 32 on a CPU, 128 on a GPU]")
+    return option("--batch-size N", f"{meaning}.  [default: 32 on a CPU, 128 on a GPU]", type=int)
 
 
 exact_order = switch(
-    "--exact-order", help="Compute in the same order of operations as the tool that an encoder comes from; slower."
+    "--exact-order", "Compute in the same order of operations as the tool that an encoder comes from; slower."
 )
-no_cache = switch("--no-cache", help="Do not read or write cached features.")
+no_cache = switch("--no-cache", "Do not read or write cached features.")
 moments_only = switch(
     "--moments-only",
-    help="Store running sums instead of features, which saves disk space for very many images. A killed run still "
-    "resumes.",
+    "Store running sums instead of features, which saves disk space for very many images. A killed run still resumes.",
 )
 encoding = stack(
     device,
     gpus("the work"),
     batch_size("Images per forward pass of an encoder"),
-    click.option(
-        "--num-workers", type=int, metavar="N", help="Threads that decode images.  [default: one per processor]"
-    ),
-    click.option(
+    option("--num-workers N", "Threads that decode images.  [default: one per processor]", type=int),
+    option(
         "--dtype",
+        "Precision of the encoders. bf16 is faster and changes FD by about 1 %; it is refused on hardware that is "
+        "slow at it.",
         type=click.Choice(["float32", "bf16"]),
         default="float32",
-        help="Precision of the encoders. bf16 is faster and changes FD by about 1 %; it is refused on hardware that is "
-        "slow at it.",
     ),
-    switch("--tf32", help="Allow TF32 on the GPU: faster, and changes FD by about 0.3 %."),
+    switch("--tf32", "Allow TF32 on the GPU: faster, and changes FD by about 0.3 %."),
     cache_dir,
     weights_dir,
-    click.option(
-        "--weights",
-        multiple=True,
-        metavar="NAME=FILE",
-        help="Load the weights of encoder NAME from FILE; may be repeated.",
-    ),
+    option("--weights NAME=FILE", "Load the weights of encoder NAME from FILE; may be repeated.", multiple=True),
     offline,
 )
 """What every command that runs encoders takes."""
@@ -170,35 +161,39 @@ class Setup:
         offline = is_offline(self.encoder_options.offline)
         if not (dry_run or offline):
             return
-        encoders, statistics = self._missing_weights(reps), self._missing_statistics(reps, reference)
-        found = encoders + statistics
-        if not found or (len(found) == 1 and not dry_run):  # the loader has a longer sentence about one file
+        weights, statistics = self._missing_weights(reps), self._missing_statistics(reps, reference)
+        files = [(",".join(one.encoders), one.file) for one in weights]
+        files += [(str(reference), one.file) for one in statistics]
+        if not files or (len(files) == 1 and not dry_run):  # the loader has a longer sentence about one file
             return
         where = "the run is offline" if offline else "a run would fetch what is missing"
-        unknown = " and more of unknown size" if any(file.size is None for file in found) else ""
-        many = "1 file is" if len(found) == 1 else f"{len(found)} files are"
-        total = human_bytes(sum(file.size or 0 for file in found))
+        unknown = " and more of unknown size" if any(file.size is None for _, file in files) else ""
+        many = "1 file is" if len(files) == 1 else f"{len(files)} files are"
+        total = human_bytes(sum(file.size or 0 for _, file in files))
         head = f"{many} not on this machine ({total}{unknown}), and {where}"
-        command = " && ".join(self._fetching(encoders, statistics, reference))
+        place = "" if self.encoder_options.weights_dir is None else f" --weights-dir {self.encoder_options.weights_dir}"
+        names = ",".join(dict.fromkeys(name for one in statistics for name in one.encoders))
+        commands = (
+            [f"fdr weights fetch {','.join(','.join(one.encoders) for one in weights)}{place}"] if weights else []
+        )
+        commands += [f"fdr references fetch {reference} --reps {names}{place}"] if statistics else []
         if not dry_run:
-            listed = ", ".join(dict.fromkeys(file.owner for file in found))
-            raise WeightsError(f"{head}: {listed}. Where there is a network: {command}.")
+            listed = ", ".join(dict.fromkeys(owner for owner, _ in files))
+            raise WeightsError(f"{head}: {listed}. Where there is a network: {' && '.join(commands)}.")
         if self.is_main:
-            click.echo("\n".join((f"{head}:", *map(str, found), f"Fetch with: {command}")))
+            sizes = ["" if file.size is None else f" ({human_bytes(file.size)})" for _, file in files]
+            lines = [f"  {owner}: {file.filename}{size}" for (owner, file), size in zip(files, sizes, strict=True)]
+            click.echo("\n".join((f"{head}:", *lines, f"Fetch with: {' && '.join(commands)}")))
         raise click.exceptions.Exit(2 if offline else 0)
 
-    def _missing_weights(self, reps: str) -> list[_Missing]:
+    def _missing_weights(self, reps: str) -> list[Holding]:
         from fdr.encoders import holdings, parse_encoders
 
         names = [name for name in parse_encoders(reps) if name not in self.weights]
         files = holdings(names, self.encoder_options.weights_dir) if names else []
-        return [
-            _Missing(",".join(one.encoders), one.file.filename, one.file.size, one.encoders)
-            for one in files
-            if one.path is None
-        ]
+        return [file for file in files if file.path is None]
 
-    def _missing_statistics(self, reps: str, reference: str | None) -> list[_Missing]:
+    def _missing_statistics(self, reps: str, reference: str | None) -> list[Holding]:
         from fdr.encoders import parse_encoders
         from fdr.references import files_of, registry
 
@@ -207,31 +202,7 @@ class Setup:
         entry = registry()[reference]
         names = [name for name in parse_encoders(reps) if name in entry.encoders]
         files = files_of(entry, self.encoder_options.weights_dir, names) if names else []
-        return [
-            _Missing(reference, one.file.filename, one.file.size, one.encoders) for one in files if one.path is None
-        ]
-
-    def _fetching(self, encoders: list[_Missing], statistics: list[_Missing], reference: str | None) -> Iterator[str]:
-        folder = self.encoder_options.weights_dir
-        place = "" if folder is None else f" --weights-dir {folder}"
-        if encoders:
-            yield f"fdr weights fetch {','.join(file.owner for file in encoders)}{place}"
-        if statistics:
-            names = dict.fromkeys(name for file in statistics for name in file.encoders)
-            yield f"fdr references fetch {reference} --reps {','.join(names)}{place}"
-
-
-class _Missing(NamedTuple):
-    """A file that a run needs and that is not on this machine."""
-
-    owner: str
-    name: str
-    size: int | None
-    encoders: tuple[str, ...]
-
-    def __str__(self) -> str:
-        size = "" if self.size is None else f" ({human_bytes(self.size)})"
-        return f"  {self.owner}: {self.name}{size}"
+        return [file for file in files if file.path is None]
 
 
 def _files_by_encoder(weights: tuple[str, ...]) -> Mapping[str, Path]:

@@ -183,15 +183,16 @@ def _from(folder: Path, text: str, parameter: click.Parameter) -> str:
         return ",".join(_from(folder, part, parameter) for part in text.split(","))
     head, separator, path = text.rpartition("=")
     place = folder / Path(path).expanduser()
-    if is_path or re.search(r"[*{]", path) or _exists(place):
+    if is_path or re.search(r"[*{]", path) or path_exists(place):
         return f"{head}{separator}{place}"
     return text
 
 
-def _exists(path: Path) -> bool:
+def path_exists(path: Path) -> bool:
+    """True for a path that is there; False for a text that cannot be a path."""
     try:
         return path.exists()
-    except (OSError, ValueError):  # a text too long to be a path
+    except (OSError, ValueError):  # as of one that is too long
         return False
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fdr.cli._options import Decorator, flag, gather, is_typed, key_values, stack, theme, trusts, value_range
+from fdr.cli._options import Decorator, flag, gather, is_typed, key_values, option, stack, theme, trusts, value_range
 
 if TYPE_CHECKING:
     from fdr.encoders import EncoderOptions
@@ -50,50 +50,44 @@ class Model:
 model: Decorator = theme(
     "model",
     Model,
-    click.option(
-        "--arch",
-        metavar="NAME|MODULE:FACTORY",
-        help="The network to load the weights into: a known name (pmf-b-256, jit-b-256, ...), or a function that "
+    option(
+        "--arch NAME|MODULE:FACTORY",
+        "The network to load the weights into: a known name (pmf-b-256, jit-b-256, ...), or a function that "
         "builds it from --arch-args. A run folder of fdr train needs none.",
     ),
-    click.option(
-        "--arch-args",
+    option(
+        "--arch-args KEY=VALUE",
+        "Arguments for that function; values are JSON or text. May be repeated, or several given in quotes.",
         multiple=True,
         callback=key_values,
-        metavar="KEY=VALUE",
-        help="Arguments for that function; values are JSON or text. May be repeated, or several given in quotes.",
     ),
-    click.option(
-        "--ema",
-        metavar="LABEL",
-        help="Which weights of a checkpoint to use: the label of an average, such as edm_250, or none for the trained "
+    option(
+        "--ema LABEL",
+        "Which weights of a checkpoint to use: the label of an average, such as edm_250, or none for the trained "
         "weights.  [default: the first average, as in papers; fdr train starts from the trained weights]",
     ),
-    click.option(
-        "--noise-shape",
+    option(
+        "--noise-shape SHAPE",
+        "Shape of the noise of one sample, such as 64 or 3x32x32.  [default: what the generator declares]",
         callback=_noise_shape,
-        metavar="SHAPE",
-        help="Shape of the noise of one sample, such as 64 or 3x32x32.  [default: what the generator declares]",
     ),
-    click.option(
-        "--num-classes",
+    option(
+        "--num-classes N",
+        "Number of classes; 0 for a generator without labels.  [default: what the generator declares, else 0]",
         type=click.IntRange(min=0),
-        metavar="N",
-        help="Number of classes; 0 for a generator without labels.  [default: what the generator declares, else 0]",
     ),
     value_range("0:1", "generator"),
 )
-labels = click.option(
-    "--labels",
+labels = option(
+    "--labels random|balanced|K",
+    "Class labels of the samples: drawn at random, every class equally often, or class K for all.",
     default="random",
-    metavar="random|balanced|K",
-    help="Class labels of the samples: drawn at random, every class equally often, or class K for all.",
 )
 
 
 def num_images(meaning: str) -> Decorator:
     """--num-images of a generator, with what is done with them."""
-    return click.option("-n", "--num-images", type=click.IntRange(min=1), default=50_000, metavar="N", help=meaning)
+    return option("-n, --num-images N", meaning, type=click.IntRange(min=1), default=50_000)
 
 
 @dataclass(frozen=True)
@@ -134,11 +128,10 @@ def _drawn(gen: Path | None, num_images: int, labels: str, model: Model) -> Draw
 
 
 drawn: Decorator = stack(
-    click.option(
-        "--gen",
+    option(
+        "--gen PATH",
+        "Measure a generator; it makes the samples during the run (the same as fdr sample), from --seed.",
         type=click.Path(path_type=Path),
-        metavar="PATH",
-        help="Measure a generator; it makes the samples during the run (the same as fdr sample), from --seed.",
     ),
     num_images("Number of samples to make with --gen."),
     labels,

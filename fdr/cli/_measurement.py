@@ -10,22 +10,8 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from fdr.cli import _computing, completion
+from fdr.cli import _computing, _options, completion
 from fdr.cli._generator import Drawn, drawn
-from fdr.cli._options import (
-    Decorator,
-    Images,
-    gather,
-    images_of,
-    is_typed,
-    listed,
-    reference,
-    reps,
-    source_of,
-    stack,
-    tell_default_reference,
-    trust,
-)
 from fdr.evaluation import PROTOCOLS, check_is_free, find_protocol
 
 if TYPE_CHECKING:
@@ -42,7 +28,7 @@ class Measurement:
     metrics: str
     protocol: str | None
     drawn: Drawn | None
-    images: Images
+    images: _options.Images
     computing: _computing.Computing
 
     def prepare(
@@ -59,14 +45,14 @@ class Measurement:
         protocol = None if self.protocol is None else find_protocol(self.protocol)
         reference, reps, metrics = self.reference, self.reps, self.metrics
         if protocol is not None:
-            check_is_free(protocol, is_typed("reps"), is_typed("metrics"))
+            check_is_free(protocol, _options.is_typed("reps"), _options.is_typed("metrics"))
             reps, metrics = protocol.encoder, ",".join(protocol.metrics)
-        is_default = source_of("reference") is ParameterSource.DEFAULT
+        is_default = _options.source_of("reference") is ParameterSource.DEFAULT
         if is_default:
             reference = reference if protocol is None else protocol.reference
             _refuse_two_folders(samples, reference)
             if setup.is_main and any(metric.needs_reference for metric in load_metrics(metrics).values()):
-                tell_default_reference(reference)
+                _options.tell_default_reference(reference)
         options = self.images.options()
         sources = [open_samples(item, options) for item in samples]
         setup.check_files(reps, reference, dry_run=dry_run)
@@ -111,28 +97,27 @@ def _by_encoder(reference: str, reps: str) -> str | dict[str, str]:
     return found
 
 
-measurement: Decorator = stack(
+measurement = _options.stack(
     drawn,
-    reference("What to compare with", " Files for several encoders: ENCODER=FILE,ENCODER=FILE."),
-    reps,
-    listed(
-        "--metrics",
+    _options.reference("What to compare with", " Files for several encoders: ENCODER=FILE,ENCODER=FILE."),
+    _options.reps,
+    _options.listed(
+        "--metrics NAMES",
+        "What to compute, separated by commas: fd, sfid, is, precision, recall, is:adm, precision:adm, "
+        "recall:adm. fd includes FDr where the reference has a validation FD.",
         shell_complete=completion.metrics,
         default="fd",
-        metavar="NAMES",
-        help="What to compute, separated by commas: fd, sfid, is, precision, recall, is:adm, precision:adm, "
-        "recall:adm. fd includes FDr where the reference has a validation FD.",
     ),
-    click.option(
+    _options.option(
         "--protocol",
-        type=click.Choice(list(PROTOCOLS)),
-        help="Repeat a published evaluation, in place of --reps and --metrics. adm gives the five numbers of ADM's "
+        "Repeat a published evaluation, in place of --reps and --metrics. adm gives the five numbers of ADM's "
         "evaluator, against its reference npz as --ref (default: imagenet256:adm).",
+        type=click.Choice(list(PROTOCOLS)),
     ),
-    images_of("the random subset"),
+    _options.images_of("the random subset"),
     _computing.computing(_computing.encoding, _computing.exact_order, _computing.no_cache, _computing.moments_only),
-    trust,
-    gather(
+    _options.trust,
+    _options.gather(
         "measurement",
         Measurement,
         ("reference", "reps", "metrics", "protocol", "drawn", "images", "computing"),

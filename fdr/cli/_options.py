@@ -6,17 +6,17 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from fdr.cli import completion
 from fdr.cli._command import Command as Command
-from fdr.cli._command import listed as listed
+from fdr.cli._command import ListOption
 from fdr.cli._command import trust as trust
 from fdr.cli._command import trusts as trusts
-from fdr.cli._outputs import Output, ReportFiles, text_file
+from fdr.cli._outputs import Output, ReportFiles
 
 if TYPE_CHECKING:
     from fdr.images import ImageOptions
@@ -24,8 +24,25 @@ if TYPE_CHECKING:
 Function = Callable[..., object]
 Decorator = Callable[[Function], Function]
 
-switch = functools.partial(click.option, is_flag=True, default=False)
+
+def option(declaration: str, text: str, name: str | None = None, **settings: Any) -> Decorator:
+    """An option, declared as help shows it ("-n, --num-images N"), with its help `text`.
+
+    `name` is its parameter where that is not its flag; `settings` are those of `click.option`.
+    """
+    *flags, last = declaration.split()
+    if last.startswith("-"):
+        flags.append(last)
+    else:
+        settings["metavar"] = last
+    names = [flag.rstrip(",") for flag in flags] + ([] if name is None else [name])
+    return click.option(*names, help=text, **settings)
+
+
+switch = functools.partial(option, is_flag=True, default=False)
 """An option without a value."""
+listed = functools.partial(option, cls=ListOption)
+"""An option that takes a list, with commas or given several times."""
 
 
 def stack(*options: Decorator) -> Decorator:
@@ -103,24 +120,23 @@ def key_values(ctx: click.Context, option: click.Parameter, given: tuple[str, ..
 def value_range(default: str, of: str) -> Decorator:
     """--value-range, which becomes the values of black and white."""
     ranges = {"0:1": (0.0, 1.0), "-1:1": (-1.0, 1.0)}
-    return click.option(
+    return option(
         "--value-range",
+        f"The values of black and white in the images of the {of}.  [default: what it declares, else {default}]",
         type=click.Choice(list(ranges)),
         callback=lambda ctx, option, text: ranges.get(text),
-        help=f"The values of black and white in the images of the {of}.  [default: what it declares, else {default}]",
     )
 
 
 def reference(meaning: str, more: str = "") -> Decorator:
     """--ref, with the meaning that it has for a command."""
-    return click.option(
-        "--ref",
-        "reference",
+    return option(
+        "--ref NAME|FILE|IMAGES",
+        f"{meaning}: the name of a known reference (see fdr references list), a statistics file of any tool, or "
+        f"real images.{more}",
+        name="reference",
         default="imagenet256",
         shell_complete=completion.references_and_files,
-        metavar="NAME|FILE|IMAGES",
-        help=f"{meaning}: the name of a known reference (see fdr references list), a statistics file of any tool, or "
-        f"real images.{more}",
     )
 
 
@@ -131,28 +147,31 @@ def tell_default_reference(name: str) -> None:
 
 
 reps = listed(
-    "--reps",
+    "--reps NAMES",
+    "Encoders that turn images into features, separated by commas: inception, dinov2, fdr6 (six at once), "
+    "timm:NAME, ... fdr encoders lists them.",
     shell_complete=completion.encoders,
     default="inception",
-    metavar="NAMES",
-    help="Encoders that turn images into features, separated by commas: inception, dinov2, fdr6 (six at once), "
-    "timm:NAME, ... fdr encoders lists them.",
 )
+
+
+def text_file(kind: str, what: str) -> Decorator:
+    """--KIND FILE, which writes `what` to a file or to stdout."""
+    return option(f"--{kind} FILE", f"Write {what} to FILE (- for stdout).", name=f"{kind}_path", type=Output(kind))
+
+
 json_out = text_file("json", "the result as JSON")
 csv_out = text_file("csv", "the result as CSV")
 markdown_out = text_file("markdown", "the result as a Markdown table")
-quiet = switch("-q", "--quiet", help="Print no progress and no warnings, only errors.")
-dry_run = switch("--dry-run", help="Check the inputs and say what would be done, without doing it.")
-weights_dir = click.option(
-    "--weights-dir",
+quiet = switch("-q, --quiet", "Print no progress and no warnings, only errors.")
+dry_run = switch("--dry-run", "Check the inputs and say what would be done, without doing it.")
+weights_dir = option(
+    "--weights-dir DIR",
+    "Folder in which to look first for weight files.",
     type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Folder in which to look first for weight files.",
 )
-offline = switch("--offline", help="Never use the network; a file that is missing ends the run.")
-cache_dir = click.option(
-    "--cache", type=Output("store"), metavar="DIR", help="Folder of cached features.  [default: ~/.cache/fdr/features]"
-)
+offline = switch("--offline", "Never use the network; a file that is missing ends the run.")
+cache_dir = option("--cache DIR", "Folder of cached features.  [default: ~/.cache/fdr/features]", type=Output("store"))
 
 
 def report_files(*options: Decorator) -> Decorator:
@@ -186,49 +205,45 @@ def images_of(seed_for: str) -> Decorator:
     return theme(
         "images",
         Images,
-        click.option("--count", type=int, metavar="N", help="Measure a random subset of N images instead of all."),
-        click.option("--seed", type=int, default=0, metavar="N", help=f"Seed for {seed_for}."),
-        click.option(
+        option("--count N", "Measure a random subset of N images instead of all.", type=int),
+        option("--seed N", f"Seed for {seed_for}.", type=int, default=0),
+        option(
             "--crop",
+            "How to crop images before any encoder sees them; adm is the centre crop of guided-diffusion.",
             type=click.Choice(["none", "center", "center-bilinear", "adm"]),
             default="none",
-            help="How to crop images before any encoder sees them; adm is the centre crop of guided-diffusion.",
         ),
-        click.option(
-            "--size",
-            type=int,
-            metavar="PX",
-            help="Side of the square images after cropping. Without --crop, images are resized to a square, which may "
+        option(
+            "--size PX",
+            "Side of the square images after cropping. Without --crop, images are resized to a square, which may "
             "change their proportions.",
+            type=int,
         ),
-        click.option(
+        option(
             "--transparency",
+            "What to do with transparent pixels: drop ignores the alpha channel, as other tools do; white and "
+            "black put the image on a background of that colour.",
             type=click.Choice(["drop", "white", "black"]),
             default="drop",
-            help="What to do with transparent pixels: drop ignores the alpha channel, as other tools do; white and "
-            "black put the image on a background of that colour.",
         ),
-        click.option(
+        option(
             "--on-bad",
+            "What to do with unreadable images: stop (fail), or leave them out and list them in the report (skip).",
             type=click.Choice(["fail", "skip"]),
             default="fail",
-            help="What to do with unreadable images: stop (fail), or leave them out and list them in the report "
-            "(skip).",
         ),
-        click.option(
-            "--max-bad",
+        option(
+            "--max-bad SHARE",
+            "Largest share of the images that may be left out, because they are unreadable (with --on-bad skip) "
+            "or of an unsupported format.",
             type=float,
             default=0.01,
-            metavar="SHARE",
-            help="Largest share of the images that may be left out, because they are unreadable (with --on-bad skip) "
-            "or of an unsupported format.",
         ),
-        click.option(
-            "--max-pixels",
+        option(
+            "--max-pixels N",
+            "Treat an image of more than N pixels as unreadable. This protects against small files that decode to "
+            "huge images.",
             type=int,
             default=89_478_485,
-            metavar="N",
-            help="Treat an image of more than N pixels as unreadable. This protects against small files that decode to "
-            "huge images.",
         ),
     )

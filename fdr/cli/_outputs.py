@@ -8,17 +8,15 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from fdr.cli._config import NO_PATHS, Config, config_of, is_configured
+from fdr.cli._config import NO_PATHS, Config, config_of, is_configured, path_exists
 from fdr.errors import FdrError, InputError, as_utf8
 
 if TYPE_CHECKING:
     from fdr.reports import Report
-
-F = TypeVar("F", bound=Callable[..., object])
 
 
 class Output(click.Path):
@@ -95,9 +93,9 @@ def _inputs(ctx: click.Context, but: str) -> Iterator[Path]:
             continue
         for item in value if isinstance(value, tuple | list) else (value,):
             if isinstance(item, str | Path):
-                yield from filter(_exists, map(Path, _spelled(str(item))))
+                yield from filter(path_exists, map(Path, _spelled(str(item))))
     for text in (ctx.params.get(name) for name in ("reps", "monitor")):
-        yield from filter(_exists, map(Path, re.findall(r"(?:torchscript|export):([^,]+)", str(text))))
+        yield from filter(path_exists, map(Path, re.findall(r"(?:torchscript|export):([^,]+)", str(text))))
 
 
 def _spelled(text: str) -> Iterator[str]:
@@ -115,13 +113,6 @@ def _spelled(text: str) -> Iterator[str]:
             yield from glob.iglob(home)
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a text too long to be a path
-        return False
-
-
 def _is_same(place: Path, source: Path) -> bool:
     """True for one file or folder under two names: links of every kind."""
     return place == source.resolve() or (place.exists() and place.samefile(source))
@@ -137,13 +128,6 @@ def _check_within(path: Path, config: Config, label: str) -> None:
 
 def _label(parameter: click.Parameter, ctx: click.Context) -> str:
     return parameter.opts[-1] if isinstance(parameter, click.Option) else parameter.make_metavar(ctx)
-
-
-def text_file(kind: str, what: str) -> Callable[[F], F]:
-    """--KIND FILE, an option that writes `what`, a text, to a file or to stdout."""
-    return click.option(
-        f"--{kind}", f"{kind}_path", type=Output(kind), metavar="FILE", help=f"Write {what} to FILE (- for stdout)."
-    )
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,13 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import click
 
 from fdr.errors import FdrWarning, printable
 from fdr.runtime import Progress, SilentProgress, human_bytes
-
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichBars
-    from rich.progress import TaskID
 
 PLAIN_INTERVAL = 30.0
 """Seconds between progress lines where stderr is no terminal."""
@@ -36,13 +32,13 @@ def progress_for(quiet: bool) -> Progress:
 class RichProgress:
     """One line per task that fits the terminal: title, bar, count, rate, time left."""
 
-    def task(self, title: str, total: float | None, unit: str = "images") -> AbstractContextManager[RichTask]:
+    @contextmanager
+    def task(self, title: str, total: float | None, unit: str = "images") -> Iterator[Task]:
         from rich.console import Console
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as RichBars
+        from rich.progress import BarColumn, Progress, TextColumn
         from rich.table import Column
 
-        bars = RichBars(
+        bars = Progress(
             TextColumn(
                 "{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
             ),
@@ -51,81 +47,28 @@ class RichProgress:
             console=Console(stderr=True),
             expand=True,
         )
-        return RichTask(bars, title, total, unit)
-
-
-class RichTask:
-    """A bar, from `__enter__` to `__exit__`."""
-
-    def __init__(self, bars: RichBars, title: str, total: float | None, unit: str) -> None:
-        self._bars = bars
-        self._meter = Meter(total, unit)
-        self._next = 0.0
-        self._task: TaskID = bars.add_task(printable(title), total=total, state=self._meter.state())
-
-    def __enter__(self) -> RichTask:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._draw()
-        self._bars.stop()
-
-    def advance(self, amount: float = 1) -> None:
-        self._meter.add(amount)
-        if time.monotonic() >= self._next:
-            self._draw()
-
-    def resume(self, amount: float) -> None:
-        self._meter.resume(amount)
-        if time.monotonic() >= self._next:
-            self._draw()
-
-    def _draw(self) -> None:
-        self._next = time.monotonic() + RICH_INTERVAL
-        self._bars.update(self._task, completed=self._meter.done, state=self._meter.state())
+        task = Task(total, unit, lambda task: bars.update(bar, completed=task.done, state=task.state()), RICH_INTERVAL)
+        bar = bars.add_task(printable(title), total=total, state=task.state())
+        with bars:
+            try:
+                yield task
+            finally:
+                task.show()
 
 
 class PlainProgress:
-    """A line every 30 s, and one at the end."""
+    """A whole line every 30 s, so that logs stay readable, and one at the end."""
 
-    def task(self, title: str, total: float | None, unit: str = "images") -> AbstractContextManager[PlainTask]:
-        return PlainTask(title, total, unit)
+    @contextmanager
+    def task(self, title: str, total: float | None, unit: str = "images") -> Iterator[Task]:
+        def show(task: Task) -> None:
+            state = task.state()
+            click.echo(f"{shortened(printable(title), PLAIN_WIDTH - len(state) - 2)}: {state}", err=True)
 
-
-class PlainTask:
-    """Prints whole lines only, so that logs stay readable."""
-
-    def __init__(self, title: str, total: float | None, unit: str) -> None:
-        self._title = printable(title)
-        self._meter = Meter(total, unit)
-        self._next = time.monotonic() + PLAIN_INTERVAL
-        self._printed = 0.0
-
-    def __enter__(self) -> PlainTask:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and self._meter.done != self._printed:
-            self._print()
-
-    def advance(self, amount: float = 1) -> None:
-        self._meter.add(amount)
-        self._print_now_and_then()
-
-    def resume(self, amount: float) -> None:
-        self._meter.resume(amount)
-        self._print_now_and_then()
-
-    def _print_now_and_then(self) -> None:
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + PLAIN_INTERVAL
-            self._print()
-
-    def _print(self) -> None:
-        self._printed = self._meter.done
-        state = self._meter.state()
-        click.echo(f"{shortened(self._title, PLAIN_WIDTH - len(state) - 2)}: {state}", err=True)
+        task = Task(total, unit, show, PLAIN_INTERVAL, wait=PLAIN_INTERVAL)
+        yield task
+        if task.done != task.shown:
+            task.show()
 
 
 def shortened(text: str, width: int) -> str:
@@ -137,26 +80,42 @@ def shortened(text: str, width: int) -> str:
     return f"{text[: width - 3 - half]}...{text[len(text) - half :]}"
 
 
-class Meter:
-    """Counts, and says "512/50000 images, 91.3/s, 9 min 2 s left"; what was done before enters no rate."""
+class Task:
+    """Counts, and shows "512/50000 images, 91.3/s, 9 min 2 s left" at most every `interval` seconds."""
 
-    def __init__(self, total: float | None, unit: str) -> None:
+    def __init__(
+        self, total: float | None, unit: str, show: Callable[[Task], None], interval: float, wait: float = 0.0
+    ) -> None:
         self.done = 0.0
+        self.shown = 0.0
         self._new = 0.0
-        self._total = total
-        self._unit = unit
+        self._total, self._unit = total, unit
+        self._show, self._interval = show, interval
         self._start = time.monotonic()
+        self._next = self._start + wait
 
-    def add(self, amount: float) -> None:
+    def advance(self, amount: float = 1) -> None:
         """`amount` more units are done."""
         self.done += amount
         self._new += amount
+        self._show_now_and_then()
 
     def resume(self, amount: float) -> None:
-        """`amount` units were done before; until something is new, the clock has not begun."""
+        """`amount` units were done before; they enter no rate, and until something is new the clock has not begun."""
         self.done += amount
         if self._new == 0:
             self._start = time.monotonic()
+        self._show_now_and_then()
+
+    def _show_now_and_then(self) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._interval
+            self.show()
+
+    def show(self) -> None:
+        """Show the count as it is."""
+        self.shown = self.done
+        self._show(self)
 
     def state(self) -> str:
         """Count, rate, and time left, as far as they can be told."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fdr.cli._progress import PLAIN_INTERVAL, PlainProgress, RichProgress, RichTask, human_seconds
+from fdr.cli._progress import PLAIN_INTERVAL, PlainProgress, RichProgress, Task, human_seconds
 from fdr.cli._render import LiveTable
 from fdr.errors import FdrWarning
 from fdr.runtime import human_bytes
@@ -108,7 +108,7 @@ class LiveView(RichProgress):
         self._table = None
 
     @contextmanager
-    def task(self, title: str, total: float | None, unit: str = "images") -> Iterator[RichTask]:
+    def task(self, title: str, total: float | None, unit: str = "images") -> Iterator[Task]:
         with nullcontext() if self._table is None else self._table.still(), super().task(title, total, unit) as task:
             yield task
 

@@ -12,8 +12,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fdr.cli._options import Function, dry_run, gather, json_out, markdown_out, names_of, stack, switch
-from fdr.cli._outputs import Output, all_of, is_stdout, text_file, write_text
+from fdr.cli._options import (
+    Function,
+    dry_run,
+    gather,
+    json_out,
+    markdown_out,
+    names_of,
+    option,
+    stack,
+    switch,
+    text_file,
+)
+from fdr.cli._outputs import Output, all_of, is_stdout, write_text
 from fdr.cli._render import print_verdict
 from fdr.errors import FdrError, PeerError
 
@@ -127,17 +138,14 @@ def _told_at_the_end(command: Function) -> Function:
 
 
 _options = stack(
-    click.option(
-        "--report",
-        type=Output("json"),
-        metavar="FILE",
-        help="Write the report of the evaluation to FILE, when samples were measured.",
+    option(
+        "--report FILE", "Write the report of the evaluation to FILE, when samples were measured.", type=Output("json")
     ),
     json_out,
     text_file("junit", "the result as JUnit XML"),
     markdown_out,
     text_file("openmetrics", "the numbers as OpenMetrics text, for GitLab,"),
-    switch("--no-annotations", help="Write no annotations, summary and outputs in GitHub Actions."),
+    switch("--no-annotations", "Write no annotations, summary and outputs in GitHub Actions."),
     dry_run,
 )
 verdict_outputs = stack(_options, gather("outputs", _outputs_of, names_of(_options)), _told_at_the_end)

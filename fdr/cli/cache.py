@@ -72,7 +72,7 @@ def verify(names: tuple[str, ...], cache: Path | None, quiet: bool) -> int:
 
 @command.command("remove", cls=_options.Command, epilog="Example: fdr cache remove inception- --dry-run")
 @_names
-@_options.switch("--all", "everything", help="Remove every entry.")
+@_options.switch("--all", "Remove every entry.", name="everything")
 @_options.cache_dir
 @_options.dry_run
 def remove(names: tuple[str, ...], everything: bool, cache: Path | None, dry_run: bool) -> None:

@@ -109,60 +109,50 @@ def _replaced(where: str, is_forced: bool) -> Baseline | None:
 _gate = _options.theme(
     "task",
     _Task.of,
-    click.option(
-        "--max",
-        "maxima",
+    _options.option(
+        "--max NAME=NUMBER",
+        "Fail if the number is above this limit: fd:inception=3.0, fdr_k=4. May be repeated.",
+        name="maxima",
         multiple=True,
-        metavar="NAME=NUMBER",
-        help="Fail if the number is above this limit: fd:inception=3.0, fdr_k=4. May be repeated.",
     ),
-    click.option(
-        "--min",
-        "minima",
+    _options.option(
+        "--min NAME=NUMBER",
+        "Fail if the number is below this limit: is:inception=200. May be repeated.",
+        name="minima",
         multiple=True,
-        metavar="NAME=NUMBER",
-        help="Fail if the number is below this limit: is:inception=200. May be repeated.",
     ),
-    click.option(
-        "--baseline",
-        metavar="FILE|REV:PATH",
-        help="Earlier numbers to compare with: a report, or a file that --update-baseline wrote, on disk or in a git "
+    _options.option(
+        "--baseline FILE|REV:PATH",
+        "Earlier numbers to compare with: a report, or a file that --update-baseline wrote, on disk or in a git "
         "revision (origin/main:fdr.json).",
     ),
-    click.option(
-        "--tolerance",
-        "tolerances",
-        multiple=True,
-        metavar="[NAME=]AMOUNT",
-        help="How much worse than the baseline a number may be: 1%, fd=2%, fd:random=0.05. The most specific one "
+    _options.option(
+        "--tolerance [NAME=]AMOUNT",
+        "How much worse than the baseline a number may be: 1%, fd=2%, fd:random=0.05. The most specific one "
         "applies; may be repeated.  [default: 1%]",
-    ),
-    click.option(
-        "--allow",
+        name="tolerances",
         multiple=True,
-        metavar="FIELD",
-        help="Compare with the baseline even if this field of the signature differs (n, ref, rs, ...). May be "
-        "repeated.",
+    ),
+    _options.option(
+        "--allow FIELD",
+        "Compare with the baseline even if this field of the signature differs (n, ref, rs, ...). May be repeated.",
+        multiple=True,
     ),
     _options.switch(
         "--allow-missing",
-        help="Pass even if a number that has a limit or is in the baseline was not measured. Without this option "
+        "Pass even if a number that has a limit or is in the baseline was not measured. Without this option "
         "the exit code is then 2.",
     ),
-    click.option(
+    _options.option(
         "--inconclusive",
+        "How to judge a number whose uncertainty interval contains the limit: by its value alone, as passed, or "
+        "as failed.",
         type=click.Choice(["value", "pass", "fail"]),
         default="value",
-        help="How to judge a number whose uncertainty interval contains the limit: by its value alone, as passed, or "
-        "as failed.",
     ),
+    _options.switch("--update-baseline", "Write the numbers to --baseline instead of comparing with it."),
     _options.switch(
-        "--update-baseline",
-        help="Write the numbers to --baseline instead of comparing with it.",
-    ),
-    _options.switch(
-        "--force",
-        help="Let --update-baseline drop numbers, replace numbers of other signatures, or overwrite a report.",
+        "--force", "Let --update-baseline drop numbers, replace numbers of other signatures, or overwrite a report."
     ),
 )
 

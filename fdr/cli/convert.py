@@ -23,18 +23,15 @@ from fdr.references import LAYOUTS
 )
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("target", metavar="OUT", type=Output("new"))
-@click.option(
-    "--to",
+@_options.option(
+    "--to FORMAT",
+    f"Layout to write: {', '.join(LAYOUTS)}.  [default: by the suffix of OUT]",
     type=click.Choice(LAYOUTS),
-    metavar="FORMAT",
-    help=f"Layout to write: {', '.join(LAYOUTS)}.  [default: by the suffix of OUT]",
 )
-@click.option(
-    "--entry", metavar="NAME", help="Which moments to take from a file that holds several, such as fid or mu_s."
-)
-@click.option("--encoder", metavar="NAME", help="The encoder of the moments, if the file does not say it.")
-@click.option("--count", type=int, metavar="N", help="The number of images, if the file does not say it.")
-@_options.switch("--keep-images", help="Copy the images (arr_0) of an ADM file as well.")
+@_options.option("--entry NAME", "Which moments to take from a file that holds several, such as fid or mu_s.")
+@_options.option("--encoder NAME", "The encoder of the moments, if the file does not say it.")
+@_options.option("--count N", "The number of images, if the file does not say it.", type=int)
+@_options.switch("--keep-images", "Copy the images (arr_0) of an ADM file as well.")
 @_options.json_out
 @_options.dry_run
 @_options.quiet

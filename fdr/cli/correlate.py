@@ -24,24 +24,20 @@ if TYPE_CHECKING:
     epilog="Example: fdr correlate vaes.csv --x ifid --y gfid --label vae --plot ifid.svg",
 )
 @click.argument("table", type=click.Path(path_type=Path), metavar="TABLE.csv")
-@click.option("--x", "x_name", required=True, metavar="COLUMN", help="The column that predicts.")
-@click.option("--y", "y_name", required=True, metavar="COLUMN", help="The column to be predicted.")
-@click.option("--label", metavar="COLUMN", help="The column with the names of the rows, for the plot and for messages.")
-@_options.switch("--log-x", help="Use the logarithm of x, for Pearson's r and in the plot.")
-@_options.switch("--log-y", help="Use the logarithm of y, for Pearson's r and in the plot.")
-@click.option(
-    "--confidence",
+@_options.option("--x COLUMN", "The column that predicts.", name="x_name", required=True)
+@_options.option("--y COLUMN", "The column to be predicted.", name="y_name", required=True)
+@_options.option("--label COLUMN", "The column with the names of the rows, for the plot and for messages.")
+@_options.switch("--log-x", "Use the logarithm of x, for Pearson's r and in the plot.")
+@_options.switch("--log-y", "Use the logarithm of y, for Pearson's r and in the plot.")
+@_options.option(
+    "--confidence SHARE",
+    "Confidence level of the intervals.",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.95,
-    metavar="SHARE",
-    help="Confidence level of the intervals.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Seed for the bootstrap.")
-@click.option(
-    "--plot",
-    type=Output("plot"),
-    metavar="FILE",
-    help="Save a scatter plot as .svg, .pdf or .png; this needs matplotlib.",
+@_options.option("--seed N", "Seed for the bootstrap.", type=click.IntRange(0), default=0)
+@_options.option(
+    "--plot FILE", "Save a scatter plot as .svg, .pdf or .png; this needs matplotlib.", type=Output("plot")
 )
 @_options.json_out
 def command(

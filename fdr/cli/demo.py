@@ -28,17 +28,16 @@ _FOLDERS = {False: Path("fdr-demo"), True: Path("fdr-demo-train")}
 )
 @_options.switch(
     "--train",
-    "is_training",
-    help="Show training instead: pretrain a weak one-step generator of such images, post-train it with FD as the "
+    "Show training instead: pretrain a weak one-step generator of such images, post-train it with FD as the "
     "loss, and print FD before and after, for the encoder that it was trained on and two others. This takes under "
     "four minutes on two cores.",
+    name="is_training",
 )
-@click.option(
-    "--out",
-    type=Output("new"),
-    metavar="DIR",
-    help=f"Folder for the images, the reference and demo.json.  [default: {_FOLDERS[False]}; with --train: "
+@_options.option(
+    "--out DIR",
+    f"Folder for the images, the reference and demo.json.  [default: {_FOLDERS[False]}; with --train: "
     f"{_FOLDERS[True]}]",
+    type=Output("new"),
 )
 @_options.json_out
 @_options.quiet

@@ -22,7 +22,7 @@ from fdr.cli._render import print_reports
 )
 @click.argument("samples", nargs=-1, metavar="SAMPLES...")
 @measurement
-@_options.switch("--audit", help="Compute every FD by a second method as well, and compare the two.")
+@_options.switch("--audit", "Compute every FD by a second method as well, and compare the two.")
 @_options.report_files(_options.json_out, _options.csv_out, _options.markdown_out)
 @_options.dry_run
 @_options.quiet

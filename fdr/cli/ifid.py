@@ -20,37 +20,27 @@ if TYPE_CHECKING:
     from fdr.metrics import Lpips
 
 
-class _ByteSize(click.ParamType):
-    """ "4GB", "24 GiB", "500MB": a number of bytes."""
-
-    name = "size"
-
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", value.upper())
-        if found is None:
-            self.fail(f"{value!r} is no amount of memory; expected one such as 4GB or 512MiB.", param, ctx)
-        number, unit, binary = found.groups()
-        return int(float(number) * (1024 if binary else 1000) ** ("", "K", "M", "G", "T").index(unit))
+def _num_bytes(ctx: click.Context, option: click.Parameter, text: str) -> int:
+    """A callback: "4GB", "24 GiB" or "500MB" as a number of bytes."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", text.upper())
+    if found is None:
+        raise click.BadParameter(f"{text!r} is no amount of memory; expected one such as 4GB or 512MiB.")
+    number, unit, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** ("", "K", "M", "G", "T").index(unit))
 
 
-class _Alphas(click.ParamType):
-    """ "0.5", "0,0.25,0.5" or "0,0.1,...,0.5"."""
-
-    name = "numbers"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        parts = [part.strip() for part in value.split(",")]
-        try:
-            if "..." not in parts:
-                return tuple(map(float, parts))
-            first, second, dots, last = parts
-            if dots == "...":
-                return _progression(float(first), float(second), float(last))
-        except ValueError:
-            pass
-        self.fail(f"{value!r} is no alpha; expected numbers such as 0.5, 0,0.25,0.5 or 0,0.1,...,0.5.", param, ctx)
+def _alphas(text: str) -> tuple[float, ...]:
+    """Numbers from "0.5", "0,0.25,0.5" or "0,0.1,...,0.5"."""
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        if "..." not in parts:
+            return tuple(map(float, parts))
+        first, second, dots, last = parts
+        if dots == "...":
+            return _progression(float(first), float(second), float(last))
+    except ValueError:
+        pass
+    raise click.BadParameter(f"{text!r} is no alpha; expected numbers such as 0.5, 0,0.25,0.5 or 0,0.1,...,0.5.")
 
 
 def _progression(first: float, second: float, last: float) -> tuple[float, ...]:
@@ -95,51 +85,38 @@ class _Autoencoder:
 _autoencoder = _options.theme(
     "autoencoder",
     _Autoencoder,
-    click.option(
-        "--vae",
-        required=True,
-        metavar="NAME|PATH|MODULE:FACTORY",
-        help="The autoencoder: haar, dct or pixel-unshuffle (they need no weights), a diffusers folder or hub name, a "
+    _options.option(
+        "--vae NAME|PATH|MODULE:FACTORY",
+        "The autoencoder: haar, dct or pixel-unshuffle (they need no weights), a diffusers folder or hub name, a "
         "TorchScript or torch.export file, or a function that returns an object with encode and decode.",
+        required=True,
     ),
-    click.option(
-        "--vae-weights",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Weights to load into the autoencoder of MODULE:FACTORY.",
+    _options.option(
+        "--vae-weights FILE", "Weights to load into the autoencoder of MODULE:FACTORY.", type=click.Path(path_type=Path)
     ),
-    click.option(
-        "--vae-args",
+    _options.option(
+        "--vae-args KEY=VALUE",
+        "Arguments for MODULE:FACTORY; values are JSON or text. May be repeated, or several given in quotes.",
         multiple=True,
         callback=_options.key_values,
-        metavar="KEY=VALUE",
-        help="Arguments for MODULE:FACTORY; values are JSON or text. May be repeated, or several given in quotes.",
     ),
-    click.option(
+    _options.option(
         "--posterior",
-        type=click.Choice(["sample", "mean"]),
-        help="For an autoencoder that encodes to a distribution: take a sample of it (fixed by the seed and the index "
+        "For an autoencoder that encodes to a distribution: take a sample of it (fixed by the seed and the index "
         "of the image) or its mean.  [default: what the autoencoder declares; sample for a KL autoencoder]",
+        type=click.Choice(["sample", "mean"]),
     ),
     _options.value_range("-1:1", "autoencoder"),
 )
 _sets = _options.stack(
-    click.option(
-        "--images",
-        "measured",
-        required=True,
-        metavar="IMAGES",
-        help="The images to measure: any sample set that fdr eval takes.",
+    _options.option(
+        "--images IMAGES", "The images to measure: any sample set that fdr eval takes.", name="measured", required=True
     ),
-    click.option(
-        "--neighbours",
-        metavar="IMAGES",
-        help="The images among which to search for neighbours.  [default: those of --images, excluding each image "
-        "itself]",
+    _options.option(
+        "--neighbours IMAGES",
+        "The images among which to search for neighbours.  [default: those of --images, excluding each image itself]",
     ),
-    click.option(
-        "--neighbour-count", type=int, metavar="N", help="Search for neighbours in a random subset of N images."
-    ),
+    _options.option("--neighbour-count N", "Search for neighbours in a random subset of N images.", type=int),
 )
 
 
@@ -154,56 +131,53 @@ def _ifid_options(no_clamp: bool, compat: str | None, **others: Any) -> IfidOpti
 _interpolation = _options.theme(
     "options",
     _ifid_options,
-    click.option(
+    _options.option(
         "--mode",
+        "How to interpolate between two latents. Neighbours are found by cosine distance, for linear by L2.",
         type=click.Choice(["slerp", "linear", "mask"]),
         default="slerp",
-        help="How to interpolate between two latents. Neighbours are found by cosine distance, for linear by L2.",
     ),
     _options.listed(
-        "--alpha",
-        "alphas",
-        of=_Alphas(),
-        default="0.5",
-        metavar="A,B,...",
-        help="How far to go from the image (0) to its neighbour (1). Of several values, such as 0,0.1,...,0.5, iFID is "
+        "--alpha A,B,...",
+        "How far to go from the image (0) to its neighbour (1). Of several values, such as 0,0.1,...,0.5, iFID is "
         "that of the last.",
+        name="alphas",
+        of=_alphas,
+        default="0.5",
     ),
-    click.option(
-        "--top-k",
+    _options.option(
+        "--top-k K",
+        "Choose the neighbour at random among the K nearest; closer ones are more likely.",
         type=int,
         default=10,
-        metavar="K",
-        help="Choose the neighbour at random among the K nearest; closer ones are more likely.",
     ),
-    _options.switch("--same-class", help="Take neighbours from the class of the image only."),
-    _options.switch("--no-clamp", help="Do not clamp decoded values to [0, 1]."),
-    click.option(
+    _options.switch("--same-class", "Take neighbours from the class of the image only."),
+    _options.switch("--no-clamp", "Do not clamp decoded values to [0, 1]."),
+    _options.option(
         "--quantize",
+        "Round decoded images to 8 bits, or measure them as floats (none).",
         type=click.Choice(["uint8", "none"]),
         default="uint8",
-        help="Round decoded images to 8 bits, or measure them as floats (none).",
     ),
-    _options.switch("--lpips", help="Compute LPIPS of the reconstructions as well."),
-    click.option(
+    _options.switch("--lpips", "Compute LPIPS of the reconstructions as well."),
+    _options.option(
         "--compat",
-        type=click.Choice(["reference"]),
-        help="Follow the code of the paper, to reproduce its published numbers: --no-clamp --quantize none --reps "
+        "Follow the code of the paper, to reproduce its published numbers: --no-clamp --quantize none --reps "
         "inception:pytorch-fid --crop center-bilinear (with --size), and its scaling in PSNR and SSIM.",
+        type=click.Choice(["reference"]),
     ),
-    click.option(
+    _options.option(
         "--latent-dtype",
+        "Precision in which the latents of the neighbours are stored; 16 bits take half the disk space and "
+        "reading time.",
         type=click.Choice(["float32", "float16", "bfloat16"]),
         default="float32",
-        help="Precision in which the latents of the neighbours are stored; 16 bits take half the disk space and "
-        "reading time.",
     ),
-    click.option(
-        "--memory",
-        type=_ByteSize(),
+    _options.option(
+        "--memory SIZE",
+        "Memory that the neighbour search may use; the neighbours do not depend on it.",
+        callback=_num_bytes,
         default="4GiB",
-        metavar="SIZE",
-        help="Memory that the neighbour search may use; the neighbours do not depend on it.",
     ),
 )
 
@@ -221,13 +195,12 @@ _interpolation = _options.theme(
 @_options.images_of("the subsets, the posterior samples and the choice of neighbours")
 @_options.reps
 @_interpolation
-@_computing.computing(_computing.encoding, _options.switch("--no-cache", help="Keep latents only until the run ends."))
+@_computing.computing(_computing.encoding, _options.switch("--no-cache", "Keep latents only until the run ends."))
 @_options.trust
-@click.option(
-    "--picture",
+@_options.option(
+    "--picture FILE",
+    "Write a PNG that shows originals, reconstructions, neighbours and interpolations side by side.",
     type=Output("png"),
-    metavar="FILE",
-    help="Write a PNG that shows originals, reconstructions, neighbours and interpolations side by side.",
 )
 @_options.report_files(_options.json_out, _options.csv_out)
 @_options.dry_run

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fdr.cli import _options, completion
-from fdr.cli._outputs import Output, write_json
-from fdr.cli._progress import progress_for
+from fdr.cli._outputs import write_json
 from fdr.cli._render import print_table
+from fdr.cli.weights import fetch_plan, fetching
+
+if TYPE_CHECKING:
+    from fdr.weights import WeightOptions
 
 
 @click.group("references", epilog="Example: fdr references list")
@@ -83,33 +87,25 @@ def _facts(name: str, weights_dir: Path | None) -> dict[str, Any]:
 )
 @click.argument("name", shell_complete=completion.references)
 @_options.listed(
-    "--reps",
-    metavar="NAMES",
+    "--reps NAMES",
+    "Fetch only the files of these encoders or bundles.  [default: all]",
     shell_complete=completion.encoders,
-    help="Fetch only the files of these encoders or bundles.  [default: all]",
 )
-@click.option("--to", type=Output("store"), metavar="DIR", help="Copy the files into this folder, with a SHA256SUMS.")
-@_options.weights_dir
-@_options.offline
-@_options.dry_run
-@_options.quiet
-def fetch_files(
-    name: str, reps: str | None, to: Path | None, weights_dir: Path | None, offline: bool, dry_run: bool, quiet: bool
-) -> None:
+@fetching
+def fetch_files(name: str, reps: str | None, to: Path | None, options: WeightOptions, dry_run: bool) -> None:
     """Fetch the files of one reference, so that later runs need no network.
 
     A file with a published digest is checked against it and refused when it differs.
     """
-    from fdr.cli.weights import fetch_plan
     from fdr.references import files_of, named
-    from fdr.weights import WeightOptions, fetch
+    from fdr.weights import fetch
 
-    files = files_of(named(name), to or weights_dir, reps)
+    options = replace(options, weights_dir=to or options.weights_dir)
+    files = files_of(named(name), options.weights_dir, reps)
     if dry_run:
         for file in files:
             click.echo(fetch_plan(file))
         return
-    options = WeightOptions(weights_dir=to or weights_dir, offline=offline or None, progress=progress_for(quiet))
     for file in fetch(files, options, to):
         click.echo(f"{', '.join(file.encoders)}: {file.path}")
 

@@ -22,26 +22,23 @@ if TYPE_CHECKING:
     epilog="Examples:\n\n  fdr sample --gen runs/a -n 50000 -o samples.npz\n\n"
     "  fdr sample --gen weights.safetensors --arch my_model:build --arch-args width=256 --labels balanced -o samples/",
 )
-@click.option(
-    "--gen",
+@_options.option(
+    "--gen PATH",
+    "The generator: a checkpoint (.pt or .safetensors, with --arch), a TorchScript or torch.export file (.pt2), "
+    "or a run folder of fdr train.",
     required=True,
     type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="The generator: a checkpoint (.pt or .safetensors, with --arch), a TorchScript or torch.export file (.pt2), "
-    "or a run folder of fdr train.",
 )
 @_generator.num_images("Number of samples; the first N samples of a seed are always the same.")
-@click.option(
-    "-o",
-    "--out",
+@_options.option(
+    "-o, --out PATH",
+    "Where to write: an .npz in the layout of ADM (arr_0 for images, arr_1 for labels if there are classes), or a "
+    "folder of PNG files.",
     required=True,
     type=Output("new"),
-    metavar="PATH",
-    help="Where to write: an .npz in the layout of ADM (arr_0 for images, arr_1 for labels if there are classes), or a "
-    "folder of PNG files.",
 )
 @_generator.labels
-@click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Seed for noise and labels.")
+@_options.option("--seed N", "Seed for noise and labels.", type=click.IntRange(min=0), default=0)
 @_generator.model
 @_computing.computing(
     _computing.device, _computing.gpus("the samples"), _computing.batch_size("Samples per forward pass")

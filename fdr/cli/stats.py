@@ -29,38 +29,32 @@ if TYPE_CHECKING:
     "  fdr stats my_images/ --size 256 --crop adm --format adm -o my_reference.npz",
 )
 @click.argument("source", metavar="IMAGES")
-@click.option(
-    "-o",
-    "--out",
+@_options.option(
+    "-o, --out PATH",
+    "Where to write: one file if the name ends in .npz or .h5, else a folder, which can hold several encoders.",
     required=True,
     type=Output("new", path_type=str),
-    metavar="PATH",
-    help="Where to write: one file if the name ends in .npz or .h5, else a folder, which can hold several encoders.",
 )
 @_options.reps
-@click.option(
-    "--val",
-    "validation",
-    metavar="IMAGES",
-    help="Validation images. Their FD is stored in the reference, as the denominator of FDr.",
+@_options.option(
+    "--val IMAGES",
+    "Validation images. Their FD is stored in the reference, as the denominator of FDr.",
+    name="validation",
 )
-@click.option(
-    "--name", metavar="NAME", help="Name of the reference in reports.  [default: the name of the file or folder]"
-)
-@click.option(
+@_options.option("--name NAME", "Name of the reference in reports.  [default: the name of the file or folder]")
+@_options.option(
     "--format",
-    "file_format",
-    type=click.Choice(["h5", "npz", "adm"]),
-    help="npz holds mu and sigma, which other tools read; h5 is the format of fdr; adm is an npz like the references "
+    "npz holds mu and sigma, which other tools read; h5 is the format of fdr; adm is an npz like the references "
     "of guided-diffusion, with moments for FID and sFID and images for precision and recall.  [default: by the ending "
     "of the name; h5 in a folder]",
+    name="file_format",
+    type=click.Choice(["h5", "npz", "adm"]),
 )
-@click.option(
-    "--num-images",
+@_options.option(
+    "--num-images N",
+    "Number of images in a file of --format adm, a random subset by --seed.",
     type=click.IntRange(min=1),
     default=10_000,
-    metavar="N",
-    help="Number of images in a file of --format adm, a random subset by --seed.",
 )
 @_options.images_of("the random subset")
 @_computing.computing(_computing.encoding, _computing.exact_order, _computing.no_cache, _computing.moments_only)

@@ -25,17 +25,18 @@ if TYPE_CHECKING:
 _DEFAULTS = {field.name: field.default for cls in (TrainOptions, RunOptions) for field in fields(cls)}
 
 
-def _option(name: str, text: str, **settings: Any) -> _options.Decorator:
-    """An option of a field, with the field's default."""
-    default = _DEFAULTS[name]
+def _option(declaration: str, text: str, **settings: Any) -> _options.Decorator:
+    """An option of a field, declared as "batch_size N", with the field's default."""
+    name, *metavar = declaration.split()
+    default, shown = _DEFAULTS[name], " ".join((flag(name), *metavar))
     if isinstance(default, bool):
-        return _options.switch(flag(name), name, help=text)
+        return _options.switch(shown, text, name)
     if isinstance(default, tuple):
         default = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in default)
     elif default is not None:
         settings.setdefault("type", type(default))
-    make = _options.listed if name in ("monitor", "ema_kimg") else click.option
-    return make(flag(name), name, default=None if default == "" else default, help=text, **settings)
+    make = _options.listed if name in ("monitor", "ema_kimg") else _options.option
+    return make(shown, text, name, default=None if default == "" else default, **settings)
 
 
 @dataclass(frozen=True)
@@ -69,64 +70,57 @@ class _Chosen:
 
 
 _deciding = _options.stack(
-    click.option(
-        "--gen",
-        metavar="PATH",
-        help="The generator to start from: TorchScript, torch.export (.pt2), a state dict (.pt, .safetensors) with "
+    _options.option(
+        "--gen PATH",
+        "The generator to start from: TorchScript, torch.export (.pt2), a state dict (.pt, .safetensors) with "
         "--arch, or a run folder.",
     ),
     _generator.model,
     _options.reps,
     _option(
-        "monitor",
+        "monitor NAMES",
         "Encoders whose FD is logged but not trained on, separated by commas.",
-        metavar="NAMES",
         shell_complete=completion.encoders,
     ),
     _options.reference("The images to train towards"),
     _option(
-        "population",
+        "population KIND",
         "Which generated images the FD is computed from: a moving average over batches (ema:BETA, with decay BETA per "
         "batch), the last SIZE images (queue:SIZE), or the current batch alone (batch).",
-        metavar="KIND",
     ),
-    _option("fill", "Images to generate before the first step, to fill the population.", metavar="N"),
+    _option("fill N", "Images to generate before the first step, to fill the population."),
     _option(
         "solver",
         "How to compute the matrix square root in FD. fast reuses an eigendecomposition over many steps where it can; "
         "exact computes one in float64 at every step.",
         type=click.Choice(SOLVERS),
     ),
-    _option("eps", "Each encoder contributes FD / (FD without gradient + EPS) to the loss.", metavar="EPS"),
+    _option("eps EPS", "Each encoder contributes FD / (FD without gradient + EPS) to the loss."),
     _option(
         "gradient",
         "unit divides the gradient by the weight that the batch has in its population; raw does not.",
         type=click.Choice(GRADIENTS),
     ),
-    _option("steps", "Number of training steps.", metavar="N"),
-    _option("batch_size", "Images per step, over all GPUs together.", metavar="N"),
+    _option("steps N", "Number of training steps."),
+    _option("batch_size N", "Images per step, over all GPUs together."),
     _option(
-        "chunks",
+        "chunks N",
         "Split each batch into N parts that pass the networks in turn. This needs less memory and one more forward "
         "pass, and gives the same gradient.",
-        metavar="N",
     ),
-    _option("lr", "Learning rate of AdamW after the warm-up; it then falls to 0 along a cosine.", metavar="LR"),
-    click.option(
-        "--warmup-steps",
-        type=int,
-        metavar="N",
-        help="Steps over which the learning rate rises from 0.  [default: a tenth of --steps]",
+    _option("lr LR", "Learning rate of AdamW after the warm-up; it then falls to 0 along a cosine."),
+    _options.option(
+        "--warmup-steps N", "Steps over which the learning rate rises from 0.  [default: a tenth of --steps]", type=int
     ),
-    _option("betas", "beta1 and beta2 of AdamW.", metavar="B1,B2"),
-    _option("weight_decay", "Weight decay of AdamW.", metavar="W"),
-    click.option("--clip", type=float, metavar="NORM", help="Clip the gradient to this norm.  [default: no clipping]"),
-    _option("ema_kimg", "Half-lives of the averages (EMA) of the weights, in thousands of images.", metavar="LIST"),
-    _option("seed", "Seed for noise and labels.", metavar="N"),
+    _option("betas B1,B2", "beta1 and beta2 of AdamW."),
+    _option("weight_decay W", "Weight decay of AdamW."),
+    _options.option("--clip NORM", "Clip the gradient to this norm.  [default: no clipping]", type=float),
+    _option("ema_kimg LIST", "Half-lives of the averages (EMA) of the weights, in thousands of images."),
+    _option("seed N", "Seed for noise and labels."),
     _option("dtype", "Precision of the generator; bf16 uses autocast.", type=click.Choice(["float32", "bf16"])),
     _option("encoder_dtype", "Precision of the encoders.", type=click.Choice(["float32", "bf16"])),
     _option("tf32", "Allow TF32 on the GPU: faster and less precise."),
-    _option("max_skipped", "Stop after N steps in a row whose gradient was not finite.", metavar="N"),
+    _option("max_skipped N", "Stop after N steps in a row whose gradient was not finite."),
 )
 _MODEL = {field.name for field in fields(_generator.Model)}
 _chosen = _options.stack(
@@ -140,34 +134,23 @@ _chosen = _options.stack(
 _records = _options.theme(
     "run_options",
     RunOptions,
-    click.option(
-        "--encoder-batch-size",
+    _options.option(
+        "--encoder-batch-size N",
+        "Images per pass of an encoder. A smaller N needs less memory and one more pass.",
         type=int,
-        metavar="N",
-        help="Images per pass of an encoder. A smaller N needs less memory and one more pass.",
     ),
-    _option("log_every", "Write a line to log.jsonl every N steps; 0 for never.", metavar="N"),
-    _option("checkpoint_every", "Write a checkpoint every N steps; 0 for one at the end only.", metavar="N"),
-    _option("keep", "Number of newest checkpoints to keep; older ones are deleted.", metavar="N"),
-    click.option(
-        "--milestone-every",
-        type=int,
-        metavar="N",
-        help="Never delete the checkpoints at multiples of N steps; 0 for none.",
+    _option("log_every N", "Write a line to log.jsonl every N steps; 0 for never."),
+    _option("checkpoint_every N", "Write a checkpoint every N steps; 0 for one at the end only."),
+    _option("keep N", "Number of newest checkpoints to keep; older ones are deleted."),
+    _options.option(
+        "--milestone-every N", "Never delete the checkpoints at multiples of N steps; 0 for none.", type=int
     ),
-    _option(
-        "grid_every", "Save a grid of samples every N steps, always from the same noise; 0 for never.", metavar="N"
-    ),
-    _option("grid_size", "Number of images in a grid.", metavar="N"),
-    click.option(
-        "--eval-every",
-        type=int,
-        metavar="N",
-        help="Evaluate as fdr eval does every N steps and at the end; 0 for never.",
-    ),
-    _option("eval_count", "Number of images to generate for an evaluation.", metavar="N"),
+    _option("grid_every N", "Save a grid of samples every N steps, always from the same noise; 0 for never."),
+    _option("grid_size N", "Number of images in a grid."),
+    _options.option("--eval-every N", "Evaluate as fdr eval does every N steps and at the end; 0 for never.", type=int),
+    _option("eval_count N", "Number of images to generate for an evaluation."),
     _option("tensorboard", "Log to TensorBoard as well, in RUN/tensorboard."),
-    click.option("--wandb", metavar="PROJECT", help="Log to this project of Weights & Biases as well."),
+    _options.option("--wandb PROJECT", "Log to this project of Weights & Biases as well."),
 )
 
 
@@ -178,13 +161,8 @@ _records = _options.theme(
     "  fdr train --gen weights.safetensors --arch mypkg.models:build --ref stats.npz --lr 1e-5 -o runs/b\n\n"
     "  fdr train --resume runs/a",
 )
-@click.option("-o", "--out", type=Output("new"), metavar="RUN", help="Folder to write the run to.")
-@click.option(
-    "--resume",
-    type=Output("store"),
-    metavar="RUN",
-    help="Continue a run with the options that it was started with.",
-)
+@_options.option("-o, --out RUN", "Folder to write the run to.", type=Output("new"))
+@_options.option("--resume RUN", "Continue a run with the options that it was started with.", type=Output("store"))
 @_chosen
 @_records
 @_computing.computing(

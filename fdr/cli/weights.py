@@ -15,10 +15,24 @@ from fdr.cli._render import print_table
 from fdr.runtime import human_bytes
 
 if TYPE_CHECKING:
-    from fdr.weights import Holding, Verdict
+    from fdr.weights import Holding, Verdict, WeightOptions
 
 _all_without = click.argument("names", nargs=-1, metavar="[ENCODERS]...", shell_complete=completion.encoders)
 _named = click.argument("names", nargs=-1, required=True, metavar="ENCODERS...", shell_complete=completion.encoders)
+
+
+def _weight_options(weights_dir: Path | None, offline: bool, quiet: bool) -> WeightOptions:
+    from fdr.weights import WeightOptions
+
+    return WeightOptions(weights_dir=weights_dir, offline=offline or None, progress=progress_for(quiet))
+
+
+fetching = _options.stack(
+    _options.option("--to DIR", "Copy all the files into this folder, with a SHA256SUMS.", type=Output("store")),
+    _options.theme("options", _weight_options, _options.weights_dir, _options.offline, _options.quiet),
+    _options.dry_run,
+)
+"""How files are fetched: the arguments `to`, `options` and `dry_run` of a command."""
 
 
 @click.group("weights", epilog="Example: fdr weights fetch fdr6 --dry-run")
@@ -95,36 +109,25 @@ def _totals(found: Sequence[Holding]) -> str:
 
 @command.command("fetch", cls=_options.Command, epilog="Example: fdr weights fetch fdr6 --to usb/ --dry-run")
 @_named
-@click.option("--to", type=Output("store"), metavar="DIR", help="Copy all the files into this folder.")
-@_options.weights_dir
-@_options.offline
-@_options.dry_run
+@fetching
 @_options.json_out
-@_options.quiet
 def fetch_files(
-    names: tuple[str, ...],
-    to: Path | None,
-    weights_dir: Path | None,
-    offline: bool,
-    dry_run: bool,
-    json_path: Path | None,
-    quiet: bool,
+    names: tuple[str, ...], to: Path | None, options: WeightOptions, dry_run: bool, json_path: Path | None
 ) -> None:
     """Fetch the files that are missing, so that later runs need no network. With --to, copy all files into one folder.
 
     That folder also gets a SHA256SUMS, and --weights-dir DIR finds every file in it. A file is refused when its digest
     differs from the published one.
     """
-    from fdr.weights import WeightOptions, fetch
+    from fdr.weights import fetch
 
-    found = _holdings(names, weights_dir)
+    found = _holdings(names, options.weights_dir)
     lines = not is_stdout(json_path)
     if dry_run:
         for holding in found if lines else ():
             click.echo(fetch_plan(holding))
         click.echo(_totals(found), err=not lines)
     else:
-        options = WeightOptions(weights_dir=weights_dir, offline=offline or None, progress=progress_for(quiet))
         wanted, found = found, []
         for holding in fetch(wanted, options, to):
             found.append(holding)

@@ -1,3 +1,4 @@
+from .describe import describe as describe
 from .find import DEFAULT_REFERENCE as DEFAULT_REFERENCE
 from .find import Reference as Reference
 from .find import check_one_encoder_each as check_one_encoder_each
@@ -10,8 +11,6 @@ from .find import open_samples as open_samples
 from .find import reference_for as reference_for
 from .find import registered_reference as registered_reference
 from .find import warn_if_same_images as warn_if_same_images
-from .formats.checks import check_moments as check_moments
-from .formats.checks import numerical_rank as numerical_rank
 from .formats.convert import ConvertOptions as ConvertOptions
 from .formats.convert import convert as convert
 from .formats.recognise import check_target as check_target
@@ -19,12 +18,10 @@ from .formats.recognise import open_statistics as open_statistics
 from .formats.registry import LAYOUTS as LAYOUTS
 from .index import INDEX_NAME as INDEX_NAME
 from .index import INDEX_SCHEMA as INDEX_SCHEMA
-from .index import indexed_file as indexed_file
 from .index import read_index as read_index
 from .index import reference_folder as reference_folder
 from .local_files import files_of as files_of
 from .local_files import named as named
 from .local_files import references as references
 from .local_files import verify as verify
-from .manifest import known_as as known_as
 from .manifest import registry as registry
