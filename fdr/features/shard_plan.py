@@ -84,7 +84,7 @@ class ShardPlan:
         wanted = {span for name, spans in absent.items() for span in spans if self.is_wanted(name, span)}
         to_compute = self._group.broadcast(sorted(wanted.intersection(needed)))
         to_read = sorted(set(needed) - set(to_compute))
-        return part_of(self._group, to_compute) + part_of(self._group, to_read)
+        return [*part_of(self._group, to_compute), *part_of(self._group, to_read)]
 
     def _missing(self, span: Span) -> tuple[str, ...]:
         """The encoders whose features of a shard must be computed."""

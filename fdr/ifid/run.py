@@ -168,8 +168,8 @@ class InterpolatedFid:
             report = run_on_rank0(
                 self.group, lambda: self._report(paired, originals, measured, qualities, gathered_texts)
             )
-            if picture is not None and self.group.rank == 0:
-                self._try_to_draw(paired, picture)
+            if picture is not None:
+                run_on_rank0(self.group, lambda: self._try_to_draw(paired, picture))
             return report
 
     def _try_to_draw(self, paired: Paired, path: Path) -> None:
@@ -184,8 +184,8 @@ class InterpolatedFid:
         cache = self.extraction_options.cache
         if cache is not None and self.autoencoder.is_cacheable:
             return cache
-        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="fdr-ifid-")) if self.group.rank == 0 else ""
-        return Path(self.group.broadcast(name))
+        scratch = tempfile.TemporaryDirectory
+        return Path(run_on_rank0(self.group, lambda: stack.enter_context(scratch(prefix="fdr-ifid-"))))
 
     def _paired(self, folder: Path) -> Paired:
         """Encode both sets, find the nearest neighbours, and draw one for each image."""
@@ -274,8 +274,7 @@ class InterpolatedFid:
         if between(0.0) not in passes and 0.0 in self.options.alphas:
             moments[between(0.0)] = moments[RECONSTRUCTIONS]
         self.group.gather(None)
-        if self.group.rank == 0:
-            drawn.remove()
+        run_on_rank0(self.group, drawn.remove)
         return moments, qualities, originals
 
     def _pass(self, source: ImageSource, encoders: Sequence[AbstractEncoder]) -> Extraction:

@@ -22,7 +22,18 @@ from pathlib import Path
 import numpy as np
 
 from fdr.errors import FdrError, InputError, RunError
-from fdr.runtime import DAMAGE, SOLO, Group, Progress, available_cpus, cache_home, check_zip, part_of, write_atomically
+from fdr.runtime import (
+    DAMAGE,
+    SOLO,
+    Group,
+    Progress,
+    available_cpus,
+    cache_home,
+    check_zip,
+    part_of,
+    run_on_rank0,
+    write_atomically,
+)
 
 SETTLED_NS = 2_000_000_000
 PROBED_FILES = 64
@@ -48,11 +59,9 @@ def file_digests(
     memo_path = cache_home() / "digests" / f"{hashlib.sha256(os.fsencode(scope)).hexdigest()[:24]}.json"
     keys = [os.path.abspath(path) for path in paths]
     _check_same(keys, group)
-    memo = _read(memo_path) if group.rank == 0 else {}
-    remembered = ((index, _remembered(memo, key)) for index, key in enumerate(keys))
-    found = group.broadcast({index: entry[-1] for index, entry in remembered if entry is not None})
+    found = run_on_rank0(group, lambda: _remembered(_read(memo_path), keys))
     missing = [index for index in range(len(keys)) if index not in found]
-    stamps = {index: file_stamp(keys[index]) for index in missing} if group.rank == 0 else {}
+    stamps = run_on_rank0(group, lambda: {index: file_stamp(keys[index]) for index in missing})
     began = time.time_ns()
     mine = part_of(group, missing)
     with _shown(progress, [keys[index] for index in mine]) as done, ThreadPoolExecutor(_num_threads()) as pool:
@@ -61,8 +70,7 @@ def file_digests(
     fresh = {index: entry for part in parts for index, entry in part.items()}
     seen = {keys[index]: _as_seen_here(fresh[index], stamp) for index, stamp in stamps.items()}
     settled = {key: entry for key, entry in seen.items() if _is_settled(entry, began)}
-    if settled:
-        _write(memo_path, memo | settled)
+    run_on_rank0(group, lambda: _remember(memo_path, settled))
     found |= {index: entry[-1] for index, entry in fresh.items()}
     return [found[index] for index in range(len(keys))]
 
@@ -131,9 +139,10 @@ def _identity(stat: os.stat_result) -> list[int]:
     return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
-def _remembered(memo: Memo, key: str) -> list | None:
-    entry = memo.get(key)
-    return entry if entry is not None and entry[:-1] == file_stamp(key) else None
+def _remembered(memo: Memo, keys: Sequence[str]) -> dict[int, str]:
+    """The hashes in the memo of the files that have not changed since, by position in `keys`."""
+    entries = ((index, key, memo.get(key)) for index, key in enumerate(keys))
+    return {i: entry[-1] for i, key, entry in entries if entry is not None and entry[:-1] == file_stamp(key)}
 
 
 def _hash(key: str, done: Callable[[int], None]) -> list:
@@ -197,10 +206,12 @@ def _is_entry(entry: object) -> bool:
     )
 
 
-def _write(path: Path, memo: Memo) -> None:
-    """Replace the memo in one step; in a read-only folder hashes are not remembered and the run goes on."""
+def _remember(path: Path, entries: Memo) -> None:
+    """Add entries to the memo in one step; in a read-only folder hashes are not remembered and the run goes on."""
+    if not entries:
+        return
     with contextlib.suppress(OSError, FdrError):
-        write_atomically(path, json.dumps(memo))
+        write_atomically(path, json.dumps(_read(path) | entries))
         memos = sorted(path.parent.glob("*.json"), key=lambda memo: memo.stat().st_mtime)
         for old in memos[:-MAX_MEMOS]:
             old.unlink(missing_ok=True)
