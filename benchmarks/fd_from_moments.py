@@ -11,7 +11,7 @@ inputs. The truth of each case is known without any of the routes:
   the spectrum of S1 is a power law with condition 1e6;
 - few samples: N = 500 features for d dimensions on both sides, known as features; the nuclear norm of X Y^T;
 - few samples against a full reference: the same N = 500 against the moments of the full-rank case;
-- rank-deficient moments: N = 1000 for d = 2048, but only mu and sigma are given;
+- rank-deficient moments: N = 1000 and N = 1900 for d = 2048, but only mu and sigma are given;
 - dead columns: 10,000 ReLU features of width 84, of which 22 never fire.
 
 The peers' own functions are called where they can be imported, and stand-ins of the same operations where not.
@@ -92,7 +92,7 @@ def moments_of(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def write_cases(folder: Path, dim: int) -> dict[str, float]:
     """One npz per case with mu1, sigma1, mu2, sigma2 and, where fdr gets them, the features x1, x2; and their FD."""
-    few, scarce = dim * 500 // 2048, dim * 1000 // 2048
+    few = dim * 500 // 2048
     s1, s2, fd_full = full_rank(dim)
     zero = np.zeros(dim)
     truths = {f"full rank, d={dim}": fd_full}
@@ -109,15 +109,16 @@ def write_cases(folder: Path, dim: int) -> dict[str, float]:
     truths[f"N={few} features, full-rank reference, d={dim}"] = truth
     np.savez(folder / "2.npz", mu1=mu1, sigma1=sigma1, mu2=zero, sigma2=s2, x1=x)
 
-    x, y = features(scarce, dim, 4), 1.1 * features(scarce, dim, 5)
-    truths[f"rank-deficient moments, N={scarce}, d={dim}"] = truth_of_features(x, y)
-    (mu1, sigma1), (mu2, sigma2) = moments_of(x), moments_of(y)
-    np.savez(folder / "3.npz", mu1=mu1, sigma1=sigma1, mu2=mu2, sigma2=sigma2)
+    for number, scarce in ((3, dim * 1000 // 2048), (4, dim * 1900 // 2048)):
+        x, y = features(scarce, dim, 4), 1.1 * features(scarce, dim, 5)
+        truths[f"rank-deficient moments, N={scarce}, d={dim}"] = truth_of_features(x, y)
+        (mu1, sigma1), (mu2, sigma2) = moments_of(x), moments_of(y)
+        np.savez(folder / f"{number}.npz", mu1=mu1, sigma1=sigma1, mu2=mu2, sigma2=sigma2)
 
     x, y, truth = dead_columns()
     truths["22 of 84 columns dead, N=10000"] = truth
     (mu1, sigma1), (mu2, sigma2) = moments_of(x), moments_of(y)
-    np.savez(folder / "4.npz", mu1=mu1, sigma1=sigma1, mu2=mu2, sigma2=sigma2)
+    np.savez(folder / "5.npz", mu1=mu1, sigma1=sigma1, mu2=mu2, sigma2=sigma2)
     return truths
 
 

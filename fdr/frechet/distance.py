@@ -129,11 +129,17 @@ class _Pair:
         if reference.kind == "cholesky" and self.a.factor is None:
             found = linalg.sqrt_trace_by_congruence(reference.values, self._covariance(self.a))
             if found is not None:
-                root, pivot = found
+                root, error = found
                 traces = self.a.sigma.trace() + self.b.sigma.trace()
-                return float(traces) - 2 * root, "cholesky", max(relative, 1e-15 / math.sqrt(pivot))
+                return float(traces) - 2 * root, "cholesky", max(relative, error)
         samples = self._factor(self.a, "sample covariance")
-        return self._nuclear(samples, reference), f"{samples.kind}-{reference.kind}", relative
+        route = f"{samples.kind}-{reference.kind}"
+        if "pivoted" in route:
+            found = linalg.nuclear_norm_by_gram(samples.values.T @ reference.values)
+            if found is not None:
+                root, error = found
+                return self._nuclear(samples, reference, root), route, max(relative, error)
+        return self._nuclear(samples, reference), route, relative
 
     def second_trace_term(self, route: str) -> float:
         """`trace_term` by another route: from Cholesky factors of both sides, or from factors by other algorithms."""
@@ -150,9 +156,10 @@ class _Pair:
             return _Factor("singular", linalg.singular_factor(covariance))
         return _Factor("eigen", linalg.eigen_factor(covariance))
 
-    def _nuclear(self, a: _Factor, b: _Factor) -> float:
+    def _nuclear(self, a: _Factor, b: _Factor, root: float | None = None) -> float:
         """The trace term from factors. It uses their own traces, so that what a factor leaves out cancels."""
-        return self.idle_trace + a.trace + b.trace - 2 * linalg.nuclear_norm(a.values.T @ b.values)
+        root = linalg.nuclear_norm(a.values.T @ b.values) if root is None else root
+        return self.idle_trace + a.trace + b.trace - 2 * root
 
     def _covariance(self, moments: Moments) -> Tensor:
         """A fresh copy, which may be overwritten."""

@@ -173,6 +173,32 @@ def test_eigenvectors_decide_where_the_rank_of_a_covariance_is_in_doubt() -> Non
     assert terms.value == pytest.approx(np.square(spectrum**0.5 - spectrum[::-1] ** 0.5).sum(), rel=1e-6)
 
 
+def test_singular_moments_take_singular_values_only_where_a_gram_matrix_would_lose_digits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A flat spectrum needs none; one that falls far within the rank does, as a Gram matrix squares it."""
+    calls: list[int] = []
+    real = frechet.linalg.nuclear_norm
+    monkeypatch.setattr(frechet.linalg, "nuclear_norm", lambda matrix: calls.append(1) or real(matrix))
+    for exponent, count in ((0.5, 0), (2.5, 1)):
+        scales = np.arange(1.0, 61) ** -exponent
+        x, y = (np.random.default_rng(seed).standard_normal((50, 60)) * scales @ rotation(60, 2) for seed in (3, 4))
+        calls.clear()
+        terms = frechet_terms(bare(x), bare(y))
+        assert (terms.route, len(calls)) == ("pivoted-pivoted", count)
+        assert terms.value == pytest.approx(nuclear_norm_fd(x, y), rel=1e-12)
+
+
+def test_the_error_of_a_gram_matrix_is_below_its_estimate_and_a_singular_one_is_refused() -> None:
+    for shape in ((30, 30), (30, 20), (20, 30)):
+        matrix = np.random.default_rng(1).standard_normal(shape) * np.arange(1, shape[1] + 1) ** -2.0
+        found = frechet.linalg.nuclear_norm_by_gram(torch.from_numpy(matrix))
+        assert found is not None
+        assert abs(found[0] / np.linalg.svd(matrix, compute_uv=False).sum() - 1) < found[1] < 1e-11
+    assert frechet.linalg.nuclear_norm_by_gram(torch.ones(3, 3, dtype=torch.float64)) is None
+    assert frechet.linalg.nuclear_norm_by_gram(torch.ones(0, 3, dtype=torch.float64)) is None
+
+
 def eigvalsh_fd(a: Moments, b: Moments) -> float:
     """The symmetric route that forms a product of covariances; kept here to prove that the fixtures catch it."""
     values, vectors = np.linalg.eigh(a.sigma)
