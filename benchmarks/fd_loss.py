@@ -45,7 +45,7 @@ from fdr.loss.fast_term import FastEmaTerm
 from fdr.loss.frozen_basis import Frozen
 from fdr.loss.rank_terms import make_term
 from fdr.loss.terms import AbstractTerm, TermValue
-from fdr.loss.transport import frechet_loss
+from fdr.loss.transport import Diagnostics, Transport, frechet_loss
 
 
 class Generator:
@@ -225,7 +225,8 @@ def expanded(term: FastEmaTerm, rows: Tensor) -> tuple[Tensor, float] | None:
     left = sketched_norm(expansion, correction, scaled, basis.high, 0) / float(
         torch.linalg.norm(centred - moved + pull)
     )
-    return entry.influence.gradient(term.target, mean, centred, moved, is_unit=False), left
+    found = Transport(mean.new_zeros(()), moved, Diagnostics("chord steps"))
+    return term._value(mean, mean.new_zeros(()), centred, found, entry.influence).gradient, left
 
 
 def compared(options: argparse.Namespace) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fdr.loss.terms import AbstractTerm, Influence, TermValue, check_not_stepped, check_state, finish
+from fdr.loss.terms import AbstractTerm, Influence, TermValue, check_not_stepped, check_state
 from fdr.loss.transport import Solver, Target
 
 if TYPE_CHECKING:
@@ -157,6 +157,6 @@ class EmaTerm(AbstractEmaTerm):
         mean, sigma = entry.average.mean, moments.sigma
         centred = rows - mean
         found = self.solver(self.target, sigma, centred)
-        value = finish(self.target, mean, sigma.trace(), centred, found, entry.influence, self.is_unit)
+        value = self._value(mean, sigma.trace(), centred, found, entry.influence)
         self.pending = moments
         return value

@@ -13,7 +13,7 @@ from fdr import frechet
 from fdr.loss.ema_term import AbstractEmaTerm, Average, Entry
 from fdr.loss.frozen_basis import Basis, Frozen, Plain, Schedule, absorbed, solve_frozen, solve_plain
 from fdr.loss.terms import TermValue, check_state
-from fdr.loss.transport import Target, frechet_distance_of
+from fdr.loss.transport import Target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,13 +97,10 @@ class FastEmaTerm(AbstractEmaTerm):
     def _evaluate(self, rows: Tensor) -> TermValue:
         entry = self.moments.average.stepped(rows, self.beta)
         mean, trace = entry.average.mean, self._trace(entry)
-        basis, step = self.moments.basis, None
+        basis, solved = self.moments.basis, None
         if isinstance(basis, Frozen):
-            step = solve_frozen(basis, entry, mean - self.target.mean)
-        if step is None:
-            step = solve_plain(basis, entry, trace)
-        fd = frechet_distance_of(self.target, mean, trace, step.root_trace)
-        centred = entry.recentred(step.moved.dtype)
-        gradient = entry.influence.gradient(self.target, mean, centred, step.moved, self.is_unit)
-        self.pending = BasisMoments(entry.average, trace, step.basis)
-        return TermValue(fd, gradient, step.diagnostics)
+            solved = solve_frozen(basis, entry, mean - self.target.mean)
+        basis, found = solved or solve_plain(basis, entry, trace)
+        value = self._value(mean, trace, entry.recentred(found.moved.dtype), found, entry.influence)
+        self.pending = BasisMoments(entry.average, trace, basis)
+        return value

@@ -37,7 +37,7 @@ import torch
 from fdr import frechet
 from fdr.loss.ema_term import Entry, updated
 from fdr.loss.expansion import Expansion, absorbed_change, sketched_norm
-from fdr.loss.transport import Diagnostics
+from fdr.loss.transport import Diagnostics, Transport
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,25 +83,7 @@ Raising it uses frozen bases for worse conditioned populations, with less accura
 """
 
 
-@dataclass(frozen=True)
-class Plain:
-    """M in float64, for populations without a frozen basis: before the first step, in a fill, or with a singular M."""
-
-    factor: Tensor
-    """P [d, r], float64; its rows are 0 for features in which the reference does not vary."""
-    matrix: Tensor
-    """M [r, r], float64; only the lower triangle is read."""
-    life: float = 1.0
-    """`Schedule.life` of the frozen basis that the next refresh makes."""
-
-    @property
-    def rank(self) -> int:
-        """r."""
-        return self.matrix.shape[0]
-
-    def matrix64(self) -> Tensor:
-        """M."""
-        return self.matrix
+# ------------------------------------------------------------------------------------------------------- what is stored
 
 
 @dataclass(frozen=True)
@@ -193,58 +175,57 @@ class Frozen:
         return matrix.mul_(self.roots).mul_(self.roots[:, None])
 
 
+@dataclass(frozen=True)
+class Plain:
+    """M in float64, for populations without a frozen basis: before the first step, in a fill, or with a singular M."""
+
+    factor: Tensor
+    """P [d, r], float64; its rows are 0 for features in which the reference does not vary."""
+    matrix: Tensor
+    """M [r, r], float64; only the lower triangle is read."""
+    life: float = 1.0
+    """`Schedule.life` of the frozen basis that the next refresh makes."""
+
+    @property
+    def rank(self) -> int:
+        """r."""
+        return self.matrix.shape[0]
+
+    def matrix64(self) -> Tensor:
+        """M."""
+        return self.matrix
+
+
 Basis = Plain | Frozen
 
 
-@dataclass(frozen=True)
-class Step:
-    """The solution of a step, whichever way it was solved."""
-
-    basis: Basis
-    """M with the batch in it."""
-    root_trace: Tensor
-    """tr M^{1/2}, a float64 scalar."""
-    moved: Tensor
-    """(z - m_q) T [B, d], in the precision of the solve."""
-    diagnostics: Diagnostics
+# --------------------------------------------------------------------------------------------------- steps by expansion
 
 
-def absorbed(basis: Basis, entry: Entry) -> tuple[Plain, Tensor]:
-    """M with the batch in it, in float64, and the batch in the coordinates of P, (z - m_q) P [B, r].
+def solve_frozen(basis: Frozen, entry: Entry, pull: Tensor) -> tuple[Frozen, Transport] | None:
+    """A step by expansion, and the basis with the batch in it; None where the step has to be a refresh.
 
-    M is updated as S_q is (`ema_term.py`), with X P [B, r] in place of X and e P [r] in place of e.
+    The gradient of a row is (z - m_q)(I - T) + (m_q - m_p) up to a factor. `pull` = m_q - m_p [d] is needed because the
+    error is relative to the whole of it.
     """
-    factor = basis.factor
-    rows, shift = entry.centred @ factor, entry.shift @ factor
-    matrix = updated(basis.matrix64(), rows, shift, entry.share)
-    life = basis.life if isinstance(basis, Plain) else 1.0
-    return Plain(factor, matrix, life), rows.sub_(shift, alpha=entry.share)
-
-
-def solve_plain(basis: Basis, entry: Entry, trace: Tensor) -> Step:
-    """The exact solution: one eigendecomposition M = V s^2 V^T of M with the batch in it, in float64.
-
-    P V [d, r] and s become the next frozen basis, unless M is singular or so badly conditioned that whitened features
-    would be lost in the rounding of float32. Then M stays as it is, and the next step is exact as well. Directions with
-    s = 0 are left out of M^{-1/2}.
-    """
-    plain, rows = absorbed(basis, entry)
-    values, vectors = frechet.eigh(plain.matrix)
-    if len(values) and not values[0] > frechet.MIN_RATIO * values[-1]:
-        graded = frechet.graded_eigh(plain.matrix)
-        is_regular = graded is not None
-        values, vectors = graded or (values, vectors)
-    else:
-        is_regular = len(values) > 0
-    kept = values > (0 if is_regular else len(values) * frechet.EPS * values[-1:].clamp(min=0))
-    roots = values.clamp(min=0).sqrt()
-    turned = plain.factor @ vectors
-    whitened = (rows @ vectors) * torch.where(kept, 1 / roots, 0)
-    frozen = Frozen.at(turned, roots, plain.life)
-    noise = torch.finfo(torch.float32).eps * trace.sqrt() * torch.linalg.vector_norm(turned, dim=0) / roots
-    is_regular = is_regular and bool((noise <= MAX_NOISE).all())
-    diagnostics = Diagnostics("refresh" if is_regular else "plain", refreshed=True)
-    return Step(frozen if is_regular else plain, roots[kept].sum(), whitened @ turned.T, diagnostics)
+    attempt = None if basis.schedule.is_over else Attempt.of(basis, entry)
+    if attempt is None:
+        return None
+    schedule, route = attempt.basis.schedule, "frozen"
+    if schedule.age < schedule.due and attempt.growth <= schedule.limit:
+        return attempt.solution(Diagnostics(route))
+    whole = float(torch.linalg.norm(entry.recentred(torch.float32).add_(pull).sub_(attempt.moved)))
+    error = attempt.error(whole)
+    if not error <= TOLERANCE:
+        if not error <= CHORD_REACH * TOLERANCE:
+            return None
+        attempt, route = attempt.after_chord_steps(), "frozen-2"
+        error = attempt.error(whole)
+        if not error <= CHORD_LEFT * TOLERANCE:
+            return None
+    schedule = attempt.basis.schedule.estimated(error, attempt.growth)
+    basis = dataclasses.replace(attempt.basis, schedule=schedule)
+    return dataclasses.replace(attempt, basis=basis).solution(Diagnostics(route, error))
 
 
 @dataclass(frozen=True)
@@ -306,35 +287,50 @@ class Attempt:
         basis = dataclasses.replace(self.basis, second=expansion.second, schedule=schedule)
         return dataclasses.replace(self, basis=basis, expansion=expansion, correction=correction, moved=moved)
 
-    def step(self, diagnostics: Diagnostics) -> Step:
-        """The attempt as the solution of the step."""
+    def solution(self, diagnostics: Diagnostics) -> tuple[Frozen, Transport]:
+        """The basis, and the solution of the step."""
         schedule = self.basis.schedule
         beyond = schedule.beyond * (self.size / schedule.reach) ** 4 if schedule.reach else 0.0
         root_trace = self.expansion.root_trace(self.correction, self.basis.roots) + beyond
-        return Step(self.basis, root_trace, self.moved, diagnostics)
+        return self.basis, Transport(root_trace, self.moved, diagnostics)
 
 
-def solve_frozen(basis: Frozen, entry: Entry, pull: Tensor) -> Step | None:
-    """The step solved by expansion in the frozen basis; None where it has to be a refresh.
+# ------------------------------------------------------------------------------------------------------------ refreshes
 
-    The gradient of a row is (z - m_q)(I - T) + (m_q - m_p) up to a factor. `pull` = m_q - m_p [d] is needed because the
-    error is relative to the whole of it.
+
+def solve_plain(basis: Basis, entry: Entry, trace: Tensor) -> tuple[Basis, Transport]:
+    """The exact solution, and the basis with the batch in it: one eigendecomposition M = V s^2 V^T in float64.
+
+    P V [d, r] and s become the next frozen basis, unless M is singular or so badly conditioned that whitened features
+    would be lost in the rounding of float32. Then M stays as it is, and the next step is exact as well. Directions with
+    s = 0 are left out of M^{-1/2}.
     """
-    attempt = None if basis.schedule.is_over else Attempt.of(basis, entry)
-    if attempt is None:
-        return None
-    schedule, route = attempt.basis.schedule, "frozen"
-    if schedule.age < schedule.due and attempt.growth <= schedule.limit:
-        return attempt.step(Diagnostics(route))
-    whole = float(torch.linalg.norm(entry.recentred(torch.float32).add_(pull).sub_(attempt.moved)))
-    error = attempt.error(whole)
-    if not error <= TOLERANCE:
-        if not error <= CHORD_REACH * TOLERANCE:
-            return None
-        attempt, route = attempt.after_chord_steps(), "frozen-2"
-        error = attempt.error(whole)
-        if not error <= CHORD_LEFT * TOLERANCE:
-            return None
-    schedule = attempt.basis.schedule.estimated(error, attempt.growth)
-    basis = dataclasses.replace(attempt.basis, schedule=schedule)
-    return dataclasses.replace(attempt, basis=basis).step(Diagnostics(route, error))
+    plain, rows = absorbed(basis, entry)
+    values, vectors = frechet.eigh(plain.matrix)
+    if len(values) and not values[0] > frechet.MIN_RATIO * values[-1]:
+        graded = frechet.graded_eigh(plain.matrix)
+        is_regular = graded is not None
+        values, vectors = graded or (values, vectors)
+    else:
+        is_regular = len(values) > 0
+    kept = values > (0 if is_regular else len(values) * frechet.EPS * values[-1:].clamp(min=0))
+    roots = values.clamp(min=0).sqrt()
+    turned = plain.factor @ vectors
+    whitened = (rows @ vectors) * torch.where(kept, 1 / roots, 0)
+    frozen = Frozen.at(turned, roots, plain.life)
+    noise = torch.finfo(torch.float32).eps * trace.sqrt() * torch.linalg.vector_norm(turned, dim=0) / roots
+    is_regular = is_regular and bool((noise <= MAX_NOISE).all())
+    diagnostics = Diagnostics("refresh" if is_regular else "plain", refreshed=True)
+    return frozen if is_regular else plain, Transport(roots[kept].sum(), whitened @ turned.T, diagnostics)
+
+
+def absorbed(basis: Basis, entry: Entry) -> tuple[Plain, Tensor]:
+    """M with the batch in it, in float64, and the batch in the coordinates of P, (z - m_q) P [B, r].
+
+    M is updated as S_q is (`ema_term.py`), with X P [B, r] in place of X and e P [r] in place of e.
+    """
+    factor = basis.factor
+    rows, shift = entry.centred @ factor, entry.shift @ factor
+    matrix = updated(basis.matrix64(), rows, shift, entry.share)
+    life = basis.life if isinstance(basis, Plain) else 1.0
+    return Plain(factor, matrix, life), rows.sub_(shift, alpha=entry.share)

@@ -1,9 +1,14 @@
 """A population of the newest features: they are kept in a ring buffer, with exact running sums over it.
 
-Mean and covariance come from sums over the ring, which change by the rows that enter and the rows that leave: a step
-costs B d^2, not size x d^2. Adding and subtracting alone would let rounding errors pile up. So a second set of sums
-covers only the rows written since position 0 of the ring was last written. When the end of the ring is reached, these
-are all the rows in it, summed without any subtraction, and the second set replaces the first.
+Symbols: x [d] is a row of the ring less a fixed origin o [d]; n is the number of rows in the ring. The sums
+
+    s1 = sum of x [d],        s2 = sum of x x^T [d, d]
+
+give the mean m_q = o + s1 / n and the unbiased covariance S_q = (s2 - s1 s1^T / n) / (n - 1). They change by the rows
+that enter and the rows that leave, so a step costs B d^2, not n d^2. Adding and subtracting alone would let rounding
+errors pile up. So a second pair of sums covers only the rows written since position 0 of the ring was last written.
+When the end of the ring is reached, these are all the rows in it, summed without any subtraction, and the second pair
+replaces the first.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fdr.errors import InputError
-from fdr.loss.terms import FILL_BLOCK, AbstractTerm, Influence, TermValue, check_not_stepped, check_state, finish
+from fdr.loss.terms import FILL_BLOCK, AbstractTerm, Influence, TermValue, check_not_stepped, check_state
 from fdr.loss.transport import Solver, Target
 
 if TYPE_CHECKING:
@@ -31,12 +36,12 @@ Raising it computes them again less often, with more digits lost: 1e6 leaves abo
 
 @dataclass(frozen=True)
 class RowSums:
-    """Sums over rows x, taken about a fixed origin, in float64."""
+    """Sums over rows x, in float64."""
 
     first: Tensor
-    """The sum of x [d]."""
+    """s1 [d]."""
     second: Tensor
-    """The sum of x x^T [d, d]."""
+    """s2 [d, d]."""
 
     def plus(self, rows: Tensor, sign: int = 1) -> RowSums:
         """The sums with `rows` [n, d] added, or with `sign` -1 subtracted; the rows are about the origin already."""
@@ -55,18 +60,19 @@ class QueueSums:
     turn: RowSums
     """Over the rows written since position 0 was last written. At the end of the ring they replace `all`."""
     count: int
-    """Rows in the ring."""
+    """n, the number of rows in the ring."""
     position: int
     """Where the next row goes."""
     steps: int = 0
     """Steps of training so far."""
     peak: float = 0.0
-    """The largest trace of `all.second` since it was last computed without subtraction."""
+    """The largest trace of the s2 of `all` since it was last computed without subtraction."""
 
-    @property
-    def trace(self) -> float:
-        """The trace of `all.second`."""
-        return float(self.all.second.trace())
+    def moments(self, origin: Tensor) -> tuple[Tensor, Tensor]:
+        """m_q [d] and S_q [d, d]."""
+        shift, scale = self.all.first / self.count, 1 / (self.count - 1)
+        sigma = self.all.second * scale
+        return origin + shift, sigma.addr_(shift, shift, alpha=-self.count * scale)
 
 
 class QueueTerm(AbstractTerm):
@@ -124,14 +130,11 @@ class QueueTerm(AbstractTerm):
         sums = self._after(rows, steps)
         if sums.count < 2:
             raise InputError("A queue needs two samples for a covariance; fill it, or use a larger batch.")
-        shift = sums.all.first / sums.count
-        mean, scale = self.origin + shift, 1 / (sums.count - 1)
-        sigma = sums.all.second * scale
-        sigma.addr_(shift, shift, alpha=-sums.count * scale)  # (sum x x^T - n shift shift^T) / (n - 1)
+        mean, sigma = sums.moments(self.origin)
         centred = rows - mean
         found = self.solver(self.target, sigma, centred)
-        influence = Influence(1 / sums.count, scale, share=len(rows) / sums.count)
-        value = finish(self.target, mean, sigma.trace(), centred, found, influence, self.is_unit)
+        influence = Influence(1 / sums.count, 1 / (sums.count - 1), share=len(rows) / sums.count)
+        value = self._value(mean, sigma.trace(), centred, found, influence)
         stored = rows.float()  # the ring is float32, and its sums have to be those of the rows as they are stored
         is_same = torch.equal(stored.double(), rows)
         self.pending = stored, sums if is_same else self._after(stored.double(), steps)
@@ -149,7 +152,7 @@ class QueueTerm(AbstractTerm):
             part = rows[start : start + self.size - sums.position]
             sums = self._advanced(sums, part, steps)
             start += len(part)
-        if sums.peak > LOST_DIGITS * sums.trace:
+        if sums.peak > LOST_DIGITS * float(sums.all.second.trace()):
             return self._summed_again(sums, rows)
         return sums
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fdr.errors import InputError, RunError
-from fdr.loss.transport import Diagnostics, Solver, Target, Transport, frechet_distance_of, solve_thin
+from fdr.loss.transport import Diagnostics, Solver, Target, Transport, solve_thin
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +37,19 @@ class TermValue:
     gradient: Tensor
     """dFD/dfeatures [B, d], in the dtype and on the device of the features, "raw" or "unit" as the term is set."""
     diagnostics: Diagnostics
+
+
+@dataclass(frozen=True)
+class Influence:
+    """How much one row z of the batch counts: by how much the moments move when z moves by dz.
+
+    dm_q = mean dz and dS_q = scatter ((z - m_q) dz^T + dz (z - m_q)^T), to first order in dz.
+    """
+
+    mean: float
+    scatter: float
+    share: float
+    """The share of the population that the whole batch has; the gradient "unit" is divided by it."""
 
 
 class AbstractTerm(ABC):
@@ -110,36 +123,16 @@ class AbstractTerm(ABC):
     @abstractmethod
     def _enter(self, pending: Any) -> None: ...
 
+    def _value(self, mean: Tensor, trace: Tensor, centred: Tensor, found: Transport, influence: Influence) -> TermValue:
+        """FD and its gradient, from m_q [d], tr S_q, the rows z - m_q [B, d], and what the solver found for them.
 
-@dataclass(frozen=True)
-class Influence:
-    """How much one row z of the batch counts: by how much the moments move when z moves by dz.
-
-    dm_q = mean dz and dS_q = scatter ((z - m_q) dz^T + dz (z - m_q)^T), to first order in dz.
-    """
-
-    mean: float
-    scatter: float
-    share: float
-    """The share of the population that the whole batch has; the gradient "unit" is divided by it."""
-
-    def gradient(self, target: Target, mean: Tensor, centred: Tensor, moved: Tensor, is_unit: bool) -> Tensor:
-        """The gradient [B, d] of all rows: dFD/dz = 2 mean (m_q - m_p) + 2 scatter (z - m_q)(I - T).
-
-        The argument `mean` is m_q [d]; `centred` holds the rows z - m_q [B, d], `moved` the rows (z - m_q) T [B, d].
+        dFD/dz = 2 w (m_q - m_p) + 2 w' (z - m_q)(I - T), with w = `influence.mean` and w' = `influence.scatter`.
         """
-        unit = self.share if is_unit else 1.0
-        pull = (centred - moved).mul_(2 * self.scatter / unit)
-        return pull.add_((mean - target.mean).to(pull.dtype), alpha=2 * self.mean / unit)
-
-
-def finish(
-    target: Target, mean: Tensor, trace: Tensor, centred: Tensor, found: Transport, influence: Influence, is_unit: bool
-) -> TermValue:
-    """FD and gradient, from m_q [d], tr S_q, the rows z - m_q [B, d], and what the solver found for them."""
-    fd = frechet_distance_of(target, mean, trace, found.root_trace)
-    gradient = influence.gradient(target, mean, centred, found.moved, is_unit)
-    return TermValue(fd, gradient, Diagnostics(found.route, found.residual, refreshed=found.route != "newton-schulz"))
+        target, unit = self.target, influence.share if self.is_unit else 1.0
+        fd = (mean - target.mean).square().sum() + trace + target.trace - 2 * found.root_trace
+        gradient = (centred - found.moved).mul_(2 * influence.scatter / unit)
+        gradient.add_((mean - target.mean).to(gradient.dtype), alpha=2 * influence.mean / unit)
+        return TermValue(fd, gradient, found.diagnostics)
 
 
 class BatchTerm(AbstractTerm):
@@ -167,7 +160,7 @@ class BatchTerm(AbstractTerm):
         else:
             found = self.solver(self.target, centred.T @ centred / count, centred)
         influence = Influence(1 / count, 1 / count, share=1.0)
-        return finish(self.target, mean, centred.square().sum() / count, centred, found, influence, self.is_unit)
+        return self._value(mean, centred.square().sum() / count, centred, found, influence)
 
     def _enter(self, pending: Any) -> None:
         pass
