@@ -299,7 +299,7 @@ def test_a_sudden_change_is_refused_by_the_guard() -> None:
     rows = 10 * generator.batch(2, 256).double()
     entry = fast.moments.average.stepped(rows, 0.9)
     assert solve_frozen(fast.moments.basis, entry, entry.average.mean) is None
-    assert solve_plain(fast.moments.basis, entry, fast.moments.trace).diagnostics.refreshed
+    assert solve_plain(fast.moments.basis, entry, fast.moments.trace)[1].diagnostics.refreshed
 
 
 def test_the_basis_is_refreshed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
