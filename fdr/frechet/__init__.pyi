@@ -1,6 +1,9 @@
 from .covariance import as_numpy as as_numpy
 from .covariance import is_tensor as is_tensor
 from .covariance import rank as rank
+from .distance import ValidationFD as ValidationFD
+from .distance import fd_ratio as fd_ratio
+from .distance import fdr_k as fdr_k
 from .distance import frechet_distance as frechet_distance
 from .distance import frechet_terms as frechet_terms
 from .files import ATTRIBUTES as ATTRIBUTES
@@ -24,7 +27,4 @@ from .linalg import newton_schulz as newton_schulz
 from .linalg import svd as svd
 from .moments import Moments as Moments
 from .moments import moments_from_arrays as moments_from_arrays
-from .ratio import ValidationFD as ValidationFD
-from .ratio import fd_ratio as fd_ratio
-from .ratio import fdr_k as fdr_k
 from .sums import Sums as Sums

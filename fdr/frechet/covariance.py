@@ -1,4 +1,4 @@
-"""What makes an array a mean or a covariance, and the sentence for what does not; NumPy only."""
+"""Checks that arrays are a mean and a covariance, and the rank and a factor of a covariance; NumPy only."""
 
 from __future__ import annotations
 
@@ -10,17 +10,29 @@ import numpy as np
 from fdr.errors import InputError
 
 MAX_ASYMMETRY = 1e-6
-"""Of the largest entry; float32 statistics stay below it."""
+"""A covariance may differ from its transpose by this share of its largest entry, which float32 statistics do not reach.
+
+Raising it accepts matrices that are no covariances.
+"""
 MAX_NEGATIVE = 1e-6
-"""Negative eigenvalues up to this share of the largest are rounding (of float32 statistics at worst)."""
+"""Negative eigenvalues up to this share of the largest count as rounding; it is that of float32 statistics at worst.
+
+Raising it accepts matrices that are no covariances.
+"""
 BLOCK = 64
-"""Columns that are worked on together; 32 to 128 take the same time."""
+"""Columns that are worked on together. 32 to 128 take the same time; raising it further needs a larger cache."""
 PIVOT_SHARE = 0.9
-"""A pivot is at least this share of the largest variance left. Smaller shares cost digits, and 1 makes short blocks."""
+"""A pivot is at least this share of the largest variance left. Lowering it costs digits, and 1 makes short blocks."""
 MAX_RESIDUAL = 10
-"""How many times `rounding_of` the residual of a factor may be; white features of N = D / 2 come to 0.6."""
+"""The residual of a factor may be this many times `rounding_of`; white features of N = D / 2 come to 0.6.
+
+Raising it accepts less accurate factors, where eigenvectors would be computed otherwise.
+"""
 MIN_GAP = 1e4
-"""How far the smallest pivot must lie above what is left for the rank to be beyond doubt."""
+"""The smallest pivot must be this many times what is left, so that the rank is beyond doubt.
+
+Raising it computes eigenvectors, which are slower, more often.
+"""
 
 
 def is_tensor(x: Any) -> bool:
@@ -37,7 +49,7 @@ def as_numpy(x: Any) -> np.ndarray:
 
 
 def real_array(value: Any, name: str) -> np.ndarray:
-    """A float64 array of its own memory; raises `InputError` for other kinds and for values that are not finite."""
+    """A float64 copy of `value`; raises `InputError` for values that are not real or not finite."""
     array = as_numpy(value)
     if array.dtype.kind not in "fiu":
         raise InputError(f"{name} has dtype {array.dtype}; expected real numbers.")
@@ -49,7 +61,7 @@ def real_array(value: Any, name: str) -> np.ndarray:
 
 
 def check_shapes(mu: np.ndarray, sigma: np.ndarray) -> None:
-    """Raise `InputError` unless they are [D] and [D, D]."""
+    """Raise `InputError` unless `mu` is [D] and `sigma` [D, D]."""
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or len(mu) == 0:
         raise InputError(
             f"mu has shape {list(mu.shape)} and sigma {list(sigma.shape)}; expected [D] and [D, D] of one width D."
@@ -66,7 +78,7 @@ def asymmetry(sigma: np.ndarray) -> float:
 
 
 def _equals_its_transpose(sigma: np.ndarray) -> bool:
-    """By blocks that stay in the processor's cache, each pair once: a third of the time of one comparison."""
+    """Compare block by block, in the processor's cache and each pair once: a third of the time of one comparison."""
     blocks = [slice(start, start + BLOCK) for start in range(0, len(sigma), BLOCK)]
     return all(np.array_equal(sigma[i, j], sigma[j, i].T) for k, i in enumerate(blocks) for j in blocks[k:])
 
@@ -94,7 +106,7 @@ def symmetric(sigma: np.ndarray) -> np.ndarray:
 def rank(sigma: np.ndarray) -> int:
     """The numerical rank of symmetric `sigma`; raises `InputError` unless it is positive semidefinite.
 
-    By Cholesky factorisations; eigenvalues are computed only where these leave a doubt.
+    It takes Cholesky factorisations; eigenvalues are computed only where these leave a doubt.
     """
     try:
         np.linalg.cholesky(sigma)
@@ -109,16 +121,16 @@ def rank(sigma: np.ndarray) -> int:
 
 
 def rounding_of(dim: int, largest: float) -> float:
-    """An eigenvalue of a [dim, dim] covariance up to this counts as zero; `largest` is its largest eigenvalue."""
+    """Eigenvalues of a [dim, dim] covariance up to this count as zero; `largest` is its largest eigenvalue."""
     return dim * float(np.finfo(float).eps) * float(largest)
 
 
 def pivoted_factor(sigma: np.ndarray) -> np.ndarray | None:
-    """F [D, r] with F F^T = S for symmetric S of rank r < D, at D r^2 instead of the 9 D^3 flops of eigenvectors.
+    """F [D, r] with F F^T = S for symmetric S of rank r < D, in D r^2 flops instead of the 9 D^3 of eigenvectors.
 
-    None where S is indefinite or its rank is in doubt. What F F^T leaves of S is a matrix R on the columns that were no
-    pivots. It has to be rounding in norm: then S has no eigenvalue below -|R|, and no more than r above |R|. The
-    smallest pivot has to lie far above it.
+    None where S is indefinite or its rank is in doubt. R = S - F F^T is zero except on the columns that were no
+    pivots. Its norm must be rounding: then S has no eigenvalue below -|R|, and no more than r above |R|. The smallest
+    pivot must lie far above it.
     """
     largest = float(sigma.diagonal().max())
     if not largest > 0:
@@ -136,8 +148,8 @@ def pivoted_factor(sigma: np.ndarray) -> np.ndarray | None:
 def _eliminated(sigma: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray, float]:
     """The transposed factor [r, D], the columns that were no pivots, and the smallest pivot.
 
-    Cholesky with pivots until no variance left is above `floor`. The largest variances left are the candidates of a
-    block, whose columns are updated by one matrix product.
+    This is a Cholesky factorisation with pivots, until no variance left is above `floor`. The largest variances left
+    are the candidates of a block, whose columns are updated by one matrix product.
     """
     factor, variances, count, smallest = np.zeros_like(sigma), sigma.diagonal().copy(), 0, math.inf
     left = np.ones(len(sigma), dtype=bool)
@@ -158,7 +170,7 @@ def _eliminated(sigma: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray
 
 
 def _largest_eigenvalue(sigma: np.ndarray) -> float:
-    """From below, by power iteration from the column of the largest variance, which must be positive."""
+    """An estimate from below, by power iteration from the column of the largest variance, which must be positive."""
     vector = sigma[sigma.diagonal().argmax()]
     for _ in range(8):
         vector = sigma @ (vector / np.linalg.norm(vector))

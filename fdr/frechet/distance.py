@@ -1,4 +1,4 @@
-"""The Fréchet distance between two sets of features, and the ratios FDr and FDr^k built on it.
+"""The Fréchet distance between two sets of features, and the ratios FDr and FDr^k (arXiv 2604.28190).
 
 FD(a, b) = |mu_a - mu_b|^2 + tr S_a + tr S_b - 2 tr (S_a S_b)^{1/2}   (Dowson & Landau 1982; Heusel et al. 2017)
 
@@ -16,6 +16,7 @@ Features that are constant on either side do not enter the last trace and are le
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -196,3 +197,41 @@ def _device(device: str | torch.device | None, *sides: Any) -> torch.device:
         chosen = resolve_device(str(device))
         return chosen if chosen.type == "cuda" else torch.device("cpu")
     return next((x.device for x in sides if isinstance(x, torch.Tensor) and x.is_cuda), torch.device("cpu"))
+
+
+# ------------------------------------------------------------------------------------------------------------- ratios
+
+
+@dataclass(frozen=True)
+class ValidationFD:
+    """FD of the real validation set against the reference: the denominator of FDr."""
+
+    value: float
+    decimals: int | None
+    """Decimals of a rounded published constant; None when the value is exact."""
+    source: str
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The interval that the rounding leaves open; a point when the value is exact."""
+        half = 0.0 if self.decimals is None else 0.5 * 10.0**-self.decimals
+        return self.value - half, self.value + half
+
+
+def fd_ratio(fd: float, fd_val: float) -> float:
+    """FDr: FD divided by the FD of the validation set under the same encoder and reference; 1 for validation data."""
+    if not math.isfinite(fd):
+        raise InputError(f"FD is {fd}; FDr needs a finite FD.")
+    if not (math.isfinite(fd_val) and fd_val > 0):
+        raise InputError(f"The validation FD is {fd_val}; FDr needs one above 0.")
+    return fd / fd_val
+
+
+def fdr_k(ratios: Mapping[str, float]) -> float:
+    """FDr^k: the arithmetic mean of FDr over k encoders, {"inception": 1.2, "dinov2": 3.4}."""
+    if not ratios:
+        raise InputError("FDr^k needs the FDr of at least one encoder; got none.")
+    for name, ratio in ratios.items():
+        if not math.isfinite(ratio):
+            raise InputError(f"The FDr of {name} is {ratio}; FDr^k needs finite ones.")
+    return math.fsum(ratios.values()) / len(ratios)

@@ -63,7 +63,7 @@ def cholesky_factor(covariance: Tensor) -> Tensor | None:
 def pivoted_factor(covariance: Tensor) -> Tensor | None:
     """F [d, r] of a covariance of rank r < d by a Cholesky factorisation with pivots, or None where r is in doubt.
 
-    It runs on the CPU wherever the covariance is: most of its work is choosing one pivot after another.
+    It always runs on the CPU, as most of its work is choosing one pivot after another.
     """
     factor = _covariance.pivoted_factor(covariance.cpu().numpy())
     return None if factor is None else as_float64(factor, covariance.device)
@@ -72,8 +72,8 @@ def pivoted_factor(covariance: Tensor) -> Tensor | None:
 def eigen_factor(covariance: Tensor, name: str = "covariance", scale: float = 0.0) -> Tensor:
     """F = V sqrt(l) [d, r] over the eigenvalues above rounding, d * eps * l_max; r is the numerical rank.
 
-    `scale` is a variance that the covariance is held against: one that is rounding of it throughout, as that of equal
-    samples is, has rank 0. Raises `InputError` when an eigenvalue is negative beyond any rounding, and warns when it is
+    `scale` is a variance for comparison: a covariance that is rounding of it throughout, as that of equal samples is,
+    has rank 0. Raises `InputError` when an eigenvalue is negative beyond any rounding, and warns when it is
     negative beyond the rounding of float64 sums: both mean that S is no float64 covariance.
     """
     import torch
@@ -143,7 +143,7 @@ def _sqrt_trace(matrix: Tensor, least_pivot: float) -> tuple[float, float] | Non
 
 
 def congruence_(lower: Tensor, covariance: Tensor) -> Tensor:
-    """Turns S into the lower triangle (by blocks) of L^T S L for lower-triangular L [d, d].
+    """Turn S into the lower triangle (by blocks) of L^T S L for lower-triangular L [d, d].
 
     d^3 flops instead of the 4 d^3 of two products: zero blocks are skipped, and all above the diagonal blocks, which
     is left undefined. Blocks are overwritten once nothing later reads them.
@@ -191,9 +191,9 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def graded_eigh(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
-    """`eigh` of a positive definite M = D K D of any D, with small eigenvalues to the digits that K has.
+    """`eigh` of a positive definite M = D K D, D diagonal, with small eigenvalues to the digits that K has.
 
-    From the singular values of a Cholesky factor, several times slower. None where M is singular to rounding.
+    It takes the singular values of a Cholesky factor, and several times as long. None where M is singular to rounding.
     """
     lower, smallest = _cholesky(matrix)
     if smallest < MIN_CONGRUENCE_PIVOT:

@@ -1,7 +1,7 @@
 """`fdr demo --train`: a weak one-step generator, post-trained with FD as the loss, measured before and after.
 
-What is measured: samples of noise that no training sees, quantised, against moments of images that no training sees, by
-the same `Evaluator` as `fdr eval` has. What trains: `fdr.training.train`, into a run folder like any other.
+The samples that are measured come from noise, and the reference from images, that no training sees. The `Evaluator` is
+that of `fdr eval`, and `fdr.training.train` trains, into a run folder like any other.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ TRAINED = "random"
 PIXELS = "py:fdr.training.demo_generator:pixels"
 WATCHED = ("random:1", PIXELS)
 TRAIN_SEED, HELD_OUT_SEED, VALIDATION_SEED = 0, 1, 2
-"""Of `draw`."""
+"""Seeds of `draw` for the images to train on, those to measure against, and those of the validation set."""
 EVALUATION_SEED = 1
-"""Of the noise that is measured; a run derives its own from (seed, use) by a hash."""
+"""The seed of the noise of the samples that are measured; a run derives the seeds of its own noise by a hash."""
 TRAINING_SET, HELD_OUT_SET, WEIGHTS, RUN, HELD_OUT = (
     "train.npz",
     "held-out.npz",
@@ -56,9 +56,9 @@ class TrainingSettings:
     batch_size: int = 32
     lr: float = 1e-4
     population: str = "ema:0.9"
-    """A window of ten batches: short against the time in which the generator changes."""
+    """The window of ten batches is short against the time in which the generator changes."""
     least_factor: float = 3.0
-    """By which the FD of the trained encoder must fall; that of the others must fall at all."""
+    """The FD of the trained encoder must fall by this factor; that of the others must fall at all."""
 
 
 @dataclass(frozen=True)
@@ -88,37 +88,37 @@ class TrainingDemo:
 
 
 def short_name(encoder: str) -> str:
-    """ "pixels" for the encoder that averages pixels."""
+    """The name for tables: "pixels" for the encoder that averages pixels."""
     return "pixels" if encoder == PIXELS else encoder
 
 
 def run_training_demo(folder: Path, settings: TrainingSettings | None = None, view: View | None = None) -> TrainingDemo:
-    """Draw, pretrain, measure, post-train, measure; what an earlier call in `folder` finished is not done again."""
-    chosen, shown = settings or TrainingSettings(), view or SilentView()
-    _draw(folder, chosen, shown)
-    encoders = load_encoders([TRAINED, *WATCHED], EncoderOptions(progress=shown))
-    extraction = ExtractionOptions(progress=shown)
+    """Draw, pretrain, measure, post-train, measure. What an earlier call in `folder` finished is not repeated."""
+    settings, view = settings or TrainingSettings(), view or SilentView()
+    _draw(folder, settings, view)
+    encoders = load_encoders([TRAINED, *WATCHED], EncoderOptions(progress=view))
+    extraction = ExtractionOptions(progress=view)
     _write_references(folder, encoders, extraction)
     evaluator = Evaluator(
         encoders,
         folder / HELD_OUT,
         "fd",
         image_options=ImageOptions(),
-        encoder_options=EncoderOptions(progress=shown),
+        encoder_options=EncoderOptions(progress=view),
         extraction_options=extraction,
     )
-    weights = _pretrained(folder, chosen, shown)
+    weights = _pretrained(folder, settings, view)
     weak = load_generator(weights, arch="fdr.training.demo_generator:Decoder")
-    before = evaluator.evaluate_source(_samples(weak, chosen))
+    before = evaluator.evaluate_source(_samples(weak, settings))
     run = folder / RUN
-    train(_train_options(folder, chosen), run, RunOptions(checkpoint_every=100, grid_every=chosen.steps), view=shown)
-    after = evaluator.evaluate_source(_samples(load_generator(run), chosen))
-    _save_grids(folder, chosen.steps)
-    return TrainingDemo(before, after, sum(p.numel() for p in weak.parameters()), run, chosen)
+    train(_train_options(folder, settings), run, RunOptions(checkpoint_every=100, grid_every=settings.steps), view=view)
+    after = evaluator.evaluate_source(_samples(load_generator(run), settings))
+    _save_grids(folder, settings.steps)
+    return TrainingDemo(before, after, sum(p.numel() for p in weak.parameters()), run, settings)
 
 
 def _draw(folder: Path, settings: TrainingSettings, view: View) -> None:
-    """The images to train on, and those to measure against; `validation.npz` gives FDr its denominator."""
+    """Draw the images to train on and those to measure against; `validation.npz` gives FDr its denominator."""
     sets = {
         HELD_OUT_SET: (HELD_OUT_SEED, settings.held_out_count),
         TRAINING_SET: (TRAIN_SEED, settings.train_count),
@@ -131,7 +131,7 @@ def _draw(folder: Path, settings: TrainingSettings, view: View) -> None:
 
 
 def _write_references(folder: Path, encoders: list[AbstractEncoder], options: ExtractionOptions) -> None:
-    """Moments to train towards, of `train.npz`, and others to measure against, of `held-out.npz`."""
+    """Write the moments of `train.npz`, to train towards, and those of `held-out.npz`, to measure against."""
     seen = [encoder for encoder in encoders if encoder.spec.name != WATCHED[0]]
     write_reference(open_images(folder / TRAINING_SET), seen, folder / "train", options=options)
     held_out, validation = open_images(folder / HELD_OUT_SET), open_images(folder / "validation.npz")
@@ -139,7 +139,7 @@ def _write_references(folder: Path, encoders: list[AbstractEncoder], options: Ex
 
 
 def _pretrained(folder: Path, settings: TrainingSettings, view: View) -> Path:
-    """The weights of the weak generator; those of an earlier call are taken when they were made in the same way."""
+    """The file of the weak generator's weights; that of an earlier call is used if it was made in the same way."""
     from safetensors import safe_open
     from safetensors.torch import save
 
@@ -157,7 +157,7 @@ def _pretrained(folder: Path, settings: TrainingSettings, view: View) -> Path:
 
 
 def _train_options(folder: Path, settings: TrainingSettings) -> TrainOptions:
-    """FD-loss on `random`, watched on pixels, which cost nothing."""
+    """FD-loss under `random`; `pixels` is watched, which costs nothing."""
     return TrainOptions(
         gen=str(folder / WEIGHTS),
         arch="fdr.training.demo_generator:Decoder",

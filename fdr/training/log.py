@@ -29,43 +29,39 @@ class StepRecord:
     lr: float
     loss: float
     fd: Mapping[str, float]
-    """By encoder."""
+    """FD by encoder."""
     fdr: Mapping[str, float]
-    """By encoder whose reference has a validation FD."""
+    """FDr by encoder, where the reference has a validation FD."""
     watched: tuple[str, ...]
     """The encoders that are not trained on."""
     grad_norm: float
-    """Before clipping."""
+    """The norm of the gradient before clipping."""
     skipped: int
     """Steps skipped so far."""
     images_per_second: float
-    """Since the record before, over all ranks, evaluations and checkpoints left out."""
+    """The rate of all ranks since the last record, without the time of evaluations and checkpoints."""
     memory: int | None
-    """Bytes: the peak of the GPU's memory, or of the process on a CPU."""
+    """The peak in bytes of the GPU's memory, or of the process on a CPU."""
     seconds: Mapping[str, float]
-    """Of this step on this rank: "generator", "encoders", "solver", "rest"."""
-
-    def values(self) -> dict[str, Any]:
-        """What a sink takes."""
-        return asdict(self)
+    """Seconds that this step took on this rank in "generator", "encoders", "solver", "rest"."""
 
 
 class Sink(Protocol):
     """Takes what is logged. `kind` is "step", "evaluation", "warning" or "skipped"."""
 
     def write(self, kind: str, values: Mapping[str, Any]) -> None:
-        """One entry; `values` has its "step"."""
+        """Write one entry; `values` has its "step"."""
 
     def close(self) -> None:
-        """The end of the run."""
+        """Called at the end of the run."""
 
 
 class JsonLines:
-    """`log.jsonl`: one object a line, flushed at once. A resumed run first drops what its checkpoint does not know."""
+    """`log.jsonl`: one object a line, flushed at once. A resumed run first drops what came after its checkpoint."""
 
     def __init__(self, path: Path, resumed_at: int) -> None:
         if path.is_file():
-            kept = [line for line in path.read_bytes().splitlines(keepends=True) if _is_known(line, resumed_at)]
+            kept = [line for line in path.read_bytes().splitlines(keepends=True) if _is_kept(line, resumed_at)]
             write_atomically(path, b"".join(kept))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
 
@@ -78,7 +74,7 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Scalars by name, "fd/inception"; at the number of the step."""
+    """Scalars such as "fd/inception", by step, for TensorBoard."""
 
     def __init__(self, folder: Path, resumed_at: int) -> None:
         module = _library("torch.utils.tensorboard", "tensorboard", "--tensorboard")
@@ -95,7 +91,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """The same scalars in a project of W&B. The id of the run is kept, so that a resumed run continues there."""
+    """The same scalars in a project of W&B. The id of the run is saved, so that a resumed run continues there."""
 
     def __init__(self, folder: Path, project: str, config: Mapping[str, Any]) -> None:
         wandb = _library("wandb", "wandb", "--wandb")
@@ -126,7 +122,7 @@ def scalars(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def open_sinks(run: Path, options: TrainOptions, run_options: RunOptions, step: int) -> list[Sink]:
-    """All that a run logs to, from `step` on. Raises `InputError` for a library that is not installed."""
+    """Open all that a run logs to, from `step` on. Raises `InputError` for a library that is not installed."""
     sinks: list[Sink] = []
     if run_options.tensorboard:
         sinks.append(TensorBoard(run / "tensorboard", step))
@@ -201,7 +197,7 @@ def _library(module: str, package: str, option: str) -> Any:
         ) from error
 
 
-def _is_known(line: bytes, step: int) -> bool:
+def _is_kept(line: bytes, step: int) -> bool:
     """False for what was logged after `step`, and for a line that a kill has cut short."""
     try:
         return line.endswith(b"\n") and json.loads(line)["step"] <= step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,7 @@ class _Run:
             memory=peak_memory(self.parts.device),
             seconds=outcome.seconds,
         )
-        self._write("step", record.values())
+        self._write("step", asdict(record))
         self.parts.view.show(record)
         trained = {name: fd for name, fd in outcome.fd.items() if name not in watched}
         overfit = self.overfit_watch.look(self.step, trained, {name: outcome.fd[name] for name in watched})

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import types
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -231,7 +231,7 @@ RECORD = StepRecord(
 class TestLog:
     def test_json_has_no_nan(self, tmp_path: Path) -> None:
         sink = JsonLines(tmp_path / "log.jsonl", 0)
-        sink.write("step", RECORD.values())
+        sink.write("step", asdict(RECORD))
         sink.close()
         (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
         row = json.loads(line, parse_constant=lambda name: pytest.fail(name))
@@ -246,7 +246,7 @@ class TestLog:
         assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
 
     def test_scalars_are_flat_and_finite(self) -> None:
-        found = scalars("step", RECORD.values())
+        found = scalars("step", asdict(RECORD))
         assert found["fd/a"] == 1.0 and found["seconds/solver"] == 0.25
         assert "loss" not in found and "grad_norm" not in found and "watched" not in found
         assert scalars("evaluation", {"step": 1, "fd": {"a": 3.0}}) == {"evaluation/fd/a": 3.0}
@@ -267,7 +267,7 @@ class TestLog:
         module = types.SimpleNamespace(SummaryWriter=lambda folder, purge_step: told.append((purge_step,)) or writer)
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
         sink = TensorBoard(tmp_path, 5)
-        sink.write("step", RECORD.values())
+        sink.write("step", asdict(RECORD))
         sink.write("warning", {"step": 4, "text": "look"})
         sink.close()
         assert told[0] == (5,) and ("fd/a", 1.0, 3) in told and ("warning", "look", 4) in told
@@ -284,7 +284,7 @@ class TestLog:
         monkeypatch.setitem(sys.modules, "wandb", module)
         for _ in range(2):
             sink = WeightsAndBiases(tmp_path, "project", {"lr": 1})
-            sink.write("step", RECORD.values())
+            sink.write("step", asdict(RECORD))
             sink.close()
         assert [settings["id"] for settings in started] == ["first", "first"]
         assert logged[0][1] == 3 and logged[0][0]["fd/w"] == 2.0
