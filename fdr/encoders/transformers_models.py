@@ -6,10 +6,10 @@ prepared as preprocessor_config.json says, and everything runs in float32 whatev
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isqrt
 from typing import Any
@@ -24,7 +24,7 @@ from fdr.encoders.names import parse_open_name
 from fdr.encoders.network import NetworkEncoder, build_spec
 from fdr.encoders.preprocessing import Preprocessing
 from fdr.errors import InputError, WeightsError, unknown
-from fdr.weights import ModelFiles, WeightsFile, load_library, quiet, resolve_files
+from fdr.weights import ModelFiles, WeightsFile, load_library, resolve_files, silent
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ def load(name: str, options: EncoderOptions) -> NetworkEncoder:
     target, settings = parse_open_name(name, ("output",))
     device = runtime.resolve_device(options.device)
     runtime.check_dtype(options.dtype, device)
-    files = resolve_files(target, options, name)
+    files, preprocessor = resolve_files(target, options, name)
     model_type, config = _vision_config(files.config)
     if model_type not in FAMILIES:
         raise unknown("model type of transformers", str(model_type), FAMILIES, f"It is what {name!r} says it is.")
     family = FAMILIES[model_type]
     outputs = _main_first(family.outputs, settings.get("output"), name)
-    preprocessing = preprocessing_of(files.preprocessor, family.processor, name)
+    preprocessing = preprocessing_of(preprocessor, family.processor, name)
     _check_size(family, config, preprocessing, name)
     model = _build(family, config, files, name).to(device)
     row = EncoderRow(
@@ -83,7 +83,8 @@ def load(name: str, options: EncoderOptions) -> NetworkEncoder:
         resize=preprocessing.resize,
         family="hf",
     )
-    spec = build_spec(row, options, files.weights_digest, files.weights, extra=(("config", files.config_digest),))
+    config_digest = hashlib.sha256(files.config_path.read_bytes()).hexdigest()[:16]
+    spec = build_spec(row, options, files.digest, files.weights, extra=(("config", config_digest),))
     num_prefix = ("cls" in outputs) + (getattr(model.config, "num_register_tokens", None) or 0)
     run = functools.partial(_run, _RUNNERS.get(model_type, _run_pixels), num_prefix)
     return NetworkEncoder(spec, outputs, model, run, device)
@@ -168,13 +169,13 @@ def _check_size(family: _Family, config: Mapping[str, Any], preprocessing: Prepr
 def _build(family: _Family, config: Mapping[str, Any], files: ModelFiles, name: str) -> Any:
     """The network, every parameter read from the files. Raises `WeightsError` for what is missing or misshapen."""
     transformers = load_library("transformers", name)
-    with _silence(transformers):
+    with silent(transformers):
         model, info = getattr(transformers, family.model).from_pretrained(
             None,
             config=getattr(transformers, family.config).from_dict(dict(config)),
             state_dict=files.state_dict(),
             dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # told below, in one sentence
+            ignore_mismatched_sizes=True,  # the error below says so in one sentence
             output_loading_info=True,
         )
     missing = sorted(info["missing_keys"])
@@ -186,20 +187,6 @@ def _build(family: _Family, config: Mapping[str, Any], files: ModelFiles, name: 
             f"is {what} ({len(missing) + len(reshaped)} in all); fetch the files of one repository again."
         )
     return model.eval().requires_grad_(False)
-
-
-@contextlib.contextmanager
-def _silence(transformers: Any) -> Iterator[None]:
-    """No bars and no load report on stderr; what they would say is checked and told by us."""
-    bars = transformers.utils.logging
-    was_shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        with quiet("transformers"):
-            yield
-    finally:
-        if was_shown:
-            bars.enable_progress_bar()
 
 
 # --- preprocessor_config.json ----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fdr.errors import FdrWarning, InputError, WeightsError
-from fdr.weights.files import copy_state, only_tensors, read_checkpoint
+from fdr.weights.state_dict import copy_state, only_tensors, read_checkpoint
 from fdr.weights.weight_sets import ADVICE, ONLINE, TRAINED_KEYS, TakenWeights, WeightSets, is_average, weight_sets
 
 INDEX_SUFFIX = ".index.json"

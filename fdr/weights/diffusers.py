@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,11 @@ from typing import Any
 import torch
 
 from fdr.errors import InputError, WeightsError, first_line
-from fdr.weights.files import FoundWeights, WeightsFile, resolve
-from fdr.weights.hub import file_in, read_json, shards_of
-from fdr.weights.libraries import load_library, quiet
-from fdr.weights.options import WeightOptions
+from fdr.weights.files import WeightOptions, WeightsFile
+from fdr.weights.hub import CONFIG, ModelFiles, file_in, find_model
+from fdr.weights.libraries import load_library, silent
 
-CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 _REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)(@[\w./-]+)?")
 _WHAT = ("files of autoencoder", "file of autoencoder")
@@ -35,16 +34,6 @@ class DiffusersModel:
     class_name: str
     weights_digest: str
     config_digest: str
-
-
-@dataclass(frozen=True)
-class _Files:
-    config: Path
-    facts: Mapping[str, Any]
-    """The content of config.json."""
-    weights: FoundWeights
-    shards: tuple[Path, ...]
-    digest: str
 
 
 def is_repository(name: str) -> bool:
@@ -65,41 +54,29 @@ def load_model(name: str, folder: Path | None, options: WeightOptions) -> Diffus
     missing, damaged or do not fit.
     """
     diffusers = load_library("diffusers", name, "Autoencoder")  # before anything is fetched
-    files = _find(name, folder, options)
-    facts = {key: value for key, value in files.facts.items() if not key.startswith("_")}
-    class_name = str(files.facts.get("_class_name", ""))
-    model = _build(diffusers, name, class_name, files)
-    config = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    return DiffusersModel(model, class_name, files.digest, config)
-
-
-def _find(name: str, folder: Path | None, options: WeightOptions) -> _Files:
-    described = replace(options, weights=None)
     asked_by = f"Autoencoder {name!r}"
-
-    def find(file: WeightsFile, how: WeightOptions = described) -> FoundWeights:
-        return resolve(replace(file, what=_WHAT), how, name)
-
-    config = find(_file(name, folder, CONFIG)).path
-    weights_file = replace(_file(name, folder, WEIGHTS), others=(replace(_file(name, folder, INDEX), what=_WHAT),))
-    weights = find(weights_file, options)
-    shards, digest = shards_of(weights, lambda part: find(_file(name, folder, part)), asked_by)
-    for shard in shards:
+    files = find_model(lambda file: _file(name, folder, file), (WEIGHTS, INDEX), options, name, asked_by)
+    for shard in files.shards:
         if shard.suffix != ".safetensors":
             raise WeightsError(f"{asked_by}: {str(shard)!r} is no .safetensors file, and no other is read; convert it.")
-    return _Files(config, read_json(config, asked_by), weights, shards, digest)
+    settings = {key: value for key, value in files.config.items() if not key.startswith("_")}
+    class_name = str(files.config.get("_class_name", ""))
+    model = _build(diffusers, name, class_name, files)
+    config = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return DiffusersModel(model, class_name, files.digest, config)
 
 
 def _file(name: str, folder: Path | None, file: str) -> WeightsFile:
     if folder is not None:
-        return WeightsFile(str(folder.absolute() / file))
+        return WeightsFile(str(folder.absolute() / file), what=_WHAT)
     match = _REPOSITORY.fullmatch(name)
     assert match is not None
     repository, inside, revision = match.groups()
-    return file_in(f"{repository}{revision or ''}", f"{inside.removeprefix('/')}/{file}".removeprefix("/"))
+    published = file_in(f"{repository}{revision or ''}", f"{inside.removeprefix('/')}/{file}".removeprefix("/"))
+    return replace(published, what=_WHAT)
 
 
-def _build(diffusers: Any, name: str, class_name: str, files: _Files) -> torch.nn.Module:
+def _build(diffusers: Any, name: str, class_name: str, files: ModelFiles) -> torch.nn.Module:
     kind = getattr(diffusers, class_name, None)
     is_model = isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin)
     if not (is_model and hasattr(kind, "encode") and hasattr(kind, "decode")):
@@ -107,7 +84,7 @@ def _build(diffusers: Any, name: str, class_name: str, files: _Files) -> torch.n
             f"Autoencoder {name!r}: config.json describes a {class_name or 'model without _class_name'}, which is no "
             f"autoencoder of diffusers {diffusers.__version__}; name the folder of one, such as OWNER/NAME/vae."
         )
-    with _one_folder(files) as folder, _silence(diffusers):
+    with _one_folder(files) as folder, silent(diffusers):
         try:
             model, info = kind.from_pretrained(  # type: ignore[union-attr]
                 folder,
@@ -125,40 +102,26 @@ def _build(diffusers: Any, name: str, class_name: str, files: _Files) -> torch.n
     return model.eval().requires_grad_(False)
 
 
-def _misfit(name: str, class_name: str, files: _Files, why: str) -> WeightsError:
+def _misfit(name: str, class_name: str, files: ModelFiles, why: str) -> WeightsError:
     return WeightsError(
-        f"{str(files.weights.path)!r} does not fit autoencoder {name!r}, an {class_name} by config.json ({why})"
+        f"{str(files.weights)!r} does not fit autoencoder {name!r}, an {class_name} by config.json ({why})"
         "; fetch the files of one repository again."
     )
 
 
 @contextlib.contextmanager
-def _one_folder(files: _Files) -> Iterator[Path]:
+def _one_folder(files: ModelFiles) -> Iterator[Path]:
     """The files side by side under the names that diffusers looks for, wherever they were found."""
     with tempfile.TemporaryDirectory(prefix="fdr-") as temporary:
         folder = Path(temporary)
-        names = {CONFIG: files.config}
-        if files.weights.path in files.shards:
-            names[WEIGHTS] = files.weights.path
+        names = {CONFIG: files.config_path}
+        if files.weights in files.shards:
+            names[WEIGHTS] = files.weights
         else:
-            names |= {INDEX: files.weights.path} | {path.name: path for path in files.shards}
+            names |= {INDEX: files.weights} | {path.name: path for path in files.shards}
         for file, path in names.items():
             try:
                 (folder / file).symlink_to(path.absolute())
             except OSError:  # a system without links
                 shutil.copyfile(path, folder / file)
         yield folder
-
-
-@contextlib.contextmanager
-def _silence(diffusers: Any) -> Iterator[None]:
-    """No bars and no report; what they would say is checked and told by us."""
-    bars = diffusers.utils.logging
-    was_shown = bars.is_progress_bar_enabled() if hasattr(bars, "is_progress_bar_enabled") else False
-    bars.disable_progress_bar()
-    try:
-        with quiet("diffusers"):
-            yield
-    finally:
-        if was_shown:
-            bars.enable_progress_bar()

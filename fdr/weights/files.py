@@ -9,28 +9,26 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fdr import runtime
 from fdr.errors import FdrWarning, WeightsError
-from fdr.runtime import file_digest, human_bytes, missing_path
+from fdr.runtime import Progress, SilentProgress, file_digest, human_bytes, missing_path
 from fdr.weights.download import FetchError, fetch_from_hub, fetch_url
-from fdr.weights.options import WeightOptions
-from fdr.weights.state_dict import copy_state, load_into, load_state_dict, only_tensors, read_checkpoint
 
-__all__ = [
-    "FoundWeights",
-    "WeightsFile",
-    "copy_state",
-    "find",
-    "hub_file",
-    "load_into",
-    "load_state_dict",
-    "only_tensors",
-    "read_checkpoint",
-    "resolve",
-]
+
+@dataclass(frozen=True)
+class WeightOptions:
+    """How the files of a network are found; the defaults here are the only ones."""
+
+    weights: Path | None = None
+    """The weight file to use; None searches the usual places and then fetches it."""
+    weights_dir: Path | None = None
+    """The folder that is searched first, and where fetched files are saved."""
+    offline: bool | None = None
+    """True never touches the network; None follows the environment."""
+    progress: Progress = field(default_factory=SilentProgress)
 
 
 @dataclass(frozen=True)
@@ -80,8 +78,6 @@ class FoundWeights:
 
     path: Path
     sha256: str
-    is_known: bool
-    """True when the digest is the published one; false when it differs or none was published."""
 
 
 def find(file: WeightsFile, weights_dir: Path | None = None) -> Path | None:
@@ -129,8 +125,7 @@ def resolve(file: WeightsFile, options: WeightOptions, encoder: str) -> FoundWei
             missing_sentence(file, options, encoder, "not found on this machine, and the run is offline")
         )
     path = _fetch(file, options, encoder)
-    digest = file_digest(path)
-    return FoundWeights(path, digest, is_known=digest == file.sha256)
+    return FoundWeights(path, file_digest(path))
 
 
 def missing_sentence(file: WeightsFile, options: WeightOptions, encoder: str, why: str) -> str:
@@ -185,7 +180,7 @@ def _identified(path: Path, file: WeightsFile, encoder: str) -> FoundWeights:
             FdrWarning,
             stacklevel=4,
         )
-    return FoundWeights(path, digest, is_known=digest == file.sha256)
+    return FoundWeights(path, digest)
 
 
 def _find_in_hub_cache(file: WeightsFile) -> Path | None:

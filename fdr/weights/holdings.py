@@ -11,9 +11,8 @@ from pathlib import Path
 
 from fdr.errors import FdrError, WeightsError
 from fdr.runtime import atomic_path, check_writable, file_digest, write_atomically
-from fdr.weights.files import WeightsFile, find_publication, resolve
+from fdr.weights.files import WeightOptions, WeightsFile, find_publication, resolve
 from fdr.weights.hub import INDEX, shard_names
-from fdr.weights.options import WeightOptions
 from fdr.weights.state_dict import load_state_dict
 
 SUMS = "SHA256SUMS"

@@ -1,22 +1,24 @@
-"""The files of a transformers model: in a folder, in a weights folder, in the hub cache, or on the hub."""
+"""The files of a model as transformers or diffusers save it: config.json, and weights in one file or in shards.
+
+They lie in a folder that a user names, in a weights folder, in the hub cache, or on the hub.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdr.errors import WeightsError
-from fdr.weights.files import FoundWeights, WeightsFile, find, hub_file, load_state_dict, resolve
+from fdr.weights.files import WeightOptions, WeightsFile, hub_file, resolve
+from fdr.weights.state_dict import load_state_dict
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from fdr.weights.options import WeightOptions
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS, INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
@@ -24,14 +26,14 @@ WEIGHTS, INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The descriptions of a model, and its weights."""
+    """The description of a model, and its weights."""
 
+    config_path: Path
     config: Mapping[str, Any]
-    preprocessor: Mapping[str, Any]
-    config_digest: str
+    """The content of config.json."""
     weights: Path
     """The weight file, or the index of several."""
-    weights_digest: str
+    digest: str
     """sha256 of the weight file; for several shards, sha256 of their joined digests in the order of their names."""
     shards: tuple[Path, ...]
 
@@ -43,8 +45,29 @@ class ModelFiles:
         return state
 
 
-def needed_files(target: str) -> tuple[WeightsFile, ...]:
-    """The files of the repository or folder `target` ("owner/name", "owner/name@revision", a path)."""
+def find_model(
+    file: Callable[[str], WeightsFile], weights: Sequence[str], options: WeightOptions, name: str, asked_by: str
+) -> ModelFiles:
+    """The files of a model, found or fetched; `options.weights` replaces the weight file alone.
+
+    `file` describes the file of a name. `weights` are the names that the weights may have, the likeliest first. Raises
+    `WeightsError` for what is missing, damaged or no JSON; messages begin with `asked_by`.
+    """
+    described = replace(options, weights=None)
+    config = resolve(file(CONFIG), described, name).path
+    first, *others = map(file, weights)
+    found = resolve(replace(first, others=tuple(others)), options, name)
+    shards: tuple[Path, ...] = (found.path,)
+    digest = found.sha256
+    if found.path.name.endswith(".index.json"):
+        parts = [resolve(file(part), described, name) for part in shard_names(found.path, asked_by)]
+        shards = tuple(part.path for part in parts)
+        digest = hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
+    return ModelFiles(config, read_json(config, asked_by), found.path, digest, shards)
+
+
+def needed_files(target: str) -> tuple[WeightsFile, WeightsFile, WeightsFile]:
+    """The files of a transformers model; `target` is "owner/name", "owner/name@revision" or the path of a folder."""
     weights = replace(file_in(target, WEIGHTS), others=(file_in(target, INDEX), file_in(target, PICKLED)))
     return file_in(target, CONFIG), file_in(target, PREPROCESSOR), weights
 
@@ -54,41 +77,21 @@ def is_folder(target: str) -> bool:
     return target.startswith(("/", "./", "../", "~")) or target.count("/") != 1 or Path(target).is_dir()
 
 
-def resolve_files(target: str, options: WeightOptions, encoder: str) -> ModelFiles:
-    """The files of `target`, found or fetched; `options.weights` replaces the weight file alone.
+def resolve_files(target: str, options: WeightOptions, encoder: str) -> tuple[ModelFiles, dict[str, Any]]:
+    """The files of a transformers model, and the content of its preprocessor_config.json.
 
     Raises `WeightsError` for what is missing, damaged or no JSON.
     """
+    asked_by = f"Encoder {encoder!r}"
     if is_folder(target) and not (Path(target).expanduser() / CONFIG).is_file():
         raise WeightsError(
-            f"Encoder {encoder!r}: {target!r} is not a folder with a {CONFIG}; give a repository of the hub as "
+            f"{asked_by}: {target!r} is not a folder with a {CONFIG}; give a repository of the hub as "
             "hf:OWNER/NAME, or a folder that save_pretrained wrote."
         )
     described = replace(options, weights=None)
-    asked_by = f"Encoder {encoder!r}"
-    config_file, preprocessor_file, weights_file = needed_files(target)
-    config_path = resolve(config_file, described, encoder).path
-    preprocessor = read_json(resolve(preprocessor_file, described, encoder).path, asked_by)
-    found = resolve(weights_file, options, encoder)
-    shards, digest = shards_of(found, lambda part: resolve(file_in(target, part), described, encoder), asked_by)
-    config_digest = hashlib.sha256(config_path.read_bytes()).hexdigest()[:16]
-    return ModelFiles(read_json(config_path, asked_by), preprocessor, config_digest, found.path, digest, shards)
-
-
-def is_here(target: str, weights_dir: Path | None = None) -> bool:
-    """True when all files of `target` are on this machine."""
-    return all(find(file, weights_dir) is not None for file in needed_files(target))
-
-
-def shards_of(
-    found: FoundWeights, resolve_part: Callable[[str], FoundWeights], asked_by: str
-) -> tuple[tuple[Path, ...], str]:
-    """The weight files and their digest; `found` is the one weight file, or the index of several."""
-    if not found.path.name.endswith(".index.json"):
-        return (found.path,), found.sha256
-    parts = [resolve_part(name) for name in shard_names(found.path, asked_by)]
-    digest = hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
-    return tuple(part.path for part in parts), digest
+    preprocessor = read_json(resolve(file_in(target, PREPROCESSOR), described, encoder).path, asked_by)
+    names = (WEIGHTS, INDEX, PICKLED)
+    return find_model(lambda name: file_in(target, name), names, options, encoder, asked_by), preprocessor
 
 
 def shard_names(index: Path, asked_by: str) -> list[str]:

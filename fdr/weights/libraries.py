@@ -7,6 +7,7 @@ import importlib
 import logging
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 from fdr.errors import InputError, first_line
 
@@ -47,3 +48,17 @@ def quiet(*loggers: str) -> Iterator[None]:
         for logger, level in zip(named, levels, strict=True):
             logger.setLevel(level)
             logger.removeHandler(idle)
+
+
+@contextlib.contextmanager
+def silent(library: Any) -> Iterator[None]:
+    """Let transformers or diffusers draw no bars and print no report on stderr; our own errors say what is wrong."""
+    bars = library.utils.logging
+    was_enabled = bars.is_progress_bar_enabled() if hasattr(bars, "is_progress_bar_enabled") else False
+    bars.disable_progress_bar()
+    try:
+        with quiet(library.__name__):
+            yield
+    finally:
+        if was_enabled:
+            bars.enable_progress_bar()

@@ -40,7 +40,7 @@ def test_the_hub_cache_is_found_without_the_network(places, no_network):
     path = hub_entry(places, "timm/net.a", "model.safetensors")
     assert find(timm_weights("net.a")) == path
     found = resolve(timm_weights("net.a"), EncoderOptions(), "dinov2")
-    assert (found.path, found.sha256, found.is_known) == (path, DIGEST, False)
+    assert (found.path, found.sha256) == (path, DIGEST)
 
 
 def test_finding_imports_no_torch(places):
@@ -52,17 +52,16 @@ def test_finding_imports_no_torch(places):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_published_file_is_known(places):
+def test_the_published_file_is_found_without_a_warning(places):
     path = put(places / "dir", "w.pth")
     found = resolve(weights_file(), EncoderOptions(weights_dir=places / "dir"), "inception")
-    assert (found.path, found.sha256, found.is_known) == (path, DIGEST, True)
+    assert (found.path, found.sha256) == (path, DIGEST)
 
 
 def test_another_file_under_the_right_name_is_used_with_a_warning(places):
     put(places / "dir", "w.pth", b"mine")
     with pytest.warns(FdrWarning, match="not the published weight file of encoder 'inception'"):
         found = resolve(weights_file(), EncoderOptions(weights_dir=places / "dir"), "inception")
-    assert not found.is_known
     assert found.sha256 == hashlib.sha256(b"mine").hexdigest()
 
 
