@@ -237,7 +237,9 @@ def test_a_weights_folder_holds_repositories_as_folders(tmp_path, folders, monke
 
 def test_offline_says_which_file_to_fetch(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    with pytest.raises(WeightsError, match=r"fetch preprocessor_config.json from https://.*facebook/none/resolve/main/preprocessor"):
+    with pytest.raises(
+        WeightsError, match=r"fetch preprocessor_config.json from https://.*facebook/none/resolve/main/preprocessor"
+    ):
         load("hf:facebook/none", EncoderOptions(offline=True, weights_dir=tmp_path))
 
 
