@@ -10,7 +10,7 @@ import pytest
 
 import fdr
 from fdr.references import load_reference, registry
-from fdr.references.find import reference_stats_dir
+from fdr.references.manifest import reference_stats_dir
 
 SOURCE = Path(__file__).parent.parent
 

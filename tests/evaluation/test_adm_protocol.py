@@ -163,7 +163,7 @@ def test_a_reference_known_by_name_gives_moments_and_images(
     row = RegistryEncoder("ref.npz", None, None, DIM, None, outputs=("spatial",))
     entry = RegistryEntry("toy:adm", "", "", None, "", {"tiny": row})
     monkeypatch.setattr(reference_module, "registry", lambda: {"toy:adm": entry})
-    monkeypatch.setattr(reference_module, "reference_stats_dir", lambda: reference.parent)
+    monkeypatch.setattr("fdr.references.local_files.reference_stats_dir", lambda: reference.parent)
     report = fdr.evaluate(samples, "toy:adm", SpatialEncoder(), metrics)
     expected = fdr.evaluate(samples, reference, SpatialEncoder(), metrics)
     assert values(report) == values(expected)

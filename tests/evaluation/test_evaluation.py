@@ -93,7 +93,7 @@ def test_fdr_k_is_the_mean_and_carries_the_rounding(
     }
     entry = RegistryEntry("toy", "", "", 80, "", row)
     monkeypatch.setattr(reference_module, "registry", lambda: {"toy": entry})
-    monkeypatch.setattr(reference_module, "reference_stats_dir", lambda: stats)
+    monkeypatch.setattr("fdr.references.local_files.reference_stats_dir", lambda: stats)
     report = evaluate(samples, "toy", [TinyEncoder("one"), TinyEncoder("two")])
     fd = report["fd", "one"].value
     assert report["fdr", "one"].value == pytest.approx(fd / 0.04)

@@ -35,7 +35,7 @@ def _rounded(samples: Path, stats: Path, monkeypatch: pytest.MonkeyPatch) -> Rep
         for name, value in below.items()
     }
     monkeypatch.setattr(reference_module, "registry", lambda: {"toy": RegistryEntry("toy", "", "", 80, "", rows)})
-    monkeypatch.setattr(reference_module, "reference_stats_dir", lambda: stats)
+    monkeypatch.setattr("fdr.references.local_files.reference_stats_dir", lambda: stats)
     return evaluate(samples, "toy", TWO)
 
 
