@@ -1,4 +1,4 @@
-"""`fdr demo`: procedural images, honest degradations of them, and what each does to the numbers."""
+"""`fdr demo`: procedural images, degraded in several ways, and their numbers against a reference of such images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REFERENCE_COUNT = 2048
 SAMPLE_COUNT = 1024
 REFERENCE_SEED, VALIDATION_SEED, SAMPLE_SEED = 0, 1, 2
 SELF_CHECK_TOLERANCE = 1e-6
-"""Largest difference between the moments computed here and the shipped ones, as a share of the covariance's trace."""
+"""Largest FD between the moments computed here and the shipped ones, as a share of the trace of the covariance."""
 
 SETS = {
     "fresh": "new images of the same kind: the floor",
@@ -35,31 +35,31 @@ SETS = {
 
 @dataclass(frozen=True)
 class DemoRow:
-    """One sample set and what was measured on it."""
+    """One sample set and its numbers."""
 
     name: str
     description: str
     report: Report
     copied: float
-    """Share of the samples that are reference images, byte for byte."""
+    """Share of the samples that are equal to a reference image."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """The rows, and how far the reference moments are from those that ship with fdr, relative to their trace."""
+    """The sample sets, and the FD between the reference and the one that ships with fdr, relative to its trace."""
 
     rows: tuple[DemoRow, ...]
     self_check: float
 
 
 def run_demo(folder: Path, encoder: str = "random", progress: Progress | None = None) -> Demo:
-    """Draw the sets into `folder`, make a reference of the first, evaluate the others with `encoder` against it."""
-    shown = progress or SilentProgress()
-    loaded = as_encoder(encoder, EncoderOptions(progress=shown))
-    reference, validation, samples = _draw_all(shown)
+    """Draw the sets into `folder`, make a reference of the first, and evaluate the others against it with `encoder`."""
+    progress = progress or SilentProgress()
+    loaded = as_encoder(encoder, EncoderOptions(progress=progress))
+    reference, validation, samples = _draw_all(progress)
     for name, images in {"reference": reference, "validation": validation, **samples}.items():
         save_images(folder / f"{name}.npz", images)
-    options = ExtractionOptions(progress=shown)
+    options = ExtractionOptions(progress=progress)
     stats = folder / "reference"
     make_reference(folder, stats, loaded, options)
     evaluator = Evaluator(
@@ -67,7 +67,7 @@ def run_demo(folder: Path, encoder: str = "random", progress: Progress | None = 
         stats,
         "fd",
         image_options=ImageOptions(),
-        encoder_options=EncoderOptions(progress=shown),
+        encoder_options=EncoderOptions(progress=progress),
         extraction_options=options,
     )
     known = {image.tobytes() for image in reference}
@@ -84,13 +84,13 @@ def run_demo(folder: Path, encoder: str = "random", progress: Progress | None = 
 
 
 def make_reference(folder: Path, stats: Path, encoder: AbstractEncoder, options: ExtractionOptions) -> None:
-    """Moments of `reference.npz` with the validation FD of `validation.npz`, both in `folder`, written to `stats`."""
+    """Write the moments of `reference.npz` to `stats`, with the FD of `validation.npz`; both files are in `folder`."""
     source, validation = (open_images(folder / f"{name}.npz") for name in ("reference", "validation"))
     write_reference(source, [encoder], stats, name="demo", validation=validation, options=options)
 
 
 def save_images(path: Path, images: np.ndarray) -> None:
-    """uint8 [N, H, W, 3] in ADM's layout: `arr_0`, stored."""
+    """Write uint8 images [N, H, W, 3] as `arr_0` of an npz, the layout of ADM."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, arr_0=images)
 
@@ -122,7 +122,7 @@ def _self_check(stats: Path, encoder: AbstractEncoder) -> float:
 
 
 def contact_sheet(folder: Path, path: Path, per_row: int = 16) -> None:
-    """A PNG with the first images of every set, one row per set."""
+    """Write a PNG with the first images of every set, one row for each set."""
     from PIL import Image
 
     rows = []

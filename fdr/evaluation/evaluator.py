@@ -70,22 +70,22 @@ def evaluate(
 ) -> Report:
     """Evaluate one sample set. Arguments and files are checked before the first image is decoded.
 
-    `samples` and image references are anything `fdr.open_images` reads; `reference` may also be a registry name, a
+    `samples` and image references are anything that `fdr.open_images` reads. `reference` may also be a registry name, a
     statistics file, a folder of `fdr stats`, `Moments`, or a dict of these by encoder name. `encoders` are names
     ("inception", "fdr6"), encoder objects, callables from images [B, 3, H, W] in [0, 1] to [B, D], or a dict that gives
-    each callable a name. Left out, they are imagenet256, inception and FD; a `protocol` ("adm") fixes encoders and
+    each callable a name. The defaults are imagenet256, inception and FD. A `protocol` ("adm") fixes encoders and
     metrics and has a default reference of its own. With `cache`, features are kept there and a killed run resumes.
-    `weights` names weight files by encoder. `image_options.count` and `.seed` select among the samples only; crop and
-    size hold for both sides.
+    `weights` gives weight files by encoder. `image_options.count` and `.seed` select among the samples only; crop and
+    size apply to both sides.
 
-    `samples` may also be a generator: one of `fdr.load_generator`, a network or function of noise (and labels), as
-    there, or a pipeline of diffusers without a prompt. Then `num_images` (50,000) samples of `seed` and `labels` are
-    measured, those of `fdr eval --gen`; `noise_shape`, `num_classes` and `value_range` say what the object does not.
+    `samples` may also be a generator: one that `fdr.load_generator` gives or takes, or a pipeline of diffusers without
+    a prompt. Then `num_images` (50,000) samples are made from `seed` and `labels`, the same as by `fdr eval --gen`.
+    `noise_shape`, `num_classes` and `value_range` are for a generator that does not declare them.
 
-    Under torchrun, `group=fdr.join_ranks()` divides the images among the ranks; all of them make the same call and get
+    Under torchrun, `group=fdr.join_ranks()` divides the images among the ranks. All ranks make the same call and get
     the same report.
 
-    Raises `InputError` for anything unusable, `RunError` when a run cannot finish.
+    Raises `InputError` for anything unusable, and `RunError` if a run cannot finish.
     """
     extraction = ExtractionOptions(
         None if cache is None else as_path(cache, "the cache"),
@@ -187,13 +187,13 @@ class Evaluator:
         return wanted
 
     def prepare_reference(self) -> None:
-        """Measure the reference if it consists of images. Done once; `evaluate` does it if nobody else has."""
+        """Measure the reference if it consists of images. Done once; `evaluate` does it if it was not done."""
         with collected_warnings() as texts:
             self.reference.prepare()
         self.warnings += texts
 
     def plan(self, sources: Sequence[ImageSource]) -> Iterator[str]:
-        """What `evaluate` would do with these sources, one line each; nothing is computed or written."""
+        """Describe what `evaluate` would do with these sources, a line for each; nothing is computed or written."""
         if self.reference.moments:
             first = next(iter(self.reference.moments.values()))
             yield f"reference: {first.name}, moments from {first.source}"

@@ -1,4 +1,4 @@
-"""`fdr stats`: the moments of a set of images, as one file, or of several encoders as a folder."""
+"""`fdr stats`: writes the moments of a set of images as one file, or as a folder with a file for each encoder."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def write_reference_file(
 
 
 def check_reference_folder(folder: Path, source: ImageSource) -> None:
-    """Raise when `folder` is a file, holds something else, or is the reference of other images."""
+    """Raise `InputError` if `folder` is a file, holds something else, or is the reference of other images."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"Output {str(folder)!r} is a file; name a folder, or a file *.npz or *.h5.")
     if not folder.is_dir() or not any(folder.iterdir()):
@@ -109,7 +109,7 @@ def check_reference_folder(folder: Path, source: ImageSource) -> None:
 
 
 def check_reference_file(path: Path, source: ImageSource) -> None:
-    """Raise when `path` cannot be written, holds something else, or moments of other images."""
+    """Raise `InputError` if `path` cannot be written, or holds something else or moments of other images."""
     check_target(path)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{str(path)!r} cannot become a file of moments; name it *.npz or *.h5, or name a folder.")
@@ -179,7 +179,7 @@ def _summary(
 
 
 def _file_name(encoder: AbstractEncoder, file_format: str, taken: Collection[str]) -> str:
-    """The encoder's name as that of a file; with its spec hash where it is long, or reads like another encoder's."""
+    """A file name made of the name of the encoder; it gets the spec hash if it is long or taken."""
     stem = re.sub(r"[/\\:\0]", "-", encoder.spec.name)
     if len(stem.encode(errors="replace")) > MAX_STEM or f"{stem}.{file_format}" in taken:
         stem = f"{stem[: MAX_STEM // 4]}-{encoder.spec.hash}"

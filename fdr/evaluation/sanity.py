@@ -1,7 +1,7 @@
 """Looks for common mistakes after a measurement: wrong value range, repeated or copied images, JPEG files and others.
 
-Each check returns a sentence or None, and `fdr.evaluation` issues the sentences as warnings; nothing is refused. What
-the reference shows to the same degree causes no warning: a data set of real images may contain a few repeats.
+Each check returns a sentence or None, and the evaluation issues the sentences as warnings; nothing is refused. There is
+no warning for something that the reference has to the same degree: a data set of real images may contain a few repeats.
 docs/footguns.md lists the thresholds.
 """
 

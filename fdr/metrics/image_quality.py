@@ -1,6 +1,6 @@
-"""PSNR, SSIM and MS-SSIM between images and their reconstructions, one number per image, in float64.
+"""PSNR, SSIM and MS-SSIM between images and their reconstructions, one number for each image, in float64.
 
-All take two batches [B, 3, H, W] of floats in [0, 1], as the caller clamped or quantised them; the data range is 1.
+All take two batches [B, 3, H, W] of floats in [0, 1], so the data range is 1. The caller clamps or quantises them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch.nn.functional import avg_pool2d
 from fdr.errors import InputError
 
 PSNR_CAP = 100.0
-"""dB. The PSNR of equal images is infinite; here it is this, so that means stay finite: a mean square of 1e-10."""
+"""Largest PSNR in dB, so that means stay finite: equal images have this instead of infinity. It is that of a mean
+squared difference of 1e-10."""
 
 WINDOW_SIDE, WINDOW_SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
@@ -23,20 +24,22 @@ SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 MIN_SSIM_SIDE = WINDOW_SIDE
 MIN_MS_SSIM_SIDE = (WINDOW_SIDE - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1
-"""161 px: after four halvings the window still fits."""
+"""161 px. In smaller images the window does not fit after four halvings."""
 
 CACHED_VALUES = 400_000
-"""Values that a CPU processes at once so that they stay in its cache; more took 2.5 to 4 times as long."""
+"""Values that a CPU processes at once. More do not fit into its cache, and took 2.5 to 4 times as long."""
 
 OVERSHOOT = 0.5
-"""Values may leave [0, 1] by this much, as a decoder's do before clamping; further out the range is wrong."""
+"""Values may lie this far outside of [0, 1], as those of a decoder do before clamping. Values further out are refused
+as values of another range."""
 
 
 def psnr(images: Tensor, others: Tensor, any_range: bool = False) -> Tensor:
-    """Peak signal-to-noise ratio in dB, [B]: -10 log10 of the mean square over pixels and channels, `PSNR_CAP` at most.
+    """Peak signal-to-noise ratio in dB, [B]: -10 log10 of the mean squared difference over pixels and channels, at most
+    `PSNR_CAP`.
 
-    Raises `InputError` for batches of unequal or other shapes, of integers, with NaN, or plainly of another range; with
-    `any_range` values of another range are scored as they are.
+    Raises `InputError` for batches of unequal or other shapes, of integers, with NaN, or with values far outside of
+    [0, 1]. With `any_range` such values are scored as they are.
     """
     x, y = checked_pair(images, others, "PSNR", any_range=any_range)
     return (-10 * (x - y).square().mean(dim=(1, 2, 3)).log10()).clamp(max=PSNR_CAP)
@@ -45,8 +48,8 @@ def psnr(images: Tensor, others: Tensor, any_range: bool = False) -> Tensor:
 def ssim(images: Tensor, others: Tensor, any_range: bool = False) -> Tensor:
     """Structural similarity, [B] (Wang et al. 2004): Gaussian 11 x 11 windows that lie wholly inside, mean of channels.
 
-    Sigma is 1.5, K1 0.01, K2 0.03; covariances are weighted means, without a correction for the sample. Nothing is
-    downscaled first. Raises `InputError` as `psnr` does, and for images below 11 px.
+    Sigma is 1.5, K1 is 0.01 and K2 is 0.03. Covariances are weighted means, without a correction for the sample. Images
+    are not downscaled first. Raises `InputError` as `psnr` does, and for images below 11 px.
     """
     x, y = checked_pair(images, others, "SSIM", MIN_SSIM_SIDE, any_range=any_range)
     return _ssim_and_structure(x, y)[0].mean(1)
@@ -55,10 +58,10 @@ def ssim(images: Tensor, others: Tensor, any_range: bool = False) -> Tensor:
 def ms_ssim(images: Tensor, others: Tensor, any_range: bool = False) -> Tensor:
     """Multi-scale structural similarity, [B] (Wang, Simoncelli & Bovik 2003): five scales, mean of channels.
 
-    Per channel the product of mean contrast-structure at the four finer scales and of mean SSIM at the coarsest, each
-    to the power of its weight; a negative mean, which has no real power, counts as 0. Scales are halved by means of
-    2 x 2 pixels; an odd last row or column is repeated, as in the authors' code. Raises `InputError` as `psnr` does,
-    and for images below `MIN_MS_SSIM_SIDE`.
+    For each channel it is the product of the mean contrast-structure at the four finer scales and the mean SSIM at the
+    coarsest, each to the power of its weight. A negative mean, which has no real power, counts as 0. A scale is halved
+    by averaging 2 x 2 pixels; an odd last row or column is repeated, as in the authors' code. Raises `InputError` as
+    `psnr` does, and for images below `MIN_MS_SSIM_SIDE`.
     """
     x, y = checked_pair(images, others, "MS-SSIM", MIN_MS_SSIM_SIDE, any_range=any_range)
     product = torch.ones_like(x[:, :, 0, 0])
@@ -69,26 +72,27 @@ def ms_ssim(images: Tensor, others: Tensor, any_range: bool = False) -> Tensor:
 
 
 def half_range(images: Tensor) -> Tensor:
-    """0.5 + 0.5 x: what the reference code of iFID (arXiv 2603.05630) scores, taking [0, 1] images for [-1, 1] ones.
+    """0.5 + 0.5 x, which is what the reference code of iFID (arXiv 2603.05630) scores: it takes images in [0, 1] for
+    images in [-1, 1].
 
-    Any score of two `half_range` images is that code's: PSNR is higher by 20 log10 2 = 6.02 dB, SSIM and MS-SSIM are
-    higher too, and LPIPS is that of images in [0, 1] where the network was trained on [-1, 1].
+    Apply it to both images to get the scores of that code. PSNR is higher by 20 log10 2 = 6.02 dB, SSIM and MS-SSIM are
+    higher too, and LPIPS gets images in [0, 1] although its network was trained on [-1, 1].
     """
     return 0.5 + 0.5 * images
 
 
 def num_outside(images: Tensor) -> Tensor:
-    """int64 [B]: how many values of each image lie further outside of [0, 1] than `OVERSHOOT`."""
+    """The number of values of each image that lie further outside of [0, 1] than `OVERSHOOT`, int64 [B]."""
     return ((images < -OVERSHOOT) | (images > 1 + OVERSHOOT)).flatten(1).sum(1)
 
 
 def checked_pair(
     images: Tensor, others: Tensor, score: str, min_side: int = 1, *, any_range: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Both batches as float64 [B, 3, H, W] (on the CPU where the device has no float64), of images at least so large.
+    """Both batches as float64 [B, 3, H, W], on the CPU if their device has no float64.
 
-    Raises `InputError` where `score` cannot be computed from them, and for values plainly of another range unless
-    `any_range` takes those.
+    Raises `InputError` for batches from which `score` cannot be computed, for images with a side below `min_side`, and
+    unless `any_range` is set for values far outside of [0, 1].
     """
     for one in (images, others):
         if not isinstance(one, Tensor) or one.ndim != 4 or one.shape[1] != 3 or not one.is_floating_point():
@@ -115,9 +119,9 @@ def _as_float64(images: Tensor) -> Tensor:
 
 
 def _ssim_and_structure(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Means over the windows, [B, 3]: of SSIM, and of its contrast-structure factor (2 s_xy + c2) / (s_x² + s_y² + c2).
+    """Means over the windows, [B, 3], of SSIM and of its contrast-structure factor (2 s_xy + c2) / (s_x² + s_y² + c2).
 
-    On a CPU a few images at a time.
+    A CPU computes a few images at a time.
     """
     step = max(1, CACHED_VALUES // max(1, x[:1].numel()) if x.device.type == "cpu" else len(x))
     similarity, structure = zip(*map(_of_windows, x.split(step), y.split(step)), strict=True)
@@ -125,7 +129,7 @@ def _ssim_and_structure(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _of_windows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of float64 make the difference E[x²] - E[x]² as good as the images."""
+    """`_ssim_and_structure` of a few images. Variances are E[x²] - E[x]², which is exact enough in float64."""
     c1, c2 = K1**2, K2**2
     mean_x, mean_y = _windowed(x), _windowed(y)
     product, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
@@ -139,7 +143,7 @@ def _of_windows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def _windowed(x: Tensor) -> Tensor:
     """Gaussian means of all whole windows, [B, C, H - 10, W - 10].
 
-    Shifted sums along either axis: on CPUs four times as fast in float64 as torch's convolutions.
+    Shifted sums along either axis take a quarter of the time of torch's convolutions in float64 on a CPU.
     """
     offsets = torch.arange(WINDOW_SIDE).double() - WINDOW_SIDE // 2
     window = torch.exp(-offsets.square() / (2 * WINDOW_SIGMA**2))

@@ -1,7 +1,7 @@
-"""LPIPS (Zhang et al. 2018): distance of images in the features of AlexNet, version 0.1, as the package lpips has it.
+"""LPIPS (Zhang et al. 2018): the distance of images in the features of AlexNet, as version 0.1 of the package lpips.
 
-It needs two files: AlexNet's weights, torchvision's download, and the linear heads, which the package lpips brings.
-Neither torchvision nor that package is imported.
+It needs two files: the weights of AlexNet that torchvision publishes, and the linear heads, which the package lpips
+brings. Neither torchvision nor that package is imported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fdr.weights import FoundWeights, WeightOptions, WeightsFile, lpips_files
 
 NAME = "lpips"
 MIN_LPIPS_SIDE = 31
-"""In smaller images a pooling window of AlexNet does not fit."""
+"""Smallest side of an image: in smaller ones a pooling window of AlexNet does not fit."""
 
 WIDTHS = (64, 192, 384, 256, 256)
 """Channels of the five layers that are compared, each after its ReLU."""
@@ -62,7 +62,7 @@ class AlexNetDistance(nn.Module):
 
 
 class Lpips:
-    """LPIPS of two batches: `load_lpips` makes it; call it."""
+    """A function of two batches of images, which `load_lpips` makes."""
 
     def __init__(self, network: AlexNetDistance, device: torch.device, digests: tuple[str, str] = ("", "")) -> None:
         self.device = device
@@ -72,7 +72,7 @@ class Lpips:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, others: Tensor, any_range: bool = False) -> Tensor:
-        """Float [B, 3, H, W] in [0, 1], both -> float64 [B] on `device`; the network runs in float32 on 2x - 1.
+        """LPIPS of float images [B, 3, H, W] in [0, 1], float64 [B] on `device`; the network gets 2x - 1 in float32.
 
         Raises `InputError` as `fdr.metrics.image_quality.psnr` does, and for images below `MIN_LPIPS_SIDE`.
         """
@@ -84,8 +84,8 @@ class Lpips:
 def load_lpips(options: WeightOptions | None = None, *, device: str | None = None, tf32: bool = False) -> Lpips:
     """LPIPS with its published weights, on `device`.
 
-    `options.weights` is AlexNet's file. Files are searched and fetched as those of encoders are, and the heads are
-    also found in an installed package lpips. Raises `WeightsError` saying what is missing and where to have it.
+    `options.weights` is the file of AlexNet. Files are found and fetched like those of encoders, and the heads are also
+    found in an installed package lpips. Raises `WeightsError` that says what is missing and where to get it.
     """
     options = options or WeightOptions()
     runtime.set_tf32(tf32)
@@ -105,7 +105,7 @@ def _find_heads(file: WeightsFile, options: WeightOptions) -> FoundWeights:
 
 
 def _load(network: AlexNetDistance, alexnet: Path, heads: Path) -> None:
-    """Copy both files into `network`, strictly; AlexNet's classifier is left out."""
+    """Copy both files into `network`, which must fit exactly; the classifier of AlexNet is left out."""
     state = weights.load_state_dict(alexnet)
     layers = {name.removeprefix("features."): tensor for name, tensor in state.items() if "classifier." not in name}
     weights.load_into(network.features, layers, alexnet, NAME)

@@ -6,7 +6,7 @@ because older and hand-made reports have fewer fields.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ ABSOLUTE = 1e-6
 
 @dataclass(frozen=True)
 class Row:
-    """One result of a report whose schema holds."""
+    """One result of a report that matches the schema."""
 
     data: Mapping[str, Any]
     signature: Signature
@@ -34,12 +34,8 @@ class Row:
         return self.data["metric"]
 
     @property
-    def kind(self) -> str:
-        """The metric without the alpha of an interpolated FD."""
-        return "ifd" if self.metric.startswith("ifd:") else self.metric
-
-    @property
     def is_distance(self) -> bool:
+        """True for a Fréchet distance between moments."""
         info = metric_info(self.metric)
         return info is not None and info.is_distance
 
@@ -66,7 +62,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Parts:
-    """A report whose schema holds, taken apart."""
+    """A report that matches the schema, with its results as rows."""
 
     data: Mapping[str, Any]
     rows: tuple[Row, ...]
@@ -80,7 +76,7 @@ class Parts:
         return self.data.get("reference")
 
     def run(self, *names: str) -> Mapping[str, Any]:
-        """A table inside of `run`; an empty one where there is none."""
+        """A table inside of `run`; an empty one if it is missing."""
         found: Any = self.data.get("run") or {}
         for name in names:
             found = found.get(name) if isinstance(found, Mapping) else None
@@ -94,24 +90,26 @@ def _differ(a: float, b: float, rounding: float = 0.0) -> bool:
     return abs(a - b) > max(rounding, RELATIVE * max(abs(a), abs(b)))
 
 
-def each_number_once(report: Parts) -> Iterator[str]:
-    keys = [row.key for row in report.rows]
-    yield from (f"{key} is there {keys.count(key)} times" for key in dict.fromkeys(keys) if keys.count(key) > 1)
+# Rules. Each yields a sentence for each contradiction in one row of a report.
 
 
-def directions(report: Parts) -> Iterator[str]:
-    for row in report.rows:
-        info = metric_info(row.metric)
-        if info is not None and row.data["lower_is_better"] != info.lower_is_better:
-            better, flag = ("lower", "false") if info.lower_is_better else ("higher", "true")
-            yield f"lower_is_better of {row.key} is {flag}, and {info.label} is better when it is {better}"
+def each_number_once(report: Parts, row: Row) -> Iterator[str]:
+    many = sum(other.key == row.key for other in report.rows)
+    if many > 1:
+        yield f"{row.key} is there {many} times"
 
 
-def possible_values(report: Parts) -> Iterator[str]:
-    for row in report.rows:
-        problem = impossible(row.metric, row.value, 10.0 * abs(row.number("rounding") or 0.0))
-        if problem is not None:
-            yield f"{row.key} {problem}"
+def directions(report: Parts, row: Row) -> Iterator[str]:
+    info = metric_info(row.metric)
+    if info is not None and row.data["lower_is_better"] != info.lower_is_better:
+        better, flag = ("lower", "false") if info.lower_is_better else ("higher", "true")
+        yield f"lower_is_better of {row.key} is {flag}, and {info.label} is better when it is {better}"
+
+
+def possible_values(report: Parts, row: Row) -> Iterator[str]:
+    problem = impossible(row.metric, row.value, 10.0 * abs(row.number("rounding") or 0.0))
+    if problem is not None:
+        yield f"{row.key} {problem}"
 
 
 def impossible(metric: str, value: float, rounding: float = 0.0) -> str | None:
@@ -122,164 +120,166 @@ def impossible(metric: str, value: float, rounding: float = 0.0) -> str | None:
     return f"is {value:g}, and {info.label} is {info.values}"
 
 
-def intervals(report: Parts) -> Iterator[str]:
-    for row in report.rows:
-        low, high = row.data.get("interval") or (row.value, row.value)
-        room = RELATIVE * abs(row.value)
-        if not low - room <= row.value <= high + room:
-            yield f"the interval of {row.key} is {low:g} to {high:g}, and its value {row.value:g} lies outside"
+def intervals(report: Parts, row: Row) -> Iterator[str]:
+    low, high = row.data.get("interval") or (row.value, row.value)
+    room = RELATIVE * abs(row.value)
+    if not low - room <= row.value <= high + room:
+        yield f"the interval of {row.key} is {low:g} to {high:g}, and its value {row.value:g} lies outside"
 
 
-def signature_names_the_number(report: Parts) -> Iterator[str]:
-    for row in report.rows:
-        if row.signature.metric != row.metric:
-            yield f"the signature of {row.key} is one of {row.signature.metric}"
-        encoder = row.signature.value("enc")
-        if row.metric != "fdr_k" and encoder != row.encoder:
-            yield f"the signature of {row.key} names the encoder {encoder}"
+def signature_names_the_number(report: Parts, row: Row) -> Iterator[str]:
+    if row.signature.metric != row.metric:
+        yield f"the signature of {row.key} is one of {row.signature.metric}"
+    encoder = row.signature.value("enc")
+    if row.metric != "fdr_k" and encoder != row.encoder:
+        yield f"the signature of {row.key} names the encoder {encoder}"
 
 
-def counts(report: Parts) -> Iterator[str]:
-    for row in report.rows:
-        count, stated = row.data["count"], row.signature.value("n")
-        if count != report.samples["count"]:
-            yield f"{row.key} is of {count} images, and the samples are {report.samples['count']}"
-        if stated is not None and stated != str(count):
-            yield f"{row.key} is of {count} images, and its signature says n:{stated}"
+def counts(report: Parts, row: Row) -> Iterator[str]:
+    count, signed = row.data["count"], row.signature.value("n")
+    if count != report.samples["count"]:
+        yield f"{row.key} is of {count} images, and the samples are {report.samples['count']}"
+    if signed is not None and signed != str(count):
+        yield f"{row.key} is of {count} images, and its signature says n:{signed}"
 
 
-def subsets(report: Parts) -> Iterator[str]:
+def subsets(report: Parts, row: Row) -> Iterator[str]:
     asked = (report.samples.get("subset") or {}).get("count")
-    left = report.samples["count"] + len(report.samples["skipped"])
-    if is_count(asked) and left != asked:
-        yield f"{left} images entered or were skipped, of a subset of {asked}"
+    found = report.samples["count"] + len(report.samples["skipped"])
+    if is_count(asked) and found != asked:
+        yield f"{found} images entered or were skipped, of a subset of {asked}"
 
 
-def signature_is_of_the_row(report: Parts) -> Iterator[str]:
-    """Fields of the signature that the row itself has as well."""
-    for row in report.rows:
-        details = {"k": row.detail("k"), "val": _rounded(row.number("val_fd"))}
-        stated = {"out": row.data.get("output"), "s": (row.data.get("spec_hash") or "")[:8] or None, **details}
-        yield from _contradictions(row, stated, "the row")
+def signature_agrees(report: Parts, row: Row) -> Iterator[str]:
+    """Fields of the signature that another part of the report has as well."""
+    for where, stated in _statements(report, row):
+        for field, value in stated.items():
+            own = row.signature.value(field)
+            if None not in (own, value) and own != str(value):
+                yield f"the signature of {row.key} has {field}:{own}, and {where} says {value}"
 
 
-def signature_is_of_the_run(report: Parts) -> Iterator[str]:
-    """Fields of the signature that the description of the encoder has as well."""
-    for row in report.rows:
-        spec = report.run("encoders", row.encoder or "")
-        size, weights = spec.get("input_size"), spec.get("weights")
-        stated = {
+def _statements(report: Parts, row: Row) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The parts of a report that repeat fields of a signature, each with the values it states; None states nothing."""
+    val_fd = row.number("val_fd")
+    yield (
+        "the row",
+        {
+            "out": row.data.get("output"),
+            "s": _prefix(row.data.get("spec_hash")),
+            "k": row.detail("k"),
+            "val": None if val_fd is None else f"{val_fd:.6g}",
+        },
+    )
+    spec = report.run("encoders", row.encoder or "")
+    size, weights = spec.get("input_size"), spec.get("weights")
+    yield (
+        "the description of the encoder",
+        {
             "enc": spec.get("name"),
-            "s": str(spec["hash"])[:8] if "hash" in spec else None,
+            "s": _prefix(spec.get("hash")),
             "w": short_digest(weights) if isinstance(weights, str) else None,
             "rs": f"{spec.get('resize')}-{size}" if size else spec.get("resize"),
             "dt": spec.get("dtype"),
             "cm": spec.get("compute"),
-        }
-        yield from _contradictions(row, stated, "the description of the encoder")
-
-
-def signature_is_of_the_autoencoder(report: Parts) -> Iterator[str]:
+        },
+    )
     model, options = report.run("autoencoder"), report.run("ifid")
-    for row in report.rows:
-        name = f"{model.get('name')}:{str(model['hash'])[:8]}" if "hash" in model else None
-        is_paired = row.kind in ("ifd", "nfd")
-        drawn = {"k": options.get("top_k"), "draw": options.get("seed")} if is_paired else {}
-        yield from _contradictions(row, {"ae": name, **drawn}, "the description of the run")
+    has_neighbours = row.metric.partition(":")[0] in ("ifd", "nfd")
+    drawn = {"k": options.get("top_k"), "draw": options.get("seed")} if has_neighbours else {}
+    name = f"{model.get('name')}:{_prefix(model['hash'])}" if "hash" in model else None
+    yield "the description of the run", {"ae": name, **drawn}
+    policy, own = report.samples.get("policy"), options.get("quantize")  # decoded images are quantised on their own
+    if policy and are_texts([*policy.values()]):
+        policy = {**policy, **({"quantize": own} if isinstance(own, str) else {})}
+        yield "the description of the samples", image_fields(policy, report.samples["count"])
 
 
-def signature_is_of_the_images(report: Parts) -> Iterator[str]:
-    """Crop, transparency and quantisation; what an autoencoder decodes has a quantisation of its own."""
-    policy = report.samples.get("policy")
-    if not policy or not are_texts([*policy.values()]):
+def _prefix(digest: Any) -> str | None:
+    """The part of a hash that signatures show."""
+    return str(digest)[:8] if digest else None
+
+
+def signature_is_of_the_reference(report: Parts, row: Row) -> Iterator[str]:
+    signed = row.signature.value("ref")
+    if signed is None:
         return
-    own = report.run("ifid").get("quantize")
-    stated = image_fields({**policy, **({"quantize": own} if isinstance(own, str) else {})}, report.samples["count"])
-    for row in report.rows:
-        yield from _contradictions(row, stated, "the description of the samples")
+    if report.reference is None:
+        yield f"the signature of {row.key} names the reference {signed}, and the report has none"
+        return
+    name, digest = report.reference["name"], report.reference.get("digest")
+    if isinstance(digest, Mapping):
+        digest = digest.get(f"{row.encoder}:{row.data.get('output')}") or digest.get(row.encoder or "")
+    if not digest or not _is_of_moments(row):  # features may be of other images than the moments
+        return
+    if signed != f"{name}:{digest[:8]}" and signed.rpartition(":")[2] != digest[:8]:
+        yield f"the signature of {row.key} has the reference {signed}, and the reference is {name}:{digest[:8]}"
 
 
-def signature_is_of_the_reference(report: Parts) -> Iterator[str]:
-    for row in report.rows:
-        stated = row.signature.value("ref")
-        if stated is None:
-            continue
-        if report.reference is None:
-            yield f"the signature of {row.key} names the reference {stated}, and the report has none"
-            return
-        name, digest = report.reference["name"], report.reference.get("digest")
-        if isinstance(digest, Mapping):
-            digest = digest.get(f"{row.encoder}:{row.data.get('output')}") or digest.get(row.encoder or "")
-        has_moments = row.is_distance or row.metric == "fdr"  # features may be of other images than the moments
-        if digest and has_moments and stated != f"{name}:{digest[:8]}" and stated.rpartition(":")[2] != digest[:8]:
-            yield f"the signature of {row.key} has the reference {stated}, and the reference is {name}:{digest[:8]}"
-
-
-def reference_counts(report: Parts) -> Iterator[str]:
+def reference_counts(report: Parts, row: Row) -> Iterator[str]:
     if report.reference is None or isinstance(report.reference.get("digest"), Mapping):
         return  # moments of several files may be of several counts
-    count = report.reference.get("count")
-    for row in report.rows:
-        own = row.data.get("reference_count")
-        if None not in (count, own) and count != own and (row.is_distance or row.metric == "fdr"):
-            yield f"{row.key} is against {own} images, and the reference has {count}"
+    count, own = report.reference.get("count"), row.data.get("reference_count")
+    if None not in (count, own) and count != own and _is_of_moments(row):
+        yield f"{row.key} is against {own} images, and the reference has {count}"
 
 
-def versions(report: Parts) -> Iterator[str]:
+def _is_of_moments(row: Row) -> bool:
+    return row.is_distance or row.metric == "fdr"
+
+
+def versions(report: Parts, row: Row) -> Iterator[str]:
     version = report.data["fdr_version"]
-    found = {"run.versions": report.run("versions").get("fdr")}
-    found |= {f"the signature of {row.key}": row.signature.value("v") for row in report.rows}
+    found = {
+        "run.versions": report.run("versions").get("fdr"),
+        f"the signature of {row.key}": row.signature.value("v"),
+    }
     for where, other in found.items():
         if other is not None and other != version:
             yield f"{where} says version {other}, and the report is of version {version}"
 
 
-def distances_are_their_terms(report: Parts) -> Iterator[str]:
-    for row in report.rows:
-        mean, trace = row.number("mean_term"), row.number("trace_term")
-        if not row.is_distance or mean is None or trace is None:
-            continue
-        rounding = row.number("rounding")
-        if row.value == 0:  # what is within its rounding is written as 0
-            rounding = ABSOLUTE * max(1.0, abs(mean) + abs(trace)) if rounding is None else abs(rounding)
-        if mean < 0:
-            yield f"mean_term of {row.key} is {mean:g}, and a squared length is 0 or more"
-        if _differ(row.value, mean + trace, max(rounding or 0.0, RELATIVE * abs(mean))):
-            yield f"{row.key} is {row.value:g}, and its terms {mean:g} and {trace:g} add up to {mean + trace:g}"
+def distances_are_their_terms(report: Parts, row: Row) -> Iterator[str]:
+    mean, trace, rounding = (row.number(name) for name in ("mean_term", "trace_term", "rounding"))
+    if not row.is_distance or mean is None or trace is None:
+        return
+    if row.value == 0:  # a value within its rounding is written as 0
+        rounding = ABSOLUTE * max(1.0, abs(mean) + abs(trace)) if rounding is None else abs(rounding)
+    if mean < 0:
+        yield f"mean_term of {row.key} is {mean:g}, and a squared length is 0 or more"
+    if _differ(row.value, mean + trace, max(rounding or 0.0, RELATIVE * abs(mean))):
+        yield f"{row.key} is {row.value:g}, and its terms {mean:g} and {trace:g} add up to {mean + trace:g}"
 
 
-def audits(report: Parts) -> Iterator[str]:
-    for row in report.rows:
-        second, rounding = row.number("audit"), row.number("rounding") or 0.0
-        if second is not None and abs(second - row.value) > max(ABSOLUTE, 1e6 * rounding, 0.01 * abs(row.value)):
-            yield f"{row.key} is {row.value:g}, and {second:g} by the second route of its audit"
+def audits(report: Parts, row: Row) -> Iterator[str]:
+    second, rounding = row.number("audit"), row.number("rounding") or 0.0
+    if second is not None and abs(second - row.value) > max(ABSOLUTE, 1e6 * rounding, 0.01 * abs(row.value)):
+        yield f"{row.key} is {row.value:g}, and {second:g} by the second route of its audit"
 
 
-def ratios_are_ratios(report: Parts) -> Iterator[str]:
-    for row in report.rows:
-        distance, below = report.row(f"fd:{row.encoder}"), row.detail("val_fd")
-        if row.metric != "fdr" or below is None:
-            continue
-        if not is_number(below) or below <= 0:
-            yield f"val_fd of {row.key} is {quoted(below)}, where a number above 0 is expected"
-        elif distance is not None and _differ(row.value, distance.value / below):
-            yield (
-                f"{row.key} is {row.value:g}, and {distance.key} over the validation FD {below:g} is "
-                f"{distance.value / below:g}"
-            )
+def ratios_are_ratios(report: Parts, row: Row) -> Iterator[str]:
+    distance, below = report.row(f"fd:{row.encoder}"), row.detail("val_fd")
+    if row.metric != "fdr" or below is None:
+        return
+    if not is_number(below) or below <= 0:
+        yield f"val_fd of {row.key} is {quoted(below)}, where a number above 0 is expected"
+    elif distance is not None and _differ(row.value, distance.value / below):
+        yield (
+            f"{row.key} is {row.value:g}, and {distance.key} over the validation FD {below:g} is "
+            f"{distance.value / below:g}"
+        )
 
 
-def means_are_means(report: Parts) -> Iterator[str]:
+def means_are_means(report: Parts, row: Row) -> Iterator[str]:
     """FDr^k: its encoders, their number, its value and its interval."""
-    for row in report.rows:
-        names = row.data.get("encoders")
-        if row.metric != "fdr_k" or not names:
-            continue
-        k, stated = row.data.get("k"), row.signature.value("k")
-        if {str(len(names)), str(k or len(names)), stated or str(len(names))} != {str(len(names))}:
-            yield f"{row.key} has {len(names)} encoders, k is {k}, and its signature says k:{stated}"
-        yield from _encoders_of_mean(report, row, names)
-        yield from _value_of_mean(report, row, names)
+    names = row.data.get("encoders")
+    if row.metric != "fdr_k" or not names:
+        return
+    k, signed = row.data.get("k"), row.signature.value("k")
+    if {str(len(names)), str(k or len(names)), signed or str(len(names))} != {str(len(names))}:
+        yield f"{row.key} has {len(names)} encoders, k is {k}, and its signature says k:{signed}"
+    yield from _encoders_of_mean(report, row, names)
+    yield from _value_of_mean(report, row, names)
 
 
 def _encoders_of_mean(report: Parts, row: Row, names: Sequence[str]) -> Iterator[str]:
@@ -321,32 +321,18 @@ def _value_of_mean(report: Parts, row: Row, names: Sequence[str]) -> Iterator[st
             yield f"the interval of {row.key} ends at {own:g}, and those of its ratios at {mean:g} on average"
 
 
-def shares_are_of_whole_images(report: Parts) -> Iterator[str]:
+def shares_are_of_whole_images(report: Parts, row: Row) -> Iterator[str]:
     """Precision counts samples and recall counts images of the reference, so the share times the count is whole."""
-    for row in report.rows:
-        kind = row.metric.partition(":")[0]
-        of = {"precision": row.data["count"], "recall": row.data.get("reference_count")}.get(kind)
-        if of is not None and abs(row.value * of - round(row.value * of)) > RELATIVE * of + ABSOLUTE:
-            yield f"{row.key} is {row.value:.9g}, which is no share of {of} images"
+    kind = row.metric.partition(":")[0]
+    total = {"precision": row.data["count"], "recall": row.data.get("reference_count")}.get(kind)
+    if total is not None and abs(row.value * total - round(row.value * total)) > RELATIVE * total + ABSOLUTE:
+        yield f"{row.key} is {row.value:.9g}, which is no share of {total} images"
 
 
-def _contradictions(row: Row, stated: Mapping[str, Any], where: str) -> Iterator[str]:
-    """A sentence for each field of a signature that is something else in `stated`; None says nothing."""
-    for field, value in stated.items():
-        own = row.signature.value(field)
-        if None not in (own, value) and own != str(value):
-            yield f"the signature of {row.key} has {field}:{own}, and {where} says {value}"
-
-
-def _rounded(value: float | None) -> str | None:
-    return None if value is None else f"{value:.6g}"
-
-
-RULES: tuple[Callable[[Parts], Iterable[str]], ...] = (
+RULES: tuple[Callable[[Parts, Row], Iterator[str]], ...] = (
     each_number_once, directions, possible_values, intervals, signature_names_the_number, counts, subsets,
-    signature_is_of_the_row, signature_is_of_the_run, signature_is_of_the_autoencoder, signature_is_of_the_images,
-    signature_is_of_the_reference, reference_counts, versions, distances_are_their_terms, audits, ratios_are_ratios,
-    means_are_means, shares_are_of_whole_images,
+    signature_agrees, signature_is_of_the_reference, reference_counts, versions, distances_are_their_terms, audits,
+    ratios_are_ratios, means_are_means, shares_are_of_whole_images,
 )  # fmt: skip
 
 
@@ -355,14 +341,12 @@ def check_report(data: Mapping[str, Any], where: str = "it") -> None:
 
     `where` names the file in the advice at the end of the sentence.
     """
-    problems = list(schema_problems(data))
-    if problems:
-        raise InputError(f"Damaged report: {problems[0]}; write {where} again with --json.")
-    rows = tuple(Row(row, parse_signature(row["signature"])) for row in data["results"])
-    report = Parts(data, rows)
-    for rule in RULES:
-        for problem in rule(report):
-            raise InputError(
-                f"The report contradicts itself: {problem}; write {where} again with --json, and leave the file as it "
-                "is written."
-            )
+    for problem in schema_problems(data):
+        raise InputError(f"Damaged report: {problem}; write {where} again with --json.")
+    report = Parts(data, tuple(Row(row, parse_signature(row["signature"])) for row in data["results"]))
+    problems = (problem for rule in RULES for row in report.rows for problem in rule(report, row))
+    for problem in problems:
+        raise InputError(
+            f"The report contradicts itself: {problem}; write {where} again with --json, and leave the file as it is "
+            "written."
+        )

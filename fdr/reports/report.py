@@ -1,4 +1,4 @@
-"""`Report`: what was measured, on what, against what. Data only: nothing here prints, and nothing needs torch."""
+"""Reports: the numbers of a sample set with what is needed to compare them, as JSON, CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -25,31 +25,30 @@ SCHEMA_MANY = "fdr-reports/1"
 
 @dataclass(frozen=True)
 class Result:
-    """One number with everything needed to compare it. `value` is in full precision; only renderers round."""
+    """One number with everything that is needed to compare it. `value` is in full precision; only tables round it."""
 
     metric: str
-    """"fd", "sfid", "fdr", "fdr_k", "is", "is:adm", "precision", "recall", "precision:adm", "recall:adm"; of an
-    autoencoder "ifd", "ifd:ALPHA", "rfd", "nfd", "psnr", "ssim", "ms_ssim", "lpips"."""
+    """A name in the registry of `fdr.metrics`, such as "fd" or "is:adm"; "ifd:0.25" is "ifd" at another alpha."""
     value: float
     encoder: str | None
-    """The encoder's name; None for a metric over several encoders."""
+    """The name of the encoder; None for a mean over several encoders and for a number without encoder."""
     output: str | None
     count: int
-    """Images that entered the number (skipped ones excluded)."""
+    """Number of images that were measured; skipped images are not counted."""
     lower_is_better: bool
     signature: str
     stderr: float | None = None
-    """Spread reported beside the value: for the Inception Score, the standard deviation over its splits."""
+    """Standard error of the value; for the Inception Score the standard deviation over its splits."""
     reference_count: int | None = None
     k: int | None = None
     encoders: tuple[str, ...] | None = None
     interval: tuple[float, float] | None = None
-    """For FDr and FDr^k with published constants: the range that their rounding leaves open."""
+    """The range that a rounded published constant leaves open, for FDr and FDr^k."""
     spec_hash: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     """Parts of the number (`mean_term`, `trace_term`, `route`, `val_fd`, ...)."""
     notes: tuple[str, ...] = ()
-    """Sentences a reader of the number must know ("500 samples for 2048 dimensions: FD is biased upward")."""
+    """What a reader of the number must know, such as "500 samples for 2048 dimensions: FD is biased upward"."""
 
     def __post_init__(self) -> None:
         _make_utf8(self)
@@ -65,10 +64,10 @@ class Report:
     """All results of one sample set. `report["fd", "inception"].value` is one number."""
 
     samples: Mapping[str, Any]
-    """`source`, `count`, `digest`, `skipped` (list of {id, reason}), `policy`; where there are such, `left_out` (what
-    lies beside the images -> how many) and `labels_from`."""
+    """`source`, `count`, `digest`, `skipped` (list of {id, reason}), `policy`, and if there are any `left_out` (number
+    of files by kind that are no images) and `labels_from`."""
     reference: Mapping[str, Any] | None
-    """`name`, `source`, `digest`, and `is_default` where none was named; None when no metric needed a reference."""
+    """`name`, `source`, `digest`, and `is_default` if the user named none; None if no metric needed a reference."""
     results: tuple[Result, ...]
     run: Mapping[str, Any] = field(default_factory=dict)
     """`device`, `dtype`, `seed`, `versions`."""
@@ -79,7 +78,7 @@ class Report:
         _make_utf8(self)
 
     def __getitem__(self, key: str | tuple[str, str]) -> Result:
-        """The result of a metric (and an encoder, where several have it). Raises `InputError` with near matches."""
+        """The result of a metric; if several encoders have it, name one. Raises `InputError` with near matches."""
         metric, encoder = (key, None) if isinstance(key, str) else key
         found = [r for r in self.results if r.metric == metric and encoder in (None, r.encoder)]
         if len(found) == 1:
@@ -110,30 +109,30 @@ class Report:
         }
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The JSON text; written to `path` as well when one is given (atomically)."""
+        """The JSON text, which is also written to `path` if that is given."""
         return _write_json(self.to_dict(), path)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Report:
-        """The inverse of `to_dict`. Raises `InputError` when `data` is no sound report, or contradicts itself."""
+        """The report that `to_dict` gave. Raises `InputError` for data that are damaged or contradict themselves."""
         return _report_from_dict(data, "it")
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Report:
-        """Read what `to_json` wrote. Raises `InputError` when the file is missing or no sound report."""
+        """Read what `to_json` wrote. Raises `InputError` if the file is missing or is no sound report."""
         return _report_from_dict(_read_json(path), repr(os.fspath(path)))
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
-        """One line per result, full precision."""
+        """One line for each result, in full precision."""
         return reports_to_csv([self], path)
 
     def to_markdown(self, path: str | os.PathLike[str] | None = None) -> str:
-        """A Markdown table, rounded for reading, with the signature in every row."""
+        """A Markdown table with rounded values and the signature of every result."""
         return reports_to_markdown([self], path)
 
 
 def _make_utf8(record: Report | Result) -> None:
-    """Names of files reach a report by many ways; here they become `as_utf8`, for every writer."""
+    """Make all texts of a record valid UTF-8, because names of files may be anything."""
     for item in fields(record):
         object.__setattr__(record, item.name, utf8_data(getattr(record, item.name)))
 
@@ -142,7 +141,7 @@ def _report_from_dict(data: Any, where: str) -> Report:
     """A report from decoded JSON; `where` names the file in errors."""
     schema = data.get("schema") if isinstance(data, Mapping) else None
     if schema == SCHEMA_MANY:
-        raise InputError("This file holds several reports; read it with fdr.reports.report.load_reports.")
+        raise InputError("This file holds several reports; read it with fdr.reports.load_reports.")
     if schema != SCHEMA:
         raise InputError(f"Not a report: schema is {quoted(schema)}, expected {SCHEMA!r}{_of_another_version(schema)}.")
     try:
@@ -165,19 +164,19 @@ def _of_another_version(schema: Any) -> str:
 
 
 def reports_to_json(reports: Sequence[Report], path: str | os.PathLike[str] | None = None) -> str:
-    """One report as itself, several as {"schema": "fdr-reports/1", "reports": [...]}."""
+    """The JSON of one report, or of several as {"schema": "fdr-reports/1", "reports": [...]}."""
     if len(reports) == 1:
         return reports[0].to_json(path)
     return _write_json({"schema": SCHEMA_MANY, "reports": [report.to_dict() for report in reports]}, path)
 
 
 def load_reports(path: str | os.PathLike[str]) -> list[Report]:
-    """The report or reports of a JSON file that `fdr eval --json` wrote."""
+    """Read the reports of a JSON file that `fdr eval --json` wrote."""
     return reports_from_dict(_read_json(path), repr(os.fspath(path)))
 
 
 def reports_from_dict(data: Any, where: str = "it") -> list[Report]:
-    """The report or reports of decoded JSON; `where` names the file. Raises `InputError` when it is neither."""
+    """The reports in decoded JSON; `where` names the file in errors. Raises `InputError` for anything else."""
     if isinstance(data, Mapping) and data.get("schema") == SCHEMA_MANY:
         entries = data.get("reports")
         if not isinstance(entries, list) or not entries:
@@ -187,12 +186,12 @@ def reports_from_dict(data: Any, where: str = "it") -> list[Report]:
 
 
 def sets_by_name(reports: Sequence[Report]) -> dict[str, Report]:
-    """Reports by the name of their samples; the second of a name is "samples.npz (2)"."""
+    """Reports by the name of their samples; if a name repeats, the second is "samples.npz (2)"."""
     return dict(zip(unique_names([str(report.samples["source"]) for report in reports]), reports, strict=True))
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """The names, each once: "a", "a (2)", "a (3)"."""
+    """The names, numbered where they repeat: "a", "a (2)", "a (3)"."""
     found: list[str] = []
     for name in names:
         other, number = name, 2
@@ -209,7 +208,7 @@ _CSV_COLUMNS = (
 
 
 def reports_to_csv(reports: Sequence[Report], path: str | os.PathLike[str] | None = None) -> str:
-    """One line per sample set and result, full precision, RFC 4180."""
+    """CSV (RFC 4180) with one line for each result of each sample set, in full precision."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(_CSV_COLUMNS)
@@ -226,7 +225,7 @@ def reports_to_csv(reports: Sequence[Report], path: str | os.PathLike[str] | Non
 
 
 def reports_to_markdown(reports: Sequence[Report], path: str | os.PathLike[str] | None = None) -> str:
-    """One Markdown row per sample set and result."""
+    """A Markdown table with one row for each result of each sample set, followed by notes and warnings."""
     lines = ["| samples | metric | encoder | value | n | signature |", "|---|---|---|---:|---:|---|"]
     for report in reports:
         for r in report:
@@ -247,7 +246,7 @@ def reports_to_markdown(reports: Sequence[Report], path: str | os.PathLike[str] 
 
 
 def metric_label(result: Result) -> str:
-    """How people write the metric: FID for Inception, FD otherwise, FDr^6, IS."""
+    """The metric as people write it: FID for Inception, FD for other encoders, FDr^6, IS."""
     if result.metric == "fdr_k":
         return f"FDr^{result.k}"
     info = metric_info(result.metric)
@@ -263,7 +262,7 @@ def is_inception(encoder: str | None) -> bool:
 
 
 def format_value(result: Result) -> str:
-    """The value as tables show it: 5 significant digits, the spread or the rounding interval behind it."""
+    """The value with 5 significant digits, followed by its standard error or its rounding interval."""
     text = format_number(result.value)
     if result.stderr is not None:
         return f"{text} ± {format_number(result.stderr)}"
@@ -273,7 +272,7 @@ def format_value(result: Result) -> str:
 
 
 def format_number(value: float) -> str:
-    """5 significant digits without an exponent where that is readable."""
+    """A number with 5 significant digits, without an exponent if that is readable."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if 1e-4 <= abs(value) < 1e7:
@@ -310,12 +309,12 @@ def _write_json(data: Mapping[str, Any], path: str | os.PathLike[str] | None) ->
 
 
 def json_text(data: Any, **options: bool) -> str:
-    """JSON with its texts `as_utf8` and a newline at the end; `options` are those of `json.dumps`."""
+    """JSON text with valid UTF-8 and a newline at the end; `options` are those of `json.dumps`."""
     return json.dumps(utf8_data(data), indent=2, ensure_ascii=False, **options) + "\n"  # type: ignore[arg-type]
 
 
 def utf8_data(data: Any) -> Any:
-    """`as_utf8` for every text inside of dicts, lists and tuples."""
+    """The data with valid UTF-8 in all texts, also inside of dicts, lists and tuples."""
     if isinstance(data, str):
         return as_utf8(data)
     if isinstance(data, Mapping):

@@ -1,7 +1,4 @@
-"""The schema of a report as JSON: what each field has to be, and the sentence for one that is not.
-
-It looks at decoded JSON, before anything is made of it.
-"""
+"""The schema of a report as JSON: what each field must be, and a sentence for each field that is something else."""
 
 from __future__ import annotations
 
@@ -67,11 +64,10 @@ RESULT = {
 
 
 def schema_problems(data: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence per field that is missing or is not what it has to be; later parts are read only if earlier ones are
-    sound."""
+    """A sentence for each field that is missing or is not what it must be; after wrong outer fields it stops."""
     found = list(field_problems("the report", data, REPORT))
+    yield from found
     if found:
-        yield from found
         return
     yield from field_problems("the samples", data["samples"], SAMPLES)
     if data.get("reference") is not None:
@@ -86,5 +82,5 @@ def schema_problems(data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def result_key(metric: str, encoder: str | None) -> str:
-    """How one number is named in limits, baselines and outputs: "fd:inception", "is:adm:inception", "fdr_k"."""
+    """The name of a number in limits, baselines and outputs: "fd:inception", "is:adm:inception", "fdr_k"."""
     return metric if encoder is None else f"{metric}:{encoder}"

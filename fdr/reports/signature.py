@@ -128,8 +128,8 @@ def image_fields(policy: Mapping[str, str], count: int) -> dict[str, str]:
 
 
 def _join(metric: str, fields: Mapping[str, str]) -> str:
-    told = {key: value for key, value in {**fields, "v": __version__}.items() if value != DEFAULTS.get(key)}
-    return "|".join([metric, *(f"{key}:{_escape(value)}" for key, value in told.items())])
+    stated = {key: value for key, value in {**fields, "v": __version__}.items() if value != DEFAULTS.get(key)}
+    return "|".join([metric, *(f"{key}:{_escape(value)}" for key, value in stated.items())])
 
 
 def short_digest(weights: str) -> str:
