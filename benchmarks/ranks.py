@@ -68,13 +68,13 @@ def group_of_one(world: Path, options: argparse.Namespace) -> dict[str, float]:
 
     import fdr
     from fdr.runtime import SOLO, Group
-    from fdr.runtime.ranks.facts import RankFacts
+    from fdr.runtime.ranks.place import RankPlace
     from fdr.runtime.ranks.process_group import Ranks
 
     store = dist.HashStore()
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     assert isinstance(dist.group.WORLD, dist.ProcessGroup)
-    one = Ranks(RankFacts(), dist.PrefixStore("fdr", store), dist.group.WORLD)
+    one = Ranks(RankPlace(), dist.PrefixStore("fdr", store), dist.group.WORLD)
     encoder = fdr.load_encoder(options.reps, device="cpu")
 
     def evaluate(group: Group) -> Callable[[], Any]:

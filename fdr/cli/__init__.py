@@ -18,7 +18,7 @@ from fdr._version import __version__
 from fdr.cli._config import load_config
 from fdr.errors import FdrError, FdrWarning, PeerError, command_line
 from fdr.runtime import COMMANDS as WORDS
-from fdr.runtime import told
+from fdr.runtime import as_fdr_error
 
 COMMANDS = {
     "eval": ("fdr.cli.eval", "Measure samples against a reference: FD, FDr, FDr^k, Inception Score."),
@@ -135,7 +135,7 @@ def _run(args: list[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MemoryError, RuntimeError, OSError) as error:
-        sentence = told(error)
+        sentence = as_fdr_error(error)
         if sentence is None:
             raise
         click.echo(f"fdr: error: {sentence}", err=True)

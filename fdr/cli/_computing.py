@@ -103,13 +103,13 @@ class Computing:
     def _setup(self, progress: Progress, group: Group) -> Setup:
         from fdr.encoders import EncoderOptions
         from fdr.features import ExtractionOptions
-        from fdr.runtime import feature_cache_dir, rank_device, rank_facts, share_processors
+        from fdr.runtime import feature_cache_dir, rank_device, rank_place, share_processors
 
         device, num_workers = self.device, self.num_workers
         if group.size > 1:
-            facts = rank_facts()
-            device = rank_device(device, facts, needs_gpu=self.gpus is not None)
-            share = share_processors(facts)
+            place = rank_place()
+            device = rank_device(device, place, needs_gpu=self.gpus is not None)
+            share = share_processors(place)
             num_workers = share if num_workers is None else num_workers
         folder = None if self.no_cache else self.cache or feature_cache_dir()
         return Setup(

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import click
 
 from fdr.errors import InputError
-from fdr.runtime import rank_environment, rank_facts
+from fdr.runtime import rank_environment, rank_place
 
 if TYPE_CHECKING:
     from fdr.runtime import Group
@@ -46,14 +46,14 @@ def ranks(gpus: int | None) -> Iterator[Group]:
     """
     from fdr.runtime import SOLO, propagate_failures
 
-    facts = rank_facts()
-    if gpus == 1 or (gpus is None and facts.size == 1):
+    place = rank_place()
+    if gpus == 1 or (gpus is None and place.size == 1):
         yield SOLO
         return
-    if facts.size == 1:
+    if place.size == 1:
         raise click.exceptions.Exit(_watch(_start(gpus or 1)))
-    if gpus not in (None, facts.local_size):
-        raise InputError(f"--gpus {gpus} was given to a rank of {facts.local_size} on this machine; leave it out.")
+    if gpus not in (None, place.local_size):
+        raise InputError(f"--gpus {gpus} was given to a rank of {place.local_size} on this machine; leave it out.")
     from fdr.runtime import join_ranks
 
     group = join_ranks()

@@ -205,9 +205,9 @@ def _is_free(path: Path, kind: str) -> bool:
 
 
 def _is_main_rank() -> bool:
-    from fdr.runtime import rank_facts
+    from fdr.runtime import rank_place
 
     try:
-        return rank_facts().rank == 0
+        return rank_place().rank == 0
     except FdrError:
         return True

@@ -1,4 +1,4 @@
-"""Decoded images of any sizes -> one batch of network input, uploaded while the network still works on the last one."""
+"""Decoded images of any sizes become one batch of network input, which is uploaded while the last one is computed."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _HOST_BATCH = 4
 
 @dataclass(frozen=True)
 class StagedBatch:
-    """A batch on its way into an encoder; `inputs` is called once, in the thread that runs the network."""
+    """A batch on its way into an encoder. The thread that runs the network calls `inputs` once."""
 
     encoder: AbstractEncoder
     parts: list[tuple[Tensor, Tensor]]
-    """(rows of the batch, their images [n, 3, H, W] or network inputs), each of one size, on the encoder's device."""
+    """(rows of the batch, their images [n, 3, H, W] or network inputs) on the encoder's device; one part per size."""
     is_preprocessed: bool
     uploaded: torch.cuda.Event | None
-    """Reached when the parts are on the GPU; None on a CPU."""
+    """The event that is reached when the parts are on the GPU; None on a CPU."""
 
     def inputs(self) -> Tensor:
-        """Network input [B, 3, h, w] on the encoder's device."""
+        """Finish the preprocessing, and return the network input [B, 3, h, w] on the encoder's device."""
         import torch
 
         if self.uploaded is not None:
@@ -46,10 +46,10 @@ class StagedBatch:
 
 
 def stage(encoder: AbstractEncoder, images: Sequence[Tensor]) -> StagedBatch:
-    """Images [3, H, W] of any sizes, uint8 or float32 in [0, 1], prepared as far as another thread can.
+    """Prepare images [3, H, W] of any sizes, uint8 or float32 in [0, 1], while the network works on an earlier batch.
 
-    On a CPU, and where the encoder resizes on the host, they become network input here; a GPU gets them from pinned
-    memory on a stream of its own, and what is left to do runs there.
+    On a CPU, and for encoders that resize on the host, the images become network input here. A GPU receives the images
+    from pinned memory on a separate stream and preprocesses them itself.
     """
     import torch
 
@@ -70,12 +70,12 @@ def stage(encoder: AbstractEncoder, images: Sequence[Tensor]) -> StagedBatch:
 
 
 def _upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """From pinned memory, on the current stream: the host does not wait."""
+    """Copy from pinned memory on the current stream; the host does not wait."""
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _alike(images: Sequence[Tensor]) -> list[Tensor]:
-    """The positions of the images of each size and dtype."""
+    """The positions of the images, one tensor for each size and dtype."""
     import torch
 
     groups: dict[tuple[Any, ...], list[int]] = {}
@@ -100,7 +100,7 @@ def _preprocessed(encoder: AbstractEncoder, images: Tensor) -> Tensor:
 
 
 def _assembled(encoder: AbstractEncoder, parts: Iterable[tuple[Tensor, Tensor]], count: int) -> Tensor:
-    """The batch of which `parts` hold the rows; they must have one size by now."""
+    """Put the parts (rows of the batch, their inputs) together to one batch. All must have one size by now."""
     inputs: Tensor | None = None
     for rows, part in parts:
         if len(rows) == count:

@@ -1,8 +1,8 @@
-"""Images -> forward batches -> features, shard by shard, while decoding, uploads and the network run side by side.
+"""Images become forward batches, and these become features, shard by shard.
 
-A thread decodes images, cuts them into forward batches, and prepares each batch for every encoder that needs it. The
-caller's thread runs the networks. On a GPU several batches are queued ahead, so that the GPU computes while the host
-stores and sums the features of earlier batches.
+One thread decodes images, cuts them into forward batches, and prepares each batch for every encoder that needs it. The
+caller's thread runs the networks at the same time. On a GPU several batches are queued ahead, so that the GPU computes
+while the host stores and sums the features of earlier batches.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ class Pipeline:
     # The network
 
     def _launch(self, name: str, batch: StagedBatch, rows: list[int]) -> _Flight:
-        """Queue the forward pass and the way back of its features; on a CPU, do both."""
+        """Queue the forward pass and the copy of its features to the host; on a CPU, run them now."""
         with self._failures_of(name, rows):
             return self._launched_batch(name, batch, rows)
 
@@ -242,12 +242,12 @@ class Pipeline:
 
     @contextlib.contextmanager
     def _failures_of(self, name: str, rows: list[int]) -> Iterator[None]:
-        """Whatever an encoder raises on the batch `rows`, as a `RunError` that names both."""
+        """Turn any error of an encoder into a `RunError` that names the encoder and the batch `rows`."""
         try:
             yield
         except RunError:
             raise
-        except (Exception, SystemExit) as error:  # what a user's encoder raises is anything
+        except (Exception, SystemExit) as error:  # a user's encoder may raise anything
             batch = f"a batch of {len(rows)} images (the first is {self.source.ids[rows[0]]})"
             if is_out_of_memory(error):
                 advice = "lower --batch-size, or choose another --device or --dtype"
@@ -256,7 +256,7 @@ class Pipeline:
             raise RunError(f"Encoder {name!r} failed on {batch}: {reason}. What was cached stays.") from error
 
     def _check_shape(self, name: str, output: str, shape: tuple[int, ...], count: int) -> None:
-        """One row for each image, of the width of all other batches."""
+        """Raise `InputError` unless there is one row per image, as wide as in all other batches."""
         wanted = self._widths.setdefault((name, output), shape[1:])
         if shape[:1] != (count,) or shape[1:] != wanted:
             raise InputError(
@@ -266,7 +266,7 @@ class Pipeline:
 
     def _land(self, flight: _Flight) -> dict[str, np.ndarray]:
         if flight.landed is not None:
-            with self._failures_of(flight.name, flight.rows):  # a GPU says here what failed in the forward pass
+            with self._failures_of(flight.name, flight.rows):  # a GPU reports a failed forward pass only here
                 flight.landed.synchronize()
         arrays = {output: x.numpy() for output, x in flight.features.items()}
         for output, array in arrays.items():
@@ -284,7 +284,7 @@ class Pipeline:
             )
 
     def _no_rows(self, name: str) -> dict[str, np.ndarray]:
-        """Features of a shard whose images were all bad: the widths come from a blank one."""
+        """Features of a shard whose images were all bad: no rows, as wide as those of a blank image."""
         import torch
 
         blank = torch.zeros(3, 64, 64, dtype=torch.uint8)

@@ -15,14 +15,21 @@ from pathlib import Path
 from fdr._version import __version__
 from fdr.runtime.devices import available_cpus
 
+_PACKAGES = (
+    *("torch", "timm", "transformers", "open_clip_torch", "diffusers", "numpy", "pillow", "simplejpeg", "h5py"),
+    *("huggingface_hub", "click"),
+)
+
 
 def cache_home() -> Path:
     """Where `fdr` keeps its own files: `$FDR_CACHE`, else `$XDG_CACHE_HOME/fdr`, else `~/.cache/fdr`."""
     own = os.environ.get("FDR_CACHE", "").strip()
-    if own:
-        return Path(own).expanduser()
+    return Path(own).expanduser() if own else _user_cache() / "fdr"
+
+
+def _user_cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "fdr"
+    return Path(base).expanduser() if base else Path.home() / ".cache"
 
 
 def feature_cache_dir() -> Path:
@@ -32,21 +39,10 @@ def feature_cache_dir() -> Path:
 
 def weights_dirs(explicit: str | os.PathLike[str] | None = None) -> list[Path]:
     """Folders searched for weight files, first match wins: the argument, `$FDR_WEIGHTS`, our cache, torch.hub's."""
-    dirs: list[Path] = []
-    if explicit is not None:
-        dirs.append(Path(explicit).expanduser())
-    env = os.environ.get("FDR_WEIGHTS", "").strip()
-    if env:
-        dirs.append(Path(env).expanduser())
-    dirs.append(cache_home() / "weights")
+    named = [Path(folder).expanduser() for folder in (explicit, os.environ.get("FDR_WEIGHTS", "").strip()) if folder]
     torch_home = os.environ.get("TORCH_HOME")
-    if torch_home:
-        root = Path(torch_home).expanduser()
-    else:
-        base = os.environ.get("XDG_CACHE_HOME")
-        root = (Path(base).expanduser() if base else Path.home() / ".cache") / "torch"
-    dirs.append(root / "hub" / "checkpoints")
-    return dirs
+    torch_cache = Path(torch_home).expanduser() if torch_home else _user_cache() / "torch"
+    return [*named, cache_home() / "weights", torch_cache / "hub" / "checkpoints"]
 
 
 _IS_OFFLINE: ContextVar[bool | None] = ContextVar("is_offline", default=None)
@@ -90,19 +86,7 @@ def github_job() -> GitHubJob | None:
 def package_versions() -> dict[str, str]:
     """Versions of fdr and of the packages that numbers or files depend on, without importing them."""
     versions = {"fdr": __version__}
-    for name in (
-        "torch",
-        "timm",
-        "transformers",
-        "open_clip_torch",
-        "diffusers",
-        "numpy",
-        "pillow",
-        "simplejpeg",
-        "h5py",
-        "huggingface_hub",
-        "click",
-    ):
+    for name in _PACKAGES:
         try:
             versions[name] = _version(importlib.metadata.distribution(name))
         except importlib.metadata.PackageNotFoundError:
@@ -116,19 +100,19 @@ def _version(package: importlib.metadata.Distribution) -> str:
     return package.version if found is None else found[1]
 
 
-def machine_facts() -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     """Versions, devices and folders, for `fdr env` and for bug reports."""
-    facts = {"python": platform.python_version(), "platform": platform.platform(), **package_versions()}
-    facts["cpus"] = str(available_cpus())
+    found = {"python": platform.python_version(), "platform": platform.platform(), **package_versions()}
+    found["cpus"] = str(available_cpus())
     try:
         import torch
     except Exception as error:  # a broken torch is what the user wants to see here
-        facts["torch import"] = f"failed: {error}"
+        found["torch import"] = f"failed: {error}"
     else:
-        facts["torch threads"] = str(torch.get_num_threads())
+        found["torch threads"] = str(torch.get_num_threads())
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        facts["cuda devices"] = ", ".join(names) or "none"
-    facts["feature cache"] = str(feature_cache_dir())
-    facts["weight folders"] = ", ".join(map(str, weights_dirs()))
-    facts["offline"] = str(is_offline())
-    return facts
+        found["cuda devices"] = ", ".join(names) or "none"
+    found["feature cache"] = str(feature_cache_dir())
+    found["weight folders"] = ", ".join(map(str, weights_dirs()))
+    found["offline"] = str(is_offline())
+    return found

@@ -57,7 +57,7 @@ def out_of_memory(error: BaseException, part: str, advice: str) -> RunError:
     )
 
 
-def told(error: BaseException) -> FdrError | None:
+def as_fdr_error(error: BaseException) -> FdrError | None:
     """The `FdrError` for a failure that nothing else handles (memory, device, disk), or None for other errors."""
     if is_out_of_memory(error):
         return out_of_memory(error, "this command", "close what else uses the memory, or lower --batch-size")

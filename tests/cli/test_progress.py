@@ -116,7 +116,7 @@ class Recorded:
 
 @pytest.fixture
 def every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fdr.runtime.ranks.group.EXCHANGE_INTERVAL", 0.0)
+    monkeypatch.setattr("fdr.runtime.progress.EXCHANGE_INTERVAL", 0.0)
     monkeypatch.setattr("fdr.features.extraction.SHARD_SIZE", 16)
 
 

@@ -19,8 +19,8 @@ from fdr.frechet import Sums
 from fdr.images import ImageOptions, open_images
 from fdr.images.digests import file_digests
 from fdr.metrics import CollectedFeatures, Need
-from fdr.runtime import SOLO, Group, part_of, rank_device, rank_environment, rank_facts
-from fdr.runtime.ranks.facts import RankFacts
+from fdr.runtime import SOLO, Group, part_of, rank_device, rank_environment, rank_place
+from fdr.runtime.ranks.place import RankPlace
 
 
 @pytest.fixture(autouse=True)
@@ -180,17 +180,17 @@ class TestFacts:
     """Who this process is, from what launchers set."""
 
     def test_nothing_set_is_one_process(self) -> None:
-        assert rank_facts({}) == RankFacts()
+        assert rank_place({}) == RankPlace()
 
     def test_torchrun(self) -> None:
         env = {"RANK": "5", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
         env |= {"MASTER_ADDR": "node0", "MASTER_PORT": "29500", "TORCHELASTIC_USE_AGENT_STORE": "True"}
-        facts = rank_facts(env)
+        facts = rank_place(env)
         assert (facts.rank, facts.size, facts.local_rank, facts.local_size) == (5, 16, 1, 4)
         assert facts.rendezvous == "env://" and facts.has_store
 
     def test_our_own_launcher_speaks_torchruns_language(self) -> None:
-        facts = rank_facts(rank_environment(1, 3, 1234, 99))
+        facts = rank_place(rank_environment(1, 3, 1234, 99))
         assert (facts.rank, facts.size, facts.local_size, facts.launcher) == (1, 3, 3, 99)
         assert not facts.has_store
 
@@ -201,12 +201,12 @@ class TestFacts:
     def test_slurm_step(self, nodes: str, host: str) -> None:
         env = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "6", "SLURM_LOCALID": "2", "SLURM_JOB_ID": "123456"}
         env |= {"SLURM_STEP_NODELIST": nodes, "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}
-        facts = rank_facts(env)
+        facts = rank_place(env)
         assert (facts.rank, facts.size, facts.local_rank, facts.local_size) == (6, 8, 2, 4)
         assert facts.rendezvous == f"tcp://{host}:23456?rank=6&world_size=8"
 
     def test_a_batch_script_of_slurm_is_one_process(self) -> None:
-        assert rank_facts({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}).size == 1
+        assert rank_place({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}).size == 1
 
     @pytest.mark.parametrize(
         ("env", "message"),
@@ -218,10 +218,10 @@ class TestFacts:
     )
     def test_contradictions(self, env: dict[str, str], message: str) -> None:
         with pytest.raises(InputError, match=message):
-            rank_facts(env)
+            rank_place(env)
 
     def test_devices(self) -> None:
-        facts = RankFacts(1, 2, 1, 2)
+        facts = RankPlace(1, 2, 1, 2)
         assert rank_device("cpu", facts) == "cpu"
         with pytest.raises(InputError, match="cannot be divided among 2 ranks"):
             rank_device("cuda:1", facts)
@@ -232,7 +232,7 @@ class TestFacts:
         if torch.cuda.is_available():
             pytest.skip("needs a machine without a GPU")
         with pytest.raises(InputError, match="this machine has 0"):
-            rank_device("auto", RankFacts(1, 2, 1, 2), needs_gpu=True)
+            rank_device("auto", RankPlace(1, 2, 1, 2), needs_gpu=True)
 
 
 def features_of(group: Group, path: Path, cache: Path | None, count: int | None = None) -> np.ndarray | None:

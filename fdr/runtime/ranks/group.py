@@ -1,26 +1,21 @@
-"""The ranks of a run: the exchanges of evaluation and of training, and the groups of a single process.
+"""What the ranks of a run exchange, in an evaluation and in training, and the groups of a single process.
 
-`fdr.runtime.ranks.process_group` and `fdr.runtime.ranks.tensor_group` hold the groups of several processes.
+`process_group.py` and `tensor_group.py` hold the groups of several processes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from fdr.errors import PeerError, first_line
-from fdr.runtime.progress import ProgressTask
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
 T = TypeVar("T")
-
-EXCHANGE_INTERVAL = 0.1
-"""Seconds between two exchanges of progress: raising it makes the bar jump, lowering it costs time."""
 
 
 def nothing() -> None:
@@ -168,42 +163,6 @@ def propagate_failures(group: Group) -> Iterator[None]:
         if not group.fail(error):
             raise PeerError("Another rank failed first.", getattr(error, "exit_code", 1)) from error
         raise
-
-
-class SharedTask:
-    """The progress of work that the ranks divide: rank 0's `task` shows the sum over all ranks."""
-
-    def __init__(self, task: ProgressTask, group: Group) -> None:
-        self._shows = (task.advance, task.resume)
-        self._counts = (group.counter(), group.counter())
-        self._done = [0, 0]
-        self._waiting = [0, 0]
-        self._next = 0.0
-
-    def advance(self, amount: int = 0) -> None:
-        """Report that this rank has done `amount` more; 0 only updates what the others have done."""
-        self._add(0, amount)
-
-    def resume(self, amount: int) -> None:
-        """Report that an earlier run had done `amount` of this rank's work."""
-        self._add(1, amount)
-
-    def _add(self, kind: int, amount: int) -> None:
-        self._waiting[kind] += amount
-        now = time.monotonic()
-        if amount and now < self._next:
-            return
-        self._next = now + EXCHANGE_INTERVAL
-        for which, (show, count) in enumerate(zip(self._shows, self._counts, strict=True)):
-            done = count(self._waiting[which])
-            if done > self._done[which]:
-                show(done - self._done[which])
-            self._done[which], self._waiting[which] = done, 0
-
-    @property
-    def done(self) -> int:
-        """Units that all ranks together had done at the last exchange."""
-        return sum(self._done)
 
 
 def run_on_rank0(group: Group, function: Callable[[], T]) -> T:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from fdr.errors import InputError, PeerError, RunError, first_line
-from fdr.runtime.ranks.facts import RankFacts, rank_facts
 from fdr.runtime.ranks.group import SOLO, Combinable, Group, link_kept, nothing
+from fdr.runtime.ranks.place import RankPlace, rank_place
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Store
@@ -63,10 +63,10 @@ class Ranks:
     seconds, one that died silently within `LOST_AFTER`.
     """
 
-    def __init__(self, facts: RankFacts, store: Store, process_group: ProcessGroup) -> None:
-        self.rank = facts.rank
-        self.size = facts.size
-        self._facts = facts
+    def __init__(self, place: RankPlace, store: Store, process_group: ProcessGroup) -> None:
+        self.rank = place.rank
+        self.size = place.size
+        self._place = place
         self._store = store
         self._group = process_group
         self._meetings = 0
@@ -132,7 +132,7 @@ class Ranks:
             told = _Failure.decode(self._store.compare_set("failure", "", failure.encode()))
         except RuntimeError:  # the store may be what failed
             return True
-        if self.rank == 0 and not self._facts.has_store:
+        if self.rank == 0 and not self._place.has_store:
             time.sleep(3 * _CHECK_INTERVAL)  # the store ends with this process: let the others read it
         return told == failure
 
@@ -142,7 +142,7 @@ class Ranks:
         with contextlib.suppress(PeerError, RunError):
             self._meet()
         self._fall_silent()
-        if self._facts.is_ours:
+        if self._place.is_ours:
             dist.destroy_process_group()
 
     def _send(self, arrays: list[np.ndarray], rank: int) -> None:
@@ -211,7 +211,7 @@ class Ranks:
         count = 0
         while not self._has_left.is_set():
             count += 1
-            if self._facts.launcher is not None and os.getppid() != self._facts.launcher:
+            if self._place.launcher is not None and os.getppid() != self._place.launcher:
                 os._exit(1)
             try:
                 self._store.set(f"beat/{self.rank}", str(count))
@@ -244,32 +244,32 @@ def join_ranks() -> Group:
 
     if dist.is_available() and dist.is_initialized():
         return _join_existing()
-    facts = rank_facts()
-    if facts.size == 1:
+    place = rank_place()
+    if place.size == 1:
         return SOLO
     if not dist.is_available():
         raise InputError(
-            f"{facts.size} ranks were started, but this torch has no torch.distributed; start one process."
+            f"{place.size} ranks were started, but this torch has no torch.distributed; start one process."
         )
     try:
-        store = dist.PrefixStore(f"fdr/{facts.attempt}", _store(facts))
-        dist.init_process_group("gloo", store=store, rank=facts.rank, world_size=facts.size, timeout=_TIMEOUT)
+        store = dist.PrefixStore(f"fdr/{place.attempt}", _store(place))
+        dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.size, timeout=_TIMEOUT)
     except (RuntimeError, ValueError, OSError) as error:
         raise RunError(
-            f"Rank {facts.rank} of {facts.size} did not find the others ({first_line(error)}); check that every rank "
+            f"Rank {place.rank} of {place.size} did not find the others ({first_line(error)}); check that every rank "
             "was started with the same MASTER_ADDR and MASTER_PORT, or pass --gpus 1 to run this process alone."
         ) from error
     assert dist.group.WORLD is not None
-    return Ranks(facts, store, dist.group.WORLD)
+    return Ranks(place, store, dist.group.WORLD)
 
 
-def _store(facts: RankFacts) -> Store:
+def _store(place: RankPlace) -> Store:
     import torch.distributed as dist
 
-    if facts.launcher is None:
-        return next(iter(dist.rendezvous(facts.rendezvous, facts.rank, facts.size, timeout=_TIMEOUT)))[0]
-    is_main = facts.rank == 0
-    return dist.TCPStore(*facts.endpoint, facts.size, is_main, _TIMEOUT, master_listen_fd=facts.listener)
+    if place.launcher is None:
+        return next(iter(dist.rendezvous(place.rendezvous, place.rank, place.size, timeout=_TIMEOUT)))[0]
+    is_main = place.rank == 0
+    return dist.TCPStore(*place.endpoint, place.size, is_main, _TIMEOUT, master_listen_fd=place.listener)
 
 
 def _join_existing() -> Group:
@@ -278,7 +278,7 @@ def _join_existing() -> Group:
     if dist.get_world_size() == 1:
         return SOLO
     store = dist.PrefixStore("fdr", dist.distributed_c10d._get_default_store())
-    facts = RankFacts(dist.get_rank(), dist.get_world_size(), has_store=False, is_ours=False)
+    place = RankPlace(dist.get_rank(), dist.get_world_size(), has_store=False, is_ours=False)
     process_group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
     assert isinstance(process_group, dist.ProcessGroup)
-    return Ranks(facts, store, process_group)
+    return Ranks(place, store, process_group)

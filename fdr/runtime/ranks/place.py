@@ -12,7 +12,7 @@ from fdr.runtime.devices import available_cpus
 
 
 @dataclass(frozen=True)
-class RankFacts:
+class RankPlace:
     """Which process of a distributed run this is, and where it finds the others."""
 
     rank: int = 0
@@ -35,7 +35,7 @@ class RankFacts:
     """False for a process group that the program has made itself."""
 
 
-def rank_facts(environment: Mapping[str, str] | None = None) -> RankFacts:
+def rank_place(environment: Mapping[str, str] | None = None) -> RankPlace:
     """This process's rank, from the variables of torchrun, `accelerate launch` or `fdr --gpus`, else of Slurm's step.
 
     Slurm's variables count inside `srun` only: a batch script has them too, but runs once. Raises `InputError` when
@@ -43,17 +43,17 @@ def rank_facts(environment: Mapping[str, str] | None = None) -> RankFacts:
     """
     env = os.environ if environment is None else environment
     if "WORLD_SIZE" in env:
-        return _facts_of_torchrun(env)
+        return _place_under_torchrun(env)
     if int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in env:
-        return _facts_of_slurm(env)
-    return RankFacts()
+        return _place_under_slurm(env)
+    return RankPlace()
 
 
-def _facts_of_torchrun(env: Mapping[str, str]) -> RankFacts:
+def _place_under_torchrun(env: Mapping[str, str]) -> RankPlace:
     try:
         size = int(env["WORLD_SIZE"])
         if size == 1:
-            return RankFacts()
+            return RankPlace()
         rank = int(env["RANK"])
         local_rank, local_size = int(env.get("LOCAL_RANK", rank)), int(env.get("LOCAL_WORLD_SIZE", size))
         endpoint = env["MASTER_ADDR"], int(env["MASTER_PORT"])
@@ -67,7 +67,7 @@ def _facts_of_torchrun(env: Mapping[str, str]) -> RankFacts:
     if not 0 <= rank < size:
         raise InputError(f"RANK is {rank}, but WORLD_SIZE is {size}; expected 0 to {size - 1}.")
     launcher, listener = env.get("FDR_LAUNCHER"), env.get("FDR_LISTENER")
-    return RankFacts(
+    return RankPlace(
         *(rank, size, local_rank, local_size),
         endpoint=endpoint,
         has_store=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
@@ -77,13 +77,13 @@ def _facts_of_torchrun(env: Mapping[str, str]) -> RankFacts:
     )
 
 
-def _facts_of_slurm(env: Mapping[str, str]) -> RankFacts:
+def _place_under_slurm(env: Mapping[str, str]) -> RankPlace:
     size, rank = int(env["SLURM_STEP_NUM_TASKS"]), int(env["SLURM_PROCID"])
     hosts = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", "")
     address = env.get("MASTER_ADDR") or _first_host(hosts)
     port = env.get("MASTER_PORT") or str(20000 + int(env.get("SLURM_JOB_ID", "0")) % 20000)
     local_size = int(re.match(r"\d+", env.get("SLURM_STEP_TASKS_PER_NODE", "1")).group())  # type: ignore[union-attr]
-    return RankFacts(
+    return RankPlace(
         rank,
         size,
         int(env.get("SLURM_LOCALID", "0")),
@@ -100,17 +100,17 @@ def _first_host(nodes: str) -> str:
     return "".join(part or "" for part in match.groups())
 
 
-def share_processors(facts: RankFacts) -> int:
+def share_processors(place: RankPlace) -> int:
     """Set torch's threads to this rank's share of the machine's processors; returns their number."""
     import torch
 
-    threads = max(1, available_cpus() // facts.local_size)
-    if facts.size > 1:
+    threads = max(1, available_cpus() // place.local_size)
+    if place.size > 1:
         torch.set_num_threads(threads)
     return threads
 
 
-def rank_device(name: str, facts: RankFacts, needs_gpu: bool = False) -> str:
+def rank_device(name: str, place: RankPlace, needs_gpu: bool = False) -> str:
     """The device of one rank: the CPU, or the GPU whose number is the local rank.
 
     Raises `InputError` for any other device, and when there are fewer GPUs than ranks.
@@ -120,14 +120,14 @@ def rank_device(name: str, facts: RankFacts, needs_gpu: bool = False) -> str:
     if name == "cpu" or (name == "auto" and not needs_gpu and not torch.cuda.is_available()):
         return "cpu"
     if name not in ("auto", "cuda"):
-        raise InputError(f"Device {name!r} cannot be divided among {facts.size} ranks; expected auto, cpu or cuda.")
+        raise InputError(f"Device {name!r} cannot be divided among {place.size} ranks; expected auto, cpu or cuda.")
     found = torch.cuda.device_count()
-    if facts.local_rank >= found:
+    if place.local_rank >= found:
         raise InputError(
-            f"{facts.local_size} ranks need as many GPUs, but this machine has {found}; with --device cpu they are "
+            f"{place.local_size} ranks need as many GPUs, but this machine has {found}; with --device cpu they are "
             "processes on the CPU."
         )
-    return f"cuda:{facts.local_rank}"
+    return f"cuda:{place.local_rank}"
 
 
 def rank_environment(rank: int, size: int, port: int, launcher: int, listener: int | None = None) -> dict[str, str]:
