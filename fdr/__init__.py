@@ -20,6 +20,7 @@ _EXPORTS = {
     "FDLoss": "fdr.loss",
     "LossOptions": "fdr.loss",
     "FdrError": "fdr.errors",
+    "IfidOptions": "fdr.ifid",
     "ImageOptions": "fdr.images",
     "InputError": "fdr.errors",
     "RunError": "fdr.errors",

@@ -126,6 +126,6 @@ def no_model():
 
 
 def already():
-    from fdr.ifid.autoencoders.loading import as_autoencoder
+    from fdr import load_autoencoder
 
-    return as_autoencoder(Halving())
+    return load_autoencoder(Halving())

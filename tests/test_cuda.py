@@ -18,7 +18,6 @@ from fdr.cli import run
 from fdr.encoders import EncoderOptions
 from fdr.encoders.resize import HOST_RESIZES, RESIZES
 from fdr.frechet import frechet_terms
-from fdr.ifid.autoencoders.loading import as_autoencoder
 from fdr.metrics import CollectedFeatures, Context, load_metrics
 from fdr.runtime.ranks.tensor_group import TensorRanks
 
@@ -61,7 +60,9 @@ def test_latents_and_decoded_images_equal_the_cpu_s(posterior: str) -> None:
     found = {}
     for device in ("cpu", "cuda"):
         for item in (seeded(Gaussian), "dct", "haar"):
-            model = as_autoencoder(item, device=device, posterior=posterior if item not in ("dct", "haar") else None)
+            model = fdr.load_autoencoder(
+                item, device=device, posterior=posterior if item not in ("dct", "haar") else None
+            )
             model.check(32, 32)
             latents = model.encode(pictures, range(4))
             found[device, model.name] = latents.cpu(), model.decode(latents).cpu()
@@ -150,7 +151,7 @@ def test_an_interpolated_fid(tmp_path: Path, dtype: str) -> None:
             queries,
             others,
             "random",
-            latent_dtype=dtype,
+            ifid_options=fdr.IfidOptions(latent_dtype=dtype),
             encoder_options=EncoderOptions(device=device),
             cache=tmp_path / device,
         )

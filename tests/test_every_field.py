@@ -148,9 +148,9 @@ def test_no_option_of_an_interpolated_fd_finds_the_features_of_another(tmp_path:
     path = npz(tmp_path / "a.npz", images(12))
     measured = {}
     for name, given in {"default": {}, **IFID}.items():
-        options = {"alpha" if key == "alphas" else key: value for key, value in {"top_k": 3, **given}.items()}
+        options = IfidOptions(**{"top_k": 3, **given})
         warm, cold = (
-            fdr.interpolated_fid("haar", path, encoders=TinyEncoder(), cache=cache, **options)["ifd"]
+            fdr.interpolated_fid("haar", path, encoders=TinyEncoder(), cache=cache, ifid_options=options)["ifd"]
             for cache in (tmp_path / "cache", None)
         )
         assert warm.value == pytest.approx(cold.value, rel=1e-12), name

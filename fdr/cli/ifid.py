@@ -63,23 +63,17 @@ class _Autoencoder:
 
     def load(self, setup: _computing.Setup, seed: int) -> LoadedAutoencoder:
         """The autoencoder; `seed` is that of posterior samples."""
-        from fdr.ifid import load_autoencoder
+        from fdr.ifid import like_encoders, open_autoencoder
 
-        options = setup.encoder_options
-        return load_autoencoder(
-            self.vae,
-            device=options.device,
+        options = like_encoders(
+            setup.encoder_options,
+            weights=self.vae_weights,
+            arguments=self.vae_args,
             posterior=self.posterior,
             seed=seed,
             value_range=self.value_range,
-            dtype=options.dtype,
-            tf32=options.tf32,
-            weights=self.vae_weights,
-            arguments=self.vae_args,
-            weights_dir=options.weights_dir,
-            offline=options.offline,
-            progress=options.progress,
         )
+        return open_autoencoder(self.vae, options)
 
 
 _autoencoder = _options.theme(

@@ -2,7 +2,9 @@ from .autoencoders.base import AutoencoderSpec as AutoencoderSpec
 from .autoencoders.base import LoadedAutoencoder as LoadedAutoencoder
 from .autoencoders.loading import check_named_by_file as check_named_by_file
 from .autoencoders.loading import load_autoencoder as load_autoencoder
+from .autoencoders.loading import open_autoencoder as open_autoencoder
 from .interpolated import interpolated_fid as interpolated_fid
+from .interpolated import like_encoders as like_encoders
 from .interpolated import open_sets as open_sets
 from .options import REFERENCE_COMPAT as REFERENCE_COMPAT
 from .options import IfidOptions as IfidOptions

@@ -58,7 +58,7 @@ COMMANDS = {
     "env": "version info-env doctor",
 }
 """Words that people type instead of the names of our commands."""
-_OPTIONS = {"image_options": "ImageOptions", "encoder_options": "EncoderOptions"}
+_OPTIONS = {"image_options": "ImageOptions", "encoder_options": "EncoderOptions", "ifid_options": "IfidOptions"}
 
 
 def synonyms(word: str, names: Iterable[str]) -> list[str]:

@@ -50,6 +50,7 @@ def test_a_habit_of_another_tool_is_answered(typed: str, answer: str, capsys: py
         (fdr.extract, "model", "did you mean 'encoder'?"),
         (fdr.load_encoder, "gpu", "did you mean 'device'?"),
         (fdr.interpolated_fid, "vae", "did you mean 'autoencoder'?"),
+        (fdr.interpolated_fid, "top_k", r"write ifid_options=fdr.IfidOptions\(top_k=...\)"),
         (fdr.FDLoss, "model", "FDLoss has no argument 'model'; did you mean 'encoders'?"),
     ],
 )

@@ -51,7 +51,8 @@ def measure(cache):
     if what == "evaluate":
         return fdr.evaluate(samples, reference, Slow(), ["fd", "is"], cache=cache, batch_size=3)
     return fdr.interpolated_fid(
-        model, samples, reference, TinyEncoder(), alpha=(0.25, 0.5), top_k=3, cache=cache, batch_size=3
+        model, samples, reference, TinyEncoder(), cache=cache, batch_size=3,
+        ifid_options=fdr.IfidOptions(alphas=(0.25, 0.5), top_k=3),
     )
 
 def run(cache, out):

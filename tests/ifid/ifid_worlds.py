@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
 from autoencoder_worlds import Plain, seeded
 from torch import Tensor
-from worlds import TinyEncoder
+from worlds import TinyEncoder, images
 
 import fdr
-from fdr.ifid.autoencoders.loading import as_autoencoder
 from fdr.ifid.interpolation import draw
 from fdr.ifid.neighbours import Neighbours
+from fdr.reports import Report
+
+QUERIES, OTHERS = images(40, seed=1), images(70, seed=2)
+OPTIONS = {field.name for field in fields(fdr.IfidOptions)}
+
+
+def measured(autoencoder: Any, images: Any = QUERIES, neighbours: Any = OTHERS, **options: Any) -> Report:
+    """Under the tiny encoder; fields of `IfidOptions` are named like other arguments, a single alpha too."""
+    own = {name: options.pop(name) for name in OPTIONS & options.keys()}
+    if "alpha" in options:
+        own["alphas"] = (options.pop("alpha"),)
+    return fdr.interpolated_fid(
+        autoencoder, images, neighbours, TinyEncoder(), ifid_options=fdr.IfidOptions(**own), **options
+    )
 
 
 class Counting(Plain):
@@ -79,7 +93,7 @@ def expected(
     images: np.ndarray, neighbours: np.ndarray | None, mode: str, alpha: float, top_k: int, seed: int
 ) -> dict[str, float]:
     """FD of interpolants, reconstructions and decoded neighbours, step by step."""
-    model, encoder = as_autoencoder(autoencoder()), TinyEncoder()
+    model, encoder = fdr.load_autoencoder(autoencoder()), TinyEncoder()
     x = as_float(images)
     y = x if neighbours is None else as_float(neighbours)
     z, w = model.encode(x, range(len(x))), model.encode(y, range(len(y)))

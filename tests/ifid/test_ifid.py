@@ -10,19 +10,12 @@ import numpy as np
 import pytest
 import torch
 from autoencoder_worlds import Plain, seeded
-from ifid_worlds import as_float, autoencoder, expected, quantised
+from ifid_worlds import OTHERS, QUERIES, as_float, autoencoder, expected, measured, quantised
 from torch import Tensor
-from worlds import TinyEncoder, folder, images, npz
+from worlds import folder, images, npz
 
 import fdr
-from fdr.ifid.autoencoders.loading import as_autoencoder
 from fdr.reports import Report, metric_label
-
-QUERIES, OTHERS = images(40, seed=1), images(70, seed=2)
-
-
-def measured(autoencoder: Any, images: Any = QUERIES, neighbours: Any = OTHERS, **options: Any) -> Report:
-    return fdr.interpolated_fid(autoencoder, images, neighbours, TinyEncoder(), **options)
 
 
 class TestValue:
@@ -34,7 +27,7 @@ class TestValue:
             assert report[metric].value == pytest.approx(value, rel=1e-6), metric
 
     def test_a_curve_from_the_reconstruction_on(self) -> None:
-        report = measured(autoencoder(), alpha=(0.0, 0.25, 0.5))
+        report = measured(autoencoder(), alphas=(0.0, 0.25, 0.5))
         assert report["ifd:0"].value == report["rfd"].value
         for alpha, metric in ((0.25, "ifd:0.25"), (0.5, "ifd")):
             steps = expected(QUERIES, OTHERS, "slerp", alpha, 10, 0)
@@ -56,7 +49,7 @@ class TestValue:
         assert found == pytest.approx([found[0]] * 3, rel=1e-5)
 
     def test_qualities_are_of_the_pixels_that_are_measured(self) -> None:
-        report, model = measured(autoencoder()), as_autoencoder(autoencoder())
+        report, model = measured(autoencoder()), fdr.load_autoencoder(autoencoder())
         x = as_float(QUERIES)
         y = quantised(model.decode(model.encode(x, range(40))))
         psnr = (-10 * (x - y).double().square().mean((1, 2, 3)).log10()).mean()
@@ -92,7 +85,7 @@ class TestMask:
             compat = measured(
                 *(autoencoder(), ODD, None),
                 mode="mask",
-                alpha=(0.25, 0.0),
+                alphas=(0.25, 0.0),
                 quantize="none",
                 clamp=False,
                 compat="reference",
@@ -101,7 +94,7 @@ class TestMask:
         assert "mix:mask-0.5" in compat["ifd"].signature
 
     def test_without_compat_alpha_counts(self) -> None:
-        report = measured(autoencoder(), ODD, None, mode="mask", alpha=(0.25, 0.5))
+        report = measured(autoencoder(), ODD, None, mode="mask", alphas=(0.25, 0.5))
         assert report["ifd:0.25"].value != report["ifd"].value
 
 
@@ -182,7 +175,9 @@ def test_isolated_modes_have_a_large_ifid_and_connected_ones_a_small_one() -> No
     def of(spread: float) -> Report:
         points = torch.from_numpy(grid_of_modes(spread))
         options = fdr.ImageOptions(quantize="none")
-        return fdr.interpolated_fid(Points(), points, None, nearness, quantize="none", image_options=options)
+        return fdr.interpolated_fid(
+            Points(), points, None, nearness, ifid_options=fdr.IfidOptions(quantize="none"), image_options=options
+        )
 
     isolated, connected = of(0.01), of(0.12)
     for report in (isolated, connected):
@@ -228,7 +223,7 @@ class TestReport:
     def test_the_picture(self, tmp_path: Path) -> None:
         from PIL import Image
 
-        measured(autoencoder(), picture=tmp_path / "sheet.png", alpha=(0.25, 0.5))
+        measured(autoencoder(), picture=tmp_path / "sheet.png", alphas=(0.25, 0.5))
         with Image.open(tmp_path / "sheet.png") as sheet:
             pixels = np.asarray(sheet)
         assert pixels.shape == (18 + 8 * 100 + 4, 5 * 100 + 4, 3)

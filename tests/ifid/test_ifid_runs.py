@@ -8,22 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ifid_worlds import Counting, autoencoder
+from ifid_worlds import OTHERS, QUERIES, Counting, autoencoder, measured
 from thread_ranks import on_ranks
 from torch import Tensor
-from worlds import TinyEncoder, folder, images, npz
+from worlds import folder, images, npz
 
-import fdr
 from fdr.errors import InputError, RunError
 from fdr.features import CacheStore
 from fdr.reports import Report
 from fdr.runtime import Group
-
-QUERIES, OTHERS = images(40, seed=1), images(70, seed=2)
-
-
-def measured(autoencoder: Any, images: Any = QUERIES, neighbours: Any = OTHERS, **options: Any) -> Report:
-    return fdr.interpolated_fid(autoencoder, images, neighbours, TinyEncoder(), **options)
 
 
 class TestCache:
@@ -33,7 +26,7 @@ class TestCache:
         second = measured(warm, cache=tmp_path)
         assert first.results == second.results
         assert warm.num_encoded < 20 and warm.num_decoded < 20  # the check alone
-        third = measured(autoencoder(), cache=tmp_path, alpha=(0.25, 0.5))
+        third = measured(autoencoder(), cache=tmp_path, alphas=(0.25, 0.5))
         assert third["ifd"].value == first["ifd"].value
 
     def test_it_gives_what_a_run_without_gives(self, tmp_path: Path) -> None:
@@ -62,7 +55,7 @@ def test_ranks_give_the_report_of_one_process(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("fdr.features.extraction.SHARD_SIZE", 8)
     monkeypatch.setattr("fdr.ifid.latents.SHARD_SIZE", 8)
     queries, others = npz(tmp_path / "q.npz", QUERIES), npz(tmp_path / "n.npz", OTHERS)
-    options = {"batch_size": 4, "num_workers": 0, "alpha": (0.25, 0.5)}
+    options = {"batch_size": 4, "num_workers": 0, "alphas": (0.25, 0.5)}
     alone = measured(autoencoder(), queries, others, cache=tmp_path / "alone", **options)
     models = [autoencoder() for _ in range(3)]
 
@@ -87,7 +80,7 @@ class TestRefused:
             ({"neighbours": images(20, side=32)}, "are 32 x 32 and the images 16 x 16; bring both to one size"),
             ({"mode": "sphere"}, "Unknown interpolation 'sphere'"),
             ({"alpha": 1.5}, "Alpha is a number from 0"),
-            ({"alpha": (0.5, 0.5)}, "Every alpha is measured once"),
+            ({"alphas": (0.5, 0.5)}, "Every alpha is measured once"),
             ({"top_k": 0}, "top-k must be at least 1"),
             ({"clamp": False}, "add quantize='none'"),
             ({"latent_dtype": "float8"}, "Unknown dtype of stored features"),

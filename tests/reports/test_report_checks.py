@@ -66,7 +66,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, dict[str, 
         "ratios": evaluate(samples, stats, TWO),
         "moments only": moments_only.evaluate(samples),
         "adm": evaluate(samples, _adm_reference(real, home / "adm.npz"), SpatialEncoder(), ADM.metrics),
-        "ifid": fdr.interpolated_fid("haar", images(16, seed=1), images(18), TinyEncoder(), alpha=(0.25, 0.5)),
+        "ifid": fdr.interpolated_fid(
+            "haar", images(16, seed=1), images(18), TinyEncoder(), ifid_options=fdr.IfidOptions(alphas=(0.25, 0.5))
+        ),
     }
     return {name: json.loads(report.to_json()) for name, report in reports.items()}
 

@@ -1,29 +1,43 @@
-"""`load_autoencoder` and `as_autoencoder` make a `LoadedAutoencoder` of a name, a file, a folder or an object."""
+"""`load_autoencoder` makes a `LoadedAutoencoder` of a name, a file, a folder, a function or an object."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fdr import runtime
-from fdr.encoders import EncoderOptions
-from fdr.errors import InputError
-from fdr.ifid.autoencoders import factories, programs, weight_free
+from fdr.errors import InputError, WeightsError
+from fdr.ifid.autoencoders import programs, weight_free
 from fdr.ifid.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
-from fdr.ifid.autoencoders.objects import AutoencoderOptions, wrap, wrap_object
+from fdr.ifid.autoencoders.objects import AutoencoderOptions, check_object, identity_of, wrap, wrap_object
 from fdr.runtime import Progress, SilentProgress, as_path, memory_for, missing_path, named_arguments, refuse_stand_in
-from fdr.weights import CODE, CONFIG, PROGRAM, folder_of, is_repository, load_model, untrusted
+from fdr.weights import (
+    CODE,
+    CONFIG,
+    PROGRAM,
+    call_factory,
+    find_factory,
+    folder_of,
+    is_repository,
+    load_model,
+    load_weights,
+    made_digest,
+    untrusted,
+)
 
 
 @named_arguments
 @memory_for("loading an autoencoder", "close what else uses the memory, or choose another --device")
 def load_autoencoder(
-    name: str | os.PathLike[str],
+    name: Any,
     *,
     device: str | torch.device | None = None,
     posterior: str | None = None,
@@ -45,6 +59,12 @@ def load_autoencoder(
     which is called with `arguments` and whose model gets `weights`, a state dict as .safetensors or .pt. Only the code
     of a factory runs, never code from a repository or a file.
 
+    `name` may also be an object with `encode`, which takes images [B, 3, H, W] in the value range and returns latents
+    or a distribution over them, and `decode`, which takes latents and returns images; both may use any form that
+    `posterior.py` reads. A module stays on its device if `device` is None, and its latents are cached under a digest of
+    its weights and source. Latents of other objects are cached only if the object has an `AutoencoderSpec` as its
+    attribute `spec`. A `LoadedAutoencoder` is returned as it is, without regard to the options.
+
     Posteriors are sampled, with noise from `seed` and the number of the image, unless the model is usually used with
     the mean or `posterior` says so. `value_range` gives the values of black and white in the model's images; the
     default is what the model declares, else (-1, 1).
@@ -53,54 +73,34 @@ def load_autoencoder(
     missing, damaged or do not fit.
     """
     options = AutoencoderOptions(
-        device,
-        posterior,
-        seed,
-        value_range,
-        dtype,
-        tf32,
         weights=None if weights is None else as_path(weights, "the weights"),
-        arguments=dict(arguments or {}),
         weights_dir=None if weights_dir is None else as_path(weights_dir, "the folder of weights"),
         offline=offline,
         progress=progress or SilentProgress(),
+        arguments=dict(arguments or {}),
+        device=device,
+        dtype=dtype,
+        tf32=tf32,
+        posterior=posterior,
+        seed=seed,
+        value_range=value_range,
     )
-    return _load(os.fspath(name), options)
+    return open_autoencoder(name, options)
 
 
-def as_autoencoder(
-    item: Any,
-    *,
-    device: str | torch.device | None = None,
-    posterior: str | None = None,
-    seed: int = 0,
-    value_range: tuple[float, float] | None = None,
-    dtype: str = "float32",
-    tf32: bool = False,
-) -> LoadedAutoencoder:
-    """Make an autoencoder of a name, a path, or an object with `encode` and `decode`.
-
-    `encode` takes images [B, 3, H, W] in the value range and returns latents or a distribution over them; `decode`
-    takes latents and returns images. Both may use any form that `posterior.py` reads. A module is switched to eval mode
-    and moved to `device` (None: it stays where it is), and its latents are cached under a digest of its weights and
-    source. Latents of other objects are cached only if the object has an `AutoencoderSpec` as its attribute `spec`. A
-    `LoadedAutoencoder` is returned as it is, without regard to the options.
-
-    Raises `InputError` for other objects, and what `load_autoencoder` raises.
-    """
+def open_autoencoder(item: Any, options: AutoencoderOptions) -> LoadedAutoencoder:
+    """`load_autoencoder`, with its options as one object."""
     if isinstance(item, LoadedAutoencoder):
         return item
-    options = AutoencoderOptions(device, posterior, seed, value_range, dtype, tf32)
-    if isinstance(item, str | os.PathLike):
-        return _load(os.fspath(item), options)
-    return wrap_object(item, options)
+    return _load(os.fspath(item), options) if isinstance(item, str | os.PathLike) else wrap_object(item, options)
 
 
 def _load(name: str, options: AutoencoderOptions) -> LoadedAutoencoder:
     device = runtime.resolve_device(None if options.device is None else str(options.device))
     options = replace(options, device=device)
-    if factories.is_factory(name) and not weight_free.is_weight_free(name):
-        return factories.load(name, options)
+    factory = _FACTORY.fullmatch(name)
+    if factory is not None and not weight_free.is_weight_free(name):
+        return _load_factory(name, factory[1], factory[2], options)
     if options.arguments:
         raise InputError(f"Autoencoder {name!r} is made by no factory; drop its arguments (--vae-args).")
     path = as_path(name, "the autoencoder").expanduser()
@@ -133,25 +133,56 @@ def _load(name: str, options: AutoencoderOptions) -> LoadedAutoencoder:
 
 def _load_diffusers(name: str, folder: Path | None, options: AutoencoderOptions) -> LoadedAutoencoder:
     """The diffusers model in `folder`, or that of the hub repository `name`. Raises what `load_model` raises."""
-    how = EncoderOptions(
-        weights=options.weights,
-        weights_dir=options.weights_dir,
-        offline=options.offline,
-        progress=options.progress,
-    )
-    found = load_model(name, folder, how)
+    found = load_model(name, folder, options)
     extra = (("config", found.config_digest),)
     spec = AutoencoderSpec(name, "diffusers", found.class_name, found.weights_digest, extra=extra)
     return wrap(found.model, spec, options)
+
+
+def _load_factory(name: str, module: str, function: str, options: AutoencoderOptions) -> LoadedAutoencoder:
+    """Call the factory with `options.arguments` and load the weights `options.weights` into what it returns.
+
+    If that is a module, its latents are cached under a digest of the factory's file, the arguments, the source of the
+    module's classes and the weights. Latents of other objects are never cached. Raises `InputError` if the factory
+    fails or returns something else, `WeightsError` for weights that are damaged or do not fit.
+    """
+    asked_by = f"Autoencoder {name!r}"
+    factory = find_factory(module, function, asked_by)
+    model = call_factory(factory, (), options.arguments, f"{asked_by}: its factory", "check --vae-args")
+    if isinstance(model, LoadedAutoencoder):
+        raise InputError(f"{asked_by}: its factory made a LoadedAutoencoder; let it return the model itself.")
+    check_object(model, f"{asked_by} must be an object with encode(images) and decode(latents); its factory made")
+    if options.weights is not None:
+        _load_weights(model, name, options)
+    spec = AutoencoderSpec(
+        name=name,
+        family="factory",
+        model=f"{module}:{function}",
+        weights=made_digest(factory, identity_of(model)),
+        extra=(("arguments", json.dumps(dict(options.arguments), sort_keys=True, default=repr)),),
+    )
+    return wrap(model, spec, options)
+
+
+def _load_weights(model: Any, name: str, options: AutoencoderOptions) -> None:
+    assert options.weights is not None
+    path = options.weights.expanduser()
+    if not isinstance(model, nn.Module):
+        raise InputError(f"Autoencoder {name!r} is a {type(model).__name__}, no nn.Module; it cannot be given weights.")
+    if not path.is_file():
+        raise WeightsError(f"Autoencoder {name!r}: there is no weight file {str(path)!r}; check --vae-weights.")
+    load_weights(model, path, None, name, "--vae and --vae-args", advice="")
 
 
 def check_named_by_file(name: str, where: str) -> None:
     """Raise `InputError` if the file `where` names an autoencoder that is code: a factory or a program."""
     path = Path(name).expanduser()
     is_data = weight_free.is_weight_free(name) or (path.is_dir() and folder_of(path) is not None)
-    if not is_data and (factories.is_factory(name) or path.exists()):
+    if not is_data and (_FACTORY.fullmatch(name) or path.exists()):
         raise untrusted(where, name, f"--vae {name}", PROGRAM if path.exists() else CODE)
 
 
+_FACTORY = re.compile(r"(?:py:)?([\w.]+):(\w+)")
+"""A function that makes an autoencoder: "module:factory", or its other spelling, "py:module:factory"."""
 _FILES = (".pt", ".pth", ".pt2", ".ckpt", ".bin", ".safetensors", ".json", ".onnx")
 """Suffixes of files. A name such as models/vae.pt is never taken for a repository of the hub."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,30 +14,27 @@ from fdr import runtime
 from fdr.errors import InputError
 from fdr.ifid.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
 from fdr.ifid.autoencoders.layouts import layout_of
-from fdr.runtime import Progress, SilentProgress
-from fdr.weights import UNKNOWN, module_digest
+from fdr.weights import UNKNOWN, WeightOptions, module_digest
 
 
 @dataclass(frozen=True)
-class AutoencoderOptions:
-    """The options for loading an autoencoder; their defaults are set here and nowhere else."""
+class AutoencoderOptions(WeightOptions):
+    """The options for loading an autoencoder; their defaults are set here and nowhere else.
 
+    `weights` is a state dict for the model of a factory, or a file that replaces the weights of a diffusers model.
+    """
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments for the factory."""
     device: str | torch.device | None = None
+    dtype: str = "float32"
+    tf32: bool = False
     posterior: str | None = None
     """"sample" or "mean"; None takes the usual one of the model."""
     seed: int = 0
     """Seed for samples of the posterior."""
     value_range: tuple[float, float] | None = None
     """Black and white. None takes what the model or the file beside it declares, else -1 and 1."""
-    dtype: str = "float32"
-    tf32: bool = False
-    weights: Path | None = None
-    """A state dict for the model of a factory, or a file that replaces the weights of a diffusers model."""
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments for the factory."""
-    weights_dir: Path | None = None
-    offline: bool | None = None
-    progress: Progress = field(default_factory=SilentProgress)
 
 
 def wrap_object(item: Any, options: AutoencoderOptions) -> LoadedAutoencoder:

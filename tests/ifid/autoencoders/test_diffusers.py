@@ -14,7 +14,6 @@ import torch.nn.functional as F
 import fdr
 from fdr.errors import InputError, WeightsError
 from fdr.generators import POSTERIOR, noise_of
-from fdr.ifid.autoencoders.loading import as_autoencoder
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -66,7 +65,7 @@ def test_a_kl_autoencoder(tmp_path):
     assert (model.spec.family, model.spec.model, model.spec.posterior) == ("diffusers", "AutoencoderKL", "sample")
     assert model.is_cacheable and model.spec.hash != load(folder).spec.hash
     model.check(32, 32)
-    close(as_autoencoder(network, seed=3).encode(IMAGES, ROWS), latents)
+    close(fdr.load_autoencoder(network, seed=3).encode(IMAGES, ROWS), latents)
 
 
 def test_its_scaling_factor_is_not_applied(tmp_path):

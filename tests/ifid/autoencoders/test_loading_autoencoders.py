@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 import fdr
 from fdr.errors import InputError, WeightsError
 from fdr.generators import POSTERIOR, noise_of
-from fdr.ifid.autoencoders.loading import as_autoencoder
 
 IMAGES = torch.rand(3, 3, 16, 24, generator=torch.Generator().manual_seed(0))
 ROWS = range(3)
@@ -47,7 +46,7 @@ def exported(encoder: Path, decoder: Path, network: torch.nn.Module, name: str =
 
 def same(model, network) -> None:
     """The numbers of the object itself."""
-    expected = as_autoencoder(network, seed=model.spec.seed)
+    expected = fdr.load_autoencoder(network, seed=model.spec.seed)
     latents = model.encode(IMAGES, ROWS)
     torch.testing.assert_close(latents, expected.encode(IMAGES, ROWS), rtol=0, atol=1e-6)
     torch.testing.assert_close(model.decode(latents), expected.decode(latents), rtol=0, atol=1e-6)

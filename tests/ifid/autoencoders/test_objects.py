@@ -13,7 +13,6 @@ import fdr
 from fdr.errors import FdrWarning, InputError
 from fdr.generators import POSTERIOR, noise_of
 from fdr.ifid import AutoencoderSpec, LoadedAutoencoder
-from fdr.ifid.autoencoders.loading import as_autoencoder
 from fdr.ifid.autoencoders.posterior import read_posterior
 from fdr.runtime import devices as runtime
 
@@ -23,7 +22,7 @@ SIGNED = 2 * IMAGES - 1
 
 def test_a_deterministic_module():
     network = seeded()
-    model = as_autoencoder(network.train())
+    model = fdr.load_autoencoder(network.train())
     assert not network.training and model.device == torch.device("cpu")
     latents = model.encode(IMAGES, range(5))
     torch.testing.assert_close(latents, network.encode(SIGNED).detach(), rtol=0, atol=0)
@@ -31,14 +30,14 @@ def test_a_deterministic_module():
     assert model.latent_shape(16, 24) == (4, 4, 6) and model.latent_shape(8, 8) == (4, 2, 2)
     assert (model.spec.family, model.spec.model) == ("object", "autoencoder_worlds.Plain")
     assert (model.spec.posterior, model.spec.seed, model.is_cacheable) == ("deterministic", 0, True)
-    assert not latents.requires_grad and as_autoencoder(model) is model
+    assert not latents.requires_grad and fdr.load_autoencoder(model) is model
     model.check(16, 24)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_posteriors_of_every_form_are_sampled_by_row(form):
     network = seeded(Gaussian, form)
-    model = as_autoencoder(network, seed=3)
+    model = fdr.load_autoencoder(network, seed=3)
     mean, logvar = network.moments(SIGNED)
     noise = noise_of(3, [7, 8, 2, 0, 11], (4, 4, 6), purpose=POSTERIOR)
     expected = (mean + torch.exp(0.5 * logvar) * noise).detach()
@@ -48,7 +47,7 @@ def test_posteriors_of_every_form_are_sampled_by_row(form):
     alone = model.encode(IMAGES[2:3], [2])
     torch.testing.assert_close(alone, found[2:3], rtol=0, atol=1e-6)
     assert not torch.allclose(model.encode(IMAGES[:1], [1]), model.encode(IMAGES[:1], [2]), atol=1e-2)
-    of_mean = as_autoencoder(network, posterior="mean", seed=3)
+    of_mean = fdr.load_autoencoder(network, posterior="mean", seed=3)
     torch.testing.assert_close(of_mean.encode(IMAGES, range(5)), mean.detach(), rtol=0, atol=0)
     assert (of_mean.spec.posterior, of_mean.spec.seed) == ("mean", 0)
     model.check(16, 24)
@@ -74,8 +73,8 @@ def test_a_distribution_with_a_mode():
 def test_bf16_is_autocast(monkeypatch):
     monkeypatch.setattr(runtime, "has_fast_bf16", lambda device: True)
     network = seeded(Gaussian)
-    exact = as_autoencoder(network)
-    model = as_autoencoder(network, dtype="bf16")
+    exact = fdr.load_autoencoder(network)
+    model = fdr.load_autoencoder(network, dtype="bf16")
     latents = model.encode(IMAGES, range(5))
     difference = (latents - exact.encode(IMAGES, range(5))).abs().max().item()
     assert latents.dtype == model.decode(latents).dtype == torch.float32 and 1e-5 < difference < 0.05
@@ -86,7 +85,7 @@ def test_bf16_is_autocast(monkeypatch):
 def test_bf16_is_refused_where_it_is_slow(monkeypatch):
     monkeypatch.setattr(runtime, "has_fast_bf16", lambda device: False)
     with pytest.raises(InputError, match="has no fast bfloat16"):
-        as_autoencoder(seeded(), dtype="bf16")
+        fdr.load_autoencoder(seeded(), dtype="bf16")
 
 
 def test_the_noise_of_a_posterior_has_a_stream_of_its_own():
@@ -101,16 +100,19 @@ def test_the_noise_of_a_posterior_has_a_stream_of_its_own():
 
 def test_the_hash_is_of_what_moves_numbers():
     network = seeded()
-    hashes = {as_autoencoder(network).spec.hash, as_autoencoder(network, posterior="mean", seed=2).spec.hash}
+    hashes = {
+        fdr.load_autoencoder(network).spec.hash,
+        fdr.load_autoencoder(network, posterior="mean", seed=2).spec.hash,
+    }
     assert len(hashes) == 1
     for other in (
-        as_autoencoder(network, value_range=(0, 1)),
-        as_autoencoder(seeded(seed=1)),
-        as_autoencoder(seeded(Plain, 5)),
-        as_autoencoder(seeded(Gaussian)),
-        as_autoencoder(seeded(Gaussian, "torch")),
-        as_autoencoder(seeded(Gaussian), seed=1),
-        as_autoencoder(seeded(Gaussian), posterior="mean"),
+        fdr.load_autoencoder(network, value_range=(0, 1)),
+        fdr.load_autoencoder(seeded(seed=1)),
+        fdr.load_autoencoder(seeded(Plain, 5)),
+        fdr.load_autoencoder(seeded(Gaussian)),
+        fdr.load_autoencoder(seeded(Gaussian, "torch")),
+        fdr.load_autoencoder(seeded(Gaussian), seed=1),
+        fdr.load_autoencoder(seeded(Gaussian), posterior="mean"),
     ):
         assert other.spec.hash not in hashes
         hashes.add(other.spec.hash)
@@ -133,17 +135,17 @@ class Outside:
 
 
 def test_an_object_that_is_no_module():
-    model = as_autoencoder(Outside(seeded()))
+    model = fdr.load_autoencoder(Outside(seeded()))
     assert not model.is_cacheable and model.spec.weights == "unknown"
     assert model.device == torch.device("cpu") and model.name == "object:Outside"
-    torch.testing.assert_close(model.encode(IMAGES, range(5)), as_autoencoder(seeded()).encode(IMAGES, range(5)))
+    torch.testing.assert_close(model.encode(IMAGES, range(5)), fdr.load_autoencoder(seeded()).encode(IMAGES, range(5)))
     model.check(16, 24)
 
 
 def test_an_object_that_brings_its_spec():
     item = Outside(seeded())
     item.spec = AutoencoderSpec("mine", "object", "mine-v1", "abc", value_range=(0.0, 1.0))
-    model = as_autoencoder(item)
+    model = fdr.load_autoencoder(item)
     assert model.is_cacheable
     assert model.spec == item.spec
     torch.testing.assert_close(model.encode(IMAGES, range(5)), item.network.encode(IMAGES).detach())
@@ -163,7 +165,7 @@ class Tokens:
 
 
 def test_tokens_in_the_unit_range():
-    model = as_autoencoder(Tokens())
+    model = fdr.load_autoencoder(Tokens())
     assert model.latent_shape(16, 24) == (6, 192) and model.spec.value_range == (0.0, 1.0)
     assert torch.equal(model.decode(model.encode(IMAGES, range(5))), IMAGES)
     model.check(16, 24)
@@ -177,7 +179,7 @@ def test_one_channel_and_overshoot():
         def decode(self, latents):
             return 1.2 + 0 * latents[:, :, None, None].expand(-1, 1, 4, 4)
 
-    model = as_autoencoder(Grey())
+    model = fdr.load_autoencoder(Grey())
     assert model.latent_shape(4, 4) == (1,)
     decoded = model.decode(torch.zeros(2, 1))
     assert decoded.shape == (2, 3, 4, 4) and float(decoded.max()) == pytest.approx(1.1)
@@ -220,7 +222,7 @@ def _raise(_):
 )
 def test_models_that_are_none(item, sentence):
     with pytest.raises(InputError, match=sentence):
-        as_autoencoder(item, device="cpu").check(16, 24)
+        fdr.load_autoencoder(item, device="cpu").check(16, 24)
 
 
 def test_the_wrong_range_is_told():
@@ -230,13 +232,13 @@ def test_the_wrong_range_is_told():
         def decode(self, latents):
             return {"sample": super().decode(latents)["sample"].clamp(0, 1)}
 
-    as_autoencoder(Unit()).check(16, 24)
+    fdr.load_autoencoder(Unit()).check(16, 24)
     with pytest.warns(FdrWarning, match=r"in the value range -1:1, and of 0 in 0:1; give value_range"):
-        as_autoencoder(Unit(), value_range=(-1, 1)).check(16, 24)
+        fdr.load_autoencoder(Unit(), value_range=(-1, 1)).check(16, 24)
 
 
 def test_a_decoder_that_draws_noise_draws_the_same():
-    model = as_autoencoder(Fails(None, lambda z: torch.rand(len(z), 3, 16, 24)))
+    model = fdr.load_autoencoder(Fails(None, lambda z: torch.rand(len(z), 3, 16, 24)))
     latents = model.encode(IMAGES, range(5))
     state = torch.get_rng_state()
     assert torch.equal(model.decode(latents), model.decode(latents))
@@ -253,7 +255,7 @@ def test_a_decoder_that_draws_noise_draws_the_same():
 )
 def test_objects_that_are_no_autoencoders(item, sentence):
     with pytest.raises(InputError, match=sentence):
-        as_autoencoder(item)
+        fdr.load_autoencoder(item)
 
 
 @pytest.mark.parametrize(
@@ -268,11 +270,11 @@ def test_objects_that_are_no_autoencoders(item, sentence):
 )
 def test_options_that_make_no_sense(options, sentence):
     with pytest.raises(InputError, match=sentence):
-        as_autoencoder(seeded(), **options)
+        fdr.load_autoencoder(seeded(), **options)
 
 
 def test_inputs_that_are_no_images():
-    model = as_autoencoder(seeded())
+    model = fdr.load_autoencoder(seeded())
     with pytest.raises(InputError, match=r"takes float32 images \[B, 3, H, W\] in \[0, 1\]; got torch.uint8"):
         model.encode((IMAGES * 255).byte(), range(5))
     with pytest.raises(InputError, match=r"got torch.float32 \[5, 16, 24\]"):
@@ -287,14 +289,14 @@ def test_what_an_encoder_returns_is_found_without_a_size():
             assert images.shape[2:] == (28, 28)
             return super().encode(images)
 
-    assert as_autoencoder(seeded(Fixed)).spec.posterior == "sample"
+    assert fdr.load_autoencoder(seeded(Fixed)).spec.posterior == "sample"
 
     class Odd(Gaussian):
         def encode(self, images):
             assert images.shape[2:] == (20, 20)
             return super().encode(images)
 
-    model = as_autoencoder(seeded(Odd))
+    model = fdr.load_autoencoder(seeded(Odd))
     with pytest.raises(InputError, match=r"encodes no image of 64, 256, .* name the size of its images first"):
         _ = model.spec
     assert model.latent_shape(20, 20) == (4, 5, 5) and model.spec.posterior == "sample"
