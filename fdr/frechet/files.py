@@ -238,6 +238,6 @@ def _plain(value: Any) -> Any:
 
 
 def listing(names: list[str]) -> str:
-    """The first eight names, for a sentence."""
+    """The first eight names as a list for a sentence."""
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     return shown or "nothing"

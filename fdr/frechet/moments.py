@@ -136,7 +136,7 @@ class Moments:
         return Moments(mu, scatter / (total - self.ddof), total, self.ddof, factor, self.attributes)
 
     def with_count(self, count: int | None) -> Moments:
-        """The same with a count that is known from elsewhere, as for the files of peers, which hold none.
+        """These moments with a count that is known from elsewhere, as for the files of peers, which hold none.
 
         Raises `InputError` when it contradicts the count that is stored.
         """
@@ -178,7 +178,7 @@ class Moments:
         return f"Moments(dim={self.dim}, count={self.count}, ddof={self.ddof})"
 
     def __eq__(self, other: object) -> bool:
-        """The same numbers, bit for bit."""
+        """True when all numbers are equal, bit for bit; attributes are not compared."""
         if not isinstance(other, Moments):
             return NotImplemented
         has_same_kind = (self.count, self.ddof, self.dim) == (other.count, other.ddof, other.dim)

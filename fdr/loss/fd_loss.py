@@ -77,9 +77,8 @@ class FDLoss:
     """Fréchet distance of generated images under several encoders, as a loss.
 
     `encoders` are names ("inception,dinov2", "fdr6"), objects, callables from images to [B, D], or a dict of those by
-    the names that the loss shall use. `reference` is a registry name, a statistics file, a folder of `fdr stats`,
-    `Moments`, or a dict of those by encoder name. An encoder with weight 0 is only watched: its FD is computed, and it
-    needs no gradient.
+    names of your own. `reference` is a registry name, a statistics file, a folder of `fdr stats`, `Moments`, or a dict
+    of those by encoder name. An encoder with weight 0 is only watched: its FD is computed, and it needs no gradient.
 
     `weight_files` names the weight files of encoders that are given by name. `group` is the ranks that train together:
     a process group, or what `fdr.join_ranks()` gives. None takes the program's process group when there is one.

@@ -25,7 +25,7 @@ class TrainOptions:
     gen: str
     """The generator to start from: TorchScript, torch.export, a state dict with `arch`, or a run folder."""
     arch: str | None = None
-    """"module:factory" that makes the network of a state dict."""
+    """The function "module:factory" that makes the network of a state dict."""
     arch_args: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the factory."""
     ema: str | None = None
@@ -56,7 +56,7 @@ class TrainOptions:
     lr: float = 1e-6
     """Learning rate at the end of the warm-up, its peak."""
     warmup_steps: int | None = None
-    """None: a tenth of the steps."""
+    """Steps in which the learning rate rises from 0; None stands for a tenth of all steps."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     clip: float | None = None
@@ -125,9 +125,9 @@ class RunOptions:
     weights_dir: str | None = None
     offline: bool | None = None
     cache: str | None = None
-    """Feature cache for reference images."""
+    """The folder of the feature cache for reference images."""
     encoder_batch_size: int | None = None
-    """Images per forward pass of an encoder: less memory, one more forward pass."""
+    """Images per forward pass of an encoder. A smaller number saves memory and costs one more forward pass."""
     log_every: int = 10
     checkpoint_every: int = 500
     keep: int = 2
@@ -145,7 +145,7 @@ class RunOptions:
     is_arch_named: bool = True
     """False when the architecture was read from the run folder, which may then not name any function it likes."""
     trust: bool = False
-    """Import what a run folder names, whatever it is."""
+    """Import whatever code a run folder names."""
 
     def __post_init__(self) -> None:
         for name in (item.name for item in fields(self)):
@@ -161,7 +161,7 @@ def flag(name: str) -> str:
 
 
 def parse_population(text: str) -> EmaPopulation | QueuePopulation | BatchPopulation:
-    """ "ema:0.999", "queue:50000" or "batch"; without its number, the usual one. Raises `InputError` otherwise."""
+    """The population of a text such as "ema:0.999", "queue:50000", "batch", or "ema" with the usual number."""
     kind, _, value = text.partition(":")
     try:
         if kind == "ema":

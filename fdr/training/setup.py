@@ -43,7 +43,7 @@ class Parts:
 
     options: TrainOptions
     run: Path
-    """Its folder."""
+    """The folder of the run."""
     run_options: RunOptions
     group: Group
     view: View
@@ -52,7 +52,7 @@ class Parts:
     encoders: Mapping[str, AbstractEncoder]
     """All encoders by name, whether trained on or watched."""
     reference: str
-    """Name, or path of statistics."""
+    """The name of the reference, or the path of its statistics."""
     loss: FDLoss
     draws: Draws
 

@@ -98,7 +98,7 @@ def evaluated(generator: torch.nn.Module) -> Iterator[None]:
 
 
 def first_images(reference: str, count: int) -> np.ndarray | None:
-    """Those of the first `count` images that have the size of the first, uint8 [n, H, W, 3]; None without images."""
+    """The first `count` images, without those of another size than the first, uint8 [n, H, W, 3]; or None."""
     if not Path(reference).expanduser().exists():
         return None
     try:

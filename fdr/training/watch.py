@@ -40,7 +40,7 @@ class BatchStatistics:
     spread: float
     """The largest difference between two images in any value; 0 when all are equal."""
     outside: float
-    """The share of values further outside of [0, 1] than a tenth."""
+    """The share of values that lie outside of [0, 1] by more than a tenth."""
 
 
 def batch_statistics(images: Tensor) -> BatchStatistics:
@@ -58,7 +58,7 @@ def fingerprint(parameters: Sequence[Tensor]) -> list[float]:
 
 @dataclass
 class Watch:
-    """Follows the steps of a run."""
+    """Follows the steps of a run, and finds signs that it learns nothing or diverges."""
 
     beginning: list[float] = field(default_factory=list)
     """The fingerprint of the parameters before the first step."""
@@ -119,7 +119,7 @@ class Watch:
         return f"{step - taken} of {step} steps were skipped; of the last one the reason is: {self.fault}"
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint: what does not depend on which steps are logged."""
+        """What a checkpoint holds: all that does not depend on which steps are logged."""
         return {"beginning": self.beginning, "zero_since": self.zero_since, "fault": self.fault}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -205,7 +205,7 @@ class OverfitWatch:
         return sentences
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint, by the names of its format."""
+        """What a checkpoint holds, by the names of its format."""
         return {"lowest": {name: list(row) for name, row in self.lowest.items()}, "told": sorted(self.reported)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
