@@ -26,6 +26,7 @@ from fdr.runtime import (
     HELD,
     atomic_path,
     check_torch_file,
+    decode_json,
     locked_file,
     utf8_path,
     write_atomically,
@@ -55,7 +56,7 @@ def read_options(run: Path) -> TrainOptions:
     if not path.is_file():
         raise InputError(f"{str(run)!r} is no run of fdr train: it has no {OPTIONS_NAME}.")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = decode_json(path.read_bytes())
         if data["schema"] != SCHEMA:
             raise InputError(f"{str(path)!r} has schema {data['schema']!r}; expected {SCHEMA!r}.")
         stored: dict[str, Any] = data["options"]
@@ -65,7 +66,7 @@ def read_options(run: Path) -> TrainOptions:
             raise InputError(f"{str(path)!r} is of another version of fdr ({data['fdr_version']}): {', '.join(odd)}.")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
         return TrainOptions(**values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{str(path)!r} is damaged ({error}); it cannot be resumed.") from error
 
 

@@ -188,9 +188,9 @@ def _costs(parts: Parts) -> Iterator[str]:
     stepping = _words_of(options.steps * networks + solves * solver)
     yield f"time: about {filling} to fill with {fill} images, {stepping} or more for {options.steps} steps"
     weights = sum(parameter.numel() * parameter.element_size() for parameter in parts.generator.parameters())
-    kept = _bytes(weights * (4 + len(options.ema_kimg)) + _population_bytes(parts))
-    peak = _bytes(peak_memory(parts.device))
-    yield f"memory: {peak} at the peak of that step; {kept} for parameters, AdamW, averages and populations"
+    kept = human_bytes(weights * (4 + len(options.ema_kimg)) + _population_bytes(parts))
+    peak = peak_memory(parts.device)
+    yield f"memory: {'unknown' if peak is None else humanhuman_bytes(peak)} at the peak of that step; {kept} for parameters, AdamW, averages and populations"
 
 
 def _population_bytes(parts: Parts) -> int:
@@ -211,17 +211,13 @@ def _files(parts: Parts, run: Path) -> Iterator[str]:
     size = weights * (sets + 2) + _population_bytes(parts)
     kept = run_options.keep + (options.steps // run_options.milestone_every if run_options.milestone_every else 0)
     every = f"every {run_options.checkpoint_every} steps" if run_options.checkpoint_every else "at the end"
-    yield f"files: {run / CHECKPOINTS}: {kept} checkpoints of {_bytes(size)}, {every}"
-    yield f"files: {run}: the generator in {sets} sets of weights of {_bytes(weights)}, {folder.LOG_NAME}"
+    yield f"files: {run / CHECKPOINTS}: {kept} checkpoints of {human_bytes(size)}, {every}"
+    yield f"files: {run}: the generator in {sets} sets of weights of {human_bytes(weights)}, {folder.LOG_NAME}"
     if run_options.grid_every:
         yield f"files: {run / GRIDS}: a grid of {run_options.grid_size} images every {run_options.grid_every} steps"
     if run_options.eval_every:
         every = f"every {run_options.eval_every} steps"
         yield f"files: {run / EVALUATIONS}: a report on {run_options.eval_count} images {every}"
-
-
-def _bytes(size: int | None) -> str:
-    return "unknown" if size is None else human_bytes(size)
 
 
 def _words_of(seconds: float) -> str:
