@@ -190,7 +190,8 @@ def _costs(parts: Parts) -> Iterator[str]:
     weights = sum(parameter.numel() * parameter.element_size() for parameter in parts.generator.parameters())
     kept = human_bytes(weights * (4 + len(options.ema_kimg)) + _population_bytes(parts))
     peak = peak_memory(parts.device)
-    yield f"memory: {'unknown' if peak is None else humanhuman_bytes(peak)} at the peak of that step; {kept} for parameters, AdamW, averages and populations"
+    used = "unknown" if peak is None else human_bytes(peak)
+    yield f"memory: {used} at the peak of that step; {kept} for parameters, AdamW, averages and populations"
 
 
 def _population_bytes(parts: Parts) -> int:
