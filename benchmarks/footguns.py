@@ -38,7 +38,7 @@ from squeezenet import SqueezeNet
 
 import fdr
 from fdr.encoders.resize import RESIZES
-from fdr.images.resize import crop_function
+from fdr.images.resize import CROPS
 from fdr.runtime import write_atomically
 
 SIDE, PILLOW_SIDE, INPUT, BATCH = 256, 299, 224, 16
@@ -110,9 +110,8 @@ def footguns(pillows: Sequence[str]) -> list[Footgun]:
 
 
 def pixels_of(path: Path, crop: str) -> np.ndarray:
-    function = crop_function("none" if crop == "squash" else crop, SIDE)
-    assert function is not None
-    return np.array(function(Image.open(path).convert("RGB")))
+    function = CROPS["none" if crop == "squash" else crop]
+    return np.array(function(Image.open(path).convert("RGB"), SIDE))
 
 
 ONE_CALL = """

@@ -159,6 +159,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
 
 
+def warn(text: str) -> None:
+    """Give an `FdrWarning`, which the terminal and the report show."""
+    warnings.warn(text, FdrWarning, stacklevel=3)
+
+
 @contextlib.contextmanager
 def collected_warnings() -> Iterator[list[str]]:
     """Collect the texts of `FdrWarning`s for the report; on leaving, all caught warnings are issued again."""

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from fdr.errors import InputError, unknown
-from fdr.generators.base import Architecture, refuse_empty
+from fdr.generators.base import Architecture
+from fdr.generators.first_images import refuse_empty
 from fdr.generators.published.presets import PRESETS
 from fdr.runtime import file_digest
 from fdr.weights import (
@@ -58,8 +59,8 @@ def build(
     return network.to(device).eval(), named
 
 
-def declared(network: nn.Module) -> dict[str, Any]:
-    """What a network declares in its attributes noise_shape, num_classes and value_range."""
+def declared(network: Any) -> dict[str, Any]:
+    """What a network or function declares in its attributes noise_shape, num_classes and value_range."""
     inner = network.program if isinstance(network, ScriptedProgram | ExportedProgram) else network
     found = {name: getattr(inner, name, None) for name in ("noise_shape", "num_classes", "value_range")}
     return {name: value for name, value in found.items() if value is not None}

@@ -14,17 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from fdr.errors import FdrError, InputError, RunError
-from fdr.generators.label_bounds import LabelBounds
-from fdr.generators.labels import labels_of, noise_of
 from fdr.runtime import described, is_out_of_memory
 from fdr.weights import UNKNOWN, TakenWeights, digest_state, module_digest
 
 VALUE_RANGES = ((0.0, 1.0), (-1.0, 1.0))
-CHECKED_SAMPLES = 4
 OVERSHOOT = 0.1
-"""Values further outside of the range than this share of its span count; networks without a tanh exceed it slightly."""
+"""A value counts as outside if it exceeds its range by more than this share of the span. Networks without a tanh exceed
+it slightly; raising this accepts more of them, and more networks whose range is declared wrongly."""
 OUTSIDE_SHARE = 0.05
-"""If more than this share of the values lie further outside, the value range is refused as wrong."""
+"""The share of values that may lie outside. Beyond it the value range is refused as wrong; raising it accepts more."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class Generator(nn.Module):
         self.weights = weights or TakenWeights()
         """Which of a checkpoint's weights these are: "online", or the label of an average."""
         self.image_size: tuple[int, int] | None = None
-        """(H, W), known after `check`."""
+        """(H, W); None until the first images are made."""
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -113,11 +111,12 @@ class Generator(nn.Module):
         return self._images(self.network(noise, labels), len(noise))
 
     def run(self, noise: Tensor, labels: Tensor | None, where: str) -> Tensor:
-        """Images as `forward` makes them, in the middle of a run: what is wrong with them is told with `where`.
+        """Images as `forward` makes them, in the middle of a run.
 
-        Raises `RunError` for whatever the network raises, and for images that are none, or of another size than before.
+        Raises `RunError`, which names `where`, for whatever the network raises and for a result that is no batch of
+        images or has another size than before.
         """
-        with telling(self.name, where):
+        with failures_named(self.name, where):
             images = self(noise, labels)
         size = (images.shape[2], images.shape[3])
         if self.image_size not in (None, size):
@@ -143,83 +142,24 @@ class Generator(nn.Module):
         """sha256 over code, weights and spec, as they are now; None where the code of a class cannot be read."""
         if not getattr(self.network, "has_identity", True):
             return None
-        facts: dict[str, Any] = asdict(self.spec)
+        decisive: dict[str, Any] = asdict(self.spec)
         digest = hashlib.sha256()
         if self.architecture is None or self.architecture.kind == "factory":
             structure = module_digest(self.network)
             if structure == UNKNOWN:
                 return None
-            facts |= {"structure": structure}
+            decisive |= {"structure": structure}
         else:
             digest_state(self.network, digest)
         if self.architecture is not None:
-            facts |= {"arguments": dict(self.architecture.arguments), "code": self.architecture.digest}
-        digest.update(json.dumps(facts, sort_keys=True).encode())
+            decisive |= {"arguments": dict(self.architecture.arguments), "code": self.architecture.digest}
+        digest.update(json.dumps(decisive, sort_keys=True).encode())
         return digest.hexdigest()
-
-    def check(self) -> None:
-        """Make a few images and raise `InputError` where they are none, not finite, or not of the declared range.
-
-        The last label is among theirs, which a network of fewer classes cannot take.
-        """
-        refuse_empty(self.network, self.name)
-        labels = None
-        if self.num_classes is not None:
-            labels = labels_of("random", 0, range(CHECKED_SAMPLES), self.num_classes, self.device)
-            labels[-1] = self.num_classes - 1
-        try:
-            images = self._tried(labels)
-        except InputError:
-            raise
-        except BaseException as error:  # what a user's network raises is anything
-            if is_out_of_memory(error) or isinstance(error, KeyboardInterrupt):
-                raise
-            raise self._unusable(error, labels) from error
-        self._check_range(images)
-        self.image_size = (images.shape[2], images.shape[3])
-
-    def _tried(self, labels: Tensor | None) -> Tensor:
-        """The images of a few samples."""
-        is_cuda = self.device.type == "cuda"
-        noise = noise_of(0, range(CHECKED_SAMPLES), self.noise_shape, self.device)
-        bounds = LabelBounds() if is_cuda and labels is not None else contextlib.nullcontext()
-        with torch.no_grad(), torch.random.fork_rng([self.device] if is_cuda else []), bounds:
-            return self(noise, labels)
-
-    def _unusable(self, error: BaseException, labels: Tensor | None) -> InputError:
-        """What a network that failed at the first try was given, and what to check."""
-        shape = [CHECKED_SAMPLES, *self.noise_shape]
-        if labels is not None and self.num_classes is not None and isinstance(error, Exception):
-            with contextlib.suppress(Exception):
-                self._tried(torch.zeros_like(labels))
-                return InputError(
-                    f"{self.name} takes label 0, but fails on labels up to {self.num_classes - 1} ({described(error)})"
-                    f": it holds fewer classes than --num-classes {self.num_classes}."
-                )
-        takes = "noise" if labels is None else "noise and labels"
-        return InputError(
-            f"{self.name} failed on {takes} of shape {shape} ({described(error)}); check the noise shape and the "
-            "number of classes, and that it was saved for batches of any length."
-        )
-
-    def _check_range(self, images: Tensor) -> None:
-        if not bool(images.isfinite().all()):
-            raise InputError(f"{self.name} makes values that are not finite; check its weights.")
-        outside = ((images < -OVERSHOOT) | (images > 1 + OVERSHOOT)).float().mean().item()
-        if outside <= OUTSIDE_SHARE:
-            return
-        low, high = self.spec.value_range
-        least, most = (float(value) * (high - low) + low for value in images.aminmax())
-        advice = "declare -1:1" if low == 0 and least > -1.5 and most < 1.5 else "end it in a sigmoid or tanh"
-        raise InputError(
-            f"{self.name} makes values from {least:.3g} to {most:.3g}, {outside:.0%} of them outside of its value "
-            f"range {low:g}:{high:g}; {advice}."
-        )
 
 
 @contextlib.contextmanager
-def telling(name: str, where: str) -> Iterator[None]:
-    """Turn whatever a user's network raises inside into a `RunError` with `where`, but for a lack of memory."""
+def failures_named(name: str, where: str) -> Iterator[None]:
+    """Turn whatever a user's network raises into a `RunError` that names `where`; a lack of memory stays what it is."""
     try:
         yield
     except InputError as error:
@@ -233,18 +173,6 @@ def telling(name: str, where: str) -> Iterator[None]:
             f"{name} failed in {where} ({described(error)}); what was cached or saved stays, and the same command "
             "goes on."
         ) from error
-
-
-def refuse_empty(network: nn.Module, name: str) -> None:
-    """Raise `InputError` for a network with tensors on the device meta, which have a shape and no values."""
-    tensors = itertools.chain(network.named_parameters(), network.named_buffers())
-    empty = [key for key, tensor in tensors if tensor.is_meta]
-    if empty:
-        more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
-        raise InputError(
-            f"{name} has tensors on the device meta, which hold no values ({empty[0]}{more}); make the network on the "
-            "CPU, or give it its values with to_empty and load_state_dict."
-        )
 
 
 def _words_of(made: Any) -> str:

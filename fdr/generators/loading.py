@@ -14,6 +14,7 @@ from fdr import runtime
 from fdr.errors import FdrWarning, InputError
 from fdr.generators.architectures import build, declared
 from fdr.generators.base import Architecture, Generator
+from fdr.generators.first_images import check_first_images
 from fdr.generators.objects import as_generator, spec_of
 from fdr.generators.run_folder import INDEX_NAME, read_run_folder
 from fdr.runtime import as_path, memory_for, missing_path, named_arguments, refuse_stand_in
@@ -97,7 +98,7 @@ def load_generator(
             network, architecture, taken, said = _from_file(place, named, ema, target)
     spec = spec_of(place.name, network, {**declared(network), **said, **given})
     generator = Generator(network, spec, name=place.name, architecture=architecture, weights=taken)
-    generator.eval().check()
+    check_first_images(generator.eval())
     return generator
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import tokenize
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from fdr.errors import FdrWarning, InputError, unknown
+from fdr.errors import InputError, unknown, warn
 from fdr.images.file_parts import ArrayInfo, FilePart, FileSource, OffsetReader, StoredPart, refuse_damage
 from fdr.images.files import Place
 from fdr.images.ids import RowIds
@@ -60,11 +59,9 @@ def find_images(name: str, arrays: Sequence[ArrayInfo], choice: str | None = Non
 def _warn_of_others(name: str, taken: ArrayInfo, found: Sequence[ArrayInfo]) -> None:
     others = [array for array in found if array.key != taken.key]
     if others:
-        warnings.warn(
+        warn(
             f"{name}: of {len(found)} arrays of images, {taken.key} is measured; {name}:{others[0].key} takes another "
-            "one.",
-            FdrWarning,
-            stacklevel=2,
+            "one."
         )
 
 
@@ -115,11 +112,9 @@ def find_labels(
             if labels is not None:
                 return labels
     if found and not found[0].is_images:
-        warnings.warn(
+        warn(
             f"{name}: {found[0]} is not taken as labels of {images.shape[0]} images, which are whole numbers [N], or "
-            "one-hot [N, K]; the images have none.",
-            FdrWarning,
-            stacklevel=2,
+            "one-hot [N, K]; the images have none."
         )
     return None
 
@@ -205,7 +200,5 @@ def _joined_labels(name: str, parts: Sequence[FilePart]) -> Labels | None:
         names = found[0].names if all(labels.names == found[0].names for labels in found) else None
         return Labels(np.concatenate([labels.values for labels in found]), names, found[0].origin)
     if found:
-        warnings.warn(
-            f"{name}: {len(found)} of {len(parts)} files have labels, so the set has none.", FdrWarning, stacklevel=2
-        )
+        warn(f"{name}: {len(found)} of {len(parts)} files have labels, so the set has none.")
     return None

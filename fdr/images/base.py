@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fdr.errors import FdrWarning, InputError, RunError, as_utf8
+from fdr.errors import InputError, RunError, as_utf8, warn
 from fdr.images.decode import Picture, UnreadableImage, WrongValues, quiet_pillow
 from fdr.images.digests import file_stamp
 from fdr.images.facts import FACTS, facts_of
@@ -23,7 +22,7 @@ from fdr.images.files import left_out_text, lost_images
 from fdr.images.ids import EndlessIds, Selected
 from fdr.images.labels import Labels
 from fdr.images.options import ImageOptions
-from fdr.images.resize import crop_function
+from fdr.images.resize import CROPS
 from fdr.runtime import SOLO, Group, Progress, SilentProgress, available_cpus, ordered_map
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ class ImageSource(ABC):
                 f"{self.name} has {total} images that can be measured, and beside them {told}: more than the share of "
                 f"{self.options.max_bad:.4g} that may be left out; convert or remove those, or raise --max-bad."
             )
-        warnings.warn(f"{self.name}: beside {total} images, these are left out: {told}.", FdrWarning, stacklevel=2)
+        warn(f"{self.name}: beside {total} images, these are left out: {told}.")
 
     @abstractmethod
     def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
@@ -247,8 +246,7 @@ class ImageSource(ABC):
         return _Ready(torch.from_numpy(array).permute(2, 0, 1), facts_of(array, picture.format))
 
     def _resized(self, picture: Picture) -> np.ndarray:
-        crop = crop_function(self.options.crop, self.options.size)
-        if crop is None:
+        if self.options.size is None:
             return picture.array
         image = picture.pixels
         if isinstance(image, np.ndarray):
@@ -260,7 +258,7 @@ class ImageSource(ABC):
                     "pixels with Pillow; use quantize='uint8', or give images of the final size."
                 )
             image = Image.fromarray(image)
-        return np.array(crop(image))
+        return np.array(CROPS[self.options.crop](image, self.options.size))
 
     def _collect(self, row: int, results: Sequence[_Ready | UnreadableImage]) -> ImageBatch:
         rows: list[int] = []

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from fdr.errors import FdrWarning, InputError, as_utf8
+from fdr.errors import InputError, as_utf8, warn
 from fdr.images.base import ImageSource, Loader
 from fdr.images.decode import Picture, UnreadableImage
 from fdr.images.ids import RowIds
@@ -62,16 +60,13 @@ def _labels(value: Any, name: str) -> Labels | None:
     except (ValueError, TypeError, RuntimeError):  # rows of different lengths, or a tensor on a GPU
         return None
     fits = may_be_labels(targets.shape, targets.dtype, len(value))
-    labels = array_labels(targets, "targets") if fits else None
+    labels = array_labels(targets, "targets", getattr(value, "classes", None)) if fits else None
     if labels is None and targets.dtype.kind in "iufb":
-        warnings.warn(
+        warn(
             f"{name}: targets, {targets.dtype} {list(targets.shape)}, are not taken as labels, which are whole numbers "
-            "[N], or one-hot [N, K].",
-            FdrWarning,
-            stacklevel=2,
+            "[N], or one-hot [N, K]."
         )
-    names = getattr(value, "classes", None)
-    return labels if labels is None or names is None else replace(labels, names=tuple(map(str, names)))
+    return labels
 
 
 def _pixel_digest(load: Loader) -> bytes:

@@ -132,9 +132,7 @@ def _labels(value: Any) -> Labels | None:
     column = np.asarray(value.with_format("arrow")[found[0]])
     if column.ndim != 1 or column.dtype.kind not in "iu" or column.size == 0 or (declared and column.min() < 0):
         return None
-    labels = array_labels(column, found[0])
-    names = getattr(value.features[found[0]], "names", None)
-    return labels if labels is None or names is None else Labels(labels.values, tuple(names), found[0])
+    return array_labels(column, found[0], getattr(value.features[found[0]], "names", None))
 
 
 def _library(what: str) -> Any:

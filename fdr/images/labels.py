@@ -6,13 +6,12 @@ import itertools
 import json
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fdr.errors import FdrWarning
+from fdr.errors import warn
 from fdr.runtime import DAMAGE
 
 DATASET_JSON = "dataset.json"
@@ -53,7 +52,7 @@ def labels_of_files(
     Warns when several parts of a split are measured as one set.
     """
     if splits := split_folders(images):
-        _warn(f"{where} holds {', '.join(splits)}, which are measured as one set; give one folder to take it alone.")
+        warn(f"{where} holds {', '.join(splits)}, which are measured as one set; give one folder to take it alone.")
     lists = sorted(
         (name for name in others if name.rpartition("/")[2] == DATASET_JSON), key=lambda n: (n.count("/"), n)
     )
@@ -137,15 +136,15 @@ def json_labels(text: bytes, where: str, names: Sequence[str]) -> tuple[bool, La
         known = {str(name).replace("\\", "/").removeprefix("./"): label for name, label in pairs}
         missing = [name for name in names if name not in known]
         if missing:
-            _warn(f"{where} has no label for {len(missing)} of {len(names)} images ({missing[0]}), so none is used.")
+            warn(f"{where} has no label for {len(missing)} of {len(names)} images ({missing[0]}), so none is used.")
             return True, None
         values = np.array([known[name] for name in names])
     except DAMAGE as error:
-        _warn(f"{where} cannot be read, so there are no labels ({' '.join(str(error).split())[:100]}).")
+        warn(f"{where} cannot be read, so there are no labels ({' '.join(str(error).split())[:100]}).")
         return True, None
     labels = array_labels(values, DATASET_JSON) if may_be_labels(values.shape, values.dtype, len(names)) else None
     if labels is None:
-        _warn(f"{where} has labels that are neither whole numbers nor one-hot, so none is used.")
+        warn(f"{where} has labels that are neither whole numbers nor one-hot, so none is used.")
     return True, labels
 
 
@@ -155,18 +154,15 @@ def may_be_labels(shape: tuple[int, ...], dtype: np.dtype, count: int) -> bool:
     return is_sized and dtype.kind in "iufb"
 
 
-def array_labels(values: np.ndarray, origin: str) -> Labels | None:
+def array_labels(values: np.ndarray, origin: str, names: Sequence[str] | None = None) -> Labels | None:
     """Whole numbers [N] or [N, 1] of any type, or one-hot rows [N, K], as labels; None for other values."""
+    names = None if names is None else tuple(map(str, names))
     if values.ndim == 2 and values.shape[1] > 1:
         is_one_hot = ((values == 0) | (values == 1)).all() and (values.sum(axis=1) == 1).all()
-        return Labels(values.argmax(axis=1).astype(np.int64), None, origin) if is_one_hot else None
+        return Labels(values.argmax(axis=1).astype(np.int64), names, origin) if is_one_hot else None
     flat = values.reshape(-1)
     if flat.dtype.kind == "f" and not (np.isfinite(flat).all() and (flat == np.rint(flat)).all()):
         return None
     if flat.size and np.abs(flat.astype(np.float64)).max() >= 2**63:
         return None
-    return Labels(flat.astype(np.int64), None, origin)
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, FdrWarning, stacklevel=3)
+    return Labels(flat.astype(np.int64), names, origin)

@@ -128,7 +128,6 @@ def _labels(file: Any, schema: Any, features: Mapping[str, Any]) -> Labels | Non
     column = file.read(columns=found[:1]).column(0) if found else None
     if column is None or column.null_count or len(column) != file.metadata.num_rows:
         return None
-    labels = array_labels(column.to_numpy(), found[0])
     names = features.get(found[0], {}).get("names")
     is_named = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return labels if labels is None or not is_named else Labels(labels.values, tuple(names), found[0])
+    return array_labels(column.to_numpy(), found[0], names if is_named else None)

@@ -6,25 +6,18 @@ the values. One axis a call, horizontal first, is what every version before 13 d
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from PIL.Image import Image, Resampling
+    from PIL.Image import Image
 
-CROPS = ("none", "center", "center-bilinear", "adm")
-
-
-def crop_function(crop: str, size: int | None) -> Callable[[Image], Image] | None:
-    """The function RGB image -> RGB image of size x size for a crop name; None when nothing is resized."""
-    if size is None:
-        return None
-    functions = {"none": squash, "center": center_crop, "center-bilinear": bilinear_center_crop, "adm": adm_crop}
-    function = functions[crop]
-    return lambda image: function(image, size)
+BILINEAR, BICUBIC, BOX = 2, 3, 4
+"""Filters by Pillow's numbers, since Pillow is imported only where images are resized."""
 
 
-def resize(image: Image, size: tuple[int, int], resample: Resampling) -> Image:
+def resize(image: Image, size: tuple[int, int], resample: int) -> Image:
     """Pillow's `resize` to (width, height), horizontal pass first in every version."""
     width, height = size
     return image.resize((width, image.height), resample).resize((width, height), resample)
@@ -32,29 +25,14 @@ def resize(image: Image, size: tuple[int, int], resample: Resampling) -> Image:
 
 def squash(image: Image, size: int) -> Image:
     """Bicubic to size x size, whatever the aspect ratio."""
-    from PIL.Image import Resampling
-
-    return resize(image, (size, size), Resampling.BICUBIC)
+    return resize(image, (size, size), BICUBIC)
 
 
-def center_crop(image: Image, size: int) -> Image:
-    """Short side to `size` (bicubic, the long side truncated), then the centre square, halves rounded to even.
+def center_crop(image: Image, size: int, resample: int = BICUBIC) -> Image:
+    """Short side to `size` (the long side truncated), then the centre square, halves rounded to even.
 
-    The sizes and offsets of torchvision's `Resize(size, BICUBIC)` followed by `CenterCrop(size)`.
+    The sizes and offsets of torchvision's `Resize(size)` followed by `CenterCrop(size)`.
     """
-    from PIL.Image import Resampling
-
-    return _center_crop(image, size, Resampling.BICUBIC)
-
-
-def bilinear_center_crop(image: Image, size: int) -> Image:
-    """`center_crop` with a bilinear filter: torchvision's `Resize(size)` followed by `CenterCrop(size)`."""
-    from PIL.Image import Resampling
-
-    return _center_crop(image, size, Resampling.BILINEAR)
-
-
-def _center_crop(image: Image, size: int, resample: Resampling) -> Image:
     width, height = image.size
     short = min(width, height)
     wide, high = int(size * width / short), int(size * height / short)
@@ -63,28 +41,34 @@ def _center_crop(image: Image, size: int, resample: Resampling) -> Image:
 
 
 def adm_crop(image: Image, size: int) -> Image:
-    """The centre crop of ADM (Dhariwal and Nichol 2021), that of most ImageNet generators.
+    """The centre crop of ADM (Dhariwal and Nichol 2021), which most ImageNet generators use.
 
     While the short side is at least twice `size`, halve with a box filter; then bicubic until the short side is
     `size`; then the centre square at floored offsets. Smaller images are enlarged.
     """
-    from PIL.Image import Resampling
-
     while min(image.size) >= 2 * size:
-        image = resize(image, (image.width // 2, image.height // 2), Resampling.BOX)
+        image = resize(image, (image.width // 2, image.height // 2), BOX)
     scale = size / min(image.size)
     wide, high = round(image.width * scale), round(image.height * scale)
     offset = (wide - size) // 2, (high - size) // 2
-    return _resize_and_crop(image, (wide, high), offset, size, Resampling.BICUBIC)
+    return _resize_and_crop(image, (wide, high), offset, size, BICUBIC)
 
 
-def _resize_and_crop(
-    image: Image, target: tuple[int, int], offset: tuple[int, int], size: int, resample: Resampling
-) -> Image:
-    """Resampled to `target`, then the square at `offset`; columns outside it are dropped before the vertical pass."""
+def _resize_and_crop(image: Image, target: tuple[int, int], offset: tuple[int, int], size: int, resample: int) -> Image:
+    """The image resized to `target`, and the square at `offset` of it. Columns outside of the square are dropped before
+    the vertical pass."""
     (wide, high), (left, top) = target, offset
     image = image.resize((wide, image.height), resample)
     if wide > size:
         image = image.crop((left, 0, left + size, image.height))
     image = image.resize((size, high), resample)
     return image.crop((0, top, size, top + size)) if high > size else image
+
+
+CROPS: dict[str, Callable[[Image, int], Image]] = {
+    "none": squash,
+    "center": center_crop,
+    "center-bilinear": functools.partial(center_crop, resample=BILINEAR),
+    "adm": adm_crop,
+}
+"""The functions RGB image -> RGB image of size x size, by the name of the crop."""

@@ -10,7 +10,6 @@ import itertools
 import lzma
 import posixpath
 import tarfile
-import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fdr.errors import FdrWarning, InputError, unknown
+from fdr.errors import InputError, unknown, warn
 from fdr.images.archives import ArchiveSource, Entries, column_of
 from fdr.images.decode import UnreadableImage, check_file_bytes
 from fdr.images.file_parts import FilePart, OffsetReader, Read, StreamedPart, refuse_damage
@@ -176,16 +175,14 @@ def _read_table(path: Path, shard: int) -> _Table:
                 _add(archive, entry, shard, table)
             has_end = getattr(archive, "has_end", False)
         except _EndOfTar:
-            warnings.warn(f"{path} has bytes behind its end that are no tar file.", FdrWarning, stacklevel=2)
+            warn(f"{path} has bytes behind its end that are no tar file.")
     files = table.entries.files
     files |= {
         name: _Member(shard, name, target.offset, target.size) for name, target in table.entries.followed().items()
     }
     if not has_end:
         number = len(sorted_out(files)[0])
-        warnings.warn(
-            f"{path} has no end marker and may be truncated; {number} image(s) were found.", FdrWarning, stacklevel=2
-        )
+        warn(f"{path} has no end marker and may be truncated; {number} image(s) were found.")
     return table
 
 
@@ -221,11 +218,7 @@ def _labels(place: Place, tables: Sequence[_Table], members: Sequence[_Member]) 
     if all(number is not None for number in classes):
         return Labels(np.array(classes, dtype=np.int64), None, ".cls entries")
     if known := sum(number is not None for number in classes):
-        warnings.warn(
-            f"{place.name}: {known} of {len(members)} images have a .cls entry, so none is used.",
-            FdrWarning,
-            stacklevel=2,
-        )
+        warn(f"{place.name}: {known} of {len(members)} images have a .cls entry, so none is used.")
         return None
     texts = {name: text for table in tables for name, text in table.texts.items()}
     return labels_of_files(
@@ -248,7 +241,7 @@ def _one_a_sample(place: Place, members: list[_Member], options: ImageOptions) -
     found = f"{place.name} has several images under one key in {len(shared)} cases ({', '.join(first[:3])})"
     if len(shared) > options.max_bad * len(samples):
         raise InputError(f"{found}; choose those of one extension, as in {place.name}:{_extension(first[0])}.")
-    warnings.warn(f"{found}; all of them are measured.", FdrWarning, stacklevel=2)
+    warn(f"{found}; all of them are measured.")
     return members
 
 

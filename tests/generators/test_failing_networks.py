@@ -20,7 +20,7 @@ from fdr.cli import run
 from fdr.errors import FdrError, InputError, RunError
 from fdr.generators import Generator, GeneratorSource, sample_set, write_samples
 from fdr.generators.base import GeneratorSpec
-from fdr.generators.label_bounds import LabelBounds
+from fdr.generators.first_images import LabelBounds, check_first_images
 
 GOOD = torch.full((4, 3, 8, 8), 0.5)
 
@@ -76,13 +76,13 @@ def test_what_a_network_does_later_is_told_with_its_samples(
     tmp_path: Path, change: Callable[[Tensor], Any], sentence: str
 ) -> None:
     made = later(change)
-    made.check()
+    check_first_images(made)
     samples = sample_set(GeneratorSource(made, 12, batch_size=4), tmp_path / "out.npz")
     with pytest.raises(FdrError, match=sentence):
         write_samples(samples)
     assert not (tmp_path / "out.npz").exists()
     made = later(change)
-    made.check()
+    check_first_images(made)
     with pytest.raises(FdrError, match=sentence):
         fdr.evaluate(GeneratorSource(made, 12, batch_size=4), np.zeros((9, 8, 8, 3), np.uint8), "random")
 
@@ -113,7 +113,7 @@ def test_what_is_no_tensor_of_images_is_told_when_it_is_loaded(made: Any, words:
     with pytest.raises(
         InputError, match=rf"must make images .* in one floating point tensor; of 4 samples it made {words}"
     ):
-        world.check()
+        check_first_images(world)
 
 
 @pytest.mark.parametrize("error", [SystemExit(0), StopIteration(), RuntimeError("no luck")])
@@ -124,7 +124,7 @@ def test_a_network_that_fails_at_once(error: BaseException) -> None:
     world = generator()
     world.network.forward = raises  # type: ignore[method-assign]
     with pytest.raises(InputError, match=rf"failed on noise of shape \[4, 8\] \({type(error).__name__}"):
-        world.check()
+        check_first_images(world)
 
 
 class OneHot(nn.Module):
@@ -151,11 +151,11 @@ def test_more_classes_than_the_network_has(
 ) -> None:
     """On a GPU the look-ups are watched, since one that fails there ends the process."""
     with LabelBounds() if on_gpu else torch.no_grad():
-        Generator(kind().eval(), GeneratorSpec((8,), 4)).check()
+        check_first_images(Generator(kind().eval(), GeneratorSpec((8,), 4)))
         with pytest.raises(
             InputError, match=r"takes label 0, but fails on labels up to 4 .* fewer classes than num_cl"
         ):
-            Generator(kind().eval(), GeneratorSpec((8,), 5)).check()
+            check_first_images(Generator(kind().eval(), GeneratorSpec((8,), 5)))
 
 
 def test_label_bounds_reach_into_programs() -> None:
@@ -163,9 +163,9 @@ def test_label_bounds_reach_into_programs() -> None:
         warnings.simplefilter("ignore")
         program = torch.jit.trace(Classes(), (torch.zeros(2, 2, 4, 4), torch.zeros(2, dtype=torch.int64)))
     with LabelBounds():
-        Generator(program, GeneratorSpec((2, 4, 4), 5, (-1.0, 1.0))).check()
+        check_first_images(Generator(program, GeneratorSpec((2, 4, 4), 5, (-1.0, 1.0))))
         with pytest.raises(InputError, match=r"takes label 0, but fails on labels up to 5 "):
-            Generator(program, GeneratorSpec((2, 4, 4), 6, (-1.0, 1.0))).check()
+            check_first_images(Generator(program, GeneratorSpec((2, 4, 4), 6, (-1.0, 1.0))))
 
 
 @pytest.mark.parametrize("command", ["eval", "sample"])
@@ -190,7 +190,7 @@ def test_a_network_without_values(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"hollow' has tensors on the device meta.*\(first.weight and 3 more\)"):
         fdr.load_generator(weights(tmp_path / "a.safetensors"), "test_failing_networks:hollow")
     with pytest.raises(InputError, match="generator has tensors on the device meta"):
-        Generator(hollow(), GeneratorSpec((8,))).check()
+        check_first_images(Generator(hollow(), GeneratorSpec((8,))))
 
 
 def test_the_images_of_a_run_are_of_one_size_from_its_first_batch() -> None:

@@ -363,7 +363,7 @@ def test_images_outside_of_the_declared_range(tmp_path, scale, shift, options, s
     made.network = Scaled()
     made.spec = fdr.generators.base.GeneratorSpec((8,), None, options.get("value_range", (0.0, 1.0)))
     with pytest.raises(InputError, match=sentence):
-        made.check()
+        fdr.generators.first_images.check_first_images(made)
 
 
 @pytest.mark.parametrize("shape", [(3, 64), (3, 2, 8, 8), (2, 3, 8, 8)])
