@@ -42,7 +42,7 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """Subcommands are imported when they are called; their one-line help is here."""
+    """A group that imports a subcommand when it is called, and knows its one-line help before."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -89,12 +89,12 @@ def cli(ctx: click.Context) -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Entry point: runs the command and turns every expected error into one line and an exit code."""
+    """Run the command line, turn every expected error into one line, and exit."""
     sys.exit(run(args))
 
 
 def run(args: list[str] | None = None) -> int:
-    """The exit code: 0 good, 1 failed check or run, 2 wrong usage or input, 130 interrupted."""
+    """Run the command line; its exit code is 0 (good), 1 (failed check or run), 2 (wrong use) or 130 (interrupted)."""
     with command_line():
         return _run(args)
 
@@ -144,14 +144,14 @@ def _run(args: list[str] | None) -> int:
 
 @contextlib.contextmanager
 def _check_says_how_it_ended(arguments: Sequence[str]) -> Iterator[None]:
-    """An error of `fdr check` before its options were read reaches the files that the arguments name, too."""
+    """Make sure that an error of `fdr check` before its options were read reaches the files that it was to write."""
     try:
         yield
     except BaseException as error:
         if next((text for text in arguments if not text.startswith("-")), None) == "check":
             from fdr.cli._verdict_outputs import outputs_in
 
-            outputs_in(arguments).tell_error(error)
+            outputs_in(arguments).report_error(error)
         raise
 
 

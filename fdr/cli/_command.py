@@ -1,4 +1,4 @@
-"""What every command does with its options before it runs: none is empty, none given twice, no output is an input."""
+"""Checks of every command before it runs: no option is empty or given twice, and no output is an input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fdr.cli._config import apply_config, check_origins, spellings, tell_origins
+from fdr.cli._config import announce_origins, apply_config, check_origins, spellings
 from fdr.cli._help import write_options
 from fdr.cli._outputs import check_outputs
 from fdr.metrics import peer_name
@@ -42,7 +42,7 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
     def _hint(self, word: str) -> str | None:
-        """The answer to a word of another tool: the option or metric that it means here; None where it means none."""
+        """The option or metric that a word of another tool means here; None where it means none."""
         spelt = {spelling: parameter for parameter in self.params for spelling in spellings(parameter)}
         found = list(dict.fromkeys(spelt[name] for name in synonyms(word, spelt)))
         if found:
@@ -55,25 +55,25 @@ class Command(click.Command):
             check_origins(ctx, is_trusting=trusts(ctx))
         check_outputs(ctx)
         if ctx.params.get("dry_run") and not ctx.params.get("quiet"):
-            tell_origins(ctx)
+            announce_origins(ctx)
         return super().invoke(ctx)
 
     def measures(self, ctx: click.Context) -> bool:
-        """False where nothing runs that the configuration could name."""
+        """True when the command may run code that a configuration file names."""
         return True
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         write_options(self, ctx, formatter)
 
     def _given(self, ctx: click.Context, args: list[str]) -> Mapping[str, Any]:
-        """All values of the command line by parameter, where click would keep the last of an option."""
+        """All values on the command line by parameter; click itself keeps only the last one of an option."""
         parser = self.make_parser(ctx)
         for option in {**parser._short_opt, **parser._long_opt}.values():
             option.action = _EVERY.get(option.action, option.action)
         return parser.parse_args(args)[0]
 
     def _name_variables(self, prefix: str) -> None:
-        """$FDR_CHECK_MAX gives --max, whatever the parameter is called in the code."""
+        """Let $FDR_CHECK_MAX set --max, whatever the parameter is called in the code."""
         for option in self.params:
             if isinstance(option, click.Option) and option.opts[-1].startswith("--"):
                 option.envvar = f"{prefix}_{option.opts[-1][2:]}".upper().replace("-", "_")
@@ -86,7 +86,7 @@ def _typed(parameter: click.Parameter) -> str:
 
 
 class ListOption(click.Option):
-    """A list: with commas, given several times, or both; the command gets the text with commas, or what `of` makes."""
+    """A list, given with commas, several times, or both. The command gets a text with commas, or `of` of that text."""
 
     def __init__(
         self, names: Sequence[str], *, default: Any = None, of: Callable[[str], Any] | None = None, **more: Any

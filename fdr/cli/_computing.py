@@ -69,12 +69,12 @@ encoding = stack(
     option("--weights NAME=FILE", "Load the weights of encoder NAME from FILE; may be repeated.", multiple=True),
     offline,
 )
-"""What every command that runs encoders takes."""
+"""The options of every command that runs encoders."""
 
 
 @dataclass(frozen=True)
 class Computing:
-    """Where and how a command computes; a command has options for those fields that matter to it."""
+    """Where and how a command computes. A field that is no option of the command keeps its default."""
 
     device: str
     gpus: int | None
@@ -92,7 +92,7 @@ class Computing:
 
     @contextmanager
     def on_ranks(self, progress: Progress) -> Iterator[Setup]:
-        """What this process does of the command: all of it, or the share of one rank; see `fdr.cli._ranks`."""
+        """Run the block on every rank that shares the work, with the options of that rank; see `fdr.cli._ranks`."""
         if self.no_cache and self.cache is not None:
             raise click.UsageError("--cache and --no-cache exclude each other.")
         if self.no_cache and self.moments_only:

@@ -1,7 +1,7 @@
-"""Defaults from `fdr.toml` or `[tool.fdr]` of pyproject.toml: flag beats environment beats file beats default.
+"""Reads defaults from `fdr.toml` or `[tool.fdr]` of pyproject.toml: flag beats environment beats file beats default.
 
-They are those of the first folder, from the current one upwards, that has an fdr.toml, or a pyproject.toml with
-[tool.fdr]. A file may have come with somebody's project: it names no code, and writes nowhere but in its own folder.
+The first folder counts, from the current one upwards, that has an fdr.toml or a pyproject.toml with [tool.fdr]. A file
+may have come with somebody else's project, so it may name no code, and no output outside of its own folder.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ NO_PATHS = frozenset(
     | {"ema_kimg", "betas", "entry", "encoder", "x_name", "y_name", "label", "population", "wandb", "maxima", "minima"}
     | {"tolerances", "allow", "cache", "weights_dir", "device", "shell"}
 )
-"""Parameters whose text is no path, even where a file has that name; and folders that are only looked into."""
+"""Parameters whose text is never a path, even if a file has that name, and folders that are only searched."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """What configuration files say."""
+    """The configuration files that set the defaults."""
 
     folder: Path
     files: tuple[Path, ...] = ()
-    """Of `folder`."""
+    """The files in `folder` that have options of fdr."""
 
     @property
     def name(self) -> str:
@@ -73,7 +73,7 @@ def config_of(ctx: click.Context) -> Config:
 
 
 def find_config(start: Path) -> dict[Path, dict[str, Any]]:
-    """The sections by file, of the first folder from `start` upwards that has any."""
+    """The sections of the first folder from `start` upwards that has any, by file."""
     for folder in (start, *start.parents):
         found = dict(_sections(folder))
         if found:
@@ -97,7 +97,7 @@ _BARE = re.compile(r"(?:^|[{,])[ \t]*([A-Za-z_][\w.-]*:[\w:.@/-]+)[ \t]*=", re.M
 
 
 def _parsed(path: Path) -> dict[str, Any] | None:
-    """What a TOML file holds; None without one. Raises `InputError` for one that is not valid: it may hold limits."""
+    """The content of a TOML file; None if there is none. Raises `InputError` for one that is not valid."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         return tomllib.loads(text)
@@ -114,7 +114,7 @@ def _parsed(path: Path) -> dict[str, Any] | None:
 
 
 def apply_config(parent: click.Context, parameters: Sequence[click.Parameter], command: str) -> None:
-    """Make one command's section fit click, in place: options by any of their spellings, tables as KEY=VALUE.
+    """Rewrite one command's section for click, in place: options by any of their spellings, tables as KEY=VALUE.
 
     `max = {"fd:inception" = 3.0}` is `--max fd:inception=3.0`; a single value does for a repeatable option. Paths are
     relative to the file. Raises `InputError` for an option that the command does not have, and for an empty value.
@@ -144,7 +144,7 @@ def apply_config(parent: click.Context, parameters: Sequence[click.Parameter], c
 
 
 def _check_subcommands(parent: click.Context) -> None:
-    """Raise `InputError` for an option in the section of a group, such as [weights]: its commands have them."""
+    """Raise `InputError` for an option in the section of a group, such as [weights]: only its commands have options."""
     group = parent.command
     if parent.parent is not None and isinstance(group, click.Group):
         for name in parent.default_map or {}:
@@ -156,7 +156,7 @@ def _check_subcommands(parent: click.Context) -> None:
 
 
 def spellings(parameter: click.Parameter) -> set[str]:
-    """The names of a parameter, with underscores: that of the function, and those of its long options."""
+    """The names of a parameter, with underscores: its name in the code, and its long options."""
     long = [option[2:].replace("-", "_") for option in parameter.opts if option.startswith("--")]
     return {name for name in (parameter.name, *long) if name}
 
@@ -175,7 +175,7 @@ def _several(value: Any, where: str) -> list[str]:
 
 
 def _from(folder: Path, text: str, parameter: click.Parameter) -> str:
-    """A path relative to the folder of the file; of a text that may be a path, only what is there is one."""
+    """Resolve a path against the folder of the file. A text that may be a path is one only if the file exists."""
     is_path = isinstance(parameter.type, click.Path)
     if folder == Path.cwd() or text == "-" or (parameter.name in NO_PATHS and not is_path):
         return text
@@ -197,12 +197,12 @@ def path_exists(path: Path) -> bool:
 
 
 def is_configured(ctx: click.Context, name: str) -> bool:
-    """True when the value of a parameter is that of a configuration file."""
+    """True when a configuration file set the value of a parameter."""
     return ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP
 
 
 def check_origins(ctx: click.Context, is_trusting: bool) -> None:
-    """Raise `InputError` for code that the configuration names; what is typed is the user's own."""
+    """Raise `InputError` for code that a configuration file names, unless the user trusts it."""
     configured = {name: value for name, value in ctx.params.items() if value and is_configured(ctx, name)}
     if is_trusting or not configured:
         return
@@ -225,7 +225,7 @@ def check_origins(ctx: click.Context, is_trusting: bool) -> None:
         check_named_by_file(configured["vae"], where)
 
 
-def tell_origins(ctx: click.Context) -> None:
+def announce_origins(ctx: click.Context) -> None:
     """Say on stderr which options come from which file."""
     options = {p.name: p.opts[-1] for p in ctx.command.params if isinstance(p, click.Option)}
     names = [options.get(name, name) for name in ctx.params if is_configured(ctx, name)]

@@ -1,4 +1,4 @@
-"""The options that say which generator, shared by every command that runs one."""
+"""The options that describe a generator, shared by every command that runs one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _noise_shape(ctx: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
-    """A callback: "64" or "3x32x32" as sizes."""
+    """A callback that reads sizes from "64" or "3x32x32"."""
     if text is None:
         return None
     if not re.fullmatch(r"\d+([x,]\d+)*", text):
@@ -30,7 +30,7 @@ def _noise_shape(ctx: click.Context, option: click.Parameter, text: str | None) 
 
 @dataclass(frozen=True)
 class Model:
-    """How a network is made of a checkpoint, beyond what the checkpoint says itself."""
+    """How a network is made from a checkpoint, where the checkpoint itself does not say."""
 
     arch: str | None
     arch_args: Mapping[str, object]
@@ -100,7 +100,7 @@ class Drawn:
     model: Model
 
     def source(self, evaluator: Evaluator) -> ImageSource:
-        """The samples, made where the first encoder is, and as many at a time as it takes."""
+        """The samples, made on the device of the first encoder, in batches of its size."""
         from dataclasses import replace
 
         from fdr.generators import GeneratorSource
@@ -117,7 +117,7 @@ class Drawn:
 
 
 def _drawn(gen: Path | None, num_images: int, labels: str, model: Model) -> Drawn | None:
-    """What --gen asks for. Raises `UsageError` for options about a generator without one."""
+    """The samples that --gen asks for. Raises `UsageError` for an option about a generator without --gen."""
     if gen is not None:
         return Drawn(gen, num_images, labels, model)
     for name in ("num_images", "labels", *(field.name for field in fields(Model))):
@@ -130,7 +130,7 @@ def _drawn(gen: Path | None, num_images: int, labels: str, model: Model) -> Draw
 drawn: Decorator = stack(
     option(
         "--gen PATH",
-        "Measure a generator; it makes the samples during the run (the same as fdr sample), from --seed.",
+        "Measure a generator. It makes its samples during the run: those that fdr sample makes from the same --seed.",
         type=click.Path(path_type=Path),
     ),
     num_images("Number of samples to make with --gen."),

@@ -1,4 +1,4 @@
-"""How `--help` groups the options of a command: by theme, and the common ones first."""
+"""Groups the options in `--help` by theme, with the common ones first."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 MOST_WITHOUT_THEMES = 11
-"""A command with more options than this has headings in its help; a shorter list is read at a glance."""
+"""A command with more options than this has headings in its help. Raising it gives long lists without headings."""
 REST = "General"
 """The heading of the options that no theme names."""
 THEMES = {
@@ -49,7 +49,7 @@ THEMES_OF = {
         "Speed and devices": "device gpus dtype encoder-dtype tf32 chunks encoder-batch-size",
     },
 }
-"""The headings of single commands; they come before the others, and an option stands under the first that names it."""
+"""Headings of single commands. They come before the others; an option stands under the first that names it."""
 
 
 def write_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -73,7 +73,7 @@ def _write(formatter: click.HelpFormatter, heading: str, records: Mapping[str, A
 
 
 def _themes(command: str, names: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The headings in order, each with those of `names` that stand under it."""
+    """The headings in order, each with its share of `names`."""
     themes: dict[str, list[str]] = {}
     left = list(names)
     for theme, text in (*THEMES_OF.get(command, {}).items(), *THEMES.items()):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured, and how."""
+    """The samples, reference, encoders and metrics of a measurement."""
 
     reference: str
     reps: str
@@ -52,7 +52,7 @@ class Measurement:
             reference = reference if protocol is None else protocol.reference
             _refuse_two_folders(samples, reference)
             if setup.is_main and any(metric.needs_reference for metric in load_metrics(metrics).values()):
-                _options.tell_default_reference(reference)
+                _options.announce_default_reference(reference)
         options = self.images.options()
         sources = [open_samples(item, options) for item in samples]
         setup.check_files(reps, reference, dry_run=dry_run)
@@ -74,7 +74,7 @@ class Measurement:
 
 
 def _refuse_two_folders(samples: Sequence[str], default: str) -> None:
-    """Raise for `fdr eval FAKE REAL`, as other tools take the reference; both would be measured as samples."""
+    """Raise for `fdr eval FAKE REAL`, the order of other tools, which would measure both folders as samples."""
     if len(samples) == 2 and all(Path(item).is_dir() for item in samples):
         command = click.get_current_context().info_name
         raise click.UsageError(
@@ -84,7 +84,7 @@ def _refuse_two_folders(samples: Sequence[str], default: str) -> None:
 
 
 def _by_encoder(reference: str, reps: str) -> str | dict[str, str]:
-    """ "inception=a.npz,dinov2=b.npz" as a dict, where every part names one of the encoders; else the text as it is."""
+    """Make "inception=a.npz,dinov2=b.npz" a dict if every part names one of the encoders; else keep the text."""
     from fdr.encoders import parse_encoders
 
     names = sorted(parse_encoders(reps), key=len, reverse=True)  # a longer one may begin like a shorter

@@ -1,4 +1,4 @@
-"""Options that several commands share: one spelling, one help text, one default; and how a command gets them."""
+"""Options that several commands share, with one spelling, help text and default; and how a command gets them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def gather(argument: str, build: Function, names: Sequence[str]) -> Decorator:
 
 
 def is_typed(option: str) -> bool:
-    """True when the option is on the command line; a default of a file or of the environment gives way."""
+    """True when the option is on the command line, not in a file or in the environment."""
     return source_of(option) is ParameterSource.COMMANDLINE
 
 
@@ -98,7 +98,7 @@ def flag(option: str) -> str:
 
 
 def key_values(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> Mapping[str, object]:
-    """A callback: ("width=256 act=relu", "deep=true") -> {"width": 256, "act": "relu", "deep": True}."""
+    """A callback that reads ("width=256 act=relu", "deep=true") as {"width": 256, "act": "relu", "deep": True}."""
     import json
 
     found: dict[str, object] = {}
@@ -140,8 +140,8 @@ def reference(meaning: str, more: str = "") -> Decorator:
     )
 
 
-def tell_default_reference(name: str) -> None:
-    """A line for the terminal where no --ref was given, unless --quiet was."""
+def announce_default_reference(name: str) -> None:
+    """Say on the terminal which reference is used if --ref was not given, unless --quiet was."""
     if source_of("reference") is ParameterSource.DEFAULT and not click.get_current_context().params.get("quiet"):
         click.echo(f"fdr: note: no --ref was given; the reference is {name}.", err=True)
 
@@ -193,7 +193,7 @@ class Images:
     max_pixels: int
 
     def options(self) -> ImageOptions:
-        """The same for the library. Raises `InputError` for values that no image can have."""
+        """The options for the library. Raises `InputError` for values that no image can have."""
         from fdr.images import ImageOptions
 
         values = asdict(self)

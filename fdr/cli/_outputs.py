@@ -1,4 +1,4 @@
-"""The files that a command was asked to write: none is an input, none replaces a file of another format."""
+"""Checks and writes the outputs of commands: none is an input, and none replaces a file of another format."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 
 class Output(click.Path):
-    """A path that the command writes: a file of the format `kind` ("plot" is of its suffix), "-" being stdout; or
+    """A path that the command writes.
 
-    "new", a file or folder that the command itself looks at before it writes; or "store", a folder that takes files
-    beside those it has.
+    `kind` is the format of a file, such as "json"; "plot" for a picture whose suffix is its format; "new" for a file or
+    folder that the command itself checks before it writes; or "store" for a folder that takes files beside those it
+    has. A text format also takes "-", for stdout.
     """
 
     def __init__(self, kind: str, path_type: type = Path) -> None:
@@ -33,7 +34,7 @@ class Output(click.Path):
 
 
 def check_outputs(ctx: click.Context) -> None:
-    """Raise now for what cannot, or must not, be written later."""
+    """Raise an error now for an output that cannot, or must not, be written later."""
     kinds = {p: p.type.kind for p in ctx.command.params if isinstance(p.type, Output)}
     outputs = {p: ctx.params.get(str(p.name)) for p in kinds}
     named = {p: Path(path) for p, path in outputs.items() if path is not None}
@@ -51,7 +52,7 @@ def check_outputs(ctx: click.Context) -> None:
 
 
 def check_output(ctx: click.Context, parameter: click.Parameter, path: Path, kind: str) -> None:
-    """Raise `InputError` when `parameter` is to write `path`, a file of `kind`, and must not."""
+    """Raise `InputError` if the output `parameter` must not write `path`, a file of `kind`."""
     from fdr.runtime import check_writable
 
     label = _label(parameter, ctx)
@@ -72,7 +73,7 @@ def check_written(name: str, path: Path, kind: str) -> None:
 
 
 def _check_no_input(ctx: click.Context, label: str, path: Path, *, is_image: bool = False, but: str = "") -> None:
-    """Raise `InputError` when `path` is something that the command reads, or an image among its images."""
+    """Raise `InputError` if the command reads `path`, or would read it as one of its images."""
     place = path.resolve()
     for source in _inputs(ctx, but):
         if _is_same(place, source):
@@ -85,7 +86,7 @@ def _check_no_input(ctx: click.Context, label: str, path: Path, *, is_image: boo
 
 
 def _inputs(ctx: click.Context, but: str) -> Iterator[Path]:
-    """Every path on the command line that the command reads, as far as it exists, and the configuration."""
+    """Every existing path that the command reads: those on the command line, and the configuration files."""
     yield from config_of(ctx).files
     for parameter in ctx.command.params:
         value = ctx.params.get(str(parameter.name))
@@ -114,7 +115,7 @@ def _spelled(text: str) -> Iterator[str]:
 
 
 def _is_same(place: Path, source: Path) -> bool:
-    """True for one file or folder under two names: links of every kind."""
+    """True if both are one file or folder, as through links."""
     return place == source.resolve() or (place.exists() and place.samefile(source))
 
 
@@ -152,16 +153,16 @@ class ReportFiles:
         )
         texts = {path: to_text(reports) for path, to_text in writers if path is not None}
         writes = [functools.partial(write_text, path, text) for path, text in texts.items()]
-        all_of(*writes, *((show,) if self.leave_stdout else ()))
+        all_of(*writes, *((show,) if self.spares_stdout else ()))
 
     @property
-    def leave_stdout(self) -> bool:
+    def spares_stdout(self) -> bool:
         """True when no file is stdout."""
         return not any(map(is_stdout, (self.json_path, self.csv_path, self.markdown_path)))
 
 
 def all_of(*actions: Callable[[], None]) -> None:
-    """Do all of them, also when one fails; the first failure is raised at the end."""
+    """Do all actions even when one fails; raise the first failure at the end."""
     failures = []
     for action in actions:
         try:
@@ -188,7 +189,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path | None, data: object) -> bool:
-    """Write data where `--json` says; True when stdout is free for the same thing in words."""
+    """Write data where `--json` says. Return True if stdout is free for the same result in words."""
     from fdr.reports import json_text
 
     if path is not None:
@@ -221,22 +222,22 @@ _OTHERS = frozenset(
     {".jsonl", ".geojson", ".ipynb", ".html", ".svg", ".toml", ".yaml", ".yml", ".cfg", ".ini", ".tex", ".rst"}
     | {".py", ".sh", ".c", ".cpp", ".h", ".js", ".ts", ".rs", ".go", ".java", ".lock", ".cls"}
 )
-"""Suffixes of text that is no result, whatever it begins with."""
+"""Suffixes of text files that are never results."""
 
 _READ_BY_NAME = frozenset(
     {"generator.json", "train.json", "reference.json", "samples.json", "dataset.json", "manifest.json", "config.json"}
     | {"model_index.json", "preprocessor_config.json", "package.json"}
 )
-"""JSON files that say what the files beside them are."""
+"""Names of JSON files that describe the files beside them."""
 _RESULT = re.compile(r'"schema"\s*:\s*"fdr-(report|reports|check|baseline|compare|correlation)/')
 _HEAD_BYTES = 4096
 
 
 def check_replaceable(path: Path, kind: str) -> None:
-    """Raise `InputError` where a new file of `kind` would replace one of another kind.
+    """Raise `InputError` if a new file of `kind` would replace one of another kind.
 
-    Kinds are json, csv, markdown, junit, openmetrics, png, svg and pdf. An empty file may be replaced by any; JSON that
-    says what the files beside it are (generator.json, PATH.json) by none.
+    Kinds are json, csv, markdown, junit, openmetrics, png, svg and pdf. Any kind may replace an empty
+    file, and none may replace JSON that describes the files beside it (generator.json, PATH.json).
     """
     if not path.is_file() or path.stat().st_size == 0:
         return
@@ -253,7 +254,7 @@ def check_replaceable(path: Path, kind: str) -> None:
 
 
 def _judged(path: Path, head: bytes, kind: str) -> tuple[str, bool]:
-    """The name of the format, and whether the file is of it."""
+    """The name of the format `kind`, and whether the file has it."""
     if kind in _MAGIC:
         name, starts = _MAGIC[kind]
         return name, head.startswith(starts)
@@ -267,7 +268,7 @@ def _judged(path: Path, head: bytes, kind: str) -> tuple[str, bool]:
 
 
 def _text_of(head: bytes) -> str | None:
-    """The first bytes of a file as text; None where they are none."""
+    """The first bytes of a file as text; None if they are not text."""
     if b"\0" in head:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Progress on stderr: bars on a terminal, a line now and then elsewhere."""
+"""Shows progress on stderr: bars on a terminal, and a line every 30 s elsewhere."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from fdr.errors import FdrWarning, printable
 from fdr.runtime import Progress, SilentProgress, human_bytes
 
 PLAIN_INTERVAL = 30.0
-"""Seconds between progress lines where stderr is no terminal."""
+"""Seconds between progress lines if stderr is no terminal. Raising it makes logs shorter."""
 PLAIN_WIDTH = 79
-"""Characters of such a line; the title is shortened to fit."""
+"""Characters of such a line. Raising it shortens fewer titles, and folds lines on a terminal of 80 columns."""
 RICH_INTERVAL = 0.1
-"""Seconds between two updates of a bar; a terminal shows no more, and each costs some 50 microseconds."""
+"""Seconds between two updates of a bar. Each costs some 50 microseconds; raising it makes bars jerky."""
 
 
 def progress_for(quiet: bool) -> Progress:
-    """Bars on a terminal, a line every 30 s elsewhere, nothing when quiet (warnings fall silent too)."""
+    """Bars on a terminal, lines elsewhere; nothing when quiet, and then no warnings either."""
     if quiet:
         warnings.simplefilter("ignore", FdrWarning)
         return SilentProgress()
@@ -101,7 +101,7 @@ class Task:
         self._show_now_and_then()
 
     def resume(self, amount: float) -> None:
-        """`amount` units were done before; they enter no rate, and until something is new the clock has not begun."""
+        """`amount` units were done before this run. They do not count for the rate, whose clock starts after them."""
         self.done += amount
         if self._new == 0:
             self._start = time.monotonic()
@@ -118,7 +118,7 @@ class Task:
         self._show(self)
 
     def state(self) -> str:
-        """Count, rate, and time left, as far as they can be told."""
+        """The count, and the rate and the time left once they are known."""
         as_text = human_bytes if self._unit == "B" else "{:.0f}".format
         total = "" if self._total is None else f"/{as_text(self._total)}"
         counted = f"{as_text(self.done)}{total}" + ("" if self._unit == "B" else f" {self._unit}")

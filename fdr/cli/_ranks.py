@@ -1,9 +1,8 @@
-"""`--gpus N`: this command again as N ranks on this machine, watched until they are done."""
+"""`--gpus N` starts this command again as N ranks on this machine, and watches them until they are done."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
 import socket
@@ -11,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING
 
 import click
 
@@ -21,28 +20,15 @@ from fdr.runtime import rank_environment, rank_place
 if TYPE_CHECKING:
     from fdr.runtime import Group
 
-T = TypeVar("T")
-
 GRACE = 10.0
-"""Seconds that ranks have to end by themselves after one has failed; to be killed costs them no cached shard."""
-
-
-def on_ranks(command: Callable[..., T]) -> Callable[..., T]:
-    """A command that takes `group`, the ranks that it is one of, made of its option `--gpus`."""
-
-    @functools.wraps(command)
-    def run(*arguments: Any, **options: Any) -> T:
-        with ranks(options["gpus"]) as group:
-            return command(*arguments, group=group, **options)
-
-    return run
+"""Seconds for the other ranks to end by themselves after one has failed. Raising it kills fewer and waits longer."""
 
 
 @contextlib.contextmanager
 def ranks(gpus: int | None) -> Iterator[Group]:
-    """The group that this process belongs to: of one, unless torchrun, Slurm or `--gpus` made it a rank.
+    """The group of ranks that this process belongs to. It is alone unless torchrun, Slurm or `--gpus` made it a rank.
 
-    With `--gpus N` in a process that is no rank yet, starts N ranks, waits for them, and exits with their code.
+    With `--gpus N`, a process that is no rank yet starts N ranks, waits for them, and exits with their code.
     """
     from fdr.runtime import SOLO, propagate_failures
 
@@ -76,7 +62,7 @@ def _start(size: int) -> list[subprocess.Popen[bytes]]:
 def start_ranks(
     command: Sequence[str], size: int, stdout_of: Callable[[int], IO[bytes] | int | None] = _main_speaks
 ) -> list[subprocess.Popen[bytes]]:
-    """`command` as `size` ranks on this machine."""
+    """Start `command` as `size` ranks on this machine."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -93,7 +79,7 @@ def start_ranks(
 
 
 def _watch(processes: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all; the exit code of the first that failed. Signals for us go to them."""
+    """Wait for all ranks, hand our signals on to them, and return the exit code of the first that failed."""
     previous = signal.signal(signal.SIGTERM, lambda *_: _terminate(processes))
     try:
         return _first_failure(processes)
@@ -144,7 +130,7 @@ def _terminate(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _be_silent() -> None:
-    """Main speaks for all ranks; another one says only why it failed."""
+    """Drop warnings: rank 0 prints them for all, and another rank prints only why it failed."""
     import warnings
 
     warnings.showwarning = lambda *_, **__: None

@@ -1,4 +1,4 @@
-"""Tables on stdout, and a live one on stderr."""
+"""Prints tables on stdout, and a live one on stderr."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LiveTable:
 
     @contextmanager
     def still(self) -> Iterator[None]:
-        """Leave the table as it is inside, where something else is drawn; after it, go on below."""
+        """Stop drawing inside the block, where something else is drawn, and go on below it."""
         self._live.stop()
         try:
             yield
@@ -93,7 +93,7 @@ def print_reports(reports: Sequence[Report]) -> None:
 
 
 def print_autoencoder_report(report: Report) -> None:
-    """How neighbours were drawn, the distances of every encoder, the qualities of reconstructions, the signatures."""
+    """The autoencoder and its neighbours, the distances of every encoder, the reconstructions, the signatures."""
     from fdr.reports import format_number, metric_label
 
     about = report.run["ifid"]
@@ -169,7 +169,7 @@ def print_verdict(verdict: Verdict) -> None:
 
 
 def print_comparison(name_a: str, name_b: str, comparison: Comparison, effects: tuple[Effect, ...]) -> None:
-    """A row per pair of numbers, then what differs and how much that usually moves FD."""
+    """A row per pair of numbers, then which fields differ and how much that usually changes FD."""
     from fdr.comparison import explanations
     from fdr.reports import format_number, format_value
 

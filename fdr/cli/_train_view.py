@@ -1,4 +1,4 @@
-"""A training run on the terminal: a live table where there is one, lines elsewhere."""
+"""Shows a training run: as a live table on a terminal, as lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _NUMBERS = ("FD", "since the start", "FDr")
 
 
 def view_for(quiet: bool, is_main: bool) -> View:
-    """A live table on a terminal, a line every 30 s elsewhere; nothing for ranks beside the main one, and when quiet
-    (warnings fall silent too)."""
+    """A live table on a terminal, lines elsewhere; nothing on ranks beside the main one, or when quiet, which silences
+    warnings as well."""
     if quiet:
         warnings.simplefilter("ignore", FdrWarning)
     if quiet or not is_main:
@@ -34,14 +34,14 @@ def view_for(quiet: bool, is_main: bool) -> View:
 
 
 class _Pace:
-    """How fast the steps go, and how long those take that are left."""
+    """The speed of the steps, and the time that the remaining ones take."""
 
     def __init__(self, steps: int, done: int) -> None:
         self.steps, self.step = steps, done
         self._first, self._began = done, time.monotonic()
 
     def words(self, record: StepRecord | None) -> str:
-        """ "step 500/62500, 81.2 images/s, 3 h 2 min left"; what an earlier call has done enters no estimate."""
+        """ "step 500/62500, 81.2 images/s, 3 h 2 min left"; steps of an earlier call do not count for the estimate."""
         speed = "" if record is None else f", {record.images_per_second:.1f} images/s"
         counted = f"step {self.step}/{self.steps}{speed}"
         if self.step in (self._first, self.steps):
@@ -51,7 +51,7 @@ class _Pace:
 
 
 class PlainView(PlainProgress):
-    """Whole lines: the first record, one every 30 s, the last; where no step was logged since, how far the run is."""
+    """Prints the first record, one every 30 s, and the last; the step alone if nothing was logged since."""
 
     def __init__(self) -> None:
         self._pace = _Pace(0, 0)
@@ -90,7 +90,7 @@ class PlainView(PlainProgress):
 
 
 class LiveView(RichProgress):
-    """A table that is drawn again at every logged step, and stands still while the bar of an evaluation moves."""
+    """Draws a table again at every logged step; it stands still while the bar of an evaluation moves."""
 
     def __init__(self) -> None:
         self._pace = _Pace(0, 0)

@@ -1,4 +1,4 @@
-"""What `fdr check` leaves behind: the files of a verdict or of an error, the table, what GitHub shows."""
+"""Writes what `fdr check` leaves behind: files with the verdict or the error, the table, annotations for GitHub."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ KINDS = {
     "markdown": ("### fdr check", ""),
     "openmetrics": ("# TYPE fdr_", ""),
 }
-"""How a file begins that an earlier check wrote, and what its first lines hold, by option."""
+"""How the file of an earlier check begins, and a text in its first lines, by kind."""
 HEAD_BYTES = 512
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """The files that a check writes, and the GitHub job that shows its verdict as well."""
+    """The files that a check writes, and the GitHub job that shows its verdict."""
 
     report: Path | None = None
     verdicts: Sequence[tuple[str, Path]] = ()
@@ -55,7 +55,7 @@ class Outputs:
     """A dry run writes no file."""
 
     @property
-    def leave_stdout(self) -> bool:
+    def spares_stdout(self) -> bool:
         """True when no file is stdout."""
         return self._num_stdout == 0
 
@@ -65,54 +65,54 @@ class Outputs:
 
     @contextlib.contextmanager
     def replaced_on_failure(self) -> Iterator[None]:
-        """No verdict of an earlier check survives a check that ends without one, however it ends.
+        """Make sure that no verdict of an earlier check survives this one.
 
-        The files say that the check has not finished while it runs, and what went wrong when it ends with an error.
+        The files say that the check has not finished while it runs, and what went wrong if it ends with an error.
         """
         try:
             if not self.is_dry and _is_main_rank():
-                self._write_error(UNFINISHED)
+                self._write_failure(UNFINISHED)
             yield
         except click.exceptions.Exit:
             raise
         except BaseException as error:
-            self.tell_error(error)
+            self.report_error(error)
             raise
 
-    def tell_error(self, error: BaseException) -> None:
-        """Put an error where the verdict would have gone; a job and stdout get it once.
+    def report_error(self, error: BaseException) -> None:
+        """Write an error where the verdict would have gone; a job and stdout get it once.
 
-        Of several ranks, the one that failed says why.
+        If one of several ranks fails, that rank writes it.
         """
         if isinstance(error, PeerError):
             return
-        message, is_told = _sentence_of(error), getattr(error, "is_told", False)
+        message, is_reported = _sentence_of(error), getattr(error, "is_reported", False)
         if not self.is_dry:
-            self._write_error(message, has_stdout=not is_told and self._num_stdout == 1 and _is_main_rank())
-        if self.job is not None and not is_told:
+            self._write_failure(message, has_stdout=not is_reported and self._num_stdout == 1 and _is_main_rank())
+        if self.job is not None and not is_reported:
             from fdr.gate import annotation, write_job_error
 
             click.echo(annotation("error", "fdr check", message), err=True)
             if not self.is_dry:
                 with contextlib.suppress(FdrError):
                     write_job_error(message, self.job)
-        error.is_told = True  # type: ignore[attr-defined]
+        error.is_reported = True  # type: ignore[attr-defined]
 
-    def _write_error(self, message: str, *, has_stdout: bool = False) -> None:
-        """A file that cannot be written, or that no check wrote, is left as it is."""
+    def _write_failure(self, message: str, *, has_stdout: bool = False) -> None:
+        """Write a message to every file; leave out those that cannot be written, or that no check wrote."""
         renderers = _renderers()
         for kind, path in self.verdicts:
             with contextlib.suppress(FdrError, OSError):
                 if has_stdout if is_stdout(path) else _is_free(path, kind):
                     write_text(path, renderers[kind][1](message))
 
-    def tell(self, verdict: Verdict) -> None:
-        """Write the files; print the table where stdout is none of them; annotate the job."""
+    def write(self, verdict: Verdict) -> None:
+        """Write the files, print the table if none of them is stdout, and annotate the job."""
         from fdr.gate import annotations_of, write_job_files
 
         renderers = _renderers()
         writes = [functools.partial(write_text, path, renderers[kind][0](verdict)) for kind, path in self.verdicts]
-        all_of(*writes, *((functools.partial(print_verdict, verdict),) if self.leave_stdout else ()))
+        all_of(*writes, *((functools.partial(print_verdict, verdict),) if self.spares_stdout else ()))
         if self.job is not None:
             for line in annotations_of(verdict):
                 click.echo(line, err=True)
@@ -126,8 +126,8 @@ def _outputs_of(report: Path | None, no_annotations: bool, dry_run: bool, **path
     return Outputs(report, verdicts, None if no_annotations else github_job(), dry_run)
 
 
-def _told_at_the_end(command: Function) -> Function:
-    """A command whose `outputs` say how it ended, whatever happens in it."""
+def _saying_how_it_ended(command: Function) -> Function:
+    """Make the `outputs` of a command say how it ended, whatever happens in it."""
 
     @functools.wraps(command)
     def run(*, outputs: Outputs, **values: object) -> object:
@@ -148,14 +148,17 @@ _options = stack(
     switch("--no-annotations", "Write no annotations, summary and outputs in GitHub Actions."),
     dry_run,
 )
-verdict_outputs = stack(_options, gather("outputs", _outputs_of, names_of(_options)), _told_at_the_end)
-"""The options of `Outputs`, as the argument `outputs` of a command. They come first, as they tell errors of others."""
+verdict_outputs = stack(_options, gather("outputs", _outputs_of, names_of(_options)), _saying_how_it_ended)
+"""The options of `Outputs`, as the argument `outputs` of a command.
+
+The decorator stands above all others, so that errors in their options reach the files.
+"""
 
 
 def outputs_in(arguments: Sequence[str]) -> Outputs:
     """The files that the arguments name, whatever else is wrong with them.
 
-    So an error before the options were read, such as a misspelt option or a damaged configuration, is told as well.
+    They take an error from before the options were read, such as a misspelt option or a damaged configuration.
     """
     from fdr.runtime import github_job
 
@@ -173,7 +176,7 @@ def _files_in(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _renderers() -> Mapping[str, tuple[Callable[[Verdict], str], Callable[[str], str]]]:
-    """What writes a verdict, and an error in its place, by kind."""
+    """The functions that write a verdict, and an error in its place, by kind."""
     from fdr import gate
 
     return {
@@ -193,7 +196,7 @@ def _sentence_of(error: BaseException) -> str:
 
 
 def _is_free(path: Path, kind: str) -> bool:
-    """True for a name without a file, for an empty file, and for what an earlier check wrote there."""
+    """True if there is no file, or an empty one, or one that an earlier check wrote."""
     if not path.exists():
         return path.parent.is_dir()
     if not path.is_file():

@@ -51,7 +51,7 @@ def list_entries(cache: Path | None, json_path: Path | None) -> None:
 @_options.cache_dir
 @_options.quiet
 def verify(names: tuple[str, ...], cache: Path | None, quiet: bool) -> int:
-    """Check every byte of the entries whose names begin with one of NAMES; of all entries without NAMES.
+    """Check every byte of the entries whose names begin with one of NAMES, or of all entries.
 
     The exit code is 1 when something is damaged. Damaged shards are computed again when they are next needed.
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 class _Command(_options.Command):
     def measures(self, ctx: click.Context) -> bool:
-        """Reports are read only; one that cannot be read ends the check."""
+        """True when samples are measured; a report is only read."""
         try:
             return not any(map(_is_json, ctx.params["inputs"]))
         except InputError:
@@ -32,17 +32,17 @@ class _Command(_options.Command):
 
 @dataclass(frozen=True)
 class _Task:
-    """What is asked: limits, and either comparing with a baseline or writing one."""
+    """The limits to check, and the baseline to compare with or to write."""
 
     options: GateOptions
     where: str | None
-    """The baseline as it was named."""
+    """The name of the baseline, as it was given."""
     baseline: Baseline | None = None
     """The baseline to compare with."""
     target: Path | None = None
     """The baseline to write."""
     replaced: Baseline | None = None
-    """What `target` holds, when that may not be lost."""
+    """The content of `target`, if it must not be lost."""
 
     @classmethod
     def of(
@@ -57,7 +57,7 @@ class _Task:
         update_baseline: bool,
         force: bool,
     ) -> _Task:
-        """The task that options ask for. Raises `UsageError` and `InputError` for those that do not go together."""
+        """Make a task from the options. Raises `UsageError` and `InputError` for options that do not go together."""
         from fdr.gate import GateOptions, load_baseline
 
         options = GateOptions.parse(maxima, minima, tolerances, allow, inconclusive, allow_missing)
@@ -77,7 +77,7 @@ class _Task:
         return bool(self.options.limits) or self.target is None
 
     def check_files(self, inputs: Sequence[str], outputs: Outputs) -> None:
-        """Raise for a verdict that nothing would give, and for a report that is compared with itself."""
+        """Raise if there is no verdict for the files to hold, or if a report would be compared with itself."""
         if not self.judges and outputs.verdicts:
             raise click.UsageError("--update-baseline without limits gives no verdict that could be written to a file.")
         for item in inputs if self.baseline is not None else ():
@@ -88,7 +88,7 @@ class _Task:
 
 
 def _replaced(where: str, is_forced: bool) -> Baseline | None:
-    """The baseline in the file that --update-baseline writes, where it may not be lost."""
+    """The baseline in the file that --update-baseline writes, if it must not be lost."""
     from fdr.gate import load_baseline
 
     target = Path(where)
@@ -196,7 +196,7 @@ def command(inputs: tuple[str, ...], task: _Task, outputs: Outputs, measurement:
 
 
 def _read_reports(inputs: Sequence[str]) -> list[Report] | None:
-    """The reports among the inputs, recognised by content; None when there are samples to measure."""
+    """Read the inputs if they are reports, recognised by content; None if they are samples to measure."""
     from fdr.reports import load_reports
 
     are_reports = [_is_json(item) for item in inputs]
@@ -213,7 +213,7 @@ def _read_reports(inputs: Sequence[str]) -> list[Report] | None:
 
 
 def _is_json(item: str) -> bool:
-    """True for a file that starts like JSON, as no image archive does."""
+    """True for a file that starts like JSON, which no archive of images does."""
     from fdr.runtime import missing_path
 
     path = Path(item)
@@ -250,7 +250,7 @@ def _measure(
 
 
 def _check_plan(planned: Mapping[str, Sequence[Row]], task: _Task) -> None:
-    """Raise now what checking these numbers would raise after they were measured."""
+    """Raise the errors now that checking these numbers would raise after they were measured."""
     from fdr.gate import check_replaceable, plan_gate
 
     if task.judges:
@@ -268,7 +268,7 @@ def _finish(reports: list[Report], task: _Task, outputs: Outputs) -> int:
 
     if task.judges:
         verdict = judge(reports, task.options, task.baseline)
-        outputs.tell(verdict)
+        outputs.write(verdict)
         if not verdict.passes:
             return verdict.exit_code
     if task.target is not None:
@@ -289,4 +289,4 @@ def _write_baseline(reports: list[Report], target: Path, replaced: Baseline | No
         for key, row in rows.items():
             old = old_sets.get(name, {}).get(key)
             before = "" if old is None else f" (was {old.value:.6g})"
-            click.echo(f"{target}: {key} of {name} is {row.value:.6g}{before}", err=not outputs.leave_stdout)
+            click.echo(f"{target}: {key} of {name} is {row.value:.6g}{before}", err=not outputs.spares_stdout)

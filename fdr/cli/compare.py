@@ -46,7 +46,7 @@ def command(first: Path, others: tuple[Path, ...], json_path: Path | None) -> in
 
 
 def _compare(first: Path, other: Path) -> Iterator[tuple[str, str, Comparison]]:
-    """Every sample set of `first` with the one of `other` that has its name, or with its only one."""
+    """Compare every sample set of `first` with the one of that name in `other`, or with its only one."""
     from fdr.comparison import compare_reports, match_sets
     from fdr.reports import load_reports, sets_by_name
 

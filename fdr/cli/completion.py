@@ -1,4 +1,4 @@
-"""`fdr completion`, the script for a shell; and what completes names in it, without torch."""
+"""`fdr completion` prints the script for a shell. The functions complete names in it, and import no torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def command(ctx: click.Context, shell: str) -> None:
 
 
 def encoders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Presets, bundles, plug-ins and the families of open-ended names; the last part of a list with commas."""
+    """Complete the last encoder of a list: presets, bundles, plug-ins and families of open-ended names."""
     from fdr.encoders import BUNDLES, PREFIXES, ROWS, plugin_encoders
 
     names = {row.name: row.note for row in ROWS}
@@ -32,21 +32,21 @@ def encoders(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
 
 
 def metrics(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The metrics of `fdr eval`, the last part of a list with commas."""
+    """Complete the last metric of a list."""
     from fdr.metrics import METRICS
 
     return _last_part(incomplete, ((name, "") for name in METRICS))
 
 
 def references(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The references known by name."""
+    """Complete the name of a reference."""
     from fdr.references import registry
 
     return [CompletionItem(name, help=entry.title) for name, entry in registry().items() if name.startswith(incomplete)]
 
 
 def references_and_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The references known by name, and files and folders."""
+    """Complete the name of a reference, or a path."""
     return [*references(ctx, param, incomplete), CompletionItem(incomplete, type="file")]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fdr.training import TrainingDemo
 
 _FOLDERS = {False: Path("fdr-demo"), True: Path("fdr-demo-train")}
-"""By --train: the folder unless --out names one."""
+"""The folder if --out names none, without and with --train."""
 
 
 @click.command(
@@ -144,8 +144,7 @@ def _check_folder(out: Path, first_file: str) -> None:
 
 
 def _write(out: Path, json_path: Path | None, reports: list[Report]) -> bool:
-    """Write the reports into the folder and where the user wants them; False when that is stdout, and nothing else
-    belongs there."""
+    """Write the reports into the folder and where --json says. Return True if stdout is free for words."""
     from fdr.reports import reports_to_json
 
     write_text(out / "demo.json", reports_to_json(reports))

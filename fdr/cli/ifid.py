@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _num_bytes(ctx: click.Context, option: click.Parameter, text: str) -> int:
-    """A callback: "4GB", "24 GiB" or "500MB" as a number of bytes."""
+    """A callback that reads a number of bytes from "4GB", "24 GiB" or "500MB"."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", text.upper())
     if found is None:
         raise click.BadParameter(f"{text!r} is no amount of memory; expected one such as 4GB or 512MiB.")
@@ -30,7 +30,7 @@ def _num_bytes(ctx: click.Context, option: click.Parameter, text: str) -> int:
 
 
 def _alphas(text: str) -> tuple[float, ...]:
-    """Numbers from "0.5", "0,0.25,0.5" or "0,0.1,...,0.5"."""
+    """Read numbers from "0.5", "0,0.25,0.5" or "0,0.1,...,0.5"."""
     parts = [part.strip() for part in text.split(",")]
     try:
         if "..." not in parts:
@@ -44,7 +44,7 @@ def _alphas(text: str) -> tuple[float, ...]:
 
 
 def _progression(first: float, second: float, last: float) -> tuple[float, ...]:
-    """All numbers from first to last in equal steps; `ValueError` where the steps do not end there."""
+    """All numbers from first to last in equal steps. Raises `ValueError` if the steps do not end at last."""
     steps = (last - first) / (second - first) if second != first else 0.0
     if steps < 1 or abs(steps - round(steps)) > 1e-6:
         raise ValueError("no progression")
@@ -62,7 +62,7 @@ class _Autoencoder:
     value_range: tuple[float, float] | None
 
     def load(self, setup: _computing.Setup, seed: int) -> LoadedAutoencoder:
-        """The autoencoder; `seed` is that of posterior samples."""
+        """Load the autoencoder. `seed` is for posterior samples."""
         from fdr.ifid import like_encoders, open_autoencoder
 
         options = like_encoders(
@@ -115,7 +115,7 @@ _sets = _options.stack(
 
 
 def _ifid_options(no_clamp: bool, compat: str | None, **others: Any) -> IfidOptions:
-    """The options for the library, with what --compat changes."""
+    """The options for the library, after the changes that --compat makes."""
     from fdr.ifid import REFERENCE_COMPAT, IfidOptions
 
     changed = REFERENCE_COMPAT if compat == "reference" else {}
@@ -127,15 +127,14 @@ _interpolation = _options.theme(
     _ifid_options,
     _options.option(
         "--mode",
-        "How to interpolate between two latents. Neighbours are found by cosine distance, for linear by L2.",
+        "How to interpolate between two latents. Neighbours are nearest by cosine distance, or by L2 distance with linear.",
         type=click.Choice(["slerp", "linear", "mask"]),
         default="slerp",
     ),
     _options.listed(
         "--alpha A,B,...",
-        "How far to go from the image (0) to its neighbour (1). Of several values, such as 0,0.1,...,0.5, iFID is "
-        "that of the last.",
-        name="alphas",
+        "How far to go from the image (0) to its neighbour (1). With several values, such as 0,0.1,...,0.5, the number "
+        "called iFID is measured at the last.",
         of=_alphas,
         default="0.5",
     ),
@@ -240,7 +239,7 @@ def command(
         report = run.run(picture)
         if setup.is_main:
             files.write([report], lambda: print_autoencoder_report(report))
-            if picture is not None and files.leave_stdout:
+            if picture is not None and files.spares_stdout:
                 click.echo(f"picture: {picture}")
 
 
@@ -252,7 +251,7 @@ def _load_lpips(setup: _computing.Setup) -> Lpips:
 
 
 def _as_the_paper(reps: str, images: _options.Images) -> tuple[str, _options.Images]:
-    """The encoder and the crop of `--compat reference`, where others were not typed."""
+    """The encoder and the crop of `--compat reference`, unless others are on the command line."""
     if not _options.is_typed("reps"):
         reps = "inception:pytorch-fid"
     if images.size is not None and not _options.is_typed("crop"):

@@ -114,7 +114,9 @@ def fetch_files(name: str, reps: str | None, to: Path | None, options: WeightOpt
 @click.argument("names", nargs=-1, metavar="[NAMES]...", shell_complete=completion.references)
 @_options.weights_dir
 def verify_files(names: tuple[str, ...], weights_dir: Path | None) -> int:
-    """Check the files that are here, of all references without NAMES: by their digest, or that they hold moments.
+    """Check the files of references that are on this machine; without NAMES, those of all references.
+
+    A file with a published digest is compared with it; of another one, the moments are checked.
 
     The exit code is 1 when one is damaged.
     """

@@ -106,12 +106,12 @@ def command(
 
 
 OTHER_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".npy", ".json", ".csv", ".zip", ".tar", ".safetensors")
-"""Ends of names that mean a file, and none that is written here; a folder of such a name would surprise."""
+"""Suffixes of files that `fdr stats` does not write. No folder gets such a name."""
 
 
 @dataclass(frozen=True)
 class _Target:
-    """What -o names: a file of one encoder's moments, a folder, or a file like those of ADM."""
+    """The output that -o names: a file with one encoder's moments, a folder, or a file like those of ADM."""
 
     path: Path
     file_format: str
@@ -120,7 +120,7 @@ class _Target:
 
     @classmethod
     def of(cls, out: str, file_format: str | None, reps: str, validation: str | None) -> _Target:
-        """A file where the name ends so, and is no folder already; checked against --format and --reps."""
+        """Read -o and check it against --format and --reps. A name without a suffix, or of a folder, is a folder."""
         from fdr.encoders import parse_encoders
         from fdr.frechet import SUFFIXES
 
@@ -153,7 +153,7 @@ class _Target:
         return self.file_format == "adm"
 
     def check(self, source: ImageSource) -> None:
-        """Raise what writing would raise later."""
+        """Raise the errors now that writing would raise later."""
         from fdr.evaluation import check_adm_file, check_reference_file, check_reference_folder
         from fdr.runtime import check_writable
 

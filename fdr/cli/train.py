@@ -48,17 +48,17 @@ class _Chosen:
 
     @classmethod
     def of(cls, model: _generator.Model, **others: object) -> _Chosen:
-        """From the values of the options."""
+        """Take the values of the options."""
         return cls({**vars(model), **others})
 
     def start(self) -> TrainOptions:
-        """The options of a new run."""
+        """Make the options of a new run."""
         return TrainOptions(**{name: _value(name, value) for name, value in self.values.items()})
 
     def resume(self, run: Path) -> TrainOptions:
-        """The options of an earlier run, with what is typed now.
+        """Make the options of a resumed run: those of the folder, changed by those on the command line.
 
-        Raises `InputError` where the run, and not the user, names code and is not trusted.
+        Raises `InputError` if the folder names code that the user does not trust.
         """
         from fdr.training import OPTIONS_NAME, read_options
 
@@ -91,8 +91,8 @@ _deciding = _options.stack(
     _option("fill N", "Images to generate before the first step, to fill the population."),
     _option(
         "solver",
-        "How to compute the matrix square root in FD. fast reuses an eigendecomposition over many steps where it can; "
-        "exact computes one in float64 at every step.",
+        "How to compute the matrix square root in FD. fast reuses an eigendecomposition over many steps; exact computes "
+        "one in float64 at every step; newton-schulz iterates matrix products instead.",
         type=click.Choice(SOLVERS),
     ),
     _option("eps EPS", "Each encoder contributes FD / (FD without gradient + EPS) to the loss."),
@@ -196,7 +196,7 @@ def command(
     with computing.on_ranks(SilentProgress()) as setup:
         run_options = replace(run_options, **_placed(setup), is_arch_named=resume is None or _options.is_typed("arch"))
         if resume is None and setup.is_main:
-            _options.tell_default_reference(options.reference)
+            _options.announce_default_reference(options.reference)
         setup.check_files(",".join((*options.reps, *options.monitor)), options.reference, dry_run=dry_run)
         if dry_run:
             lines = list(plan(options, run, run_options, setup.group))  # every rank takes part
@@ -236,7 +236,9 @@ def _placed(setup: _computing.Setup) -> dict[str, Any]:
 
 
 def _check_stored(stored: TrainOptions, typed: Mapping[str, Any], where: str) -> None:
-    """Raise `InputError` where the run, and not the user, names code; its architecture is judged when it is loaded."""
+    """Raise `InputError` if the folder names code in options that the user did not type.
+
+    The architecture is checked when it is loaded."""
     from fdr.generators import check_not_program
 
     for name in ("reps", "monitor"):
@@ -247,7 +249,7 @@ def _check_stored(stored: TrainOptions, typed: Mapping[str, Any], where: str) ->
 
 
 def _value(name: str, text: Any) -> Any:
-    """What click gives as what the field takes."""
+    """Convert the text of an option to the value of its field."""
     from fdr.encoders import parse_encoders
 
     if name == "reps" or (name == "monitor" and text):
@@ -280,7 +282,7 @@ def _closing(result: TrainResult) -> str:
 
 
 def _names_code(run: Path, *, is_resume: bool = False) -> bool:
-    """True where the folder names code that a later command takes with --trust only."""
+    """True if the folder names code, so that a later command needs --trust."""
     from fdr.generators import check_architecture, read_run_folder
     from fdr.training import read_options
 
@@ -294,7 +296,7 @@ def _names_code(run: Path, *, is_resume: bool = False) -> bool:
 
 
 class _Stop:
-    """Which signal wants the run to end after the step it is in."""
+    """Remembers the signal that asked the run to end after the current step."""
 
     signal: int | None = None
 
@@ -309,7 +311,7 @@ class _Stop:
 
 @contextlib.contextmanager
 def _stopping() -> Iterator[_Stop]:
-    """SIGTERM and the first Ctrl-C end the run after a step, with a checkpoint."""
+    """Let SIGTERM and the first Ctrl-C end the run after the current step, with a checkpoint."""
     stop = _Stop()
     before = {number: signal.signal(number, stop.take) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -32,7 +32,7 @@ fetching = _options.stack(
     _options.theme("options", _weight_options, _options.weights_dir, _options.offline, _options.quiet),
     _options.dry_run,
 )
-"""How files are fetched: the arguments `to`, `options` and `dry_run` of a command."""
+"""The options of a command that fetches files, as its arguments `to`, `options` and `dry_run`."""
 
 
 @click.group("weights", epilog="Example: fdr weights fetch fdr6 --dry-run")
@@ -48,7 +48,7 @@ def command() -> None:
 
 
 def _holdings(names: Sequence[str], weights_dir: Path | None) -> list[Holding]:
-    """The files of the named encoders and scores; of all known by name without any."""
+    """The files of the named encoders and scores, or of all that have a name."""
     from fdr.encoders import SCORES, holdings, list_encoders
 
     return holdings(list(names) or [*(row.name for row in list_encoders()), *SCORES], weights_dir)
@@ -137,7 +137,7 @@ def fetch_files(
 
 
 def fetch_plan(holding: Holding) -> str:
-    """What a fetch would do for one file: "dinov2: would fetch https://... (1.2 GB, no published digest)"."""
+    """Say what a fetch would do with one file: "dinov2: would fetch https://... (1.2 GB, no published digest)"."""
     names = ", ".join(holding.encoders)
     if holding.path is not None:
         return f"{names}: here, {holding.path}"
@@ -151,7 +151,7 @@ def fetch_plan(holding: Holding) -> str:
 @_options.weights_dir
 @_options.json_out
 def verify_files(names: tuple[str, ...], weights_dir: Path | None, json_path: Path | None) -> int:
-    """Check the files against a digest: of the publisher, of the hub, or in a SHA256SUMS beside them.
+    """Check the files against a digest: that of the publisher or the hub, or one in a SHA256SUMS beside them.
 
     A file without any such digest is read instead. The exit code is 1 when a file is damaged, or when a file of the
     named ENCODERS is missing.
