@@ -127,7 +127,7 @@ _interpolation = _options.theme(
     _ifid_options,
     _options.option(
         "--mode",
-        "How to interpolate between two latents. Neighbours are nearest by cosine distance, or by L2 distance with linear.",
+        "How to interpolate between two latents. Neighbours are nearest by cosine distance; with linear, by L2 distance.",
         type=click.Choice(["slerp", "linear", "mask"]),
         default="slerp",
     ),
@@ -135,6 +135,7 @@ _interpolation = _options.theme(
         "--alpha A,B,...",
         "How far to go from the image (0) to its neighbour (1). With several values, such as 0,0.1,...,0.5, the number "
         "called iFID is measured at the last.",
+        name="alphas",
         of=_alphas,
         default="0.5",
     ),

@@ -91,8 +91,8 @@ _deciding = _options.stack(
     _option("fill N", "Images to generate before the first step, to fill the population."),
     _option(
         "solver",
-        "How to compute the matrix square root in FD. fast reuses an eigendecomposition over many steps; exact computes "
-        "one in float64 at every step; newton-schulz iterates matrix products instead.",
+        "How to compute the matrix square root in FD. fast reuses an eigendecomposition over many steps; exact "
+        "computes one in float64 at every step; newton-schulz iterates matrix products instead.",
         type=click.Choice(SOLVERS),
     ),
     _option("eps EPS", "Each encoder contributes FD / (FD without gradient + EPS) to the loss."),
