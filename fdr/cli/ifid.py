@@ -127,7 +127,7 @@ _interpolation = _options.theme(
     _ifid_options,
     _options.option(
         "--mode",
-        "How to interpolate between two latents. Neighbours are nearest by cosine distance; with linear, by L2 distance.",
+        "How to interpolate between two latents. Neighbours are nearest by cosine distance, or by L2 with linear.",
         type=click.Choice(["slerp", "linear", "mask"]),
         default="slerp",
     ),
