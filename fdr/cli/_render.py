@@ -151,15 +151,15 @@ def report_table(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]
 
 def print_verdict(verdict: Verdict) -> None:
     """A row per check, four sentences for each that does not pass, what was not checked, and the result."""
-    from fdr.gate import missing_sentence, sentences_of, table_of
+    from fdr.gate import findings_of, table_of
 
     numbers = ("value", "limit", "beyond the limit")
     print_table(("samples", "number", *numbers, "outcome"), table_of(verdict), right=numbers)
-    for missing in verdict.missing:
-        click.echo(f"skipped: {missing_sentence(missing, verdict.options.allow_missing)}")
-    for check in verdict.checks:
-        if check.outcome != "pass":
-            click.echo("\n".join([f"{check.outcome}:", *(f"  {text}" for text in sentences_of(check))]))
+    for finding in findings_of(verdict):
+        if finding.outcome == "skipped":
+            click.echo(f"skipped: {finding.sentences[0]}")
+        elif finding.outcome != "pass":
+            click.echo("\n".join([f"{finding.outcome}:", *(f"  {text}" for text in finding.sentences)]))
     if verdict.unchecked:
         click.echo("neither limit nor baseline: " + ", ".join(dict.fromkeys(row.key for _, row in verdict.unchecked)))
     for warning in verdict.warnings:

@@ -255,7 +255,7 @@ def _check_plan(planned: Mapping[str, Sequence[Row]], task: _Task) -> None:
 
     if task.judges:
         plans = plan_gate(planned, task.options, task.baseline)
-        missing = [str(item) for plan in plans.values() for item in plan.missing]
+        missing = [bound.if_missing for plan in plans.values() for bound in plan.missing]
         if missing and not task.options.allow_missing:
             raise InputError(f"{'; '.join(missing)}. Measure what is missing, or give --allow-missing.")
     if task.replaced is not None:

@@ -16,7 +16,7 @@ from .verdict_files import error_to_json as error_to_json
 from .verdict_files import error_to_junit as error_to_junit
 from .verdict_files import error_to_markdown as error_to_markdown
 from .verdict_files import error_to_openmetrics as error_to_openmetrics
-from .verdict_files import missing_sentence as missing_sentence
+from .verdict_files import findings_of as findings_of
 from .verdict_files import sentences_of as sentences_of
 from .verdict_files import table_of as table_of
 from .verdict_files import verdict_to_json as verdict_to_json

@@ -12,10 +12,7 @@ from fdr.errors import RunError, as_utf8
 from fdr.gate.verdict import Verdict
 from fdr.gate.verdict_files import (
     error_to_markdown,
-    missing_sentence,
-    missing_title,
-    sentences_of,
-    title_of,
+    findings_of,
     values_of,
     verdict_to_markdown,
 )
@@ -24,14 +21,10 @@ from fdr.runtime import GitHubJob
 
 def annotations_of(verdict: Verdict) -> Iterator[str]:
     """Workflow commands: an error for each check that stops the gate, a warning for each other check without a pass."""
-    for check in verdict.checks:
-        if check.outcome != "pass":
-            level = "error" if verdict.stops(check) else "warning"
-            yield annotation(level, title_of(check), " ".join(sentences_of(check)))
-    for missing in verdict.missing:
-        is_allowed = verdict.options.allow_missing
-        level = "warning" if is_allowed else "error"
-        yield annotation(level, missing_title(missing), missing_sentence(missing, is_allowed))
+    for finding in findings_of(verdict):
+        if finding.outcome != "pass":
+            level = "error" if finding.stops else "warning"
+            yield annotation(level, finding.title, " ".join(finding.sentences))
     for warning in verdict.warnings:
         yield annotation("warning", "fdr check", warning)
 

@@ -13,7 +13,7 @@ denominators do not count there, because they divide both numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from fdr.comparison import (
@@ -83,16 +83,16 @@ class GateOptions:
 
 
 @dataclass(frozen=True)
-class Check:
-    """One number compared with one limit."""
+class Bound:
+    """What one number is held to: a limit, or its value in the baseline with a tolerance."""
 
     samples: str
-    result: Result
+    """The name of the sample set; if the whole set is missing, its name in the baseline."""
+    key: str
+    """The number ("fd:inception"); the name in the limit if no number has it."""
     rule: Literal["max", "min", "baseline"]
-    limit: float
-    low: float
-    """Lower end of the uncertainty range."""
-    high: float
+    value: float
+    """The limit, or the value in the baseline."""
     baseline: BaselineValue | None = None
     baseline_name: str | None = None
     tolerance: Tolerance | None = None
@@ -100,9 +100,53 @@ class Check:
     """Decisive differences from the baseline that `GateOptions.allow` permits."""
 
     @property
+    def source(self) -> str:
+        """Where the bound comes from: "--max", "--min" or "baseline"."""
+        return "baseline" if self.baseline is not None else f"--{self.rule}"
+
+    @property
+    def if_missing(self) -> str:
+        """What to say if the number was not measured."""
+        text = f"{self.key} of {self.samples} was not measured, and "
+        if self.baseline is None:
+            return f"{text}{self.source} {self.key}={self.value:g} asks for it"
+        metric = _metric(self.key)
+        meaning = peer_name(metric) if metric_info(metric) is None else None
+        note = "" if meaning is None else f"; {metric} {meaning}"
+        return f"{text}baseline {self.baseline_name!r} has it ({self.value:.6g}){note}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One number compared with one bound."""
+
+    bound: Bound
+    result: Result
+
+    @property
+    def limit(self) -> float:
+        """The worst value that passes: the limit, or the baseline plus the tolerance."""
+        if self.bound.tolerance is None:
+            return self.bound.value
+        worse = 1 if self.result.lower_is_better else -1
+        return self.bound.value + worse * self.bound.tolerance.allowance(self.bound.value)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Lower and upper end of the uncertainty, as the first sentences of this file define it."""
+        result = self.result
+        if self.bound.baseline is None:
+            spread = result.stderr or 0.0
+            return result.interval or (result.value - spread, result.value + spread)
+        noise = combined_stderr(result.stderr, self.bound.baseline.stderr) or 0.0
+        better = result.value - noise if result.lower_is_better else result.value + noise
+        return min(result.value, better), max(result.value, better)
+
+    @property
     def outcome(self) -> Outcome:
         """Pass, fail or inconclusive."""
-        best, worst = (self.low, self.high) if self.result.lower_is_better else (-self.high, -self.low)
+        low, high = self.range
+        best, worst = (low, high) if self.result.lower_is_better else (-high, -low)
         limit = self.limit if self.result.lower_is_better else -self.limit
         return "pass" if worst <= limit else "fail" if best > limit else "inconclusive"
 
@@ -119,39 +163,13 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Missing:
-    """A limit or baseline value whose number was not measured."""
-
-    samples: str
-    """The name of the sample set; if the whole set is missing, its name in the baseline."""
-    key: str
-    """The number, or the name in the limit."""
-    bound: Limit | BaselineValue
-    baseline_name: str | None = None
-
-    @property
-    def rule(self) -> Literal["max", "min", "baseline"]:
-        """Where the bound comes from."""
-        return self.bound.side if isinstance(self.bound, Limit) else "baseline"
-
-    def __str__(self) -> str:
-        text = f"{self.key} of {self.samples} was not measured, and "
-        if isinstance(self.bound, Limit):
-            return f"{text}{self.bound.flag} asks for it"
-        metric = self.key.partition(":")[0]
-        meaning = peer_name(metric) if metric_info(metric) is None else None
-        note = "" if meaning is None else f"; {metric} {meaning}"
-        return f"{text}baseline {self.baseline_name!r} has it ({self.bound.value:.6g}){note}"
-
-
-@dataclass(frozen=True)
 class Verdict:
     """All checks of all sample sets."""
 
     checks: tuple[Check, ...]
     options: GateOptions
-    missing: tuple[Missing, ...] = ()
-    """Limits and baseline values whose numbers were not measured."""
+    missing: tuple[Bound, ...] = ()
+    """Bounds whose numbers were not measured."""
     unchecked: tuple[tuple[str, Result], ...] = ()
     """(sample set, number) for each number without a limit or baseline value."""
     warnings: tuple[str, ...] = ()
@@ -187,15 +205,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Plan:
-    """The limits and baseline values for the numbers of one sample set, which may not be measured yet."""
+    """The bounds of one sample set, matched to numbers that may not be measured yet."""
 
-    limits: Mapping[str, tuple[Limit, ...]]
-    """By key."""
-    baselines: Mapping[str, BaselineValue]
-    allowed: Mapping[str, tuple[Difference, ...]]
-    tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    missing: tuple[Missing, ...] = ()
+    bounds: tuple[Bound, ...]
+    missing: tuple[Bound, ...]
+    """Bounds that match no number."""
+    warnings: tuple[str, ...]
+
+    @property
+    def compared(self) -> set[str]:
+        """The numbers that are compared with the baseline."""
+        return {bound.key for bound in self.bounds if bound.baseline is not None}
 
 
 def plan_gate(
@@ -214,25 +234,27 @@ def plan_gate(
         )
     for limit in options.limits:
         named([row for rows in sets.values() for row in rows], limit.name)
-    where = "" if baseline is None else baseline.name
-    matched = {} if baseline is None else match_sets(sets, baseline.sets, f"baseline {where!r}")
-    plans: dict[str, Plan] = {}
-    for name, rows in sets.items():
-        values = {} if baseline is None else baseline.sets[matched[name]]
-        plans[name] = _plan_set(name, rows, options, values, where)
-    compared = [row for name, rows in sets.items() for row in rows if row.key in plans[name].baselines]
-    for name, values in {} if baseline is None else baseline.sets.items():
-        if name not in matched.values():
-            plans[unique_names([*plans, name])[-1]] = _plan_set(name, (), replace(options, limits=()), values, where)
-    missing = [item for plan in plans.values() for item in plan.missing]
+    where, old = ("", {}) if baseline is None else (baseline.name, baseline.sets)
+    matched = match_sets(sets, old, f"baseline {where!r}") if baseline is not None else {}
+    plans = {
+        name: _plan_set(name, rows, options, old[matched[name]] if matched else {}, where)
+        for name, rows in sets.items()
+    }
+    compared = [row for name, rows in sets.items() for row in rows if row.key in plans[name].compared]
+    for name in [name for name in old if name not in matched.values()]:
+        plans[unique_names([*plans, name])[-1]] = _plan_set(name, (), replace(options, limits=()), old[name], where)
+    missing = {name for plan in plans.values() for bound in plan.missing for name in (bound.key, _metric(bound.key))}
     for tolerance in options.tolerances:
-        names = {name for item in missing for name in (item.key, item.key.partition(":")[0])}
-        if tolerance.name is not None and compared and tolerance.name not in names:
+        if tolerance.name is not None and compared and tolerance.name not in missing:
             named(compared, tolerance.name)
-    if baseline is not None and not options.limits and not any(plan.baselines for plan in plans.values()):
+    if not options.limits and not compared:
         measured = ", ".join(dict.fromkeys(row.key for rows in sets.values() for row in rows))
-        raise InputError(f"Nothing could be checked: baseline {baseline.name!r} has none of {measured}.")
+        raise InputError(f"Nothing could be checked: baseline {where!r} has none of {measured}.")
     return plans
+
+
+def _metric(key: str) -> str:
+    return key.partition(":")[0]
 
 
 def check_replaceable(sets: Mapping[str, Sequence[Row]], old: Baseline, allow: Sequence[str] = ()) -> None:
@@ -259,28 +281,24 @@ def _differences(rows: Sequence[Row], values: Mapping[str, BaselineValue]) -> di
 def _plan_set(
     name: str, rows: Sequence[Row], options: GateOptions, values: Mapping[str, BaselineValue], where: str
 ) -> Plan:
-    limits: dict[str, tuple[Limit, ...]] = {}
-    missing = [Missing(name, key, values[key], where) for key in values if key not in {row.key for row in rows}]
+    bounds, missing = [], []
     for limit in options.limits:
-        if not is_named(rows, limit.name):
-            missing.append(Missing(name, limit.name, limit))
-            continue
-        key = find_limited(rows, limit).key
-        limits[key] = (*limits.get(key, ()), limit)
-    compared = [row for row in rows if row.key in values]
-    differences = _differences(compared, values)
+        if is_named(rows, limit.name):
+            bounds.append(Bound(name, find_limited(rows, limit).key, limit.side, limit.bound))
+        else:
+            missing.append(Bound(name, limit.name, limit.side, limit.bound))
+    differences = _differences([row for row in rows if row.key in values], values)
     _refuse(name, differences, options.allow, where)
-    tolerances = {row.key: tolerance_for(row, options.tolerances, DEFAULT_TOLERANCE) for row in compared}
-    for row in compared:
-        check_tolerance(row, tolerances[row.key], values[row.key].value)
-    return Plan(
-        limits,
-        {row.key: values[row.key] for row in compared},
-        {key: tuple(d for d in found if d.is_decisive) for key, found in differences.items()},
-        tolerances,
-        tuple(dict.fromkeys(_plan_warnings(name, differences, where))),
-        tuple(missing),
-    )
+    by_key = {row.key: row for row in rows}
+    absent = [Bound(name, key, "baseline", old.value, old, where) for key, old in values.items() if key not in by_key]
+    for key, found in differences.items():
+        old = values[key]
+        tolerance = tolerance_for(by_key[key], options.tolerances, DEFAULT_TOLERANCE)
+        check_tolerance(by_key[key], tolerance, old.value)
+        allowed = tuple(difference for difference in found if difference.is_decisive)
+        bounds.append(Bound(name, key, "baseline", old.value, old, where, tolerance, allowed))
+    warnings = dict.fromkeys(_plan_warnings(name, differences, where))
+    return Plan(tuple(bounds), (*absent, *missing), tuple(warnings))
 
 
 def _refuse(name: str, differences: Mapping[str, Sequence[Difference]], allow: Sequence[str], where: str) -> None:
@@ -319,22 +337,19 @@ def judge(reports: Sequence[Report], options: GateOptions, baseline: Baseline | 
         _check_numbers(name, report)
     plans = plan_gate({name: tuple(report) for name, report in sets.items()}, options, baseline)
     checks = [
-        check
+        Check(bound, result)
         for name, report in sets.items()
         for result in report
-        for check in _checks(name, result, plans[name], baseline)
+        for bound in plans[name].bounds
+        if bound.key == result.key
     ]
-    judged = {(check.samples, check.result.key) for check in checks}
     for check in checks:
-        _refuse_contradiction(check, sets[check.samples])
-    if not checks:
-        raise InputError(
-            f"Nothing was checked: baseline {baseline and baseline.name!r} has none of the numbers measured."
-        )
+        _refuse_contradiction(check, sets[check.bound.samples])
+    judged = {(check.bound.samples, check.result.key) for check in checks}
     return Verdict(
         tuple(checks),
         options,
-        tuple(item for plan in plans.values() for item in plan.missing),
+        tuple(bound for plan in plans.values() for bound in plan.missing),
         tuple((n, r) for n, report in sets.items() for r in report if (n, r.key) not in judged),
         tuple(warning for plan in plans.values() for warning in plan.warnings)
         + tuple(f"{name}: {text}" for name, report in sets.items() for text in report.warnings),
@@ -353,41 +368,12 @@ def _check_numbers(name: str, report: Report) -> None:
 
 
 def _refuse_contradiction(check: Check, report: Report) -> None:
-    before = check.baseline
+    before = check.bound.baseline
     if before is None or before.samples_digest is None or before.samples_digest != images_digest(report):
         return
     if before.signature == check.result.signature and contradict(check.result, before.value):
         raise InputError(
-            f"{check.result.key} of {check.samples} is {check.result.value:g} here and {before.value:g} in baseline "
-            f"{check.baseline_name!r}, of the same images, reference and settings; one of the two was changed or is "
-            "faulty: measure again."
+            f"{check.result.key} of {check.bound.samples} is {check.result.value:g} here and {before.value:g} in "
+            f"baseline {check.bound.baseline_name!r}, of the same images, reference and settings; one of the two was "
+            "changed or is faulty: measure again."
         )
-
-
-def _checks(name: str, result: Result, plan: Plan, baseline: Baseline | None) -> Iterator[Check]:
-    spread = result.stderr or 0.0
-    low, high = result.interval or (result.value - spread, result.value + spread)
-    for limit in plan.limits.get(result.key, ()):
-        yield Check(name, result, limit.side, limit.bound, low, high)
-    value = plan.baselines.get(result.key)
-    if value is not None and baseline is not None:
-        yield _baseline_check(name, result, plan, value, baseline.name)
-
-
-def _baseline_check(name: str, result: Result, plan: Plan, before: BaselineValue, where: str) -> Check:
-    tolerance = plan.tolerances[result.key]
-    worse = 1 if result.lower_is_better else -1
-    noise = combined_stderr(result.stderr, before.stderr) or 0.0
-    low, high = sorted((result.value, result.value - worse * noise))
-    return Check(
-        name,
-        result,
-        "baseline",
-        limit=before.value + worse * tolerance.allowance(before.value),
-        low=low,
-        high=high,
-        baseline=before,
-        baseline_name=where,
-        tolerance=tolerance,
-        allowed=plan.allowed[result.key],
-    )

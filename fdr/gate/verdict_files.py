@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from fdr._version import __version__
-from fdr.gate.limits import Limit
-from fdr.gate.verdict import Check, Missing, Verdict
+from fdr.gate.verdict import Bound, Check, Verdict
 from fdr.reports import format_number, format_value, json_text, metric_label
 
 SCHEMA = "fdr-check/1"
@@ -18,11 +18,11 @@ _JUNIT_COUNTS = {"tests": "testcase", "failures": "failure", "skipped": "skipped
 _OUTCOMES = {"pass": "passes", "fail": "fails", "inconclusive": "is inconclusive"}
 
 
-def title_of(check: Check) -> str:
+def _title_of(check: Check) -> str:
     """One line: "fd:random of samples.npz fails: 0.4701 > 0.3"."""
     sign = ">" if check.result.lower_is_better else "<"
     detail = f": {format_number(check.result.value)} {sign} {format_number(check.limit)}" if check.excess > 0 else ""
-    return f"{check.result.key} of {check.samples} {_OUTCOMES[check.outcome]}{detail}"
+    return f"{check.result.key} of {check.bound.samples} {_OUTCOMES[check.outcome]}{detail}"
 
 
 def sentences_of(check: Check) -> tuple[str, ...]:
@@ -30,34 +30,21 @@ def sentences_of(check: Check) -> tuple[str, ...]:
     result = check.result
     encoder = f" with {result.encoder}" if result.encoder else ""
     return (
-        f"{metric_label(result)}{encoder} of {check.samples} ({result.key}) is {format_value(result)}.",
+        f"{metric_label(result)}{encoder} of {check.bound.samples} ({result.key}) is {format_value(result)}.",
         _limit_sentence(check),
         _margin_sentence(check),
         f"Signature: {result.signature}",
     )
 
 
-def missing_title(missing: Missing) -> str:
-    """One line: "fd:random of samples.npz was not measured"."""
-    return f"{missing.key} of {missing.samples} was not measured"
-
-
-def missing_sentence(missing: Missing, is_allowed: bool) -> str:
-    """One sentence: which number is missing and what to do about it."""
-    advice = "it was left out, as --allow-missing says" if is_allowed else "measure it, or give --allow-missing"
-    return f"{missing}: {advice}."
-
-
 def _limit_sentence(check: Check) -> str:
-    bound = "most" if check.result.lower_is_better else "least"
-    if check.baseline is None:
-        return f"The limit is at {bound} {format_number(check.limit)} (--{check.rule})."
-    text = (
-        f"The limit is at {bound} {format_number(check.limit)}: {format_number(check.baseline.value)} in baseline "
-        f"{check.baseline_name} and a tolerance of {check.tolerance}."
-    )
-    if check.allowed:
-        text += " The two differ in " + ", ".join(f"{d.field} ({d.a}; {d.b})" for d in check.allowed) + ", as allowed."
+    bound = check.bound
+    text = f"The limit is at {'most' if check.result.lower_is_better else 'least'} {format_number(check.limit)}"
+    if bound.baseline is None:
+        return f"{text} ({bound.source})."
+    text += f": {format_number(bound.value)} in baseline {bound.baseline_name} and a tolerance of {bound.tolerance}."
+    if bound.allowed:
+        text += " The two differ in " + ", ".join(f"{d.field} ({d.a}; {d.b})" for d in bound.allowed) + ", as allowed."
     return text
 
 
@@ -68,34 +55,61 @@ def _margin_sentence(check: Check) -> str:
     side = "beyond" if check.excess > 0 else "within"
     text = f"It is {amount} {side} the limit" if check.excess else "It is exactly at the limit"
     if check.outcome == "inconclusive":
-        low, high = format_number(check.low), format_number(check.high)
+        low, high = map(format_number, check.range)
         text += f", which lies inside the uncertainty from {low} to {high}, so neither pass nor fail is shown"
     return text + "."
 
 
-def bound_of(check: Check) -> str:
+def _bound_of(check: Check) -> str:
     """The limit as a table shows it: "≤ 3.0000", "≤ 3.0300 (3.0000 + 1 %)"."""
-    sign = "≤" if check.result.lower_is_better else "≥"
+    sign, direction = ("≤", "+") if check.result.lower_is_better else ("≥", "−")
     text = f"{sign} {format_number(check.limit)}"
-    if check.baseline is None:
+    if check.bound.baseline is None:
         return text
-    direction = "+" if check.result.lower_is_better else "−"
-    return f"{text} ({format_number(check.baseline.value)} {direction} {check.tolerance})"
+    return f"{text} ({format_number(check.bound.value)} {direction} {check.bound.tolerance})"
 
 
-def margin_of(check: Check) -> str:
+def _margin_of(check: Check) -> str:
     """`excess` with its sign, and as a share of the limit if that is defined."""
     amount = ("+" if check.excess > 0 else "") + format_number(check.excess)
     return amount if check.relative_excess is None else f"{amount} ({100 * check.relative_excess:+.1f} %)"
 
 
+@dataclass(frozen=True)
+class Finding:
+    """A check or a missing number, as all renderings show it."""
+
+    bound: Bound
+    outcome: str
+    """"pass", "fail", "inconclusive", or "skipped" for a number that was not measured."""
+    stops: bool
+    """True if this alone stops the gate."""
+    title: str
+    """One line: "fd:random of samples.npz fails: 0.4701 > 0.3"."""
+    sentences: tuple[str, ...]
+    """What `sentences_of` says of a check; one sentence with advice for a missing number."""
+    cells: tuple[str, str, str] = ("", "", "")
+    """Value, limit and margin."""
+
+
+def findings_of(verdict: Verdict) -> Iterator[Finding]:
+    """The checks, then the missing numbers."""
+    for check in verdict.checks:
+        cells = format_value(check.result), _bound_of(check), _margin_of(check)
+        yield Finding(
+            check.bound, check.outcome, verdict.stops(check), _title_of(check), tuple(sentences_of(check)), cells
+        )
+    is_allowed = verdict.options.allow_missing
+    advice = "it was left out, as --allow-missing says" if is_allowed else "measure it, or give --allow-missing"
+    for bound in verdict.missing:
+        title = f"{bound.key} of {bound.samples} was not measured"
+        yield Finding(bound, "skipped", not is_allowed, title, (f"{bound.if_missing}: {advice}.",))
+
+
 def table_of(verdict: Verdict) -> Iterator[tuple[str, ...]]:
     """One row for each check and each missing number: samples, number, value, limit, margin, outcome."""
-    for check in verdict.checks:
-        value, bound, margin = format_value(check.result), bound_of(check), margin_of(check)
-        yield check.samples, check.result.key, value, bound, margin, check.outcome
-    for missing in verdict.missing:
-        yield missing.samples, missing.key, "", "", "", "skipped"
+    for finding in findings_of(verdict):
+        yield finding.bound.samples, finding.bound.key, *finding.cells, finding.outcome
 
 
 def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
@@ -111,27 +125,27 @@ def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
         "allow_missing": verdict.options.allow_missing,
         "warnings": list(verdict.warnings),
         "checks": [_check_to_dict(check) for check in verdict.checks],
-        "missing": [_missing_to_dict(missing, verdict.options.allow_missing) for missing in verdict.missing],
+        "missing": [_missing_to_dict(finding) for finding in findings_of(verdict) if finding.outcome == "skipped"],
         "unchecked": [{"samples": name, "key": row.key, "value": row.value} for name, row in verdict.unchecked],
     }
 
 
 def _check_to_dict(check: Check) -> dict[str, Any]:
-    result, baseline = check.result, check.baseline
+    result, bound = check.result, check.bound
     return {
-        "samples": check.samples,
+        "samples": bound.samples,
         "key": result.key,
         "metric": result.metric,
         "encoder": result.encoder,
         "lower_is_better": result.lower_is_better,
         "value": result.value,
         "stderr": result.stderr,
-        "range": [check.low, check.high],
-        "rule": check.rule,
+        "range": list(check.range),
+        "rule": bound.rule,
         "limit": check.limit,
-        "baseline": None if baseline is None else {"name": check.baseline_name, **vars(baseline)},
-        "tolerance": None if check.tolerance is None else str(check.tolerance),
-        "allowed": [difference.to_dict() for difference in check.allowed],
+        "baseline": _baseline_of(bound),
+        "tolerance": None if bound.tolerance is None else str(bound.tolerance),
+        "allowed": [difference.to_dict() for difference in bound.allowed],
         "excess": check.excess,
         "relative_excess": check.relative_excess,
         "outcome": check.outcome,
@@ -140,17 +154,21 @@ def _check_to_dict(check: Check) -> dict[str, Any]:
     }
 
 
-def _missing_to_dict(missing: Missing, is_allowed: bool) -> dict[str, Any]:
-    bound = missing.bound
+def _missing_to_dict(finding: Finding) -> dict[str, Any]:
+    bound = finding.bound
     return {
-        "samples": missing.samples,
-        "key": missing.key,
-        "rule": missing.rule,
-        "limit": bound.bound if isinstance(bound, Limit) else None,
-        "baseline": None if isinstance(bound, Limit) else {"name": missing.baseline_name, **vars(bound)},
-        "outcome": "skipped",
-        "message": missing_sentence(missing, is_allowed),
+        "samples": bound.samples,
+        "key": bound.key,
+        "rule": bound.rule,
+        "limit": bound.value if bound.baseline is None else None,
+        "baseline": _baseline_of(bound),
+        "outcome": finding.outcome,
+        "message": " ".join(finding.sentences),
     }
+
+
+def _baseline_of(bound: Bound) -> dict[str, Any] | None:
+    return None if bound.baseline is None else {"name": bound.baseline_name, **vars(bound.baseline)}
 
 
 def verdict_to_json(verdict: Verdict) -> str:
@@ -164,8 +182,7 @@ def verdict_to_markdown(verdict: Verdict) -> str:
     lines += ["| samples | number | value | limit | beyond the limit | outcome |", "|---|---|---:|---:|---:|---|"]
     for samples, key, *rest in table_of(verdict):
         lines.append("| " + " | ".join(map(_cell, (samples, f"`{key}`", *rest))) + " |")
-    open_points = [" ".join(sentences_of(check)[:3]) for check in verdict.checks if check.outcome != "pass"]
-    open_points += [missing_sentence(missing, verdict.options.allow_missing) for missing in verdict.missing]
+    open_points = [" ".join(found.sentences[:3]) for found in findings_of(verdict) if found.outcome != "pass"]
     notes = [*open_points, *verdict.warnings]
     lines += ["", *(f"- {_line(note)}" for note in notes)] if notes else []
     signatures = dict.fromkeys(check.result.signature for check in verdict.checks)
@@ -186,18 +203,14 @@ def verdict_to_junit(verdict: Verdict) -> str:
 
     Checks that stop the gate are failures; other inconclusive checks and missing numbers are skipped cases.
     """
-    by_set: dict[str, list[Check | Missing]] = {}
-    items: list[Check | Missing] = [*verdict.checks, *verdict.missing]
-    for item in items:
-        by_set.setdefault(item.samples, []).append(item)
+    by_set: dict[str, list[Finding]] = {}
+    for finding in findings_of(verdict):
+        by_set.setdefault(finding.bound.samples, []).append(finding)
     root = ET.Element("testsuites", {"name": JUNIT_NAME})
-    for name, cases in by_set.items():
+    for name, findings in by_set.items():
         suite = ET.SubElement(root, "testsuite", {"name": _xml(name)})
-        for item in cases:
-            if isinstance(item, Check):
-                _add_case(suite, item, verdict.stops(item))
-            else:
-                _add_skipped(suite, item, verdict.options.allow_missing)
+        for finding in findings:
+            _add_case(suite, finding)
     return _junit(root)
 
 
@@ -211,22 +224,19 @@ def _junit(root: ET.Element) -> str:
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _add_case(suite: ET.Element, check: Check, is_broken: bool) -> None:
-    rule = "baseline" if check.rule == "baseline" else f"--{check.rule}"
-    case = ET.SubElement(suite, "testcase", classname=_xml(check.samples), name=_xml(f"{check.result.key} {rule}"))
-    text = _xml("\n".join(sentences_of(check)))
-    if is_broken:
-        ET.SubElement(case, "failure", message=_xml(title_of(check)), type=check.outcome).text = text
+def _add_case(suite: ET.Element, finding: Finding) -> None:
+    bound, title = finding.bound, _xml(finding.title)
+    case = ET.SubElement(suite, "testcase", classname=_xml(bound.samples), name=_xml(f"{bound.key} {bound.source}"))
+    text = _xml("\n".join(finding.sentences))
+    if finding.outcome == "skipped":
+        ET.SubElement(case, "skipped", message=text)
         return
-    if check.outcome == "inconclusive":
-        ET.SubElement(case, "skipped", message=_xml(title_of(check)))
+    if finding.stops:
+        ET.SubElement(case, "failure", message=title, type=finding.outcome).text = text
+        return
+    if finding.outcome == "inconclusive":
+        ET.SubElement(case, "skipped", message=title)
     ET.SubElement(case, "system-out").text = text
-
-
-def _add_skipped(suite: ET.Element, missing: Missing, is_allowed: bool) -> None:
-    name = f"{missing.key} {'baseline' if missing.rule == 'baseline' else f'--{missing.rule}'}"
-    case = ET.SubElement(suite, "testcase", classname=_xml(missing.samples), name=_xml(name))
-    ET.SubElement(case, "skipped", message=_xml(missing_sentence(missing, is_allowed)))
 
 
 def _xml(text: str) -> str:
@@ -241,7 +251,9 @@ def verdict_to_openmetrics(verdict: Verdict) -> str:
         lines.append(f'fdr_value{{samples="{_label(name)}",number="{_label(key)}"}} {value!r}')
     lines += ["# TYPE fdr_limit gauge"]
     for check in verdict.checks:
-        labels = f'samples="{_label(check.samples)}",number="{_label(check.result.key)}",rule="{check.rule}"'
+        labels = (
+            f'samples="{_label(check.bound.samples)}",number="{_label(check.result.key)}",rule="{check.bound.rule}"'
+        )
         lines.append(f"fdr_limit{{{labels}}} {check.limit!r}")
     if verdict.missing:
         lines.append("# TYPE fdr_missing gauge")
@@ -257,7 +269,7 @@ def _label(text: str) -> str:
 
 def values_of(verdict: Verdict) -> Iterator[tuple[str, str, float]]:
     """Sample set, key and value of everything measured, once each."""
-    rows = [(check.samples, check.result) for check in verdict.checks] + list(verdict.unchecked)
+    rows = [(check.bound.samples, check.result) for check in verdict.checks] + list(verdict.unchecked)
     yield from dict.fromkeys((name, row.key, row.value) for name, row in rows)
 
 

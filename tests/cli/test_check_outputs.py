@@ -108,7 +108,7 @@ def test_a_dry_run_says_what_would_be_missing(fdr_command, good: Path, tmp_path:
 def test_a_baseline_without_numbers_is_refused(fdr_command, good: Path) -> None:
     Path("empty.json").write_text('{"schema": "fdr-baseline/1", "sets": {}}')
     got = fdr_command("check", good, "--baseline", "empty.json", "--max", "fd=3")
-    assert got.code == 2 and "sets is {}, where an object with at least one entry is expected" in got.err
+    assert got.code == 2 and "sets of the file is {}, where an object with at least one entry is expected" in got.err
 
 
 # Errors

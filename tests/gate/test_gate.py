@@ -98,7 +98,7 @@ def test_noise_can_only_excuse_a_number_that_is_worse_than_its_baseline() -> Non
     def check(value: float, tolerance: str = "0%"):
         return judge([report(row("is", value=value, stderr=4.0))], tolerant(tolerance), before).checks[0]
 
-    assert (check(195.0).low, check(195.0).high) == (195.0, 200.0), "3 and 4 in quadrature"
+    assert check(195.0).range == (195.0, 200.0), "3 and 4 in quadrature"
     assert [check(value).outcome for value in (200.0, 195.0, 194.9)] == ["pass", "inconclusive", "fail"]
     assert check(198.0, "1%").outcome == "pass"
 
@@ -126,7 +126,7 @@ def test_numbers_with_other_signatures_are_refused_and_every_field_is_named() ->
     with pytest.raises(InputError, match=r"q .the quantisation"):
         judge([now], GateOptions(allow=("n",)), before)
     verdict = judge([now], GateOptions(allow=("n", "q")), before)
-    assert [[d.field for d in check.allowed] for check in verdict.checks] == [["n"], ["q", "n"]]
+    assert [[d.field for d in check.bound.allowed] for check in verdict.checks] == [["n"], ["q", "n"]]
 
 
 def test_another_version_is_a_warning_and_a_renamed_reference_too() -> None:
@@ -144,7 +144,7 @@ def test_nothing_is_silently_unchecked() -> None:
         judge([report()], GateOptions(), baseline_of([report(row("is"))], "main.json"))
     before = baseline_of([report(row(), row(encoder="dinov2"))], "main.json")
     verdict = judge([report(row(), row("fdr"))], GateOptions(), before)
-    assert [str(missing) for missing in verdict.missing] == [
+    assert [missing.if_missing for missing in verdict.missing] == [
         "fd:dinov2 of samples.npz was not measured, and baseline 'main.json' has it (3)"
     ]
     assert (verdict.result, verdict.exit_code, verdict.passes) == ("incomplete", 2, False)
@@ -156,7 +156,7 @@ def test_nothing_is_silently_unchecked() -> None:
 def test_every_sample_set_is_checked() -> None:
     reports = [report(row(value=2.0)), report(row(value=4.0)), report(row(value=2.5), samples="b.npz")]
     verdict = judge(reports, limits("fd=3"))
-    assert [(check.samples, check.outcome) for check in verdict.checks] == [
+    assert [(check.bound.samples, check.outcome) for check in verdict.checks] == [
         ("samples.npz", "pass"), ("samples.npz (2)", "fail"), ("b.npz", "pass")
     ]  # fmt: skip
     assert verdict.result == "fail"
@@ -175,7 +175,7 @@ def test_a_limit_holds_for_every_set_and_one_that_lacks_its_number_is_missing() 
     worse = judge([reports[0], report(row(value=90.0, encoder="dinov2"), samples="b.npz")], asked)
     assert (worse.result, worse.exit_code) == ("fail", 1), "what fails is said first"
     verdict = worse
-    assert [(c.samples, c.result.key, c.outcome) for c in verdict.checks] == [
+    assert [(c.bound.samples, c.result.key, c.outcome) for c in verdict.checks] == [
         ("samples.npz", "fd:inception", "pass"), ("b.npz", "fd:dinov2", "fail")
     ]  # fmt: skip
 
@@ -183,7 +183,7 @@ def test_a_limit_holds_for_every_set_and_one_that_lacks_its_number_is_missing() 
 def test_a_tolerance_holds_for_the_sets_that_have_its_number() -> None:
     reports = [report(row(value=2.0)), report(row(value=90.0, encoder="dinov2"), samples="b.npz")]
     verdict = judge(reports, tolerant("fd:dinov2=5%", "fd:inception=0.1"), baseline_of(reports, "main.json"))
-    assert [str(check.tolerance) for check in verdict.checks] == ["0.1", "5 %"]
+    assert [str(check.bound.tolerance) for check in verdict.checks] == ["0.1", "5 %"]
 
 
 def test_sets_are_matched_by_name_and_single_ones_without() -> None:
@@ -246,7 +246,7 @@ def test_options_made_in_python_are_checked_too(make) -> None:
 def test_a_metric_of_the_baseline_that_is_not_offered_is_explained() -> None:
     before = baseline_of([report(row(), row("kid", 0.1, lower_is_better=True))], "main.json")
     (missing,) = judge([report()], GateOptions(), before).missing
-    assert str(missing).endswith("baseline 'main.json' has it (0.1); kid is not offered yet; fd is the nearest")
+    assert missing.if_missing.endswith("baseline 'main.json' has it (0.1); kid is not offered yet; fd is the nearest")
 
 
 def test_a_tolerance_under_which_everything_passes_is_refused() -> None:
