@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ class Effect:
 
     def covers(self, value: str, other: str) -> bool:
         """True if the effect was measured between exactly these two values."""
-        return _is(value, self.before) and _is(other, self.after)
+        sides = (value, self.before), (other, self.after)  # "tf1-bilinear-299" is "tf1-bilinear": a size may follow
+        return all(found == label or found.startswith(f"{label}-") for found, label in sides)
 
     def reversed(self) -> Effect:
         """The same change the other way round."""
@@ -55,7 +56,7 @@ def load_effects(path: Path = TABLE) -> tuple[Effect, ...]:
         return ()
     try:
         rows = tomllib.loads(path.read_text(encoding="utf-8")).get("effect", [])
-        return tuple(_effect(row) for row in rows)
+        return tuple(_effect({**row, "before": row["from"], "after": row["to"]}) for row in rows)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{path} is damaged ({type(error).__name__}: {error}); install fdr again.") from error
 
@@ -74,20 +75,5 @@ def usual_effect(
 
 
 def _effect(row: Mapping[str, Any]) -> Effect:
-    return Effect(
-        field=str(row["field"]),
-        before=str(row["from"]),
-        after=str(row["to"]),
-        encoder=str(row["encoder"]),
-        median=float(row["median"]),
-        low=float(row["low"]),
-        high=float(row["high"]),
-        measured_on=str(row["measured_on"]),
-        sides=str(row.get("sides", "")),
-        note=str(row.get("note", "")),
-    )
-
-
-def _is(value: str, label: str) -> bool:
-    """ "tf1-bilinear-299" is "tf1-bilinear": a size may follow."""
-    return value == label or value.startswith(label + "-")
+    """The effect in a row of the table, which has other columns as well."""
+    return Effect(**{field.name: row[field.name] for field in fields(Effect) if field.name in row})

@@ -24,10 +24,10 @@ class RegistryEncoder:
     """One row of the registry: the file with the moments of an encoder, and their validation FD."""
 
     file: str
-    url: str | None
-    sha256: str | None
-    dim: int | None
-    val_fd: ValidationFD | None
+    url: str | None = None
+    sha256: str | None = None
+    dim: int | None = None
+    val_fd: ValidationFD | None = None
     entry: str | None = None
     """The entry of the file; None if the file has only one for the encoder."""
     outputs: tuple[str, ...] = ()
@@ -88,37 +88,21 @@ def known_as(sha256: str, mu: np.ndarray, sigma: np.ndarray) -> RegistryEntry | 
     return None
 
 
-def _registry_entry(name: str, entry: Mapping[str, Any]) -> RegistryEntry:
-    base = entry.get("base_url")
-    rows: dict[str, Mapping[str, Any]] = {encoder: {"file": file} for encoder, file in entry.get("files", {}).items()}
-    rows |= entry.get("encoders", {})
-    return RegistryEntry(
-        name=name,
-        title=entry["title"],
-        images=entry["images"],
-        count=entry.get("count"),
-        provenance=entry["provenance"],
-        encoders={
-            encoder: _registry_encoder(name, {"dim": entry.get("dim"), **row}, base) for encoder, row in rows.items()
-        },
-        samples=entry.get("samples"),
-        aliases=tuple(entry.get("aliases", ())),
-    )
+def _registry_entry(name: str, entry: dict[str, Any]) -> RegistryEntry:
+    base, dim = entry.pop("base_url", None), entry.pop("dim", None)
+    rows: dict[str, dict[str, Any]] = {encoder: {"file": file} for encoder, file in entry.pop("files", {}).items()}
+    rows |= entry.pop("encoders", {})
+    encoders = {encoder: _registry_encoder(name, {"dim": dim, **row}, base) for encoder, row in rows.items()}
+    aliases, count = tuple(entry.pop("aliases", ())), entry.pop("count", None)
+    return RegistryEntry(name=name, count=count, encoders=encoders, aliases=aliases, **entry)
 
 
-def _registry_encoder(name: str, row: Mapping[str, Any], base: str | None) -> RegistryEncoder:
-    val_fd = None
+def _registry_encoder(name: str, row: dict[str, Any], base: str | None) -> RegistryEncoder:
+    if base is not None:
+        row.setdefault("url", base + row["file"])
+    if "sha256" in row:
+        row.setdefault("digest_by", "its publisher")
     if "val_fd" in row:
-        val_fd = ValidationFD(row["val_fd"], row.get("decimals"), f"published for {name}")
-    return RegistryEncoder(
-        file=row["file"],
-        url=row.get("url", None if base is None else base + row["file"]),
-        sha256=row.get("sha256"),
-        dim=row.get("dim"),
-        val_fd=val_fd,
-        entry=row.get("entry"),
-        outputs=tuple(row.get("outputs", ())),
-        size=row.get("size"),
-        sums=None if "sums" not in row else (row["sums"][0], row["sums"][1]),
-        digest_by=row.get("digest_by", "its publisher") if "sha256" in row else "",
-    )
+        row["val_fd"] = ValidationFD(row["val_fd"], row.pop("decimals", None), f"published for {name}")
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    return RegistryEncoder(**fields)
