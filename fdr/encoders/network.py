@@ -56,6 +56,7 @@ class NetworkEncoder(AbstractEncoder):
         network: nn.Module,
         run: Callable[[nn.Module, Tensor, Sequence[str]], dict[str, Tensor]],
         device: torch.device,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         self.spec = spec
         self.outputs = outputs
@@ -63,7 +64,7 @@ class NetworkEncoder(AbstractEncoder):
         self.device = device
         self.network = network
         self._run = run
-        self._preprocessing = Preprocessing(spec.resize, spec.input_size, spec.mean, spec.std)
+        self._preprocessing = preprocessing or Preprocessing(spec.resize, spec.input_size, spec.mean, spec.std)
         self.host_preprocess = self._preprocessing.runs_on_host
 
     def preprocess(self, images: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from torch import Tensor
 from fdr import runtime
 from fdr.encoders.base import EncoderOptions
 from fdr.encoders.catalogue import CLIP_MEAN, CLIP_STD, EncoderRow
-from fdr.encoders.names import parse_open_name
 from fdr.encoders.network import NetworkEncoder, build_spec
+from fdr.encoders.registry import parse_open_name
 from fdr.errors import FdrWarning, InputError, WeightsError, first_line, unknown
 from fdr.weights import WeightsFile, hub_file, load_library, quiet, resolve
 

@@ -32,6 +32,8 @@ class Preprocessing:
     """Side of the square, in pixels; 0 with the resize "none"."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    range: tuple[float, ...] | None = None
+    """The values of black and white, in place of 0 and 1; with a mean of 0 and a std of 1."""
 
     def __post_init__(self) -> None:
         parts = self._parts
@@ -52,7 +54,11 @@ class Preprocessing:
     def __call__(self, images: Tensor) -> Tensor:
         images = self._fitted(images)
         mean, std = (_channels(values, images.dtype, images.device) for values in (self.mean, self.std))
-        return (images - mean) / std
+        images = (images - mean) / std
+        if self.range is None or self.range == (0.0, 1.0):
+            return images
+        low, high = self.range
+        return images * (high - low) + low
 
     @cached_property
     def _parts(self) -> re.Match[str] | None:

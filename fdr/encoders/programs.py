@@ -6,8 +6,8 @@ A file says nothing about the images it wants, so the name or a file `PATH.json`
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from fdr import runtime
-from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
+from fdr.encoders.base import EncoderOptions
 from fdr.encoders.callables import checked_features
 from fdr.encoders.catalogue import EncoderRow
-from fdr.encoders.names import parse_open_name
-from fdr.encoders.network import build_spec
+from fdr.encoders.network import NetworkEncoder, build_spec
 from fdr.encoders.preprocessing import Preprocessing
+from fdr.encoders.registry import parse_open_name
 from fdr.errors import InputError, WeightsError
 from fdr.runtime import file_digest, missing_path, refuse_stand_in
 from fdr.weights import ScriptedProgram, WeightsFile, load_program, read_sidecar
@@ -39,24 +39,8 @@ NVIDIA_FLAG = "return_features"
 """The argument that tells NVIDIA's Inception (and its relatives): bytes in, its own resize inside."""
 
 
-@dataclass(frozen=True)
-class Contract:
-    """The images a network wants."""
-
-    preprocessing: Preprocessing
-    """With a mean of 0 and a std of 1 where `range` scales instead."""
-    range: tuple[float, float] | None
-
-    def __call__(self, images: Tensor) -> Tensor:
-        images = self.preprocessing(images)
-        if self.range is None or self.range == (0.0, 1.0):
-            return images
-        low, high = self.range
-        return images * (high - low) + low
-
-
-def load(name: str, options: EncoderOptions) -> ProgramEncoder:
-    """The encoder "torchscript:PATH" or "export:PATH", with settings.
+def load(name: str, options: EncoderOptions) -> NetworkEncoder:
+    """The encoder "torchscript:PATH" or "export:PATH", with settings; its output is "features" [B, D].
 
     Raises `InputError` for settings that make no sense, `WeightsError` for a file that is missing, damaged or foreign.
     """
@@ -68,22 +52,22 @@ def load(name: str, options: EncoderOptions) -> ProgramEncoder:
         raise InputError(f"Encoder {name!r} runs in the precision it was saved in; drop --dtype.")
     program = load_program(family, path, device).requires_grad_(False)
     is_nvidia = isinstance(program, ScriptedProgram) and NVIDIA_FLAG in program.arguments
-    contract = _contract(name, read_sidecar(path, SETTINGS) | settings, is_nvidia)
-    scale = () if contract.range is None else (("range", ":".join(f"{value:g}" for value in contract.range)),)
-    prepared = contract.preprocessing
+    images = _preprocessing(name, read_sidecar(path, SETTINGS) | settings, is_nvidia)
+    scale = () if images.range is None else (("range", ":".join(f"{value:g}" for value in images.range)),)
     row = EncoderRow(
         name,
         path.name,
         0,  # its width shows when it runs
         "features",
-        prepared.size,
-        prepared.mean,
-        prepared.std,
-        resize=prepared.resize,
+        images.size,
+        images.mean,
+        images.std,
+        resize=images.resize,
         family=family,
     )
     spec = build_spec(row, options, file_digest(path), path, extra=scale)
-    return ProgramEncoder(spec, program, {NVIDIA_FLAG: True} if is_nvidia else {}, contract, device)
+    run = functools.partial(_run, name, {NVIDIA_FLAG: True} if is_nvidia else {})
+    return NetworkEncoder(spec, ("features",), program, run, device, images)
 
 
 def needed_files(name: str) -> tuple[WeightsFile, ...]:
@@ -91,43 +75,20 @@ def needed_files(name: str) -> tuple[WeightsFile, ...]:
     return (WeightsFile(str(Path(parse_open_name(name, tuple(SETTINGS))[0]).expanduser().absolute())),)
 
 
-class ProgramEncoder(AbstractEncoder):
-    """A saved program from images to "features" [B, D]."""
-
-    outputs = ("features",)
-    stored_outputs = ("features",)
-
-    def __init__(
-        self,
-        spec: EncoderSpec,
-        program: nn.Module,
-        arguments: Mapping[str, Any],
-        contract: Contract,
-        device: torch.device,
-    ) -> None:
-        self.spec = spec
-        self.device = device
-        self.host_preprocess = contract.preprocessing.runs_on_host
-        self._program = program
-        self._arguments = arguments
-        self._contract = contract
-
-    def preprocess(self, images: Tensor) -> Tensor:
-        return self._contract(images)
-
-    def forward(self, inputs: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        try:
-            features = self._program(inputs, **self._arguments)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip().rstrip(".")
-            raise InputError(
-                f"Encoder {self.spec.name!r} failed on a batch of shape {list(inputs.shape)}: {reason}; check its "
-                "settings (size, range), and that it was saved for batches of any length."
-            ) from error
-        features = checked_features(features, len(inputs), self.spec.name)
-        return {name: features.float() for name in outputs}
+def _run(
+    name: str, arguments: Mapping[str, Any], program: nn.Module, inputs: Tensor, outputs: Sequence[str]
+) -> dict[str, Tensor]:
+    try:
+        features = program(inputs, **arguments)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip().rstrip(".")
+        raise InputError(
+            f"Encoder {name!r} failed on a batch of shape {list(inputs.shape)}: {reason}; check its settings (size, "
+            "range), and that it was saved for batches of any length."
+        ) from error
+    return dict.fromkeys(outputs, checked_features(features, len(inputs), name))
 
 
 def _path(name: str, target: str, options: EncoderOptions) -> Path:
@@ -141,7 +102,7 @@ def _path(name: str, target: str, options: EncoderOptions) -> Path:
     return path
 
 
-def _contract(name: str, settings: Mapping[str, Any], is_nvidia: bool) -> Contract:
+def _preprocessing(name: str, settings: Mapping[str, Any], is_nvidia: bool) -> Preprocessing:
     has_mean = "mean" in settings or "std" in settings
     if has_mean and "range" in settings:
         raise InputError(f"Encoder {name!r}: range and mean/std exclude each other; both scale [0, 1].")
@@ -158,7 +119,7 @@ def _contract(name: str, settings: Mapping[str, Any], is_nvidia: bool) -> Contra
     std = _per_channel(_numbers(name, "std", settings.get("std", 1), (1, 3)))
     if min(std) <= 0:
         raise InputError(f"Encoder {name!r}: std must be positive; got {std}.")
-    return Contract(Preprocessing(resize, size, mean, std), None if scale is None else (scale[0], scale[1]))
+    return Preprocessing(resize, size, mean, std, scale)
 
 
 def _numbers(name: str, key: str, value: Any, counts: tuple[int, ...]) -> tuple[float, ...]:

@@ -1,29 +1,24 @@
-"""Encoder names: what they mean and which module loads them. Imports no torch and no plug-in until one is loaded."""
+"""Names of encoders: what they mean, which file of this folder loads them, and which weight files they need.
+
+Neither torch nor a plug-in is imported until an encoder is loaded or the files of an open-ended name are asked for.
+"""
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.metadata
-import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fdr import runtime
-from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.catalogue import BUNDLES, ROWS, EncoderRow, find_row
 from fdr.errors import FdrWarning, InputError, unknown
-from fdr.runtime import Progress, SilentProgress, as_path, memory_for, named_arguments
-from fdr.weights import ENCODERS, load_declared
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from fdr.weights import ENCODERS, Holding, WeightsFile, load_declared, locate, lpips_files
 
 
 @dataclass(frozen=True)
@@ -108,6 +103,11 @@ def _fault(name: str) -> str | None:
     return None
 
 
+def plugin_factory(name: str) -> Callable[..., Any]:
+    """The factory of a plug-in, which is imported now. Raises `InputError` when that fails."""
+    return _registered.get(name) or load_declared(_entry_points()[name], f"Encoder {name!r}")
+
+
 def list_encoders() -> tuple[EncoderRow, ...]:
     """The encoders known by name. Besides them there are the families of `PREFIXES` and the `plugin_encoders`."""
     return ROWS
@@ -160,110 +160,50 @@ def family_module(family: str) -> ModuleType:
     return importlib.import_module(f"fdr.encoders.{FAMILIES[family].module}")
 
 
-@named_arguments
-def load_encoder(
-    encoder: str | AbstractEncoder | Callable[[Tensor], Tensor],
-    *,
-    weights: str | os.PathLike[str] | None = None,
-    weights_dir: str | os.PathLike[str] | None = None,
-    device: str | None = None,
-    dtype: str = "float32",
-    exact_order: bool = False,
-    tf32: bool = False,
-    offline: bool | None = None,
-    progress: Progress | None = None,
-) -> AbstractEncoder:
-    """The encoder of a name such as "inception", "dinov2" or "timm:resnet50.a1_in1k", ready to be called.
+def parse_open_name(name: str, known: Collection[str]) -> tuple[str, dict[str, str]]:
+    """The target and the settings of an open-ended name: "family:TARGET", "family:TARGET?key=value&key=value".
 
-    `weights` is a file to use as it is; otherwise `weights_dir` and the usual places are searched, then the network
-    (unless `offline`). An `AbstractEncoder` is returned as it is, another callable from images to [B, D] is wrapped.
-    Raises `InputError` for an unknown name, `WeightsError` for missing or wrong weights.
+    A list of numbers inside a value is separated by colons, since commas separate encoders: "mean=0.5:0.5:0.5".
+    Raises `InputError` for a setting that is not in `known`, is given twice or has no value, and for no target.
     """
-    options = EncoderOptions(
-        weights=None if weights is None else as_path(weights, "the weights"),
-        weights_dir=None if weights_dir is None else as_path(weights_dir, "the folder of weights"),
-        device=None if device is None else str(device),
-        dtype=dtype,
-        exact_order=exact_order,
-        tf32=tf32,
-        offline=offline,
-        progress=progress or SilentProgress(),
-    )
-    return as_encoder(encoder, options)
+    family, _, rest = name.partition(":")
+    target, mark, query = rest.partition("?")
+    settings: dict[str, str] = {}
+    for part in query.split("&") if mark else ():
+        key, equals, value = part.partition("=")
+        if key not in known:
+            raise unknown(f"setting of {name!r}", key, known)
+        if not equals or not value or key in settings:
+            raise InputError(f"Encoder {name!r}: expected each setting once, as {key}=VALUE; got {part!r}.")
+        settings[key] = value
+    if not target:
+        raise InputError(f"Encoder {name!r} names nothing after {family!r}:; see docs/encoders.md for its form.")
+    return target, settings
 
 
-@memory_for("loading an encoder", "close what else uses the memory, or choose another --device")
-def as_encoder(encoder: Any, options: EncoderOptions) -> AbstractEncoder:
-    """`encoder` itself, the one it names, or a wrapped callable."""
-    if isinstance(encoder, AbstractEncoder):
-        return encoder
-    if isinstance(encoder, str):
-        return _load(*find_encoder(encoder), options)
-    if callable(encoder):
-        from fdr.encoders.callables import CallableEncoder
-
-        return CallableEncoder(encoder, options.device)
-    raise InputError(
-        f"An encoder is a name, an AbstractEncoder or a callable from images to [B, D]; got {type(encoder).__name__}."
-    )
+SCORES = {"lpips": lpips_files}
+"""Scores that are no encoders, and whose networks have weight files as well."""
 
 
-def encoder_called(name: str, item: Any, options: EncoderOptions) -> AbstractEncoder:
-    """`as_encoder`; a callable, which has no name of its own, is called `name`."""
-    from fdr.encoders.callables import CallableEncoder
+def needed_files(name: str) -> tuple[WeightsFile, ...]:
+    """The files that the encoder or score `name` is loaded from; none for random weights and encoders of one's own.
 
-    encoder = as_encoder(item, options)
-    if isinstance(encoder, CallableEncoder):
-        encoder = copy.copy(encoder)
-        encoder.spec = replace(encoder.spec, name=name)
-    return encoder
-
-
-def load_encoders(
-    encoders: Any, options: EncoderOptions, weights: Mapping[str, Path] | None = None
-) -> list[AbstractEncoder]:
-    """Encoder objects for names, comma-separated names, bundles, objects and callables, in order, once each.
-
-    A dict gives each callable its key as a name. `weights` gives weight files by encoder name. Raises `InputError` when
-    it names an encoder that is not asked for, and for a dict that calls a named encoder by another name.
+    Only open-ended names import their library. Raises `InputError` for a name that means nothing.
     """
-    if isinstance(encoders, Mapping):
-        encoders = [_called_as_named(name, item, options) for name, item in encoders.items()]
-    given = list(encoders) if isinstance(encoders, list | tuple) else [encoders]
-    files = {canonical_name(name): path for name, path in (weights or {}).items()}
-    loaded: dict[str, AbstractEncoder] = {}
-    for item in given:
-        for one in parse_encoders(item) if isinstance(item, str) else [item]:
-            file = files.pop(one, None) if isinstance(one, str) else None
-            if isinstance(one, str) and one in loaded:
-                continue
-            encoder = as_encoder(one, replace(options, weights=file))
-            if encoder.spec.name in loaded:
-                raise InputError(f"Two encoders are called {encoder.spec.name!r}; give one of them another name.")
-            loaded[encoder.spec.name] = encoder
-    if files:
-        raise unknown("encoder with explicit weights", next(iter(files)), loaded, "Name it in --reps, too.")
-    if not loaded:
-        raise InputError("No encoder was given; name at least one, for example inception.")
-    return list(loaded.values())
+    if name in SCORES:
+        return SCORES[name]()
+    row = find_row(name)
+    if row is not None:
+        return () if row.weights is None else (row.weights,)
+    family = find_encoder(name)[1]
+    find = None if family is None else getattr(family_module(family), "needed_files", None)
+    return () if find is None else find(name)
 
 
-def _called_as_named(name: str, item: Any, options: EncoderOptions) -> Any:
-    """The encoder under the key `name`; a name stays one, so that its weight file is still looked up."""
-    own = canonical_name(item) if isinstance(item, str) else (item := encoder_called(name, item, options)).spec.name
-    if own != name:
-        raise InputError(
-            f"The encoder under the key {name!r} is {own!r}, and every report calls it by that name; use {own!r} as "
-            "its key, or give a list of encoders."
-        )
-    return item
-
-
-def _load(name: str, family: str | None, options: EncoderOptions) -> AbstractEncoder:
-    if name in BUNDLES:
-        raise InputError(f"{name!r} is a bundle, not one encoder; load {', '.join(BUNDLES[name])} one by one.")
-    runtime.set_tf32(options.tf32)
-    if family is not None:
-        return family_module(family).load(name, options)
-    factory = _registered.get(name) or load_declared(_entry_points()[name], f"Encoder {name!r}")
-    return family_module("py").made_by(factory, name, options)
+def holdings(names: str | Sequence[str], weights_dir: Path | None = None) -> list[Holding]:
+    """The files of these encoders, bundles or scores, each once, in order. No network and no hashing."""
+    given = names.split(",") if isinstance(names, str) else [part for name in names for part in name.split(",")]
+    scores = [name for name in dict.fromkeys(part.strip() for part in given) if name in SCORES]
+    encoders = [name for name in given if name.strip() not in SCORES]
+    known = [*(parse_encoders(encoders) if any(encoders) or not scores else ()), *scores]
+    return locate([(name, file) for name in known for file in needed_files(name)], weights_dir)

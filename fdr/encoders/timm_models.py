@@ -8,6 +8,8 @@ the model's own mean and std.
 from __future__ import annotations
 
 import difflib
+import math
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,13 +18,13 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fdr import runtime
 from fdr import weights as weight_files
 from fdr.encoders.base import EncoderOptions, EncoderSpec
 from fdr.encoders.catalogue import DINOV2_POSITIONS, EncoderRow, find_row, timm_weights
-from fdr.encoders.checkpoint_layouts import as_dinov2, visual_names
 from fdr.encoders.network import NetworkEncoder, build_spec
 from fdr.errors import InputError, unknown
 from fdr.weights import WeightsFile, archive_state, is_archive, load_library
@@ -201,3 +203,76 @@ def _in_timm_names(raw: Mapping[str, Tensor], model: Any, row: EncoderRow, timm:
         key: raw[key] if key in raw and raw[key].numel() != tensor.numel() else tensor
         for key, tensor in converted.items()
     }
+
+
+# --- published checkpoints in the layout that timm reads --------------------------------------------------------------
+
+_RENAMED = (
+    ("embeddings.class_embedding", "class_embedding"),
+    ("embeddings.patch_embedding", "conv1"),
+    ("embeddings.position_embedding.weight", "positional_embedding"),
+    ("pre_layrnorm", "ln_pre"),  # the misspelling is in every published file
+    ("post_layernorm", "ln_post"),
+    ("encoder.layers.", "transformer.resblocks."),
+    ("self_attn.out_proj", "attn.out_proj"),
+    ("layer_norm", "ln_"),
+    ("mlp.fc1", "mlp.c_fc"),
+    ("mlp.fc2", "mlp.c_proj"),
+)
+_GRID_OFFSET = 0.1
+"""The DINOv2 code adds this to the grid size before it divides, which shifts the points that are sampled."""
+_QKV = re.compile(r"(.*)\.self_attn\.([qkv])_proj\.(weight|bias)")
+
+
+def visual_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with "vision_model.*" as "visual.*" and the text tower left out; any other state as it is."""
+    if "vision_model.embeddings.class_embedding" not in state:
+        return dict(state)
+    named: dict[str, Tensor] = {}
+    stacked: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        name = _visual_name(key)
+        parts = _QKV.fullmatch(name or "")
+        if parts is not None:
+            stacked.setdefault(f"{parts[1]}.attn.in_proj_{parts[3]}", {})[parts[2]] = tensor
+        elif name is not None:
+            named[name] = tensor
+    if "visual_projection.weight" in state:
+        named["visual.proj"] = state["visual_projection.weight"].T
+    return named | {
+        name: torch.cat([tensor for _, tensor in sorted(of.items(), key=_qkv_order)]) for name, of in stacked.items()
+    }
+
+
+def _qkv_order(item: tuple[str, Tensor]) -> int:
+    return "qkv".index(item[0])
+
+
+def _visual_name(key: str) -> str | None:
+    """The name of a vision-tower tensor in OpenAI's layout; None for all other tensors and for the position ids."""
+    if not key.startswith("vision_model.") or key.endswith("position_ids"):
+        return None
+    name = key.removeprefix("vision_model.")
+    for theirs, ours in _RENAMED:
+        name = name.replace(theirs, ours)
+    return f"visual.{name}"
+
+
+def as_dinov2(state: Mapping[str, Tensor], grid: tuple[int, int]) -> dict[str, Tensor]:
+    """`state` with "pos_embed" [1, 1 + M^2, D] resampled to the h x w of `grid`: [1, 1 + h w, D].
+
+    A state without position embeddings, or with ones that fit already, is returned unchanged.
+
+    The released ViT/14 hold 37 x 37 positions (518 px). At 224 px the DINOv2 code samples them bicubically (a = -0.75,
+    without antialiasing) at (i + 1/2) M / (h + 0.1) - 1/2, in float32; timm antialiases and leaves out the 0.1.
+    """
+    positions = state.get("pos_embed")
+    if positions is None or positions.ndim != 3 or positions.shape[1] == 1 + math.prod(grid):
+        return dict(state)
+    side = math.isqrt(positions.shape[1] - 1)
+    if side * side != positions.shape[1] - 1:
+        return dict(state)  # another model's embeddings, which the loader refuses
+    patches = positions[:, 1:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    scale = [(length + _GRID_OFFSET) / side for length in grid]
+    patches = F.interpolate(patches, scale_factor=scale, mode="bicubic", recompute_scale_factor=False)
+    return {**state, "pos_embed": torch.cat([positions[:, :1].float(), patches.flatten(2).mT], 1)}

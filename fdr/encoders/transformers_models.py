@@ -20,9 +20,9 @@ from torch import Tensor
 from fdr import runtime, weights
 from fdr.encoders.base import EncoderOptions
 from fdr.encoders.catalogue import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, EncoderRow
-from fdr.encoders.names import parse_open_name
 from fdr.encoders.network import NetworkEncoder, build_spec
 from fdr.encoders.preprocessing import Preprocessing
+from fdr.encoders.registry import parse_open_name
 from fdr.errors import InputError, WeightsError, unknown
 from fdr.weights import ModelFiles, WeightsFile, load_library, resolve_files, silent
 

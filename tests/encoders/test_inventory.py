@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from fdr.cli import run
 from fdr.encoders import SCORES, find_row, holdings, list_encoders
 from fdr.encoders.catalogue import INCEPTION_WEIGHTS
-from fdr.encoders.inventory import needed_files
+from fdr.encoders.registry import needed_files
 from fdr.weights import SUMS, read_sums
 
 DINOV2 = "vit_large_patch14_dinov2.lvd142m"

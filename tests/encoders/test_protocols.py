@@ -19,8 +19,7 @@ from safetensors.torch import save_file
 
 from fdr.encoders import ROWS, AbstractEncoder, EncoderOptions, find_row
 from fdr.encoders.catalogue import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
-from fdr.encoders.checkpoint_layouts import as_dinov2
-from fdr.encoders.timm_models import load_row
+from fdr.encoders.timm_models import as_dinov2, load_row
 from fdr.errors import FdrWarning, InputError, WeightsError
 from fdr.weights import find
 

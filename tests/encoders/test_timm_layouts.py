@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fdr.encoders.checkpoint_layouts import as_dinov2
+from fdr.encoders.timm_models import as_dinov2
 
 
 def keys(distance: np.ndarray) -> np.ndarray:
