@@ -29,8 +29,6 @@ from fdr.metrics import Need
 from fdr.references import check_target
 from fdr.runtime import atomic_path, file_digest, propagate_failures
 
-NUM_IMAGES = 10_000
-"""Images in `arr_0` of the references that ADM published."""
 SPATIAL = "spatial"
 _COPY_BYTES = 1 << 22
 

@@ -187,6 +187,6 @@ def _images_in(found: Reference, options: ImageOptions) -> ImageSource:
         except InputError as error:
             reason = str(error).rstrip(".")
     raise InputError(
-        f"Precision and recall need images of the reference, which {found.name!r} does not give ({reason}); give --ref "
-        "real images, or an npz with arr_0 beside its moments, as fdr stats --format adm writes."
+        f"Metrics of features, such as precision, need images of the reference, which {found.name!r} does not give "
+        f"({reason}); give --ref real images, or an npz with arr_0 beside its moments, as fdr stats --format adm writes."
     )
