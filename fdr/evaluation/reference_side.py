@@ -188,5 +188,5 @@ def _images_in(found: Reference, options: ImageOptions) -> ImageSource:
             reason = str(error).rstrip(".")
     raise InputError(
         f"Metrics of features, such as precision, need images of the reference, which {found.name!r} does not give "
-        f"({reason}); give --ref real images, or an npz with arr_0 beside its moments, as fdr stats --format adm writes."
+        f"({reason}); give --ref real images, or an npz with arr_0 beside its moments (fdr stats --format adm)."
     )
