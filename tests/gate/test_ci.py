@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
 WORKFLOW = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "ci.md").read_text(), re.DOTALL)[0])
 COUNT = 64
+CHECK = ("check", "report.json", "--max", "fd=4", "--junit", "j.xml", "--markdown", "m.md", "--openmetrics", "o.txt")
 
 
 def draw(path: Path, is_good: bool) -> None:
@@ -131,8 +132,27 @@ def test_every_input_of_the_action_is_used_and_described() -> None:
 
 def test_the_light_installation_has_the_bounds_of_the_package() -> None:
     bounds = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
-    light = re.findall(r"'((?:click|rich)[^']*)'", ACTION["runs"]["steps"][0]["run"])
-    assert len(light) == 2 and set(light) <= bounds
+    light = re.findall(r"'([a-z-]+[^']*)'", ACTION["runs"]["steps"][0]["run"])
+    assert set(light) <= bounds
+    names = [re.split("[<>=]", bound)[0] for bound in light]
+    assert f"pip install {' '.join(names)}\n" in (ROOT / "docs" / "ci.md").read_text()
+
+
+def test_a_check_of_a_report_imports_nothing_but_the_light_installation(tmp_path: Path) -> None:
+    """Any other distribution would be missing on the runner of docs/ci.md."""
+    code = (
+        "import sys, importlib.metadata as metadata\nfrom fdr.cli import run\n"
+        f"codes = [run({[*CHECK]!r}), run(['compare', 'report.json', 'report.json'])]\n"
+        "modules = {name.partition('.')[0] for name in sys.modules}\n"
+        "found = {one for name, many in metadata.packages_distributions().items() if name in modules for one in many}\n"
+        "print(codes, sorted(found - {'setuptools'}), file=sys.stderr)"
+    )
+    write(tmp_path / "report.json", report(row("fd", 3.0)))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    light = re.findall(r"'([a-z-]+)[<>=]", ACTION["runs"]["steps"][0]["run"])
+    assert done.stderr.splitlines()[-1] == f"[0, 0] {sorted(light)}"
+    assert (tmp_path / "j.xml").is_file()
 
 
 def run_action(runner: Mapping[str, str], **inputs: str) -> subprocess.CompletedProcess[str]:
