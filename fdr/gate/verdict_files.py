@@ -56,7 +56,7 @@ def _margin_sentence(check: Check) -> str:
     text = f"It is {amount} {side} the limit" if check.excess else "It is exactly at the limit"
     if check.outcome == "inconclusive":
         low, high = map(format_number, check.range)
-        text += f", which lies inside the uncertainty from {low} to {high}, so neither pass nor fail is shown"
+        text += f", which lies inside the uncertainty from {low} to {high}, so it neither passes nor fails"
     return text + "."
 
 

@@ -246,7 +246,7 @@ def _from_file(path: Path, wanted: _Wanted, entry: str | None = None, sha256: st
 def check_one_encoder_each(references: Mapping[tuple[str, str], Reference]) -> None:
     """Raise `InputError` if two encoders would use the same moments and these do not name their encoder.
 
-    Such moments belong to at most one of the two, and nothing in them tells encoders of the same width apart.
+    Such moments belong to at most one of the two, and the width alone does not show to which.
     `references` are by (encoder, output).
     """
     for (encoder, _), found in references.items():

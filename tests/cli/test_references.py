@@ -58,7 +58,7 @@ def test_show_warns_of_what_is_doubtful(fdr_command, tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", mu=np.zeros(2), sigma=np.array([[1.0, 1], [1, 1]]))
     got = fdr_command("show", tmp_path / "s.npz")
     assert got.code == 0
-    assert "does not tell how many images" in got.err and "singular covariance (rank 1 of 2)" in got.err
+    assert "does not say how many images" in got.err and "singular covariance (rank 1 of 2)" in got.err
 
 
 def test_convert_writes_and_says_what(fdr_command, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_eval_says_a_doubt_once(fdr_command, tmp_path: Path) -> None:
     np.savez(tmp_path / "r.npz", mu=np.zeros(dim), sigma=np.eye(dim, dtype=np.float32))
     got = fdr_command("eval", samples, samples, "--ref", tmp_path / "r.npz", "--reps", "random", "--json", "o.json")
     assert got.code == 0
-    assert got.err.count("does not tell how many images") == 1 and got.err.count("covariance in float32") == 1
+    assert got.err.count("does not say how many images") == 1 and got.err.count("covariance in float32") == 1
     assert any("float32" in text for text in json.loads((tmp_path / "o.json").read_text())["reports"][0]["warnings"])
 
 

@@ -198,7 +198,7 @@ def test_a_file_is_known_by_its_digest_or_its_sums(places: Places, tmp_path: Pat
     write("pytorch-fid", tmp_path)
     assert find_reference(tmp_path / "stats.npz", TinyEncoder(dim=DIM)).name == "toy:adm"
     places.publish(sums=(round(float(mu.sum()), 4) + 1e-3, round(float(sigma.sum()), 4)))
-    with pytest.warns(FdrWarning, match="does not tell how many"):
+    with pytest.warns(FdrWarning, match="does not say how many"):
         assert find_reference(tmp_path / "stats.npz", TinyEncoder(dim=DIM)).name == "stats"
 
 

@@ -122,7 +122,7 @@ def test_two_layers_of_one_width_are_ambiguous(tmp_path: Path) -> None:
 def test_a_reference_may_be_of_another_output(tmp_path: Path) -> None:
     adm = write("adm", tmp_path)
     encoder = TinyEncoder(dim=DIM)
-    with pytest.warns(match="does not tell how many images"):
+    with pytest.warns(match="does not say how many images"):
         main, spatial = find_reference(adm, encoder), find_reference(adm, encoder, output="spatial")
     assert (main.moments.dim, spatial.moments.dim) == (DIM, SPATIAL)
     np.testing.assert_array_equal(spatial.moments.sigma, named("", "_s", SPATIAL, 1)["sigma_s"])

@@ -14,7 +14,7 @@ def check_moments(moments: Moments, where: str) -> list[str]:
     """
     sentences = []
     if moments.count is None:
-        sentences.append(f"{where} does not tell how many images its moments are of; their bias cannot be judged.")
+        sentences.append(f"{where} does not say how many images its moments are of; their bias cannot be judged.")
     rank = numerical_rank(moments, where)
     if rank < moments.dim:
         few = f", from {moments.count} images" if moments.rank_deficient else ""
