@@ -126,7 +126,7 @@ def test_a_reference_may_be_of_another_output(tmp_path: Path) -> None:
         main, spatial = find_reference(adm, encoder), find_reference(adm, encoder, output="spatial")
     assert (main.moments.dim, spatial.moments.dim) == (DIM, SPATIAL)
     np.testing.assert_array_equal(spatial.moments.sigma, named("", "_s", SPATIAL, 1)["sigma_s"])
-    with pytest.warns(match="does not tell"):
+    with pytest.warns(match="does not say"):
         assert load_reference(adm, encoder, output="features") == main.moments
     assert main.protocol_count is None
 
@@ -167,7 +167,7 @@ def test_the_images_of_a_reference_are_never_read(save: Callable[..., None], tmp
     tracemalloc.start()
     try:
         assert is_statistics(tmp_path / "adm.npz")
-        with pytest.warns(match="does not tell"):
+        with pytest.warns(match="does not say"):
             load_reference(tmp_path / "adm.npz", TinyEncoder(dim=DIM), output="spatial")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
