@@ -73,7 +73,6 @@ from .progress import SharedTask as SharedTask
 from .progress import SilentProgress as SilentProgress
 from .progress import human_bytes as human_bytes
 from .ranks.group import SOLO as SOLO
-from .ranks.group import SOLO_TENSORS as SOLO_TENSORS
 from .ranks.group import Combinable as Combinable
 from .ranks.group import Group as Group
 from .ranks.group import TensorGroup as TensorGroup

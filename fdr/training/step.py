@@ -15,7 +15,7 @@ from torch import Tensor
 from fdr.errors import InputError, NonFiniteError, RunError
 from fdr.generators import Generator, labels_of, noise_of
 from fdr.loss import FDLoss, LossOutput
-from fdr.runtime import SOLO_TENSORS, TensorGroup, memory_for
+from fdr.runtime import SOLO, TensorGroup, memory_for
 from fdr.training.options import TrainOptions
 from fdr.training.watch import BatchStatistics, batch_statistics
 
@@ -231,7 +231,7 @@ class Draws:
         return self.of("train", first + length * chunk // chunks, first + length * (chunk + 1) // chunks)
 
     def batches(
-        self, use: str, count: int, size: int, ranks: TensorGroup = SOLO_TENSORS
+        self, use: str, count: int, size: int, ranks: TensorGroup = SOLO
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """This rank's part of each batch of at most `size`, over the first `count` samples of a use."""
         for first in range(0, count, size):

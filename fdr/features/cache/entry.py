@@ -196,11 +196,12 @@ class FeatureCache:
 
         Raises `RunError` if the shard cannot be written, for example because the disk is full; no file is left behind.
         """
-        listed = [BadRow(int(row), str(id), str(reason)) for row, id, reason in bad]
+        listed = tuple(BadRow(int(row), str(id), str(reason)) for row, id, reason in bad)
+        shard = Shard(np.asarray(rows, np.int64), ids, features, listed, images)
         header = self._manifest.header
         if not header.widths:
             header = replace(header, widths={name: x.shape[1] for name, x in features.items()})
-        record, data = encode_shard(header, (start, stop), np.asarray(rows, np.int64), ids, features, listed, images)
+        record, data = encode_shard(header, (start, stop), shard)
         path = self.folder / record.file
         with self._writing(), runtime.stage_bytes(path, data) as tmp, runtime.folder_lock(self.folder):
             self._load(is_quiet=True)

@@ -40,8 +40,8 @@ class Shard:
 
     rows: np.ndarray
     """int64 [n]"""
-    ids: list[str]
-    features: dict[str, np.ndarray]
+    ids: Sequence[str]
+    features: Mapping[str, np.ndarray]
     """float32 [n, D] per output"""
     bad: tuple[BadRow, ...]
     images: np.ndarray | None = None
@@ -152,38 +152,28 @@ class ShardRecord:
         return data
 
 
-def encode_shard(
-    header: EntryHeader,
-    span: tuple[int, int],
-    rows: np.ndarray,
-    ids: Sequence[str],
-    features: Mapping[str, np.ndarray],
-    bad: Sequence[BadRow],
-    images: np.ndarray | None = None,
-) -> tuple[ShardRecord, bytes]:
+def encode_shard(header: EntryHeader, span: tuple[int, int], shard: Shard) -> tuple[ShardRecord, bytes]:
     """Encode a shard as the bytes of an HDF5 file; the same content always gives the same bytes.
 
-    `rows` int64 [n] are the good rows, ascending; `ids`, `features` (float32 [n, D] per output) and the records
-    `images` [n] belong to them; `bad` holds the other rows of the span. The file is built in memory, so that HDF5 never
-    meets an error of the disk.
+    The file is built in memory, so that HDF5 never meets an error of the disk.
     """
     import h5py
 
-    _check(header, span, rows, ids, features, bad)
+    _check(header, span, shard)
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         _write_attributes(file, header, span)
-        for name in sorted(features):
-            write_dataset(file, f"features/{name}", features[name], header.dtype)
-        if images is not None:
-            file.create_dataset("images", data=images)
-        file.create_dataset("rows", data=rows, dtype="<i8")
-        file.create_dataset("ids", data=_to_utf8(ids))
-        file.create_dataset("bad/rows", data=np.array([item.row for item in bad], np.int64), dtype="<i8")
-        file.create_dataset("bad/ids", data=_to_utf8([item.id for item in bad]))
-        file.create_dataset("bad/reasons", data=_to_utf8([item.reason for item in bad]))
+        for name in sorted(shard.features):
+            write_dataset(file, f"features/{name}", shard.features[name], header.dtype)
+        if shard.images is not None:
+            file.create_dataset("images", data=shard.images)
+        file.create_dataset("rows", data=shard.rows, dtype="<i8")
+        file.create_dataset("ids", data=_to_utf8(shard.ids))
+        file.create_dataset("bad/rows", data=np.array([item.row for item in shard.bad], np.int64), dtype="<i8")
+        file.create_dataset("bad/ids", data=_to_utf8([item.id for item in shard.bad]))
+        file.create_dataset("bad/reasons", data=_to_utf8([item.reason for item in shard.bad]))
     data = buffer.getvalue()
-    return _record(data, span, len(rows), tuple(bad)), data
+    return _record(data, span, len(shard.rows), shard.bad), data
 
 
 def _record(data: bytes, span: tuple[int, int], count: int, bad: tuple[BadRow, ...]) -> ShardRecord:
@@ -192,19 +182,14 @@ def _record(data: bytes, span: tuple[int, int], count: int, bad: tuple[BadRow, .
     return ShardRecord(name, *span, count, len(data), sha256, bad)
 
 
-def _check(
-    header: EntryHeader,
-    span: tuple[int, int],
-    rows: np.ndarray,
-    ids: Sequence[str],
-    features: Mapping[str, np.ndarray],
-    bad: Sequence[BadRow],
-) -> None:
+def _check(header: EntryHeader, span: tuple[int, int], shard: Shard) -> None:
+    """Raise `ValueError` for a shard that does not fit into its entry."""
+    rows, ids, features = shard.rows, shard.ids, shard.features
     if span not in header.ranges():
         raise ValueError(f"rows {span[0]} to {span[1]} are not a shard of {header.num_rows} by {header.shard_size}")
     if len(ids) != len(rows) or np.any(np.diff(rows) <= 0):
         raise ValueError(f"{len(rows)} rows, ascending, need as many ids; got {len(ids)}")
-    if sorted([*map(int, rows), *(item.row for item in bad)]) != list(range(*span)):
+    if sorted([*map(int, rows), *(item.row for item in shard.bad)]) != list(range(*span)):
         raise ValueError(f"good and bad rows together are not exactly rows {span[0]} to {span[1]}")
     if set(features) != set(header.widths):
         raise ValueError(f"outputs {sorted(features)} given where {sorted(header.widths)} are stored")

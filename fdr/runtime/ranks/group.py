@@ -60,8 +60,36 @@ class Group(Protocol):
         """End the run: wait for the other ranks, then leave the group."""
 
 
+class TensorGroup(Protocol):
+    """The ranks of a training program, which exchange features and gradients in every step.
+
+    Every rank calls the same methods in the same order.
+    """
+
+    rank: int
+    size: int
+
+    def gather(self, value: T) -> list[T]:
+        """Return the small values of all ranks on every rank."""
+
+    def gather_rows(self, rows: Tensor) -> tuple[Tensor, slice]:
+        """All ranks' rows [n, D] in rank order, and the slice of this rank's rows; n >= 0 may differ between ranks."""
+
+    def share(self, value: T | None, owner: int) -> T:
+        """Return the value of rank `owner` on every rank; the values of other ranks are ignored."""
+
+    def share_tensor(self, tensor: Tensor, owner: int) -> Tensor:
+        """Return the tensor of rank `owner` on every rank; other ranks pass one of the same shape and dtype."""
+
+    def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
+        """Sum each tensor over all ranks, in place; shapes and dtypes are the same on every rank."""
+
+    def is_any(self, condition: bool) -> bool:
+        """True on every rank when `condition` is true on at least one."""
+
+
 class Solo:
-    """One process: nothing to exchange."""
+    """One process, in an evaluation or in training: there is nothing to exchange."""
 
     rank = 0
     size = 1
@@ -94,47 +122,6 @@ class Solo:
     def leave(self) -> None:
         return None
 
-
-SOLO: Group = Solo()
-
-
-class TensorGroup(Protocol):
-    """The ranks of a training program, which exchange features and gradients in every step.
-
-    Every rank calls the same methods in the same order.
-    """
-
-    rank: int
-    size: int
-
-    def gather(self, value: T) -> list[T]:
-        """Return the small values of all ranks on every rank."""
-
-    def gather_rows(self, rows: Tensor) -> tuple[Tensor, slice]:
-        """All ranks' rows [n, D] in rank order, and the slice of this rank's rows; n >= 0 may differ between ranks."""
-
-    def share(self, value: T | None, owner: int) -> T:
-        """Return the value of rank `owner` on every rank; the values of other ranks are ignored."""
-
-    def share_tensor(self, tensor: Tensor, owner: int) -> Tensor:
-        """Return the tensor of rank `owner` on every rank; other ranks pass one of the same shape and dtype."""
-
-    def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
-        """Sum each tensor over all ranks, in place; shapes and dtypes are the same on every rank."""
-
-    def is_any(self, fact: bool) -> bool:
-        """True on every rank when `fact` is true on at least one."""
-
-
-class SoloTensors:
-    """One process: its rows are all."""
-
-    rank = 0
-    size = 1
-
-    def gather(self, value: T) -> list[T]:
-        return [value]
-
     def gather_rows(self, rows: Tensor) -> tuple[Tensor, slice]:
         return rows, slice(0, len(rows))
 
@@ -147,11 +134,11 @@ class SoloTensors:
     def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
         return None
 
-    def is_any(self, fact: bool) -> bool:
-        return fact
+    def is_any(self, condition: bool) -> bool:
+        return condition
 
 
-SOLO_TENSORS: TensorGroup = SoloTensors()
+SOLO = Solo()
 
 
 @contextlib.contextmanager

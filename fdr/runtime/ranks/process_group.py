@@ -129,12 +129,12 @@ class Ranks:
             return True  # it says already that another was first
         failure = _Failure(self.rank, getattr(error, "exit_code", 1), str(error) or type(error).__name__)
         try:
-            told = _Failure.decode(self._store.compare_set("failure", "", failure.encode()))
+            first = _Failure.decode(self._store.compare_set("failure", "", failure.encode()))
         except RuntimeError:  # the store may be what failed
             return True
         if self.rank == 0 and not self._place.has_store:
             time.sleep(3 * _CHECK_INTERVAL)  # the store ends with this process: let the others read it
-        return told == failure
+        return first == failure
 
     def leave(self) -> None:
         import torch.distributed as dist

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fdr.errors import InputError
-from fdr.runtime.ranks.group import SOLO_TENSORS, Group, Solo, TensorGroup, link_kept
+from fdr.runtime.ranks.group import SOLO, Group, Solo, TensorGroup, link_kept
 
 if TYPE_CHECKING:
     import torch
@@ -32,10 +32,10 @@ def tensor_ranks(group: Group | ProcessGroup | None, device: torch.device) -> Te
     import torch.distributed as dist
 
     if isinstance(group, Solo) or not (dist.is_available() and dist.is_initialized()):
-        return SOLO_TENSORS
+        return SOLO
     process_group = group if isinstance(group, dist.ProcessGroup) else dist.group.WORLD
     assert process_group is not None
-    return SOLO_TENSORS if dist.get_world_size(process_group) == 1 else TensorRanks(process_group, device)
+    return SOLO if dist.get_world_size(process_group) == 1 else TensorRanks(process_group, device)
 
 
 def link_of(backends: Mapping[str, str], device: torch.device) -> torch.device:
@@ -124,10 +124,10 @@ class TensorRanks:
             for tensor, total in zip(part, sums, strict=True):
                 tensor.copy_(total.view_as(tensor))
 
-    def is_any(self, fact: bool) -> bool:
+    def is_any(self, condition: bool) -> bool:
         import torch
 
-        count = torch.tensor([float(fact)], device=self._link)
+        count = torch.tensor([float(condition)], device=self._link)
         self.sum_tensors([count])
         return bool(count > 0)
 
@@ -140,8 +140,8 @@ class TensorRanks:
         received = [torch.empty_like(own) for _ in range(self.size)]
         with link_kept():
             dist.all_gather(received, own, group=self._group)
-        facts = torch.stack(received).tolist()
-        return [count for count, _ in facts], torch.float64 if any(double for _, double in facts) else rows.dtype
+        counts, are_double = torch.stack(received).T.tolist()
+        return counts, torch.float64 if any(are_double) else rows.dtype
 
     @contextlib.contextmanager
     def _on_own_device(self) -> Iterator[None]:
