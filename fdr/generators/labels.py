@@ -1,7 +1,7 @@
-"""Noise and labels of sample i from (seed, i) alone: the same in every batch, on every rank, for every device.
+"""Noise and labels of samples. Those of sample i depend on (seed, i) alone, not on the batch, the rank or the device.
 
-Every sample has a stream of its own: SFC64, seeded by numpy's `SeedSequence` of the seed, the purpose and the number of
-the sample. numpy guarantees both to stay as they are; its normal distribution it does not, so that is ours.
+Every sample has its own stream of random numbers: SFC64, seeded by NumPy's `SeedSequence` of the seed, the purpose and
+the number of the sample. NumPy promises never to change these two, but not its normal distribution, so we have our own.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from fdr.errors import InputError
 SAMPLING_VERSION = 1
 """Raised whenever a release draws other noise or labels for the same seed, so that no cached feature is stale."""
 NOISE, LABELS, NETWORK, POSTERIOR, NEIGHBOUR = 0, 1, 2, 3, 4
-"""Purposes of a stream; only append. POSTERIOR is for posterior noise of autoencoders, NEIGHBOUR for iFID's draw."""
+"""Purposes of a stream. Their numbers must not change, so only append. POSTERIOR is the posterior noise of
+autoencoders, NEIGHBOUR the choice of a neighbour in iFID."""
 LABEL_POLICIES = ("random", "balanced")
 Labels = str | int
-"""One of `LABEL_POLICIES`, or the class of all samples."""
+"""One of `LABEL_POLICIES`, or a class number that all samples get."""
 
 
 def noise_of(
@@ -31,7 +32,7 @@ def noise_of(
     device: torch.device | str | None = None,
     purpose: int = NOISE,
 ) -> Tensor:
-    """Standard normal noise of the samples `indices`, float32 [len(indices), *shape]; drawn on the CPU.
+    """Standard normal noise of the samples `indices`, float32 [len(indices), *shape]. It is drawn on the CPU.
 
     The values are the normal quantiles of (k + 1/2) / 2^24 for random k: within 5.5 of zero, with a variance of 1 to
     1e-6.
@@ -48,7 +49,8 @@ def labels_of(
 ) -> Tensor:
     """Classes of the samples `indices`, int64 [len(indices)].
 
-    "random" draws each from all classes, "balanced" takes i modulo `num_classes`, a number is the class of all.
+    "random" draws each class from all classes, "balanced" takes i modulo `num_classes`, and a number is the class of
+    all samples.
     """
     if policy == "random":
         chosen = [int(_stream(seed, LABELS, index).random_raw()) % num_classes for index in indices]
@@ -60,7 +62,8 @@ def labels_of(
 
 
 def network_seed(seed: int, index: int) -> int:
-    """A seed of torch's own generator, for networks that draw by themselves, in the batch that begins at a sample."""
+    """The seed of torch's generator for the batch that begins at sample `index`, for networks that draw random
+    numbers."""
     return int(_stream(seed, NETWORK, index).random_raw())
 
 
@@ -71,7 +74,10 @@ def uniform_of(seed: int, purpose: int, indices: Iterable[int]) -> np.ndarray:
 
 
 def check_labels(policy: Labels, num_classes: int | None) -> Labels:
-    """The label policy, with "7" as the number 7. Raises `InputError` for a class that the generator does not have."""
+    """The label policy, with the text "7" made a number.
+
+    Raises `InputError` for a class that the generator does not have.
+    """
     if policy in LABEL_POLICIES:
         return policy
     try:
@@ -92,7 +98,10 @@ def _stream(seed: int, purpose: int, index: int) -> np.random.SFC64:
 
 
 def _draw_normal(seed: int, purpose: int, index: int, out: Tensor) -> None:
-    """Fill one row. Row by row, so that vector units treat every sample alike, whatever its place in the batch."""
+    """Fill the noise of one sample.
+
+    Samples are drawn one by one, so that vector units treat all of them alike, wherever they are in the batch.
+    """
     words = _stream(seed, purpose, index).random_raw((out.numel() + 1) // 2).astype("<u8", copy=False)
     bits = torch.from_numpy(words.view("<i4")[: out.numel()])
     bits.bitwise_right_shift_(8)  # 24 bits: exact in float32

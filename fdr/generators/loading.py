@@ -1,4 +1,4 @@
-"""`load_generator`: a checkpoint, a program or a run folder -> a `Generator` that has made its first images."""
+"""`load_generator`, which turns a checkpoint, a program or a run folder into a `Generator` that works."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _from_object(value: Any, device: str | None, of_files: Any, **spec: Any) -> 
 
 
 _Read = tuple[nn.Module, Architecture, TakenWeights, Mapping[str, Any]]
-"""A network, where it comes from, which weights it has, and what was said of it beside them."""
+"""A network, its architecture, the weights that were taken, and what a file beside the weights states about it."""
 
 
 def _from_folder(path: Path, named: Architecture | None, ema: str | None, device: Any, trust: bool) -> _Read:

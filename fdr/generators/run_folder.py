@@ -1,7 +1,7 @@
-"""Generators in a folder of ours: `generator.json`, weights as .safetensors, and the program where there is one.
+"""Run folders of fdr: `generator.json`, weights as .safetensors, and the program if the generator is one.
 
-`generator.json` is replaced last and names its weight files by their content, so that a reader finds the old generator
-or the new one, whenever a writer is killed.
+`generator.json` is replaced last and names its weight files by their content. So a reader finds either the old
+generator or the new one, whenever a writer is killed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DIGEST = re.compile(r"(?:weights|program)-([0-9a-f]{16})\.\w+")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What `generator.json` says."""
+    """The content of `generator.json`."""
 
     folder: Path
     architecture: Architecture
@@ -42,12 +42,15 @@ class RunFolder:
 
     @property
     def sets(self) -> WeightSets:
-        """Its sets of weights, as file names."""
+        """The sets of weights, as file names."""
         averages = {label: name for label, name in self.weights.items() if label != ONLINE}
         return WeightSets({ONLINE: self.weights[ONLINE]} if ONLINE in self.weights else {}, averages)
 
     def weights_file(self, label: str | None) -> tuple[str, Path]:
-        """The label and the path of one set of weights. Raises for one that is unknown or missing."""
+        """The label and the path of one set of weights.
+
+        Raises `WeightsError` or `InputError` if it is missing or unknown.
+        """
         found, name = self.sets.find(label, repr(str(self.folder)))
         path = self.folder / name
         if not path.is_file():
@@ -90,7 +93,7 @@ def save_generator(
 
 
 def read_run_folder(folder: Path) -> RunFolder:
-    """What a folder holds. Raises `InputError` for one without a readable generator.json."""
+    """The content of a run folder. Raises `InputError` if it has no readable generator.json."""
     path = folder / INDEX_NAME
     if not path.is_file():
         raise InputError(
@@ -111,7 +114,7 @@ def read_run_folder(folder: Path) -> RunFolder:
 
 
 def _check_content(path: Path) -> None:
-    """Raise `WeightsError` for a file that bears the digest of other bytes than its own."""
+    """Raise `WeightsError` if the digest in the name of a file is not that of its content."""
     named = _DIGEST.fullmatch(path.name)
     if named is not None and path.is_file() and not file_digest(path).startswith(named[1]):
         raise WeightsError(
@@ -135,7 +138,7 @@ def _parsed(folder: Path, index: Mapping[str, Any]) -> RunFolder:
 
 
 def _keep_program(folder: Path, architecture: Architecture) -> str:
-    """Copy the program into the folder; its name there."""
+    """Copy the program into the folder and return its name there."""
     source = Path(architecture.target)
     name = f"program-{architecture.digest[:16]}{'.pt2' if architecture.kind == 'export' else '.pt'}"
     if not (folder / name).is_file():
@@ -147,7 +150,7 @@ def _keep_program(folder: Path, architecture: Architecture) -> str:
 
 
 def _saved(folder: Path, state: Mapping[str, Tensor]) -> str:
-    """Write one set of weights under the name of its content; the name."""
+    """Write one set of weights under a name that is a digest of its content, and return the name."""
     from safetensors.torch import save
 
     tensors = {name.removeprefix(_PREFIX): tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}

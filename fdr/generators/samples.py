@@ -1,6 +1,7 @@
-"""Samples of a generator as a file or a folder: written in parts, resumed after a kill, published in one step.
+"""Writes the samples of a generator to a file or a folder, in parts, so that a killed run can be resumed.
 
-Until the last image is there, everything lies in a folder `.NAME.parts` beside the output.
+Until the last image is written, all parts are in a folder `.NAME.parts` beside the output. One step then publishes
+them.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ from fdr.runtime import (
 )
 
 PART_SIZE = 1024
-"""Images per part: what a killed run can lose of an npz."""
+"""Images in one part. Raising it makes a killed run lose more images of an npz."""
 SETTINGS = "samples.json"
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # so that the same samples are the same file
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # as the time of all members, so that the same samples give the same file
 
 
 class SampleSet(ABC):
-    """The file or folder `path` that the images of `source` are written to."""
+    """The images of `source`, written to the file or folder `path`. A subclass is one format."""
 
     def __init__(self, source: GeneratorSource, path: Path) -> None:
         if not source.is_repeatable:
@@ -56,11 +57,11 @@ class SampleSet(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the samples."""
+        """All settings that the samples depend on."""
         return {**self.source.made_by, **self.source.policy, "samples": self.source.digest}
 
     def is_finished(self) -> bool:
-        """True when `path` holds these very samples. Raises `InputError` for anything else that is there."""
+        """True if `path` already holds exactly these samples. Raises `InputError` if something else is there."""
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             check_writable(self.path.with_name(SETTINGS))
             return False
@@ -68,18 +69,21 @@ class SampleSet(ABC):
         return True
 
     def missing(self) -> list[tuple[int, int]]:
-        """The parts (start, stop) that are not there yet. Raises `InputError` for parts of other samples."""
+        """The parts (start, stop) that are not written yet.
+
+        Raises `InputError` if the folder has parts of other samples.
+        """
         total = len(self.source)
         spans = [(start, min(start + PART_SIZE, total)) for start in range(0, total, PART_SIZE)]
         if not self.parts.is_dir():
             return spans
-        if (self.parts / SETTINGS).is_file():  # else killed before the first word was written
+        if (self.parts / SETTINGS).is_file():  # otherwise the run was killed before it wrote anything
             self._check_same(_read_json(self.parts / SETTINGS), self.parts, "finish those first, or remove the folder")
         found = {entry.name for entry in os.scandir(self.parts)}
         return [span for span in spans if not self._has(found, *span)]
 
     def begin(self) -> list[tuple[int, int]]:
-        """Make the folder of parts, or find the one that a killed run has left; what is missing."""
+        """Make the folder of parts unless a killed run has left one, and return the parts that are missing."""
         missing = self.missing()
         try:
             self.parts.mkdir(parents=True, exist_ok=True)
@@ -99,23 +103,24 @@ class SampleSet(ABC):
 
     @abstractmethod
     def _published_settings(self) -> Any:
-        """The settings that a finished output keeps; None for a file that is none."""
+        """The settings stored in a finished output; None if `path` is not such an output."""
 
     @abstractmethod
     def _has(self, found: set[str], start: int, stop: int) -> bool:
-        """True when the files `found` include those of a part."""
+        """True if the file names `found` include all files of a part."""
 
     @abstractmethod
     def write_part(self, start: int, stop: int, images: Sequence[np.ndarray]) -> None:
-        """Write the images start..stop, uint8 [H, W, 3] each, as one part."""
+        """Write the images start..stop, each uint8 [H, W, 3], as one part."""
 
     @abstractmethod
     def publish(self) -> None:
-        """Turn the parts into the output."""
+        """Make the output from the parts."""
 
 
 class NpzSamples(SampleSet):
-    """One npz as ADM's: `arr_0` uint8 [N, H, W, 3], `arr_1` int64 labels where there are classes; stored."""
+    """One uncompressed npz in ADM's layout: `arr_0` uint8 [N, H, W, 3], and `arr_1` int64 labels if there are
+    classes."""
 
     def _part(self, start: int) -> str:
         return f"images-{start:09d}.npy"
@@ -147,7 +152,7 @@ class NpzSamples(SampleSet):
 
 
 class PngSamples(SampleSet):
-    """A folder of PNG files, 00000000.png and so on, and samples.json with the settings and the labels."""
+    """A folder of PNG files 00000000.png, 00000001.png, ..., and samples.json with the settings and labels."""
 
     def _name(self, index: int) -> str:
         return f"{index:08d}.png"
@@ -168,7 +173,7 @@ class PngSamples(SampleSet):
         labels = self.source.labels_at(0, len(self.source))
         settings = self.settings if labels is None else {**self.settings, "class_of": labels.tolist()}
         write_atomically(self.parts / SETTINGS, _json(settings))
-        for left in self.parts.glob(".*"):  # by a killed run
+        for left in self.parts.glob(".*"):  # files that a killed run did not finish
             left.unlink(missing_ok=True)
         try:
             os.replace(self.parts, self.path)
@@ -178,7 +183,10 @@ class PngSamples(SampleSet):
 
 
 def sample_set(source: GeneratorSource, path: Path) -> SampleSet:
-    """The set that a path asks for: ".npz" a file, no suffix or a folder PNG files. Raises `InputError` for others."""
+    """The format that `path` asks for: ".npz" means one file; no suffix, or an existing folder, means PNG files.
+
+    Raises `InputError` for any other suffix.
+    """
     if path.suffix == ".npz" and not path.is_dir():
         return NpzSamples(source, path)
     if path.suffix and not path.is_dir():
@@ -187,9 +195,10 @@ def sample_set(source: GeneratorSource, path: Path) -> SampleSet:
 
 
 def write_samples(samples: SampleSet, progress: Progress | None = None, group: Group = SOLO) -> bool:
-    """Make what is missing and publish the set; False when it was finished already. Ranks share the work.
+    """Make the missing images and publish the set. The ranks of `group` share the work.
 
-    Raises `InputError` where something else is in the way, `RunError` for a full disk.
+    Returns False if the set was finished already. Raises `InputError` if something else has its name, `RunError` for a
+    full disk.
     """
     if run_on_rank0(group, samples.is_finished):
         return False
@@ -216,7 +225,7 @@ def _write_part(samples: SampleSet, start: int, stop: int, advance: Callable[[in
 
 
 def _write_png(folder: Path, named: tuple[str, np.ndarray]) -> None:
-    """Through a temporary name, so that a killed run leaves no half file under a name that counts."""
+    """Write one image under a temporary name first, so that a killed run leaves no half-written image."""
     from PIL import Image
 
     name, image = named
