@@ -1,4 +1,4 @@
-"""`ImageSource`, the contract of all sources of images, with its options and its batches."""
+"""`ImageSource`, the base of all sources of images, and the batches that it gives."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ from fdr.runtime import SOLO, Group, Progress, SilentProgress, available_cpus, o
 if TYPE_CHECKING:
     from torch import Tensor
 
-PIXELS_VERSION = 1  # raised whenever a release changes the pixels of an unchanged source and options
+PIXELS_VERSION = 1
+"""Raised whenever a release changes the pixels of an unchanged source, so that no cached feature is stale."""
 MAX_WORKERS = 16
+"""Threads that decode images unless a number is given. More of them rarely make decoding faster."""
 _SILENT = SilentProgress()
 
 Loader = Callable[[], Picture]
@@ -61,7 +63,7 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class _Content:
-    """What was found when the content of a source was read."""
+    """The result of reading the content of a source."""
 
     digest: str | None
     stamps: Mapping[str | Path, list[int] | None]
@@ -110,20 +112,20 @@ class ImageSource(ABC):
         self._content: _Content | None = None
 
     def _check_left_out(self, total: int) -> None:
-        """Warn of what is not measured; raise `InputError` when that is more of the images than `max_bad`."""
+        """Warn of files that are not measured. Raise `InputError` if more images are lost than the share `max_bad`."""
         if not self.left_out:
             return
-        lost, told = lost_images(self.left_out), left_out_text(self.left_out)
+        lost, listed = lost_images(self.left_out), left_out_text(self.left_out)
         if lost > self.options.max_bad * (lost + total):
             raise InputError(
-                f"{self.name} has {total} images that can be measured, and beside them {told}: more than the share of "
-                f"{self.options.max_bad:.4g} that may be left out; convert or remove those, or raise --max-bad."
+                f"{self.name} has {total} images that can be measured, and beside them {listed}: more than the share "
+                f"of {self.options.max_bad:.4g} that may be left out; convert or remove those, or raise --max-bad."
             )
-        warn(f"{self.name}: beside {total} images, these are left out: {told}.")
+        warn(f"{self.name}: beside {total} images, these are left out: {listed}.")
 
     @abstractmethod
     def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
-        """One loader for each row start..stop of the selection, in order."""
+        """The loaders of rows start..stop of the selection, in order."""
 
     def _files(self, start: int = 0, stop: int | None = None) -> Sequence[str | Path]:
         """The files that rows start..stop come from; none for images in memory."""
@@ -164,12 +166,12 @@ class ImageSource(ABC):
             content = self._content_digest(group, progress)
         if content is None:
             return _Content(None, stamps)
-        facts = {"pixels": PIXELS_VERSION, "content": content, "max_pixels": self.options.max_pixels, **self.policy}
-        return _Content(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(), stamps)
+        decisive = {"pixels": PIXELS_VERSION, "content": content, "max_pixels": self.options.max_pixels, **self.policy}
+        return _Content(hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest(), stamps)
 
     @property
     def made_by(self) -> Mapping[str, Any] | None:
-        """For generated images, how they are made; reports keep it."""
+        """How generated images are made, for reports; None for images that are read."""
         return None
 
     def check_unchanged(self, start: int, stop: int) -> None:
@@ -184,7 +186,7 @@ class ImageSource(ABC):
 
     @property
     def policy(self) -> dict[str, str]:
-        """Everything besides the content that decides pixels; EXIF orientation is never applied."""
+        """All that decides the pixels besides the content. EXIF orientation is never applied."""
         crop, size = self.options.crop, self.options.size
         named = "none" if size is None else f"{'squash' if crop == 'none' else crop}-{size}"
         policy = {"crop": named, "alpha": self.options.alpha, "quantize": self.options.quantize}

@@ -1,4 +1,4 @@
-"""A torch Dataset of the map style, or a list of images in memory."""
+"""A torch Dataset with a length, or a list of images in memory."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class DatasetSource(ImageSource):
             yield functools.partial(picture_of, image, self.options, f"{self.name}: item[{row}]")
 
     def _content_digest(self, group: Group, progress: Progress) -> str:
-        """One pass over all items: their pixels are the only thing that identifies them."""
+        """The hash of the pixels of all items, since nothing else identifies them. It takes one pass over the items."""
         content = hashlib.sha256()
         for load in self._loaders(0, None):
             content.update(_pixel_digest(load))
@@ -54,7 +54,7 @@ class DatasetSource(ImageSource):
 
 
 def _labels(value: Any, name: str) -> Labels | None:
-    """The labels in the attribute `targets`; warns when its numbers are no labels."""
+    """The labels in the attribute `targets`. Warns if its numbers cannot be labels."""
     try:
         targets = np.asarray(getattr(value, "targets", None))
     except (ValueError, TypeError, RuntimeError):  # rows of different lengths, or a tensor on a GPU

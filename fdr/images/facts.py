@@ -1,4 +1,4 @@
-"""Statistics of every decoded image, collected while it is read, from which oddities of a set are found later.
+"""A record of every decoded image, made while it is read. Warnings about odd sets of images are based on these records.
 
 28 bytes per image: its row, the least and greatest value, whether it is one flat colour, the format it came from, a
 digest of its pixels, and its size after crop and resize.
@@ -22,19 +22,20 @@ FACTS = np.dtype(
     ]
 )
 FORMATS = ("", "array", "jpeg", "png", "webp", "tiff", "bmp", "gif", "ppm", "other")
-"""Format by code; 0 is an image not seen. Codes are stored: only append."""
+"""Names of formats by their code; 0 is an image that was not read. Codes are stored in caches, so only append."""
 UNIFORM_SHARE = 0.9
-"""The share of images of one size from which the whole set counts as that size; raising it is stricter."""
+"""If this share of the images has one size, the set counts as that size. Raising it makes more sets count as mixed."""
 _BLOCK_WORDS = 2048
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The images of a set as they reached the encoders: which size, and by which crop and resize."""
+    """The size of the images of a set when they reach the encoders, and the crop and resize that gave it."""
 
     width: int
-    """Width of the most frequent size, in pixels; `height` belongs to the same size."""
+    """Width of the most frequent size, in pixels."""
     height: int
+    """Height of the same size."""
     share: float
     """The share of images that have that size."""
     crop: str
@@ -67,12 +68,12 @@ class Preprocessing:
 
     @property
     def flags(self) -> str:
-        """The options that make images so: "--crop adm --size 256"; empty without any."""
+        """The options that give this size, such as "--crop adm --size 256"; empty for images of their own size."""
         crop, _, size = self.crop.rpartition("-")
         return "" if not crop else f"--size {size}" if crop == "squash" else f"--crop {crop} --size {size}"
 
     def attributes(self) -> dict[str, str | int | float]:
-        """The entries about sizes that a file of moments holds, beside the policy."""
+        """The attributes about sizes in a file of moments; the crop is in its policy."""
         return {"image_width": self.width, "image_height": self.height, "image_size_share": self.share}
 
     def __str__(self) -> str:
@@ -91,7 +92,8 @@ def as_facts(records: np.ndarray) -> np.ndarray:
 
 
 def facts_of(pixels: np.ndarray, image_format: str) -> tuple[int, int, bool, int, int, int, int]:
-    """A record of dtype `FACTS` but for the row; pixels [H, W, 3], uint8 or floats in [0, 1] (told in 255ths)."""
+    """A record of dtype `FACTS` without its row, for pixels [H, W, 3] of uint8, or floats in [0, 1] (recorded as 255
+    x)."""
     low, high = pixels.min(), pixels.max()
     if pixels.dtype != np.uint8:
         low, high = np.rint([low * 255, high * 255]).clip(0, 255)
@@ -101,14 +103,14 @@ def facts_of(pixels: np.ndarray, image_format: str) -> tuple[int, int, bool, int
 
 
 def is_flat(pixels: np.ndarray) -> bool:
-    """True when all pixels of [H, W, 3] are one colour; two corners tell for nearly every image."""
+    """True if all pixels of [H, W, 3] have one colour. For nearly every image two corners already differ."""
     return bool((pixels[0, 0] == pixels[-1, -1]).all() and (pixels == pixels[0, 0]).all())
 
 
 def pixel_digest(pixels: np.ndarray) -> int:
-    """64 bits over shape and all pixels: sha1 of the weighted sums modulo 2^64 of the blocks, and of the rest.
+    """64 bits that identify the pixels: sha1 over the shape, the weighted sums modulo 2^64 of all blocks, and the rest.
 
-    The sums take a tenth of the time that hashing all bytes would, and tell apart images that are not made to collide.
+    The sums take a tenth of the time of hashing all bytes. Only images that were made to collide share a digest.
     """
     flat = np.ascontiguousarray(pixels).reshape(-1).view(np.uint8)
     whole = len(flat) - len(flat) % (8 * _BLOCK_WORDS)
@@ -120,12 +122,12 @@ def pixel_digest(pixels: np.ndarray) -> int:
 
 @functools.cache
 def _weights() -> np.ndarray:
-    """uint64 [2048], odd, the same everywhere: digests are stored."""
+    """uint64 [2048], odd. They must never change, because digests are stored."""
     return np.random.PCG64(0).random_raw(_BLOCK_WORDS) | np.uint64(1)
 
 
 def other_preprocessing(samples: Preprocessing | None, reference: Preprocessing | None, name: str) -> str | None:
-    """Samples of another size than the images of the reference, or cropped in another way."""
+    """A warning if the samples have another size than the images of the reference, or were cropped differently."""
     if samples is None or reference is None or not (samples.is_uniform or reference.is_uniform):
         return None
     is_same_size = (samples.width, samples.height) == (reference.width, reference.height)

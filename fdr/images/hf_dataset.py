@@ -1,6 +1,6 @@
-"""Hugging Face datasets: an object, one that was saved to disk, or one by its name on the Hub.
+"""Hugging Face datasets: an object, a dataset saved to disk, or the name of one on the Hub.
 
-Images are taken undecoded, so that they are decoded as files are. The package is asked for only when it is needed.
+Images are taken undecoded, so that fdr decodes them like files. The package `datasets` is needed only here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from fdr.images.parquet import LABELS
 from fdr.images.values import KEYS, picture_of
 from fdr.runtime import Group, Progress, is_offline
 
-_BLOCK = 32  # rows taken from the dataset at once
+_BLOCK = 32
+"""Rows taken from the dataset at once. Raising it takes more memory."""
 
 
 def open_named(text: str, options: ImageOptions) -> ImageSource:
@@ -53,8 +54,10 @@ def open_saved(place: Place, options: ImageOptions) -> ImageSource:
 
 
 def open_hf(value: Any, options: ImageOptions, name: str = "") -> ImageSource:
-    """The source for a Dataset, or a DatasetDict of one split; one that formats or transforms its items is asked for
-    these."""
+    """The source for a Dataset, or a DatasetDict of one split.
+
+    A Dataset with a format or transform gives its own items.
+    """
     import datasets
 
     if isinstance(value, datasets.DatasetDict):
@@ -78,12 +81,13 @@ def open_hf(value: Any, options: ImageOptions, name: str = "") -> ImageSource:
 
 
 def _is_image(feature: Any) -> bool:
-    """True for an Image, and for a struct of bytes and path, as parquet files without a note of `datasets` have it."""
+    """True for an Image, and for a struct of bytes and path, which parquet files without metadata of `datasets`
+    have."""
     return type(feature).__name__ == "Image" or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"})
 
 
 class HfSource(ImageSource):
-    """The undecoded images of one column."""
+    """The encoded images of one column."""
 
     kind = "hf-dataset"
 
@@ -105,7 +109,7 @@ class HfSource(ImageSource):
             yield from zip(block, self._value[block][self._column], strict=True)
 
     def _content_digest(self, group: Group, progress: Progress) -> str:
-        """One pass over the encoded images."""
+        """The hash of the encoded images, which takes one pass over them."""
         assert self.rows is not None
         content = hashlib.sha256()
         for _, image in self._encoded(self.rows):
@@ -124,7 +128,7 @@ def _bytes_of(image: Any) -> bytes:
 
 
 def _labels(value: Any) -> Labels | None:
-    """The classes that the dataset declares, or its column of that name."""
+    """The column that the dataset declares as classes, or else one with the name of labels."""
     declared = [key for key, feature in value.features.items() if type(feature).__name__ == "ClassLabel"]
     found = [*declared, *(key for name in LABELS for key in value.features if key.lower() == name)]
     if not found:

@@ -16,12 +16,18 @@ from fdr.runtime import Group, Progress
 
 
 def open_iterable(value: Iterable[Any], options: ImageOptions) -> IterableSource:
-    """The source for an iterable; `options.count` takes the first that many, as there is nothing to draw from."""
+    """The source for an iterable.
+
+    `options.count` takes the first images, because a random subset needs a known length.
+    """
     return IterableSource(value, options)
 
 
 class IterableSource(ImageSource):
-    """Images in the order they come, drawn in the caller's thread; read once only when it is an iterator."""
+    """Images in the order of the iterable, which is advanced in the caller's thread.
+
+    An iterator can be read only once.
+    """
 
     kind = "iterable"
 
@@ -55,7 +61,7 @@ class IterableSource(ImageSource):
 
 
 def _unbatched(value: Any) -> Iterator[Any]:
-    """The images of one item: those of a batch [B, C, H, W] or of a list of items, or the item itself."""
+    """The images of one item: those of a batch [B, C, H, W], those of a list of items, or the item itself."""
     if isinstance(value, list | tuple):
         yield from map(image_of, value)
     elif is_array(value) and value.ndim == 4:

@@ -1,4 +1,4 @@
-"""Class labels of images: from class folders, a data set's own dataset.json, or an array beside the images."""
+"""Class labels of images, from class folders, from a dataset.json, or from an array beside the images."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from fdr.errors import warn
 from fdr.runtime import DAMAGE
 
 DATASET_JSON = "dataset.json"
-"""StyleGAN's and EDM's file of labels, beside the images or above them."""
+"""The file of labels of StyleGAN and EDM, in the folder of the images or above it."""
 MAX_JSON_BYTES = 1 << 30
+"""A longer dataset.json is not read. Raising it lets a hostile file take more memory."""
 _MAX_CLASSES = 100_000
+"""A one-hot array with more columns is not taken as labels."""
 _SPLITS = frozenset(
     ("train", "training", "val", "valid", "validation", "eval", "dev", "test", "testing", "holdout", "unlabeled")
 )
@@ -39,7 +41,7 @@ class Labels:
     values: np.ndarray
     """int64 [N]"""
     names: tuple[str, ...] | None
-    """The class of each number, where it has a name."""
+    """The name of class 0, 1, ...; None if classes have no names."""
     origin: str
     """Where the labels were found: "class folders", "dataset.json", "arr_1"."""
 
@@ -47,9 +49,9 @@ class Labels:
 def labels_of_files(
     where: str, images: Sequence[str], others: Iterable[str], read: Callable[[str], bytes]
 ) -> Labels | None:
-    """The labels of image files, by POSIX name: of the dataset.json above them, which `read` reads, or of folders.
+    """The labels of image files: those of the dataset.json above them, which `read` reads, or of class folders.
 
-    Warns when several parts of a split are measured as one set.
+    Names are POSIX paths. Warns if several parts of a split (train, val) are measured as one set.
     """
     if splits := split_folders(images):
         warn(f"{where} holds {', '.join(splits)}, which are measured as one set; give one folder to take it alone.")
@@ -66,10 +68,10 @@ def labels_of_files(
 
 
 def folder_labels(names: Sequence[str]) -> Labels | None:
-    """Labels by the first folder level that divides the images into classes, numbered in sorted order; else None.
+    """Labels by the first level of folders that are classes, numbered in sorted order; None if no level is.
 
-    Folders that hold all images, the parts of a split (train, val), numbered parts of one set (rank0, shard-00001) and
-    chunks of consecutive images (00000, 00001) are no classes.
+    These folders are not classes: one around all images, the parts of a split (train, val), numbered parts of one set
+    (rank0, shard-00001), and chunks of consecutive images (00000, 00001).
     """
     below = without_common_folder(names)
     while below and all("/" in name for name in below):
@@ -83,7 +85,7 @@ def folder_labels(names: Sequence[str]) -> Labels | None:
 
 
 def without_common_folder(names: Sequence[str]) -> list[str]:
-    """The names below the deepest folder that holds all of them: archives often wrap everything in one."""
+    """The names below the deepest folder that holds all of them. Archives often have one folder around everything."""
     folders = {name[: name.rfind("/") + 1] for name in names}
     common = os.path.commonprefix([min(folders, default=""), max(folders, default="")])  # noqa: RUF071
     below = common.rfind("/") + 1
@@ -91,7 +93,7 @@ def without_common_folder(names: Sequence[str]) -> list[str]:
 
 
 def _are_parts(folders: Sequence[str], names: Sequence[str]) -> bool:
-    """True when these folders divide one set in another way than by class."""
+    """True if these folders divide one set in another way than by class."""
     if all(folder.lower() in _SPLITS for folder in folders) or all(_CHUNK.fullmatch(folder) for folder in folders):
         return True
     if not all(folder.isascii() and folder.isdigit() for folder in folders):
@@ -100,7 +102,7 @@ def _are_parts(folders: Sequence[str], names: Sequence[str]) -> bool:
 
 
 def _continue_one_count(names: Sequence[str]) -> bool:
-    """True when the images of numbered folders go on counting where those of the folder before ended."""
+    """True if the image numbers of each numbered folder continue those of the folder before."""
     spans: dict[int, list[int]] = {}
     for name in names:
         found = _LAST_NUMBER.search(name.rpartition("/")[2].partition(".")[0])
@@ -114,7 +116,7 @@ def _continue_one_count(names: Sequence[str]) -> bool:
 
 
 def split_folders(names: Sequence[str]) -> list[str]:
-    """The parts of a split that lie side by side here, such as train and val; fewer than two are none."""
+    """The parts of a split that lie side by side, such as train and val; empty if there are fewer than two."""
     found = sorted({name.partition("/")[0] for name in without_common_folder(names) if "/" in name})
     return found if len(found) > 1 and all(folder.lower() in _SPLITS for folder in found) else []
 

@@ -1,6 +1,6 @@
-"""An encoded image without the parts that hold no pixels: text, EXIF, colour profiles.
+"""Removes from an encoded image what holds no pixels: text, EXIF, colour profiles.
 
-Pillow gives up on a sound image whose text is long or whose EXIF block is odd. `decode` then tries these bytes.
+Pillow refuses a sound image if its text is long or its EXIF block is odd. `decode` then tries the bytes from here.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ import struct
 from collections.abc import Callable, Iterator
 
 _TIFF_METADATA = frozenset({269, 270, 271, 272, 282, 283, 285, 286, 287, 296, 297, 305, 306, 315, 316, 333, 337})
-"""Names, dates and resolutions; besides these, all tags from 700 (XMP) on tell nothing of the pixels here."""
+"""Tags of names, dates and resolutions. Tags from 700 (XMP) on do not describe pixels either."""
 _PNG_METADATA = frozenset(
     b"tEXt zTXt iTXt iCCP eXIf pHYs tIME gAMA cHRM sRGB cICP mDCV cLLI bKGD hIST sBIT sPLT acTL fcTL fdAT".split()
 )
-"""By name, not by the bit that marks ancillary chunks: a flipped bit must not make metadata of PLTE."""
+"""Chunks without pixels, by name. The bit that marks ancillary chunks is not used, because one flipped bit would then
+remove PLTE."""
 _ENTROPY_CODED = 0xDA
-"""The JPEG marker (start of scan) after which segments end and pixels begin."""
+"""The JPEG marker "start of scan", behind which the pixels are."""
 
 
 def without_metadata(data: bytes, name: str) -> bytes | None:
-    """The same image without metadata; None for other formats, and where there is no metadata."""
+    """The same image without metadata; None for other formats, and for an image that has no metadata."""
     strip: dict[str, Callable[[bytes], bytes]] = {"png": _bare_png, "jpeg": _bare_jpeg, "tiff": _bare_tiff}
     if name not in strip:
         return None
@@ -35,7 +36,7 @@ def _bare_png(data: bytes) -> bytes:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and bytes of each PNG chunk; what is cut off or no chunk comes last, as it is."""
+    """Kind and bytes of each PNG chunk. Bytes at the end that are no whole chunk come last, unchanged."""
     start = 8
     while start + 12 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, start)

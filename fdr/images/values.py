@@ -1,4 +1,4 @@
-"""Images that are values already: PIL images, arrays and tensors, uint8 or floats in [0, 1], of any common layout."""
+"""Images in memory: PIL images, encoded images, arrays and tensors of any common layout, uint8 or floats in [0, 1]."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from fdr.images.options import ImageOptions
 CHANNELS = (1, 3, 4)
 KEYS = ("image", "images", "img", "imgs", "pixel_values")
 """Names of images in the items of datasets, before those that are image formats (WebDataset's "jpg")."""
-ROUNDING = 1e-3  # how far outside [0, 1] a float may lie; half a step of uint8 is twice that
+ROUNDING = 1e-3
+"""A float may lie this far outside [0, 1]; half a step of uint8 is twice that. Raising it accepts more rounding
+errors."""
 
 
 def is_tensor(value: Any) -> bool:
@@ -48,8 +50,8 @@ def is_pil(value: Any) -> bool:
 def image_of(item: Any) -> Any:
     """The image, or the batch of images, in an item of a dataset or loader.
 
-    It is the item itself, the only image of (image, label, index), or that of a dict; a list of images stays one.
-    Raises `InputError` for a dict without an image or with several.
+    It is the item itself, or the only image of a tuple (image, label, index) or of a dict. A list of images stays a
+    list. Raises `InputError` for a dict without an image or with several.
     """
     if isinstance(item, Mapping) and not _is_encoded(item):
         return _image_in_dict(item)
@@ -78,7 +80,7 @@ def _image_in_dict(item: Mapping[Any, Any]) -> Any:
 
 
 def _rank(value: Any) -> int:
-    """3 for one image of its own, 4 for a batch of images, 1 or 2 for what may be a label; of arrays the dimensions."""
+    """3 for one image, 4 for a batch of images, 0 to 2 for anything that may be a label. For arrays, the dimensions."""
     if is_array(value):
         return value.ndim
     if isinstance(value, list | tuple):
@@ -96,7 +98,8 @@ def _are_paths(values: Any) -> bool:
 
 
 def picture_of(value: Any, options: ImageOptions, where: str) -> Picture:
-    """A PIL image, an encoded one, the path of a file, or one array or tensor ([H, W], [H, W, C], [C, H, W]), as RGB.
+    """An image as RGB: a PIL image, an encoded one, the path of a file, or an array or tensor [H, W], [H, W, C], [C, H,
+    W].
 
     Raises `InputError` for anything else, `UnreadableImage` for an image that does not load.
     """
@@ -122,7 +125,7 @@ def picture_of(value: Any, options: ImageOptions, where: str) -> Picture:
 
 
 def channel_axis(shape: tuple[int, ...], is_first: bool, where: str) -> int | None:
-    """Where the channels of one image are: 0 or 2, or None for [H, W]; `is_first` decides where both would do."""
+    """The axis of the channels of one image: 0 or 2, or None for [H, W]. `is_first` decides if both are possible."""
     if len(shape) == 2:
         return None
     found = [axis for axis in ((0, 2) if is_first else (2, 0)) if len(shape) == 3 and shape[axis] in CHANNELS]
@@ -135,7 +138,7 @@ def channel_axis(shape: tuple[int, ...], is_first: bool, where: str) -> int | No
 
 
 def to_numpy(value: Any) -> np.ndarray:
-    """An array or tensor, wherever it lives, as a numpy array; half precision becomes float32."""
+    """An array or tensor on any device as a NumPy array. Half precision becomes float32."""
     if is_tensor(value):
         value = value.detach().cpu()
         value = (value.float() if value.is_floating_point() and value.element_size() < 4 else value).numpy()
@@ -143,7 +146,7 @@ def to_numpy(value: Any) -> np.ndarray:
 
 
 def array_picture(array: np.ndarray, axis: int | None, options: ImageOptions, where: str) -> Picture:
-    """One image, uint8 or floats in [0, 1], as RGB with the options' quantisation and alpha."""
+    """One image of uint8, or floats in [0, 1], as RGB. The options say how it is quantised and composited."""
     if array.dtype != np.uint8 and array.dtype.kind != "f":
         raise InputError(
             f"{where} has the dtype {array.dtype}; expected uint8, or floats in [0, 1] (for 0..255 integers: convert "
@@ -176,7 +179,7 @@ def _unit_range(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def _to_three(array: np.ndarray, alpha: str) -> np.ndarray:
-    """[H, W, C] of 1, 3 or 4 channels -> contiguous, writable [H, W, 3] of its own."""
+    """[H, W, C] with 1, 3 or 4 channels as a new contiguous array [H, W, 3]."""
     channels = array.shape[2]
     if channels == 1:
         return np.repeat(array, 3, axis=2)
