@@ -35,13 +35,16 @@ from fdr.weights import (
     untrusted,
 )
 
+DECLARED = ("noise_shape", "num_classes", "value_range")
+"""What users, files beside the weights, and attributes of a network say about it."""
+
 
 def build(
     architecture: Architecture, device: torch.device, named_by: str | None = None
 ) -> tuple[nn.Module, Architecture]:
-    """Make the network in eval mode on `device`; return it with its architecture, which now has a digest of the code.
+    """The network in eval mode on `device`, and its architecture with a digest of the code.
 
-    `named_by` is the file that names the factory; None if the user names it or trusts the file.
+    `named_by` is the file that names the factory, or None if the user names it or trusts the file.
 
     Raises `InputError` for a factory that fails, or that a file may not name; `WeightsError` for a program that is
     damaged or foreign.
@@ -62,7 +65,7 @@ def build(
 def declared(network: Any) -> dict[str, Any]:
     """What a network or function declares in its attributes noise_shape, num_classes and value_range."""
     inner = network.program if isinstance(network, ScriptedProgram | ExportedProgram) else network
-    found = {name: getattr(inner, name, None) for name in ("noise_shape", "num_classes", "value_range")}
+    found = {name: getattr(inner, name, None) for name in DECLARED}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""`Generator`: a network that turns noise (and labels) into images, with all that one must know to use it."""
+"""`Generator`: a network that turns noise (and labels) into images, with its inputs and value range."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class GeneratorSpec:
     noise_shape: tuple[int, ...]
     """The shape of the noise of one sample."""
     num_classes: int | None = None
-    """Labels are 0 to num_classes - 1; None for an unconditional generator, which takes noise alone."""
+    """Labels are 0 to num_classes - 1. None means unconditional: the network takes noise alone."""
     value_range: tuple[float, float] = (0.0, 1.0)
     """Black and white in the network's own images: (0, 1) or (-1, 1)."""
 
@@ -49,7 +49,7 @@ class GeneratorSpec:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Where the network of a generator comes from, so that a run folder can rebuild it."""
+    """The origin of a network, from which a run folder can make it again."""
 
     kind: str
     """"factory", "torchscript" or "export"."""
@@ -62,10 +62,10 @@ class Architecture:
 
 
 class Generator(nn.Module):
-    """`generator(noise, labels)` -> images [B, 3, H, W], black 0 and white 1, differentiable.
+    """`generator(noise, labels)` gives images [B, 3, H, W], black 0 and white 1, with a gradient.
 
-    The values of a network that overshoots its range are not clamped: a clamp would end the gradient there. Sampling
-    (`fdr.generators.source`) clamps. One channel is repeated to three.
+    Values outside of the range are not clamped, because a clamp has no gradient; `GeneratorSource` clamps. One channel
+    is repeated to three.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Generator(nn.Module):
         self.name = name
         self.architecture = architecture
         self.weights = weights or TakenWeights()
-        """Which of a checkpoint's weights these are: "online", or the label of an average."""
+        """The weights of the checkpoint that were taken: "online", or the label of an average."""
         self.image_size: tuple[int, int] | None = None
         """(H, W); None until the first images are made."""
 
@@ -97,13 +97,16 @@ class Generator(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are; the CPU for a network without any."""
+        """The device of the weights; the CPU for a network without weights."""
         for tensor in itertools.chain(self.network.parameters(), self.network.buffers()):
             return tensor.device
         return torch.device("cpu")
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images of float32 noise [B, *noise_shape] and int64 labels [B], which an unconditional network never sees."""
+        """Images of float32 noise [B, *noise_shape] and int64 labels [B].
+
+        An unconditional network is called without labels.
+        """
         if self.spec.num_classes is None:
             return self._images(self.network(noise), len(noise))
         if labels is None:
@@ -139,7 +142,7 @@ class Generator(nn.Module):
         return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
     def digest(self) -> str | None:
-        """sha256 over code, weights and spec, as they are now; None where the code of a class cannot be read."""
+        """sha256 over the present code, weights and spec; None if the code of a class cannot be read."""
         if not getattr(self.network, "has_identity", True):
             return None
         decisive: dict[str, Any] = asdict(self.spec)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from fdr import runtime
-from fdr.errors import FdrWarning, InputError
-from fdr.generators.architectures import build, declared
+from fdr.errors import InputError, warn
+from fdr.generators.architectures import DECLARED, build, declared
 from fdr.generators.base import Architecture, Generator
 from fdr.generators.first_images import check_first_images
 from fdr.generators.objects import as_generator, spec_of
@@ -30,8 +29,6 @@ from fdr.weights import (
     read_sidecar,
 )
 
-_DECLARED = ("noise_shape", "num_classes", "value_range")
-
 
 @named_arguments
 @memory_for("loading a generator", "close what else uses the memory, or choose another --device")
@@ -48,40 +45,35 @@ def load_generator(
     offline: bool | None = None,
     trust: bool = False,
 ) -> Generator:
-    """The generator in `path`, in eval mode on `device`, which has made a few images already.
+    """Load a generator in eval mode onto `device` and try it on a few samples.
 
     `path` is a TorchScript archive, a torch.export file (.pt2), a run folder of fdr, or weights (.pt read with
-    weights_only, .safetensors, a folder of shards) of the network that `arch`, "module:factory", makes when called with
-    `arch_args`. `ema` picks one of several sets of weights in a checkpoint by its label, or the trained ones by "none";
-    without it the first average is taken, since papers measure averages, with an `FdrWarning` that lists the sets.
-    `offline` keeps what the architecture needs beside its weights (the decoder of a latent generator) from being
-    fetched.
+    weights_only, .safetensors, a folder of shards). Weights need `arch`, "module:factory", which makes the network when
+    it is called with `arch_args`. `path` may also be a network, or a function of noise (and labels).
 
-    A run folder may name its architecture where that is a preset or what an installed package declares (an entry point
-    of the group "fdr.generators"); another one is imported only with `trust`, or when `arch` names it.
+    `ema` selects one of several sets of weights by its label; "none" selects the trained weights. Without it the first
+    average is taken, because papers measure averages, and an `FdrWarning` lists all sets. With `offline`, nothing that
+    the architecture needs beside its weights (the decoder of a latent generator) is downloaded.
 
-    Instead of a path, `path` may be a network, or a function of noise (and labels), which becomes a `Generator` in eval
-    mode.
+    The architecture that a run folder names is used if it is a preset, or if an installed package declares it as an
+    entry point of the group "fdr.generators". Any other is imported only with `trust`, or if `arch` names it.
 
-    Noise shape, number of classes (0: unconditional) and value range are taken from the arguments, else from
-    `PATH.json` or the run folder, else from the attributes of these names of the network. Without them a generator is
-    unconditional and of range (0, 1); a noise shape there must be.
+    `noise_shape`, `num_classes` (0 for an unconditional generator) and `value_range` are taken from the arguments, or
+    else from `PATH.json` or the run folder, or else from attributes of the network. The noise shape is required; the
+    defaults of the others are 0 and (0, 1).
 
-    Raises `InputError` for what is missing, contradicts itself or makes no images of the declared range, `WeightsError`
-    for a file that is damaged or does not fit.
+    Raises `InputError` for arguments that are missing or contradict each other and for a generator that makes no images
+    of its value range, `WeightsError` for a file that is damaged or does not fit.
     """
+    asked: dict[str, Any] = {"noise_shape": noise_shape, "num_classes": num_classes, "value_range": value_range}
     if not isinstance(path, str | os.PathLike):
-        return _from_object(
-            path,
-            device,
-            arch or arch_args or ema,
-            noise_shape=noise_shape,
-            num_classes=num_classes,
-            value_range=value_range,
-        )
+        if arch or arch_args or ema:
+            raise InputError(
+                "Leave out --arch, --arch-args, --ema: they are about files of weights, and this is an object."
+            )
+        return as_generator(path, device, **asked)
     place = as_path(path, "the generator").expanduser()
     target = runtime.resolve_device(device)
-    asked = {"noise_shape": noise_shape, "num_classes": num_classes, "value_range": value_range}
     given = {name: value for name, value in asked.items() if value is not None}
     named = None if arch is None else Architecture("factory", arch, dict(arch_args or {}))
     if named is None and arch_args:
@@ -93,21 +85,13 @@ def load_generator(
     with runtime.offline(offline):
         is_run = place.is_dir() and ((place / INDEX_NAME).is_file() or not holds_weights(place))
         if is_run:
-            network, architecture, taken, said = _from_folder(place, named, ema, target, trust)
+            network, architecture, taken, stated = _from_folder(place, named, ema, target, trust)
         else:
-            network, architecture, taken, said = _from_file(place, named, ema, target)
-    spec = spec_of(place.name, network, {**declared(network), **said, **given})
+            network, architecture, taken, stated = _from_file(place, named, ema, target)
+    spec = spec_of(place.name, network, {**declared(network), **stated, **given})
     generator = Generator(network, spec, name=place.name, architecture=architecture, weights=taken)
     check_first_images(generator.eval())
     return generator
-
-
-def _from_object(value: Any, device: str | None, of_files: Any, **spec: Any) -> Generator:
-    if of_files:
-        raise InputError(
-            "Leave out --arch, --arch-args, --ema: they are about files of weights, and this is an object."
-        )
-    return as_generator(value, device, **spec)
 
 
 _Read = tuple[nn.Module, Architecture, TakenWeights, Mapping[str, Any]]
@@ -120,7 +104,7 @@ def _from_folder(path: Path, named: Architecture | None, ema: str | None, device
     note = folder.sets.choice(label, repr(str(path))) if ema is None else None
     if note is not None:
         note = f"{note}; {ADVICE}."
-        warnings.warn(note, FdrWarning, stacklevel=5)
+        warn(note)
     named_by = f"The run folder {str(path)!r}" if named is None and not trust else None
     network, architecture = build(named or folder.architecture, device, named_by)
     load_weights(network, weights, None, path.name)
@@ -128,7 +112,7 @@ def _from_folder(path: Path, named: Architecture | None, ema: str | None, device
 
 
 def _from_file(path: Path, named: Architecture | None, ema: str | None, device: Any) -> _Read:
-    beside = {key: value for key, value in read_sidecar(path, _DECLARED).items() if value is not None}
+    beside = {key: value for key, value in read_sidecar(path, DECLARED).items() if value is not None}
     kind = program_kind(path)
     if kind is None:
         if named is None:

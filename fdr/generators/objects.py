@@ -29,7 +29,7 @@ ACCEPTED = (
 
 
 class CalledFunction(nn.Module):
-    """A function as a network. Nothing tells two versions of it apart, so what it makes is never cached."""
+    """A function as a network. Two versions of a function cannot be distinguished, so its features are never cached."""
 
     has_identity = False
 
@@ -58,10 +58,10 @@ def as_generator(
     noise_shape: Sequence[int] | int | None = None,
     num_classes: int | None = None,
 ) -> Generator:
-    """A network or a function as a `Generator`, in eval mode, which has made a few images already.
+    """A network or function as a `Generator` in eval mode, after it has been tried on a few samples.
 
-    What is not given is taken from attributes of these names. A `device` moves a network; without it, it stays where it
-    is. Raises `InputError` for another object, and for one that makes no images of the declared range.
+    Arguments that are None are taken from attributes of these names. Without `device` a network stays on its device.
+    Raises `InputError` for any other object, and for one that makes no images of its value range.
     """
     given = {"noise_shape": noise_shape, "num_classes": num_classes, "value_range": value_range}
     given = {name: item for name, item in given.items() if item is not None}

@@ -1,4 +1,4 @@
-"""What zip and tar archives of image files share: their entries by name, links in them, and their source."""
+"""Entries, links and the source of archives of image files."""
 
 from __future__ import annotations
 
@@ -72,9 +72,10 @@ def column_of(count: int) -> ArrayInfo:
 
 
 def follow_links(files: Mapping[str, Entry], links: Mapping[str, str]) -> tuple[dict[str, Entry], list[str]]:
-    """What links in an archive lead to, by the name of the link, and the links that lead outside or to nothing.
+    """The files that links in an archive lead to, by the name of the link, and the links that lead outside or to
+    nothing.
 
-    Names are normalised; the targets are paths from the top of the archive. A link to a folder gives all that is in it.
+    Names are normalised, and targets are paths from the top of the archive. A link to a folder gives all files in it.
     """
     found: dict[str, Entry] = {}
     dead: list[str] = []
@@ -107,7 +108,7 @@ def _is_below(prefix: str, name: str) -> bool:
 
 
 def _end_of(target: str, links: Mapping[str, str]) -> str | None:
-    """Where a path leads when every link in it is followed; None for a circle and for the outside."""
+    """The path after following every link in it; None if the links form a circle or lead outside of the archive."""
     for _ in range(_MAX_LINKS):
         target = posixpath.normpath(target)
         if target.startswith(("/", "..")):

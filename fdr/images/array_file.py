@@ -1,4 +1,4 @@
-"""Code shared by npy, npz and HDF5: finding the arrays of images and labels, and the source over their rows."""
+"""Finds the arrays of images and labels in a file, and gives the source of their rows."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from fdr.images.values import to_numpy
 PREFERRED = ("arr_0", "images", "image", "samples", "data", "x")
 LABEL_KEYS = ("arr_1", "labels", "label", "y")
 _LABELS_OF = (("x_", "y_"), ("X_", "y_"), ("_x", "_y"), ("images", "labels"), ("image", "label"), ("data", "labels"))
-"""Parts of an image array's name and their counterparts in the name of its labels: x_train and y_train."""
+"""Parts of the name of an array of images, and the corresponding parts for its labels: x_train has y_train."""
 
 
 def find_images(name: str, arrays: Sequence[ArrayInfo], choice: str | None = None) -> ArrayInfo:
-    """The array that holds the images: the chosen one, else that of a preferred name, else the only one of image shape.
+    """The array of images: the chosen one, or else one with a preferred name, or else the only one of image shape.
 
-    Raises `InputError` that says what the file holds instead.
+    Raises `InputError` that says which arrays there are.
     """
     if choice is not None:
         return _chosen(name, arrays, choice)
@@ -101,7 +101,10 @@ def _fault(array: ArrayInfo) -> str:
 def find_labels(
     name: str, arrays: Sequence[ArrayInfo], images: ArrayInfo, read: Callable[[str], np.ndarray]
 ) -> Labels | None:
-    """The labels beside the images, which `read` reads by name; warns of an array that is called so and is none."""
+    """The labels of the images; `read` reads an array by its name.
+
+    Warns if an array is named like labels, but cannot be labels.
+    """
     by_leaf = {array.key.rpartition("/")[2].lower(): array for array in reversed(arrays)}
     leaf = images.key.rpartition("/")[2]
     own = [leaf.replace(old, new).lower() for old, new in _LABELS_OF if old in leaf]
@@ -120,9 +123,9 @@ def find_labels(
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, Fortran order and dtype from the header of an npy stream, which is left at the first value.
+    """Shape, Fortran order and dtype from the header of an npy stream. The stream is then at the first value.
 
-    Raises `ValueError` when it is no npy data.
+    Raises `ValueError` if it is not in the npy format.
     """
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -19,22 +19,18 @@ from fdr.images.values import image_of, picture_of
 from fdr.runtime import Group, Progress
 
 
-def open_dataset(value: Any, options: ImageOptions) -> DatasetSource:
-    """The source for anything with a length and items that are images, (image, label) or {"image": image}."""
-    if len(value) == 0:
-        raise InputError(f"The {type(value).__name__} of images is empty.")
-    return DatasetSource(value, options)
-
-
 class DatasetSource(ImageSource):
-    """Images drawn from a sequence, one item after the other in the caller's thread: datasets are rarely thread-safe.
+    """A sequence of items that are images, (image, label) or {"image": image}.
 
-    Labels come from its attribute `targets`, as torchvision's datasets have it, and class names from `classes`.
+    Items are taken one by one in the caller's thread, because few datasets are thread-safe. Labels are the attribute
+    `targets` of the sequence, and class names its `classes`, as in torchvision.
     """
 
     kind = "dataset"
 
     def __init__(self, value: Any, options: ImageOptions) -> None:
+        if len(value) == 0:
+            raise InputError(f"The {type(value).__name__} of images is empty.")
         name = f"{type(value).__name__} of {len(value)}"
         super().__init__(name, options, RowIds(("item", len(value))), _labels(value, name))
         self._value = value

@@ -1,8 +1,11 @@
-"""Decoding one file or PIL image to 8-bit RGB with Pillow's pixels; JPEG uses the faster libjpeg-turbo binding.
+"""Decodes one file or PIL image to 8-bit RGB. The pixels are those of Pillow; JPEG files are decoded by simplejpeg.
 
-The rules: the first frame of an animation; EXIF orientation is not applied (as in all peers); palette, 1-bit,
-grayscale and CMYK become RGB by Pillow's `convert`; 16-bit is scaled by 1/257 and rounded (Pillow alone would clip
-grayscale and truncate RGB; 16-bit gray with alpha keeps Pillow's truncation); alpha follows the policy given.
+- Of an animation the first frame is taken.
+- EXIF orientation is not applied, as in all peers.
+- Palette, 1-bit, grayscale and CMYK images become RGB by Pillow's `convert`.
+- 16-bit values are divided by 257 and rounded. Pillow alone would clip grayscale and truncate RGB. 16-bit gray with
+  alpha keeps Pillow's truncation.
+- Transparency is treated as the option `alpha` says.
 """
 
 from __future__ import annotations
@@ -46,20 +49,21 @@ UNREAD = frozenset(
 """Image formats that are counted but not read: not every Pillow has them, so results would depend on the machine."""
 ALPHA = ("drop", "white", "black")
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM")
-"""Names of Pillow's plugins; MPO files are opened as the JPEG files that they begin with."""
+"""Names of Pillow's plugins. An MPO file is opened as the JPEG file that it begins with."""
 MAX_PIXELS = 89_478_485
-"""Pillow's own limit, and the default of `ImageOptions.max_pixels`."""
+"""Pillow's own limit, and the default of `ImageOptions.max_pixels`. Raising it lets a small hostile file take more
+memory."""
 _OTHER_END = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _SWAPPED = {f"{mode};16{end}": f"{mode};16{_OTHER_END[end]}" for mode in ("RGB", "RGBA") for end in _OTHER_END}
-"""Pillow's names for 16-bit colour in a file -> the same with the bytes of each value exchanged."""
+"""Pillow's names for 16-bit colour in a file, each with the name for the other byte order."""
 
 
 class UnreadableImage(Exception):
-    """One image that cannot be used; the text completes "a.png: ..."."""
+    """One image cannot be used. The text completes the sentence "a.png cannot be used: ..."."""
 
 
 class WrongValues(InputError):
-    """One image of floats that are not finite or outside of [0, 1]; with `on_bad="skip"` it is a bad image."""
+    """One image has floats that are not finite or outside of [0, 1]. With `on_bad="skip"` it counts as a bad image."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Picture:
 
 
 def sniff(data: bytes) -> str | None:
-    """The format by the leading bytes (never by the file name), or None when it is no image we read."""
+    """The format by the first bytes, never by the file name; None if it is no image that fdr reads."""
     starts = {
         b"\xff\xd8\xff": "jpeg",
         b"\x89PNG\r\n\x1a\n": "png",
@@ -120,7 +124,7 @@ def decode(data: bytes, alpha: str, max_pixels: int) -> Picture:
 
 
 def decode_file(path: str | os.PathLike[str], alpha: str, max_pixels: int) -> Picture:
-    """`decode` of a whole file."""
+    """Read and decode a file."""
     try:
         with open(path, "rb") as file:
             check_file_bytes(os.fstat(file.fileno()).st_size, max_pixels)
@@ -165,9 +169,9 @@ def scale_16_bit(values: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def quiet_pillow(max_pixels: int = MAX_PIXELS) -> Iterator[None]:
-    """Keep Pillow's warnings about odd files silent while any pass over images is running, in every thread.
+    """Silence Pillow's warnings about odd files, in every thread, while any pass over images is running.
 
-    Where the pass allows more pixels than Pillow does, Pillow allows as many until it ends.
+    If the pass allows more pixels than Pillow, Pillow's limit is raised until the pass ends.
     """
     global _quiet_users
     before = _raise_limit(max_pixels)
@@ -189,7 +193,7 @@ def quiet_pillow(max_pixels: int = MAX_PIXELS) -> Iterator[None]:
 
 
 def _raise_limit(max_pixels: int) -> int | None:
-    """Raise Pillow's limit to `max_pixels` if needed; returns the earlier limit, or None if unchanged."""
+    """Raise Pillow's limit to `max_pixels` if needed, and return the earlier limit; None if it was not changed."""
     before = _pillow().MAX_IMAGE_PIXELS if max_pixels > MAX_PIXELS else None
     if before is None or before >= max_pixels:
         return None
@@ -197,14 +201,14 @@ def _raise_limit(max_pixels: int) -> int | None:
     return before
 
 
-_QUIET_MODULES = r"PIL\b(?#fdr)"  # the comment tells our entry from a user's
+_QUIET_MODULES = r"PIL\b(?#fdr)"  # the comment in the pattern distinguishes our filter from a user's
 _quiet_lock = threading.Lock()
 _quiet_users = 0
 
 
 @functools.cache
 def _pillow() -> Any:
-    """The PIL.Image module with the plugins of `FORMATS` loaded, before threads use it (its lazy loading races)."""
+    """The module PIL.Image with the plugins of `FORMATS` loaded, because Pillow's lazy loading is not thread-safe."""
     from PIL import Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
     Image.preinit()
@@ -213,7 +217,7 @@ def _pillow() -> Any:
 
 @functools.cache
 def _simplejpeg() -> Any:
-    """The `simplejpeg` module where its pixels are Pillow's (both are libjpeg-turbo), else None."""
+    """The module `simplejpeg`, or None if its pixels could differ from Pillow's, which then has no libjpeg-turbo."""
     from PIL import features
 
     if not features.check_feature("libjpeg_turbo"):
@@ -226,7 +230,7 @@ def _simplejpeg() -> Any:
 
 
 def _open(data: bytes, max_pixels: int) -> Image:
-    """The image, of which only the header has been read, where it has no more than `max_pixels` pixels."""
+    """The image, of which only the header is read. Raises `UnreadableImage` for more than `max_pixels` pixels."""
     module = _pillow()
     try:
         image = module.open(io.BytesIO(data), formats=FORMATS)
@@ -239,10 +243,10 @@ def _open(data: bytes, max_pixels: int) -> Image:
 
 
 def _decode_jpeg(image: Any, data: bytes) -> np.ndarray | None:
-    """uint8 [H, W, 3], or None when Pillow must decode: other colour models, and damaged files.
+    """uint8 [H, W, 3]; None if Pillow must decode the file, because it has another colour model or is damaged.
 
-    Only plain grayscale and YCbCr are decoded here. In strict mode every libjpeg warning is an error, so a damaged or
-    truncated file always gets Pillow's own pixels or Pillow's own error.
+    In strict mode every warning of libjpeg is an error, so a damaged file always gives the pixels or the error of
+    Pillow.
     """
     module = _simplejpeg()
     if module is None or image.mode not in ("L", "RGB"):
@@ -257,9 +261,9 @@ def _decode_jpeg(image: Any, data: bytes) -> np.ndarray | None:
 
 
 def _decode_wide(image: Any, data: bytes, max_pixels: int) -> Image | None:
-    """RGB and RGBA of 16 bits a channel, scaled to 8; None for anything else.
+    """An RGB or RGBA image of 16 bits a channel, scaled to 8 bits; None for any other image.
 
-    Pillow keeps the high byte only. Read with the byte order swapped, the same file gives the low byte.
+    Pillow keeps only the high byte of each value. The same file, read with the other byte order, gives the low byte.
     """
     if not image.tile or not all(_raw_mode(tile.args) in _SWAPPED for tile in image.tile):
         return None
@@ -270,7 +274,7 @@ def _decode_wide(image: Any, data: bytes, max_pixels: int) -> Image | None:
 
 
 def _raw_mode(args: Any) -> str:
-    """The layout of the encoded pixels in the arguments of a Pillow decoder, where it is the only or first one."""
+    """The layout of the encoded pixels, which is the first or only argument of a Pillow decoder."""
     first = args[0] if isinstance(args, tuple) and args else args
     return first if isinstance(first, str) else ""
 
@@ -305,7 +309,7 @@ def _not_an_image(data: bytes) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Pillow's message if it has one; otherwise its plugin met a structure that it did not expect."""
+    """Pillow's message. Errors of other types are accidents inside a plugin, whose messages do not help a user."""
     text = " ".join(str(error).split())
     if type(error) in (OSError, SyntaxError, ValueError, EOFError) and text:
         return text

@@ -1,8 +1,8 @@
-"""sha256 of files, remembered with the result of `stat`, so that an unchanged folder is recognized without reading it.
+"""sha256 of files, remembered together with `stat`, so that an unchanged folder is recognised without reading it.
 
-A remembered hash is used only for the same path, device, inode, size, mtime and ctime. It is remembered only when both
-times lay more than two seconds before the hashing began: a file written in the same tick of the clock could otherwise
-change without a trace (git calls such entries racy). ctime cannot be set by programs, so a forged mtime is noticed.
+A remembered hash is used only if path, device, inode, size, mtime and ctime are the same. It is remembered only if both
+times are more than two seconds before the hashing began. Otherwise a file could change within one tick of the clock
+unnoticed (git calls such entries racy). Programs cannot set ctime, so a forged mtime is noticed.
 """
 
 from __future__ import annotations
@@ -36,13 +36,16 @@ from fdr.runtime import (
 )
 
 SETTLED_NS = 2_000_000_000
+"""Age in nanoseconds from which the hash of a file is remembered. Lowering it risks stale hashes on coarse clocks."""
 PROBED_FILES = 64
+"""Ranks compare the first and last bytes of up to this many files; raising it makes the start of a run slower."""
 _PROBE_BYTES = 1 << 16
 _CHUNK_BYTES = 1 << 18
 SHOWN_BYTES = 1 << 30
-"""Fewer bytes than this are read within seconds, so no progress is shown; raising it hides longer waits."""
+"""Progress is shown from this many bytes on. Raising it hides longer waits."""
 _DAMAGED = "damaged: "
-MAX_MEMOS = 256  # memo files kept, the least recently written go first
+MAX_MEMOS = 256
+"""Memo files that are kept. The least recently written are removed first; raising it takes more disk space."""
 
 Memo = dict[str, list]
 """Absolute path -> [device, inode, size, mtime_ns, ctime_ns, sha256]."""
@@ -81,7 +84,7 @@ def _num_threads() -> int:
 
 @contextlib.contextmanager
 def _shown(progress: Progress | None, keys: Sequence[str]) -> Iterator[Callable[[int], None]]:
-    """A function that reports the bytes read of the files `keys`; any thread may call it."""
+    """A function that adds to the number of bytes read of the files `keys`. Any thread may call it."""
     stamps = map(file_stamp, keys) if progress is not None else ()
     total = sum(stamp[2] for stamp in stamps if stamp is not None)
     if progress is None or total < SHOWN_BYTES:
@@ -99,7 +102,8 @@ def _shown(progress: Progress | None, keys: Sequence[str]) -> Iterator[Callable[
 
 
 def _check_same(keys: Sequence[str], group: Group) -> None:
-    """Raise where ranks see other files: their number and sizes, and of few files their first and last bytes."""
+    """Raise `RunError` if ranks see different files, by number and size, and of few files by their first and last
+    bytes."""
     if group.size == 1:
         return
     probe = hashlib.sha256()
@@ -128,7 +132,7 @@ def _ends(key: str) -> bytes:
 
 
 def file_stamp(path: str | Path) -> list[int] | None:
-    """The identity of a file by `stat`, which differs after every change; None for a missing file."""
+    """The identity of a file by `stat`, which every change alters; None for a missing file."""
     try:
         return _identity(os.stat(path))
     except OSError:
@@ -169,14 +173,15 @@ def _sha256(file: FileIO, done: Callable[[int], None]) -> str:
 
 
 def _check_stored(key: str) -> None:
-    """Compare the uncompressed arrays of an npz with their checksums, while the file is fresh in memory."""
+    """Compare the uncompressed arrays of an npz with their checksums, while the file is still cached by the system."""
     with zipfile.ZipFile(key) as archive:
         stored = [member.filename for member in archive.infolist() if member.compress_type == zipfile.ZIP_STORED]
     check_zip(key, stored)
 
 
 def _as_seen_here(entry: list, stamp: list[int] | None) -> list:
-    """What a rank found of a file, under the identity that the file has on this machine; only the hash if in doubt."""
+    """The hash that a rank found, with the identity of the file on this machine; the hash alone if the files may
+    differ."""
     is_same = len(entry) == 6 and stamp is not None and entry[2:4] == stamp[2:4]
     return [*stamp, entry[-1]] if is_same and stamp is not None else entry[-1:]
 
@@ -186,7 +191,7 @@ def _is_settled(entry: list, began: int) -> bool:
 
 
 def _read(path: Path) -> Memo:
-    """The memo, or an empty one when it is missing or is not one that we wrote."""
+    """The memo; empty if the file is missing or was not written by fdr."""
     try:
         memo = json.loads(path.read_text(encoding="ascii"))
     except (OSError, ValueError, RecursionError):
@@ -220,7 +225,7 @@ def _remember(path: Path, entries: Memo) -> None:
 def container_digest(
     paths: Sequence[str | Path], rows: np.ndarray | None, group: Group, progress: Progress | None = None
 ) -> str:
-    """Hash of whole files and of the rows taken from them. Raises `InputError` where a checksum does not agree."""
+    """Hash of whole files and of the rows taken from them. Raises `InputError` if a checksum does not agree."""
     digests = file_digests(paths, os.path.abspath(paths[0]), group, progress)
     for path, found in zip(paths, digests, strict=True):
         if found.startswith(_DAMAGED):

@@ -1,4 +1,4 @@
-"""Code shared by folders and archives: which names are images, which are left out, links, numbered files."""
+"""Names of files: patterns and ranges, numbered files, which of them are images, and which are left out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 @dataclass(frozen=True)
 class Place:
-    """A path as it was typed: the files that it stands for, and what is chosen in them (`k.npz:x_train`)."""
+    """A path that a user typed: its files, and the part of them that is chosen (`x_train` of `k.npz:x_train`)."""
 
     path: Path
     files: tuple[Path, ...]
@@ -41,19 +41,19 @@ class Place:
 
     @property
     def root(self) -> Path:
-        """The folder below which a pattern looks for files; of a plain path, its folder."""
+        """The folder in which a pattern looks for files; for a plain path, its folder."""
         return Path(*itertools.takewhile(lambda part: not names_several(part), self.path.parent.parts))
 
 
 def names_several(text: str) -> bool:
-    """True for a pattern ("*.png") and for a range in braces."""
+    """True for a pattern ("*.png") and for a range in braces ("{0..3}")."""
     return glob.has_magic(text) or BRACES.search(text) is not None
 
 
 def matches(pattern: Path) -> tuple[Path, ...]:
-    """The files that a pattern such as "runs/**/*.png" stands for, in the order of a folder; of arrays, by number.
+    """The files that match a pattern such as "runs/**/*.png": images sorted by path, other files by number.
 
-    Raises `InputError` when it stands for folders alone.
+    Raises `InputError` if only folders match.
     """
     found = [Path(name) for one in expand_braces(pattern) for name in glob.iglob(str(one), recursive=True)]
     files = sorted({path for path in found if path.is_file()}, key=lambda path: path.as_posix())
@@ -64,7 +64,7 @@ def matches(pattern: Path) -> tuple[Path, ...]:
 
 
 def expand_braces(path: Path) -> tuple[Path, ...]:
-    """`x-{08..10}.tar` -> x-08.tar, x-09.tar, x-10.tar; several ranges multiply; a plain path stays alone."""
+    """The files of a range: x-{08..10}.tar is x-08.tar, x-09.tar, x-10.tar. Several ranges give all combinations."""
     text = str(path)
     ranges = []
     if math.prod(1 + abs(int(high) - int(low)) for low, high in BRACES.findall(text)) > MAX_SHARDS:
@@ -82,14 +82,15 @@ def expand_braces(path: Path) -> tuple[Path, ...]:
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sorts rank10 behind rank9."""
+    """A key for sorting that puts rank10 behind rank9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
 def numbered_shards(where: str, names: Sequence[str]) -> list[str]:
-    """The names in the order of the one number in which they differ, which counts on from 0 or 1 without a gap.
+    """The names in the order of their numbers.
 
-    Raises `InputError` for other names: several files of arrays in a folder may be several sets.
+    Raises `InputError` unless they differ in one number only, which counts from 0 or 1 without a gap: other files of
+    arrays in a folder may be several sets.
     """
     ordered = sorted(names, key=natural_key)
     parts = [re.split(r"([0-9]+)", name) for name in ordered]
@@ -119,9 +120,9 @@ def _container(name: str, may_be_weights: bool = True) -> str | None:
 
 
 def sorted_out(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
-    """The images among these POSIX paths, and how many files beside them are left out, by what they are.
+    """The images among these POSIX paths, and the number of other files that are left out, by reason.
 
-    What macOS keeps beside files (__MACOSX, ._name) holds no images and is not counted.
+    Files that macOS adds (__MACOSX, ._name) are never images and are not counted.
     """
     images: list[str] = []
     thumbnails: list[str] = []
@@ -149,7 +150,8 @@ def sorted_out(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
 
 
 def lost_images(left_out: Mapping[str, int]) -> int:
-    """How many of the files left out seem to be images of the set: thumbnails, hidden files and arrays do not."""
+    """The number of files left out that should have been images of the set, which thumbnails and hidden files are
+    not."""
     return sum(many for key, many in left_out.items() if not (_container(key) or key == HIDDEN or key.endswith("/")))
 
 
@@ -167,7 +169,7 @@ def _phrase(key: str) -> str:
 
 
 def no_images(where: str, names: Iterable[str]) -> InputError:
-    """The error for a folder or archive without one image: what was looked for and what is there."""
+    """The error for a folder or archive without an image. It says what was expected and what was found."""
     found = Counter(PurePosixPath(name).suffix.lower() for name in names)
     if not found:
         return InputError(f"{where} is empty; expected images ({_looked_for()}).")

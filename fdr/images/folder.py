@@ -20,7 +20,7 @@ from fdr.runtime import Group, Progress, as_path
 
 
 def open_folder(place: Place, options: ImageOptions) -> ImageSource:
-    """The source for a folder and all folders in it, or for .npz or .parquet files that are numbered parts of one set.
+    """The source for a folder and all folders in it, or for numbered files (.npz, .parquet) that are one set.
 
     Raises `InputError` when there is no image.
     """
@@ -43,7 +43,7 @@ def open_folder(place: Place, options: ImageOptions) -> ImageSource:
 
 
 def open_files(place: Place, options: ImageOptions) -> FolderSource:
-    """The source for the files that a pattern stands for; the same as for a folder that holds no others."""
+    """The source for the files that match a pattern. It equals that of a folder with these files alone."""
     names = [file.relative_to(place.root).as_posix() for file in place.files]
     images, left_out = sorted_out(names)
     if not images:
@@ -92,8 +92,10 @@ class FolderSource(ImageSource):
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """POSIX paths below `root` of all files; links are followed, loops are not. Hidden folders are not gone through,
-    only what lies in them at once."""
+    """POSIX paths below `root` of all files. Links are followed, except into a folder around them.
+
+    Of a hidden folder the files are listed, but not its folders.
+    """
     above: dict[str, frozenset[tuple[int, int]]] = {os.fspath(root): frozenset()}
     for folder, subfolders, files in os.walk(root, onerror=_refuse, followlinks=True):
         stat = os.stat(folder)
@@ -127,5 +129,5 @@ def _text(path: Path) -> bytes:
 
 
 def _refuse(error: OSError) -> None:
-    """A folder that cannot be listed would silently leave its images out."""
+    """Raise `InputError`, since the images of a folder that cannot be listed would be missing unnoticed."""
     raise InputError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error

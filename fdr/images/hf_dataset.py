@@ -15,7 +15,7 @@ import numpy as np
 
 from fdr.errors import InputError, first_line
 from fdr.images.base import ImageSource, Loader
-from fdr.images.dataset import open_dataset
+from fdr.images.dataset import DatasetSource
 from fdr.images.files import Place
 from fdr.images.ids import RowIds
 from fdr.images.labels import Labels, array_labels
@@ -68,7 +68,7 @@ def open_hf(value: Any, options: ImageOptions, name: str = "") -> ImageSource:
     images = [key for key, feature in value.features.items() if _is_image(feature)]
     named = [key for known in KEYS for key in images if key.lower() == known]
     if not images or value.format["type"] is not None:
-        source = open_dataset(value, options)
+        source = DatasetSource(value, options)
         source.name = name or source.name
         return source
     if len(images) > 1 and not named:

@@ -1,4 +1,4 @@
-"""The ids of images, computed on demand, so that millions of rows need no list of strings."""
+"""Ids of images that are computed when they are asked for, so that millions of rows need no list of strings."""
 
 from __future__ import annotations
 
@@ -6,27 +6,21 @@ import bisect
 import itertools
 import operator
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any
 
 import numpy as np
 
-T = TypeVar("T")
 
+class Selected(Sequence[str]):
+    """The ids at the positions `rows` of `items`, which are not copied."""
 
-class Selected(Sequence[T]):
-    """The items of `items` at the positions `rows`, not copied."""
-
-    def __init__(self, items: Sequence[T], rows: np.ndarray) -> None:
+    def __init__(self, items: Sequence[str], rows: np.ndarray) -> None:
         self._items, self._rows = items, rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[T]: ...
-    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return Selected(self._items, self._rows[index])
         return self._items[int(self._rows[operator.index(index)])]

@@ -15,18 +15,11 @@ from fdr.images.values import image_of, is_array, picture_of
 from fdr.runtime import Group, Progress
 
 
-def open_iterable(value: Iterable[Any], options: ImageOptions) -> IterableSource:
-    """The source for an iterable.
-
-    `options.count` takes the first images, because a random subset needs a known length.
-    """
-    return IterableSource(value, options)
-
-
 class IterableSource(ImageSource):
     """Images in the order of the iterable, which is advanced in the caller's thread.
 
-    An iterator can be read only once.
+    An iterator can be read only once. `options.count` takes the first images, because a random subset needs a known
+    length.
     """
 
     kind = "iterable"

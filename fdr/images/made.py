@@ -1,4 +1,4 @@
-"""Images that are generated on demand, batch by batch, and are the same every time."""
+"""Images that are made when they are needed, and are the same every time."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from fdr.runtime import memory_for
 
 
 class MadeSource(ImageSource):
-    """A source whose batches are rows k B to (k + 1) B - 1, whoever asks for which of them: so a resumed pass, and
-    every rank, sees the bits of one uninterrupted pass. Subclasses set `batch_size` and give `_made`.
+    """A source that makes its images in fixed batches: rows k B to (k + 1) B - 1.
+
+    The batches do not depend on which rows are asked for, so a resumed pass and every rank get the bits of one
+    uninterrupted pass. Subclasses set `batch_size` and give `_made`.
     """
 
     batch_size: int
     is_clamped: bool = True
-    """False for values that may lie outside of [0, 1]; they are then used unchanged."""
+    """False if values may lie outside of [0, 1]. They are then used unchanged."""
 
     @abstractmethod
     def _made(self, start: int, stop: int) -> np.ndarray:

@@ -29,7 +29,7 @@ from fdr.images.options import ImageOptions
 
 _SKIP_BYTES = 1 << 20
 _MAX_DEFLATION = 1100
-"""No more than this many bytes come out of one deflated byte (1032, by RFC 1951)."""
+"""One deflated byte gives at most 1032 bytes (RFC 1951); a member that claims more than this is damage."""
 
 
 def open_npz(place: Place, options: ImageOptions) -> ArraySource:

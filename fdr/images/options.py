@@ -13,10 +13,10 @@ from fdr.images.resize import CROPS
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """Which images are taken and how they become pixels; the defaults here are the only ones."""
+    """Which images are taken, and how they become pixels. These defaults are the only ones."""
 
     count: int | None = None
-    """Take a seeded subset of this size, without replacement; None takes all."""
+    """The size of a random subset without replacement; None takes all images."""
     seed: int = 0
     crop: str = "none"
     """"none" (with `size`: squash to size x size), "center", "center-bilinear" or "adm"; see `fdr.images.resize`."""
@@ -26,12 +26,18 @@ class ImageOptions:
     on_bad: str = "fail"
     """"fail" raises at the first file that cannot be decoded; "skip" lists it and goes on."""
     max_bad: float = 0.01
-    """With "skip": a pass in which a larger share than this was bad ends in `RunError`. Always: a folder or archive in
-    which a larger share cannot be measured (formats that are not read, dead links, names twice) is refused."""
+    """With "skip", a pass in which a larger share was bad ends in `RunError`.
+
+    A folder or archive in which a larger share is lost (formats that are not read, links to nothing, names that occur
+    twice) is always refused.
+    """
     quantize: str = "uint8"
-    """What happens to float input: "uint8" rounds 255 x, as saving to PNG would; "none" keeps the floats."""
+    """Float input: "uint8" rounds 255 x, as saving to PNG would; "none" keeps the floats."""
     max_pixels: int = MAX_PIXELS
-    """Images with more pixels are bad (a decompression bomb); the default is Pillow's own limit."""
+    """Images with more pixels are bad, because a small file may be a decompression bomb.
+
+    The default is Pillow's limit.
+    """
 
     def __post_init__(self) -> None:
         for name, choices in (("crop", CROPS), ("alpha", ALPHA), ("on_bad", ("fail", "skip"))):

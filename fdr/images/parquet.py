@@ -90,7 +90,7 @@ def _features(metadata: Mapping[bytes, bytes] | None) -> dict[str, dict[str, Any
 
 
 def _image_column(where: str, schema: Any, features: Mapping[str, Any], choice: str | None) -> str:
-    """The chosen column, the one that is declared as images, one of a usual name, or the only one that could be."""
+    """The chosen column, or else the one declared as images, one with a usual name, or the only one that fits."""
     fitting = [field.name for field in schema if _holds_bytes(field.type)]
     listed = ", ".join(f"{field.name} ({field.type})" for field in schema)[:300]
     if choice is not None:
@@ -119,7 +119,8 @@ def _holds_bytes(kind: Any) -> bool:
 
 
 def _labels(file: Any, schema: Any, features: Mapping[str, Any]) -> Labels | None:
-    """The column of whole numbers that is declared as classes, or called so; None where a row has no number."""
+    """The column of whole numbers that is declared as classes or has the name of labels; None if a row has no
+    number."""
     from pyarrow import types
 
     numbers = [field.name for field in schema if types.is_integer(field.type)]

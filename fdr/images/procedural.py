@@ -1,7 +1,7 @@
-"""Procedural images for the demo and the tests: shapes on textures in eight modes, and honest ways to degrade them.
+"""Drawings for the demo and the tests: shapes on textures in eight modes, and ways to degrade them.
 
-Image i depends on (seed, i) alone. These are drawings: figures on them say how metrics react, nothing about any
-generator of photographs.
+Image i depends on (seed, i) alone. Numbers measured on drawings show how metrics react, and nothing about generators of
+photographs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def draw(seed: int, index: int, side: int = SIDE) -> np.ndarray:
 
 
 def draw_set(seed: int, count: int, modes: int = len(MODES), start: int = 0) -> np.ndarray:
-    """uint8 [count, 64, 64, 3]: images of the first `modes` modes, in turn."""
+    """uint8 [count, 64, 64, 3]: images that take turns among the first `modes` modes."""
     indices = [start + (i // modes) * len(MODES) + i % modes for i in range(count)]
     return np.stack([draw(seed, index) for index in indices])
 
@@ -42,7 +42,7 @@ def _gradient(random: np.random.RandomState, x: np.ndarray, y: np.ndarray) -> np
 
 
 def _mask(mode: str, random: np.random.RandomState, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Coverage [H, W] in [0, 1] of the foreground."""
+    """The share of each pixel that the foreground covers, [H, W] in [0, 1]."""
     cx, cy = random.uniform(-0.2, 0.2, 2)
     radius, angle = random.uniform(0.12, 0.3), random.uniform(0, 2 * np.pi)
     u = (x - cx) * np.cos(angle) + (y - cy) * np.sin(angle)

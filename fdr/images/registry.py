@@ -95,9 +95,11 @@ PATH_KINDS = [
 
 VALUE_KINDS = [
     SourceKind("fdr.images.hf_dataset:open_hf", "a Hugging Face dataset", _is_hf_dataset),
-    SourceKind("fdr.images.tensor:open_tensor", "a tensor or array", is_array),
+    SourceKind("fdr.images.tensor:TensorSource", "a tensor or array", is_array),
     SourceKind("fdr.images.folder:open_paths", "a list of paths", _are_paths),
-    SourceKind("fdr.images.dataset:open_dataset", "a Dataset or list of images", _is_sequence),
-    SourceKind("fdr.images.iterable:open_iterable", "an iterable of images", lambda value: isinstance(value, Iterable)),
+    SourceKind("fdr.images.dataset:DatasetSource", "a Dataset or list of images", _is_sequence),
+    SourceKind(
+        "fdr.images.iterable:IterableSource", "an iterable of images", lambda value: isinstance(value, Iterable)
+    ),
 ]
 """Objects in Python."""

@@ -136,8 +136,10 @@ class _EndOfTar(Exception):
 
 
 class _Entry(tarfile.TarInfo):
-    """An entry that tells the end of an archive, after which another may follow, from damage, which tarfile takes for
-    an end."""
+    """An entry that distinguishes the end of an archive, which another may follow, from damage.
+
+    The module tarfile takes both for the end.
+    """
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _Entry:
@@ -156,7 +158,7 @@ class _Entry(tarfile.TarInfo):
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tarfile.TarFile]:
-    """For reading in order, past the end of an archive into one that was appended with `cat`; checksums are checked."""
+    """The archive, for reading in order. Archives that were appended with `cat` follow, and checksums are checked."""
     opened = _decompressor(path)
     file = open(path, "rb") if opened is None else opened(path)  # noqa: SIM115
     with (
@@ -227,7 +229,10 @@ def _labels(place: Place, tables: Sequence[_Table], members: Sequence[_Member]) 
 
 
 def _one_a_sample(place: Place, members: list[_Member], options: ImageOptions) -> list[_Member]:
-    """The members, of those of one WebDataset key the chosen one. Raises `InputError` where that is not clear."""
+    """One image for each WebDataset key: the one with the chosen extension.
+
+    Raises `InputError` if a choice is needed.
+    """
     if place.choice is not None:
         chosen = [member for member in members if _extension(member.name) == place.choice.lstrip(".").lower()]
         if not chosen:
@@ -259,7 +264,8 @@ def _key(name: str) -> str:
 
 
 def _sample(name: str) -> str:
-    """As `_key`, but a dot before a digit is part of the name: img_0.5.png and img_0.7.png are two samples."""
+    """Like `_key`, but a dot before a digit is part of the name, so that img_0.5.png and img_0.7.png are two
+    samples."""
     return name.removesuffix(_extension(name, is_lower=False))
 
 

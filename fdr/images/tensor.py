@@ -18,25 +18,19 @@ from fdr.images.values import CHANNELS, array_picture, is_tensor, to_numpy
 from fdr.runtime import Group, Progress
 
 
-def open_tensor(value: Any, options: ImageOptions) -> TensorSource:
-    """The source for a tensor or array: [N, 3, H, W], [N, H, W, 3] or grayscale; uint8, or floats in [0, 1].
-
-    Where both layouts would do, a tensor and a float array are NCHW, a uint8 array is NHWC.
-    """
-    shape = tuple(value.shape)
-    is_first = is_tensor(value) or value.dtype.kind == "f"
-    return TensorSource(value, options, batch_channel_axis(shape, is_first))
-
-
 class TensorSource(ImageSource):
-    """Images in one tensor or array."""
+    """A tensor or array [N, 3, H, W], [N, H, W, 3] or [N, H, W] of uint8, or of floats in [0, 1].
+
+    If both layouts are possible, a tensor and a float array are taken as NCHW, a uint8 array as NHWC.
+    """
 
     kind = "tensor"
 
-    def __init__(self, value: Any, options: ImageOptions, axis: int | None) -> None:
+    def __init__(self, value: Any, options: ImageOptions) -> None:
+        is_first = is_tensor(value) or value.dtype.kind == "f"
+        self._value, self._axis = value, batch_channel_axis(tuple(value.shape), is_first)
         name = "tensor" if is_tensor(value) else "array"
         super().__init__(name, options, RowIds((name, len(value))))
-        self._value, self._axis = value, axis
 
     def _loaders(self, start: int, stop: int | None) -> Iterator[Loader]:
         assert self.rows is not None
@@ -55,7 +49,7 @@ class TensorSource(ImageSource):
 
 
 def batch_channel_axis(shape: tuple[int, ...], is_first: bool) -> int | None:
-    """The channel axis within one image, 0 or 2; None for [N, H, W]."""
+    """The axis of the channels in one image of a batch: 0 or 2, or None for [N, H, W]."""
     if 0 in shape:
         raise InputError(f"The images have shape {list(shape)}, without a single pixel; expected [N, 3, H, W].")
     if len(shape) == 3 and shape[0] not in CHANNELS and shape[2] not in CHANNELS:

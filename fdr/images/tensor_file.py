@@ -80,7 +80,10 @@ def _rows_of(path: Path, tensors: Mapping[str, Any], choice: str | None) -> Inde
 
 
 def _image_key(where: str, tensors: Mapping[str, Any], choice: str | None) -> str:
-    """The chosen tensor, one of a usual name, or the only one: a checkpoint holds many of any shape."""
+    """The chosen tensor, or else one with a usual name, or the only one.
+
+    The shape does not decide, because a checkpoint holds tensors of any shape.
+    """
     if choice is not None:
         if choice not in tensors:
             raise unknown(f"tensor of {where}", choice, tensors)
