@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,9 +10,10 @@ from torch import Tensor
 
 from fdr.errors import InputError
 from fdr.ifid.autoencoders.base import LoadedAutoencoder
-from fdr.ifid.interpolation import Draws, interpolate
+from fdr.ifid.interpolation import interpolate
 from fdr.ifid.latents import LatentReader, Latents
 from fdr.ifid.options import IfidOptions
+from fdr.ifid.pairs import Paired, digest_of
 from fdr.images import ImageOptions, MadeSource, Selected
 from fdr.runtime import Group, Progress
 
@@ -29,24 +27,10 @@ def between(alpha: float) -> str:
     return f"interpolated {alpha:g}"
 
 
-@dataclass(frozen=True)
-class Paired:
-    """The latents of the images, the latents of the set of neighbours, and the neighbour drawn for each image."""
-
-    queries: Latents
-    references: Latents
-    draws: Draws
-
-    @property
-    def drawn_digest(self) -> str:
-        """sha256 of the rows of the drawn neighbours."""
-        return hashlib.sha256(self.draws.rows.tobytes()).hexdigest()
-
-
 class DecodedSource(MadeSource):
     """The images that an autoencoder decodes from the latents of `take`, one for each query that has a latent.
 
-    `facts` names all that decides the latents besides the autoencoder and the queries. Values are clamped to [0, 1]
+    `settings` holds all that decides the latents besides the autoencoder and the queries. Values are clamped to [0, 1]
     unless `is_clamped` is false, and rounded as `options.quantize` says.
     """
 
@@ -58,7 +42,7 @@ class DecodedSource(MadeSource):
         autoencoder: LoadedAutoencoder,
         queries: Latents,
         take: Take,
-        facts: Mapping[str, Any],
+        settings: Mapping[str, Any],
         *,
         batch_size: int,
         options: ImageOptions,
@@ -70,8 +54,8 @@ class DecodedSource(MadeSource):
         self.batch_size = batch_size
         self.is_clamped = is_clamped
         self._take = take
-        self._facts_of_latents = {
-            **facts,
+        self._identity = {
+            **settings,
             "autoencoder": autoencoder.spec.hash,
             "images": queries.source.digest,
             "clamp": is_clamped,
@@ -93,7 +77,7 @@ class DecodedSource(MadeSource):
     def _content_digest(self, group: Group, progress: Progress) -> str | None:
         if not self.autoencoder.is_cacheable:
             return None
-        return hashlib.sha256(json.dumps(self._facts_of_latents, sort_keys=True).encode()).hexdigest()
+        return digest_of(self._identity)
 
 
 def decoded_sources(
@@ -114,27 +98,23 @@ def decoded_sources(
         RECONSTRUCTIONS: (own, {}),
         NEIGHBOURS: (neighbours_at, {**pairing, "mode": "neighbours"}),
     }
-    for alpha in filter(options.used_alpha, options.alphas):
+    for alpha in options.decoded_alphas:
         used = options.used_alpha(alpha)
-        facts = {
-            **pairing,
-            "mode": options.mode,
-            "alpha": used,
-            **({"rows": "floor"} if options.mode == "mask" else {}),
-        }
-        takes[between(alpha)] = _mixed(own, neighbours_at, options.mode, used), facts
+        rows = {"rows": "floor"} if options.mode == "mask" else {}
+        settings = {**pairing, "mode": options.mode, "alpha": used, **rows}
+        takes[between(alpha)] = _mixed(own, neighbours_at, options.mode, used), settings
     return {
         name: DecodedSource(
             f"{paired.queries.source.name} ({name})",
             autoencoder,
             paired.queries,
             take,
-            facts,
+            settings,
             batch_size=batch_size,
             options=ImageOptions(quantize=options.quantize),
             is_clamped=options.clamp,
         )
-        for name, (take, facts) in takes.items()
+        for name, (take, settings) in takes.items()
     }
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from fdr.features import item_size
 from fdr.ifid.latents import Latents
-from fdr.runtime import Progress, write_atomically, write_error
+from fdr.runtime import Progress, atomic_path
 
 
 @dataclass(frozen=True)
@@ -44,38 +42,25 @@ class DrawnLatents:
     def _row_bytes(self) -> int:
         return math.prod(self.latent_shape) * item_size(self.dtype)
 
-    def remove(self) -> None:
-        """Delete the file and what an unfinished run left of it."""
-        for path in (self.path, _part(self.path), _progress(self.path)):
-            path.unlink(missing_ok=True)
-
 
 def gather(latents: Latents, rows: np.ndarray, drawn: DrawnLatents, progress: Progress) -> None:
     """Write the latents of the rows `rows` [Q], which may repeat, to the file of `drawn` in one pass over the shards.
 
-    An unfinished file is continued: a killed run loses the work of one shard. Raises `RunError` if the disk is full.
+    A complete file is kept. Raises `RunError` if the disk is full.
     """
-    path = drawn.path
-    if path.exists() and path.stat().st_size == drawn.num_bytes:
+    if drawn.path.exists() and drawn.path.stat().st_size == drawn.num_bytes:
         return
-    part, done, title = _part(path), _done(path), "gathering neighbours"
-    shards = latents.shards()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "r+b" if done else "wb") as file, progress.task(title, len(shards), "shards") as task:
-            task.resume(done)
-            for number, picked in enumerate(_picked(latents, rows, shards[done:]), done + 1):
-                for query, latent in picked:
-                    file.seek(query * latent.nbytes)
-                    file.write(latent.contiguous().view(torch.uint8).numpy().tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-                write_atomically(_progress(path), json.dumps({"shards": number}).encode())
-                task.advance()
-        part.replace(path)
-    except OSError as error:
-        raise write_error(path, error) from error
-    _progress(path).unlink(missing_ok=True)
+    shards, title = latents.shards(), "gathering neighbours"
+    with (
+        atomic_path(drawn.path) as temporary,
+        open(temporary, "wb") as file,
+        progress.task(title, len(shards), "shards") as task,
+    ):
+        for picked in _picked(latents, rows, shards):
+            for query, latent in picked:
+                file.seek(query * latent.nbytes)
+                file.write(latent.contiguous().view(torch.uint8).numpy().tobytes())
+            task.advance()
 
 
 def _picked(
@@ -92,22 +77,6 @@ def _picked(
         there, values = latents.read(start, stop)
         places = np.searchsorted(there, ordered[low:high])
         yield ((int(query), values[int(place)]) for query, place in zip(order[low:high], places, strict=True))
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f"{path.name}.part")
-
-
-def _progress(path: Path) -> Path:
-    return path.with_name(f"{path.name}.json")
-
-
-def _done(path: Path) -> int:
-    """The number of shards that an earlier run has gathered; 0 if its file is gone."""
-    try:
-        return int(json.loads(_progress(path).read_text())["shards"]) if _part(path).exists() else 0
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return 0
 
 
 def gathered(latents: Latents, rows: np.ndarray) -> Tensor:

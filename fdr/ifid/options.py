@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,14 +78,21 @@ class IfidOptions:
         """The alpha that images named `alpha` are made with; compat "reference" ignores it in the mode "mask"."""
         return HALF if self.mode == "mask" and self.compat == "reference" else alpha
 
-    def doubts(self) -> Iterator[str]:
-        """Warnings about effects of these options that a user may not expect, one sentence each."""
+    @property
+    def decoded_alphas(self) -> tuple[float, ...]:
+        """The alphas whose images must be decoded: all but those that give the reconstructions."""
+        return tuple(alpha for alpha in self.alphas if self.used_alpha(alpha) > 0)
+
+    @property
+    def surprise(self) -> str | None:
+        """A warning, if these options have an effect that a user may not expect."""
         ignored = [f"{alpha:g}" for alpha in self.alphas if self.used_alpha(alpha) != alpha]
-        if ignored:
-            yield (
-                f"With --compat reference (compat=) the mode mask takes half of the rows whatever alpha is, as the "
-                f"paper's code does, so alpha {', '.join(ignored)} gives the images of alpha {HALF:g}."
-            )
+        if not ignored:
+            return None
+        return (
+            f"With --compat reference (compat=) the mode mask takes half of the rows whatever alpha is, as the paper's "
+            f"code does, so alpha {', '.join(ignored)} gives the images of alpha {HALF:g}."
+        )
 
 
 REFERENCE_COMPAT: dict[str, Any] = {"clamp": False, "quantize": "none", "compat": "reference"}

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from fdr.encoders import AbstractRowEncoder, EncoderSpec
 from fdr.errors import InputError
+from fdr.features import ExtractionOptions
 from fdr.ifid.latents import Latents
+from fdr.ifid.options import IfidOptions
 from fdr.metrics import MIN_MS_SSIM_SIDE, MIN_SSIM_SIDE, half_range, ms_ssim, num_outside, psnr, ssim
 
 if TYPE_CHECKING:
@@ -36,25 +38,24 @@ class QualityEncoder(AbstractRowEncoder):
         queries: Latents,
         size: tuple[int, int],
         device: torch.device,
-        compat: str | None,
+        options: IfidOptions,
         lpips: Lpips | None,
-        num_workers: int | None,
-        is_clamped: bool = True,
+        extraction_options: ExtractionOptions,
     ) -> None:
         self._queries = queries
-        self._num_workers = num_workers
-        self._compat = compat
+        self._num_workers = extraction_options.num_workers
+        self._compat = options.compat
         self._lpips = lpips
-        self._any_range = not is_clamped
+        self._any_range = not options.clamp
         self.device = device
         self.is_cacheable = queries.source.digest is not None
         least = {"psnr": 1, "ssim": MIN_SSIM_SIDE, "ms_ssim": MIN_MS_SSIM_SIDE}
         names = tuple(name for name, side in least.items() if min(size) >= side)
         self.scores = names if lpips is None else (*names, "lpips")
         """Names of the qualities that a report shows."""
-        self.outputs = self.stored_outputs = self.scores if is_clamped else (*self.scores, OUTSIDE)
+        self.outputs = self.stored_outputs = self.scores if options.clamp else (*self.scores, OUTSIDE)
         extra = (
-            ("compat", compat or "none"),
+            ("compat", options.compat or "none"),
             ("heads", "none" if lpips is None else lpips.heads),
             ("originals", queries.source.digest or ""),
             ("version", str(QUALITY_VERSION)),

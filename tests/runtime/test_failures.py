@@ -169,7 +169,7 @@ def test_memory_for_samples() -> None:
 
 
 def test_memory_for_the_neighbour_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fdr.ifid.run.nearest", refused)
+    monkeypatch.setattr("fdr.ifid.pairs.nearest", refused)
     with pytest.raises(RunError, match="for the neighbour search; lower"):
         fdr.interpolated_fid("haar", images(12), None, "random")
 
