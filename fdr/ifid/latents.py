@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from fdr.errors import InputError
 from fdr.features import SHARD_SIZE, Extraction, ExtractionOptions, FeatureCache, item_size
 from fdr.ifid.autoencoders.base import LoadedAutoencoder
 from fdr.ifid.neighbours import SetSizes
+from fdr.ifid.neighbours.latent_rows import read_between
 from fdr.images import BadImage, ImageSource
 
 if TYPE_CHECKING:
@@ -123,27 +125,13 @@ class LatentReader:
 
     def __init__(self, latents: Latents) -> None:
         self._latents = latents
-        self._held: tuple[int, Tensor] | None = None
+        self.shards, self.read = latents.shards, lru_cache(maxsize=1)(latents.read)
 
     def at(self, start: int, stop: int) -> Tensor:
-        """float32 [stop - start, *latent_shape] of the good images start..stop."""
-        rows = self._latents.rows[start:stop]
-        parts, done = [], 0
-        while done < len(rows):
-            first, shard = self._shard_with(int(rows[done]))
-            take = min(len(rows) - done, first + len(shard) - (start + done))
-            parts.append(shard[start + done - first : start + done - first + take].float())
-            done += take
+        """float32 [stop - start, *latent_shape] of the images start..stop that have a latent."""
+        first, last = self._latents.rows[[start, stop - 1]]
+        parts = [values.float() for _, values in read_between(self, int(first), int(last) + 1)]
         return torch.cat(parts).reshape(-1, *self._latents.latent_shape)
-
-    def _shard_with(self, row: int) -> tuple[int, Tensor]:
-        """The shard that a row lies in, and the position of its first good row."""
-        size = self._latents.entry.shard_size
-        at = row - row % size
-        first = int(np.searchsorted(self._latents.rows, at))
-        if self._held is None or self._held[0] != first:
-            self._held = first, self._latents.read(at, min(at + size, self._latents.num_rows))[1]
-        return self._held
 
 
 def encode(encoder: LatentEncoder, source: ImageSource, options: ExtractionOptions, folder: Path) -> Latents:
@@ -171,8 +159,3 @@ def _pixel_digests(extraction: Extraction, num_rows: int) -> np.ndarray | None:
     digests = np.zeros(num_rows, np.uint64)
     digests[records["row"]] = records["digest"]
     return digests
-
-
-def stored_bytes(encoder: LatentEncoder, count: int) -> int:
-    """Bytes that the latents of `count` images take on disk."""
-    return count * encoder.spec.dim * item_size(encoder.stored_dtype)

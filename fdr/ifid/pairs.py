@@ -15,7 +15,7 @@ from fdr.errors import InputError
 from fdr.features import ExtractionOptions, cached_rows
 from fdr.ifid.autoencoders.base import LoadedAutoencoder
 from fdr.ifid.interpolation import Draws, draw
-from fdr.ifid.latents import LatentEncoder, Latents, encode, stored_bytes
+from fdr.ifid.latents import LatentEncoder, Latents, encode
 from fdr.ifid.neighbours import SearchOptions, nearest, plan_search
 from fdr.ifid.neighbours.pair_rules import Pair, PairRules
 from fdr.ifid.options import IfidOptions
@@ -123,7 +123,7 @@ class Pairing:
             count = 0 if cache is None else cached_rows(cache, source, encoder, ())
             yield (
                 f"{title}: {source.name}, {len(source)} images, {count} encoded already; latents "
-                f"{encoder.stored_dtype}, {human_bytes(stored_bytes(encoder, len(source)))} on disk"
+                f"{encoder.stored_dtype}, {human_bytes(encoder.sizes(len(source)).num_bytes)} on disk"
             )
         plan = plan_search(
             self.query_encoder.sizes(len(self.images)),

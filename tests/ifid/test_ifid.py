@@ -111,7 +111,7 @@ class Bright(Plain):
 
 
 class TestValuesOutside:
-    """A value far outside of [0, 1] is counted and told, and measured as it is."""
+    """A value far outside of [0, 1] is counted in a warning, and measured as it is."""
 
     @pytest.mark.parametrize("compat", [None, "reference"])
     @pytest.mark.parametrize("value", [1.6, -0.6, 30.0])

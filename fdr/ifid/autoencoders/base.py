@@ -96,16 +96,12 @@ class Codec(Protocol):
     def decode(self, latents: Tensor, /) -> Any: ...
 
 
-class _NotSampled(InputError):
-    """The user asked for posterior samples of a deterministic encoder; no other image size would help."""
-
-
 class LoadedAutoencoder:
-    """An autoencoder on its device, made by `as_autoencoder` or `load_autoencoder`.
+    """An autoencoder on its device, made by `load_autoencoder`.
 
-    The argument `spec` describes it as declared; the property `spec` is completed by the first encoding, which shows
-    whether the encoder is deterministic. `posterior` is what the user asked for ("sample" or "mean"), and
-    `usual_posterior` is used where the user asked for nothing.
+    The argument `spec` describes it as declared. The first encoding shows whether the encoder returns a distribution,
+    and then the property `spec` is complete. `posterior` is what the user asked for ("sample" or "mean"), and
+    `usual_posterior` is used if the user asked for nothing.
     """
 
     def __init__(
@@ -125,7 +121,7 @@ class LoadedAutoencoder:
         self._declared = spec
         self._posterior = posterior
         self._usual_posterior = usual_posterior
-        self._spec: AutoencoderSpec | None = None
+        self._is_distribution: bool | None = None
         self._shapes: dict[tuple[int, int], tuple[int, ...]] = {}
 
     def __repr__(self) -> str:
@@ -141,11 +137,31 @@ class LoadedAutoencoder:
 
     @property
     def spec(self) -> AutoencoderSpec:
-        """The complete spec. Encodes blank images if nothing was encoded yet; raises `InputError` if none succeeds."""
-        if self._spec is None:
+        """The complete spec. Encodes blank images of usual sizes if nothing was encoded yet.
+
+        Raises `InputError` if no size succeeds, or if samples of a deterministic encoder were asked for.
+        """
+        if self._is_distribution is None:
             self._probe()
-        assert self._spec is not None
-        return self._spec
+        if not self._is_distribution and self._posterior == "sample":
+            raise InputError(
+                f"{self.name} has a deterministic encoder, whose posterior cannot be sampled; leave it out."
+            )
+        chosen = (self._posterior or self._usual_posterior) if self._is_distribution else "deterministic"
+        return replace(self._declared, posterior=chosen, seed=self._declared.seed if chosen == "sample" else 0)
+
+    def _probe(self) -> None:
+        failure: InputError | None = None
+        for side in PROBED_SIDES:
+            try:
+                self.latent_shape(side, side)
+                return
+            except InputError as error:
+                failure = failure or error
+        raise InputError(
+            f"{self.name} encodes no image of {', '.join(map(str, PROBED_SIDES))} px, so what it returns is not known; "
+            f"name the size of its images first, by check(height, width). At {PROBED_SIDES[0]} px: {failure}"
+        ) from failure
 
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
         """The latent shape of an image of this size: (C, h, w), (L, C) or (D,). Encodes blank images, once."""
@@ -202,7 +218,7 @@ class LoadedAutoencoder:
         Raises `InputError` if the encoder draws noise of its own, or if decoded images have another size, are not
         finite or lie far outside of the value range. Warns (`FdrWarning`) if another range reconstructs far better.
         """
-        images = _drawn(height, width)
+        images = _pictures(height, width)
         with self._seeded(0):
             first = self._posterior_of(images)
         with self._seeded(1):
@@ -249,7 +265,7 @@ class LoadedAutoencoder:
         if here > _SUSPICIOUS * there:
             warnings.warn(
                 f"{self.name} reconstructs with a mean squared error of {here:.2g} in the value range "
-                f"{_shown(self.value_range)}, and of {there:.2g} in {_shown(other)}; give --value-range.",
+                f"{_range_text(self.value_range)}, and of {there:.2g} in {_range_text(other)}; give --value-range.",
                 FdrWarning,
                 stacklevel=3,
             )
@@ -270,21 +286,9 @@ class LoadedAutoencoder:
                 f"encode of {self.name} must make latents [B, C, h, w] or [B, L, C]; of images {list(images.shape)} it "
                 f"made {shapes}."
             )
-        self._settle(std is not None)
+        self._is_distribution = std is not None
         self._shapes[images.shape[2], images.shape[3]] = tuple(mean.shape[1:])
         return Posterior(mean, std)
-
-    def _settle(self, is_distribution: bool) -> None:
-        """Complete the spec, now that it is known whether the encoder returns a distribution."""
-        if self._spec is not None:
-            return
-        if not is_distribution and self._posterior == "sample":
-            raise _NotSampled(
-                f"{self.name} has a deterministic encoder, whose posterior cannot be sampled; leave it out."
-            )
-        chosen = (self._posterior or self._usual_posterior) if is_distribution else "deterministic"
-        seed = self._declared.seed if chosen == "sample" else 0
-        self._spec = replace(self._declared, posterior=chosen, seed=seed)
 
     @contextlib.contextmanager
     def _seeded(self, seed: int) -> Iterator[None]:
@@ -300,22 +304,6 @@ class LoadedAutoencoder:
                     torch.cuda.manual_seed(seed)
             yield
 
-    def _probe(self) -> None:
-        """Encode blank images of the usual sizes until one succeeds, which completes the spec."""
-        failure: InputError | None = None
-        for side in PROBED_SIDES:
-            try:
-                self.latent_shape(side, side)
-                return
-            except _NotSampled:
-                raise
-            except InputError as error:
-                failure = failure or error
-        raise InputError(
-            f"{self.name} encodes no image of {', '.join(map(str, PROBED_SIDES))} px, so what it returns is not known; "
-            f"name the size of its images first, by check(height, width). At {PROBED_SIDES[0]} px: {failure}"
-        ) from failure
-
     def _run(self, what: str, method: Callable[[Tensor], Any], value: Tensor) -> Any:
         is_bf16 = self._declared.dtype == "bf16"
         try:
@@ -330,11 +318,11 @@ class LoadedAutoencoder:
             ) from error
 
 
-def _shown(value_range: tuple[float, float]) -> str:
+def _range_text(value_range: tuple[float, float]) -> str:
     return f"{value_range[0]:g}:{value_range[1]:g}"
 
 
-def _drawn(height: int, width: int) -> Tensor:
+def _pictures(height: int, width: int) -> Tensor:
     """Procedural images with edges and flat parts, float32 [2, 3, height, width] in [0, 1]."""
     side = max(height, width)
     pictures = np.stack([draw(0, index, side)[:height, :width] for index in range(_CHECKED)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -72,24 +73,23 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def check_object(item: Any, said: str) -> None:
-    """Raise an `InputError` that begins with `said` if `item` lacks the methods `encode` and `decode`."""
+def check_object(item: Any, beginning: str) -> None:
+    """Raise an `InputError` that begins with `beginning` if `item` lacks the methods `encode` and `decode`."""
     if isinstance(item, type):
-        raise InputError(f"{said} the class {item.__name__}; make an object of it.")
+        raise InputError(f"{beginning} the class {item.__name__}; make an object of it.")
     missing = [name for name in ("encode", "decode") if not callable(getattr(item, name, None))]
     if missing:
-        raise InputError(f"{said} a {type(item).__name__} without {' and '.join(missing)}.")
+        raise InputError(f"{beginning} a {type(item).__name__} without {' and '.join(missing)}.")
 
 
 def wrap(
-    model: Any, spec: AutoencoderSpec, options: AutoencoderOptions, said: Mapping[str, Any] | None = None
+    model: Any, spec: AutoencoderSpec, options: AutoencoderOptions, sidecar: Mapping[str, Any] = MappingProxyType({})
 ) -> LoadedAutoencoder:
     """Put a model in eval mode on its device and make it the autoencoder that `spec` describes.
 
-    The options, and what the model declares, replace fields of `spec`. `said` holds "value_range" and "posterior" if a
-    file beside the model declares them.
+    The options, and what the model declares, replace fields of `spec`. `sidecar` holds "value_range" and "posterior" if
+    a file beside the model declares them.
     """
-    said = dict(said or {})
     device = _device_of(model, options.device)
     runtime.set_tf32(options.tf32)
     runtime.check_dtype(options.dtype, device)
@@ -100,13 +100,13 @@ def wrap(
     extra = dict(spec.extra) | ({"layout": layout.name} if layout.name else {})
     complete = replace(
         spec,
-        value_range=_range(options.value_range or said.get("value_range") or _declared_range(model, spec, layout)),
+        value_range=_range(options.value_range or sidecar.get("value_range") or _declared_range(model, spec, layout)),
         posterior="deterministic",  # until the first encoding shows otherwise
         seed=options.seed,
         dtype=options.dtype,
         extra=tuple(sorted((extra | ({"tf32": "allowed"} if options.tf32 else {})).items())),
     )
-    usual = said.get("posterior") or layout.posterior
+    usual = sidecar.get("posterior") or layout.posterior
     return LoadedAutoencoder(layout.codec, complete, device, posterior=options.posterior, usual_posterior=usual)
 
 

@@ -21,7 +21,7 @@ from fdr.runtime import file_digest
 from fdr.weights import ScriptedProgram, is_archive, load_archive, load_program, read_sidecar
 
 ENCODER, DECODER = "encoder.pt2", "decoder.pt2"
-_SAID = ("value_range", "posterior")
+_SETTINGS = ("value_range", "posterior")
 
 
 class ProgramPair(nn.Module):
@@ -96,10 +96,10 @@ def load_torchscript(name: str, path: Path, options: AutoencoderOptions) -> Load
 def _program(
     name: str, model: nn.Module, family: str, path: Path, digest: str, options: AutoencoderOptions
 ) -> LoadedAutoencoder:
-    said = {key: value for key, value in read_sidecar(path, _SAID).items() if value is not None}
-    if said.get("posterior", "mean") not in ("sample", "mean"):
-        raise unknown(f"posterior in '{path}.json':", str(said["posterior"]), ("sample", "mean"))
+    sidecar = {key: value for key, value in read_sidecar(path, _SETTINGS).items() if value is not None}
+    if sidecar.get("posterior", "mean") not in ("sample", "mean"):
+        raise unknown(f"posterior in '{path}.json':", str(sidecar["posterior"]), ("sample", "mean"))
     if options.dtype != "float32":
         raise InputError(f"{str(path)!r} runs in the precision it was saved in; drop --dtype.")
     spec = AutoencoderSpec(name=name, family=family, model=path.name, weights=digest)
-    return wrap(model, spec, options, said)
+    return wrap(model, spec, options, sidecar)

@@ -43,6 +43,11 @@ class SetSizes:
     item_size: int
     """Bytes of one stored value."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all latents together."""
+        return self.num_rows * self.dim * self.item_size
+
 
 @dataclass(frozen=True)
 class SearchPlan:

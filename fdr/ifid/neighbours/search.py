@@ -104,14 +104,14 @@ def nearest(
     rules.check_counts(_between(queries.rows, first, last), references.rows, options.top_k)
     plan = plan_search(sizes_of(queries), sizes_of(references), options, group.size)
     how = arithmetic(plan.precision, options.torch_device)
-    facts = {
+    settings = {
         "key": state_key,
         "top_k": options.top_k,
         "metric": options.metric,
         "rows": [queries.num_rows, references.num_rows, queries.dim],
         "shards": [list(map(int, span)) for span in references.shards()],
     }
-    digest = _digest(facts, rules)
+    digest = _digest(settings, rules)
     spans = [(start, min(start + plan.query_rows, last)) for start in range(first, last, plan.query_rows)]
     setting = SearchSetting(queries, references, options.metric, options.top_k, plan, how, rules, group.check_peers)
     total = references.num_rows * len(spans)
@@ -135,9 +135,9 @@ def _between(rows: np.ndarray, start: int, stop: int) -> np.ndarray:
     return rows[slice(*np.searchsorted(rows, (start, stop)))]
 
 
-def _digest(facts: Mapping[str, Any], rules: PairRules) -> str:
+def _digest(settings: Mapping[str, Any], rules: PairRules) -> str:
     """sha256 over everything that changes the result of a search."""
-    digest = hashlib.sha256(json.dumps([FORMAT, facts], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([FORMAT, settings], sort_keys=True).encode())
     for array in rules.arrays:
         digest.update(array.tobytes())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Models of diffusers give the latents and images that diffusers gives; files that do not fit are told."""
+"""Models of diffusers give the latents and images that diffusers gives; files that do not fit are refused."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def main() -> None:
         options = SearchOptions(memory=limit, device="cpu", precision=precision)
         assert plan_search(sizes_of(queries), sizes_of(references), options).num_blocks > 1
         before = status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is forgotten
         nearest(queries, references, options)
         print(status("VmHWM") - before)
 
