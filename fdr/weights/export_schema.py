@@ -22,7 +22,7 @@ from typing import Annotated, Any
 from torch._export.serde import schema
 from torch._export.serde.union import _Union
 
-from fdr.weights.export_operators import is_allowed, words
+from fdr.weights.export_operators import Refused, is_allowed, words
 
 MAX_DEPTH = 64
 """The deepest nesting of parts, tree specifications and expressions; a network has some ten levels."""
@@ -31,10 +31,6 @@ MAX_TEXT = 10_000
 MAX_CHOICES, MAX_SYMBOLS, MAX_TERMS = 12, 8, 200
 """Maxima and remainders, free sizes, and summands (once multiplied out) of one expression: sympy's time doubles with
 each of them, and a network's sizes have a few."""
-
-
-class Refused(Exception):
-    """A file holds something that no network needs; the message is half a sentence that follows the file's name."""
 
 
 def checked_program(data: Any) -> dict[str, Any]:
@@ -184,9 +180,9 @@ def _parse(text: str, what: str) -> ast.expr:
 
 _FUNCTIONS = words(
     """
-Integer Rational Add Mul Max Min Mod PythonMod FloorDiv CleanDiv CeilDiv ModularIndexing Where Identity
-TruncToInt TruncToFloat CeilToInt FloorToInt RoundToInt ToFloat IntTrueDiv FloatTrueDiv floor ceiling Abs Eq Ne Lt Le
-Gt Ge Equality Unequality StrictLessThan StrictGreaterThan LessThan GreaterThan And Or Not
+Integer Rational Add Mul Max Min Mod PythonMod FloorDiv CleanDiv CeilDiv ModularIndexing Where Identity TruncToInt
+TruncToFloat CeilToInt FloorToInt RoundToInt ToFloat IntTrueDiv FloatTrueDiv floor ceiling Abs Eq Ne Lt Le Gt Ge
+Equality Unequality StrictLessThan StrictGreaterThan LessThan GreaterThan And Or Not
     """
 )
 """What torch writes into the sizes of a network with a free batch dimension, or of one for images of any size."""
@@ -350,42 +346,37 @@ def _anything(text: str) -> None:
     """A text that is left out of the copy."""
 
 
+def _each(rule: Callable[[str], None], places: str) -> dict[str, Callable[[str], None]]:
+    return dict.fromkeys(places.split(), rule)
+
+
 _check_text = _matches(r"[ -~]{0,4000}", "the text")
 _check_tensor_name = _matches(_TENSOR_NAME, "the name")
 _TEXTS: dict[str, Callable[[str], None]] = {
     "Device.type": _matches(r"cpu|cuda|mps|xpu|meta", "the device"),
     "SymExpr.expr_str": _check_expression,
-    "SymIntArgument.as_name": _check_name,
-    "SymFloatArgument.as_name": _check_name,
-    "SymBoolArgument.as_name": _check_name,
-    "TensorArgument.name": _check_name,
-    "GraphArgument.name": _check_name,
-    "Argument.as_string": _check_text,
-    "Argument.as_strings": _check_text,
-    "Argument.as_operator": _check_operator,
     "NamedArgument.name": lambda text: None if text == "" else _check_argument(text),
-    "Node.target": _check_operator,
-    "Node.metadata": _anything,
-    "Node.name": _check_name,
-    "ConstantValue.as_string": _check_text,
-    "InputToConstantInputSpec.name": _check_name,
-    "InputToParameterSpec.parameter_name": _check_tensor_name,
-    "InputToBufferSpec.buffer_name": _check_tensor_name,
-    "InputToTensorConstantSpec.tensor_constant_name": _check_tensor_name,
-    "BufferMutationSpec.buffer_name": _check_tensor_name,
-    "ParameterMutationSpec.parameter_name": _check_tensor_name,
-    "GradientToParameterSpec.parameter_name": _check_tensor_name,
-    "GradientToUserInputSpec.user_input_name": _check_name,
-    "UserInputMutationSpec.user_input_name": _check_name,
-    "ModuleCallSignature.in_spec": _check_tree,
-    "ModuleCallSignature.out_spec": _check_tree,
-    "ModuleCallSignature.forward_arg_names": _check_name,
     "ModuleCallEntry.fqn": _matches(r"[\w.@/\-]{0,1000}", "the module"),
-    "GraphModule.metadata": _anything,
     "ExportedProgram.verifiers": _matches(r"|ATEN|TRAINING|EDGE|TOP", "the dialect"),
     "ExportedProgram.torch_version": _matches(r"[\w.+<=\-]{0,60}", "the version"),
     "ExportedProgram.guards_code": _check_guard,
     "PayloadMeta.path_name": _matches(r"\w{1,100}", "the part"),
+    **_each(_check_text, "Argument.as_string Argument.as_strings ConstantValue.as_string"),
+    **_each(_check_operator, "Argument.as_operator Node.target"),
+    **_each(_check_tree, "ModuleCallSignature.in_spec ModuleCallSignature.out_spec"),
+    **_each(_anything, "Node.metadata GraphModule.metadata"),
+    **_each(
+        _check_name,
+        "SymIntArgument.as_name SymFloatArgument.as_name SymBoolArgument.as_name TensorArgument.name "
+        "GraphArgument.name Node.name InputToConstantInputSpec.name GradientToUserInputSpec.user_input_name "
+        "UserInputMutationSpec.user_input_name ModuleCallSignature.forward_arg_names",
+    ),
+    **_each(
+        _check_tensor_name,
+        "InputToParameterSpec.parameter_name InputToBufferSpec.buffer_name BufferMutationSpec.buffer_name "
+        "InputToTensorConstantSpec.tensor_constant_name ParameterMutationSpec.parameter_name "
+        "GradientToParameterSpec.parameter_name",
+    ),
 }
 """What each text of the schema may say; a text without a rule is refused."""
 

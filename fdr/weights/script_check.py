@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from fdr.weights.export_operators import is_tensor_operator, words
+from fdr.weights.export_operators import Refused, is_tensor_operator, words
 
 MAX_TEXT = 20_000
 """The longest text or tuple that the compiler may build. A network needs far less; raising the limit lets an archive
@@ -19,10 +19,6 @@ use more memory and time, since each further use of a value may double it."""
 
 MAX_TRIPS = 1 << 30
 """The most rounds of a loop without a condition; a network has at most as many as layers or pixels."""
-
-
-class Refused(Exception):
-    """An archive holds something that no network needs; the message is half a sentence that follows the file's name."""
 
 
 # --- code ------------------------------------------------------------------------------------------------------------
@@ -202,10 +198,10 @@ _PRIM = words(
     """
 Constant Param Return If Loop ListConstruct ListUnpack TupleConstruct TupleUnpack TupleIndex TupleSlice DictConstruct
 GetAttr SetAttr HasAttr CallMethod CallFunction CreateObject RaiseException Uninitialized unchecked_cast
-unchecked_unwrap_optional isinstance NumToTensor ConstantChunk ModuleContainerIndex EnumName EnumValue StringIndex
-Enter Exit fork Closure abs data device dtype grad id index is_cpu is_cuda is_ipu is_maia is_meta is_mkldnn is_mps
-is_mtia is_nested is_quantized is_sparse is_sparse_csr is_vulkan is_xla is_xpu itemsize layout max min name nbytes
-rangelist requires_grad shape tolist type
+unchecked_unwrap_optional isinstance NumToTensor ConstantChunk ModuleContainerIndex EnumName EnumValue StringIndex Enter
+Exit fork Closure abs data device dtype grad id index is_cpu is_cuda is_ipu is_maia is_meta is_mkldnn is_mps is_mtia
+is_nested is_quantized is_sparse is_sparse_csr is_vulkan is_xla is_xpu itemsize layout max min name nbytes rangelist
+requires_grad shape tolist type
     """
 )
 _SCRIPT = words(
@@ -216,14 +212,14 @@ __not__ __or__ __range_length __round_to_zero_floordiv __rshift__ __upsample __u
 __xor__ _cast_Byte _cast_Char _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long _cast_Short _conj_physical
 _infer_size _list_to_tensor _set_item _size_if_not_equal _tensor_to_list _unwrap_optional append as_tensor bin
 broadcast_shapes capitalize chr clear copy cpu cuda data degrees device dict divmod element_size endswith extend fabs
-find floordiv format gamma get get_autocast_dtype get_device hash hex insert is_autocast_cpu_enabled
-is_autocast_enabled is_conj is_contiguous is_grad_enabled is_inference is_leaf is_neg is_pinned is_scripting is_signed
-isalnum isalpha isdecimal isdigit isidentifier islower isnumeric isprintable isspace istitle isupper items join keys
-len lift list lower lstrip lu_solve mathremainder modf normal_functional oct ord percentFormat pin_memory pop popitem
-promote_types radians remove requires_grad_ reverse rsplit rstrip set_grad_enabled setdefault slow_conv3d
-slow_conv_dilated2d slow_conv_dilated3d slow_conv_transpose2d slow_conv_transpose3d sorted special_polygamma
-splitlines startswith storage_offset str strip swapcase sym_is_contiguous tensor thnn_conv2d title to_dense
-triangular_solve update upper values wait warn
+find floordiv format gamma get get_autocast_dtype get_device hash hex insert is_autocast_cpu_enabled is_autocast_enabled
+is_conj is_contiguous is_grad_enabled is_inference is_leaf is_neg is_pinned is_scripting is_signed isalnum isalpha
+isdecimal isdigit isidentifier islower isnumeric isprintable isspace istitle isupper items join keys len lift list lower
+lstrip lu_solve mathremainder modf normal_functional oct ord percentFormat pin_memory pop popitem promote_types radians
+remove requires_grad_ reverse rsplit rstrip set_grad_enabled setdefault slow_conv3d slow_conv_dilated2d
+slow_conv_dilated3d slow_conv_transpose2d slow_conv_transpose3d sorted special_polygamma splitlines startswith
+storage_offset str strip swapcase sym_is_contiguous tensor thnn_conv2d title to_dense triangular_solve update upper
+values wait warn
     """
 )
 """What a program needs beside tensors: numbers, texts, lists and dictionaries. A warning goes to standard error."""

@@ -20,7 +20,8 @@ import torch
 
 from fdr.errors import WeightsError, first_line
 from fdr.runtime import check_layout
-from fdr.weights.export_schema import Refused, checked_payloads, checked_program
+from fdr.weights.export_operators import Refused
+from fdr.weights.export_schema import checked_payloads, checked_program
 from fdr.weights.libraries import quiet
 
 _EXAMPLE = "data/sample_inputs/model.pt"
@@ -44,10 +45,7 @@ def load_export(path: Path, device: torch.device | str = "cpu") -> torch.nn.Modu
             warnings.simplefilter("ignore")
             return move_to_device_pass(torch.export.load(clean), str(device)).module()
     except Refused as error:
-        raise WeightsError(
-            f"{str(path)!r} {error}, and fdr runs nothing but a network's own operators from an export; save the "
-            "network alone with torch.export.save, or load it yourself through py:MODULE:FACTORY."
-        ) from None
+        raise error.about(path, "torch.export.save") from None
     except Exception as error:  # the reader asserts, indexes and casts its way through a damaged file
         raise WeightsError(
             f"{str(path)!r} is not a torch.export file that torch {torch.__version__} can read "

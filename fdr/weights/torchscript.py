@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fdr.errors import WeightsError, first_line
 from fdr.runtime import DAMAGE, check_zip
-from fdr.weights.script_check import Refused, check_code, check_functions
+from fdr.weights.export_operators import Refused
+from fdr.weights.script_check import check_code, check_functions
 
 _MAX_CODE = 1 << 24
 """The most bytes of code in one archive; a network of 500 million parameters has less than one MiB. Raising the limit
@@ -45,10 +46,7 @@ def load_archive(path: Path, device: torch.device | str = "cpu") -> torch.jit.Sc
             warnings.simplefilter("ignore")  # torch.jit announces its end at every call
             return _loaded(path, torch.device(device)).eval()
     except Refused as error:
-        raise WeightsError(
-            f"{str(path)!r} {error}, and fdr runs nothing but a network's own operators from an archive; save the "
-            "network alone with torch.jit.save, or load it yourself through py:MODULE:FACTORY."
-        ) from None
+        raise error.about(path, "torch.jit.save") from None
     except DAMAGE as error:
         reason = first_line(error)[:160]
         raise WeightsError(
