@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-FEATURES_VERSION = 1  # raised whenever a release changes the features of an unchanged spec
+FEATURES_VERSION = 1
+"""Raise it in a release that changes the features of an unchanged spec: cached features are then made again."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class AbstractEncoder(ABC):
     is_cacheable: bool = True
     """False when `spec.hash` does not identify the features, as with a plain function."""
     stored_dtype: str = "float32"
-    """What the cache keeps outputs as; another one must be part of the spec."""
+    """The dtype of outputs in the cache. One other than float32 must be part of the spec."""
 
     @abstractmethod
     def preprocess(self, images: Tensor) -> Tensor:
@@ -134,11 +135,11 @@ class AbstractEncoder(ABC):
 
 
 class AbstractRowEncoder(AbstractEncoder):
-    """An encoder whose outputs also depend on which image it is: noise of its own, or a counterpart elsewhere."""
+    """An encoder whose outputs also depend on which image it is: it has noise or a counterpart of its own."""
 
     @abstractmethod
     def forward_rows(self, inputs: Tensor, outputs: Sequence[str], rows: Sequence[int]) -> dict[str, Tensor]:
-        """As `forward`, of the images that are `rows` of their selection."""
+        """As `forward`, for images whose numbers in their selection are `rows`."""
 
     def forward(self, inputs: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         return self.forward_rows(inputs, outputs, range(len(inputs)))

@@ -143,7 +143,7 @@ ROWS: tuple[EncoderRow, ...] = (
     _inception(
         "inception:fdloss", "tf1-bilinear", HALF, "The Inception of FDr^6: the FD-loss evaluator scales to 2x-1."
     ),
-    _dinov2("dinov2", 256, "At 256 px, padded to 266 (19 x 19 tokens), as in FDr^6; not the 224 px of FD-DINOv2."),
+    _dinov2("dinov2", 256, "DINOv2 as in FDr^6: at 256 px, padded to 266 (19 x 19 tokens). FD-DINOv2 has 224 px."),
     _dinov2(
         "dinov2:dgm",
         224,
@@ -166,7 +166,7 @@ ROWS: tuple[EncoderRow, ...] = (
         HALF,
         HALF,
         timm_weights("vit_so400m_patch16_siglip_256.v2_webli", 1_713_000_000, "Apache-2.0"),
-        "SigLIP 2, native 256 px, run at 224 with resampled position embeddings, as in FDr^6.",
+        "SigLIP 2 as in FDr^6: made for 256 px, run at 224 with resampled position embeddings.",
     ),
     EncoderRow(
         "clip",
@@ -177,7 +177,7 @@ ROWS: tuple[EncoderRow, ...] = (
         CLIP_MEAN,
         CLIP_STD,
         timm_weights("vit_large_patch14_clip_224.openai", 1_213_000_000, "Apache-2.0"),
-        "Before the projection, at 256 px padded to 266, exact GELU (timm's plain variant), as in FDr^6.",
+        "CLIP as in FDr^6: before the projection, at 256 px padded to 266, with exact GELU (timm's plain variant).",
     ),
     EncoderRow(
         "clip:clean-fid",
@@ -212,7 +212,7 @@ ROWS: tuple[EncoderRow, ...] = (
         IMAGENET_MEAN,
         IMAGENET_STD,
         timm_weights("vit_large_patch16_224.mae", 1_213_000_000, NON_COMMERCIAL),
-        "Pre-trained only, not fine-tuned.",
+        "MAE, pre-trained and not fine-tuned.",
     ),
     EncoderRow(
         "convnext",
@@ -223,7 +223,7 @@ ROWS: tuple[EncoderRow, ...] = (
         IMAGENET_MEAN,
         IMAGENET_STD,
         timm_weights("convnextv2_base.fcmae_ft_in22k_in1k", 355_000_000, NON_COMMERCIAL),
-        "Spatial mean of the last feature map, without the head's norm, as in FDr^6.",
+        "ConvNeXt V2 as in FDr^6: the spatial mean of the last feature map, without the head's norm.",
     ),
     EncoderRow(
         "random",
@@ -233,7 +233,7 @@ ROWS: tuple[EncoderRow, ...] = (
         64,
         HALF,
         HALF,
-        note="Seeded random weights, no download; for demos and tests, never called FID.",
+        note="A network with seeded random weights, for demos and tests; its distances are never called FID.",
         family="random",
     ),
 )
@@ -242,7 +242,7 @@ BUNDLES: dict[str, tuple[str, ...]] = {
     "fdr6": ("inception:fdloss", "convnext", "dinov2", "mae", "siglip", "clip"),
 }
 """fdr6 holds `inception:fdloss`, not `inception`: the published normaliser 1.68 was measured with 2x-1 features, so
-only they make FDr^6 comparable with the published figures. Whoever wants FID beside it asks for `inception,fdr6`."""
+only they make FDr^6 comparable with the published figures. To get FID beside it, name `inception,fdr6`."""
 
 
 def find_row(name: str) -> EncoderRow | None:

@@ -1,7 +1,7 @@
 """CLIP models of OpenCLIP, as `openclip:ARCH/TAG`: any pair that `open_clip.list_pretrained()` lists.
 
-The network and the reading of its many checkpoint layouts are the library's; files are found by fdr, and images are
-prepared as the tag says, by fdr's own resize.
+OpenCLIP makes the network and reads the many layouts of checkpoints. fdr finds the files and prepares images as the
+tag says, with its own resize.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Pretrained:
     architecture: str
     tag: str
     config: Mapping[str, Any]
-    """Of the architecture."""
+    """OpenCLIP's description of the architecture."""
     tag_config: Mapping[str, Any]
     """Where the weights are, and how their images are prepared; empty without a tag."""
 

@@ -26,17 +26,17 @@ from fdr.runtime import file_digest, missing_path, refuse_stand_in
 from fdr.weights import ScriptedProgram, WeightsFile, load_program, read_sidecar
 
 SETTINGS = {
-    "size": "side of the square the network sees, in pixels; without it images stay as they are",
-    "resize": "how they become that square: a resize of docs/encoders.md; bicubic-antialias unless said",
-    "range": "the values of black and white, LOW:HIGH; 0:1 unless said",
-    "mean": "subtracted from values in [0, 1], one number or R:G:B; excludes range",
-    "std": "divided by after that, one number or R:G:B",
+    "size": "the side of the square that the network takes, in pixels; without it, images keep their size",
+    "resize": "how images become that square: one of the resizes below; bicubic-antialias by default",
+    "range": "the values of black and white, LOW:HIGH; 0:1 by default",
+    "mean": "one number or R:G:B, which is subtracted from values in [0, 1]; not together with range",
+    "std": "one number or R:G:B, by which the difference is divided; not together with range",
 }
-"""What a name or `PATH.json` may say."""
+"""The settings that a name or `PATH.json` may hold, and what they are."""
 
 NVIDIA_RANGE = (0.0, 255.0)
 NVIDIA_FLAG = "return_features"
-"""The argument that tells NVIDIA's Inception (and its relatives): bytes in, its own resize inside."""
+"""The argument by which NVIDIA's Inception is recognised. It takes values 0..255 and resizes images itself."""
 
 
 def load(name: str, options: EncoderOptions) -> NetworkEncoder:
@@ -123,7 +123,7 @@ def _preprocessing(name: str, settings: Mapping[str, Any], is_nvidia: bool) -> P
 
 
 def _numbers(name: str, key: str, value: Any, counts: tuple[int, ...]) -> tuple[float, ...]:
-    """Numbers of "0.5:0.5:0.5", of a JSON list, or one alone. Raises `InputError` for another count or kind."""
+    """The numbers in "0.5:0.5:0.5", in a JSON list, or one alone. Raises `InputError` for another count or kind."""
     parts = value.split(":") if isinstance(value, str) else value if isinstance(value, list) else [value]
     try:
         numbers = tuple(float(part) for part in parts)

@@ -28,7 +28,7 @@ def tf1_bilinear(images: Tensor, size: int) -> Tensor:
 
 
 def _tf1_taps(length: int, size: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each target pixel: the two source pixels, and the weight of the second."""
+    """The two source pixels of each target pixel, and the weight of the second."""
     scale = torch.full((), length / size, dtype=torch.float32, device=like.device)
     source = torch.arange(size, dtype=torch.float32, device=like.device) * scale
     first = source.long()
@@ -119,5 +119,5 @@ BYTE_RESIZES: Mapping[str, str] = {
     "pil-lanczos": "LANCZOS",
     "pil-nearest": "NEAREST",
 }
-"""Of Pillow on bytes, by its own names; `pil_bytes` runs them."""
+"""The resizes that Pillow does on bytes, and Pillow's names for them; `pil_bytes` runs them."""
 HOST_RESIZES = frozenset({"pil-bicubic-float", *BYTE_RESIZES})

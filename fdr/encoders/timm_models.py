@@ -85,7 +85,7 @@ def _class_token(model: Any, tokens: Tensor) -> Tensor:
 
 
 def _mean(model: Any, features: Tensor) -> Tensor:
-    """Of the patch tokens [B, T, D] without the prefix, or over the positions of a map [B, D, h, w]."""
+    """The mean of the patch tokens [B, T, D] without the prefix, or of the positions of a map [B, D, h, w]."""
     return features[:, model.num_prefix_tokens :].mean(1) if features.ndim == 3 else features.mean((2, 3))
 
 
@@ -163,7 +163,7 @@ def _build(row: EncoderRow, timm: ModuleType, device: torch.device) -> tuple[Any
 
 
 def _settings(row: EncoderRow) -> dict[str, int | bool]:
-    """What timm builds the network of a row of the catalogue with."""
+    """The arguments with which timm builds the network of a row of the catalogue."""
     if row.output in PROJECTED:
         return {"num_classes": row.width}
     if DINOV2_POSITIONS in row.extra:
@@ -198,7 +198,7 @@ def _in_timm_names(raw: Mapping[str, Tensor], model: Any, row: EncoderRow, timm:
     try:
         converted = convert(dict(raw), model)
     except (KeyError, AttributeError, IndexError, RuntimeError, ValueError, AssertionError):
-        return dict(raw)  # names or shapes it does not know: the loader says which
+        return dict(raw)  # the loader then says which names or shapes are wrong
     return {
         key: raw[key] if key in raw and raw[key].numel() != tensor.numel() else tensor
         for key, tensor in converted.items()

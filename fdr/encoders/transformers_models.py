@@ -1,7 +1,7 @@
 """Vision models of transformers, as `hf:OWNER/NAME`, `hf:OWNER/NAME@REVISION` or `hf:FOLDER`.
 
-Only the network is the library's: files are found and read by fdr (no code of the repository is ever run), images are
-prepared as preprocessor_config.json says, and everything runs in float32 whatever the file holds.
+transformers makes the network. fdr finds and reads the files, and never runs code of the repository. Images are
+prepared as preprocessor_config.json says, and everything runs in float32, whatever the file holds.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class _Family:
     """The class of transformers."""
     config: str
     processor: str
-    """Of `PROCESSORS`, for files that name none."""
+    """The key in `PROCESSORS` for files that name none."""
     outputs: tuple[str, ...]
     """The main one first."""
     is_fixed: bool = False
-    """True for networks that take images of config.image_size alone."""
+    """True for a network that takes only images of config.image_size."""
 
 
 _TOKENS = ("cls", "mean")
@@ -200,7 +200,7 @@ _TORCH = {2: "bilinear-antialias", 3: "bicubic-antialias"}
 
 @dataclass(frozen=True)
 class Processor:
-    """What one of the library's image processors assumes where the file is silent."""
+    """The defaults of one of the library's image processors, for what the file leaves out."""
 
     resample: int
     mean: tuple[float, ...]
@@ -225,7 +225,7 @@ PROCESSORS = {
 
 
 def preprocessing_of(config: Mapping[str, Any], default_processor: str, encoder: str) -> Preprocessing:
-    """What `config` asks for; `default_processor` is a key of `PROCESSORS` for files that name none.
+    """The preprocessing that `config` describes; `default_processor` is a key of `PROCESSORS` for files that name none.
 
     Raises `InputError` for a processor, a resampling or a step that fdr does not reproduce.
     """
@@ -267,7 +267,7 @@ def _resize(config: Mapping[str, Any], processor: Processor, kind: str, encoder:
 
 
 def _size(size: Any, processor: Processor, encoder: str) -> tuple[bool, int]:
-    """(is it the short side, pixels)"""
+    """Whether the size is that of the short side, and the size in pixels."""
     if isinstance(size, int):
         return processor.is_short, size
     if isinstance(size, Mapping) and isinstance(size.get("shortest_edge"), int) and not size.get("longest_edge"):

@@ -1,4 +1,4 @@
-"""Copying weights from a checkpoint file or folder into a network: the set asked for, under the network's names."""
+"""Copying one set of weights from a checkpoint file or folder into a network, under the network's names."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from fdr.runtime import Progress, ProgressTask, file_digest, locked_file
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0
-"""Seconds without a byte after which a connection counts as broken."""
+"""Seconds without a byte after which a connection counts as broken. Raising it waits longer for slow servers."""
 ATTEMPTS = 4
 """The most connections for one file; raising it helps on unstable networks."""
 
@@ -72,7 +72,7 @@ def _download(url: str, part: Path, title: str, progress: Progress) -> None:
 
 
 def _transfer(url: str, part: Path, start: int, title: str, progress: Progress) -> bool:
-    """One connection. True when the file is complete, False when the connection broke."""
+    """Use one connection. Returns True when the file is complete, False when the connection broke."""
     try:
         response = _open(url, start)
     except urllib.error.HTTPError as error:
@@ -111,7 +111,7 @@ def _open_whole(url: str) -> http.client.HTTPResponse:
 
 
 def _copy(response: http.client.HTTPResponse, out: BinaryIO, task: ProgressTask) -> int:
-    """Bytes copied until the response ends or breaks."""
+    """Copy until the response ends or breaks, and return the number of bytes."""
     copied = 0
     while True:
         try:
@@ -158,7 +158,7 @@ def fetch_from_hub(repo: str, filename: str, revision: str | None = None, *, pro
 
 
 def _check_route(address: str) -> None:
-    """Fail now where no name can be resolved; the hub would try for half a minute. A proxy resolves by itself."""
+    """Raise `FetchError` if names cannot be resolved: the hub would try for half a minute. A proxy resolves them itself."""
     if urllib.request.getproxies():
         return
     try:

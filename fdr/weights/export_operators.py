@@ -1,6 +1,6 @@
 """The operators that an exported network may use, by name: functions of tensors and numbers, nothing else.
 
-Not among them is what reads, writes, prints, runs code, changes the memory behind a tensor, or trains.
+An operator that reads, writes, prints, runs code, changes the memory behind a tensor, or trains is in no list.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ upsample_trilinear3d vander var var_mean vdot view view_as view_as_complex view_
 zeros zeros_like
     """
 )
-"""Names of aten; those with "_" (in place) or "_copy" behind them are allowed with them."""
+"""Names in the namespace aten. The same names with "_" (in place) or "_copy" behind them are allowed too."""
 _PRIMS = words(
     """
 abs acos acosh add amax amin as_strided asin asinh atan atan2 atanh bitwise_and bitwise_not bitwise_or bitwise_xor

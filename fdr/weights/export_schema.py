@@ -1,7 +1,7 @@
-"""The JSON of a torch.export file, part by part: what is known is copied, everything else is refused.
+"""A checked copy of the JSON in a torch.export file: known parts are copied, everything else is refused.
 
-The parts and their fields are those of torch's own schema, which torch's reader fills; what each text in them may say
-is written here. Guards are checked and left out of the copy, as are texts that only describe (stack traces).
+The parts and their fields are those of torch's own schema. The rules here decide what each text in them may say. Guards
+are checked and left out of the copy; texts that only describe, such as stack traces, are left out unchecked.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from torch._export.serde.union import _Union
 from fdr.weights.export_operators import Refused, is_allowed, words
 
 MAX_DEPTH = 64
-"""The deepest nesting of parts, tree specifications and expressions; a network has some ten levels."""
+"""The deepest nesting of parts, tree specifications and expressions; a network has some ten levels. Raising it lets a
+file reach Python's limit of recursion."""
 MAX_TEXT = 10_000
-"""The most characters of an expression."""
+"""The most characters of an expression. Raising it lets a file keep the parser busy for longer."""
 MAX_CHOICES, MAX_SYMBOLS, MAX_TERMS = 12, 8, 200
-"""Maxima and remainders, free sizes, and summands (once multiplied out) of one expression: sympy's time doubles with
-each of them, and a network's sizes have a few."""
+"""The most maxima and remainders, free sizes, and summands (once multiplied out) in one expression. A network has a few
+of each, and each further one doubles the time of sympy."""
 
 
 def checked_program(data: Any) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def _resolved(kind: Any) -> Any:
 def _copy_part(kind: type, data: Any, depth: int) -> dict[str, Any]:
     name = kind.__name__
     _require(name not in _REFUSED_PARTS, f"holds a {name}")
-    _require(isinstance(data, dict), f"has something else for a {name}")
+    _require(isinstance(data, dict), f"has no object for a {name}")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     unknown = sorted(set(data) - set(fields))
     _require(not unknown, f"has the field {str(unknown[:1])[1:-1][:60]} in a {name}")
@@ -185,7 +186,7 @@ TruncToFloat CeilToInt FloorToInt RoundToInt ToFloat IntTrueDiv FloatTrueDiv flo
 Equality Unequality StrictLessThan StrictGreaterThan LessThan GreaterThan And Or Not
     """
 )
-"""What torch writes into the sizes of a network with a free batch dimension, or of one for images of any size."""
+"""The functions in the sizes of a network with a free batch dimension, or of one for images of any size."""
 _CHOICES = frozenset(("Max", "Min", "Mod", "PythonMod", "ModularIndexing", "Where", "And", "Or"))
 _POWERS = frozenset(("Pow", "PowByNatural", "FloatPow"))
 _ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Div, ast.Mod)
@@ -229,7 +230,7 @@ def _terms(node: ast.expr) -> int:
 
 
 def _check_size(node: ast.expr, text: str, depth: int = 0, may_be_power: bool = True) -> None:
-    """Sizes as sympy would evaluate them: symbols, numbers and known functions; powers are small and not nested."""
+    """Raise `Refused` for a size that has more than symbols, numbers, known functions and single small powers."""
     _require(depth < MAX_DEPTH, f"has the shape {text[:60]!r}")
     inner: list[ast.expr] = []
     match node:
@@ -290,7 +291,7 @@ _GUARD_SYNTAX = (
 
 
 def _check_guard(text: str) -> None:
-    """Conditions on sizes of inputs, as torch writes them in Python."""
+    """Raise `Refused` for a guard that is more than a condition on the sizes of inputs, written in Python by torch."""
     for node in ast.walk(_parse(text, "the guard")):
         is_known = isinstance(node, _GUARD_SYNTAX)
         if isinstance(node, ast.Name):
@@ -306,7 +307,7 @@ _CONTAINERS = {"builtins.tuple": "null", "builtins.list": "null", "builtins.dict
 
 
 def _check_tree(text: str) -> None:
-    """How inputs or outputs are nested: tuples, lists and dictionaries; torch imports what other kinds name."""
+    """Raise `Refused` for inputs or outputs in anything but tuples, lists and dictionaries: torch would import it."""
     try:
         version, tree = json.loads(text)
     except (ValueError, TypeError, RecursionError):
@@ -343,7 +344,7 @@ def _check_dict_keys(context: Any, count: int) -> None:
 
 
 def _anything(text: str) -> None:
-    """A text that is left out of the copy."""
+    """Accept a text that is left out of the copy."""
 
 
 def _each(rule: Callable[[str], None], places: str) -> dict[str, Callable[[str], None]]:

@@ -18,7 +18,8 @@ MAX_TEXT = 20_000
 use more memory and time, since each further use of a value may double it."""
 
 MAX_TRIPS = 1 << 30
-"""The most rounds of a loop without a condition; a network has at most as many as layers or pixels."""
+"""The most rounds of a loop without a condition; a network needs as many as it has layers or pixels. Raising it lets an
+archive hang when it is called."""
 
 
 # --- code ------------------------------------------------------------------------------------------------------------
@@ -72,7 +73,7 @@ def _check_statement(node: ast.stmt) -> None:
 
 
 def _check_value(node: ast.expr | None) -> None:
-    """Constants and defaults are run when an archive is read: numbers, texts, and lists of those are no programs."""
+    """Raise `Refused` for a constant or default beyond numbers, texts and lists, because reading an archive runs it."""
     match node:
         case None | ast.Constant() | ast.Name(id="inf" | "nan"):
             return
@@ -123,7 +124,7 @@ class _Sizes:
     def __init__(self) -> None:
         self._sizes: dict[str, int] = {}
         self._parts: dict[str, list[int]] = {}
-        """Those of tuples by name, for when they are taken apart again."""
+        """The sizes of the parts of each tuple, by its name; they are needed when it is taken apart again."""
 
     def follow(self, node: ast.stmt) -> None:
         """Update the sizes by one statement. Raises `Refused` for one that makes too long a value."""
@@ -222,7 +223,7 @@ storage_offset str strip swapcase sym_is_contiguous tensor thnn_conv2d title to_
 values wait warn
     """
 )
-"""What a program needs beside tensors: numbers, texts, lists and dictionaries. A warning goes to standard error."""
+"""Operators on numbers, texts, lists and dictionaries, which a program needs beside tensors; and warnings."""
 
 
 def check_functions(unit: Any) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WRAPPERS = ("state_dict", "model")
+"""Keys under which a file of weights may hold its tensors."""
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
@@ -35,7 +36,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def read_checkpoint(path: Path) -> Any:
-    """All that a .safetensors file or a torch checkpoint holds: tensors, numbers, text, and containers of those.
+    """The content of a .safetensors file or a torch checkpoint: tensors, numbers, text, and containers of those.
 
     The content decides the format, not the name; a torch checkpoint is mapped where it can be. Raises `WeightsError`
     for a file that is damaged, of another kind, or holds other objects.
@@ -86,7 +87,7 @@ def copy_state(module: torch.nn.Module, state_dict: Mapping[str, Tensor]) -> str
 
 
 def guess_model(state_dict: Mapping[str, Tensor]) -> str:
-    """What kind of network these names belong to, for a person: "a ViT of width 1024 with 24 blocks"."""
+    """The kind of network that has these names, for messages: "a ViT of width 1024 with 24 blocks"."""
     for marker, what in _MARKERS:
         if any(name.startswith(marker) for name in state_dict):
             return what
@@ -199,7 +200,7 @@ def _damaged(path: Path, error: Exception) -> WeightsError:
 
 
 def _reason(error: Exception) -> str:
-    """The first line, without torch's advice to trust the file."""
+    """The first line of an error, without torch's advice to trust the file."""
     match = re.search(r"WeightsUnpickler error: (.*)", str(error))
     if match is not None:
         return match.group(1)[:120]
@@ -207,7 +208,7 @@ def _reason(error: Exception) -> str:
 
 
 def only_tensors(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """`loaded` as tensors by name. Raises `WeightsError` where it is something else."""
+    """The tensors of a state dict by name. Raises `WeightsError` when `loaded` is something else."""
     import torch
 
     if class_of(loaded) is not None:

@@ -1,4 +1,4 @@
-"""torch.export files (.pt2), of which torch is given nothing that has not been checked.
+"""Reading torch.export files (.pt2): torch is given only what was checked.
 
 torch's reader unpickles some parts of such a file, can load compiled code from it, imports the modules that it names,
 evaluates its shapes and guards as Python, and writes its names into Python source. So the file is read here, each part
@@ -88,7 +88,7 @@ def _parts(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
 
 def _checked(part: str, data: bytes, raw: set[str]) -> bytes:
-    """What the new archive holds for one part."""
+    """The bytes of one part in the new archive."""
     if part == _MODEL:
         return _json(checked_program(_parsed(part, data)))
     if _CONFIG.fullmatch(part):
@@ -131,7 +131,7 @@ def _parsed(part: str, data: bytes) -> Any:
 
 
 def _safely_read(part: str, data: bytes) -> Any:
-    """What a pickled part holds; torch's reader of exports would unpickle what its safe reader refuses."""
+    """The content of a pickled part. torch's reader of exports would unpickle what its safe reader refuses."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice about foreign pickles

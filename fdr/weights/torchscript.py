@@ -1,4 +1,4 @@
-"""Reading TorchScript archives, which torch has deprecated; no other file does."""
+"""Reading TorchScript archives, which torch has deprecated. This is the only file that calls torch.jit's reader."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fdr.weights.script_check import check_code, check_functions
 
 _MAX_CODE = 1 << 24
 """The most bytes of code in one archive; a network of 500 million parameters has less than one MiB. Raising the limit
-admits archives that take longer to check."""
+accepts archives that take longer to check."""
 
 
 def is_archive(path: Path) -> bool:
