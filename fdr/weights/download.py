@@ -158,7 +158,7 @@ def fetch_from_hub(repo: str, filename: str, revision: str | None = None, *, pro
 
 
 def _check_route(address: str) -> None:
-    """Raise `FetchError` if names cannot be resolved: the hub would try for half a minute. A proxy resolves them itself."""
+    """Raise `FetchError` if names cannot be resolved: the hub would try for half a minute. A proxy resolves them."""
     if urllib.request.getproxies():
         return
     try:
