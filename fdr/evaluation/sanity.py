@@ -43,7 +43,7 @@ class ImageSet:
 
     name: str
     images: np.ndarray
-    """One record (`fdr.images.facts.FACTS`) for each image that decoded, [n]."""
+    """One record (`fdr.images.IMAGE_RECORD`) for each image that decoded, [n]."""
     ids: Sequence[str]
     """The id of each image, by row of the selection."""
     digest: str | None

@@ -241,7 +241,7 @@ class Extraction:
 
     @property
     def images(self) -> np.ndarray | None:
-        """One record (`fdr.images.facts.FACTS`) for each image that decoded, in row order.
+        """One record (`fdr.images.IMAGE_RECORD`) for each image that decoded, in row order.
 
         The records come from the last pass or from the cache. None if they are missing for some images.
         """

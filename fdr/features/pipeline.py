@@ -21,7 +21,7 @@ from fdr.encoders import AbstractEncoder, AbstractRowEncoder
 from fdr.errors import FdrError, InputError, RunError
 from fdr.features.inputs import StagedBatch, stage
 from fdr.features.shard_plan import ShardTask, Span
-from fdr.images import FACTS, BadImage, ImageSource
+from fdr.images import IMAGE_RECORD, BadImage, ImageSource
 from fdr.runtime import Group, described, is_out_of_memory, memory_for, out_of_memory, read_ahead
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ComputedShard:
     features: Mapping[str, Mapping[str, np.ndarray]]
     """By encoder and output: float32 [n, D]."""
     records: np.ndarray
-    """One record of dtype `FACTS` for each row that decoded, [n]."""
+    """One record of dtype `IMAGE_RECORD` for each row that decoded, [n]."""
 
 
 class _Decoded(NamedTuple):
@@ -212,7 +212,7 @@ class Pipeline:
         bad = [item for item in items if isinstance(item, BadImage)]
         images = [item.image for item in good]
         inputs = {name: stage(self.encoders[name], images) for name in names} if images else {}
-        records = np.array([item.record for item in good], FACTS)
+        records = np.array([item.record for item in good], IMAGE_RECORD)
         return _Window(names, [item.row for item in good], records, bad, inputs, ends)
 
     # The network

@@ -2,11 +2,6 @@ from .array_file import read_header as read_header
 from .base import BadImage as BadImage
 from .base import ImageBatch as ImageBatch
 from .base import ImageSource as ImageSource
-from .facts import FACTS as FACTS
-from .facts import FORMATS as FORMATS
-from .facts import Preprocessing as Preprocessing
-from .facts import as_facts as as_facts
-from .facts import other_preprocessing as other_preprocessing
 from .files import expand_braces as expand_braces
 from .files import left_out_text as left_out_text
 from .ids import RowIds as RowIds
@@ -19,4 +14,9 @@ from .procedural import blurred as blurred
 from .procedural import draw as draw
 from .procedural import draw_set as draw_set
 from .procedural import noisy as noisy
+from .records import FORMATS as FORMATS
+from .records import IMAGE_RECORD as IMAGE_RECORD
+from .records import Preprocessing as Preprocessing
+from .records import as_records as as_records
+from .records import other_preprocessing as other_preprocessing
 from .tensor_file import holds_images as holds_images

@@ -17,11 +17,11 @@ import numpy as np
 from fdr.errors import InputError, RunError, as_utf8, warn
 from fdr.images.decode import Picture, UnreadableImage, WrongValues, quiet_pillow
 from fdr.images.digests import file_stamp
-from fdr.images.facts import FACTS, facts_of
 from fdr.images.files import left_out_text, lost_images
 from fdr.images.ids import EndlessIds, Selected
 from fdr.images.labels import Labels
 from fdr.images.options import ImageOptions
+from fdr.images.records import IMAGE_RECORD, record_of
 from fdr.images.resize import CROPS
 from fdr.runtime import SOLO, Group, Progress, SilentProgress, available_cpus, ordered_map
 
@@ -58,7 +58,7 @@ class ImageBatch:
     """One per row: uint8 [3, H, W] RGB, or float32 in [0, 1] for float input with quantize="none"; H W C strides."""
     bad: list[BadImage]
     records: np.ndarray
-    """One record of dtype `FACTS` per row."""
+    """One record of dtype `IMAGE_RECORD` per row."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class _Content:
 
 class _Ready(NamedTuple):
     image: Tensor
-    facts: tuple
+    record: tuple
 
 
 class ImageSource(ABC):
@@ -245,7 +245,7 @@ class ImageSource(ABC):
                 raise
             return UnreadableImage(str(error))
         array = self._resized(picture)
-        return _Ready(torch.from_numpy(array).permute(2, 0, 1), facts_of(array, picture.format))
+        return _Ready(torch.from_numpy(array).permute(2, 0, 1), record_of(array, picture.format))
 
     def _resized(self, picture: Picture) -> np.ndarray:
         if self.options.size is None:
@@ -271,7 +271,7 @@ class ImageSource(ABC):
             if isinstance(result, _Ready):
                 rows.append(row + offset)
                 images.append(result.image)
-                records.append((row + offset, *result.facts))
+                records.append((row + offset, *result.record))
                 continue
             name, reason = self.ids[row + offset], str(result)
             if self.options.on_bad == "fail":
@@ -280,7 +280,7 @@ class ImageSource(ABC):
                     "--on-bad skip."
                 ) from result
             bad.append(BadImage(row + offset, name, reason))
-        return ImageBatch(rows, images, bad, np.array(records, FACTS))
+        return ImageBatch(rows, images, bad, np.array(records, IMAGE_RECORD))
 
     def check_bad(self, bad: Sequence[BadImage], num_rows: int, is_all: bool = True) -> None:
         """Raise `RunError` when `bad`, all bad images or those found so far, is more than the share `max_bad` of

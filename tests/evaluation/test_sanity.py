@@ -19,8 +19,8 @@ from fdr.evaluation import evaluate, write_reference, write_reference_file
 from fdr.evaluation.sanity import bias_slope, other_count
 from fdr.features import CacheStore, ExtractionOptions, FeatureCache, extraction
 from fdr.features.cache.derived import derived_files
-from fdr.images import ImageOptions, Preprocessing, as_facts, open_images
-from fdr.images.facts import facts_of, pixel_digest
+from fdr.images import ImageOptions, Preprocessing, as_records, open_images
+from fdr.images.records import pixel_digest, record_of
 from fdr.references import Reference
 
 GOOD = images(60, seed=1)
@@ -274,19 +274,19 @@ def test_directions_that_do_not_vary_add_no_bias() -> None:
 
 def test_facts_of_an_image() -> None:
     image = images(1, side=32)[0]
-    low, high, is_flat, code, digest, width, height = facts_of(image, "png")
+    low, high, is_flat, code, digest, width, height = record_of(image, "png")
     assert (low, high, is_flat, code, width, height) == (image.min(), image.max(), False, 3, 32, 32)
-    assert facts_of(image[:20].copy(), "odd")[5:] == (32, 20)
-    assert facts_of(image.copy(), "odd")[3:5] == (9, digest)
-    assert facts_of(np.full((5, 4, 3), 7, np.uint8), "array")[:3] == (7, 7, True)
-    assert facts_of(np.tile(np.uint8([1, 2, 3]), (5, 4, 1)), "array")[:3] == (1, 3, True)
-    assert facts_of(image.astype(np.float32) / 255, "array")[:2] == (image.min(), image.max())
+    assert record_of(image[:20].copy(), "odd")[5:] == (32, 20)
+    assert record_of(image.copy(), "odd")[3:5] == (9, digest)
+    assert record_of(np.full((5, 4, 3), 7, np.uint8), "array")[:3] == (7, 7, True)
+    assert record_of(np.tile(np.uint8([1, 2, 3]), (5, 4, 1)), "array")[:3] == (1, 3, True)
+    assert record_of(image.astype(np.float32) / 255, "array")[:2] == (image.min(), image.max())
 
 
 def test_stored_records_of_before_sizes_were_noted_are_read() -> None:
     old = np.zeros(2, [("row", "<i8"), ("low", "u1")])
     old["row"] = [4, 5]
-    records = as_facts(old)
+    records = as_records(old)
     assert records["row"].tolist() == [4, 5] and records["width"].tolist() == [0, 0]
     assert Preprocessing.of(records, "none") is None and Preprocessing.of(records[:0], "none") is None
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from fdr import runtime
 from fdr.errors import FdrError
-from fdr.images import as_facts
+from fdr.images import as_records
 
 if TYPE_CHECKING:
     from fdr.frechet import Moments
@@ -61,7 +61,7 @@ def load_images(folder: Path, features_digest: str) -> np.ndarray | None:
     """The image records for the features with that digest; None if they are absent or damaged."""
     try:
         path = _find(folder, "images", features_digest)
-        return None if path is None else as_facts(np.load(path, allow_pickle=False))
+        return None if path is None else as_records(np.load(path, allow_pickle=False))
     except (OSError, ValueError):
         return None
 

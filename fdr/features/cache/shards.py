@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fdr.features.cache.stored_dtypes import item_size, read_dataset, read_tensor, write_dataset
-from fdr.images import as_facts
+from fdr.images import as_records
 from fdr.runtime import dataset_of
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Shard:
     """float32 [n, D] per output"""
     bad: tuple[BadRow, ...]
     images: np.ndarray | None = None
-    """One record (`fdr.images.facts.FACTS`) for each good row, [n]; None if there are none."""
+    """One record (`fdr.images.IMAGE_RECORD`) for each good row, [n]; None if there are none."""
 
 
 class DamagedShardError(Exception):
@@ -237,7 +237,7 @@ def decode_shard(data: bytes, record: ShardRecord, outputs: Iterable[str]) -> Sh
     """Decode the checked bytes of a shard to arrays, with the features of `outputs`."""
     with open_shard(data) as file:
         features = {name: read_dataset(dataset_of(file, f"features/{name}")) for name in outputs}
-        images = as_facts(file["images"][:]) if "images" in file else None
+        images = as_records(file["images"][:]) if "images" in file else None
         return Shard(file["rows"][:], from_utf8(file["ids"][:]), features, record.bad, images)
 
 

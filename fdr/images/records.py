@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-FACTS = np.dtype(
+IMAGE_RECORD = np.dtype(
     [
         *(("row", "<i8"), ("low", "u1"), ("high", "u1"), ("is_flat", "u1"), ("format", "u1"), ("digest", "<u8")),
         *(("width", "<u4"), ("height", "<u4")),
@@ -43,7 +43,7 @@ class Preprocessing:
 
     @classmethod
     def of(cls, records: np.ndarray, crop: str) -> Preprocessing | None:
-        """The preprocessing of images with these records of dtype `FACTS`; None where a size is unknown."""
+        """The preprocessing of images with these records of dtype `IMAGE_RECORD`; None where a size is unknown."""
         sizes, counts = np.unique(records[["width", "height"]], return_counts=True)
         if len(sizes) == 0 or sizes["width"].min() == 0:
             return None
@@ -81,19 +81,21 @@ class Preprocessing:
         return size if self.is_uniform else f"of many sizes (the most frequent is {size}, {self.share:.0%} of them)"
 
 
-def as_facts(records: np.ndarray) -> np.ndarray:
-    """Stored records as `FACTS`; fields that an earlier release did not store are 0."""
-    if records.dtype == FACTS:
+def as_records(records: np.ndarray) -> np.ndarray:
+    """Stored records as `IMAGE_RECORD`; fields that an earlier release did not store are 0."""
+    if records.dtype == IMAGE_RECORD:
         return records
-    found = np.zeros(len(records), FACTS)
-    for name in set(FACTS.names or ()).intersection(records.dtype.names or ()):
+    found = np.zeros(len(records), IMAGE_RECORD)
+    for name in set(IMAGE_RECORD.names or ()).intersection(records.dtype.names or ()):
         found[name] = records[name]
     return found
 
 
-def facts_of(pixels: np.ndarray, image_format: str) -> tuple[int, int, bool, int, int, int, int]:
-    """A record of dtype `FACTS` without its row, for pixels [H, W, 3] of uint8, or floats in [0, 1] (recorded as 255
-    x)."""
+def record_of(pixels: np.ndarray, image_format: str) -> tuple[int, int, bool, int, int, int, int]:
+    """A record of dtype `IMAGE_RECORD` without its row, for pixels [H, W, 3] of uint8 or floats in [0, 1].
+
+    The least and greatest value of floats are recorded as 255 x.
+    """
     low, high = pixels.min(), pixels.max()
     if pixels.dtype != np.uint8:
         low, high = np.rint([low * 255, high * 255]).clip(0, 255)
