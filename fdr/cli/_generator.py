@@ -87,7 +87,7 @@ labels = option(
 
 def num_images(meaning: str) -> Decorator:
     """--num-images of a generator, with what is done with them."""
-    return option("-n, --num-images N", meaning, type=click.IntRange(min=1), default=50_000)
+    return option("-n, --num-images N", meaning, type=int, default=50_000)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ measurement = _options.stack(
         "evaluator, against its reference npz as --ref (default: imagenet256:adm).",
         type=click.Choice(list(PROTOCOLS)),
     ),
-    _options.images_of("the random subset"),
+    _options.images_of("the random subset, and with --gen for noise and labels"),
     _computing.computing(_computing.encoding, _computing.exact_order, _computing.no_cache, _computing.moments_only),
     _options.trust,
     _options.gather(

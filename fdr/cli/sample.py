@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     type=Output("new"),
 )
 @_generator.labels
-@_options.option("--seed N", "Seed for noise and labels.", type=click.IntRange(min=0), default=0)
+@_options.option("--seed N", "Seed for noise and labels.", type=int, default=0)
 @_generator.model
 @_computing.computing(
     _computing.device, _computing.gpus("the samples"), _computing.batch_size("Samples per forward pass")
