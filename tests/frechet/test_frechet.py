@@ -228,13 +228,42 @@ def test_a_rotation_of_dead_features_costs_no_digits_and_catches_the_product_rou
     assert abs(eigvalsh_fd(a, b) / truth - 1) > 1e-8
 
 
-def test_features_dead_on_one_side_count_with_their_variance() -> None:
-    x, y = features(200, 12, 6), features(200, 12, 7)
+@pytest.mark.parametrize("sizes", [(200, 200), (8, 200), (200, 8), (8, 9)])
+def test_features_dead_on_one_side_count_with_their_variance(sizes: tuple[int, int]) -> None:
+    x, y = features(sizes[0], 12, 6), features(sizes[1], 12, 7)
     x[:, :3] = 0.25
     y[:, 2:5] = 7
     truth = nuclear_norm_fd(x, y)
-    assert frechet_distance(x, y) == pytest.approx(truth, rel=1e-12)
-    assert frechet_distance(bare(x), bare(y)) == pytest.approx(truth, rel=1e-12)
+    for a, b in ((Moments.from_features(x), Moments.from_features(y)), (bare(x), bare(y))):
+        terms = frechet_terms(a, b, audit=True)
+        assert terms.value == pytest.approx(truth, rel=1e-12)
+        assert terms.audit == pytest.approx(truth, rel=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [(10, 10), (12, 12), (12, 40), (40, 12), (13, 13)])
+@pytest.mark.parametrize("ddof", [(0, 0), (0, 1), (1, 0)])
+def test_few_samples_with_biased_moments(sizes: tuple[int, int], ddof: tuple[int, int]) -> None:
+    """N below, at and above D = 12. The covariance is divided by N where ddof is 0, which scales its root."""
+    x, y = features(sizes[0], 12, 8), features(sizes[1], 12, 9, offset=0.1)
+    a, b = ((z - z.mean(0)) / np.sqrt(len(z) - d) for z, d in zip((x, y), ddof, strict=True))
+    root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    truth = np.square(x.mean(0) - y.mean(0)).sum() + np.square(a).sum() + np.square(b).sum() - 2 * root
+    sides = (Moments.from_features(z, ddof=d) for z, d in zip((x, y), ddof, strict=True))
+    assert frechet_distance(*sides) == pytest.approx(truth, rel=1e-11)
+
+
+@pytest.mark.parametrize("share", [2e-6, 1e-5, 1e-4, 9e-4])
+def test_negative_eigenvalues_that_no_rounding_makes_are_refused(share: float) -> None:
+    """Below float32's rounding (a millionth of the largest) there is a warning, and above it an error."""
+    basis = rotation(8, 0)
+    sigma, mild = ((basis * np.array([-smallest, 1, 1, 1, 1, 1, 1, 1])) @ basis.T for smallest in (share, share / 5e3))
+    bad, good = gaussian(np.zeros(8), (sigma + sigma.T) / 2), bare(features(50, 8, 0))
+    for check in (bad.check, lambda: frechet_distance(bad, good), lambda: frechet_distance(good, bad)):
+        with pytest.raises(InputError, match="not positive semidefinite"):
+            check()
+    doubtful = gaussian(np.zeros(8), (mild + mild.T) / 2)
+    with pytest.warns(FdrWarning, match="negative eigenvalues"):
+        frechet_distance(doubtful, good)
 
 
 def test_constant_features_on_either_side() -> None:
@@ -386,6 +415,28 @@ def test_float32_statistics_give_a_doubtful_number_with_a_warning_and_never_a_ne
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FdrWarning)
         assert 0 <= frechet_distance(rounded, bare(x)) < 1e-3 * np.trace(sigma)
+
+
+@pytest.mark.parametrize("route", ["pivoted-pivoted", "eigen-eigen", "thin-thin"])
+def test_an_audit_does_not_use_the_factors_that_it_audits(route: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every factor that the route uses is wrong by 1e-4, and those of other algorithms are right."""
+    x, y = features(20, 40, 0), features(20, 40, 1)
+    if route == "thin-thin":
+        a, b = Moments.from_features(x), Moments.from_features(y)
+        for factor in (a.factor, b.factor):
+            assert factor is not None
+            factor.flags.writeable = True
+            factor *= 1 + 1e-4
+    else:
+        a, b = bare(x), bare(y)
+        name = {"pivoted-pivoted": "pivoted_factor", "eigen-eigen": "eigen_factor"}[route]
+        real = getattr(frechet.linalg, name)
+        if route == "eigen-eigen":
+            monkeypatch.setattr(frechet.linalg, "pivoted_factor", lambda covariance: None)
+        monkeypatch.setattr(frechet.linalg, name, lambda *given: real(*given) * (1 + 1e-4))
+    assert frechet_terms(a, b).route == route
+    with pytest.raises(RunError, match="The audit of FD failed"):
+        frechet_terms(a, b, audit=True)
 
 
 def test_a_failed_audit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

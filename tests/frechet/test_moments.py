@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fdr.errors import FdrError, FdrWarning, InputError
-from fdr.frechet import Moments, read_attributes
+from fdr.frechet import Moments, Sums, read_attributes
 
 # ------------------------------------------------------------------------------------------------------------- sums
 
@@ -348,6 +348,37 @@ def test_unwritable_places_and_unknown_suffixes_are_said_so(tmp_path: Path) -> N
         moments.save(tmp_path / "m.npz", {"a": [1]})  # type: ignore[dict-item]
 
 
+def test_sums_keep_their_rows_up_to_the_width_however_they_are_divided() -> None:
+    """N = D: the rows of both parts are the factor of the whole, in their order; with one row more there is none."""
+    x = features(21, 20, 3)
+    for count in (20, 21):
+        parts = Sums(None), Sums(None)
+        for part, rows in zip(parts, (x[:7], x[7:count]), strict=True):
+            part.add(rows)
+        parts[0].absorb(parts[1].state())
+        moments = Moments.from_sums(parts[0])
+        assert (moments.factor is None) == (count == 21)
+        if moments.factor is not None:
+            assert np.allclose(moments.factor, x[:20] - x[:20].mean(0), rtol=0, atol=1e-14)
+        assert np.allclose(moments.sigma, numpy_moments(x[:count])[1], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda s: s.__setitem__((0, 1), s[0, 1] + 1e-5 * s.max()), "sigma is not symmetric"),
+        (lambda s: s.__setitem__((2, 2), -1e-5 * s.max()), "negative variance in 1 of 4 columns"),
+        (lambda s: s.__setitem__((2, 2), 0), "covariances in a column of variance 0"),
+    ],
+    ids=["asymmetric", "negative", "dead"],
+)
+def test_a_matrix_beyond_float32_s_rounding_is_no_covariance(change: Any, sentence: str) -> None:
+    sigma = numpy_moments(features(50, 4, 1))[1]
+    change(sigma)
+    with pytest.raises(InputError, match=sentence):
+        Moments(np.zeros(4), sigma)
+
+
 def test_check_tells_an_indefinite_covariance_from_a_singular_one() -> None:
     singular = Moments.from_features(features(5, 9, 12))
     assert singular.check() is singular
@@ -393,6 +424,33 @@ def test_merge_needs_counts_and_one_width() -> None:
         known.merge(Moments(np.zeros(2), np.eye(2)))
     with pytest.raises(InputError, match="width 2 and 3 cannot be merged"):
         known.merge(Moments(np.zeros(3), np.eye(3), 9))
+
+
+def test_moments_of_two_encoders_are_not_merged() -> None:
+    one, other, unknown = (
+        Moments(np.zeros(2), np.eye(2), 9, attributes=given) for given in ({"spec_hash": "a"}, {"spec_hash": "b"}, {})
+    )
+    with pytest.raises(InputError, match="Moments of two encoders cannot be merged"):
+        one.merge(other)
+    assert one.merge(unknown, one).count == 27
+
+
+@pytest.mark.parametrize("name", ["mu", "sigma", "count", "attribute"])
+def test_content_that_is_not_that_of_its_checksum_is_refused(tmp_path: Path, name: str) -> None:
+    """HDF5 itself notices no changed number."""
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "m.h5"
+    Moments.from_features(features(30, 3, 0)).save(path, {"encoder": "a"})
+    Moments.load(path)
+    with h5py.File(path, "r+") as file:
+        if name == "count":
+            file.attrs["count"] = 31
+        elif name == "attribute":
+            file["attributes"].attrs["encoder"] = "b"
+        else:
+            file[name][0] *= 1 + 1e-9
+    with pytest.raises(InputError, match=r"is truncated or damaged .*checksum"):
+        Moments.load(path)
 
 
 def test_a_zip_that_is_no_npz_is_refused(tmp_path: Path) -> None:

@@ -190,6 +190,20 @@ def test_running_sums_equal_the_snapshot_after_many_turns_and_an_outlier() -> No
     assert float(term.evaluate(rows).fd) == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.parametrize("size", [50, 53, 64])
+def test_an_outlier_that_is_evicted_in_the_middle_of_a_turn_costs_no_digits(size: int) -> None:
+    """Every step after it is compared with the ring itself, before the end of the ring can renew the sums."""
+    term = make_term(QueuePopulation(size), reference(DIM), "exact")
+    rows = [batch(10, DIM, step, offset=2.0).float() * (1e7 if step == 6 else 1) for step in range(15)]
+    for step, newest in enumerate(rows):
+        value = term.evaluate(newest)
+        ring = torch.cat(rows[: step + 1])[-size:].double()
+        if len(ring) == size and float(ring.abs().max()) < 1e3:
+            expected = frechet_distance(moments(*moments_of(ring, ddof=1)), reference(DIM))
+            assert float(value.fd) == pytest.approx(expected, rel=1e-9)
+        term.commit()
+
+
 # ------------------------------------------------------------------------------------------------- commit and discard
 
 
