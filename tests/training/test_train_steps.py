@@ -16,14 +16,16 @@ import torch
 import train_worlds
 from loss_worlds import distance
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from train_program import options
-from worlds import TinyEncoder
+from worlds import DIM, TinyEncoder
 
 import fdr
 from fdr.errors import RunError
-from fdr.training import RunOptions, TrainOptions, train
+from fdr.runtime import SOLO, SOLO_TENSORS
+from fdr.training import RunOptions, TrainOptions, plan, train
 from fdr.training.folder import checkpoint_path, load_checkpoint
+from fdr.training.step import Draws, Stepper
 
 HERE = Path(__file__).parent
 STEPS, BATCH = 4, 24
@@ -44,7 +46,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def given(folder: Path, **changes: Any) -> TrainOptions:
     plain = options(folder, arch_args={}, monitor=(), fill=0, population="batch", steps=STEPS, batch_size=BATCH)
-    return replace(plain, clip=None, warmup_steps=1, lr=1e-2, **changes)
+    return replace(replace(plain, clip=None, warmup_steps=1, lr=1e-2), **changes)
 
 
 def rows_of(run: Path, kind: str = "step") -> list[dict[str, Any]]:
@@ -235,3 +237,61 @@ class TestSkipped:
         train(chosen, tmp_path / "run", EVERY, should_stop=lambda: next(stops))
         with pytest.raises(RunError, match="3 steps in a row were skipped; of step 3"):
             train(chosen, tmp_path / "run", EVERY)
+
+
+class Normed(nn.Module):
+    """Counts the images of training mode, and detaches them in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise_shape = (6,)
+        self.norm, self.last = nn.BatchNorm1d(6), nn.Linear(6, 3 * 8 * 8)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+            return torch.sigmoid(self.last(self.norm(noise))).unflatten(1, (3, 8, 8))
+
+
+def test_the_first_try_leaves_the_generator_as_it_was(tmp_path: Path) -> None:
+    generator = fdr.load_generator(Normed())
+    before = {name: value.clone() for name, value in generator.state_dict().items()}
+    draws = Draws(0, (6,), None, torch.device("cpu"))
+    stepper = Stepper(given(tmp_path), generator, None, draws, SOLO_TENSORS)  # type: ignore[arg-type]
+    torch.manual_seed(3)
+    stepper.check_gradient()
+    drawn = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(torch.rand(1), drawn)
+    assert not generator.training
+    assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
+
+
+def test_grids_evaluations_and_the_fill_use_noise_that_no_step_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[bool, set[bytes]] = {True: set(), False: set()}
+
+    def forward(net: Any, noise: Tensor) -> Tensor:
+        seen[net.training] |= {row.numpy().tobytes() for row in noise}
+        return FORWARD(net, noise)
+
+    monkeypatch.setattr(train_worlds.Net, "forward", forward)
+    often = replace(EVERY, grid_every=2, grid_size=5, eval_every=2, eval_count=30)
+    train(given(tmp_path, fill=40, population="ema:0.9"), tmp_path / "run", often)
+    assert len(seen[True]) == STEPS * BATCH
+    assert len(seen[False]) >= 5 + 30 + 40
+    assert len(seen[True] & seen[False]) <= 2  # those of the first try
+    assert len(rows_of(tmp_path / "run", "evaluation")) == 2
+
+
+def test_the_plan_counts_the_bytes_that_stay(tmp_path: Path) -> None:
+    """Weights, their gradient, two moments of AdamW and an average for each half-life; and the population."""
+    parameters = 6 * 16 + 16 + 16 * 192 + 192
+    weights = 4 * parameters
+    for population, kept in (("ema:0.9", 3 * DIM**2 * 8), ("queue:100", 100 * DIM * 4 + 4 * DIM**2 * 8), ("batch", 0)):
+        chosen = given(tmp_path, ema_kimg=(1.0, 2.0), population=population, fill=60)
+        text = "\n".join(plan(chosen, tmp_path / "run", EVERY, SOLO))
+        assert f"; {(weights * 6 + kept) / 1e3:.1f} kB for parameters, AdamW, averages and populations" in text
+        assert f"checkpoints of {(weights * 5 + kept) / 1e3:.1f} kB" in text
+        assert f"3 sets of weights of {weights / 1e3:.1f} kB" in text
+        assert f"to fill with {0 if population == 'batch' else 60} images" in text
