@@ -7,6 +7,7 @@ is drawn, so many resamples are one matrix.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from statistics import NormalDist
 
@@ -97,7 +98,9 @@ def jackknife(
     found: dict[str, Interval] = {}
     for name, coefficient in coefficients.items():
         value = coefficient(x, y)
-        parts = np.array([coefficient(np.delete(x, group), np.delete(y, group)) for group in groups])
+        with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+            warnings.simplefilter("ignore")  # a column that is constant without a group gives NaN
+            parts = np.array([coefficient(np.delete(x, group), np.delete(y, group)) for group in groups])
         found[name] = None
         if max(abs(value), np.abs(parts).max()) < 1:  # False as well if a column is constant without a group
             error = np.sqrt((NUM_GROUPS - 1) * np.arctanh(parts).var())

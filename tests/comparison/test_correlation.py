@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_values_agree_with_scipy(count, decimals):
 @pytest.mark.parametrize("decimals", [None, 0])
 def test_intervals_agree_with_scipy(monkeypatch, decimals):
     """The same resamples of the same seed, hence the same ends; of all 9,999 SciPy would take a minute."""
-    monkeypatch.setattr(_resampling, "NUM_RESAMPLES", 999)
+    monkeypatch.setattr(_resampling, "NUM_RESAMPLES", 199)
     x, y = rows(14, decimals=decimals)
     found = correlate(x, y, confidence=0.9, seed=5)
     assert found.method == "bca"
@@ -100,7 +101,7 @@ def test_intervals_agree_with_scipy(monkeypatch, decimals):
             vectorized=False,
             method="BCa",
             confidence_level=0.9,
-            n_resamples=999,
+            n_resamples=199,
             rng=np.random.default_rng(5),
         ).confidence_interval
         own = getattr(found, name)
@@ -186,6 +187,44 @@ def test_many_rows_are_jackknifed_to_much_the_same(monkeypatch):
     left_out = correlate(x, y)
     assert (drawn.method, left_out.method, left_out.resamples) == ("bca", "jackknife", None)
     np.testing.assert_allclose(ends(left_out), ends(drawn), atol=0.025)
+
+
+def test_the_jackknife_is_the_textbook_one(seed=7):
+    """501 rows are the fewest; the error of atanh(r) is sqrt((g - 1) / g * sum of squares) over g = 100 groups."""
+    x, y = rows(501)
+    found = correlate(x, y, confidence=0.9, seed=seed)
+    groups = np.array_split(np.random.default_rng(seed).permutation(501), 100)
+    for name, oracle in ORACLES.items():
+        parts = np.arctanh([oracle(np.delete(x, group), np.delete(y, group)) for group in groups])
+        error = math.sqrt(99 / 100 * ((parts - parts.mean()) ** 2).sum())
+        expected = np.tanh(math.atanh(oracle(x, y)) + np.array([-1, 1]) * scipy.stats.norm.ppf(0.95) * error)
+        own = getattr(found, name)
+        assert (own.low, own.high) == pytest.approx(tuple(expected), abs=1e-12), name
+    assert (correlate(x[:500], y[:500]).method, found.method) == ("bca", "jackknife")
+
+
+def test_a_column_that_is_constant_without_one_group_has_no_interval():
+    x, y = np.zeros(600), np.arange(600.0) % 7
+    x[3] = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(ends(correlate(x, y))).all()
+
+
+def kendall_by_pairs(x, y):
+    """tau-b from all pairs (Kendall 1945): concordant less discordant pairs, over the untied pairs of each column."""
+    signs = [(np.sign(x[i] - x[j]), np.sign(y[i] - y[j])) for i in range(len(x)) for j in range(i)]
+    return sum(a * b for a, b in signs) / math.sqrt(sum(a * a for a, _ in signs) * sum(b * b for _, b in signs))
+
+
+@pytest.mark.parametrize("decimals", [None, 0])
+def test_coefficients_agree_with_their_definitions(decimals):
+    x, y = rows(40, decimals=decimals)
+    mean_ranks = [[(np.sum(c < v) + np.sum(c <= v) + 1) / 2 for v in c] for c in (x, y)]
+    found = values(correlate(x, y))
+    assert found["pearson"] == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-13)
+    assert found["spearman"] == pytest.approx(np.corrcoef(mean_ranks)[0, 1], abs=1e-13)
+    assert found["kendall"] == pytest.approx(kendall_by_pairs(x, y), abs=1e-13)
 
 
 def test_thousands_of_rows():
