@@ -59,6 +59,48 @@ def test_does_not_depend_on_the_batch_size(logits: np.ndarray) -> None:
     assert values == pytest.approx([values[0]] * 3, rel=1e-13)
 
 
+def test_what_a_score_says(logits: np.ndarray) -> None:
+    """Ten equal splits in ADM's chunks of 5,000 are one; the spread is the population's, over ten splits."""
+    found = scored(IS, logits)
+    assert found.details == {"splits": 10} and found.stderr is not None
+    found = scored(IS_ADM, np.repeat(logits, 6, axis=0)[:5001])
+    assert found.details == {"splits": 2} and found.stderr is None
+
+
+def test_a_split_without_images_is_refused() -> None:
+    """As when all its images are bad."""
+    for rows in (range(5000), range(5000, 5003)):
+        collector = IS_ADM.collector(5003)
+        collector.add(np.array(rows), np.zeros((len(rows), 3), np.float32))
+        with pytest.raises(InputError, match="a split without images"):
+            collector.finish()
+    with pytest.raises(InputError, match="a split without images"):
+        IS.collector(10).finish()
+
+
+def test_parts_of_ranks_add_up(logits: np.ndarray) -> None:
+    for metric in (IS, IS_ADM):
+        ranks = [metric.collector(len(logits)) for _ in range(3)]
+        for rank, collector in enumerate(ranks[:2]):
+            rows = np.arange(rank, len(logits), 2)
+            collector.add(rows, logits[rows])
+        for collector in ranks[1:]:
+            ranks[0].absorb(collector.state())
+        whole = scored(metric, logits).value
+        assert metric.compute(ranks[0].finish(), None, Context()).value == pytest.approx(whole, rel=1e-13)
+
+
+def test_probabilities_of_zero_are_no_nan() -> None:
+    """A class that no image has: 0 log 0 is 0."""
+    logits = np.full((20, 3), -2000, np.float32)
+    logits[np.arange(20), np.arange(20) % 2] = 0
+    assert scored(IS_ADM, logits).value == pytest.approx(2, rel=1e-12)
+
+
 def test_too_few_images_are_refused() -> None:
+    assert scored(IS, np.eye(10, dtype=np.float32)).value >= 1
     with pytest.raises(InputError, match=r"needs at least 10 images, one per split; got 9"):
         IS.collector(9)
+    for metric in (IS, IS_ADM):
+        with pytest.raises(InputError, match="number of images beforehand; give the samples as a list"):
+            metric.collector(None)

@@ -69,6 +69,47 @@ def test_adm_rule_is_that_of_numpys_halves(
     assert (found == brute_force(samples, reference)) == overflows
 
 
+@pytest.mark.parametrize("row", [0, 45, 99])
+def test_one_value_that_overflows_makes_its_whole_block_exact_and_no_other(
+    row: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "ADM_BLOCK", 100)
+    monkeypatch.setattr(neighbours, "ADM_ROWS", 30)
+    samples, reference = np.rint(draw(26, 200, 24, 2) * 10), np.rint(draw(27, 200, 24, 2.1) * 10)
+    samples[100 + row] = 300  # its squared norm is above 65504
+    for name, (first, second) in {"rows": (samples, reference), "columns": (reference, samples)}.items():
+        blocks = list(neighbours.adm_blocks(first, second, torch.device("cpu")))
+        side = 0 if name == "rows" else 1
+        halves = {(b.rows.start >= 100, b.columns.start >= 100): [] for b in blocks}
+        for block in blocks:
+            is_half = bool(torch.equal(block.squared, block.squared.half().float()))
+            halves[block.rows.start >= 100, block.columns.start >= 100].append(is_half)
+        for place, found in halves.items():
+            if place[side]:
+                assert not all(found), f"block {place} of {name} overflows and is float32 as a whole"
+            else:
+                assert all(found)
+    assert tuple(value(name, samples, reference) for name in ADM) == precision_recall(samples, reference, 100)
+
+
+@pytest.mark.parametrize("blocks", [neighbours.exact_blocks, neighbours.adm_blocks])
+def test_every_pair_comes_once_and_equal_features_are_at_distance_zero(blocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in {"EXACT_ROWS": 7, "EXACT_COLUMNS": 13, "ADM_BLOCK": 20, "ADM_ROWS": 9}.items():
+        monkeypatch.setattr(neighbours, name, size)
+    features = np.concatenate([draw(28, 31, 2048) * 3] * 2).astype(np.float32)
+    found = np.full((62, 62), np.nan)
+    for block in blocks(features, features, torch.device("cpu")):
+        assert np.isnan(found[block.rows, block.columns]).all()
+        found[block.rows, block.columns] = block.squared.numpy()
+    assert not np.isnan(found).any() and (found >= 0).all()
+    expected = ((features[:, None].astype(np.float64) - features[None]) ** 2).sum(-1)
+    if blocks is neighbours.exact_blocks:
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        assert (found[expected == 0] == 0).all() and (expected == 0).sum() == 4 * 31
+    else:
+        np.testing.assert_allclose(found, expected, rtol=0.01, atol=64)
+
+
 def test_half_distances_are_rounded_and_a_block_that_overflows_is_not() -> None:
     device = torch.device("cpu")
     small, large = draw(4, 20, 64), draw(5, 20, 64) * np.float32(100)
@@ -156,7 +197,8 @@ def test_both_from_one_computation_are_each_alone(names: tuple[str, str]) -> Non
 def test_unequal_numbers_are_noted_where_they_are_not_the_definition() -> None:
     samples, reference = draw(20, 30), draw(21, 40)
     (note,) = score("precision", samples, reference).notes
-    assert note.startswith("30 samples and 40 reference images")
+    assert note.startswith("30 samples and 40 reference images: precision moves")
+    assert score("recall", reference, samples).notes[0].startswith("40 samples and 30 reference images: recall moves")
     assert not score("precision", samples, reference[:30]).notes
     assert not score("precision:adm", samples, reference).notes
 

@@ -21,8 +21,8 @@ from fdr.features import ExtractionOptions
 from fdr.images import ImageOptions, open_images
 from fdr.references import find as reference_module
 from fdr.references.manifest import RegistryEncoder, RegistryEntry, ValidationFD
-from fdr.reports import Report, load_reports
-from fdr.reports.checks import RULES, check_report
+from fdr.reports import Report, impossible, load_reports, parse_signature
+from fdr.reports.checks import RULES, Parts, Row, check_report
 
 TWO = [TinyEncoder("one"), TinyEncoder("two", 5, "seed:22")]
 
@@ -119,6 +119,11 @@ def at(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def _move_end(data: dict[str, Any], side: int) -> None:
+    """Move one end of the interval of FDr^k a little outward."""
+    row(data, "fdr_k")["interval"][side] *= 0.99 if side == 0 else 1.01
+
+
 def drop(key: str) -> Callable[[dict[str, Any]], None]:
     return lambda data: data["results"].remove(row(data, key))
 
@@ -197,6 +202,27 @@ TAMPERED: dict[str, tuple[str, str, Callable[[dict[str, Any]], None], str]] = {
     "interval of the mean": ("rounded", "means_are_means", put("fdr_k", interval=[0.0, 1e9]), "on average"),
     "share": ("images", "shares_are_of_whole_images", put("precision:one", value=0.9), "no share of 24 images"),
     "share of the reference": ("images", "shares_are_of_whole_images", put("recall:two", value=0.99), "of 30 images"),
+    "fd a little below 0": ("images", "possible_values", put("fd:one", value=-1e-3, mean_term=0.0, trace_term=-1e-3),
+                            "fd:one is -0.001"),
+    "value below its interval": ("rounded", "intervals", put("fdr:one", interval=[1e8, 1e9]), "lies outside"),
+    "encoder of a mean of inception": ("images", "signature_names_the_number", put("precision:one", encoder="two"),
+                                       "precision:two names the encoder one|precision:two is there 2 times"),
+    "name of the encoder": ("images", "signature_agrees", at("run", "encoders", "one", "name", value="other"),
+                            "has enc:one, and the description of the encoder says other"),
+    "draw of the neighbours": ("ifid", "signature_agrees", sign("nfd:tiny", "draw:0", "draw:7"), "draw:7"),
+    "neighbours to draw from": ("ifid", "signature_agrees", at("run", "ifid", "top_k", value=77), "says 77"),
+    "quantisation of decoded images": ("ifid", "signature_agrees", at("run", "ifid", "quantize", value="none"),
+                                       "q:u8, and the description of the samples says none"),
+    "reference of a ratio": ("ratios", "signature_is_of_the_reference", sign("fdr:one", r"stats:\w+", "stats:0000"),
+                             "the signature of fdr:one has the reference stats:0000"),
+    "version of the run": ("images", "versions", at("run", "versions", "fdr", value="9.9"), "run.versions says"),
+    "denominator of a float 0": ("ratios", "ratios_are_ratios", put("fdr:one", val_fd=0.0), "val:.* the row says 0"),
+    "order of the encoders": ("ratios", "means_are_means", put("fdr_k", encoders=["two", "one"]), "is of two, one"),
+    "lower end of the mean": ("rounded", "means_are_means", lambda d: _move_end(d, 0), "interval of fdr_k ends at"),
+    "upper end of the mean": ("rounded", "means_are_means", lambda d: _move_end(d, 1), "interval of fdr_k ends at"),
+    "a share between two images": ("images", "shares_are_of_whole_images",
+                                   lambda d: put("precision:one", value=row(d, "precision:one")["value"] - 1e-3)(d),
+                                   "no share of 24 images"),
 }  # fmt: skip
 
 
@@ -207,6 +233,49 @@ def test_a_tampered_report_is_refused(written: Mapping[str, dict[str, Any]], nam
     change(data)
     with pytest.raises(InputError, match=f"^The report contradicts itself: .*{sentence}.*again with --json"):
         check_report(data)
+
+
+TOLERATED = {
+    # what rounding may do, and the same a thousand times as large
+    "fd": lambda data, scale: put("fd:one", value=row(data, "fd:one")["value"] * (1 + 1e-12 * scale), rounding=0.0),
+    "fdr": lambda data, scale: put("fdr:one", value=row(data, "fdr:one")["value"] * (1 + 1e-11 * scale)),
+    "mean": lambda data, scale: put("fdr_k", value=row(data, "fdr_k")["value"] * (1 + 1e-11 * scale)),
+    "part": lambda data, scale: put("fdr_k", fdr={**row(data, "fdr_k")["details"]["fdr"],
+                                    "one": row(data, "fdr:one")["value"] * (1 + 1e-11 * scale)}),
+    "audit": lambda data, scale: put("fd:one", audit=row(data, "fd:one")["value"] * (1 + 1e-4 * scale), rounding=0.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOLERATED)
+def test_rounding_is_tolerated_and_no_more(written: Mapping[str, dict[str, Any]], name: str) -> None:
+    for scale, is_sound in ((1, True), (-1, True), (1e4, False), (-1e4, False)):
+        data = json.loads(json.dumps(written["ratios"]))
+        row(data, "fd:one")["details"]["audit"] = row(data, "fd:one")["value"]
+        TOLERATED[name](data, scale)(data)
+        if is_sound:
+            check_report(data)
+        else:
+            with pytest.raises(InputError, match="contradicts itself"):
+                check_report(data)
+
+
+@pytest.mark.parametrize("value, is_possible", [
+    (0.0, True), (-1e-7, True), (-1e-5, False), (1.0, True), (1.0 + 1e-7, True), (1.0 + 1e-5, False),
+])  # fmt: skip
+def test_a_value_may_be_outside_by_rounding_alone(value: float, is_possible: bool) -> None:
+    for metric in ("precision", "recall:adm"):
+        assert (impossible(metric, value) is None) == is_possible
+    assert impossible("fd", value - 1.0, rounding=2.0) is None and impossible("new", -7.0) is None
+    assert impossible("precision", value, rounding=1e-3) is None
+
+
+def test_each_tampered_report_breaks_its_rule(written: Mapping[str, dict[str, Any]]) -> None:
+    rules = {rule.__name__: rule for rule in RULES}
+    for name, (kind, rule, change, _) in TAMPERED.items():
+        data = json.loads(json.dumps(written[kind]))
+        change(data)
+        report = Parts(data, tuple(Row(row, parse_signature(row["signature"])) for row in data["results"]))
+        assert any(problem for row in report.rows for problem in rules[rule](report, row)), name
 
 
 def test_every_rule_has_a_tampered_report() -> None:
@@ -242,6 +311,12 @@ def test_every_rule_has_a_tampered_report() -> None:
     (put("fd:one", notes="x"), "notes of fd:one"),
     (lambda d: row(d, "fd:one").update(interval=[3, 2]), "interval of fd:one is .3, 2., where two finite numbers"),
     (lambda d: row(d, "fd:one").update(k=0), "k of fd:one is 0"),
+    (lambda d: row(d, "fd:one").update(interval=[3, 4, 5]), "interval of fd:one is .3, 4, 5., where two finite"),
+    (lambda d: row(d, "fd:one").pop("lower_is_better"), "fd:one has no lower_is_better, which is true or false"),
+    (lambda d: row(d, "fd:one").pop("count"), "fd:one has no count, which is a whole number"),
+    (lambda d: row(d, "fd:one").pop("signature"), "fd:one has no signature"),
+    (at("run", "encoders", value=7), "encoders of the run is 7"),
+    (put("fd:one", signature="fd|n"), "signature of fd:one is 'fd.n', where a signature as fdr writes it"),
 ])  # fmt: skip
 def test_a_field_of_another_type_or_range_is_named(
     written: Mapping[str, dict[str, Any]], change: Callable[[dict[str, Any]], None], sentence: str
