@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -173,4 +174,13 @@ def collected_warnings() -> Iterator[list[str]]:
         yield texts
         texts += [str(item.message) for item in caught if issubclass(item.category, FdrWarning)]
     for item in caught:
-        warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
+        module = _module_of(item.filename)
+        warnings.warn_explicit(item.message, item.category, item.filename, item.lineno, module=module)
+
+
+def _module_of(filename: str) -> str | None:
+    """The name of the loaded module in a file, which filters of warnings match; None where there is none."""
+    for name, module in sys.modules.copy().items():
+        if getattr(module, "__file__", None) == filename:
+            return name
+    return None

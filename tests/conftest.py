@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ settings.register_profile("fdr", deadline=None, derandomize=True)  # a busy mach
 settings.load_profile("fdr")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the processors; what they start inherits it
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup; tests interrupt runs, and children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

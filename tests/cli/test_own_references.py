@@ -227,6 +227,7 @@ class TestOneEncoderEach:
                     measure(reference, ["random", "random:1"])
                 measure(reference, ["random:1"])
 
+    @pytest.mark.filterwarnings("ignore::fdr.errors.FdrWarning")  # so few images, and the reference itself
     def test_moments_that_say_whose_they_are(self, tmp_path: Path) -> None:
         extracted = Moments.from_features(fdr.extract(REAL, "random"))
         write_reference_file(open_images(REAL), fdr.load_encoder("random"), tmp_path / "a.h5")

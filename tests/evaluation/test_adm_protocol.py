@@ -117,6 +117,7 @@ def test_a_reference_of_images_alone_gives_everything_from_one_pass(
     assert encoder.num_seen == 140
 
 
+@pytest.mark.filterwarnings("default:.*does not tell how many images:fdr.errors.FdrWarning")
 def test_stored_moments_of_the_samples_win_over_their_images(samples: Path, real: Path, reference: Path) -> None:
     with np.load(reference) as file:
         stored = {key: file[key] for key in ("sigma", "mu_s", "sigma_s")} | {"mu": file["mu"] + 1}
@@ -219,6 +220,7 @@ def test_a_protocol_fixes_encoder_and_metrics(samples: Path, real: Path) -> None
     assert find_protocol("adm") is ADM and PROTOCOLS == {"adm": ADM}
 
 
+@pytest.mark.filterwarnings("default:The samples are 32 x 32 pixels:fdr.errors.FdrWarning")
 def test_a_protocol_has_a_reference_of_its_own_where_none_is_named(tmp_path: Path, real: Path) -> None:
     toy = Protocol("toy", "for this test", "random", ("fd",), "demo")
     samples = npz(tmp_path / "s.npz", images(20, seed=3, side=32))

@@ -53,6 +53,7 @@ def test_fd_is_that_of_the_features(samples: Path, real: Path) -> None:
 
 
 @pytest.mark.parametrize("file_format", ["h5", "npz"])
+@pytest.mark.filterwarnings("default:.*does not tell how many images:fdr.errors.FdrWarning")
 def test_every_kind_of_reference_gives_the_same_fd(samples: Path, real: Path, tmp_path: Path, file_format: str) -> None:
     stats = make_reference(real, tmp_path / "stats", file_format)
     moments = fdr.Moments.from_features(features_of(images(80)))
@@ -350,6 +351,8 @@ def test_what_a_dict_cannot_say_is_one_sentence(samples: Path, real: Path) -> No
         evaluate(samples, {"tiny": real}, TinyEncoder())
 
 
+@pytest.mark.filterwarnings("default:.*these are left out:fdr.errors.FdrWarning")
+@pytest.mark.filterwarnings("default:.*are pixel for pixel images:fdr.errors.FdrWarning")
 def test_what_was_left_out_is_in_the_report_and_the_signature(samples: Path, real: Path, tmp_path: Path) -> None:
     pictures = folder(tmp_path / "set", images(60, seed=1))
     whole = evaluate(pictures, real, TinyEncoder())

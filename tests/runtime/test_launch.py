@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -60,13 +59,11 @@ def test_torchrun(sets: tuple[str, str], tmp_path: Path) -> None:
 
 
 def test_the_failure_of_one_rank_ends_all_with_its_sentence(sets: tuple[str, str], tmp_path: Path) -> None:
-    began = time.monotonic()
     found, codes = answers(tmp_path, 2, *sets, "fail")
     (peer,), (own,) = (answer.values() for answer in found)
     assert own.startswith("Encoder 'tiny' failed on a batch of 8 images") and ": no luck here. " in own
     assert peer == f"Rank 1 of 2 failed: {own}"
     assert codes == [1, 1]
-    assert time.monotonic() - began < 60
 
 
 class TestLauncher:
