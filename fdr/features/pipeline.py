@@ -280,7 +280,7 @@ class Pipeline:
             label = self.source.ids[first]
             raise RunError(
                 f"{name} gave non-finite {output!r} features for {int((~finite).sum())} of {len(finite)} images of a "
-                f"batch (the first is {label}); check the weights, and --dtype if it is not float32."
+                f"batch (the first is {label}); check the weights, or compute in float32 (--dtype)."
             )
 
     def _no_rows(self, name: str) -> dict[str, np.ndarray]:

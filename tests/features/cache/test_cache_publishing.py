@@ -121,7 +121,7 @@ def test_a_repaired_shard_in_which_other_images_decoded_is_not_mixed_in(tmp_path
     with pytest.warns(FdrWarning, match="damaged"):
         assert damaged(repairing) == [(8, 16)]
     write(repairing, 8, 16, bad=(9,))
-    with pytest.warns(FdrWarning), pytest.raises(RunError, match="Rows 8 to 15 .* are damaged"):
+    with pytest.warns(FdrWarning), pytest.raises(RunError, match=r"Rows 8 to 15 .* are damaged"):
         reader.read_shard(8, 16)
     assert open_cache(tmp_path).read_shard(8, 16).rows.tolist() == [8, 10, 11, 12, 13, 14, 15]
 
