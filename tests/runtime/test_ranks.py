@@ -12,14 +12,25 @@ from thread_ranks import on_ranks
 from worlds import TinyEncoder, folder, images, npz
 
 import fdr
-from fdr.errors import InputError, RunError
+from fdr.errors import InputError, PeerError, RunError
 from fdr.evaluation import measure
 from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import Sums
 from fdr.images import ImageOptions, open_images
 from fdr.images.digests import file_digests
 from fdr.metrics import CollectedFeatures, Need
-from fdr.runtime import SOLO, Group, part_of, rank_device, rank_environment, rank_place
+from fdr.runtime import (
+    SOLO,
+    Group,
+    SharedTask,
+    part_of,
+    propagate_failures,
+    rank_device,
+    rank_environment,
+    rank_place,
+    share_processors,
+)
+from fdr.runtime.ranks.group import Solo
 from fdr.runtime.ranks.place import RankPlace
 
 
@@ -206,6 +217,37 @@ class TestFacts:
         assert (facts.rank, facts.size, facts.local_rank, facts.local_size) == (6, 8, 2, 4)
         assert facts.rendezvous == f"tcp://{host}:23456?rank=6&world_size=8"
 
+    def test_every_variable_of_torchrun_counts(self) -> None:
+        env = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
+        assert rank_place(env) == RankPlace(1, 4, 1, 4, endpoint=("node0", 29500))
+        env |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RESTART_COUNT": "3"}
+        env |= {"FDR_LAUNCHER": "77", "FDR_LISTENER": "5"}
+        expected = RankPlace(1, 4, 0, 2, endpoint=("node0", 29500), launcher=77, listener=5, attempt="3")
+        assert rank_place(env) == expected
+
+    def test_what_our_launcher_gives_a_rank(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("fdr.runtime.ranks.place.available_cpus", lambda: 8)
+        monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        env = rank_environment(2, 3, 1234, 99)
+        assert env["OMP_NUM_THREADS"] == "2" and "FDR_LISTENER" not in env
+        assert rank_place(env) == RankPlace(2, 3, 2, 3, endpoint=("127.0.0.1", 1234), launcher=99)
+        assert rank_place(rank_environment(0, 3, 1234, 99, 7)).listener == 7
+        assert rank_environment(0, 100, 1234, 99)["OMP_NUM_THREADS"] == "1"
+        monkeypatch.setenv("OMP_NUM_THREADS", "5")
+        assert rank_environment(2, 3, 1234, 99)["OMP_NUM_THREADS"] == "5"
+
+    def test_ranks_of_one_machine_share_its_processors(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import torch
+
+        set_to: list[int] = []
+        monkeypatch.setattr("fdr.runtime.ranks.place.available_cpus", lambda: 8)
+        monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+        assert share_processors(RankPlace(0, 16, 0, 4)) == 2
+        assert share_processors(RankPlace(0, 16, 0, 16)) == 1
+        assert share_processors(RankPlace()) == 8
+        assert set_to == [2, 1]
+
     def test_a_batch_script_of_slurm_is_one_process(self) -> None:
         assert rank_place({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}).size == 1
 
@@ -234,6 +276,49 @@ class TestFacts:
             pytest.skip("needs a machine without a GPU")
         with pytest.raises(InputError, match="this machine has 0"):
             rank_device("auto", RankPlace(1, 2, 1, 2), needs_gpu=True)
+
+
+def test_the_first_failure_is_the_one_that_is_raised() -> None:
+    class Watching(Solo):
+        def __init__(self, is_first: bool) -> None:
+            self.is_first, self.seen = is_first, list[BaseException]()
+
+        def fail(self, error: BaseException) -> bool:
+            self.seen.append(error)
+            return self.is_first
+
+    error = InputError("mine")
+    for group, kind in ((Watching(True), InputError), (Watching(False), PeerError)):
+        with pytest.raises(kind) as caught, propagate_failures(group):
+            raise error
+        assert group.seen == [error]
+        assert caught.value.exit_code == 2  # type: ignore[attr-defined]
+
+
+def test_progress_is_the_sum_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fdr.runtime.progress.EXCHANGE_INTERVAL", 0.0)
+
+    class Task:
+        def __init__(self) -> None:
+            self.advanced, self.resumed = 0.0, 0.0
+
+        def advance(self, amount: float = 1) -> None:
+            self.advanced += amount
+
+        def resume(self, amount: float) -> None:
+            self.resumed += amount
+
+    def run(group: Group) -> tuple[float, float, int]:
+        task = Task()
+        shared = SharedTask(task, group)
+        for _ in range(3):
+            shared.advance(2 + group.rank)
+        shared.resume(10)
+        group.gather(None)
+        shared.advance()
+        return task.advanced, task.resumed, shared.done
+
+    assert on_ranks(3, run) == [(27, 30, 57)] * 3
 
 
 def features_of(group: Group, path: Path, cache: Path | None, count: int | None = None) -> np.ndarray | None:

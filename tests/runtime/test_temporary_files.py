@@ -122,3 +122,43 @@ def test_a_folder_in_place_of_a_lock_file(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "lock.held").mkdir()
     with pytest.raises(RunError, match="Another process has held"), locks.folder_lock(tmp_path, timeout=0.02):
         pass
+
+
+def test_a_lock_file_that_another_process_took_over_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "fcntl", None)
+    with locks.folder_lock(tmp_path):
+        (tmp_path / "lock.held").write_text("elsewhere.1.00000000.0")
+    assert (tmp_path / "lock.held").read_text() == "elsewhere.1.00000000.0"
+
+
+def test_a_process_of_another_host_is_not_taken_for_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number means nothing here, so its lock file counts as abandoned by its age alone."""
+    monkeypatch.setattr(locks, "fcntl", None)
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    (tmp_path / "lock.held").write_text(f"elsewhere.{child.pid}.00000000.0")
+    with pytest.raises(RunError, match="Another process has held"), locks.folder_lock(tmp_path, timeout=0.05):
+        pass
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a.json", "old")
+    with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "a.json") as temporary:
+        temporary.write_text("half")
+        assert (tmp_path / "a.json").read_text() == "old"
+        _ = 1 / 0
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "old"
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_atomically(pipe, "text")
+        assert os.read(reader, 10) == b"text" and pipe.is_fifo()
+    finally:
+        os.close(reader)
