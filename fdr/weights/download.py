@@ -77,7 +77,6 @@ def _transfer(url: str, part: Path, start: int, title: str, progress: Progress) 
         response = _open(url, start)
     except urllib.error.HTTPError as error:
         if error.code == 416 and start > 0:  # nothing after `start`: complete, or a part of something else
-            part.unlink()
             response = _open_whole(url)
         else:
             raise FetchError(f"{url} answered {error.code} {error.reason}") from error

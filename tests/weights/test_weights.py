@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from weight_worlds import DIGEST, hub_entry, put, weights_file
@@ -12,7 +15,8 @@ from weight_worlds import DIGEST, hub_entry, put, weights_file
 from fdr.encoders import EncoderOptions
 from fdr.encoders.catalogue import INCEPTION_WEIGHTS, timm_weights
 from fdr.errors import FdrWarning, WeightsError
-from fdr.weights import find, resolve
+from fdr.weights import WeightsFile, find, resolve
+from fdr.weights.files import download_dir
 
 pytestmark = pytest.mark.usefixtures("places")
 
@@ -102,3 +106,29 @@ def test_the_environment_makes_it_offline(monkeypatch, no_network):
     monkeypatch.setenv("FDR_OFFLINE", "1")
     with pytest.raises(WeightsError, match="the run is offline"):
         resolve(weights_file("http://127.0.0.1:9/w.pth"), EncoderOptions(), "x")
+
+
+TWICE = replace(weights_file(sha256="1" * 64), others=(WeightsFile("second.pth", sha256="2" * 64),))
+
+
+@pytest.mark.parametrize(("name", "published"), [("w.pth", "1" * 12), ("second.pth", "2" * 12), ("mine.pth", None)])
+def test_a_users_file_is_compared_with_the_publication_of_its_name(places, name, published, recwarn):
+    """Under a name of its own it may be any of them, so nothing is said."""
+    found = resolve(TWICE, EncoderOptions(weights=put(places, name)), "x")
+    assert found.sha256 == DIGEST
+    said = [str(one.message) for one in recwarn if issubclass(one.category, FdrWarning)]
+    assert said == [] if published is None else f"published {published}" in said[0]
+
+
+def test_fetched_files_go_to_the_first_folder_that_can_be_written(places, monkeypatch):
+    monkeypatch.setenv("FDR_WEIGHTS", str(places / "env"))
+    for folder in ("mine", "env"):
+        (places / folder).mkdir()
+    locked = set()
+    monkeypatch.setattr("fdr.weights.files.os.access", lambda path, mode: mode == os.W_OK and Path(path) not in locked)
+    places_in_order = [places / "mine", places / "env", places / "cache" / "weights"]
+    for folder in places_in_order:
+        assert download_dir(places / "mine") == folder
+        locked.add(folder)
+    locked.add(places / "cache")
+    assert download_dir(places / "mine") == places_in_order[-1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+from dataclasses import replace
 
 import pytest
 from weight_worlds import DIGEST, PAYLOAD, Recorder, Server, hub_entry, put, weights_file
@@ -10,8 +12,9 @@ from weight_worlds import DIGEST, PAYLOAD, Recorder, Server, hub_entry, put, wei
 from fdr.encoders import EncoderOptions
 from fdr.encoders.catalogue import timm_weights
 from fdr.errors import RunError, WeightsError
+from fdr.runtime import locked_file
 from fdr.weights import download as _fetch
-from fdr.weights import resolve
+from fdr.weights import find, hub_file, resolve
 
 pytestmark = pytest.mark.usefixtures("places")
 
@@ -203,3 +206,47 @@ def test_the_hub_reports_to_our_progress(places, hub):
     assert found.sha256 == DIGEST
     assert progress.tasks == [("model.safetensors", 10, "B")]
     assert progress.done == 10
+
+
+def test_a_revision_is_asked_for_and_found_again(places, hub):
+    asked = []
+
+    def download(repo, filename, tqdm_class, revision=None):
+        asked.append(revision)
+        return str(hub_entry(places, repo, filename))
+
+    hub(download)
+    pinned = replace(hub_file("org/net", "model.safetensors"), revision="c0ffee")
+    assert resolve(pinned, EncoderOptions(), "x").sha256 == DIGEST
+    assert asked == ["c0ffee"]
+    assert find(pinned) is not None
+    assert find(replace(pinned, revision="beef")) is None
+
+
+def test_a_file_that_another_process_is_fetching_is_waited_for_and_taken(places):
+    target = places / "cache" / "weights" / "w.pth"
+    target.parent.mkdir(parents=True)
+    found = []
+    with Server() as server, locked_file(target.with_name("w.pth.lock")):
+        fetching = threading.Thread(
+            target=lambda: found.append(resolve(weights_file(server.url), EncoderOptions(), "x"))
+        )
+        fetching.start()
+        fetching.join(0.3)
+        assert fetching.is_alive() and server.requests == []
+        put(target.parent, "w.pth")
+    fetching.join(10)
+    assert server.requests == [] and found[0].path == target
+
+
+def test_another_range_than_the_one_asked_for_is_not_appended(places):
+    part = put(places / "cache" / "weights", "w.pth.part", PAYLOAD[:100])
+    with Server(shift=1) as server, pytest.raises(WeightsError, match="answered with another range"):
+        resolve(weights_file(server.url), EncoderOptions(), "x")
+    assert part.read_bytes() == PAYLOAD[:100]
+
+
+def test_a_first_connection_that_sends_nothing_is_opened_again(places):
+    with Server(cuts=1, sent=0) as server:
+        assert resolve(weights_file(server.url), EncoderOptions(), "x").path.read_bytes() == PAYLOAD
+    assert server.requests == [None, None]

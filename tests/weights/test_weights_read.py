@@ -173,3 +173,9 @@ def test_what_does_not_fit_is_named(change, sentence):
 def test_the_wrong_model_is_guessed(keys, guess):
     with pytest.raises(WeightsError, match=guess):
         load_into(Net(), {key: torch.zeros(7, 1) for key in keys}, Path("w.pth"), "x")
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict"])
+def test_a_tensor_may_have_the_name_of_a_wrapper(tmp_path, key):
+    torch.save({key: torch.ones(2), "b": torch.zeros(3)}, tmp_path / "a.pt")
+    assert load_state_dict(tmp_path / "a.pt").keys() == {key, "b"}

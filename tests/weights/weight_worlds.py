@@ -14,10 +14,14 @@ DIGEST = hashlib.sha256(PAYLOAD).hexdigest()
 
 
 class Server:
-    """A web server on this machine: `cuts` connections break half-way, `ranges` says if it can resume."""
+    """A web server on this machine: `cuts` connections break after the share `sent`; `ranges` says if it can resume.
 
-    def __init__(self, payload=PAYLOAD, cuts=0, ranges=True, status=None):
+    `shift` moves the range that it says it sends.
+    """
+
+    def __init__(self, payload=PAYLOAD, cuts=0, ranges=True, status=None, sent=0.5, shift=0):
         self.payload, self.cuts, self.ranges, self.status = payload, cuts, ranges, status
+        self.sent, self.shift = sent, shift
         self.requests: list[str | None] = []
         server = self
 
@@ -48,12 +52,14 @@ class Server:
         body = self.payload[start:]
         handler.send_response(206 if start else 200)
         if start:
-            handler.send_header("Content-Range", f"bytes {start}-{len(self.payload) - 1}/{len(self.payload)}")
+            handler.send_header(
+                "Content-Range", f"bytes {start + self.shift}-{len(self.payload) - 1}/{len(self.payload)}"
+            )
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
         if self.cuts > 0:
             self.cuts -= 1
-            body = body[: len(body) // 2]
+            body = body[: int(len(body) * self.sent)]
         handler.wfile.write(body)
 
     def __enter__(self):
