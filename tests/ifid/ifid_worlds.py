@@ -12,8 +12,6 @@ from torch import Tensor
 from worlds import TinyEncoder, images
 
 import fdr
-from fdr.ifid.interpolation import draw
-from fdr.ifid.neighbours import Neighbours
 from fdr.reports import Report
 
 QUERIES, OTHERS = images(40, seed=1), images(70, seed=2)
@@ -50,6 +48,14 @@ def autoencoder() -> Counting:
     return seeded(Counting)
 
 
+def spread(network: Counting) -> Counting:
+    """`network` with latents six times as large, whose distances differ enough for the softmax to matter."""
+    with torch.no_grad():
+        network.down.weight *= 6
+        network.up.weight /= 6
+    return network
+
+
 def as_float(array: np.ndarray) -> Tensor:
     """uint8 NHWC -> float32 NCHW in [0, 1]."""
     return torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255
@@ -59,17 +65,57 @@ def quantised(images: Tensor) -> Tensor:
     return (images.clamp(0, 1) * 255).round() / 255
 
 
-def brute_force(queries: Tensor, references: Tensor, metric: str, top_k: int, excluded: np.ndarray) -> Neighbours:
-    """All distances in float64; `excluded` [Q, N] pairs do not count."""
-    q, r = (x.flatten(1).double() for x in (queries, references))
-    squared = (q[:, None] - r[None]).square().sum(2)
-    cosine = 1 - (q @ r.T) / (q.norm(dim=1)[:, None] * r.norm(dim=1))
-    distances = (squared if metric == "l2" else cosine).clone()
-    distances[torch.from_numpy(excluded)] = torch.inf
-    order = distances.argsort(dim=1, stable=True)[:, :top_k]
-    return Neighbours(
-        order.numpy(), distances.gather(1, order).numpy(), squared.gather(1, order).numpy(), np.arange(len(q))
-    )
+# What an interpolated FID is, in NumPy and float64, with nothing of fdr but the drawn images
+
+
+def parameters(network: Plain, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and bias of a convolution of blocks of 4 x 4 pixels."""
+    layer = getattr(network, name)
+    return layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()
+
+
+def encoded(network: Plain, images: np.ndarray, layer: str = "down") -> np.ndarray:
+    """uint8 [N, H, W, 3] -> float64 [N, 4, H/4, W/4]."""
+    n, height, width, _ = images.shape
+    blocks = (images / 127.5 - 1).reshape(n, height // 4, 4, width // 4, 4, 3)
+    weight, bias = parameters(network, layer)
+    return np.einsum("nhywxc,kcyx->nkhw", blocks, weight) + bias[:, None, None]
+
+
+def decoded(network: Plain, latents: np.ndarray) -> np.ndarray:
+    """float64 [N, 4, h, w] -> [N, 4h, 4w, 3], black 0, white 1, clamped and rounded to 8 bits."""
+    n, _, height, width = latents.shape
+    weight, bias = parameters(network, "up")
+    blocks = np.einsum("nkhw,kcyx->nhywxc", latents, weight) + bias
+    images = (np.tanh(blocks.reshape(n, 4 * height, 4 * width, 3)) + 1) / 2
+    return np.rint(images * 255) / 255
+
+
+def features_of(images: np.ndarray) -> np.ndarray:
+    """What the tiny encoder gives for images [N, H, W, 3] in [0, 1]: means of 4 x 4 parts, times its matrix."""
+    n, height, width, _ = images.shape
+    parts = images.reshape(n, 4, height // 4, 4, width // 4, 3).mean((2, 4))
+    return parts.transpose(0, 3, 1, 2).reshape(n, -1) @ TinyEncoder().matrix.numpy()
+
+
+def distance_of(x: np.ndarray, y: np.ndarray) -> float:
+    """|mu - mu'|^2 + tr(S + S' - 2 (S S')^(1/2))."""
+    first, second = np.cov(x.T), np.cov(y.T)
+    roots = np.sqrt(np.linalg.eigvals(first @ second).real.clip(0))
+    return float(((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(first + second) - 2 * roots.sum())
+
+
+def uniform_draw(seed: int, row: int) -> float:
+    """In [0, 1): the first 53 bits of SFC64, seeded by the seed, purpose 4 (the choice of a neighbour) and the row."""
+    return int(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(4, row))).random_raw() >> 11) / 2**53
+
+
+def picked(squared: np.ndarray, dim: int, seed: int, row: int) -> tuple[int, float]:
+    """Which of K candidates the query in `row` takes, by the softmax of -|z - z_k|^2 / D, and its entropy."""
+    shares = np.exp(-(squared - squared.min()) / dim)
+    shares /= shares.sum()
+    place = int(np.searchsorted(np.cumsum(shares), uniform_draw(seed, row), side="right"))
+    return min(place, len(shares) - 1), float(-(shares * np.log(shares)).sum())
 
 
 def slerp_of(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
@@ -78,31 +124,47 @@ def slerp_of(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
     return (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
 
 
-def mixed_of(mode: str, z: Tensor, w: Tensor, alpha: float) -> Tensor:
-    """Latents [B, C, h, w] between z and w; mask at 0.5 only."""
+def mixed_of(mode: str, z: np.ndarray, w: np.ndarray, alpha: float) -> np.ndarray:
+    """Latents [N, C, h, w] between z and w; mask at 0.5 only."""
     if mode == "linear":
         return (1 - alpha) * z + alpha * w
     if mode == "mask":
         half = z.shape[2] // 2
-        return torch.cat([w[:, :, :half], z[:, :, half:]], 2)
-    pairs = zip(*(v.flatten(1).double().numpy() for v in (z, w)), strict=True)
-    return torch.from_numpy(np.stack([slerp_of(*pair, alpha) for pair in pairs])).float().reshape(z.shape)
+        return np.concatenate([w[:, :, :half], z[:, :, half:]], 2)
+    return np.stack([slerp_of(a.ravel(), b.ravel(), alpha).reshape(a.shape) for a, b in zip(z, w, strict=True)])
+
+
+def nearest_of(
+    z: np.ndarray, w: np.ndarray, metric: str, top_k: int, is_one_set: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The K nearest rows of w for each of z, and their squared distances [N, K]."""
+    q, r = z.reshape(len(z), -1), w.reshape(len(w), -1)
+    squared = ((q[:, None] - r) ** 2).sum(2)
+    cosine = 1 - q @ r.T / np.linalg.norm(q, axis=1)[:, None] / np.linalg.norm(r, axis=1)
+    distances = squared.copy() if metric == "l2" else cosine
+    if is_one_set:
+        np.fill_diagonal(distances, np.inf)
+    rows = np.argsort(distances, axis=1, kind="stable")[:, :top_k]
+    return rows, np.take_along_axis(squared, rows, 1)
 
 
 def expected(
-    images: np.ndarray, neighbours: np.ndarray | None, mode: str, alpha: float, top_k: int, seed: int
+    images: np.ndarray,
+    neighbours: np.ndarray | None,
+    mode: str,
+    alpha: float,
+    top_k: int,
+    seed: int,
+    network: Plain | None = None,
 ) -> dict[str, float]:
-    """FD of interpolants, reconstructions and decoded neighbours, step by step."""
-    model, encoder = fdr.load_autoencoder(autoencoder()), TinyEncoder()
-    x = as_float(images)
-    y = x if neighbours is None else as_float(neighbours)
-    z, w = model.encode(x, range(len(x))), model.encode(y, range(len(y)))
-    own = np.eye(len(x), dtype=bool) if neighbours is None else np.zeros((len(x), len(y)), bool)
-    found = brute_force(z, w, "l2" if mode == "linear" else "cosine", top_k, own)
-    drawn = w[torch.from_numpy(draw(found, z[0].numel(), seed).rows)]
-    real = encoder(x)["features"].numpy()
-    decoded = {"ifd": mixed_of(mode, z, drawn, alpha), "rfd": z, "nfd": drawn}
-    return {
-        name: fdr.frechet_distance(encoder(quantised(model.decode(latents)))["features"].numpy(), real)
-        for name, latents in decoded.items()
-    }
+    """FD of interpolants, reconstructions and decoded neighbours, step by step, and the entropy of the draws."""
+    network = network or autoencoder()
+    z = encoded(network, images)
+    w = z if neighbours is None else encoded(network, neighbours)
+    rows, squared = nearest_of(z, w, "l2" if mode == "linear" else "cosine", top_k, neighbours is None)
+    picks = [picked(squared[row], z[0].size, seed, row) for row in range(len(z))]
+    drawn = w[[rows[row, place] for row, (place, _) in enumerate(picks)]]
+    real = features_of(images / 255)
+    latents = {"ifd": mixed_of(mode, z, drawn, alpha), "rfd": z, "nfd": drawn}
+    found = {name: distance_of(features_of(decoded(network, each)), real) for name, each in latents.items()}
+    return {**found, "entropy": float(np.mean([entropy for _, entropy in picks]))}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ifid_worlds import slerp_of
+from ifid_worlds import picked, slerp_of
 
 from fdr.ifid.interpolation import MODES, draw, interpolate, slerp
 from fdr.ifid.neighbours import Neighbours
@@ -32,6 +32,12 @@ def test_slerp_is_the_textbooks(alpha: float, seed: int) -> None:
     a, b = np.random.default_rng(seed).normal(size=(2, 7))
     found = slerp(torch.from_numpy(a)[None], torch.from_numpy(b)[None], alpha)[0].numpy()
     np.testing.assert_allclose(found, slerp_of(a, b, alpha), rtol=1e-9, atol=1e-12)
+
+
+def test_a_small_angle_is_still_an_angle() -> None:
+    """At an angle of 0.01 slerp of unit vectors keeps the length; the chord would be shorter by 1.25e-5 half way."""
+    a, b = torch.tensor([[1.0, 0.0]]).double(), torch.tensor([[np.cos(0.01), np.sin(0.01)]]).double()
+    torch.testing.assert_close(slerp(a, b, 0.5).norm(dim=1), torch.ones(1).double(), rtol=1e-9, atol=0)
 
 
 @given(st.floats(0.01, 0.99), st.floats(0.1, 10))
@@ -67,8 +73,18 @@ DIM = 3
 
 
 def candidates(squared: np.ndarray, first_row: int = 0) -> Neighbours:
+    """With cosine distances in another order, which must not decide the draw."""
     count, k = squared.shape
-    return Neighbours(np.tile(np.arange(k), (count, 1)), squared, squared, np.arange(first_row, first_row + count))
+    cosine = np.tile(np.linspace(2, 0, k), (count, 1))
+    return Neighbours(np.tile(np.arange(k), (count, 1)), cosine, squared, np.arange(first_row, first_row + count))
+
+
+def test_every_draw_is_the_one_of_its_seed_and_row() -> None:
+    squared = np.random.default_rng(0).uniform(0, 9, (40, 5))
+    found = draw(candidates(squared, 7), DIM, seed=11)
+    picks = [picked(squared[i], DIM, 11, 7 + i) for i in range(40)]
+    np.testing.assert_array_equal(found.rows, [place for place, _ in picks])
+    np.testing.assert_allclose(found.entropy, np.mean([entropy for _, entropy in picks]), rtol=1e-12)
 
 
 def test_the_shares_are_those_of_the_softmax() -> None:
