@@ -167,7 +167,7 @@ class BlockSearch:
         for column, known in zip(self.best.columns, (rows, distances, squared), strict=True):
             column[:] = np.take_along_axis(known, order, 1)
         lost = found.lost.cpu().numpy()
-        return np.flatnonzero((self.best.distances[:, -1] >= lost) & np.isfinite(lost))
+        return np.flatnonzero((self.best.distances[:, -1] >= lost) & (lost < np.inf))  # minus infinity is uncertain
 
     # Step 3
 
