@@ -1,7 +1,7 @@
-"""JiT, the plain pixel transformer "just image transformers": noise and a class -> an image.
+"""JiT ("just image transformers"), a plain transformer of pixels that turns noise and a class into an image.
 
-Written from the layout of its published checkpoints, whose names the modules have. Time t runs from 1, noise, to 0; the
-network itself is told 1 - t.
+It was written from the layout of the published checkpoints, and its modules have their names. Time t runs from 1, which
+is noise, to 0; the input of the network is 1 - t.
 """
 
 from __future__ import annotations

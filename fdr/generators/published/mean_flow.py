@@ -1,8 +1,7 @@
-"""The mean flow transformers pMF (of pixels) and iMF (of latents): noise and a class -> an image, in a step or several.
+"""The mean flow transformers pMF (of pixels) and iMF (of latents): noise and a class become an image in a few steps.
 
-Written from the layout of their published checkpoints, whose names the modules have. Both are one network, which is
-told the length of a step and the guidance; its result gives the mean velocity over the step, which ends where the next
-begins.
+They were written from the layout of the published checkpoints, and their modules have their names. Both are one network
+whose inputs include the length of a step and the guidance. Its result gives the mean velocity over the step.
 """
 
 from __future__ import annotations

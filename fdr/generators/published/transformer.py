@@ -1,4 +1,4 @@
-"""What the transformers pMF, iMF and JiT share: settings, normalisation, rotary positions, embeddings, patches."""
+"""Parts of the transformers pMF, iMF and JiT: settings, normalisation, rotary positions, embeddings, patches."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from fdr.errors import InputError
 EPS = 1e-6
 THETA = 10_000.0
 TIME_FLOOR = 0.05
-"""Velocities (z - x) / t are divided by no less."""
+"""The smallest t that velocities (z - x) / t are divided by. Lowering it makes the last steps noisier."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a transformer over a square image, or over the latents of one."""
+    """The sizes of a transformer over a square image or its latents."""
 
     depth: int
-    """Blocks."""
+    """Number of blocks."""
     width: int
-    """Of a token."""
+    """Channels of a token."""
     heads: int
     patch: int
     """Side of a patch."""
     size: int
     """Side of the image or of its latents."""
     bottleneck: int = 0
-    """Channels of the narrow layer that pixels pass on their way into tokens; 0 where there is none."""
+    """Channels of the narrow layer between pixels and tokens; 0 for none."""
 
     @property
     def side(self) -> int:
@@ -45,12 +45,12 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Sampler:
-    """From noise, at t = 1, to the image, at t = 0."""
+    """The steps from noise, at t = 1, to the image, at t = 0."""
 
     omega: float
     """Strength of guidance."""
     interval: tuple[float, float]
-    """Times of it, low and high."""
+    """The times, low and high, between which guidance is applied."""
     noise_scale: float = 1.0
     steps: int = 1
 

@@ -48,10 +48,9 @@ class LatentDecoder(nn.Module):
 def load_decoder(source: str, channels: int) -> LatentDecoder:
     """The decoder of the autoencoder in a folder that `save_pretrained` wrote, or of a repository of the hub.
 
-    `source` is a path, "owner/name" or "owner/name/folder", each of the latter with "@revision" or without; files are
-    searched as those of encoders are, and fetched only where that is allowed. Raises `InputError` without diffusers,
-    for a source that is none and for latents of other than `channels` channels, `WeightsError` for files that are
-    missing, damaged or do not fit.
+    `source` is a path, "owner/name" or "owner/name/folder"; a repository may end in "@revision". Its files are searched
+    like those of encoders. Raises `InputError` if diffusers is not installed, if there is no such autoencoder, and if
+    its latents do not have `channels` channels; `WeightsError` for files that are missing, damaged or do not fit.
     """
     place = Path(source).expanduser()
     folder = folder_of(place) if place.is_dir() else None
@@ -72,7 +71,7 @@ def load_decoder(source: str, channels: int) -> LatentDecoder:
 
 
 def _freeze(module: nn.Module) -> None:
-    """Make constants of all parameters and buffers: no gradient is wanted for them, and no state dict has them."""
+    """Make all parameters and buffers constants, without gradient and outside of state dicts."""
     for part in module.modules():
         for name, tensor in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
             delattr(part, name)
