@@ -158,6 +158,39 @@ def test_more_classes_than_the_network_has(
             check_first_images(Generator(kind().eval(), GeneratorSpec((8,), 5)))
 
 
+TABLE = torch.arange(10.0).reshape(5, 2)
+LOOKUPS = {
+    "embedding": lambda index: nn.functional.embedding(index, TABLE),
+    "index_select": lambda index: TABLE.index_select(0, index),
+    "gather": lambda index: TABLE.gather(0, index[:, None].expand(-1, 2)),
+    "one_hot": lambda index: torch.zeros(1, 5).scatter(1, index[None], 1.0),
+    "one_hot in place": lambda index: torch.zeros(1, 5).scatter_(1, index[None], 1.0),
+    "brackets": lambda index: TABLE[index],
+}
+
+
+@pytest.mark.parametrize("name", LOOKUPS)
+def test_label_bounds_are_those_of_the_table(name: str) -> None:
+    """The sentence is that of `LabelBounds`: on a GPU no other would come."""
+    with LabelBounds():
+        LOOKUPS[name](torch.tensor([0, 4]))
+        with pytest.raises(IndexError, match="index 5 in a table of 5 rows"):
+            LOOKUPS[name](torch.tensor([0, 5]))
+        with pytest.raises(IndexError, match="index -6 in a table of 5 rows"):
+            LOOKUPS[name](torch.tensor([-6, 4]))
+
+
+def test_the_check_leaves_the_random_numbers_of_the_user_alone() -> None:
+    class Noisy(nn.Module):
+        def forward(self, noise: Tensor) -> Tensor:
+            return torch.rand(len(noise), 3, 4, 4)
+
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    check_first_images(Generator(Noisy(), GeneratorSpec((8,))))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_label_bounds_reach_into_programs() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

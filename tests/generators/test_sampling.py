@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fdr.errors import InputError
-from fdr.generators import labels_of, noise_of
+from fdr.generators import NEIGHBOUR, labels_of, noise_of, uniform_of
 from fdr.generators.labels import check_labels
 
 
@@ -65,6 +65,12 @@ def test_the_noise_is_the_normal_quantiles_of_its_words():
     shares = ((signed >> 8) + 2**23 + 0.5) / 2**24
     expected = [NormalDist().inv_cdf(float(share)) for share in shares]
     np.testing.assert_allclose(noise_of(7, [11], (100,))[0], expected, rtol=2e-6, atol=2e-7)
+
+
+def test_uniform_numbers_are_the_upper_53_bits_of_their_words():
+    indices = [0, 7, 2**40]
+    words = [np.random.SFC64(np.random.SeedSequence(5, spawn_key=(4, index))).random_raw() for index in indices]
+    assert uniform_of(5, NEIGHBOUR, indices).tolist() == [(int(word) >> 11) / 2**53 for word in words]
 
 
 def test_labels_by_policy():
