@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fdr.errors import InputError
 from fdr.images import procedural
-from fdr.metrics import MIN_MS_SSIM_SIDE, half_range, ms_ssim, psnr, ssim
+from fdr.metrics import MIN_MS_SSIM_SIDE, half_range, ms_ssim, num_outside, psnr, ssim
 from fdr.metrics.image_quality import K1, K2, PSNR_CAP, SCALE_WEIGHTS, WINDOW_SIDE
 
 SCORES = {"psnr": (psnr, PSNR_CAP), "ssim": (ssim, 1.0), "ms-ssim": (ms_ssim, 1.0)}
@@ -198,6 +198,47 @@ def test_half_range_is_what_the_reference_code_scores():
     np.testing.assert_allclose(psnr(squeezed, others) - psnr(x, y), 20 * math.log10(2), atol=1e-12)
     assert (ssim(squeezed, others) > ssim(x, y)).all()
     assert (ms_ssim(squeezed, others) > ms_ssim(x, y)).all()
+
+
+# --- values outside of [0, 1] --------------------------------------------------------------------------------------
+
+
+@scores
+def test_values_may_leave_the_range_by_a_half(score, best):
+    x = drawn(1, 161, 161)
+    for low, high, is_taken in ((-0.5, 1.5, True), (-0.51, 1.0, False), (0.0, 1.51, False)):
+        y = x.clone()
+        y[0, 0, 0, 0], y[0, 1, 0, 0] = low, high
+        for pair in ((x, y), (y, x)):
+            assert torch.isfinite(score(*pair, any_range=True)).all()
+            if is_taken:
+                assert score(*pair).item() == score(*pair, any_range=True).item()
+            else:
+                with pytest.raises(InputError, match=r"takes images in \[0, 1\]"):
+                    score(*pair)
+
+
+def test_any_range_scores_values_as_they_are():
+    x = torch.zeros(1, 3, 16, 16, dtype=torch.float64)
+    assert psnr(x, x + 2, any_range=True).item() == pytest.approx(-20 * math.log10(2), abs=1e-12)
+    with pytest.raises(InputError, match="values from nan"):
+        psnr(x, x * math.nan, any_range=True)
+
+
+def test_values_far_outside_are_counted_for_each_image():
+    images = torch.tensor([[-0.5, 1.5, 0.3], [-0.51, 1.51, 9.0], [0.0, 1.0, -7.0]]).reshape(3, 3, 1, 1)
+    assert num_outside(images).tolist() == [0, 3, 1]
+
+
+def test_a_negative_coarsest_scale_counts_as_zero():
+    """Equal details over opposite gradients: only the coarsest of the five scales is anticorrelated."""
+    axis = torch.linspace(0, 2 * math.pi, 192)
+    gradient = 0.3 * torch.sin(axis)[None, :] * torch.cos(axis)[:, None]
+    details = 0.1 * torch.randn(3, 192, 192, generator=torch.Generator().manual_seed(0)).clamp(-2, 2)
+    x, y = (0.5 + details + sign * gradient for sign in (1, -1))
+    coarse = [torch.nn.functional.avg_pool2d(one[None].double(), 16) for one in (x, y)]
+    assert ssim(*coarse).item() < 0 < ssim(x[None], y[None]).item()
+    assert ms_ssim(x[None], y[None]).item() == 0
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------

@@ -146,6 +146,24 @@ def test_heads_in_a_weights_folder_come_first(monkeypatch, tmp_path, folder):
     assert silent(drawn(1), noisy(drawn(1), 0.3)).item() == 0
 
 
+def test_a_named_file_is_that_of_alexnet_alone(score, folder, tmp_path):
+    named = tmp_path / "mine.pth"
+    named.write_bytes((folder / files.ALEXNET_WEIGHTS.filename).read_bytes())
+    with pytest.warns(FdrWarning, match="not the published"):
+        other = load_lpips(EncoderOptions(weights=named, offline=True), device="cpu")
+    x, y = drawn(1), noisy(drawn(1), 0.3)
+    assert other(x, y).item() == score(x, y).item() and other.heads == score.heads
+
+
+@pytest.mark.filterwarnings("ignore:.*not the published")
+@pytest.mark.parametrize("tf32", [True, False])
+def test_tf32_is_what_was_asked_for(folder, monkeypatch, tf32):
+    asked = []
+    monkeypatch.setattr("fdr.runtime.set_tf32", asked.append)
+    load_lpips(EncoderOptions(weights_dir=folder, offline=True), device="cpu", tf32=tf32)
+    assert asked == [tf32]
+
+
 def test_a_file_of_another_network_is_refused(tmp_path, folder):
     other = tmp_path / "resnet.pth"
     torch.save({"layer1.0.conv1.weight": torch.zeros(3)}, other)
