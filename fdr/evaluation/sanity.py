@@ -61,7 +61,6 @@ def image_set(extraction: Extraction) -> ImageSet | None:
     images, source = extraction.images, extraction.source
     if images is None or len(images) == 0:
         return None
-    images = images[np.argsort(images["row"], kind="stable")]  # with several ranks the records arrive rank by rank
     return ImageSet(source.name, images, source.ids, source.digest, source.policy["crop"] != "none")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 from thread_ranks import on_ranks
 from worlds import TinyEncoder, folder, images, npz
 
-from fdr.errors import InputError
+from fdr.errors import InputError, RunError
 from fdr.evaluation import Measurement, measure
+from fdr.evaluation.resumed_sums import ResumableSums
 from fdr.features import CacheStore, Extraction, ExtractionOptions, sums_files
-from fdr.frechet import Moments
+from fdr.frechet import Moments, Sums
 from fdr.images import ImageOptions, open_images
 from fdr.metrics import Need
 from fdr.metrics.inception_score import IS_ADM
@@ -172,6 +174,54 @@ def test_bad_images_of_an_earlier_run_are_listed(tmp_path: Path) -> None:
     assert [image.row for image in found.bad] == [3, 50]
     assert found.count == 58
     assert_same(tiny(found), tiny(run(path, None)))
+
+
+def test_bad_images_of_all_runs_are_kept_and_still_too_many(tmp_path: Path) -> None:
+    """Each run finds one; a run that finds everything summed lists them all, and its own limit holds."""
+    path, cache = folder(tmp_path / "a", images(60)), tmp_path / "c"
+    for index in (3, 20, 21, 50):
+        (path / f"{index:04d}.png").write_bytes(b"no image")
+    for limit in (16, 16, 16):
+        with killed():
+            run(path, cache, StopsEarly(limit))
+    for _ in range(2):
+        encoder = TinyEncoder()
+        found = run(path, cache, encoder)
+        assert [image.row for image in found.bad] == [3, 20, 21, 50] and found.count == 56
+    assert encoder.num_seen == 0
+    options = ExtractionOptions(cache, 8, num_workers=0, moments_only=True)
+    strict = open_images(path, ImageOptions(on_bad="skip", max_bad=0.05))
+    with pytest.raises(RunError, match="4 of 60"):
+        measure(Extraction(strict, [TinyEncoder()], None, options))
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_leave_one_file_with_all_shards_and_bad_images(tmp_path: Path, size: int) -> None:
+    path, cache = folder(tmp_path / "a", images(60)), tmp_path / "c"
+    for index in (3, 50):
+        (path / f"{index:04d}.png").write_bytes(b"no image")
+    found = on_ranks(size, lambda group: run(path, cache, group=group))
+    assert found[0] is not None and found[1:] == [None] * (size - 1)
+    (file,) = sums_files(next(cache.iterdir()))
+    with np.load(file, allow_pickle=False) as stored:
+        header = json.loads(str(stored["header"]))
+    assert header["spans"] == [[0, 16], [16, 32], [32, 48], [48, 60]]
+    assert [row for row, *_ in header["bad"]] == [3, 50]
+    encoder = TinyEncoder()
+    assert [image.row for image in run(path, cache, encoder).bad] == [3, 50] and encoder.num_seen == 0
+
+
+def test_making_resumable_sums_changes_nothing(tmp_path: Path) -> None:
+    """Only `resume` reads files and takes shards out of the pass."""
+    source, cache = npz(tmp_path / "a.npz", images(40)), tmp_path / "c"
+    run(source, cache)
+    options = ExtractionOptions(cache, 8, num_workers=0, moments_only=True)
+    extraction = Extraction(open_images(source), [TinyEncoder()], None, options)
+    sums = Sums(None)
+    resumable = ResumableSums(extraction, {("tiny", "features"): sums})
+    assert sums.count == 0 and sum(len(block.rows) for block in extraction) == 40
+    resumable.resume()
+    assert sums.count == 40 and not list(extraction)
 
 
 def test_features_in_the_cache_are_used(tmp_path: Path) -> None:

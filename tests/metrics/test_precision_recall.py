@@ -93,15 +93,20 @@ def test_one_value_that_overflows_makes_its_whole_block_exact_and_no_other(
 
 
 @pytest.mark.parametrize(
-    ("blocks", "scale"),
-    [(neighbours.exact_blocks, 3), (neighbours.adm_blocks, 3), (neighbours.adm_blocks, 300)],
+    ("blocks", "dim", "scale"),
+    [
+        (neighbours.exact_blocks, 2048, 3),
+        (neighbours.adm_blocks, 2048, 3),
+        (neighbours.adm_blocks, 24, 10),
+        (neighbours.adm_blocks, 2048, 300),
+    ],
 )
 def test_every_pair_comes_once_and_equal_features_are_at_distance_zero(
-    blocks, scale: float, monkeypatch: pytest.MonkeyPatch
+    blocks, dim: int, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, size in {"EXACT_ROWS": 7, "EXACT_COLUMNS": 13, "ADM_BLOCK": 20, "ADM_ROWS": 9}.items():
         monkeypatch.setattr(neighbours, name, size)
-    features = np.concatenate([draw(28, 31, 2048) * scale] * 2).astype(np.float32)
+    features = np.concatenate([draw(28, 31, dim) * scale] * 2).astype(np.float32)
     found = np.full((62, 62), np.nan)
     for block in blocks(features, features, torch.device("cpu")):
         assert np.isnan(found[block.rows, block.columns]).all()
@@ -112,7 +117,7 @@ def test_every_pair_comes_once_and_equal_features_are_at_distance_zero(
         np.testing.assert_allclose(found, expected, rtol=1e-12)
         assert (found[expected == 0] == 0).all() and (expected == 0).sum() == 4 * 31
     else:
-        np.testing.assert_allclose(found, expected, rtol=0.01, atol=64 if scale == 3 else 2000)
+        np.testing.assert_allclose(found, expected, rtol=0.01, atol=2000 if scale == 300 else 64)
 
 
 def test_half_distances_are_rounded_and_a_block_that_overflows_is_not() -> None:

@@ -63,9 +63,9 @@ def test_signatures_to_the_letter() -> None:
     assert result_signature("is", one, "pool", {"left": "2"}, 10, Origin("ref", "", None)) == (
         f"is|{made_by}|left:2|q:u8|n:10|ref:ref|v:{version}"
     )
-    other = spec(input_size=0, weights="seed:7", compute="exact", resize="none")
+    other = spec(input_size=0, weights="seed:12345", compute="exact", resize="none")
     assert result_signature("fd", other, "x", {}, 1, None) == (
-        f"fd|enc:enc|s:{other.hash[:8]}|w:seed7|rs:none|out:x|dt:float32|cm:exact|q:u8|n:1|v:{version}"
+        f"fd|enc:enc|s:{other.hash[:8]}|w:seed12345|rs:none|out:x|dt:float32|cm:exact|q:u8|n:1|v:{version}"
     )
     assert images_signature("psnr", policy, 10, {"ae": "x:12", "clamp": "yes"}) == (
         f"psnr|ae:x:12|alpha:white|q:none|n:10|v:{version}"
