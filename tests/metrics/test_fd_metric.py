@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fdr.errors import InputError, RunError
-from fdr.frechet import Moments, ValidationFD
+from fdr.frechet import Moments, ValidationFD, frechet_terms
 from fdr.metrics import Context, Score, fd_score, mean_score, ratio_score
 
 
@@ -28,6 +28,18 @@ def test_fd_of_two_gaussians_and_its_parts() -> None:
 def test_an_audit_is_a_second_computation() -> None:
     score = fd_score(gaussian(1.0, 2.0), gaussian(4.0, 3.0), Context(audit=True))
     assert score.details["audit"] == pytest.approx(10, rel=1e-12)
+
+
+def test_it_is_computed_on_the_device_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    def terms(samples: Moments, reference: Moments, **options: object) -> object:
+        asked.append(options)
+        return frechet_terms(samples, reference)
+
+    monkeypatch.setattr("fdr.metrics.fd.frechet_terms", terms)
+    fd_score(gaussian(1.0, 2.0), gaussian(4.0, 3.0), Context(device="cuda:1"))
+    assert asked == [{"audit": False, "device": "cuda:1"}]
 
 
 def moments_of(count: int, dim: int = 4) -> Moments:
