@@ -147,10 +147,12 @@ def find_reference(
         found = _reference(name, "Moments object", reference)
     elif (path := as_path(reference, "the reference").expanduser()).exists():
         found = _from_path(path, wanted)
+        _warn(check_moments(found.moments, str(path)))
     else:
         folder = None if weights_dir is None else Path(weights_dir)
         options = WeightOptions(weights_dir=folder, offline=offline, progress=progress or SilentProgress())
         found = _registered(str(reference), wanted, options)
+        _warn(check_moments(found.moments, str(found.path)))
     _check_fits(found, wanted)
     return replace(found, is_declared=found.is_declared or found.spec_hash is not None)
 
@@ -218,9 +220,7 @@ def _from_path(path: Path, wanted: _Wanted) -> Reference:
     folder = reference_folder(path)
     if folder is None and path.is_dir():
         raise InputError(f"Folder {str(path)!r} is no reference: it has no {INDEX_NAME}.")
-    found = _from_file(path, wanted) if folder is None else _from_folder(folder, wanted)
-    _warn(check_moments(found.moments, str(path)))
-    return found
+    return _from_file(path, wanted) if folder is None else _from_folder(folder, wanted)
 
 
 def _from_file(path: Path, wanted: _Wanted, entry: str | None = None, sha256: str | None = None) -> Reference:
@@ -289,7 +289,6 @@ def _registered(name: str, wanted: _Wanted, options: WeightOptions) -> Reference
     file = resolve(published_file(entry, encoder), options, encoder)
     found = _from_file(file.path, wanted, row.entry if wanted.output is None else None, file.sha256)
     moments = found.moments if found.moments.count else found.moments.with_count(entry.count)
-    _warn(check_moments(moments, str(file.path)))
     return replace(
         found,
         name=entry.name,
