@@ -139,7 +139,7 @@ def test_a_named_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     register(monkeypatch, row(val_fd=published))
     assert find_reference("toy", "tiny").source == "toy.npz"
     with pytest.raises(
-        InputError, match="'toy' has no moments of the output 'mean' of tiny; give .* a statistics file"
+        InputError, match=r"'toy' has no moments of the output 'mean' of tiny; give .* a statistics file"
     ):
         find_reference("toy", "tiny", output="mean")
     with pytest.raises(InputError, match=r"'toy' has no moments for dinov2 \(it has tiny\)"):
