@@ -160,3 +160,12 @@ def test_a_size_may_follow_a_label_and_nothing_else() -> None:
     bilinear = effect("a", "bilinear", "bicubic", "rs")
     assert bilinear.covers("bilinear-299", "bicubic") and not bilinear.covers("bilinear2", "bicubic")
     assert not bilinear.covers("bicubic", "bilinear")
+
+
+@pytest.mark.parametrize("key", ["model", "weights", "resize", "size", "mean", "dtype", "output", "crop"])
+def test_every_setting_of_two_specs_that_differs_is_named(key: str) -> None:
+    specs = [{"name": h, "hash": h, "weights_source": h, key: h, "same": 1} for h in ("x1", "x2")]
+    a = report(row(), run={"encoders": {"inception": specs[0]}})
+    b = report(row(fields={"s": "00000000"}), run={"encoders": {"inception": specs[1]}})
+    (found,) = compare_reports(a, b).pairs[0].differences
+    assert found.meaning == f"settings of the encoder: {key} x1 and x2"

@@ -39,7 +39,7 @@ def test_quoted_cells_may_hold_commas_and_lines(tmp_path):
         points(read_table(path), "a", "b")
 
 
-@pytest.mark.parametrize("cell", ["", " ", "-", "–", "NaN", "nan", "N/A", "null"])
+@pytest.mark.parametrize("cell", ["", " ", "-", "–", "—", "NaN", "nan", "NA", "n/a", "None", "NULL"])
 def test_rows_without_a_number_are_left_out_and_named(tmp_path, cell):
     read = read_table(table(tmp_path, f"name,a,b\nA,1,2\nB,{cell},3\nC,4,{cell}\nD,5,6\n"))
     assert points(read, "a", "b", "name").left_out == ("B", "C")

@@ -18,7 +18,7 @@ from statistics_worlds import COUNT, DIM, SPATIAL, features, named, pair, styleg
 
 from fdr.errors import FdrWarning, InputError
 from fdr.frechet import Moments
-from fdr.references import ConvertOptions, convert, moments_digest, open_statistics
+from fdr.references import ConvertOptions, convert, is_statistics, moments_digest, open_statistics
 from fdr.references.formats import pickle_data
 
 TF2015 = ("inception", "inception:*")
@@ -124,6 +124,36 @@ def test_a_count_of_fdr_belongs_to_every_pair_and_another_shape_is_none(tmp_path
     assert (file.load("mu").count, file.load("mu_s").count) == (77, 77)
     np.savez(tmp_path / "d.npz", **named("", "_s", SPATIAL, 1), count=np.arange(5))
     assert open_statistics(tmp_path / "d.npz").entries[0].count is None
+
+
+IMAGES = np.zeros((3, 4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "are_statistics"),
+    [
+        ({"reps": features()}, True),
+        ({"reps": features(), "arr_0": IMAGES}, False),  # images, with features beside them
+        ({"arr_0": features(), "arr_1": np.zeros((2, 3, 4))}, True),
+        ({"arr_0": IMAGES}, False),
+        ({"arr_0": IMAGES, **named()}, True),  # ADM's reference batch
+        ({"x": np.zeros((3, 8, 8), np.float32)}, False),
+        ({"x": np.zeros((3, 8), np.float32)}, True),  # perhaps moments under another name: no images, at any rate
+        ({"x": np.zeros((3, 8), np.uint8)}, False),
+        ({"reps": IMAGES}, False),
+    ],
+)
+def test_which_npz_are_statistics(arrays: dict[str, np.ndarray], are_statistics: bool, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **arrays)
+    assert is_statistics(tmp_path / "a.npz") is are_statistics
+
+
+@pytest.mark.parametrize(
+    ("array", "are_statistics"), [(features(), True), (IMAGES, False), (IMAGES[0, 0], False), (np.zeros(3), False)]
+)
+def test_which_npy_are_statistics(array: np.ndarray, are_statistics: bool, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", array)
+    assert is_statistics(tmp_path / "a.npy") is are_statistics
 
 
 @pytest.mark.parametrize("wrong", ["text", 2.5, None])

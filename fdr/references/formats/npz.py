@@ -63,7 +63,8 @@ def _open(path: Path) -> StatisticsFile:
     if pairs:
         layout, count = _layout(headers), _count(path, headers)
         readers = {
-            _pair_entry(path, pair, headers, layout, count): partial(_load_pair, path, pair, count) for pair in pairs
+            _pair_entry(path, pair, headers, layout, count): partial(Moments.load, path, (pair.mu, pair.sigma))
+            for pair in pairs
         }
         return StatisticsFile(path, layout, readers, images)
     if key is None:
@@ -139,10 +140,6 @@ def _pair_entry(path: Path, pair: Pair, headers: Headers, layout: str, count: in
         attributes = read_attributes(path)
         output, encoders = stored_output(attributes), encoders or stored_encoders(attributes)
     return Entry(pair.name, "moments", dim, count, str(sigma.dtype), output, encoders)
-
-
-def _load_pair(path: Path, pair: Pair, count: int | None) -> Moments:
-    return Moments.load(path, (pair.mu, pair.sigma)).with_count(count)
 
 
 @contextmanager
