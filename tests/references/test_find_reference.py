@@ -19,7 +19,14 @@ import fdr.references.local_files
 import fdr.references.manifest
 from fdr.errors import FdrWarning, InputError
 from fdr.frechet import Moments, ValidationFD
-from fdr.references import Reference, check_one_encoder_each, find_reference, read_index, warn_if_same_images
+from fdr.references import (
+    Reference,
+    check_one_encoder_each,
+    find_reference,
+    names_images,
+    read_index,
+    warn_if_same_images,
+)
 from fdr.references.manifest import RegistryEncoder, RegistryEntry, known_as
 
 MU, SIGMA = pair()
@@ -167,6 +174,39 @@ def test_the_entry_of_a_registry_row_is_the_one_that_is_read(tmp_path: Path, mon
     np.savez(tmp_path / "toy.npz", **named(), **named("avg_", seed=2))
     register(monkeypatch, row(entry="avg_mu"))
     np.testing.assert_array_equal(find_reference("toy", "tiny").moments.mu, pair(seed=2)[0])
+
+
+def test_a_named_reference_of_questionable_moments_is_warned_about_once(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(fdr.references.local_files, "reference_stats_dir", lambda: tmp_path)
+    np.savez(tmp_path / "toy.npz", mu=MU, sigma=np.diag([1.0, 2, 3, 4, 5, 0]))
+    register(monkeypatch, row())
+    with pytest.warns(FdrWarning) as caught:
+        find_reference("toy", "tiny")
+    (message,) = [str(one.message) for one in caught]
+    assert message.startswith(f"{tmp_path / 'toy.npz'} has a singular covariance (rank 5 of 6)")
+
+
+def test_the_main_output_by_its_name_is_the_main_output(tmp_path: Path) -> None:
+    spec = TinyEncoder("tiny", DIM).spec
+    Moments(MU, SIGMA, COUNT, attributes={"val_fd": 2.0}).save(tmp_path / "m.npz")
+    for output in (None, "features"):
+        found = find_reference(tmp_path / "m.npz", spec, output=output)
+        assert found.val_fd is not None and found.val_fd.value == 2.0
+    with pytest.raises(InputError, match="no moments of the output 'logits' of tiny"):
+        find_reference(tmp_path / "m.npz", spec, output="logits")
+
+
+def test_what_is_images_and_what_is_a_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, row())
+    np.savez(tmp_path / "stats.npz", **named())
+    np.savez(tmp_path / "images.npz", arr_0=np.zeros((3, 4, 4, 3), np.uint8))
+    not_images = ["toy", "toy:x", Moments(MU, SIGMA), tmp_path / "stats.npz", str(tmp_path / "stats.npz")]
+    assert [names_images(one) for one in not_images] == [False] * 5
+    assert names_images(np.zeros((3, 4, 4, 3), np.uint8)) and names_images(tmp_path / "images.npz")
+    with pytest.raises(InputError, match="Unknown reference 'tox'; did you mean 'toy:x' or 'toy'"):
+        names_images("tox")
+    with pytest.raises(InputError, match=r"The reference .*nothing\.npz"):
+        names_images(tmp_path / "nothing.npz")
 
 
 # --- what does not fit ---------------------------------------------------------------------------------------------
