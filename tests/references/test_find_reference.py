@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from fdr.references import (
     find_reference,
     names_images,
     read_index,
+    verify,
     warn_if_same_images,
 )
 from fdr.references.manifest import RegistryEncoder, RegistryEntry, known_as
@@ -194,6 +196,19 @@ def test_the_main_output_by_its_name_is_the_main_output(tmp_path: Path) -> None:
         assert found.val_fd is not None and found.val_fd.value == 2.0
     with pytest.raises(InputError, match="no moments of the output 'logits' of tiny"):
         find_reference(tmp_path / "m.npz", spec, output="logits")
+
+
+def test_verify_reads_the_moments_of_a_file_without_published_digest(tmp_path: Path, monkeypatch) -> None:
+    """A covariance of positive variances may still be indefinite, which its eigenvalues alone show."""
+    monkeypatch.setattr(fdr.references.local_files, "reference_stats_dir", lambda: tmp_path)
+    entry = register(monkeypatch, row(dim=2))
+    for off_diagonal, sentence in (
+        (0.5, "its moments are valid"),
+        (2.0, "not positive semidefinite|negative eigenvalue"),
+    ):
+        np.savez(tmp_path / "toy.npz", mu=np.zeros(2), sigma=np.array([[1.0, off_diagonal], [off_diagonal, 1.0]]))
+        (verdict,) = verify(entry, tmp_path)
+        assert re.search(sentence, verdict.sentence), verdict
 
 
 def test_what_is_images_and_what_is_a_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

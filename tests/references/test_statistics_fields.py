@@ -338,6 +338,35 @@ def test_images_keep_their_compression(tmp_path: Path) -> None:
             assert archive.getinfo("arr_0.npy").compress_type == compression
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_target_that_holds_something_else_is_kept(dry_run: bool, tmp_path: Path) -> None:
+    target = tmp_path / "o.npz"
+    target.write_text("my notes")
+    with pytest.raises(InputError, match="is there and holds no statistics, which would replace it"):
+        convert(source(tmp_path), target, dry_run=dry_run)
+    assert target.read_text() == "my notes"
+    for content in (b"", (tmp_path / "in.npz").read_bytes()):  # an empty file, and older statistics
+        target.write_bytes(content)
+        convert(source(tmp_path), target, ConvertOptions(count=COUNT), dry_run=dry_run)
+        assert (target.read_bytes() == content) is dry_run
+
+
+def test_moments_of_another_output_have_no_companions(tmp_path: Path) -> None:
+    done = convert(source(tmp_path, "_s"), tmp_path / "o.npz", ConvertOptions(to="adm", entry="mu_s"))
+    assert done.entries == ("mu_s",)
+    with np.load(tmp_path / "o.npz") as file:
+        assert set(file.files) == {"mu", "sigma", "count"}
+        np.testing.assert_array_equal(file["mu"], SIDE[0])
+
+
+def test_companions_are_those_of_the_same_group(tmp_path: Path) -> None:
+    """The moments of "a" have no patch means; those of "ab" do, and their names begin alike."""
+    (tmp_path / "b.pkl").write_bytes(pickle.dumps({"a": named(), "ab": {**named(seed=1), **named("avg_", seed=2)}}))
+    assert convert(tmp_path / "b.pkl", tmp_path / "o", ConvertOptions(to="fdloss", entry="a")).entries == ("a",)
+    done = convert(tmp_path / "b.pkl", tmp_path / "o", ConvertOptions(to="fdloss", entry="ab"))
+    assert done.entries == ("ab", "ab/avg_mu")
+
+
 # --- digests and bounds --------------------------------------------------------------------------------------------
 
 
