@@ -61,6 +61,23 @@ def test_every_field_of_an_entry_is_what_the_file_says(case: str, tmp_path: Path
     assert [astuple(entry) for entry in open_statistics(write(case, tmp_path)).entries] == ENTRIES[case]
 
 
+@pytest.mark.parametrize("case", ["pytorch-fid", "edm2", "bundle", "torch", "dict", "tuple", "npy"])
+def test_covariances_are_divided_by_n_less_one_unless_the_file_says_otherwise(case: str, tmp_path: Path) -> None:
+    file = open_statistics(write(case, tmp_path))
+    assert file.load(file.entries[0]).ddof == 1
+
+
+def test_moments_of_clip_are_named_in_pickles_and_torch_files(tmp_path: Path) -> None:
+    import torch
+
+    arrays = {**named(), **named("", "_clip", SPATIAL, 2)}
+    (tmp_path / "s.pkl").write_bytes(pickle.dumps(arrays))
+    torch.save(arrays, tmp_path / "s.pt")
+    for name in ("s.pkl", "s.pt"):
+        found = [(entry.name, entry.encoders) for entry in open_statistics(tmp_path / name).entries]
+        assert found == [("mu", ()), ("mu_clip", ("clip:*",))]
+
+
 def header_only(path: Path, **shapes: tuple[int, ...]) -> None:
     """An npz whose members have headers and no values, so that wide arrays take no memory."""
     with zipfile.ZipFile(path, "w") as archive:
