@@ -368,6 +368,14 @@ def test_a_target_that_holds_something_else_is_kept(dry_run: bool, tmp_path: Pat
         assert (target.read_bytes() == content) is dry_run
 
 
+def test_the_width_of_an_encoder_is_that_of_its_main_output_alone(tmp_path: Path) -> None:
+    bundle = write("bundle", tmp_path)
+    done = convert(bundle, tmp_path / "o.npz", ConvertOptions(entry=f"{DINO}/avg_mu", encoder="dinov2"))
+    assert (done.dim, done.encoder) == (DIM, "dinov2")
+    with pytest.raises(InputError, match="but dinov2 gives 1024-d features"):
+        convert(bundle, tmp_path / "o.npz", ConvertOptions(entry=DINO, encoder="dinov2"))
+
+
 def test_moments_of_another_output_have_no_companions(tmp_path: Path) -> None:
     done = convert(source(tmp_path, "_s"), tmp_path / "o.npz", ConvertOptions(to="adm", entry="mu_s"))
     assert done.entries == ("mu_s",)
