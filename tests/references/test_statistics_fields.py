@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import pickletools
+import tracemalloc
 import warnings
 import zipfile
 from dataclasses import astuple
@@ -440,6 +441,27 @@ def test_the_longest_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "s.pkl").write_bytes(pickle.dumps({"many": [shared] * 5, "fid": named()}))
     assert open_statistics(tmp_path / "s.pkl").entries[0].name == "fid"
     assert len(list(pickletools.genops(many_values))) < 300
+
+
+@pytest.mark.parametrize("opcode", [b"\x8e", b"\x96"])
+def test_a_declared_length_allocates_no_more_than_the_file(opcode: bytes, tmp_path: Path) -> None:
+    """256 MB, which this machine would grant."""
+    (tmp_path / "s.pkl").write_bytes(b"\x80\x05" + opcode + (1 << 28).to_bytes(8, "little") + b"abc.")
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="truncated or damaged"):
+            open_statistics(tmp_path / "s.pkl")
+        assert tracemalloc.get_traced_memory()[1] < 16e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_torch_file_of_images_is_no_statistics(tmp_path: Path) -> None:
+    import torch
+
+    for value, are_statistics in ((torch.zeros(3, 3, 8, 8, dtype=torch.uint8), False), (torch.zeros(3, 8), True)):
+        torch.save(value, tmp_path / "t.pt")
+        assert is_statistics(tmp_path / "t.pt") is are_statistics
 
 
 @pytest.mark.parametrize("code", ["<f8", ">f8", "<f4", "<i8", "|u1", "|b1"])
