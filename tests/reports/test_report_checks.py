@@ -202,7 +202,8 @@ TAMPERED: dict[str, tuple[str, str, Callable[[dict[str, Any]], None], str]] = {
     "interval of the mean": ("rounded", "means_are_means", put("fdr_k", interval=[0.0, 1e9]), "on average"),
     "share": ("images", "shares_are_of_whole_images", put("precision:one", value=0.9), "no share of 24 images"),
     "share of the reference": ("images", "shares_are_of_whole_images", put("recall:two", value=0.99), "of 30 images"),
-    "fd a little below 0": ("images", "possible_values", put("fd:one", value=-1e-3, mean_term=0.0, trace_term=-1e-3, rounding=1e-6),
+    "fd a little below 0": ("images", "possible_values",
+                            put("fd:one", value=-1e-3, mean_term=0.0, trace_term=-1e-3, rounding=1e-6),
                             "fd:one is -0.001"),
     "value below its interval": ("rounded", "intervals", put("fdr:one", interval=[1e8, 1e9]), "lies outside"),
     "encoder of a mean of inception": ("images", "signature_names_the_number", put("precision:one", encoder="two"),
@@ -272,7 +273,9 @@ def test_a_value_may_be_outside_by_rounding_alone(value: float, is_possible: boo
 SOUND: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     # kind of report, and a change after which it still says nothing that contradicts itself
     "counts of several files": ("ratios", lambda d: at("reference", "count", value=999)(d) or _two_digests(d)),
-    "terms of another metric": ("images", lambda d: row(d, "precision:one")["details"].update(mean_term=1, trace_term=9)),
+    "terms of another metric": (
+        "images", lambda d: row(d, "precision:one")["details"].update(mean_term=1, trace_term=9)
+    ),
     "a mean of exact and rounded ratios": ("rounded", lambda d: _without_interval(d, "fdr:two")),
 }  # fmt: skip
 
