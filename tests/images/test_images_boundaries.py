@@ -17,7 +17,8 @@ import torch
 from image_worlds import encoded, photo, photos, read_all, write_files, write_tar, write_zip
 
 from fdr.errors import FdrWarning, InputError, RunError
-from fdr.images import ImageOptions, base, digests, open_images
+from fdr.images import ImageOptions, Preprocessing, base, digests, open_images
+from fdr.images.file_parts import OffsetReader
 from fdr.images.labels import array_labels, may_be_labels
 
 PNG = encoded(photo(0))
@@ -203,10 +204,32 @@ def test_no_member_is_read_that_is_larger_than_any_image(tmp_path, name, monkeyp
         write_tar(tmp_path / "a.tar", files)
         if name == "a.tar.gz":
             path.write_bytes(gzip.compress((tmp_path / "a.tar").read_bytes(), 1))
+    read: list[int] = []
+    for owner, method, size in (
+        (zipfile.ZipFile, "read", lambda member: member.file_size),
+        (tarfile.TarFile, "extractfile", lambda member: member.size),
+        (OffsetReader, "read", lambda offset, size: size),
+    ):
+        monkeypatch.setattr(owner, method, recorded(getattr(owner, method), size, read))
     source = open_images(path, ImageOptions(max_pixels=100, on_bad="skip", max_bad=1))
     reasons = [image.reason for batch in source.batches(2, 0) for image in batch.bad]
     assert reasons[0] == "it has 10 x 12 pixels, more than --max-pixels 100"
     assert reasons[1] == f"it has {limit + 1} bytes, more than any image of --max-pixels 100 needs"
+    assert read == ([] if name == "folder" else [limit])
+
+
+def recorded(method, size, sizes: list[int]):
+    """The same method, which adds the size of what it reads to a list."""
+
+    def read(self, *args):
+        sizes.append(size(*args))
+        return method(self, *args)
+
+    return read
+
+
+def test_a_set_has_one_size_from_nine_tenths_on():
+    assert Preprocessing(8, 8, 0.9, "none").is_uniform and not Preprocessing(8, 8, 0.8999, "none").is_uniform
 
 
 def test_links_that_are_bombs(tmp_path):
