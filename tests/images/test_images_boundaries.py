@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import stat
 import struct
@@ -20,6 +21,7 @@ from fdr.errors import FdrWarning, InputError, RunError
 from fdr.images import ImageOptions, Preprocessing, base, digests, open_images
 from fdr.images.file_parts import OffsetReader
 from fdr.images.labels import array_labels, may_be_labels
+from fdr.images.records import pixel_digest
 
 PNG = encoded(photo(0))
 
@@ -276,3 +278,16 @@ def test_two_files_of_one_zip_keep_their_bytes(tmp_path):
     write_zip(tmp_path / "a.zip", {"b.png": encoded(photo(1)), "a.png": encoded(photo(2))})
     found = read_all(open_images(Path(tmp_path / "a.zip")))
     assert np.array_equal(found[0], photo(2)) and np.array_equal(found[1], photo(1))
+
+
+def test_the_digest_of_pixels_is_that_of_its_definition():
+    """Caches store these digests, so another definition would make every stored record another one."""
+    pixels = np.random.default_rng(0).integers(0, 256, (110, 103, 3), dtype=np.uint8)
+    data = pixels.tobytes()
+    end = len(data) // 16384 * 16384
+    weights = [int(word) | 1 for word in np.random.PCG64(0).random_raw(2048)]
+    words = struct.unpack(f"<{end // 8}Q", data[:end])
+    sums = [sum(w * x for w, x in zip(weights, words[at : at + 2048], strict=True)) for at in range(0, end // 8, 2048)]
+    packed = b"".join(struct.pack("<Q", total % 2**64) for total in sums)
+    expected = hashlib.sha1(b"uint8 (110, 103, 3)" + packed + data[end:]).digest()[:8]
+    assert pixel_digest(pixels) == int.from_bytes(expected, "little")
