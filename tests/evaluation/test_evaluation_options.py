@@ -224,6 +224,7 @@ def test_an_encoder_that_is_written_again_replaces_itself(real: Path, tmp_path: 
     assert len(list((tmp_path / "stats").glob("*.h5"))) == 4
 
 
+@pytest.mark.filterwarnings("default:The samples are 4 x 4 pixels:fdr.errors.FdrWarning")
 def test_a_generator_is_measured_by_its_own_options(real: Path) -> None:
     def toy(noise: torch.Tensor) -> torch.Tensor:
         return noise.reshape(-1, 3, 4, 4) * 0.1
