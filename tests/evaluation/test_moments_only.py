@@ -176,14 +176,16 @@ def test_bad_images_of_an_earlier_run_are_listed(tmp_path: Path) -> None:
     assert_same(tiny(found), tiny(run(path, None)))
 
 
-def test_bad_images_of_all_runs_are_kept_and_still_too_many(tmp_path: Path) -> None:
+def test_bad_images_of_all_runs_are_kept_and_still_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each run finds one; a run that finds everything summed lists them all, and its own limit holds."""
     path, cache = folder(tmp_path / "a", images(60)), tmp_path / "c"
     for index in (3, 20, 21, 50):
         (path / f"{index:04d}.png").write_bytes(b"no image")
-    for limit in (16, 16, 16):
+    for name in ("first", "second", "third"):
+        monkeypatch.setattr("fdr.runtime.locks.owner", lambda name=name: name)
         with killed():
-            run(path, cache, StopsEarly(limit))
+            run(path, cache, StopsEarly(16))
+        assert len(sums_files(next(cache.iterdir()))) == 1, "a later process takes over the sums of an earlier one"
     for _ in range(2):
         encoder = TinyEncoder()
         found = run(path, cache, encoder)
