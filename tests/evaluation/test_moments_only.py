@@ -182,7 +182,7 @@ def test_bad_images_of_all_runs_are_kept_and_still_too_many(tmp_path: Path, monk
     for index in (3, 20, 21, 50):
         (path / f"{index:04d}.png").write_bytes(b"no image")
     for name in ("first", "second", "third"):
-        monkeypatch.setattr("fdr.runtime.locks.owner", lambda name=name: name)
+        monkeypatch.setattr("fdr.runtime.owner", lambda name=name: name)
         with killed():
             run(path, cache, StopsEarly(16))
         assert len(sums_files(next(cache.iterdir()))) == 1, "a later process takes over the sums of an earlier one"
