@@ -94,6 +94,14 @@ def test_the_defaults_stand_in_the_report(samples: Path, real: Path) -> None:
     assert (row.output, row.count, row.reference_count, row.spec_hash) == ("features", 24, 32, spec["hash"])
 
 
+def test_a_reference_that_nobody_named_is_marked(samples: Path, real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fdr.evaluation.evaluator.DEFAULT_REFERENCE", str(real))
+    monkeypatch.setattr("fdr.evaluation.evaluator.DEFAULT_ENCODER", TinyEncoder())
+    default, named = evaluate(samples), evaluate(samples, real, TinyEncoder(), "fd")
+    assert default.reference == {**named.reference, "is_default": True}
+    assert [row.signature for row in default] == [row.signature for row in named]
+
+
 def test_two_images_are_enough_and_one_is_not(real: Path, tmp_path: Path) -> None:
     two = images(2, seed=1)
     found = evaluate(npz(tmp_path / "two.npz", two), real, TinyEncoder())["fd"]

@@ -116,6 +116,12 @@ def test_a_few_are_tolerated(tmp_path: Path) -> None:
     assert said(jpegs(tmp_path / "d", many, share=0.06), reference) != []
 
 
+def test_one_image_again_and_again_is_called_a_repeat_alone(real: Path, tmp_path: Path) -> None:
+    """Its features do not vary either, which needs no second warning."""
+    (found,) = said(npz(tmp_path / "a.npz", GOOD[:1].repeat(60, 0)), real)
+    assert found.startswith("59 of 60 samples repeat an earlier sample")
+
+
 def test_flat_images_are_not_called_repeats(real: Path, tmp_path: Path) -> None:
     (found,) = said(npz(tmp_path / "a.npz", with_flat(GOOD, 20)), real)
     assert "one colour" in found
