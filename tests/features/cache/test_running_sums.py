@@ -75,3 +75,26 @@ def test_a_damaged_file_is_left_out(tmp_path: Path, damage: str) -> None:
 def test_a_file_without_a_wanted_output_is_left_out(tmp_path: Path) -> None:
     summed(SPANS[0]).save(tmp_path / "sums-a.fdr")
     assert resume(tmp_path, ["pool", "spatial"])[0].spans == set()
+
+
+def test_a_file_of_another_format_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("fdr.features.cache.running_sums.SCHEMA", "fdr-sums/2")
+        summed(SPANS[0]).save(tmp_path / "sums-a.fdr")
+    assert resume(tmp_path, ["pool"])[0].spans == set()
+
+
+def test_saving_again_under_the_same_name_keeps_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "sums-a.fdr"
+    summed(SPANS[0]).save(path)
+    found, files = resume(tmp_path, ["pool"])
+    found.absorb(summed(SPANS[1]))
+    found.save(path, files)
+    assert sums_files(tmp_path) == [path]
+    total, _ = resume(tmp_path, ["pool"])
+    mu, scatter, count = total.sums["pool"].finish(1)[:3]
+    both = ROWS[:40].astype(np.float64)
+    assert (total.spans, count) == (set(SPANS[:2]), 40)
+    np.testing.assert_allclose(mu, both.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(scatter, np.cov(both.T), rtol=1e-12)
+    assert sorted(row for row, _, _ in total.bad) == [0, 20]
