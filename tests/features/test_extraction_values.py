@@ -77,7 +77,7 @@ def test_a_run_that_was_stopped_and_goes_on(root: Path, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.* shards of the feature cache")
 @pytest.mark.parametrize("lost", [(), (0, 2), (0, 1)])
 def test_ranks_and_shards_that_lie_apart(root: Path, tmp_path: Path, lost: Sequence[int]) -> None:
-    """A rank computes shards that do not follow each other, or come before what it reads; all lists are in row order."""
+    """A rank computes shards that lie apart, or come after what it reads; all lists are in the order of rows."""
     cache = tmp_path / "cache"
     if lost:
         rows_of(extraction_of(root, cache))
