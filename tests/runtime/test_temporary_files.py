@@ -15,7 +15,17 @@ import pytest
 from filelock import Timeout
 
 from fdr.errors import InputError, RunError
-from fdr.runtime import atomic, atomic_path, beside, check_writable, locked_file, locks, write_atomically
+from fdr.runtime import (
+    as_path,
+    atomic,
+    atomic_path,
+    beside,
+    check_writable,
+    locked_file,
+    locks,
+    write_atomically,
+    write_error,
+)
 from fdr.runtime.atomic import HOST, temporary_path
 from fdr.training.folder import locked
 
@@ -162,3 +172,46 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
         assert os.read(reader, 10) == b"text" and pipe.is_fifo()
     finally:
         os.close(reader)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "advice"),
+    [
+        (errno.ENOSPC, RunError, "free some space or name another place"),
+        (errno.EDQUOT, RunError, "free some space or name another place"),
+        (None, RunError, "free some space or name another place"),
+        (errno.EIO, RunError, "name another place"),
+        (errno.EFBIG, RunError, "name another place"),
+        (errno.ESTALE, RunError, "name another place"),
+        (errno.ENODEV, RunError, "name another place"),
+        (errno.EACCES, InputError, os.strerror(errno.EACCES)),
+        (errno.ENOTDIR, InputError, os.strerror(errno.ENOTDIR)),
+    ],
+)
+def test_what_a_failed_write_means(code: int | None, kind: type[Exception], advice: str) -> None:
+    error = OSError("7 requested and 3 written") if code is None else OSError(code, os.strerror(code))
+    found = write_error(Path("out.npz"), error)
+    assert type(found) is kind and str(found).startswith("Cannot write 'out.npz': ") and advice in str(found)
+
+
+def test_places_that_cannot_be_written_are_known_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    check_writable(tmp_path / "new" / "folder" / "a.json")
+    for path, words in (
+        (tmp_path, "it is a folder; name a file"),
+        (tmp_path / "file" / "a.json", "file' is not a folder"),
+        (tmp_path / "file" / "b" / "a.json", "file' is not a folder"),
+    ):
+        with pytest.raises(InputError, match=words):
+            check_writable(path)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(InputError, match="is not writable"):
+        check_writable(tmp_path / "new" / "a.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t\n"])
+def test_an_empty_text_is_no_path(text: str) -> None:
+    with pytest.raises(InputError, match="The path of the report is an empty text; name a file or a folder"):
+        as_path(text, "the report")
+    assert as_path(" a", "the report") == Path(" a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 import time
 import zipfile
 from collections import OrderedDict
@@ -39,6 +40,9 @@ ATTACKS = {
     "triples": b")q\x00" + b"".join(b"h%c" % i + b"h%c" % i + b"h%c" % i + b"\x87q%c" % (i + 1) for i in range(60)),
     "marks": b")q\x00" + b"".join(b"(h%c" % i + b"h%c" % i + b"tq%c" % (i + 1) for i in range(60)),
     "copies": b")" + b"2\x86" * 60,
+    "long names": b")r"
+    + struct.pack("<I", 300)
+    + b"".join(b"j%bj%b\x86r%b" % tuple(struct.pack("<I", 300 + i + k) for k in (0, 0, 1)) for i in range(60)),
 }
 
 
@@ -48,6 +52,21 @@ def test_a_doubling_tuple_is_refused_at_once(attack: str, tmp_path: Path) -> Non
     with pytest.raises(pickle.UnpicklingError, match="more than 100,000 parts"):
         check_torch_file(as_torch_file(tmp_path / "a.pt", ATTACKS[attack]))
     assert time.monotonic() - start < 1
+
+
+def test_the_last_pickle_of_an_old_torch_file_counts(tmp_path: Path) -> None:
+    path = tmp_path / "old.pt"
+    before = b"".join(pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, {}))
+    path.write_bytes(before + b"\x80\x02" + doubling(60) + b".")
+    with pytest.raises(pickle.UnpicklingError, match="more than 100,000 parts"):
+        check_torch_file(path)
+
+
+def test_a_tuple_of_100_000_parts_passes_and_one_more_does_not() -> None:
+    """The tuple itself is one of its parts."""
+    check_pickle(io.BytesIO(pickle.dumps(tuple(range(99_999)))))
+    with pytest.raises(pickle.UnpicklingError, match="more than 100,000 parts"):
+        check_pickle(io.BytesIO(pickle.dumps(tuple(range(100_000)))))
 
 
 def test_torch_takes_time_that_doubles_with_each_level(tmp_path: Path) -> None:
