@@ -219,7 +219,8 @@ def _average_prefix(name: str) -> tuple[str | None, str]:
 
 def _endings(names: Iterable[str]) -> dict[str, str]:
     """Names without their first parts (up to two), by the same name with and without dots (LitEma writes none)."""
-    endings = [".".join(name.split(".")[skipped:]) for skipped in (2, 1, 0) for name in names]
+    parts = [name.split(".") for name in names]
+    endings = [".".join(part[skipped:]) for skipped in (2, 1, 0) for part in parts if len(part) > skipped]
     return {**{ending.replace(".", ""): ending for ending in endings}, **{ending: ending for ending in endings}}
 
 

@@ -274,3 +274,20 @@ def test_a_flipped_weight_is_refused(sound: Path, tmp_path: Path) -> None:
     (tmp_path / "flipped.pt").write_bytes(data)
     with pytest.raises(WeightsError, match="does not agree with its checksum"):
         load_archive(tmp_path / "flipped.pt")
+
+
+@pytest.mark.parametrize("opcodes", [b"c__torch__.torch.classes.quantized\nConv\n", b"\x8c\x01a\x8c\x01b\x93"])
+def test_objects_of_other_classes_than_a_networks_are_refused(opcodes: bytes, sound: Path, tmp_path: Path) -> None:
+    """A class of C++ would read its own state; STACK_GLOBAL could hide its name."""
+    path = tmp_path / "net.pt"
+    with zipfile.ZipFile(sound) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, b"\x80\x02" + opcodes + b"." if name.endswith("/data.pkl") else old.read(name))
+    with pytest.raises(WeightsError, match=f"holds an object of .*{REFUSED}"):
+        load_archive(path)
+
+
+def test_more_code_than_a_network_has_is_refused(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fdr.weights.torchscript._MAX_CODE", 1 << 8)
+    with pytest.raises(WeightsError, match=f"MiB of code.*{REFUSED}"):
+        load_archive(sound)

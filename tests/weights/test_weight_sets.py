@@ -314,3 +314,95 @@ def test_no_object_of_a_checkpoint_is_made(tmp_path: Path, zipped: bool) -> None
     path.write_bytes(pickle.dumps({"model": argparse.Namespace(a=1)}, protocol=4))
     with pytest.raises(WeightsError, match=r"save its state dict alone|truncated or damaged"):
         load(path)
+
+
+def test_an_average_without_a_trained_parameter_is_not_completed(tmp_path: Path) -> None:
+    lacking = {name: value for name, value in AVERAGE.items() if name != "last.bias"}
+    torch.save({"model": TRAINED, "ema": lacking}, tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match=r"without last\.bias"), pytest.warns(FdrWarning, match="measured: ema"):
+        load(tmp_path / "a.pt")
+
+
+def test_a_list_of_all_parameters_names_the_untrained_ones_too(tmp_path: Path) -> None:
+    trained, averaged = seeded(Normed), seeded(Normed, 1)
+    averaged.fixed.data += 2  # type: ignore[operator]
+    torch.save(
+        {"model": trained.state_dict(), "ema": shadow({k: v.detach() for k, v in averaged.named_parameters()})},
+        tmp_path / "a.pt",
+    )
+    with pytest.warns(FdrWarning, match="3 buffers"):
+        loaded = fdr.load_generator(tmp_path / "a.pt", "test_weight_sets:Normed")
+    state = loaded.network.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in averaged.named_parameters())
+
+
+class Adapts(Normed):
+    """Knows its buffers by itself."""
+
+    def adapt_state(self, state: State) -> State:
+        return {name: value for name, value in self.state_dict().items() if name not in state} | state
+
+
+def test_a_network_that_adapts_names_completes_its_state_itself(tmp_path: Path) -> None:
+    trained, averaged = seeded(Normed), seeded(Normed, 1)
+    trained.norm.running_mean += 3  # type: ignore[operator]
+    learned = {name: value.detach() for name, value in averaged.named_parameters() if value.requires_grad}
+    torch.save({"model": trained.state_dict(), "ema": learned}, tmp_path / "a.pt")
+    with pytest.warns(FdrWarning, match="measured: ema"):
+        loaded = fdr.load_generator(tmp_path / "a.pt", "test_weight_sets:Adapts")
+    assert torch.equal(loaded.network.state_dict()["norm.running_mean"], torch.zeros(8))
+
+
+def test_an_index_that_names_more_than_its_shards_hold(tmp_path: Path) -> None:
+    save_file(TRAINED, tmp_path / "a.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys([*TRAINED, "last.scale"], "a.safetensors")}))
+    with pytest.raises(WeightsError, match=r"names last\.scale, which is in none of its shards"):
+        load(index)
+
+
+def test_which_file_and_which_subfolder_of_a_folder(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """A .safetensors file comes before a pickle; hidden folders hold caches; the base of an average comes first."""
+    torch.save(OTHER, tmp_path / "model.bin")
+    save_file(TRAINED, tmp_path / "model.safetensors")
+    (tmp_path / ".cache_ema").mkdir()
+    save_file(AVERAGE, tmp_path / ".cache_ema" / "model.safetensors")
+    assert is_state(load(tmp_path), TRAINED)
+    assert not [item for item in recwarn if issubclass(item.category, FdrWarning)]
+    parts = {"decoder": OTHER, "unet": TRAINED, "unet_ema": AVERAGE}
+    for name, state in parts.items():
+        (tmp_path / "parts" / name).mkdir(parents=True)
+        save_file(state, tmp_path / "parts" / name / "model.safetensors")
+    assert is_state(load(tmp_path / "parts", "none"), TRAINED)
+
+
+SETS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "the set with the names of the average": ({"teacher": OTHER, "student": TRAINED, "ema": AVERAGE}, ["student"]),
+    "a discriminator is last": ({"disc_head": OTHER, "netD": OTHER, "denoiser": TRAINED}, ["denoiser"]),
+    "no set of nothing": ({"state_dict": under("ema_model.", AVERAGE)}, []),
+    "no optimizer": ({"model": TRAINED, "optim": {**OPTIMIZER, "step": torch.tensor(3)}}, ["model"]),
+    "a network of one tensor": ({"model": {"decay": torch.ones(3)}}, ["model"]),
+    "codes that are updated by an average": ({**OTHER, "ema_codes.embed": torch.ones(2)}, ["online"]),
+    "an average one level down": (under("pl.net.", TRAINED) | under("pl.ema_net.", AVERAGE), ["online"]),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_trained_set_that_comes_first(name: str) -> None:
+    checkpoint, first = SETS[name]
+    sets = weight_sets(checkpoint)
+    assert list(sets.trained)[:1] == first
+    assert all(sets.trained.values())
+    if name == "no optimizer":
+        assert sets.labels() == ["online"]
+    if name == "codes that are updated by an average":
+        assert sets.trained["online"].keys() == checkpoint.keys() and not sets.averages
+    if name == "an average one level down":
+        ((label, average),) = sets.averages.items()
+        assert label == "ema_net" and all(torch.equal(average[key], AVERAGE[key]) for key in AVERAGE)
+
+
+def test_a_stand_in_that_has_items_is_no_empty_object() -> None:
+    held: Any = collections.OrderedDict(a=1)
+    held.stands_for = "x.Y"
+    assert class_of(held) is None

@@ -250,3 +250,15 @@ def test_a_first_connection_that_sends_nothing_is_opened_again(places):
     with Server(cuts=1, sent=0) as server:
         assert resolve(weights_file(server.url), EncoderOptions(), "x").path.read_bytes() == PAYLOAD
     assert server.requests == [None, None]
+
+
+def test_a_proxy_resolves_names_by_itself(places, hub, monkeypatch):
+    def unresolved(*args, **kwargs):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unresolved)
+    monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "http://proxy"})
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda repo, name, tqdm_class: str(hub_entry(places, repo, name))
+    )
+    assert resolve(timm_weights("net.a"), EncoderOptions(), "x").sha256 == DIGEST
