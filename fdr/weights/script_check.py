@@ -136,10 +136,11 @@ class _Sizes:
                 self._assign(target, value)
             case ast.AugAssign(target=target, value=value):
                 self._assign(target, ast.Tuple([target, value]))
-            case ast.For() | ast.While() | ast.If() | ast.With():
-                for part in (getattr(node, "test", None), getattr(node, "iter", None)):
-                    if part is not None:
-                        self.of(part)
+            case ast.While(test=part) | ast.If(test=part) | ast.For(iter=part):
+                self.of(part)
+            case ast.With(items=items):
+                for item in items:
+                    self.of(item.context_expr)
             case ast.Expr(value=value) | ast.Return(value=ast.expr() as value):
                 self.of(value)
 

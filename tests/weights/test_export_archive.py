@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from fdr.errors import WeightsError
-from fdr.weights import load_export
-from fdr.weights.export_operators import is_allowed
+from fdr.weights import export_schema, load_export, torch_export
+from fdr.weights.export_operators import Refused, is_allowed
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 BATCH = torch.export.Dim("batch", min=1, max=64)
@@ -315,3 +315,112 @@ def test_operators_are_names_and_not_paths() -> None:
     ]
     assert [name for name in allowed if not is_allowed(name)] == []
     assert [name for name in refused if is_allowed(name)] == []
+
+
+def rewritten(source: Path, target: Path, compression: int = zipfile.ZIP_STORED, more: str = "") -> Path:
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+        if more:
+            new.writestr(more, b"1")
+    return target
+
+
+def test_a_second_folder_and_compressed_parts_are_refused(sound: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="holds several folders"):
+        load_export(rewritten(sound, tmp_path / "a.pt2", more="other/version"))
+    with pytest.raises(WeightsError, match=r"holds '.*' compressed"):
+        load_export(rewritten(sound, tmp_path / "b.pt2", zipfile.ZIP_DEFLATED))
+
+
+def payload(**changes: Any) -> bytes:
+    meta = {"path_name": "weight_0", "is_param": True, "use_pickle": False, "tensor_meta": TENSOR} | changes
+    return json.dumps({"config": {"net.weight": meta}}).encode()
+
+
+TENSOR = {
+    "dtype": 7,
+    "sizes": [{"as_int": 2}],
+    "requires_grad": False,
+    "device": {"type": "cpu", "index": None},
+    "strides": [{"as_int": 1}],
+    "storage_offset": {"as_int": 0},
+    "layout": 7,
+}
+WEIGHTS, HERE = "data/weights/model_weights_config.json", {"data/weights/weight_0", "data/constants/tensor_0"}
+OTHER_ORDER = b"big" if sys.byteorder == "little" else b"little"
+PARTS: dict[str, tuple[str, bytes, str]] = {
+    "a weight as a pickle": (WEIGHTS, payload(use_pickle=True), "as a pickle"),
+    "a weight in no file": (WEIGHTS, payload(path_name="weight_1"), "looks for"),
+    "a weight among the constants": (WEIGHTS, payload(path_name="tensor_0"), "looks for"),
+    "a weight that is no tensor": (WEIGHTS, payload(tensor_meta=None), "that is no tensor"),
+    "a key twice": (WEIGHTS, b'{"config": {}, "config": {}}', "names a key twice"),
+    "another format": ("archive_format", b"pt3", "is of the format"),
+    "another version": ("archive_version", b"12345", "is of the version"),
+    "the other byte order": ("byteorder", OTHER_ORDER, "byte order"),
+    "an example that is an object": ("data/sample_inputs/model.pt", b"\x80\x02cos\nsystem\n.", "more than tensors"),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_that_no_network_needs_is_refused(name: str) -> None:
+    part, data, sentence = PARTS[name]
+    with pytest.raises(Refused, match=sentence):
+        torch_export._checked(part, data, HERE)
+
+
+def test_what_the_new_archive_holds(sound: Path) -> None:
+    """Nothing that torch would run or unpickle: no guards, no examples, one entry of modules, no stack traces."""
+    stream = io.BytesIO()
+    torch.save((torch.ones(2),), stream)
+    assert torch_export._checked("data/sample_inputs/model.pt", stream.getvalue(), HERE) == b""
+    assert json.loads(torch_export._checked(WEIGHTS, payload(), HERE)) == json.loads(payload())
+    with zipfile.ZipFile(sound) as archive:
+        member = next(name for name in archive.namelist() if name.endswith("models/model.json"))
+        program = json.loads(archive.read(member))
+    program["guards_code"] = ["L['x'].size()[0] != 7"]
+    relu(program)["metadata"] = {"stack_trace": "x"}
+    entries = program["graph_module"]["module_call_graph"]
+    entries.append(entries[0] | {"fqn": "part"})
+    checked = export_schema.checked_program(program)
+    assert checked["guards_code"] == [] and relu(checked)["metadata"] == {}
+    assert checked["graph_module"]["module_call_graph"] == entries[:1]
+
+
+ONE = "Symbol('s0')"
+SIZES = {
+    "maxima": ["Max(1, " * 12 + ONE + ")" * 12, "Max(1, " * 13 + ONE + ")" * 13],
+    "free sizes": [" + ".join(f"s{i}" for i in range(8)), " + ".join(f"s{i}" for i in range(9))],
+    "summands": ["(" + "+".join(["s0"] * 14) + ")*(" + "+".join(["s0"] * 14) + ")", "(s0 + s1)**8"],
+    "more summands": [
+        "Mul(Add(" + "s0, " * 19 + "s0), Add(" + "s0, " * 9 + "s0))",
+        "Mul(Add(" + "s0, " * 20 + "s0), Add(" + "s0, " * 9 + "s0))",
+    ],
+    "exponents": ["Pow(s0, Integer(-8))", "Pow(s0, Integer(-9))"],
+    "exponents of Python": ["s0**8", "s0**9"],
+    "powers of powers": ["(s0*s0)**2", "(s0**2)**2"],
+    "powers of powers by name": ["Pow(Mul(s0, 2), 2)", "Pow(Pow(s0, 2), 2)"],
+    "numbers": [str((1 << 64) - 1), str(1 << 64)],
+    "signs": ["-" * 60 + "s0", "-" * 64 + "s0"],
+    "arguments": ["Min(1, 2, 3, s0)", "Min(1, 2, 3, 4, s0)"],
+    "length": ["s0" + " " * 9_998, "s0" + " " * 9_999],
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_size_is_refused_just_above_its_limit(name: str) -> None:
+    fits, too_much = SIZES[name]
+    export_schema._check_expression(fits)
+    with pytest.raises(Refused):
+        export_schema._check_expression(too_much)
+
+
+def test_guards_and_dictionaries_are_refused_for_one_odd_word_or_number() -> None:
+    export_schema._check_guard("L['x'].size()[0] <= 7 and torch.sym_max(1, 2) == 2")
+    for guard in ("L['x'].nbytes == 7", "os.size() == 7", "(lambda: 1)() == 1", "L['x'].size()[0] := 3"):
+        with pytest.raises(Refused):
+            export_schema._check_guard(guard)
+    export_schema._check_tree(tree("builtins.dict", ["x", 3], 2))
+    for keys, leaves in ((["x", 3], 1), (["x", 1.5], 2), (["x\n", 3], 2), ({"x": 1}, 1)):
+        with pytest.raises(Refused):
+            export_schema._check_tree(tree("builtins.dict", keys, leaves))

@@ -14,6 +14,8 @@ from torch import nn
 
 from fdr.errors import WeightsError
 from fdr.weights import archive_state, load_archive
+from fdr.weights.export_operators import Refused
+from fdr.weights.script_check import check_code
 
 IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 REFUSED = "runs nothing but a network's own operators"
@@ -291,3 +293,36 @@ def test_more_code_than_a_network_has_is_refused(sound: Path, monkeypatch: pytes
     monkeypatch.setattr("fdr.weights.torchscript._MAX_CODE", 1 << 8)
     with pytest.raises(WeightsError, match=f"MiB of code.*{REFUSED}"):
         load_archive(sound)
+
+
+LONG = "q = '" + "a" * 15_000 + "'"
+UNREAD: dict[str, tuple[str, str]] = {
+    "a default of a named argument": ("def f(*, x: int=torch.seed()) -> int:\n  return x", "which is a program"),
+    "a function in a function": (
+        "def f() -> int:\n  def g() -> int:\n    return 1\n  return 1",
+        "inside of a function",
+    ),
+    "a text that is short in one branch": (
+        f"def f(b: bool) -> int:\n  {LONG}\n  if b:\n    q = 'a'\n  return torch.len(torch.add(q, q))",
+        "more than 20,000 parts",
+    ),
+    "a text that is appended to": (f"def f() -> str:\n  {LONG}\n  q += '{'b' * 15_000}'\n  return q", "20,000 parts"),
+    "a text in a with": (f"def f() -> int:\n  {LONG}\n  with torch.add(q, q):\n    pass\n  return 1", "20,000 parts"),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_code_is_refused_before_torch_reads_it(name: str) -> None:
+    text, sentence = UNREAD[name]
+    with pytest.raises(Refused, match=sentence):
+        check_code(text)
+
+
+def test_a_script_that_was_saved_in_training_mode_is_run_in_eval_mode(tmp_path: Path) -> None:
+    network = Net().train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(network), str(tmp_path / "net.pt"))
+    loaded = load_archive(tmp_path / "net.pt")
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(IMAGES), network.eval()(IMAGES))
