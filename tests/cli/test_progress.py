@@ -13,7 +13,7 @@ from worlds import TinyEncoder, folder, images, npz
 
 import fdr
 from fdr.cli import _progress
-from fdr.cli._progress import PlainProgress, RichProgress, shortened
+from fdr.cli._progress import PlainProgress, RichProgress, human_seconds, shortened
 from fdr.features import Extraction, ExtractionOptions
 from fdr.runtime import SOLO
 
@@ -169,3 +169,11 @@ def test_a_command_shows_it(
     shown = [line for line in lines if line.startswith("a.npz: random: ")]
     assert len(shown) >= 5 and re.search(r": 8/40 images, [\d.]+/s, \d+ s left$", "\n".join(shown), re.MULTILINE)
     assert fdr_command(*command, "again", "-q").err == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(59.9, "59 s"), (60, "1 min 0 s"), (3599, "59 min 59 s"), (3600, "1 h 0 min"), (90_061, "25 h 1 min")],
+)
+def test_times_in_words(seconds: float, text: str) -> None:
+    assert human_seconds(seconds) == text
