@@ -218,3 +218,14 @@ def test_of_several_ranks_the_one_that_failed_says_why(tmp_path: Path) -> None:
 
     assert "has not finished" in fail(PeerError("another rank failed"))
     assert fail(InputError("fd:random of a cannot be compared")) == "fd:random of a cannot be compared"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_of_several_ranks_says_that_the_check_runs(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}
+    for name, value in place.items():
+        monkeypatch.setenv(name, str(value))
+    with Outputs(None, [("json", tmp_path / "c.json")]).replaced_on_failure():
+        assert (tmp_path / "c.json").exists() == (rank == 0)
