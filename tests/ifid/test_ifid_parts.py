@@ -192,6 +192,25 @@ def test_the_signature_says_how_the_images_came_about(tmp_path: Path) -> None:
     assert report["psnr"].lower_is_better is False and report["ifd"].lower_is_better is True
 
 
+def test_the_signature_has_the_quantisation_of_decoded_images() -> None:
+    """That of the originals is another: they are bytes."""
+    report = measured("haar", clamp=False, quantize="none")
+    for metric in ("ifd", "rfd", "psnr"):
+        found = dict(parse_signature(report[metric].signature).fields)
+        assert (found["q"], found["clamp"]) == ("none", "no")
+
+
+def test_the_curve_is_in_the_order_of_alpha_after_the_main_number() -> None:
+    report = measured("haar", alphas=(0.75, 0.25, 0.5))
+    assert [result.metric for result in report][:4] == ["ifd", "ifd:0.25", "ifd:0.75", "rfd"]
+
+
+def test_warnings_of_the_opened_images_are_in_the_report() -> None:
+    source = fdr.open_images(QUERIES)
+    source.warnings.append("These images have a history.")
+    assert measured("haar", source).warnings[0] == "These images have a history."
+
+
 class TestOptions:
     @pytest.mark.parametrize(
         ("options", "sentence"),
