@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fdr.errors import FdrWarning, InputError, RunError
-from fdr.frechet import Moments, fd_ratio, fdr_k, frechet_distance, frechet_terms
+from fdr.frechet import Moments, ValidationFD, fd_ratio, fdr_k, frechet_distance, frechet_terms
 from fdr.frechet import distance as frechet
 
 
@@ -455,6 +455,12 @@ def test_ratio_to_the_validation_set() -> None:
     assert fd_ratio(0.81, 1.68) == pytest.approx(0.482, abs=5e-4)
     assert fd_ratio(1.68, 1.68) == 1
     assert fd_ratio(0.0, 1.68) == 0
+
+
+def test_the_bounds_of_a_rounded_constant_are_half_a_unit_of_its_last_decimal_away() -> None:
+    assert ValidationFD(1.68, 2, "paper").bounds == pytest.approx((1.675, 1.685), rel=1e-14)
+    assert ValidationFD(57.0, 0, "paper").bounds == (56.5, 57.5)
+    assert ValidationFD(1.68, None, "file").bounds == (1.68, 1.68)
 
 
 def test_fdr_k_is_the_arithmetic_mean() -> None:

@@ -211,6 +211,47 @@ class TestPopulation:
         second.fill(images[:55])
         assert self.value_of(first) == pytest.approx(self.value_of(second), rel=1e-12)
 
+    @pytest.mark.parametrize("change", ["fill", "load"])
+    def test_a_batch_whose_gradient_was_used_does_not_survive_a_fill_or_a_loaded_state(self, change: str) -> None:
+        images = generator(1)(drawn_noise(60)).detach()
+        loss, other = make_loss(1), make_loss(1)
+        other.fill(images)
+        state = other.state_dict()
+        loss(generator()(noise(0))).total.backward()
+        if change == "fill":
+            loss = make_loss(1)
+            loss(generator()(noise(0))).total.backward()
+            loss.fill(images)
+        else:
+            loss.load_state_dict(state)
+        assert self.value_of(loss) == self.value_of(other)
+
+    def test_only_the_range_of_the_first_images_is_looked_at(self) -> None:
+        """A generator may leave the range later; the values are used as they are."""
+        loss = make_loss(1, **BATCH)
+        loss(generator()(noise(0)).detach())
+        images = 4 * generator()(noise(1)).detach() - 1.5
+        assert loss(images).fd["e0"] == pytest.approx(
+            float(distance(encoder(0)(images), references(1)["e0"])), rel=1e-6
+        )
+
+    def test_after_an_error_in_a_solver_nothing_is_pending(self) -> None:
+        loss, other = make_loss(2), make_loss(2)
+        for one in (loss, other):
+            one(generator()(noise(0))).total.backward()
+            one.commit()
+        evaluate = loss._terms._terms["e1"].evaluate
+
+        def failing(features: torch.Tensor) -> object:
+            raise RunError("no luck")
+
+        loss._terms._terms["e1"].evaluate = failing  # type: ignore[assignment, method-assign]
+        with pytest.raises(RunError, match="no luck"):
+            loss(generator()(noise(1)))
+        loss._terms._terms["e1"].evaluate = evaluate  # type: ignore[method-assign]
+        loss.commit()
+        assert self.value_of(loss) == self.value_of(other)
+
     def test_too_few_images_to_fill_with(self) -> None:
         images = generator(1)(drawn_noise(60)).detach()
         with pytest.raises(InputError, match="were 60 images to fill the populations with; expected 100"):

@@ -249,6 +249,23 @@ def test_state_goes_on_bit_for_bit(population: Any) -> None:
     assert all(torch.equal(a, resumed.state_dict()[name]) for name, a in term.state_dict().items())
 
 
+@pytest.mark.parametrize("solver", ["fast", "exact"])
+@pytest.mark.parametrize("population", stateful())
+def test_what_is_pending_is_dropped_by_a_fill_and_by_a_loaded_state(population: Any, solver: str) -> None:
+    """A commit afterwards must not bring the old batch back."""
+    term, plain = (make_term(population, reference(DIM), solver) for _ in range(2))
+    term.evaluate(batch(SIZE, DIM, 1) * 5)
+    for one in (term, plain):
+        one.fill(history())
+    term.commit()
+    saved = {name: value.clone() for name, value in plain.state_dict().items()}
+    assert all(torch.equal(value, saved[name]) for name, value in term.state_dict().items())
+    term.evaluate(batch(SIZE, DIM, 1) * 5)
+    term.load_state_dict(saved)
+    term.commit()
+    assert all(torch.equal(value, saved[name]) for name, value in term.state_dict().items())
+
+
 def test_a_saved_state_does_not_move_with_the_term_that_loaded_it() -> None:
     term = make_term(QueuePopulation(50), reference(DIM), "exact")
     term.fill(history())
