@@ -22,7 +22,7 @@ from worlds import DIM, TinyEncoder
 
 import fdr
 from fdr.errors import RunError
-from fdr.runtime import SOLO, SOLO_TENSORS
+from fdr.runtime import SOLO
 from fdr.training import RunOptions, TrainOptions, plan, train
 from fdr.training.folder import checkpoint_path, load_checkpoint
 from fdr.training.step import Draws, Stepper
@@ -256,7 +256,7 @@ def test_the_first_try_leaves_the_generator_as_it_was(tmp_path: Path) -> None:
     generator = fdr.load_generator(Normed())
     before = {name: value.clone() for name, value in generator.state_dict().items()}
     draws = Draws(0, (6,), None, torch.device("cpu"))
-    stepper = Stepper(given(tmp_path), generator, None, draws, SOLO_TENSORS)  # type: ignore[arg-type]
+    stepper = Stepper(given(tmp_path), generator, None, draws, SOLO)  # type: ignore[arg-type]
     torch.manual_seed(3)
     stepper.check_gradient()
     drawn = torch.rand(1)
