@@ -55,6 +55,18 @@ def test_transported_covariance_gives_the_exact_distance(condition: float) -> No
     assert terms.audit == pytest.approx(truth, rel=1e-12)
 
 
+def test_the_rounding_of_an_ill_conditioned_pair_is_said_to_be_larger() -> None:
+    """So that equal moments of a bad condition come out as 0; the true error stays below what is said."""
+    said = []
+    for condition in (1e2, 1e9):
+        s1, s2, root = transported(60, condition)
+        terms = frechet_terms(gaussian(np.zeros(60), s2), gaussian(np.zeros(60), s1))
+        assert terms.route == "cholesky"
+        assert abs(terms.value - (s1.trace() + s2.trace() - 2 * root)) <= terms.rounding
+        said.append(terms.rounding / float(s1.trace() + s2.trace()))
+    assert said[1] > 10 * said[0]
+
+
 def test_one_dimension() -> None:
     x, y = np.array([[1.0], [3.0]]), np.array([[0.0], [8.0], [1.0]])
     truth = (x.mean() - y.mean()) ** 2 + (x.std(ddof=1) - y.std(ddof=1)) ** 2

@@ -190,6 +190,33 @@ def test_float32_statistics_are_warned_about_and_symmetrised(tmp_path: Path) -> 
     assert np.array_equal(moments.sigma, moments.sigma.T)
 
 
+def test_a_float64_covariance_of_low_precision_is_warned_about_and_symmetrised(tmp_path: Path) -> None:
+    _, sigma = numpy_moments(features(100, 9, 10))
+    upper = sigma.copy()
+    upper[0, 1] += 1e-8 * sigma.max()
+    np.savez(tmp_path / "m.npz", mu=np.zeros(9), sigma=upper)
+    with pytest.warns(FdrWarning, match=r"symmetric only to 1\.0e-08 of its largest entry"):
+        moments = Moments.load(tmp_path / "m.npz")
+    assert moments.sigma[0, 1] == moments.sigma[1, 0] == pytest.approx(sigma[0, 1] + 5e-9 * sigma.max(), rel=1e-15)
+
+
+@pytest.mark.parametrize("value", ["true", "1e301", "null", "[1]"])
+def test_attributes_that_fdr_does_not_write_are_refused(tmp_path: Path, value: str) -> None:
+    attributes = np.array(f'{{"share": {value}}}')
+    np.savez(tmp_path / "m.npz", mu=np.zeros(2), sigma=np.eye(2), fdr_attributes=attributes)
+    for read in (Moments.load, read_attributes):
+        with pytest.raises(InputError, match="an attribute 'share' that is no text or number"):
+            read(tmp_path / "m.npz")
+
+
+def test_centred_features_of_another_set_are_refused() -> None:
+    """They would decide the distance, so that they must give the trace of sigma to nine digits."""
+    moments = Moments.from_features(features(5, 9, 12))
+    assert moments.factor is not None
+    with pytest.raises(InputError, match="centred features and sigma disagree"):
+        Moments(moments.mu, moments.sigma, 5, 1, moments.factor * (1 + 1e-7))
+
+
 def test_loading_and_saving_need_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys, numpy as np; from fdr.frechet.moments import Moments;"

@@ -295,3 +295,19 @@ def test_the_plan_counts_the_bytes_that_stay(tmp_path: Path) -> None:
         assert f"checkpoints of {(weights * 5 + kept) / 1e3:.1f} kB" in text
         assert f"3 sets of weights of {weights / 1e3:.1f} kB" in text
         assert f"to fill with {0 if population == 'batch' else 60} images" in text
+
+
+def test_a_run_that_is_killed_before_its_first_generator_is_written_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint promises that the generator beside it can be loaded, so it is written last."""
+
+    def full(*_: Any) -> None:
+        raise RunError("no space left")
+
+    chosen = given(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("fdr.training.loop.save_generator", full)
+        with pytest.raises(RunError, match="no space left"):
+            train(chosen, tmp_path / "run", NEVER)
+    assert train(chosen, tmp_path / "run", NEVER).is_finished
