@@ -204,6 +204,21 @@ def test_an_outlier_that_is_evicted_in_the_middle_of_a_turn_costs_no_digits(size
         term.commit()
 
 
+def test_the_sums_of_a_queue_are_those_of_its_float32_rows() -> None:
+    """float64 features are rounded when they are stored; the sums must not remember the digits that are gone."""
+    term = make_term(QueuePopulation(50), reference(DIM), "exact")
+    rows = [batch(20, DIM, step, offset=300.0) for step in range(4)]
+    for newest in rows[:3]:
+        term.evaluate(newest)
+        term.commit()
+    ring = torch.cat(rows[:3])[-50:].float().double()
+    _, sigma = moments_of(ring, ddof=1)
+    state = term.state_dict()
+    shift = state["all_first"] / 50
+    found = (state["all_second"] - 50 * torch.outer(shift, shift)) / 49
+    torch.testing.assert_close(found, sigma, rtol=1e-10, atol=1e-12)
+
+
 # ------------------------------------------------------------------------------------------------- commit and discard
 
 

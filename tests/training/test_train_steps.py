@@ -21,9 +21,9 @@ from train_program import options
 from worlds import DIM, TinyEncoder
 
 import fdr
-from fdr.errors import RunError
+from fdr.errors import FdrError, InputError, RunError
 from fdr.runtime import SOLO
-from fdr.training import RunOptions, TrainOptions, plan, train
+from fdr.training import RunOptions, TrainOptions, plan, setup, train
 from fdr.training.folder import checkpoint_path, load_checkpoint
 from fdr.training.step import Draws, Stepper
 
@@ -237,6 +237,48 @@ class TestSkipped:
         train(chosen, tmp_path / "run", EVERY, should_stop=lambda: next(stops))
         with pytest.raises(RunError, match="3 steps in a row were skipped; of step 3"):
             train(chosen, tmp_path / "run", EVERY)
+
+
+def test_encoders_see_so_many_images_at_a_time_as_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: set[int] = set()
+    encode = TinyEncoder.forward
+
+    def encoded(encoder: Any, inputs: Tensor, *rest: Any) -> Any:
+        sizes.add(len(inputs))
+        return encode(encoder, inputs, *rest)
+
+    chosen = replace(given(tmp_path, steps=2), reference=str(train_worlds.reference(tmp_path)))
+    monkeypatch.setattr(TinyEncoder, "forward", encoded)
+    train(chosen, tmp_path / "run", replace(NEVER, encoder_batch_size=7))
+    assert sizes == {7, BATCH % 7}
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_tf32_reaches_the_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tf32: bool) -> None:
+    seen: list[bool] = []
+    load = setup.load_encoders
+    monkeypatch.setattr(setup, "load_encoders", lambda names, how: seen.append(how.tf32) or load(names, how))
+    train(given(tmp_path, steps=2, tf32=tf32), tmp_path / "run", NEVER)
+    assert seen == [tf32]
+
+
+@pytest.mark.parametrize(("step", "kind"), [(0, InputError), (1, RunError)])
+def test_after_the_first_step_bad_input_is_a_failed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, kind: type[FdrError]
+) -> None:
+    """Its exit code is 1 and not 2, as the same input was good before."""
+    call, calls = fdr.FDLoss.__call__, []
+
+    def refusing(loss: fdr.FDLoss, images: Tensor) -> Any:
+        calls.append(1)
+        if len(calls) > step:
+            raise InputError("no luck")
+        return call(loss, images)
+
+    monkeypatch.setattr(fdr.FDLoss, "__call__", refusing)
+    with pytest.raises(FdrError, match="no luck") as caught:
+        train(given(tmp_path), tmp_path / "run", NEVER)
+    assert type(caught.value) is kind
 
 
 class Normed(nn.Module):
