@@ -453,3 +453,50 @@ def test_states_that_do_not_fit() -> None:
     fast.commit()
     with pytest.raises(InputError, match="only be filled before the first"):
         fast.fill(batch(50, 16, 0))
+
+
+@pytest.mark.parametrize(("scale", "route"), [(1e-3, "refresh"), (1e-7, "plain")])
+def test_a_population_that_float32_cannot_whiten_is_not_frozen(scale: float, route: str) -> None:
+    """A direction with a share of 1e-7 of the deviation is lost in float32's rounding of the others."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(400, 6, generator=generator, dtype=torch.float64) * torch.tensor([1, 1, 1, 1, 1, scale])
+    term = make_term(EmaPopulation(0.9), Moments(np.zeros(6), np.eye(6)), "fast")
+    assert term.evaluate(rows).diagnostics.route == route
+
+
+def attempted() -> tuple[Any, _frozen_basis.Attempt]:
+    """The entry of a batch, and the first step by expansion in a basis that is two steps old."""
+    generator = Drift(DIM, 0.02)
+    fast, _ = pair(generator.reference)
+    fast.fill(generator.batch(0, 4000))
+    for step in range(2):
+        fast.evaluate(generator.batch(step, 256))
+        fast.commit()
+    entry = fast.moments.average.stepped(generator.batch(2, 256).double(), 0.99)
+    attempt = _frozen_basis.Attempt.of(fast.moments.basis, entry)
+    assert attempt is not None
+    return entry, attempt
+
+
+def test_the_trace_that_chord_steps_found_is_scaled_by_the_fourth_power_of_the_change() -> None:
+    _, attempt = attempted()
+    traces = []
+    for beyond in (0.0, 0.5):
+        schedule = dataclasses.replace(attempt.basis.schedule, beyond=beyond, reach=2 * attempt.size)
+        basis = dataclasses.replace(attempt.basis, schedule=schedule)
+        _, found = dataclasses.replace(attempt, basis=basis).solution(_frozen_basis.Diagnostics("frozen"))
+        traces.append(float(found.root_trace))
+    assert traces[1] - traces[0] == pytest.approx(0.5 / 2**4, rel=1e-9)
+
+
+def test_chord_steps_that_leave_too_large_an_error_end_in_a_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry, attempt = attempted()
+    pull = entry.average.mean
+    whole = float(torch.linalg.norm(entry.recentred(torch.float32).add_(pull).sub_(attempt.moved)))
+    basis = dataclasses.replace(attempt.basis, schedule=dataclasses.replace(attempt.basis.schedule, due=0))
+    monkeypatch.setattr(_frozen_basis.Attempt, "of", classmethod(lambda *_: dataclasses.replace(attempt, basis=basis)))
+    monkeypatch.setattr(_frozen_basis, "TOLERANCE", attempt.error(whole) / 2)
+    solved = solve_frozen(basis, entry, pull)
+    assert solved is not None and solved[1].diagnostics.route == "frozen-2", "they help"
+    monkeypatch.setattr(_frozen_basis.Attempt, "after_chord_steps", lambda attempt: attempt)
+    assert solve_frozen(basis, entry, pull) is None, "they do not"
