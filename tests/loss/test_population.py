@@ -264,6 +264,29 @@ def test_state_goes_on_bit_for_bit(population: Any) -> None:
     assert all(torch.equal(a, resumed.state_dict()[name]) for name, a in term.state_dict().items())
 
 
+@pytest.mark.parametrize("ddof", [0, 1])
+@pytest.mark.parametrize("count", [5, DIM])
+@pytest.mark.parametrize("solver", ["fast", "exact", "newton-schulz"])
+def test_a_reference_of_few_samples_has_its_own_divisor(solver: str, count: int, ddof: int) -> None:
+    """FD by the singular values of the centred rows of both sides, in NumPy."""
+    few, rows = features(count, DIM, 3), batch(200, DIM, 5)
+    term = make_term(EmaPopulation(0.9), Moments.from_features(few, ddof=ddof), solver)
+    a, b = (few - few.mean(0)) / np.sqrt(count - ddof), (rows - rows.mean(0)).numpy() / np.sqrt(200)
+    root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    expected = np.square(few.mean(0) - rows.mean(0).numpy()).sum() + np.square(a).sum() + np.square(b).sum() - 2 * root
+    assert float(term.evaluate(rows).fd) == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_batch_that_is_refused_drops_the_one_before() -> None:
+    term = make_term(EmaPopulation(0.9), reference(DIM), "exact")
+    before = {name: value.clone() for name, value in term.state_dict().items()}
+    term.evaluate(batch(SIZE, DIM, 1))
+    with pytest.raises(RunError, match="NaN"):
+        term.evaluate(batch(SIZE, DIM, 1) * float("nan"))
+    term.commit()
+    assert all(torch.equal(value, before[name]) for name, value in term.state_dict().items())
+
+
 @pytest.mark.parametrize("solver", ["fast", "exact"])
 @pytest.mark.parametrize("population", stateful())
 def test_what_is_pending_is_dropped_by_a_fill_and_by_a_loaded_state(population: Any, solver: str) -> None:
