@@ -40,6 +40,7 @@ def samples(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def real(tmp_path: Path) -> Path:
+    npz(tmp_path / "other.npz", images(16, seed=5))
     return npz(tmp_path / "real.npz", images(32))
 
 
@@ -181,6 +182,23 @@ def test_warnings_of_both_sides_are_in_the_report(tmp_path: Path) -> None:
             assert sum(text.startswith(f"{name}: beside") for text in report.warnings) == 1, report.warnings
         assert report.reference is not None and report.reference["left_out"] == {".avif": 1}
         assert (report["fd"].count, report["fd"].reference_count) == (23, 31)
+
+
+def test_warnings_about_the_features_of_either_side_are_in_the_report(
+    samples: Path, real: Path, tmp_path: Path
+) -> None:
+    for broken in (samples, real):
+        cache = tmp_path / f"cache of {broken.stem}"
+        first = evaluate(broken, broken.with_name("other.npz"), TinyEncoder(), "precision", cache=cache)
+        for path in cache.rglob("shard-*"):
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            report = evaluate(samples, real, TinyEncoder(), "precision", cache=cache)
+        assert any("feature cache" in text for text in report.warnings), (broken.name, report.warnings)
+        assert first["precision"].count == len(open_images(broken))
 
 
 def test_the_plan_says_what_is_cached(samples: Path, real: Path, tmp_path: Path) -> None:
