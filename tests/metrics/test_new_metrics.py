@@ -112,6 +112,7 @@ def test_their_numbers_are_those_of_numpy_and_stand_in_the_order_asked_for(
     assert report["near_max"].value == pytest.approx(nearest.max(), rel=1e-6) and report["near_max"].stderr is None
     assert report["spread"].value == pytest.approx(s.astype(float).var(axis=0, ddof=1).sum(), rel=1e-9)
     assert calls == [("near_mean", "near_max")], "two numbers, one computation"
+    assert report.run["ranks"] == size and report.samples["count"] == 40
 
 
 def test_their_rows_say_what_the_registry_and_the_metric_declare(tmp_path: Path, sets: object) -> None:
