@@ -243,6 +243,7 @@ def test_few_rows_have_values_and_no_intervals():
     assert found.kendall.value == pytest.approx(1 / 3) and found.method is None
     assert np.isnan(ends(found)).all()
     assert MIN_ROWS_FOR_INTERVALS == 5
+    assert [correlate(*rows(count)).method for count in (3, 4, 5, 6)] == [None, None, "bca", "bca"]
     assert np.isnan(ends(correlate(*rows(4)))).all() and not np.isnan(ends(correlate(*rows(6, slope=0.2)))).any()
 
 

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fdr.errors import InputError
-from fdr.gate.limits import Limit, Tolerance, find_limited, is_named, named, parse_limit, parse_tolerance, tolerance_for
+from fdr.gate.limits import (
+    Limit,
+    Tolerance,
+    check_tolerance,
+    find_limited,
+    is_named,
+    named,
+    parse_limit,
+    parse_tolerance,
+    tolerance_for,
+)
 
 ROWS = (
     row(), row(encoder="inception:clean"), row(encoder="timm:a.b_c"), row("fdr", 4.0), row("fdr_k", 4.0, None),
@@ -116,3 +126,37 @@ def test_names_of_limits_and_tolerances_are_found_in_any_case() -> None:
     assert tolerance_for(rows[0], [parse_tolerance("FD:INCEPTION=2%")], parse_tolerance("1%")).amount == 0.02
     apart = [row("fd", encoder="net"), row("fd", encoder="Net")]
     assert [found.encoder for found in named(apart, "fd:Net")] == ["Net"]
+
+
+@pytest.mark.parametrize(
+    ("text", "side", "metric", "is_allowed"),
+    [
+        ("fd=0", "max", "fd", True),
+        ("fd=-0.001", "max", "fd", False),
+        ("precision=1", "min", "precision", True),
+        ("precision=1.001", "min", "precision", False),
+        ("is=1", "min", "is", True),
+        ("is=0.999", "min", "is", False),
+    ],
+)
+def test_a_limit_may_be_the_best_or_worst_possible_value(text: str, side: str, metric: str, is_allowed: bool) -> None:
+    rows = [row(metric, lower_is_better=metric == "fd")]
+    if is_allowed:
+        assert find_limited(rows, parse_limit(text, side)) is rows[0]  # type: ignore[arg-type]
+    else:
+        with pytest.raises(InputError, match=r"would (always|never) hold"):
+            find_limited(rows, parse_limit(text, side))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("before", "amount", "is_allowed"), [(2.0, 0.99, True), (2.0, 1.0, False), (1.0, 0.5, True)])
+def test_a_tolerance_down_to_the_worst_possible_value_is_refused(
+    before: float, amount: float, is_allowed: bool
+) -> None:
+    """The Inception Score is at least 1; a baseline of 1 cannot get worse, whatever the tolerance."""
+    score, tolerance = row("is", lower_is_better=False), Tolerance("is", amount, False)
+    if is_allowed:
+        check_tolerance(score, tolerance, before)
+    else:
+        with pytest.raises(InputError, match="so it would always pass"):
+            check_tolerance(score, tolerance, before)
+    check_tolerance(row("fd"), Tolerance("fd", 100.0, True), before)  # FD has no worst value
