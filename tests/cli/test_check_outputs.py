@@ -229,3 +229,15 @@ def test_only_the_first_of_several_ranks_says_that_the_check_runs(
         monkeypatch.setenv(name, str(value))
     with Outputs(None, [("json", tmp_path / "c.json")]).replaced_on_failure():
         assert (tmp_path / "c.json").exists() == (rank == 0)
+
+
+def test_an_error_before_the_options_were_read_reaches_their_files(
+    fdr_command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    for given in (["--json=c.json"], ["--json", "c.json"]):
+        got = fdr_command("check", "r.json", "--misspelt", *given)
+        assert got.code == 2 and "::error title=fdr check::" in got.err
+        assert "--misspelt" in json.loads((tmp_path / "c.json").read_text())["message"]
+        (tmp_path / "c.json").unlink()
+    assert "::error" not in fdr_command("check", "r.json", "--misspelt", "--no-annotations").err
