@@ -179,6 +179,20 @@ class TestPlan:
         pairs = plan.pairs_at_once * 8 * (2 * 4096 + 64 * 32)
         assert plan.device_bytes >= queries + candidates + shards + tile + scores + sorting + packed + pairs
 
+    def test_a_shard_is_counted_four_times(self) -> None:
+        """Tiles have their largest size already, so that longer shards add nothing else."""
+        plans = [
+            plan_blocks(SetSizes(40, 10, 10, 4), SetSizes(90_000, 10, rows, 2), 10, 2**30, "float32", "cpu")
+            for rows in (5000, 6000)
+        ]
+        assert plans[1].device_bytes - plans[0].device_bytes == 4 * 1000 * 10 * 2
+
+    def test_pairs_of_exact_distances_have_their_memory(self) -> None:
+        """Each has 4,096 terms, their copy, and 64 columns of 32 folds, in float64. A chunk of points has 4 MiB."""
+        plan = plan_blocks(SetSizes(1, 1, 1, 4), SetSizes(20, 1, 1, 4), 1, 2**30, "float32", "cpu")
+        least = 2 * 2**20 + 2**18 * 16 + 32 * 8 * (2 * 4096 + 64 * 32)
+        assert least <= plan.device_bytes < least + 2**16
+
     def test_queries_have_three_quarters_of_a_small_memory(self) -> None:
         sets = SetSizes(400_000, 1000, 128, 4), SetSizes(90_000, 1000, 256, 4)
         for memory in (2**25, 2**26, 2**27, 2**28):
