@@ -49,6 +49,13 @@ def test_exactly_the_share_of_lost_images_is_allowed(tmp_path):
         open_images(folder, ImageOptions(max_bad=0.0999))
 
 
+@pytest.mark.parametrize(("name", "least"), [("count", 1), ("size", 1), ("seed", 0), ("max_pixels", 1)])
+def test_the_least_value_of_an_option_is_taken_and_one_less_is_not(name, least):
+    assert getattr(ImageOptions(**{name: least}), name) == least
+    with pytest.raises(InputError, match=f"must be a whole number of at least {least}; got {least - 1}"):
+        ImageOptions(**{name: least - 1})
+
+
 def test_max_pixels_is_the_largest_image_that_is_read(tmp_path):
     folder = write_files(tmp_path, {"a.png": encoded(photo(0, 6, 5))})
     assert len(read_all(open_images(folder, ImageOptions(max_pixels=30)))) == 1
