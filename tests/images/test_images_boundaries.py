@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import stat
 import struct
 import tarfile
@@ -20,7 +21,7 @@ from image_worlds import encoded, photo, photos, read_all, write_files, write_ta
 from fdr.errors import FdrWarning, InputError, RunError
 from fdr.images import ImageOptions, Preprocessing, base, digests, open_images
 from fdr.images.file_parts import OffsetReader
-from fdr.images.labels import array_labels, may_be_labels
+from fdr.images.labels import array_labels, folder_labels, may_be_labels
 from fdr.images.records import pixel_digest
 
 PNG = encoded(photo(0))
@@ -298,3 +299,47 @@ def test_the_digest_of_pixels_is_that_of_its_definition():
     packed = b"".join(struct.pack("<Q", total % 2**64) for total in sums)
     expected = hashlib.sha1(b"uint8 (110, 103, 3)" + packed + data[end:]).digest()[:8]
     assert pixel_digest(pixels) == int.from_bytes(expected, "little")
+
+
+def test_a_hash_is_remembered_for_the_very_file_alone(tmp_path):
+    path = str(tmp_path / "a.png")
+    Path(path).write_bytes(PNG)
+    stamp = digests.file_stamp(path)
+    assert stamp is not None and list(digests._remembered({path: [*stamp, "h"]}, [path])) == [0]
+    for place in range(5):  # device, inode, size, mtime, ctime
+        other = [value + (index == place) for index, value in enumerate(stamp)]
+        assert not digests._remembered({path: [*other, "h"]}, [path])
+
+
+def test_what_another_rank_hashed_is_remembered_only_if_it_is_the_same_file_here():
+    here = [1, 2, 300, 400, 500]
+    assert digests._as_seen_here([7, 8, 300, 400, 900, "h"], here) == [*here, "h"]
+    for there in ([1, 2, 301, 400, 500], [1, 2, 300, 401, 500]):  # another size, another time
+        assert digests._as_seen_here([*there, "h"], here) == ["h"]
+    assert digests._as_seen_here(["h"], here) == ["h"] and digests._as_seen_here([*here, "h"], None) == ["h"]
+
+
+def test_the_oldest_memos_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(digests, "MAX_MEMOS", 2)
+    for number in range(3):
+        digests._remember(tmp_path / f"{number}.json", {"a.png": [number]})
+        os.utime(tmp_path / f"{number}.json", (number, number))
+    assert {path.name for path in tmp_path.iterdir()} == {"1.json", "2.json"}
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("train/cat/0", "val/cat/1"), None),  # one class is none
+        (("train/cat/0", "val/dog/1"), [0, 1]),
+        (("0/1", "0/5", "1/6", "1/9"), None),  # chunks, which go on counting
+        (("0/1", "0/5", "1/5", "1/9"), [0, 0, 1, 1]),
+        (("0001/2", "0002/1"), [0, 1]),
+        (("00001/2", "00002/1"), None),
+        (("9999/2", "9998/1"), [1, 0]),
+        (("10000/2", "10001/1"), None),
+    ],
+)
+def test_which_folders_are_classes(names, labels):
+    found = folder_labels([f"{name}.png" for name in names])
+    assert found is None if labels is None else found is not None and found.values.tolist() == labels
