@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 import torch
 from image_worlds import encoded, photo, photos, read_all, write_files, write_tar, write_zip
+from PIL import Image
 
 from fdr.errors import FdrWarning, InputError, RunError
 from fdr.images import ImageOptions, Preprocessing, base, digests, open_images
+from fdr.images.decode import UnreadableImage, decode
 from fdr.images.file_parts import OffsetReader
 from fdr.images.labels import array_labels, folder_labels, may_be_labels
 from fdr.images.records import pixel_digest
@@ -343,3 +345,14 @@ def test_the_oldest_memos_are_removed(tmp_path, monkeypatch):
 def test_which_folders_are_classes(names, labels):
     found = folder_labels([f"{name}.png" for name in names])
     assert found is None if labels is None else found is not None and found.values.tolist() == labels
+
+
+@pytest.mark.parametrize(("values", "is_read"), [((0, 65535), True), ((0, 65536), False), ((-1, 5), False)])
+def test_pixels_of_32_bits_must_fit_into_16(values, is_read):
+    file = io.BytesIO()
+    Image.fromarray(np.array([values], np.int32)).save(file, "TIFF")
+    if is_read:
+        assert np.array(decode(file.getvalue(), "drop", 100).array)[0, :, 0].tolist() == [0, 255]
+    else:
+        with pytest.raises(UnreadableImage, match="only 8 and 16 bits are images here"):
+            decode(file.getvalue(), "drop", 100)
