@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 @_options.option(
     "--num-images N",
     "Number of images in a file of --format adm, a random subset by --seed.",
-    type=int,
+    type=click.IntRange(min=1),
     default=10_000,
 )
 @_options.images_of("the random subset")
