@@ -77,7 +77,7 @@ def test_convert_refuses_in_one_sentence(fdr_command, tmp_path: Path) -> None:
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"fid": malicious(tmp_path / "executed")}))
     np.savez(tmp_path / "bad.npz", mu=np.zeros(3), sigma=np.array([[1, 2, 0], [2, 1, 0], [0, 0, 1.0]]))
     for arguments, sentence in (
-        (("evil.pkl", "o.npz"), "a pickle with the global io.open"),
+        (("evil.pkl", "o.npz"), "io.open; only dictionaries"),
         (("bad.npz", "o.npz"), "not positive semidefinite"),
         (("none.npz", "o.npz"), "none.npz does not exist"),
         ((write("edm2", tmp_path), "o.npz"), "take one with --entry NAME"),

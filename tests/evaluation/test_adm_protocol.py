@@ -117,7 +117,7 @@ def test_a_reference_of_images_alone_gives_everything_from_one_pass(
     assert encoder.num_seen == 140
 
 
-@pytest.mark.filterwarnings("default:.*does not tell how many images:fdr.errors.FdrWarning")
+@pytest.mark.filterwarnings("default:.*does not say how many images:fdr.errors.FdrWarning")
 def test_stored_moments_of_the_samples_win_over_their_images(samples: Path, real: Path, reference: Path) -> None:
     with np.load(reference) as file:
         stored = {key: file[key] for key in ("sigma", "mu_s", "sigma_s")} | {"mu": file["mu"] + 1}

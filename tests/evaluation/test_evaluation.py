@@ -53,7 +53,7 @@ def test_fd_is_that_of_the_features(samples: Path, real: Path) -> None:
 
 
 @pytest.mark.parametrize("file_format", ["h5", "npz"])
-@pytest.mark.filterwarnings("default:.*does not tell how many images:fdr.errors.FdrWarning")
+@pytest.mark.filterwarnings("default:.*does not say how many images:fdr.errors.FdrWarning")
 def test_every_kind_of_reference_gives_the_same_fd(samples: Path, real: Path, tmp_path: Path, file_format: str) -> None:
     stats = make_reference(real, tmp_path / "stats", file_format)
     moments = fdr.Moments.from_features(features_of(images(80)))

@@ -147,6 +147,7 @@ def test_encoded_images_are_read_while_pillow_is_being_imported(monkeypatch: pyt
 # Patterns
 
 
+@pytest.mark.filterwarnings("default:.*in hidden files and folders:fdr.errors.FdrWarning")
 def test_patterns_of_image_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {f"s/{'ab'[i % 2]}/{i}.png": data for i, data in enumerate(PNGS)}
     write_files(tmp_path, files | {"s/a/notes.txt": b"words", "s/a/.hidden.png": b""})
@@ -169,6 +170,7 @@ def test_a_file_with_a_bracket_in_its_name_is_no_pattern(tmp_path: Path) -> None
     same(tmp_path / "x[1].npz")
 
 
+@pytest.mark.filterwarnings("default:.*images is measured:fdr.errors.FdrWarning")
 def test_patterns_of_shards(tmp_path: Path) -> None:
     for number, part in ((2, PIXELS[:2]), (10, PIXELS[2:])):
         np.savez(tmp_path / f"rank{number}.npz", images=part, arr_1=np.arange(len(part)), extra=PIXELS[:1])

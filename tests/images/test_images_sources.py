@@ -121,6 +121,7 @@ def test_selection_is_pinned_and_nested():
     assert open_images(array, ImageOptions(count=1000, seed=2)).rows.tolist() == list(range(1000))
 
 
+@pytest.mark.filterwarnings("default:.*in hidden files and folders:fdr.errors.FdrWarning")
 def test_folders_are_walked_sorted_case_blind_and_without_hidden_files(tmp_path):
     png = encoded(photo(0))
     kept = ["B.PNG", "a-1.Png", "a/z.jpg", "a/b/c.JPEG", "é/x.webp"]
@@ -157,6 +158,7 @@ def test_class_folders_give_labels_only_when_every_image_is_in_one(tmp_path):
     assert open_images(tmp_path / "folder").labels is None
 
 
+@pytest.mark.filterwarnings("default:.*so none is used:fdr.errors.FdrWarning")
 def test_webdataset_labels_go_by_key(tmp_path):
     files = {}
     for i, label in enumerate([5, 0, 7]):

@@ -17,6 +17,7 @@ from fdr.training import RunOptions, TrainOptions, train
 from fdr.training.folder import checkpoint_path, load_checkpoint
 
 
+@pytest.mark.filterwarnings("default:.*holds the trained weights and the average:fdr.errors.FdrWarning")
 def test_only_the_transformer_is_trained_averaged_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(train_worlds.__file__).parent))
     monkeypatch.setitem(PRESETS, "imf-b", tiny_imf)
