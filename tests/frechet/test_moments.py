@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -493,3 +494,14 @@ def test_our_hdf5_has_checksums_on_all_its_structure(tmp_path: Path) -> None:
     moments.save(tmp_path / "m.h5", attributes={"encoder": "é", "spec": "", "n": 3})
     assert b"GCOL" not in (tmp_path / "m.h5").read_bytes()
     assert read_attributes(tmp_path / "m.h5") == {"encoder": "é", "spec": "", "n": 3}
+
+
+def test_an_hdf5_file_of_mu_and_sigma_alone_is_enough(tmp_path: Path) -> None:
+    mu, sigma = numpy_moments(features(40, 3, 0))
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.attrs["format"] = "fdr-moments/1"
+        file.create_group("attributes")
+        file["mu"], file["sigma"] = mu, sigma
+    found = Moments.load(tmp_path / "m.h5")
+    assert np.array_equal(found.mu, mu) and np.allclose(found.sigma, sigma, rtol=0, atol=1e-16)
+    assert found.count is None

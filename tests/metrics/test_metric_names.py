@@ -70,3 +70,11 @@ def test_a_name_that_fdr_offers_is_not_that_of_another_tool(monkeypatch: pytest.
     assert peer_name("KID") is not None
     monkeypatch.setitem(METRICS, "kid", metric_info("fd"))
     assert peer_name("KID") is None
+
+
+def test_the_distances_and_their_names_with_inception() -> None:
+    tables = METRICS | DERIVED | OF_AUTOENCODERS
+    assert {name for name, info in tables.items() if info.is_distance} == {"fd", "sfid", "ifd", "rfd", "nfd"}
+    assert {name: info.inception_label for name, info in tables.items() if info.inception_label} == {
+        "fd": "FID", "ifd": "iFID", "rfd": "rFID", "nfd": "neighbour FID",
+    }  # fmt: skip
