@@ -250,7 +250,7 @@ def cells(route: str, row: dict[str, Any], ours: float, truth: float) -> list[st
 
 def in_child(route: str, path: Path, repeats: int, threads: int) -> dict[str, Any]:
     try:
-        environment = harness.single_threaded(threads)
+        environment = harness.environment_with(threads)
         return harness.in_child(
             __file__, "measure", environment=environment, route=route, path=str(path), repeats=repeats, threads=threads
         )

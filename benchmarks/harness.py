@@ -129,7 +129,7 @@ def take_turns(sides: Mapping[str, Callable[[], Any]], repeats: int, *, warm_up:
 
 @dataclass(frozen=True)
 class Process:
-    """What a command printed and took."""
+    """The output, the seconds and the memory of a command."""
 
     wall_s: float
     cpu_s: float
@@ -171,7 +171,7 @@ def in_child(
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def single_threaded(threads: int = 1) -> dict[str, str]:
+def environment_with(threads: int) -> dict[str, str]:
     """The environment of this process with that many threads for every library."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return os.environ | dict.fromkeys(names, str(threads)) | {"PYTHONPATH": python_path()}

@@ -214,7 +214,7 @@ if group.rank == 0: print(sorted(times)[1])
 group.leave()
 """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
-    done = harness.run([*command, sys.executable, "-c", program], harness.single_threaded())
+    done = harness.run([*command, sys.executable, "-c", program], harness.environment_with(threads=1))
     return float(done.stdout.strip().splitlines()[-1])
 
 

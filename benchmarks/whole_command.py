@@ -79,7 +79,7 @@ class World:
         cache = self.root / "fdr-cache"
         shutil.rmtree(cache, ignore_errors=True)
         own = {"TORCH_HOME": str(self.torch_home), "FDR_CACHE": str(cache), "FDR_OFFLINE": "1"}
-        return harness.single_threaded(self.threads) | own
+        return harness.environment_with(self.threads) | own
 
     def features(self, peer: str, images: Path) -> Path:
         """Where the features are kept that a peer computed of a folder."""

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from fdr.cli import _computing, _options, completion
 from fdr.cli._generator import Drawn, drawn
 from fdr.evaluation import PROTOCOLS, check_is_free, find_protocol
+from fdr.metrics import METRICS
 
 if TYPE_CHECKING:
     from fdr.evaluation import Evaluator
@@ -103,8 +104,8 @@ measurement = _options.stack(
     _options.reps,
     _options.listed(
         "--metrics NAMES",
-        "What to compute, separated by commas: fd, sfid, is, precision, recall, is:adm, precision:adm, "
-        "recall:adm. fd includes FDr where the reference has a validation FD.",
+        f"What to compute, separated by commas: {', '.join(METRICS)}. fd includes FDr where the reference has a "
+        "validation FD.",
         shell_complete=completion.metrics,
         default="fd",
     ),

@@ -27,7 +27,7 @@ class Effect:
     high: float
     measured_on: str
     sides: str = ""
-    """What was changed: "both" sides or the "samples" alone; "" if the table does not say."""
+    """The sides that were changed: "both" or the "samples" alone; "" if the table does not say."""
     note: str = ""
 
     def covers(self, value: str, other: str) -> bool:

@@ -127,7 +127,7 @@ def _build(open_clip: ModuleType, pretrained: _Pretrained, path: Path, name: str
 
 
 def _row_of(name: str, pretrained: _Pretrained, model: Any) -> EncoderRow:
-    """What the encoder is, and how images are prepared for the tag."""
+    """The encoder, and the preparation of its images, that the tag stands for."""
     tag_config = pretrained.tag_config
     sizes = model.visual.image_size
     height, width = sizes if isinstance(sizes, tuple | list) else (sizes, sizes)
