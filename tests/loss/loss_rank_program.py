@@ -215,6 +215,7 @@ def main(folder: Path, rank: int, size: int, wraps: list[str]) -> None:
     found["routes"] = fast_routes()
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
+    os._exit(0)  # modules of DDP keep gloo's threads, and one that frees a tensor at Python's end aborts the process
 
 
 if __name__ == "__main__":

@@ -144,6 +144,7 @@ class Ranks:
         self._fall_silent()
         if self._place.is_ours:
             dist.destroy_process_group()
+            del self._group  # the last reference ends gloo's threads; one that frees a tensor at Python's end aborts it
 
     def _send(self, arrays: list[np.ndarray], rank: int) -> None:
         import torch
