@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fdr.errors import InputError
@@ -11,7 +11,7 @@ from fdr.evaluation.resumed_sums import ResumableSums
 from fdr.features import Extraction
 from fdr.frechet import Moments
 from fdr.images import BadImage
-from fdr.metrics import AbstractCollector, CollectedMoments, Need
+from fdr.metrics import AbstractCollector, CollectedFeatures, CollectedMoments, KeptRows, Need
 from fdr.runtime import memory_for
 
 Needs = Mapping[str, Sequence[Need]]
@@ -58,6 +58,46 @@ def measure(extraction: Extraction, needs: Needs | None = None) -> Measurement |
     """
     if needs is None:
         needs = {name: [Need(encoder.spec.output)] for name, encoder in extraction.encoders.items()}
+    measured = _measure(extraction, _parts(needs, extraction.options.moments_only))
+    return None if measured is None else replace(measured, collected=_joined(needs, measured.collected))
+
+
+def _parts(needs: Needs, moments_only: bool) -> Needs:
+    """What is collected for the needs: moments with rows are moments, and features.
+
+    Features that another metric collects anyway are the rows as well, and `moments_only` leaves out rows that are only
+    wanted.
+    """
+    found: dict[str, list[Need]] = {}
+    for name, wanted in needs.items():
+        parts = dict.fromkeys(replace(need, rows="") for need in wanted)
+        for need in wanted:
+            is_kept = need.rows == "needed" or (need.rows == "wanted" and not moments_only)
+            if is_kept and Need(need.output, CollectedFeatures) not in parts:
+                parts[Need(need.output, KeptRows)] = None
+        found[name] = list(parts)
+    return found
+
+
+def _joined(needs: Needs, collected: Mapping[Key, Any]) -> dict[Key, Any]:
+    """What each need asked for. All moments of one output are one object, with its rows if there are any."""
+    found: dict[Key, Any] = {}
+    complete: dict[tuple[str, str], Moments] = {}
+    for name, wanted in needs.items():
+        for need in wanted:
+            item = collected[name, replace(need, rows="")]
+            if need.is_moments:
+                kinds = (Need(need.output, collector) for collector in (CollectedFeatures, KeptRows))
+                rows = next((collected[name, kind] for kind in kinds if (name, kind) in collected), None)
+                if rows is not None and (name, need.output) not in complete:
+                    complete[name, need.output] = replace(item, rows=rows)
+                item = complete.get((name, need.output), item)
+            found[name, need] = item
+    return found
+
+
+def _measure(extraction: Extraction, needs: Needs) -> Measurement | None:
+    """`measure` for needs that are collected as they are."""
     group = extraction.group
     stored = _stored_moments(extraction, needs) if group.rank == 0 else {}
     known = set(group.broadcast([(name, need.output) for name, need in stored]))

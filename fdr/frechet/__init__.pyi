@@ -1,6 +1,7 @@
 from .covariance import as_numpy as as_numpy
 from .covariance import is_tensor as is_tensor
 from .covariance import rank as rank
+from .curve import LeverageCurve as LeverageCurve
 from .distance import ValidationFD as ValidationFD
 from .distance import fd_ratio as fd_ratio
 from .distance import fdr_k as fdr_k

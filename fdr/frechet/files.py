@@ -139,7 +139,7 @@ def _read_npz(name: str, keys: tuple[str, str]) -> tuple[dict[str, Any], dict[st
             if mu not in file or sigma not in file:
                 raise InputError(f"{name!r} has no {mu!r} and {sigma!r}; it holds {listing(file.files)}.")
             arrays = {"mu": np.asarray(file[mu]), "sigma": np.asarray(file[sigma])}
-            beside = ("count", "ddof", "factor") if keys == ("mu", "sigma") else ("count",)
+            beside = ("count", "ddof", "factor", "curve") if keys == ("mu", "sigma") else ("count",)
             arrays |= {key: file[key] for key in beside if key in file}
             attributes = json.loads(str(file[ATTRIBUTES])) if ATTRIBUTES in file else {}
     except DAMAGE as error:
@@ -155,7 +155,9 @@ def _read_h5(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with open_h5(name) as h5:
             _check_h5(name, h5)
-            arrays = {key: np.asarray(dataset_of(h5, key)[()]) for key in ("mu", "sigma", "factor") if key in h5}
+            arrays = {
+                key: np.asarray(dataset_of(h5, key)[()]) for key in ("mu", "sigma", "factor", "curve") if key in h5
+            }
             arrays |= {key: h5.attrs[key] for key in ("count", "ddof") if key in h5.attrs}
             plain = {key: _plain(value) for key, value in item_of(h5, "attributes").attrs.items()}
             attributes = _checked(name, plain)

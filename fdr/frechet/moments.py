@@ -16,6 +16,7 @@ from fdr.errors import FdrWarning, InputError
 from fdr.frechet import covariance as _covariance
 from fdr.frechet import files as _moments_files
 from fdr.frechet import sums as _sums
+from fdr.frechet.curve import LeverageCurve
 from fdr.runtime import memory_for
 
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ class Moments:
     factor: np.ndarray | None = None
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     """Provenance that files carry; not compared."""
+    rows: np.ndarray | None = None
+    """The features [N, D] themselves, float32 or float64, in their order, where somebody kept them: standard errors and
+    the debiased FD need them. Not compared, not saved."""
+    curve: LeverageCurve | None = None
+    """What the debiased FD needs of a reference without `rows`. Not compared; files need not hold it."""
     derived: dict[str, Any] = field(default_factory=dict, init=False)
     """Scratch space for what others compute from these moments once, such as a Cholesky factor; never saved."""
 
@@ -64,10 +70,12 @@ class Moments:
         if self.factor is not None:
             factor = _covariance.real_array(self.factor, "factor")
             _check_factor(factor, sigma, count, self.ddof)
-        for array in (mu, sigma) if factor is None else (mu, sigma, factor):
-            array.flags.writeable = False
+        rows = None if self.rows is None else _checked_rows(self.rows, len(mu), count)
+        for array in (mu, sigma, factor, rows):
+            if array is not None:
+                array.flags.writeable = False
         attributes = types.MappingProxyType(dict(self.attributes))
-        values = {"mu": mu, "sigma": sigma, "count": count, "factor": factor, "attributes": attributes}
+        values = {"mu": mu, "sigma": sigma, "count": count, "factor": factor, "attributes": attributes, "rows": rows}
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -110,7 +118,7 @@ class Moments:
     def merge(self, *others: Moments) -> Moments:
         """The moments of all the features together, exact up to rounding; with `self`'s ddof and attributes.
 
-        Raises `InputError` when a count is unknown or the widths differ.
+        They have `rows` if all parts do, and no `curve`. Raises `InputError` when a count is unknown or the widths differ.
         """
         if not others:
             return self
@@ -133,7 +141,9 @@ class Moments:
         if total <= self.dim and len(factors) == len(parts):
             factor = np.concatenate(factors)
             scatter = factor.T @ factor
-        return Moments(mu, scatter / (total - self.ddof), total, self.ddof, factor, self.attributes)
+        kept = [part.rows for part in parts if part.rows is not None]
+        rows = np.concatenate(kept) if len(kept) == len(parts) else None
+        return Moments(mu, scatter / (total - self.ddof), total, self.ddof, factor, self.attributes, rows)
 
     def with_count(self, count: int | None) -> Moments:
         """These moments with a count that is known from elsewhere, as for the files of peers, which hold none.
@@ -160,7 +170,9 @@ class Moments:
 
     def fields(self) -> dict[str, Any]:
         """The arrays and numbers that a file of these moments holds besides attributes, by name."""
+        curve = None if self.curve is None else self.curve.array
         arrays = {"mu": self.mu, "sigma": self.sigma, "count": self.count, "ddof": self.ddof, "factor": self.factor}
+        arrays["curve"] = curve
         return {name: value for name, value in arrays.items() if value is not None}
 
     @classmethod
@@ -188,7 +200,8 @@ class Moments:
         return hash((self.count, self.ddof, self.mu.tobytes()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Moments, (self.mu, self.sigma, self.count, self.ddof, self.factor, dict(self.attributes))
+        values = self.mu, self.sigma, self.count, self.ddof, self.factor, dict(self.attributes), self.rows, self.curve
+        return Moments, values
 
 
 def moments_from_arrays(arrays: Mapping[str, Any], attributes: Mapping[str, Attribute], where: str) -> Moments:
@@ -202,7 +215,8 @@ def moments_from_arrays(arrays: Mapping[str, Any], attributes: Mapping[str, Attr
             stacklevel=3,
         )
     try:
-        moments = Moments(**arrays, attributes=attributes)
+        curve = LeverageCurve.of(arrays["curve"]) if "curve" in arrays else None
+        moments = Moments(**{**arrays, "curve": curve}, attributes=attributes)
     except InputError as error:
         raise InputError(f"{where!r}: {error}") from None
     gap = _covariance.asymmetry(np.asarray(arrays["sigma"]))
@@ -220,6 +234,16 @@ def _checked_count(count: Any) -> int:
     if count != count or int(count) != count or count < 2:
         raise InputError(f"The count is {count}; moments need at least 2 samples.")
     return int(count)
+
+
+def _checked_rows(rows: Any, dim: int, count: int | None) -> np.ndarray:
+    """A read-only view of the features, which are not copied."""
+    rows = _covariance.as_numpy(rows).view()
+    if rows.ndim != 2 or rows.shape[1] != dim or count not in (None, len(rows)):
+        raise InputError(f"The rows have shape {list(rows.shape)}; expected [count, D] = [{count}, {dim}].")
+    if rows.dtype not in (np.float32, np.float64):
+        raise InputError(f"The rows have dtype {rows.dtype}; expected float32 or float64.")
+    return rows
 
 
 def _check_factor(factor: np.ndarray, sigma: np.ndarray, count: int | None, ddof: int) -> None:

@@ -2,6 +2,7 @@ from .base import AbstractCollector as AbstractCollector
 from .base import CollectedFeatures as CollectedFeatures
 from .base import CollectedMoments as CollectedMoments
 from .base import Context as Context
+from .base import KeptRows as KeptRows
 from .base import Metric as Metric
 from .base import Need as Need
 from .base import Score as Score

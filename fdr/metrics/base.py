@@ -5,12 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from fdr.frechet import Moments, Sums
 from fdr.runtime import Progress, SilentProgress
+
+MAX_ROWS_BYTES = 2**31
+"""Features beside moments are kept up to this size: 260,000 images of Inception. Raising it takes more memory; beyond
+it moments have no `rows`, and their FD has no standard error."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Context:
     audit: bool = False
     """True if the result must be checked by a second method, where there is one."""
     progress: Progress = field(default_factory=SilentProgress)
+    stderr: bool = True
+    """False if no standard error is wanted where it costs time."""
 
 
 class AbstractCollector(ABC):
@@ -113,6 +119,27 @@ class CollectedFeatures(AbstractCollector):
         return self._array if self._is_there.all() else self._array[self._is_there]
 
 
+class KeptRows(CollectedFeatures):
+    """All features for `Moments.rows`, as `CollectedFeatures` has them; None if they take more than `MAX_ROWS_BYTES`."""
+
+    _is_too_large = False
+
+    def add(self, rows: np.ndarray, features: np.ndarray) -> None:
+        known = sum(map(len, self._parts)) + len(features) if self._num_rows is None else self._num_rows
+        self._is_too_large |= known * features.shape[1] * 4 > MAX_ROWS_BYTES
+        if self._is_too_large:
+            self._parts.clear()
+        else:
+            super().add(rows, features)
+
+    def finish(self) -> np.ndarray | None:  # type: ignore[override]
+        return None if self._is_too_large else super().finish()
+
+
+Rows = Literal["", "wanted", "needed"]
+"""Whether moments come with their `rows`: no; where that is possible; or it is an error where it is not."""
+
+
 @dataclass(frozen=True)
 class Need:
     """Something that is collected from one output of an encoder. Metrics with equal needs share it."""
@@ -120,6 +147,8 @@ class Need:
     output: str
     collector: Callable[[int | None], AbstractCollector] = CollectedMoments
     """Makes a collector for so many images; None if their number is not known."""
+    rows: Rows = ""
+    """For moments: whether the features are kept as `Moments.rows`."""
 
     @property
     def is_moments(self) -> bool:
@@ -141,6 +170,9 @@ class Metric:
     """The encoder output that the metric reads; None for the main one."""
     needs_reference: bool = True
     """True if the same is collected of the reference. If False, `reference` is None."""
+    rows: Rows = ""
+    """For a metric of moments that can use ("wanted") or must have ("needed") the features as well, `Moments.rows`.
+    Statistics as a reference have none in either case."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Constants of the definition that signatures show: {"k": "3"}."""
     names: tuple[str, ...] = ()
@@ -149,7 +181,7 @@ class Metric:
     def need(self, main: str, outputs: tuple[str, ...]) -> Need | None:
         """What the metric needs from an encoder with these outputs; None if it does not apply to the encoder."""
         output = self.output or main
-        return Need(output, self.collector) if output in outputs else None
+        return Need(output, self.collector, self.rows) if output in outputs else None
 
     def scores(self, samples: Any, reference: Any, context: Context) -> Mapping[str, Score]:
         """The score of each of `names`."""

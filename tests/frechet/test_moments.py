@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fdr.errors import FdrError, FdrWarning, InputError
-from fdr.frechet import Moments, Sums, read_attributes
+from fdr.frechet import LeverageCurve, Moments, Sums, read_attributes
 
 # ------------------------------------------------------------------------------------------------------------- sums
 
@@ -505,3 +506,67 @@ def test_an_hdf5_file_of_mu_and_sigma_alone_is_enough(tmp_path: Path) -> None:
     found = Moments.load(tmp_path / "m.h5")
     assert np.array_equal(found.mu, mu) and np.allclose(found.sigma, sigma, rtol=0, atol=1e-16)
     assert found.count is None
+
+
+# -------------------------------------------------------------------------------------------- rows and leverage curve
+
+
+def with_rows(count: int, seed: int) -> Moments:
+    x = features(count, 6, seed).astype(np.float32)
+    return dataclasses.replace(Moments.from_features(x), rows=x)
+
+
+def test_rows_stay_with_the_moments_and_are_not_compared() -> None:
+    first, second = with_rows(30, 0), with_rows(20, 1)
+    assert first == dataclasses.replace(first, rows=None)
+    assert first.rows is not None and first.rows.dtype == np.float32 and not first.rows.flags.writeable
+    merged = first.merge(second)
+    assert merged.rows is not None and second.rows is not None
+    np.testing.assert_array_equal(merged.rows, np.concatenate([first.rows, second.rows]))
+    assert first.merge(dataclasses.replace(second, rows=None)).rows is None
+    kept = dataclasses.replace(first, count=None).with_count(30).rows
+    assert kept is not None and np.shares_memory(kept, first.rows), "nothing is copied"
+    restored = pickle.loads(pickle.dumps(first))
+    np.testing.assert_array_equal(restored.rows, first.rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        (np.ones((29, 6)), "shape \\[29, 6\\]; expected \\[count, D\\] = \\[30, 6\\]"),
+        (np.ones((30, 5)), "shape \\[30, 5\\]"),
+        (np.ones((30, 6), int), "dtype int64"),
+    ],
+)
+def test_rows_of_another_set_are_refused(rows: np.ndarray, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        dataclasses.replace(with_rows(30, 0), rows=rows)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "h5"])
+def test_a_leverage_curve_is_saved_and_rows_are_not(tmp_path: Path, suffix: str) -> None:
+    curve = LeverageCurve(np.array([1.0, 4.0, 9.0]), np.array([1.5, 1.3, 1.0]))
+    moments = dataclasses.replace(with_rows(30, 0), curve=curve)
+    moments.save(tmp_path / f"a.{suffix}")
+    found = Moments.load(tmp_path / f"a.{suffix}")
+    assert found == moments and found.rows is None and found.curve is not None
+    np.testing.assert_array_equal(found.curve.array, curve.array)
+    assert pickle.loads(pickle.dumps(found)).curve.h.tolist() == [1, 4, 9]
+    assert dataclasses.replace(found, curve=None) == found
+    np.testing.assert_allclose(curve.at(np.array([0.5, 1, 2, 6, 20])), [1.5, 1.5, 1.4, 1.15, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("array", "text"),
+    [
+        (np.ones((3, 4)), "shape \\[3, 4\\]"),
+        (np.array([[2.0, 1.0], [1.0, 1.0]]), "ascending"),
+        (np.array([[0.0, 1.0], [1.0, 1.0]]), "above 0"),
+        (np.array([[1.0, 2.0], [0.9, 1.0]]), "at least 1"),
+        (np.array([[1.0, 2.0], [np.nan, 1.0]]), "at least 1"),
+    ],
+)
+def test_a_curve_that_is_none_is_refused(tmp_path: Path, array: np.ndarray, text: str) -> None:
+    np.savez(tmp_path / "a.npz", mu=np.zeros(2), sigma=np.eye(2), count=5, curve=array)
+    with pytest.raises(InputError, match=f"a.npz.*{text}"):
+        Moments.load(tmp_path / "a.npz")
