@@ -118,7 +118,9 @@ class Moments:
     def merge(self, *others: Moments) -> Moments:
         """The moments of all the features together, exact up to rounding; with `self`'s ddof and attributes.
 
-        They have `rows` if all parts do, and no `curve`. Raises `InputError` when a count is unknown or the widths differ.
+        They have `rows` if all parts do, and no `curve`.
+
+        Raises `InputError` when a count is unknown or the widths differ.
         """
         if not others:
             return self

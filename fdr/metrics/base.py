@@ -120,7 +120,7 @@ class CollectedFeatures(AbstractCollector):
 
 
 class KeptRows(CollectedFeatures):
-    """All features for `Moments.rows`, as `CollectedFeatures` has them; None if they take more than `MAX_ROWS_BYTES`."""
+    """All features, as `CollectedFeatures` has them, for `Moments.rows`; None beyond `MAX_ROWS_BYTES`."""
 
     _is_too_large = False
 
