@@ -7,6 +7,13 @@ from .distance import fd_ratio as fd_ratio
 from .distance import fdr_k as fdr_k
 from .distance import frechet_distance as frechet_distance
 from .distance import frechet_terms as frechet_terms
+from .estimators import METHODS as METHODS
+from .estimators import Estimate as Estimate
+from .estimators import estimate_fd as estimate_fd
+from .estimators import fit_details as fit_details
+from .extrapolation import RULES as RULES
+from .extrapolation import Extrapolation as Extrapolation
+from .extrapolation import extrapolate as extrapolate
 from .files import ATTRIBUTES as ATTRIBUTES
 from .files import SUFFIXES as SUFFIXES
 from .files import damaged as damaged
