@@ -1,6 +1,6 @@
 """Features of samples of a trained GAN under real encoders: a population that can be sampled without limit.
 
-    python benchmarks/gan_population.py --data FOLDER --out FEATURES                            # all parts, both encoders
+    python benchmarks/gan_population.py --data FOLDER --out FEATURES                          # all parts, both encoders
     python benchmarks/gan_population.py --data FOLDER --out FEATURES --encoder inception --side 96 --parts pool=20000
 
 FOLDER holds `weights/dcgan_faces64.safetensors` (a DCGAN of faces of 64 x 64 pixels) and the weights of the encoders:
@@ -15,6 +15,7 @@ several runs may share the work by --first. `debiased_fd.py --features FEATURES`
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -40,7 +41,7 @@ SIDES = {"efficientnet": 224, "inception": 299}
 def generator(weights: Path) -> nn.Module:
     """The DCGAN: z [B, 100, 1, 1] -> images [B, 3, 64, 64] in [-1, 1]."""
     widths, layers = (LATENT, 512, 256, 128, 64), []
-    for number, (width, wider) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for number, (width, wider) in enumerate(itertools.pairwise(widths)):
         stride, padding = (1, 0) if number == 0 else (2, 1)
         layers += [nn.ConvTranspose2d(width, wider, 4, stride, padding, bias=False), nn.BatchNorm2d(wider), nn.ReLU()]
     network = nn.Sequential(*layers, nn.ConvTranspose2d(64, 3, 4, 2, 1, bias=False), nn.Tanh())

@@ -14,6 +14,7 @@ the term is estimated without bias; then the truncation of the series is the onl
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -127,10 +128,12 @@ def _blocks(rows: np.ndarray, start: int, stop: int) -> Iterator[np.ndarray]:
 
 
 def _scatter(rows: np.ndarray, start: int, stop: int, device: torch.device) -> Tensor:
-    found = 0.0
+    import torch
+
+    found = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=device)
     for block in _blocks(rows, start, stop):
         x = linalg.as_float64(block, device)
-        found = found + x.T @ x
+        found.addmm_(x.T, x)
     return found
 
 
@@ -160,17 +163,16 @@ def _corrections(rows: np.ndarray, start: int, degree: int, pilot: Pilot, device
     import torch
 
     edges = _edges(len(rows) - 1 - start, degree) + start
-    sums, norm, leaked = [], 0.0, 0.0
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
-        own = 0.0
+    size = len(pilot.s)
+    sums, norm, leaked = torch.zeros(degree, size, size, dtype=torch.float64, device=device), 0.0, 0.0
+    for own, first, last in zip(sums, edges[:-1], edges[1:], strict=True):
         for block in _blocks(rows, int(first), int(last)):
             x = linalg.as_float64(block, device)
             z = x @ pilot.whitening
-            own = own + z.T @ z
+            own.addmm_(z.T, z)
             norm += float(x.square().sum())
             leaked += 0.0 if pilot.outside is None else float((x @ pilot.outside).square().sum())
-        sums.append(own)
-    return Corrections(torch.stack(sums), torch.as_tensor(np.diff(edges), device=device), norm, leaked)
+    return Corrections(sums, torch.as_tensor(np.diff(edges), device=device), norm, leaked)
 
 
 def _edges(total: int, parts: int) -> np.ndarray:
@@ -190,7 +192,7 @@ def _term(pilot: Pilot, others: Corrections, degree: int) -> float:
     edges = _edges(len(others.counts), degree)
     directions = [
         others.sums[first:last].sum(0) / others.counts[first:last].sum() - _unit(pilot)
-        for first, last in zip(edges[:-1], edges[1:], strict=True)
+        for first, last in itertools.pairwise(edges)
     ]
     return taylor_term(pilot.s, directions)
 
@@ -202,14 +204,16 @@ def taylor_term(s: Tensor, directions: Sequence[Tensor]) -> float:
     X(t)^2: C X_J + X_J C = C V_J C for a single j, and minus the sum of X_A X_B over A + B = J otherwise. Then
     T(V_1, ..., V_k) = -2 tr X_{1..k} / k!. It takes 3^k / 2 products of [r, r] matrices, and 2^k of them in memory.
     """
+    import torch
+
     degree = len(directions)
     sums = s[:, None] + s
     known = {1 << j: s[:, None] * direction * s / sums for j, direction in enumerate(directions)}
     full = (1 << degree) - 1
     for joined in range(1, full):
         if joined not in known:
-            product = sum(known[part] @ known[joined ^ part] for part in _halves(joined))
-            known[joined] = -(product + product.T) / sums
+            products = [known[part] @ known[joined ^ part] for part in _halves(joined)]
+            known[joined] = sum((-x - x.T for x in products), torch.zeros_like(sums)) / sums
     pairs = ((known[part] * known[full ^ part]).sum(0) for part in _halves(full))  # its diagonal: all are symmetric
     return float(2 * (sum(pairs) / s).sum()) / math.factorial(degree)
 
