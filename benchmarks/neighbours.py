@@ -34,9 +34,9 @@ import harness
 import numpy as np
 import torch
 
-from fdr.ifid.neighbours import SearchOptions, SearchPlan, nearest, plan_search, sizes_of
-from fdr.ifid.neighbours.block import BlockSearch
-from fdr.ifid.neighbours.products import arithmetic, resolve_precision
+from fdr.neighbours import SearchOptions, SearchPlan, nearest, plan_search, sizes_of
+from fdr.neighbours.block import BlockSearch
+from fdr.neighbours.products import arithmetic, resolve_precision
 from fdr.runtime import faithful_products, resolve_device
 
 WAYS = ("product", "fdr", "fdr float32", "batches", "matrix")

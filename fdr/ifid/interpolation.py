@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fdr.ifid.neighbours import Neighbours
+    from fdr.neighbours import Neighbours
 
 MODES = ("slerp", "linear", "mask")
 _NORM_EPS = 1e-7

@@ -15,9 +15,8 @@ from fdr.encoders import AbstractRowEncoder, EncoderSpec
 from fdr.errors import InputError
 from fdr.features import SHARD_SIZE, Extraction, ExtractionOptions, FeatureCache, item_size
 from fdr.ifid.autoencoders.base import LoadedAutoencoder
-from fdr.ifid.neighbours import SetSizes
-from fdr.ifid.neighbours.latent_rows import read_between
 from fdr.images import BadImage, ImageSource
+from fdr.neighbours import SetSizes, read_between
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,10 +16,9 @@ from fdr.features import ExtractionOptions, cached_rows
 from fdr.ifid.autoencoders.base import LoadedAutoencoder
 from fdr.ifid.interpolation import Draws, draw
 from fdr.ifid.latents import LatentEncoder, Latents, encode
-from fdr.ifid.neighbours import SearchOptions, nearest, plan_search
-from fdr.ifid.neighbours.pair_rules import Pair, PairRules
 from fdr.ifid.options import IfidOptions
 from fdr.images import ImageSource
+from fdr.neighbours import Pair, PairRules, SearchOptions, nearest, plan_search
 from fdr.runtime import human_bytes, memory_for
 
 FOLDER = "ifid"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ifid_worlds import picked, slerp_of
 
 from fdr.ifid.interpolation import MODES, draw, interpolate, slerp
-from fdr.ifid.neighbours import Neighbours
+from fdr.neighbours import Neighbours
 
 PAIRS = torch.randn(2, 6, 4, 6, 5, generator=torch.Generator().manual_seed(0))
 

@@ -16,13 +16,13 @@ from neighbour_worlds import ArrayRows, CountedRows, HoledRows, assert_is, brute
 from thread_ranks import on_ranks
 
 from fdr.errors import InputError, RunError
-from fdr.ifid.neighbours import SearchOptions, SetSizes, nearest, plan_search, sizes_of
-from fdr.ifid.neighbours.block import BlockSearch
-from fdr.ifid.neighbours.exact_distances import pair_distances, squared_norms
-from fdr.ifid.neighbours.pair_rules import PairRules
-from fdr.ifid.neighbours.plan import plan_blocks
-from fdr.ifid.neighbours.products import arithmetic, resolve_precision, space_of
-from fdr.ifid.neighbours.sweep import Sweeper
+from fdr.neighbours import SearchOptions, SetSizes, nearest, plan_search, sizes_of
+from fdr.neighbours.block import BlockSearch
+from fdr.neighbours.exact_distances import pair_distances, squared_norms
+from fdr.neighbours.pair_rules import PairRules
+from fdr.neighbours.plan import plan_blocks
+from fdr.neighbours.products import arithmetic, resolve_precision, space_of
+from fdr.neighbours.sweep import Sweeper
 
 KINDS = ("plain", "offset", "whole", "crowd", "outliers")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -226,7 +226,7 @@ class TestCertificate:
 
 
 def test_wide_latents_are_not_told_apart_by_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fdr.ifid.neighbours.products.has_fast_bf16", lambda device: True)
+    monkeypatch.setattr("fdr.neighbours.products.has_fast_bf16", lambda device: True)
     cpu = torch.device("cpu")
     assert [resolve_precision("auto", cpu, dim) for dim in (4096, 196_608)] == ["bfloat16", "float32"]
     assert resolve_precision("bfloat16", cpu, 196_608) == "bfloat16"

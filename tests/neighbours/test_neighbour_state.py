@@ -14,7 +14,7 @@ from neighbour_program import in_three_blocks, sets
 from neighbour_worlds import ArrayRows, CountedRows, assert_is, brute_force, drawn
 
 from fdr.cli._ranks import start_ranks
-from fdr.ifid.neighbours import Neighbours, SearchOptions, nearest
+from fdr.neighbours import Neighbours, SearchOptions, nearest
 
 PROGRAM = str(Path(__file__).parent / "neighbour_program.py")
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fdr.errors import InputError
-from fdr.ifid.neighbours import LatentRows, Neighbours, SearchOptions, plan_search, sizes_of
-from fdr.ifid.neighbours.exact_distances import pair_distances, squared_norms
+from fdr.neighbours import LatentRows, Neighbours, SearchOptions, plan_search, sizes_of
+from fdr.neighbours.exact_distances import pair_distances, squared_norms
 
 Pair = tuple[np.ndarray, np.ndarray]
 

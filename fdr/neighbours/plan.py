@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fdr.errors import InputError
-from fdr.ifid.neighbours.exact_distances import PAIR_BYTES
+from fdr.neighbours.exact_distances import PAIR_BYTES
 
 MIB = 2**20
 _HALVINGS = 7

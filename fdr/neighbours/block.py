@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fdr.errors import RunError
-from fdr.ifid.neighbours.candidates import NO_NEIGHBOUR, Candidates
-from fdr.ifid.neighbours.exact_distances import ExactQueries
-from fdr.ifid.neighbours.latent_rows import LatentRows, Span, read_between, read_shards
-from fdr.ifid.neighbours.pair_rules import PairRules
-from fdr.ifid.neighbours.plan import SearchPlan
-from fdr.ifid.neighbours.products import Arithmetic, Piece, arithmetic, space_of
-from fdr.ifid.neighbours.sweep import Products, QueryPoints, Sweeper
+from fdr.neighbours.candidates import NO_NEIGHBOUR, Candidates
+from fdr.neighbours.exact_distances import ExactQueries
+from fdr.neighbours.latent_rows import LatentRows, Span, read_between, read_shards
+from fdr.neighbours.pair_rules import PairRules
+from fdr.neighbours.plan import SearchPlan
+from fdr.neighbours.products import Arithmetic, Piece, arithmetic, space_of
+from fdr.neighbours.sweep import Products, QueryPoints, Sweeper
 from fdr.runtime import ProgressTask
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ import torch
 from neighbour_worlds import ArrayRows, CountedRows, brute_force, drawn
 
 from fdr.errors import InputError, PeerError, RunError
-from fdr.ifid.neighbours import SearchOptions, SetSizes, nearest, plan_search, sizes_of
-from fdr.ifid.neighbours.candidates import Candidates
-from fdr.ifid.neighbours.exact_distances import pair_distances, squared_norms
-from fdr.ifid.neighbours.pair_rules import PairRules
-from fdr.ifid.neighbours.plan import plan_blocks
-from fdr.ifid.neighbours.products import arithmetic, resolve_precision, space_of
-from fdr.ifid.neighbours.sweep import Sweeper
+from fdr.neighbours import SearchOptions, SetSizes, nearest, plan_search, sizes_of
+from fdr.neighbours.candidates import Candidates
+from fdr.neighbours.exact_distances import pair_distances, squared_norms
+from fdr.neighbours.pair_rules import PairRules
+from fdr.neighbours.plan import plan_blocks
+from fdr.neighbours.products import arithmetic, resolve_precision, space_of
+from fdr.neighbours.sweep import Sweeper
 from fdr.runtime import SOLO
 
 CPU = torch.device("cpu")

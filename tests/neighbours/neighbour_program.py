@@ -20,7 +20,7 @@ from neighbour_worlds import ArrayRows, CountedRows, drawn, least_memory
 from torch import Tensor
 
 import fdr
-from fdr.ifid.neighbours import SearchOptions, nearest
+from fdr.neighbours import SearchOptions, nearest
 from fdr.runtime import propagate_failures
 
 

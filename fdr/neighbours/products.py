@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.ifid.neighbours.exact_distances import unit_error
-from fdr.ifid.neighbours.latent_rows import LatentRows
+from fdr.neighbours.exact_distances import unit_error
+from fdr.neighbours.latent_rows import LatentRows
 from fdr.runtime import has_fast_bf16
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.ifid.neighbours.block import BlockSearch, Neighbours, SearchSetting
-from fdr.ifid.neighbours.latent_rows import LatentRows
-from fdr.ifid.neighbours.pair_rules import Pair, PairRules
-from fdr.ifid.neighbours.plan import SearchPlan, SetSizes, plan_blocks
-from fdr.ifid.neighbours.products import METRICS, arithmetic, resolve_precision
+from fdr.neighbours.block import BlockSearch, Neighbours, SearchSetting
+from fdr.neighbours.latent_rows import LatentRows
+from fdr.neighbours.pair_rules import Pair, PairRules
+from fdr.neighbours.plan import SearchPlan, SetSizes, plan_blocks
+from fdr.neighbours.products import METRICS, arithmetic, resolve_precision
 from fdr.runtime import DAMAGE, SOLO, Group, Progress, SilentProgress, atomic_path, faithful_products, resolve_device
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import torch
 from neighbour_worlds import ArrayRows
 from torch import Tensor
 
-from fdr.ifid.neighbours import SearchOptions, nearest, plan_search, sizes_of
+from fdr.neighbours import SearchOptions, nearest, plan_search, sizes_of
 
 DIM = 20_000
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fdr.ifid.neighbours.pair_rules import PairRules
-from fdr.ifid.neighbours.plan import SearchPlan
-from fdr.ifid.neighbours.products import (
+from fdr.neighbours.pair_rules import PairRules
+from fdr.neighbours.plan import SearchPlan
+from fdr.neighbours.products import (
     Arithmetic,
     Bounds,
     Piece,

@@ -1,0 +1,11 @@
+from .block import Neighbours as Neighbours
+from .latent_rows import LatentRows as LatentRows
+from .latent_rows import read_between as read_between
+from .pair_rules import Pair as Pair
+from .pair_rules import PairRules as PairRules
+from .plan import SearchPlan as SearchPlan
+from .plan import SetSizes as SetSizes
+from .search import SearchOptions as SearchOptions
+from .search import nearest as nearest
+from .search import plan_search as plan_search
+from .search import sizes_of as sizes_of
