@@ -11,7 +11,7 @@ import numpy as np
 
 from fdr.errors import PeerError
 from fdr.runtime import Combinable, Group
-from fdr.runtime.ranks.group import nothing
+from fdr.runtime.ranks.group import Solo, nothing
 
 T = TypeVar("T")
 
@@ -78,6 +78,17 @@ class ThreadRank:
             self._world.barrier.wait()
         except threading.BrokenBarrierError:
             raise PeerError(str(self._world.failure)) from None
+
+
+class Warned(Solo):
+    """A rank whose peer says `text` whenever the ranks gather their warnings, and nothing else."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def gather(self, value: Any, while_waiting: Callable[[], None] = nothing) -> list[Any]:
+        are_texts = isinstance(value, list) and all(isinstance(each, str) for each in value)
+        return [value, [self.text]] if are_texts else [value]
 
 
 def on_ranks(size: int, function: Callable[[Group], T]) -> list[T]:

@@ -90,6 +90,25 @@ def test_markdown_rows_have_equal_cells() -> None:
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {7}
 
 
+def test_markdown_lists_what_does_not_pass_then_the_warnings_then_each_signature_once() -> None:
+    found = verdict(samples="s.npz")
+    sentences = [" ".join(sentences_of(found.checks[place])[:3]) for place in (0, 1, 3)]  # the third check passes
+    (warning,) = found.warnings
+    signatures = [row().signature, row("fdr").signature, row(encoder="dinov2").signature]
+    expected = ["", *(f"- {text}" for text in (*sentences, warning)), "", *(f"    {text}" for text in signatures)]
+    assert verdict_to_markdown(found).splitlines()[8:] == expected
+
+
+def test_markdown_of_a_check_that_passes_is_the_table_and_the_signature() -> None:
+    passing = judge([report(row(value=2.9))], GateOptions((parse_limit("fd=3", "max"),)))
+    assert verdict_to_markdown(passing).splitlines()[3:] == [
+        "|---|---|---:|---:|---:|---|",
+        "| samples.npz | `fd:inception` | 2.9000 | ≤ 3.0000 | -0.10000 (-3.3 %) | pass |",
+        "",
+        f"    {row().signature}",
+    ]
+
+
 def test_openmetrics_has_a_line_per_number_and_limit() -> None:
     lines = verdict_to_openmetrics(verdict()).splitlines()
     assert lines[-1] == "# EOF"

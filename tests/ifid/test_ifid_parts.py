@@ -23,7 +23,7 @@ from fdr.ifid.decoded import decoded_sources
 from fdr.ifid.drawn import DrawnLatents, gather
 from fdr.ifid.interpolation import Draws
 from fdr.ifid.latents import LatentEncoder
-from fdr.ifid.pairs import Paired
+from fdr.ifid.pairs import Paired, _identities
 from fdr.ifid.picture import sheet, spread
 from fdr.ifid.quality import QualityEncoder
 from fdr.reports import parse_signature
@@ -244,6 +244,31 @@ class TestOptions:
             "cosine",
             "l2",
         ]
+
+
+def with_pixels(pixels: list[int] | None, source: Any) -> Any:
+    """As much of a set of latents as says which images are equal."""
+    digests = None if pixels is None else np.array(pixels, np.uint64)
+    return SimpleNamespace(pixels=digests, source=source, num_rows=3)
+
+
+class TestIdentities:
+    """Which images are the same, so that none becomes its own neighbour."""
+
+    def test_equal_pixels_have_equal_numbers_in_both_sets(self) -> None:
+        found = _identities(with_pixels([5, 2**63, 5], "a"), with_pixels([2**63, 7, 5], "b"))
+        assert found is not None
+        (a, b, c), (d, e, f) = found
+        assert a == c == f and b == d and len({a, b, e}) == 3
+
+    @pytest.mark.parametrize("pixels", [None, [1, 2, 3]])
+    def test_without_pixels_the_images_of_one_set_are_told_apart_by_their_rows(self, pixels: list[int] | None) -> None:
+        source = object()
+        found = _identities(with_pixels(pixels, source), with_pixels(None, source))
+        assert found is not None and [rows.tolist() for rows in found] == [[0, 1, 2], [0, 1, 2]]
+
+    def test_without_pixels_two_sets_cannot_be_compared(self) -> None:
+        assert _identities(with_pixels(None, object()), with_pixels(None, object())) is None
 
 
 class TestPairs:

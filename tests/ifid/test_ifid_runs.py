@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ifid_worlds import OTHERS, QUERIES, Counting, autoencoder, measured
-from thread_ranks import on_ranks
+from thread_ranks import Warned, on_ranks
 from torch import Tensor
 from worlds import folder, images, npz
 
@@ -68,6 +68,11 @@ def test_ranks_give_the_report_of_one_process(tmp_path: Path, monkeypatch: pytes
         for here, there in zip(report, alone, strict=True):
             assert here.signature == there.signature
             assert here.value == pytest.approx(there.value, rel=1e-9)
+
+
+def test_a_warning_of_another_rank_is_in_the_report() -> None:
+    report = measured("haar", group=Warned("Image 7 of another rank is odd."))
+    assert report.warnings == ("Image 7 of another rank is odd.",)
 
 
 class TestRefused:

@@ -22,7 +22,7 @@ from fdr.encoders import EncoderOptions
 from fdr.errors import FdrWarning, InputError, WeightsError
 from fdr.images import procedural
 from fdr.metrics import Lpips, half_range, load_lpips
-from fdr.metrics.lpips import MIN_LPIPS_SIDE
+from fdr.metrics.lpips import MIN_LPIPS_SIDE, AlexNetDistance
 from fdr.weights import lpips_weights as files
 
 PACKAGED = Path(lpips.__file__).parent / "weights" / "v0.1" / "alex.pth"
@@ -103,6 +103,13 @@ def test_it_knows_the_digests_of_its_files(score, folder):
     assert score.weights == hashlib.sha256(alexnet).hexdigest()
     assert score.heads == files.LPIPS_HEADS.sha256 == hashlib.sha256(PACKAGED.read_bytes()).hexdigest()
     assert files.ALEXNET_WEIGHTS.sha256.startswith("7be5be79")  # as torchvision names the file
+
+
+def test_a_state_dict_of_the_network_holds_weights_alone():
+    """The constants of the input are part of the definition, so no file may replace them."""
+    names = {f"heads.{number}" for number in range(5)}
+    names |= {f"features.{place}.{name}" for place in (0, 3, 6, 8, 10) for name in ("weight", "bias")}
+    assert set(AlexNetDistance().state_dict()) == names
 
 
 def test_it_imports_neither_torchvision_nor_the_package(folder):

@@ -218,4 +218,10 @@ def test_precisions_and_the_errors_of_their_sums() -> None:
     assert arithmetic("float32", CPU).sum_error(4096) == pytest.approx(n * 2**-24 / (1 - n * 2**-24), rel=1e-12)
     n = 2048 + 2 + 4
     assert arithmetic("float16", cuda).sum_error(4096) == pytest.approx(n * 2**-22 / (1 - n * 2**-22), rel=1e-12)
+    assert arithmetic("float16", CPU).sum_error(4096) == pytest.approx(n * 2**-24 / (1 - n * 2**-24), rel=1e-12)
+    assert arithmetic("bfloat16", cuda).sum_error(4096) == arithmetic("float16", cuda).sum_error(4096)
+    n = 4096 + 1 + 4
+    assert arithmetic("bfloat16", CPU).sum_error(4096) == pytest.approx(n * 2**-23 / (1 - n * 2**-23), rel=1e-12)
+    n = 8192 + 3 + 4
+    assert arithmetic("bfloat16", CPU).sum_error(20_000) == pytest.approx(n * 2**-23 / (1 - n * 2**-23), rel=1e-12)
     assert arithmetic("bfloat16", CPU).output_unit == 2**-8 and arithmetic("float32", CPU).output_unit == 0

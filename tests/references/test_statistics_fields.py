@@ -443,6 +443,36 @@ def test_the_longest_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(list(pickletools.genops(many_values))) < 300
 
 
+@pytest.mark.parametrize(("bound", "fits"), [(16, False), (17, True)])
+def test_the_values_may_be_as_many_as_the_bound(bound: int, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dictionary, a list that is used twice, and seven numbers each time."""
+    shared = list(range(7))
+    monkeypatch.setattr(pickle_data, "MAX_ITEMS", bound)
+    count = 1 + 2 * (1 + len(shared))
+    assert count == 17
+    if fits:
+        assert pickle_data._check_parts({"a": shared, "b": shared}, 0, {}) == (count, 2)
+    else:
+        with pytest.raises(pickle_data._Refused, match="more than 16 items"):
+            pickle_data._check_parts({"a": shared, "b": shared}, 0, {})
+
+
+@pytest.mark.parametrize(("bound", "fits"), [(5, False), (6, True)])
+def test_the_opcodes_may_be_one_more_than_the_bound(
+    bound: int, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven opcodes, the first of which only states the protocol."""
+    data = b"\x80\x02}" + b"(u" * 2 + b"."
+    assert len(list(pickletools.genops(data))) == 7
+    (tmp_path / "s.pkl").write_bytes(data)
+    monkeypatch.setattr(pickle_data, "MAX_ITEMS", bound)
+    if fits:
+        assert pickle_data.load_pickle(tmp_path / "s.pkl") == {}
+    else:
+        with pytest.raises(InputError, match="more than 5 items"):
+            pickle_data.load_pickle(tmp_path / "s.pkl")
+
+
 @pytest.mark.parametrize("opcode", [b"\x8e", b"\x96"])
 def test_a_declared_length_allocates_no_more_than_the_file(opcode: bytes, tmp_path: Path) -> None:
     """256 MB, which this machine would grant."""

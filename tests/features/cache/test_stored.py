@@ -45,6 +45,25 @@ def test_an_unknown_dtype_has_near_matches() -> None:
         check_stored("flot16")
 
 
+def test_a_handle_keeps_its_dtype_and_the_order_of_its_outputs_when_another_one_publishes(tmp_path: Path) -> None:
+    """A manifest states neither; the handle reads it again whenever another one has replaced it."""
+    key = CacheKey("d" * 64, "s" * 16, ("pool", "logits"), label="net")
+    one, two = (FeatureCache.open(tmp_path, key, num_rows=8, shard_size=4, dtype="float16") for _ in range(2))
+    values = {name: np.full((4, 3), 0.1, np.float32) for name in ("logits", "pool")}
+    for handle, (start, stop) in zip((one, two), one.ranges, strict=True):
+        handle.missing()
+        handle.write_shard(start, stop, np.arange(start, stop), list("abcd"), values)
+    assert one.missing() == [] and one.outputs == two.outputs == ("pool", "logits")
+    assert [one.read_tensor(*span, "pool")[1].dtype for span in one.ranges] == [torch.float16] * 2
+
+
+def test_a_handle_keeps_the_widths_that_it_was_opened_with(tmp_path: Path) -> None:
+    """Even if the first one to open the entry did not know them."""
+    key = CacheKey("d" * 64, "s" * 16, ("pool",))
+    FeatureCache.open(tmp_path, key, num_rows=8)
+    assert FeatureCache.open(tmp_path, key, num_rows=8, widths={"pool": 3}).widths == {"pool": 3}
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_a_cache_gives_back_what_was_rounded(tmp_path: Path, dtype: str) -> None:
     values = np.random.default_rng(0).normal(size=(10, 7)).astype(np.float32)
