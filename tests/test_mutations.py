@@ -5,10 +5,8 @@ Where a file carries checksums, what is read from a damaged one is what was in t
 
 from __future__ import annotations
 
-import signal
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import mutations
 import numpy as np
 import pytest
 import torch
+from processes import processor_limit
 
 from fdr.cli._config import load_config
 from fdr.errors import FdrError
@@ -26,30 +25,13 @@ from fdr.references import open_statistics
 from fdr.reports import load_reports
 from fdr.weights import load_archive, load_export, load_state_dict
 
-SECONDS = 20
-"""A single file of some hundred bytes that takes longer hangs its reader."""
-
-
-@contextmanager
-def time_limit(what: str) -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise AssertionError(f"{what} hangs its reader")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
 
 def read_all(read: Callable[[Path], Any], path: Path, data: bytes, count: int, seed: int) -> list[tuple[str, Any]]:
     """What `read` gave for each damaged version that it did not refuse. Fails on any error that is not a sentence."""
     given, refused = [], 0
     for name, damaged in mutations.mutants(data, count, seed):
         path.write_bytes(damaged)
-        with warnings.catch_warnings(), time_limit(f"{path.name}, {name}"):
+        with warnings.catch_warnings(), processor_limit(20, f"{path.name}, {name}"):
             warnings.simplefilter("ignore")
             try:
                 given.append((name, read(path)))

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
+from processes import PATIENCE
 
 from fdr.errors import PeerError
 from fdr.runtime import Combinable, Group
@@ -18,7 +19,7 @@ T = TypeVar("T")
 
 class _World:
     def __init__(self, size: int) -> None:
-        self.barrier = threading.Barrier(size, timeout=60)
+        self.barrier = threading.Barrier(size, timeout=PATIENCE)
         self.values: list[Any] = [None] * size
         self.counts: dict[int, int] = {}
         self.lock = threading.Lock()

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 from gate_worlds import report, row, write
+from processes import PATIENCE, ended, wait_until
 
 from fdr.cli._verdict_outputs import Outputs
 from fdr.errors import InputError, PeerError
@@ -198,11 +198,10 @@ def test_an_interrupted_check_leaves_no_pass(tmp_path: Path, good: Path, passed:
             [sys.executable, "-m", "fdr", "check", good, "--baseline", f"./{pipe.name}", *FILES],
             cwd=tmp_path, env={"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"}, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        deadline = time.monotonic() + 30
-        while "has not finished" not in Path("c.json").read_text() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(number)
-        assert process.wait(30) != 0
+        with ended(process):
+            wait_until(lambda: "has not finished" in Path("c.json").read_text(), process)
+            process.send_signal(number)
+            assert process.wait(PATIENCE) != 0
         assert sentence in json.loads(Path("c.json").read_text())["message"]
         assert outcomes()[:2] == ("error", 1)
 

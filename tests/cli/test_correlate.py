@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE
 
 PUBLISHED = Path(__file__).parent.parent / "comparison" / "ifid_published.csv"
 XL = (PUBLISHED, "--x", "ifid", "--y", "gfid_xl")
@@ -89,5 +90,5 @@ def test_it_imports_neither_torch_nor_matplotlib():
         f"import sys; from fdr.cli import run; code = run({arguments!r}); "
         "print(code, sorted({'torch', 'matplotlib', 'pandas'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr

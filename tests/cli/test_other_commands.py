@@ -8,12 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
+from processes import PATIENCE, ended
 from worlds import images, npz
 
 from fdr.cli import COMMANDS, cli
@@ -167,19 +167,18 @@ def test_interruption_is_130_and_one_line(tmp_path: Path) -> None:
         "import time, sys\nfrom fdr.encoders import random_net\n"
         "from fdr.cli import main\n"
         "import fdr.features.pipeline as e\n"
-        "forward = e.Pipeline._launch\n"
-        "def slow(*a):\n    print('computing', file=sys.stderr, flush=True); time.sleep(0.2); return forward(*a)\n"
+        "def slow(*a):\n    print('computing', file=sys.stderr, flush=True); time.sleep(600)\n"
         "e.Pipeline._launch = slow\n"
         f"main(['eval', {str(source)!r}, '--ref', {str(source)!r}, '--reps', 'random', '--batch-size', '1'])"
     )
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr is not None
-    while "computing" not in process.stderr.readline():
-        assert process.poll() is None
-    time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    rest = process.communicate(timeout=60)[1]
+    with ended(process):
+        while "computing" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 130
     assert "Traceback" not in rest and "interrupted" in rest
 

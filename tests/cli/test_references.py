@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import PATIENCE
 from statistics_worlds import COUNT, DIM, WRITERS, malicious, named, write
 from worlds import images, npz
 
@@ -119,5 +120,5 @@ def test_listing_references_needs_no_torch(tmp_path: Path) -> None:
     for arguments in (["references", "list"], ["show", str(path)], ["convert", str(path), "o.npz", "--dry-run"]):
         heavy = "sys.exit(bool({'torch', 'timm'} & set(sys.modules)))"
         code = f"import sys; from fdr.cli import run; run({arguments!r}); {heavy}"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, cwd=tmp_path)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=PATIENCE, cwd=tmp_path)
         assert done.returncode == 0, arguments

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from gate_worlds import report, row, write
 from generator_worlds import Classes, weights
+from processes import PATIENCE
 
 from fdr.images import procedural
 
@@ -64,7 +65,7 @@ def runner(tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> d
 def bash(script: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """As a runner starts a step."""
     command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
-    return subprocess.run(command, capture_output=True, text=True, env=dict(environment), timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env=dict(environment), timeout=PATIENCE)
 
 
 def git(*arguments: str) -> None:

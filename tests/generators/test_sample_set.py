@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -172,22 +171,37 @@ def test_code_that_cannot_be_read_is_not_sampled(tmp_path, monkeypatch):
         sample_set(source(), tmp_path / "a.npz")
 
 
+KILLED = """
+import os, signal, sys
+from fdr.cli import main
+rename, seen = os.replace, []
+
+def replace(*paths):
+    seen.append(paths)
+    if len(seen) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(*paths)
+
+os.replace = replace
+main(sys.argv[2:])
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.npz", "pngs"])
 def test_a_killed_command_resumes_on_two_ranks_to_the_same_bytes(tmp_path, name):
     weights(tmp_path / "g.safetensors", Classes)
-    program = [sys.executable, "-m", "fdr", "sample", "--gen", "g.safetensors", "--arch", "generator_worlds:Classes"]
-    program += ["-n", "6000", "-q", "--device", "cpu", "-o"]
+    arguments = ["sample", "--gen", "g.safetensors", "--arch", "generator_worlds:Classes"]
+    arguments += ["-n", "6000", "-q", "--device", "cpu", "-o"]
+    program = [sys.executable, "-m", "fdr", *arguments]
     environment = {
         "PYTHONPATH": f"{Path(fdr.__file__).parent.parent}:{Path(__file__).parent.parent}",
         "PATH": "/usr/bin",
     }
     subprocess.run([*program, f"whole/{name}"], cwd=tmp_path, env=environment, check=True, capture_output=True)
-    killed = subprocess.Popen([*program, name], cwd=tmp_path, env=environment)
-    parts = tmp_path / f".{name}.parts"
-    while killed.poll() is None and not (parts.is_dir() and len(list(parts.iterdir())) > 2):
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL and not (tmp_path / name).exists()
+    place = "4" if name == "a.npz" else "1500"  # the settings and two parts; the second part half written
+    killed = subprocess.run([sys.executable, "-c", KILLED, place, *arguments, name], cwd=tmp_path, env=environment)
+    assert killed.returncode == -signal.SIGKILL and not (tmp_path / name).exists()
+    assert len(list((tmp_path / f".{name}.parts").iterdir())) > 2
     subprocess.run([*program, name, "--gpus", "2"], cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert contents(tmp_path / name) == contents(tmp_path / "whole" / name)

@@ -46,9 +46,8 @@ def test_closing_and_errors_stop_the_threads():
 
     results = ordered_map(fail_late, range(10_000), 4, ahead=50)
     assert next(results) == 0 and our_threads()
-    began = time.monotonic()
     results.close()
-    assert not our_threads() and time.monotonic() - began < 1
+    assert not our_threads()
     with pytest.raises(KeyError):
         list(ordered_map(fail_late, range(10_000), 4, ahead=50))
     assert not our_threads()

@@ -200,7 +200,7 @@ def rules_of_nccl() -> Iterator[list[str]]:
 
 def main(folder: Path, rank: int, size: int, wraps: list[str]) -> None:
     store = dist.FileStore(str(folder / "store"), size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(minutes=10))
     found: dict[str, Any] = {"owned": list(filled()._terms._terms)}
     for optimizer in OPTIMIZERS:
         for wrap in wraps:

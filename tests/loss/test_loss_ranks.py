@@ -12,6 +12,7 @@ import pytest
 import torch
 from loss_rank_program import NUM_ENCODERS, OPTIMIZERS, accumulated, fast_routes, filled, trained
 from loss_worlds import generator, make_loss, noise
+from processes import exit_codes
 
 import fdr
 from fdr.errors import InputError
@@ -33,7 +34,7 @@ def two_processes(folder: Path, *wraps: str) -> list[dict[str, Any]]:
         )
         for rank in range(2)
     ]
-    codes = [process.wait(timeout=120) for process in processes]
+    codes = exit_codes(processes)
     assert codes == [0, 0], (folder / "0.txt").read_text() + (folder / "1.txt").read_text()
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 

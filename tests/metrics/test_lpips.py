@@ -15,6 +15,7 @@ import lpips
 import numpy as np
 import pytest
 import torch
+from processes import PATIENCE
 from torch import Tensor
 
 from fdr.cli import run
@@ -120,7 +121,9 @@ def test_it_imports_neither_torchvision_nor_the_package(folder):
         f"Path({str(folder)!r}), offline=True)); print({{'torchvision', 'lpips', 'scipy'}} & set(sys.modules))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=PATIENCE
+    )
     assert done.stdout.strip() == "set()", done.stderr
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from neighbour_program import in_three_blocks, sets
 from neighbour_worlds import ArrayRows, CountedRows, assert_is, brute_force, drawn
+from processes import PATIENCE, exit_codes
 
 from fdr.cli._ranks import start_ranks
 from fdr.neighbours import Neighbours, SearchOptions, nearest
@@ -22,7 +23,7 @@ PROGRAM = str(Path(__file__).parent / "neighbour_program.py")
 def killed(state: Path, kill_at: int, kind: str) -> bool:
     """True when a search in a process of its own was killed at that read."""
     command = [sys.executable, PROGRAM, str(state.parent), str(state), str(kill_at), kind]
-    return subprocess.run(command, timeout=300, capture_output=True).returncode == -signal.SIGKILL
+    return subprocess.run(command, timeout=PATIENCE, capture_output=True).returncode == -signal.SIGKILL
 
 
 def searched(state: Path | None, kind: str) -> tuple[Neighbours, int]:
@@ -50,7 +51,7 @@ def test_a_killed_search_goes_on_with_the_block_it_was_at(tmp_path: Path, kind: 
 
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     command = [sys.executable, PROGRAM, str(tmp_path), str(tmp_path / "state"), "-1", "offset"]
-    assert [process.wait(timeout=120) for process in start_ranks(command, 2)] == [0, 0]
+    assert exit_codes(start_ranks(command, 2)) == [0, 0]
     expected = brute_force(*sets("offset"), 10, "cosine")
     for rank in range(2):
         found = np.load(tmp_path / f"{rank}.npz")
@@ -64,7 +65,7 @@ def test_the_process_grows_by_no_more_than_the_limit(tmp_path: Path) -> None:
     """Far less than the latents: 150 queries of 20,000 values are 12 MB, 320 references 26 MB."""
     limit = 14 * 2**20
     command = [sys.executable, str(Path(PROGRAM).with_name("neighbour_memory.py")), str(tmp_path), str(limit)]
-    done = subprocess.run(command, timeout=300, capture_output=True, check=True, text=True)
+    done = subprocess.run(command, timeout=PATIENCE, capture_output=True, check=True, text=True)
     for grown in map(int, done.stdout.split()):
         assert 0.2 * limit < grown <= limit + 2**20  # the interpreter allocates, too
 

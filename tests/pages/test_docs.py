@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE
 from worlds import TinyEncoder, images, npz
 
 import fdr
@@ -93,7 +94,7 @@ def test_public_names_are_documented() -> None:
 
 
 def python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import PATIENCE
 from statistics_worlds import COUNT, DIM, SPATIAL, WRITERS, features, named, pair, stylegan, write
 from worlds import TinyEncoder
 
@@ -157,7 +158,7 @@ def test_only_torch_files_import_torch(tmp_path: Path) -> None:
         f"for path in {paths!r}: file = s.open_statistics(path); [file.load(e) for e in file.entries]\n"
         "print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.strip() == "False", done.stderr
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE, ended, exit_codes
 from rank_program import evaluate, interpolate
 from worlds import images, npz
 
@@ -24,7 +25,7 @@ PROGRAM = str(HERE / "rank_program.py")
 def answers(folder: Path, size: int, *arguments: str) -> tuple[list[dict], list[int]]:
     """What `size` ranks of the program say, started as `--gpus` starts them, and their exit codes."""
     processes = start_ranks([sys.executable, PROGRAM, str(folder), *arguments], size)
-    codes = [process.wait(timeout=120) for process in processes]
+    codes = exit_codes(processes)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)], codes
 
 
@@ -52,7 +53,7 @@ def test_two_processes_interpolate_as_one(sets: tuple[str, str], tmp_path: Path)
 
 def test_torchrun(sets: tuple[str, str], tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    done = subprocess.run([*torchrun, PROGRAM, tmp_path, *sets], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*torchrun, PROGRAM, tmp_path, *sets], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     values = [json.loads((tmp_path / f"{rank}.json").read_text())["values"] for rank in range(2)]
     assert values[0] == values[1] == pytest.approx(evaluate(*sets, SOLO), rel=1e-9)
@@ -85,11 +86,12 @@ class TestLauncher:
         assert capfd.readouterr().err.count("does not exist") == 1
 
     def test_a_killed_rank_ends_the_others(self, capfd: pytest.CaptureFixture[str]) -> None:
-        codes = ["import time; time.sleep(60)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+        codes = ["import time; time.sleep(600)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
         processes = [subprocess.Popen([sys.executable, "-c", code]) for code in codes]
-        assert _watch(processes) == 1
+        with ended(*processes):
+            assert _watch(processes) == 1
+            assert processes[0].poll() == -signal.SIGKILL
         assert "Rank 1 of 2 was ended by SIGKILL" in capfd.readouterr().err
-        assert processes[0].poll() == -signal.SIGKILL
 
     def test_an_exit_code_is_passed_on(self) -> None:
         processes = [subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"]) for code in (0, 3)]
@@ -110,4 +112,4 @@ class TestLauncher:
                 )
                 for rank in range(2)
             ]
-        assert [rank.wait(timeout=60) for rank in ranks] == [1, 1]
+        assert exit_codes(ranks) == [1, 1]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from filelock import Timeout
+from processes import PATIENCE
 
 from fdr.errors import InputError, RunError
 from fdr.runtime import (
@@ -122,7 +123,7 @@ def test_a_lock_file_of_any_content(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(RunError, match="Another process has held"), locks.folder_lock(tmp_path, timeout=0.02):
         pass
     os.utime(tmp_path / "lock.held", (0, 0))
-    with locks.folder_lock(tmp_path, timeout=1):
+    with locks.folder_lock(tmp_path, timeout=PATIENCE):
         assert (tmp_path / "lock.held").read_bytes().startswith(HOST.encode())
     assert not (tmp_path / "lock.held").exists()
 

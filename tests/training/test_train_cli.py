@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import train_worlds
+from processes import PATIENCE, ended, wait_until
 from test_train_parts import RECORD
 from worlds import images, npz
 
@@ -110,11 +110,10 @@ def test_sigterm_saves_and_exits_with_0(call: Call, tmp_path: Path) -> None:
         text=True,
     )
     log = tmp_path / "run" / "log.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    with ended(process):
+        wait_until(lambda: log.exists() and log.stat().st_size, process)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     step = max(list_checkpoints(tmp_path / "run"))
     assert step > 0 and f"stopped at step {step} of 100000, saved; go on with: fdr train --resume run --trust" in out

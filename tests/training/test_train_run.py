@@ -14,6 +14,7 @@ import pytest
 import torch
 import train_program
 import train_worlds
+from processes import PATIENCE
 from train_program import SPARSE, STEPS, options
 
 import fdr
@@ -74,7 +75,7 @@ def test_killed_and_resumed_it_is_the_uninterrupted_run_bit_for_bit(tmp_path: Pa
         env={**environment, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=3 * PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     train_program.go(tmp_path, tmp_path / "whole")

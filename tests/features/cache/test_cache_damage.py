@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from cache_worlds import damaged, fill, open_cache, read, same, start_python, truth, write
+from processes import PATIENCE
 
 from fdr.errors import FdrWarning, RunError
 from fdr.features import CacheStore, FeatureCache
@@ -320,11 +321,11 @@ def test_a_lock_file_of_a_dead_process_is_broken(tmp_path: Path, monkeypatch: py
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     (tmp_path / "lock.held").write_text(f"{HOST}.{child.pid}.00000000.0")
-    with locks.folder_lock(tmp_path, timeout=1):
+    with locks.folder_lock(tmp_path, timeout=PATIENCE):
         assert (tmp_path / "lock.held").exists()
     (tmp_path / "lock.held").write_text("elsewhere.1.00000000.0")
     os.utime(tmp_path / "lock.held", (0, 0))
-    with locks.folder_lock(tmp_path, timeout=1):
+    with locks.folder_lock(tmp_path, timeout=PATIENCE):
         pass
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from cache_worlds import NUM_ROWS, damaged, fill, good_rows, open_cache, read, same, start_python, truth
+from processes import PATIENCE
 
 from fdr.features import CacheStore
 
@@ -38,7 +39,7 @@ def fast_path(tmp_path: Path) -> Iterator[Path]:
 @posix_only
 def test_kill_at_every_file_operation_loses_at_most_the_shard_in_flight(fast_path: Path) -> None:
     process = start_python(str(Path(__file__).with_name("kill_everywhere.py")), str(fast_path / "runs"))
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert int(out) > 50  # before and within the temporary file, before replace, between replace and manifest, ...
 
@@ -65,7 +66,7 @@ def test_two_processes_on_one_entry_leave_one_right_and_complete_cache(tmp_path:
     code = EXTRACT + "fill(open_cache(Path(sys.argv[1])), pause=0.02, shift=float(sys.argv[2]))"
     processes = [start_python("-c", code, str(tmp_path), str(own)) for own in (0.0, shift)]
     for process in processes:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
     cache = open_cache(tmp_path)
     assert cache.is_complete and damaged(cache) == []

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cache_worlds import KEY, NUM_ROWS, WIDTHS, damaged, features_of, fill, open_cache, read, same, truth, write
+from processes import PATIENCE
 
 from fdr import runtime
 from fdr.errors import FdrWarning, InputError, RunError
@@ -55,20 +56,20 @@ def test_a_handle_waits_while_another_one_publishes(tmp_path: Path, monkeypatch:
 
     def publish(temporary: Path, final: Path) -> None:
         is_inside.set()
-        assert may_go_on.wait(20)
+        assert may_go_on.wait(PATIENCE)
         real(temporary, final)
 
     monkeypatch.setattr(runtime, "publish", publish)
     first = threading.Thread(target=write, args=(one, 0, 8))
     second = threading.Thread(target=write, args=(two, 0, 8), kwargs={"shift": 1})
     first.start()
-    assert is_inside.wait(20)
+    assert is_inside.wait(PATIENCE)
     second.start()
     second.join(0.2)
     assert second.is_alive() and not list(one.folder.glob("shard-*"))
     may_go_on.set()
-    first.join(20)
-    second.join(20)
+    first.join(PATIENCE)
+    second.join(PATIENCE)
     assert len(list(one.folder.glob("shard-*"))) == 1
     assert same(read(open_cache(tmp_path), 0, 8), truth(0, 8))
 
