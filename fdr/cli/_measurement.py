@@ -28,6 +28,7 @@ class Measurement:
     reps: str
     metrics: str
     protocol: str | None
+    trained_on: str | None
     drawn: Drawn | None
     images: _options.Images
     computing: _computing.Computing
@@ -66,6 +67,7 @@ class Measurement:
             extraction_options=setup.extraction_options,
             weights=setup.weights,
             audit=audit,
+            trained_on=self.trained_on,
             protocol=protocol,
             is_default_reference=is_default,
         )
@@ -115,13 +117,19 @@ measurement = _options.stack(
         "evaluator, against its reference npz as --ref (default: imagenet256:adm).",
         type=click.Choice(list(PROTOCOLS)),
     ),
+    _options.listed(
+        "--trained-on NAMES",
+        "The encoders that the generator was trained on, such as those of an FD loss. FDr^k is then given for them "
+        "and for the held-out encoders apart.  [default: what a run folder of fdr train says]",
+        shell_complete=completion.encoders,
+    ),
     _options.images_of("the random subset, and with --gen for noise and labels"),
     _computing.computing(_computing.encoding, _computing.exact_order, _computing.no_cache, _computing.moments_only),
     _options.trust,
     _options.gather(
         "measurement",
         Measurement,
-        ("reference", "reps", "metrics", "protocol", "drawn", "images", "computing"),
+        ("reference", "reps", "metrics", "protocol", "trained_on", "drawn", "images", "computing"),
     ),
 )
 """The options of `Measurement`, as the argument `measurement` of a command."""

@@ -120,12 +120,13 @@ def print_autoencoder_report(report: Report) -> None:
 
 def report_table(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]:
     """Headers and cells: a row per sample set and encoder, a column per metric; FDr^k has a row of its own."""
+    from fdr.metrics import mean_of
     from fdr.reports import format_value, is_inception, metric_label
 
     results = [result for report in reports for result in report]
     columns: dict[str, str] = {}
     for result in results:
-        metric = "fdr" if result.metric == "fdr_k" else result.metric
+        metric = mean_of(result.metric) or result.metric
         labels = {metric_label(r) for r in results if r.metric == metric} or {"FDr"}
         label = labels.pop() if len(labels) == 1 else min(labels).replace("FID", "FD")
         columns[metric] = f"{label} {'↓' if result.lower_is_better else '↑'}"
@@ -133,13 +134,12 @@ def report_table(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]
     rows: dict[tuple[int, str], dict[str, str]] = {}
     for index, report in enumerate(reports):
         for result in report:
-            if result.metric == "fdr_k":
-                row, metric = f"{metric_label(result)} (mean of {result.k})", "fdr"
+            metric = mean_of(result.metric) or result.metric
+            if metric != result.metric:
+                _, colon, group = result.metric.partition(":")  # means of several ratios share a row
+                row = f"{metric_label(replace(result, metric=f'fdr_k{colon}{group}'))} (mean of {result.k})"
             else:
-                row, metric = (
-                    (result.encoder or "") + (" (FID)" if is_mixed and is_inception(result.encoder) else ""),
-                    result.metric,
-                )
+                row = (result.encoder or "") + (" (FID)" if is_mixed and is_inception(result.encoder) else "")
             cells = rows.setdefault((index, row), {"n": str(result.count)})
             cells[metric] = format_value(result)
     table = [

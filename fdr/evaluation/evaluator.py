@@ -13,6 +13,7 @@ from typing import Any
 
 from fdr.encoders import AbstractEncoder, EncoderOptions, load_encoders
 from fdr.errors import FdrWarning, InputError, collected_warnings
+from fdr.evaluation.held_out import encoders_trained_on, groups, named_encoders
 from fdr.evaluation.measurement import Key, Measurement, Needs, measure, outputs_of
 from fdr.evaluation.protocols import Protocol, check_is_free, find_protocol
 from fdr.evaluation.reference_side import ReferenceSide, open_reference
@@ -59,6 +60,7 @@ def evaluate(
     batch_size: int | None = None,
     num_workers: int | None = None,
     audit: bool = False,
+    trained_on: str | Sequence[str] | None = None,
     progress: Progress | None = None,
     group: Group = SOLO,
     num_images: int | None = None,
@@ -76,7 +78,8 @@ def evaluate(
     each callable a name. The defaults are imagenet256, inception and FD. A `protocol` ("adm") fixes encoders and
     metrics and has a default reference of its own. With `cache`, features are kept there and a killed run resumes.
     `weights` gives weight files by encoder. `image_options.count` and `.seed` select among the samples only; crop and
-    size apply to both sides.
+    size apply to both sides. `trained_on` names the encoders that the generator was trained on: FDr^k is then given for
+    them and for the held-out ones as well. A run folder of `fdr train` says it by itself.
 
     `samples` may also be a generator: one that `fdr.load_generator` gives or takes, or a pipeline of diffusers without
     a prompt. Then `num_images` (50,000) samples are made from `seed` and `labels`, the same as by `fdr eval --gen`.
@@ -114,6 +117,7 @@ def evaluate(
             weights=weights,
             extraction_options=extraction,
             audit=audit,
+            trained_on=trained_on,
             is_default_reference=reference is None,
         )
         return evaluator.evaluate(source)
@@ -133,6 +137,7 @@ class Evaluator:
         extraction_options: ExtractionOptions,
         weights: Mapping[str, Path] | None = None,
         audit: bool = False,
+        trained_on: str | Sequence[str] | None = None,
         protocol: Protocol | None = None,
         is_default_reference: bool = False,
     ) -> None:
@@ -145,6 +150,8 @@ class Evaluator:
         if any(metric.needs_reference for metric in self.metrics.values()):
             reference = open_reference(reference, image_options)  # its errors come before weights are loaded
         self.encoders = load_encoders(encoders, encoder_options, weights)
+        names = [encoder.spec.name for encoder in self.encoders]
+        self._trained_on = None if trained_on is None else named_encoders(trained_on, names)
         device = self.encoders[0].device
         self._context = Context(
             device=str(device) if device.type == "cuda" else None, audit=audit, progress=extraction_options.progress
@@ -279,11 +286,20 @@ class Evaluator:
                     ratios.setdefault(ratio, {})[spec.name] = origin
         for ratio, origins in ratios.items():
             if 1 < len(origins) == len(self.encoders):
-                specs = {encoder.spec.name: encoder.spec for encoder in self.encoders}
-                signature = mean_signature(specs, source.policy, count, origins)
-                mean, names = DERIVED[ratio].mean, tuple(origins)
-                derive = partial(_mean_of, ratio, names)
-                yield PlannedResult(mean, None, None, count, signature, encoders=names, derive=derive)
+                yield from self._means(ratio, origins, source, count)
+
+    def _means(
+        self, ratio: str, origins: Mapping[str, Origin], source: ImageSource, count: int
+    ) -> Iterator[PlannedResult]:
+        """The mean of a ratio over all encoders; then over those that the generator was trained on, and the others."""
+        specs = {encoder.spec.name: encoder.spec for encoder in self.encoders}
+        mean, trained = DERIVED[ratio].mean, encoders_trained_on(source, self._trained_on)
+        parts = [] if trained is None else [(f"{mean}:{group}", names) for group, names in groups(specs, trained)]
+        for metric, names in [(mean, tuple(specs)), *parts]:
+            own = {name: specs[name] for name in names}
+            signature = mean_signature(metric, own, source.policy, count, {name: origins[name] for name in names})
+            derive = partial(_mean_of, ratio, names)
+            yield PlannedResult(metric, None, None, count, signature, encoders=names, derive=derive)
 
     def _results(self, source: ImageSource, measured: Measurement, stored: Mapping[Key, Moments]) -> Iterator[Result]:
         """The plan with its numbers."""
@@ -322,6 +338,7 @@ class Evaluator:
         reference = self.reference.describe()
         if reference is not None and self._is_default_reference:
             reference["is_default"] = True
+        trained = encoders_trained_on(source, self._trained_on)
         opened = [] if self.reference.images is None else self.reference.images.warnings
         return Report(
             samples=describe_samples(source, measured),
@@ -334,6 +351,7 @@ class Evaluator:
                 "versions": package_versions(),
                 "encoders": {name: {**asdict(spec), "hash": spec.hash} for name, spec in specs.items()},
                 **({} if self.protocol is None else {"protocol": self.protocol.name}),
+                **({} if trained is None else {"trained_on": list(trained)}),
             },
             warnings=tuple(dict.fromkeys([*opened, *self.warnings, *source.warnings, *texts])),
         )
@@ -344,4 +362,4 @@ def _ratio_of(key: tuple[str, str], val_fd: ValidationFD, scores: Scores) -> Sco
 
 
 def _mean_of(ratio: str, encoders: Sequence[str], scores: Scores) -> Score:
-    return mean_score({name: scores[ratio, name] for name in encoders})
+    return mean_score({name: scores[ratio, name] for name in encoders}, ratio)

@@ -13,6 +13,7 @@ from typing import Any
 from fdr._version import __version__
 from fdr.comparison import images_digest
 from fdr.errors import InputError
+from fdr.metrics import mean_of
 from fdr.reports import (
     RESULT,
     Report,
@@ -143,7 +144,7 @@ def _problems(data: Mapping[str, Any]) -> Iterator[str]:
             yield from field_problems(name, rows, {key: TABLE})
             yield from field_problems(where, row, _FIELDS)
             signature = parse_signature(row["signature"])
-            signed = result_key(signature.metric, None if signature.metric == "fdr_k" else signature.value("enc"))
+            signed = result_key(signature.metric, None if mean_of(signature.metric) else signature.value("enc"))
             if signed != key:
                 yield f"{where} has the signature of {signed}"
             problem = impossible(signature.metric, row["value"])

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -76,6 +76,7 @@ class Generator(nn.Module):
         name: str = "generator",
         architecture: Architecture | None = None,
         weights: TakenWeights | None = None,
+        trained_on: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -84,6 +85,8 @@ class Generator(nn.Module):
         self.architecture = architecture
         self.weights = weights or TakenWeights()
         """The weights of the checkpoint that were taken: "online", or the label of an average."""
+        self.trained_on = None if trained_on is None else tuple(trained_on)
+        """The encoders whose FD was the loss in `fdr train`; None if nothing says."""
         self.image_size: tuple[int, int] | None = None
         """(H, W); None until the first images are made."""
 

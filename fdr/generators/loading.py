@@ -15,7 +15,7 @@ from fdr.generators.architectures import DECLARED, build, declared
 from fdr.generators.base import Architecture, Generator
 from fdr.generators.first_images import check_first_images
 from fdr.generators.objects import as_generator, spec_of
-from fdr.generators.run_folder import INDEX_NAME, read_run_folder
+from fdr.generators.run_folder import INDEX_NAME, RunFolder, read_run_folder
 from fdr.runtime import as_path, memory_for, missing_path, named_arguments, refuse_stand_in
 from fdr.weights import (
     ADVICE,
@@ -85,11 +85,16 @@ def load_generator(
     with runtime.offline(offline):
         is_run = place.is_dir() and ((place / INDEX_NAME).is_file() or not holds_weights(place))
         if is_run:
-            network, architecture, taken, stated = _from_folder(place, named, ema, target, trust)
+            folder = read_run_folder(place)
+            network, architecture, taken, stated = _from_folder(folder, named, ema, target, trust)
+            trained_on = folder.trained_on
         else:
             network, architecture, taken, stated = _from_file(place, named, ema, target)
+            trained_on = None
     spec = spec_of(place.name, network, {**declared(network), **stated, **given})
-    generator = Generator(network, spec, name=place.name, architecture=architecture, weights=taken)
+    generator = Generator(
+        network, spec, name=place.name, architecture=architecture, weights=taken, trained_on=trained_on
+    )
     check_first_images(generator.eval())
     return generator
 
@@ -98,8 +103,8 @@ _Read = tuple[nn.Module, Architecture, TakenWeights, Mapping[str, Any]]
 """A network, its architecture, the weights that were taken, and what a file beside the weights states about it."""
 
 
-def _from_folder(path: Path, named: Architecture | None, ema: str | None, device: Any, trust: bool) -> _Read:
-    folder = read_run_folder(path)
+def _from_folder(folder: RunFolder, named: Architecture | None, ema: str | None, device: Any, trust: bool) -> _Read:
+    path = folder.folder
     label, weights = folder.weights_file(ema)
     note = folder.sets.choice(label, repr(str(path))) if ema is None else None
     if note is not None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fdr.errors import InputError, WeightsError
 from fdr.generators.base import Architecture, Generator
-from fdr.runtime import atomic_path, check_writable, file_digest, write_atomically
+from fdr.runtime import are_texts, atomic_path, check_writable, file_digest, write_atomically
 from fdr.weights import ONLINE, WeightSets
 
 INDEX_NAME = "generator.json"
@@ -39,6 +39,8 @@ class RunFolder:
     """noise_shape, num_classes (0: unconditional), value_range."""
     weights: Mapping[str, str]
     """File names by label."""
+    trained_on: tuple[str, ...] | None = None
+    """The encoders that `fdr train` trained it on; None if the folder does not say."""
 
     @property
     def sets(self) -> WeightSets:
@@ -85,6 +87,7 @@ def save_generator(
         "num_classes": spec.num_classes,
         "value_range": list(spec.value_range),
         "weights": own,
+        **({} if generator.trained_on is None else {"trained_on": list(generator.trained_on)}),
     }
     write_atomically(folder / INDEX_NAME, (json.dumps(index, indent=2) + "\n").encode())
     for path in folder.iterdir():
@@ -134,7 +137,16 @@ def _parsed(folder: Path, index: Mapping[str, Any]) -> RunFolder:
     target = target if kind == "factory" else str(folder / target)
     declared = {"noise_shape": index["noise_shape"], "value_range": index["value_range"]}
     declared["num_classes"] = index["num_classes"] or 0
-    return RunFolder(folder, Architecture(kind, target, dict(made_by["arguments"])), declared, weights)
+    trained_on = index.get("trained_on")
+    if trained_on is not None and not (isinstance(trained_on, list) and are_texts(trained_on)):
+        raise ValueError(f"trained_on {trained_on!r}")
+    return RunFolder(
+        folder,
+        Architecture(kind, target, dict(made_by["arguments"])),
+        declared,
+        weights,
+        None if trained_on is None else tuple(trained_on),
+    )
 
 
 def _keep_program(folder: Path, architecture: Architecture) -> str:

@@ -96,7 +96,7 @@ class SampleSet(ABC):
         if not isinstance(found, dict):
             raise InputError(f"{str(where)!r} is there already and is not what fdr sample wrote; {advice}.")
         for name, value in self.settings.items():
-            if name not in ("generator", "weights_held") and found.get(name) != value:
+            if name not in ("generator", "weights_held", "trained_on") and found.get(name) != value:
                 raise InputError(
                     f"{str(where)!r} holds samples with {name} {found.get(name)!r}; asked for was {value!r}; {advice}."
                 )

@@ -93,6 +93,7 @@ class GeneratorSource(SampleSource):
             "seed": self.seed,
             "labels": None if self.num_classes is None else self.label_policy,
             "digest": self._code,
+            **({} if self.generator.trained_on is None else {"trained_on": list(self.generator.trained_on)}),
         }
 
     def _made(self, start: int, stop: int) -> np.ndarray:

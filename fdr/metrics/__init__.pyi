@@ -20,7 +20,9 @@ from .image_quality import ssim as ssim
 from .lpips import Lpips as Lpips
 from .lpips import load_lpips as load_lpips
 from .registry import DERIVED as DERIVED
+from .registry import GROUPS as GROUPS
 from .registry import METRICS as METRICS
 from .registry import load_metrics as load_metrics
+from .registry import mean_of as mean_of
 from .registry import metric_info as metric_info
 from .registry import peer_name as peer_name

@@ -51,12 +51,15 @@ def ratio_score(fd: Score, val_fd: ValidationFD) -> Score:
     return Score(value, interval=(low, high), details=details, notes=(note,) if spread >= WIDE_ROUNDING else ())
 
 
-def mean_score(ratios: Mapping[str, Score]) -> Score:
-    """FDr^k = the mean of FDr over k encoders, with the interval that rounding leaves open."""
-    value = fdr_k({name: score.value for name, score in ratios.items()})
+def mean_score(ratios: Mapping[str, Score], name: str = "fdr") -> Score:
+    """FDr^k = the mean of FDr over k encoders, with the interval that rounding leaves open.
+
+    `name` is that of the ratio, under which its parts are in the details.
+    """
+    value = fdr_k({encoder: score.value for encoder, score in ratios.items()})
     interval = None
     if any(score.interval for score in ratios.values()):
-        ends = {name: score.interval or (score.value, score.value) for name, score in ratios.items()}
-        low, high = (fdr_k({name: pair[side] for name, pair in ends.items()}) for side in (0, 1))
+        ends = {encoder: score.interval or (score.value, score.value) for encoder, score in ratios.items()}
+        low, high = (fdr_k({encoder: pair[side] for encoder, pair in ends.items()}) for side in (0, 1))
         interval = low, high
-    return Score(value, interval=interval, details={"fdr": {name: score.value for name, score in ratios.items()}})
+    return Score(value, interval=interval, details={name: {encoder: score.value for encoder, score in ratios.items()}})

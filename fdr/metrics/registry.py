@@ -63,7 +63,14 @@ METRICS = {
     "is:adm": MetricInfo("IS (ADM)", "fdr.metrics.inception_score:IS_ADM", lower_is_better=False, low=1.0),
 }
 """The metrics that `--metrics` takes."""
-DERIVED = {"fdr": MetricInfo("FDr", mean="fdr_k"), "fdr_k": MetricInfo("FDr^k")}
+GROUPS = ("trained", "held_out")
+"""The encoders that the generator was trained on, and all others: a mean has a row of its own for each of the two."""
+DERIVED = {
+    "fdr": MetricInfo("FDr", mean="fdr_k"),
+    "fdr_k": MetricInfo("FDr^k"),
+    "fdr_k:trained": MetricInfo("FDr^k trained on"),
+    "fdr_k:held_out": MetricInfo("FDr^k held out"),
+}
 """Metrics that come with others by the rules `ratio` and `mean`; who asks for one asks for the metric that it is of."""
 OF_AUTOENCODERS = {
     "ifd": MetricInfo("iFD", inception_label="iFID", is_distance=True),
@@ -81,6 +88,14 @@ def metric_info(metric: str) -> MetricInfo | None:
     """What is known of "fd", "is:adm" or "ifd:0.25"; None for a metric that this version does not know."""
     name = "ifd" if metric.startswith("ifd:") else metric
     return next((table[name] for table in (METRICS, DERIVED, OF_AUTOENCODERS) if name in table), None)
+
+
+def mean_of(metric: str) -> str | None:
+    """The metric that this one is the mean of over encoders ("fdr" for "fdr_k" and "fdr_k:held_out"), or None."""
+    name, _, group = metric.partition(":")
+    if metric not in DERIVED or group not in ("", *GROUPS):
+        return None
+    return next((source for source, info in DERIVED.items() if info.mean == name), None)
 
 
 def peer_name(name: str) -> str | None:
@@ -113,6 +128,7 @@ def load_metrics(names: str | Sequence[str]) -> dict[str, Metric]:
 def _measured_with(name: str) -> str | None:
     """The metric to compute for a name: itself, or the one that a derived metric comes with; None if unknown."""
     while name in DERIVED:
+        name = name.partition(":")[0]
         name = next(source for source, info in (METRICS | DERIVED).items() if name in (info.ratio, info.mean))
     return name if name in METRICS else None
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fdr.errors import InputError
-from fdr.metrics import metric_info
+from fdr.metrics import GROUPS, mean_of, metric_info
 from fdr.reports.schema import result_key, schema_problems
 from fdr.reports.signature import Signature, image_fields, parse_signature, short_digest
 from fdr.runtime import are_texts, is_count, is_number, quoted
@@ -131,7 +131,7 @@ def signature_names_the_number(report: Parts, row: Row) -> Iterator[str]:
     if row.signature.metric != row.metric:
         yield f"the signature of {row.key} is one of {row.signature.metric}"
     encoder = row.signature.value("enc")
-    if row.metric != "fdr_k" and encoder != row.encoder:
+    if mean_of(row.metric) is None and encoder != row.encoder:
         yield f"the signature of {row.key} names the encoder {encoder}"
 
 
@@ -273,13 +273,30 @@ def ratios_are_ratios(report: Parts, row: Row) -> Iterator[str]:
 def means_are_means(report: Parts, row: Row) -> Iterator[str]:
     """FDr^k: its encoders, their number, its value and its interval."""
     names = row.data.get("encoders")
-    if row.metric != "fdr_k" or not names:
+    ratio = mean_of(row.metric)
+    if ratio is None or not names:
         return
     k, signed = row.data.get("k"), row.signature.value("k")
     if {str(len(names)), str(k or len(names)), signed or str(len(names))} != {str(len(names))}:
         yield f"{row.key} has {len(names)} encoders, k is {k}, and its signature says k:{signed}"
     yield from _encoders_of_mean(report, row, names)
-    yield from _value_of_mean(report, row, names)
+    yield from _value_of_mean(report, row, names, ratio)
+
+
+def groups_share_nothing(report: Parts, row: Row) -> Iterator[str]:
+    """An encoder is one that the generator was trained on, or is held out."""
+    name, _, group = row.metric.partition(":")
+    if mean_of(row.metric) is None or group != GROUPS[0]:
+        return
+    other = report.row(f"{name}:{GROUPS[1]}")
+    shared = set(row.data.get("encoders") or ()) & set((other.data.get("encoders") or ()) if other else ())
+    if other is not None and shared:
+        yield f"{', '.join(sorted(shared))} are in {row.key} and in {other.key}, and an encoder is in one of the two"
+
+
+def _label(metric: str) -> str:
+    info = metric_info(metric)
+    return metric if info is None else info.label
 
 
 def _encoders_of_mean(report: Parts, row: Row, names: Sequence[str]) -> Iterator[str]:
@@ -296,9 +313,9 @@ def _encoders_of_mean(report: Parts, row: Row, names: Sequence[str]) -> Iterator
             yield f"the signature of {row.key} has {name}@{digest}, and the run describes {name} as {spec['hash']}"
 
 
-def _value_of_mean(report: Parts, row: Row, names: Sequence[str]) -> Iterator[str]:
-    parts = [report.row(f"fdr:{name}") for name in names]
-    stated = row.detail("fdr")
+def _value_of_mean(report: Parts, row: Row, names: Sequence[str], ratio: str) -> Iterator[str]:
+    parts = [report.row(f"{ratio}:{name}") for name in names]
+    stated = row.detail(ratio)
     if isinstance(stated, Mapping):
         if sorted(stated) != sorted(names):
             yield f"{row.key} is of {', '.join(names)}, and its details are of {', '.join(map(str, stated))}"
@@ -309,7 +326,8 @@ def _value_of_mean(report: Parts, row: Row, names: Sequence[str]) -> Iterator[st
     found = [part for part in parts if part is not None]
     if len(found) != len(names):
         if found:
-            yield f"{row.key} is of {', '.join(names)}, and FDr of {len(names) - len(found)} of them is not there"
+            absent = f"{_label(ratio)} of {len(names) - len(found)} of them"
+            yield f"{row.key} is of {', '.join(names)}, and {absent} is not there"
         return
     mean = sum(part.value for part in found) / len(found)
     if _differ(row.value, mean):
@@ -332,7 +350,7 @@ def shares_are_of_whole_images(report: Parts, row: Row) -> Iterator[str]:
 RULES: tuple[Callable[[Parts, Row], Iterator[str]], ...] = (
     each_number_once, directions, possible_values, intervals, signature_names_the_number, counts, subsets,
     signature_agrees, signature_is_of_the_reference, reference_counts, versions, distances_are_their_terms, audits,
-    ratios_are_ratios, means_are_means, shares_are_of_whole_images,
+    ratios_are_ratios, groups_share_nothing, means_are_means, shares_are_of_whole_images,
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from fdr._version import __version__
 from fdr.errors import InputError, as_utf8, unknown
-from fdr.metrics import metric_info, peer_name
+from fdr.metrics import mean_of, metric_info, peer_name
 from fdr.reports.checks import check_report
 from fdr.reports.schema import result_key
 from fdr.runtime import as_path, decode_json, missing_path, quoted, write_atomically
@@ -247,11 +247,11 @@ def reports_to_markdown(reports: Sequence[Report], path: str | os.PathLike[str] 
 
 def metric_label(result: Result) -> str:
     """The metric as people write it: FID for Inception, FD for other encoders, FDr^6, IS."""
-    if result.metric == "fdr_k":
-        return f"FDr^{result.k}"
     info = metric_info(result.metric)
     if info is None:
         return result.metric
+    if mean_of(result.metric) is not None:
+        return info.label.replace("^k", f"^{result.k}")
     label = info.inception_label if info.inception_label and is_inception(result.encoder) else info.label
     return f"{label} ({result.metric[4:]})" if result.metric.startswith("ifd:") else label
 
@@ -286,7 +286,7 @@ _RESULT_FIELDS = tuple(f.name for f in fields(Result))
 def _result_to_dict(result: Result) -> dict[str, Any]:
     row = asdict(result)
     row["details"] = dict(result.details)
-    if result.metric != "fdr_k":
+    if mean_of(result.metric) is None:
         del row["k"], row["encoders"]
     if result.interval is None:
         del row["interval"]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from fdr._version import __version__
 from fdr.errors import InputError
+from fdr.metrics import mean_of
 
 if TYPE_CHECKING:
     from fdr.encoders import EncoderSpec
@@ -45,8 +46,9 @@ def parse_signature(text: str) -> Signature:
     """The inverse of `result_signature` and `mean_signature`. Raises `InputError` for any other text."""
     first, *rest = text.split("|")
     fields: dict[str, str] = {}
-    if first.startswith("fdr_k:"):
-        first, fields["k"] = first.split(":", 1)
+    name, _, number = first.rpartition(":")
+    if number.isdigit() and mean_of(name) is not None:
+        first, fields["k"] = name, number
     for part in rest:
         key, separator, value = part.partition(":")
         if not separator or not key or key in fields:
@@ -107,7 +109,11 @@ def images_signature(metric: str, policy: Mapping[str, str], count: int, setting
 
 
 def mean_signature(
-    encoders: Mapping[str, EncoderSpec], policy: Mapping[str, str], count: int, references: Mapping[str, Origin]
+    metric: str,
+    encoders: Mapping[str, EncoderSpec],
+    policy: Mapping[str, str],
+    count: int,
+    references: Mapping[str, Origin],
 ) -> str:
     """The signature of FDr^k: the encoders with their spec hashes; one digest for all references and validation FDs."""
     names = "+".join(f"{name}@{spec.hash[:8]}" for name, spec in encoders.items())
@@ -118,7 +124,7 @@ def mean_signature(
     }
     digest = hashlib.sha256(json.dumps(below, sort_keys=True).encode()).hexdigest()
     fields["ref"] = f"{next(iter(references.values())).name}:{digest[:8]}"
-    return _join(f"fdr_k:{len(encoders)}", fields)
+    return _join(f"{metric}:{len(encoders)}", fields)
 
 
 def image_fields(policy: Mapping[str, str], count: int) -> dict[str, str]:

@@ -72,6 +72,8 @@ def build(
         tf32=options.tf32,
         progress=view,
     )
+    trained_on = parse_encoders(list(options.reps))
+    generator.trained_on = tuple(dict.fromkeys([*(generator.trained_on or ()), *trained_on]))
     names = parse_encoders([*options.reps, *options.monitor])
     encoders = {encoder.spec.name: encoder for encoder in load_encoders(names, encoder_options)}
     cache = None if run_options.cache is None else Path(run_options.cache)
@@ -88,7 +90,7 @@ def build(
             encoder_batch_size=run_options.encoder_batch_size,
             autocast="bf16" if options.encoder_dtype == "bf16" else None,
         ),
-        weights={name: 0.0 for name in encoders if name not in parse_encoders(list(options.reps))},
+        weights={name: 0.0 for name in encoders if name not in trained_on},
         encoder_options=encoder_options,
         group=group,
     )

@@ -96,6 +96,7 @@ MEASUREMENT = {
     "--reps": ("dinov2", "evaluator.encoders", "dinov2"),
     "--metrics": ("is", "evaluator.metrics", "is"),
     "--protocol": ("adm", "evaluator.protocol.name", "adm"),
+    "--trained-on": ("dinov2", "evaluator.trained_on", "dinov2"),
 }
 AUTOENCODER = {
     "--vae": ("dct", "autoencoder.name", "dct"),

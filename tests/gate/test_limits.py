@@ -22,6 +22,7 @@ from fdr.gate.limits import (
 
 ROWS = (
     row(), row(encoder="inception:clean"), row(encoder="timm:a.b_c"), row("fdr", 4.0), row("fdr_k", 4.0, None),
+    row("fdr_k:held_out", 4.0, None),
     row("is", 200.0), row("is:adm", 190.0),
 )  # fmt: skip
 

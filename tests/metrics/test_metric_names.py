@@ -7,7 +7,7 @@ import math
 import pytest
 
 from fdr.errors import InputError
-from fdr.metrics import DERIVED, METRICS, Metric, load_metrics, metric_info, peer_name
+from fdr.metrics import DERIVED, METRICS, Metric, load_metrics, mean_of, metric_info, peer_name
 from fdr.metrics.names import PEER_NAMES
 from fdr.metrics.registry import OF_AUTOENCODERS
 
@@ -18,6 +18,8 @@ KNOWN = {
     "precision:adm": ("Precision (ADM)", False, 0, 1), "recall:adm": ("Recall (ADM)", False, 0, 1),
     "is": ("IS", False, 1, math.inf), "is:adm": ("IS (ADM)", False, 1, math.inf),
     "fdr": ("FDr", True, 0, math.inf), "fdr_k": ("FDr^k", True, 0, math.inf),
+    "fdr_k:trained": ("FDr^k trained on", True, 0, math.inf),
+    "fdr_k:held_out": ("FDr^k held out", True, 0, math.inf),
     "ifd": ("iFD", True, 0, math.inf), "rfd": ("rFD", True, 0, math.inf), "nfd": ("neighbour FD", True, 0, math.inf),
     "psnr": ("PSNR (dB)", False, -math.inf, math.inf), "ssim": ("SSIM", False, -1, 1),
     "ms_ssim": ("MS-SSIM", False, -1, 1), "lpips": ("LPIPS", True, 0, math.inf),
@@ -42,6 +44,15 @@ def test_every_line_of_the_registry_leads_to_a_metric() -> None:
 def test_names_in_any_case() -> None:
     assert list(load_metrics("FD, Is:ADM,FDr")) == ["fd", "is:adm"]
     assert list(load_metrics("FDr_k,is")) == ["fd", "is"]
+    assert list(load_metrics("fdr_k:held_out,is")) == ["fd", "is"]
+
+
+def test_what_a_metric_is_the_mean_of() -> None:
+    means = {name: mean_of(name) for name in METRICS | DERIVED | OF_AUTOENCODERS}
+    assert {name: of for name, of in means.items() if of} == dict.fromkeys(
+        ("fdr_k", "fdr_k:trained", "fdr_k:held_out"), "fdr"
+    )
+    assert mean_of("fdr_k:6") is None and mean_of("new") is None
 
 
 @pytest.mark.parametrize("name, sentence", [

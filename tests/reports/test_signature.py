@@ -73,7 +73,7 @@ def test_signatures_to_the_letter() -> None:
     below = {"a": ["89" * 32, "1.23457"], "b": ["89" * 32, None]}
     digest = hashlib.sha256(json.dumps(below, sort_keys=True).encode()).hexdigest()[:8]
     origins = {"b": Origin("ref", "89" * 32, 7), "a": origin}
-    assert mean_signature({"a": one, "b": other}, policy, 10, origins) == (
+    assert mean_signature("fdr_k", {"a": one, "b": other}, policy, 10, origins) == (
         f"fdr_k:2|enc:a@{digits}+b@{other.hash[:8]}|alpha:white|q:none|n:10|ref:ref:{digest}|v:{version}"
     )
 
@@ -93,13 +93,17 @@ def test_a_ratio_names_its_denominator() -> None:
 def test_the_mean_changes_with_any_reference_or_denominator_below_it() -> None:
     specs = {"a": SPEC, "b": SPEC}
 
-    def text(**changed) -> str:
-        return mean_signature(specs, POLICY, 10, {"a": reference(), "b": reference(**changed)})
+    def text(metric: str = "fdr_k", **changed) -> str:
+        return mean_signature(metric, specs, POLICY, 10, {"a": reference(), "b": reference(**changed)})
 
     parsed = parse_signature(text())
     assert (parsed.metric, parsed.value("k")) == ("fdr_k", "2")
     assert parsed.fields["enc"] == f"a@{SPEC.hash[:8]}+b@{SPEC.hash[:8]}"
     assert len({text(), text(digest="cd" * 32), text(val_fd=1.7), text(val_fd=None)}) == 4
+    for metric in ("fdr_k:trained", "fdr_k:held_out"):
+        parsed = parse_signature(text(metric))
+        assert (parsed.metric, parsed.value("k")) == (metric, "2")
+        assert text(metric) == text().replace("fdr_k:2|", f"{metric}:2|")
 
 
 @pytest.mark.parametrize("text", ["", "fd", "fd|", "fd|enc", "fd|enc:a|enc:b", "|enc:a", "fd|:a"])

@@ -66,6 +66,7 @@ def test_a_run_from_start_to_end(call: Call, tmp_path: Path) -> None:
         "eval", "--gen", "run", "--trust", "--num-images", 20, "--reps", "py:train_worlds:tiny", "--ref", "real.npz"
     )
     assert code == 0 and "py:train_worlds:tiny" in out, err
+    assert json.loads(Path("run/generator.json").read_text())["trained_on"] == ["py:train_worlds:tiny"]
 
 
 @pytest.mark.parametrize(
