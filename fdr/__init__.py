@@ -28,6 +28,7 @@ _EXPORTS = {
     "Moments": "fdr.frechet",
     "QueuePopulation": "fdr.loss",
     "Report": "fdr.reports",
+    "debiased_frechet_distance": "fdr.frechet",
     "evaluate": "fdr.evaluation",
     "extract": "fdr.features",
     "fd_ratio": "fdr.frechet",

@@ -2,6 +2,8 @@ from .covariance import as_numpy as as_numpy
 from .covariance import is_tensor as is_tensor
 from .covariance import rank as rank
 from .curve import LeverageCurve as LeverageCurve
+from .debiased import DebiasedFD as DebiasedFD
+from .debiased import debiased_frechet_distance as debiased_frechet_distance
 from .distance import ValidationFD as ValidationFD
 from .distance import fd_ratio as fd_ratio
 from .distance import fdr_k as fdr_k
@@ -22,6 +24,9 @@ from .files import header_h5 as header_h5
 from .files import listing as listing
 from .files import read_attributes as read_attributes
 from .files import save as save
+from .influence import Influence as Influence
+from .influence import fd_influence as fd_influence
+from .leverages import leverage_curve as leverage_curve
 from .linalg import EPS as EPS
 from .linalg import MIN_RATIO as MIN_RATIO
 from .linalg import as_float64 as as_float64

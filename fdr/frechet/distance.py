@@ -75,7 +75,7 @@ def frechet_terms(a: Any, b: Any, *, audit: bool = False, device: str | torch.de
     `audit` repeats the trace by an independent route and raises `RunError` when the two differ by more than
     `AUDIT_TOLERANCE`, which no data should bring about.
     """
-    where = _device(device, a, b)
+    where = device_of(device, a, b)
     a, b = (x if isinstance(x, Moments) else Moments.from_features(x, device=device) for x in (a, b))
     if a.dim != b.dim:
         raise InputError(
@@ -190,7 +190,8 @@ class _Pair:
         return _Factor("eigen", linalg.eigen_factor(covariance, name))
 
 
-def _device(device: str | torch.device | None, *sides: Any) -> torch.device:
+def device_of(device: str | torch.device | None, *sides: Any) -> torch.device:
+    """Where to compute: on `device`, else on the CUDA device of features that are given as tensors, else on the CPU."""
     import torch
 
     if device is not None:
