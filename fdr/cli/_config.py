@@ -23,7 +23,7 @@ OWN, PROJECT = "fdr.toml", "pyproject.toml"
 NO_PATHS = frozenset(
     {"name", "names", "reps", "monitor", "metrics", "protocol", "labels", "arch", "arch_args", "vae_args", "ema"}
     | {"ema_kimg", "betas", "entry", "encoder", "x_name", "y_name", "label", "population", "wandb", "maxima", "minima"}
-    | {"tolerances", "allow", "cache", "weights_dir", "device", "shell"}
+    | {"tolerances", "allow", "cache", "weights_dir", "device", "shell", "trained_on"}
 )
 """Parameters whose text is never a path, even if a file has that name, and folders that are only searched."""
 

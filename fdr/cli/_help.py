@@ -18,7 +18,7 @@ THEMES = {
     "Images": "size crop transparency on-bad max-bad max-pixels",
     "Speed and devices": "device gpus batch-size num-workers dtype tf32 exact-order",
     "Encoders and weights": "offline weights-dir weights",
-    "Generator": "labels arch arch-args ema noise-shape num-classes value-range",
+    "Generator": "trained-on labels arch arch-args ema noise-shape num-classes value-range",
     "Cache": "cache no-cache moments-only",
     REST: "dry-run quiet trust help",
 }
