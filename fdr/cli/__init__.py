@@ -26,7 +26,10 @@ COMMANDS = {
     "train": ("fdr.cli.train", "Post-train a generator with FD as its loss; resumable."),
     "ifid": ("fdr.cli.ifid", "Measure an autoencoder: iFID, rFID, PSNR, SSIM."),
     "check": ("fdr.cli.check", "Check numbers against limits and a baseline; the exit code is the verdict."),
-    "compare": ("fdr.cli.compare", "Say whether the numbers of two reports are comparable, and if not, why."),
+    "compare": (
+        "fdr.cli.compare",
+        "Compare numbers of sample sets: are they comparable, and is the difference noise?",
+    ),
     "correlate": ("fdr.cli.correlate", "Correlate two columns of a table, with intervals and a scatter plot."),
     "stats": ("fdr.cli.stats", "Compute the moments of images, as a reference for fdr eval."),
     "show": ("fdr.cli.show", "Show what is in a statistics file, a reference folder or a report."),

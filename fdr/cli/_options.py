@@ -163,6 +163,18 @@ def text_file(kind: str, what: str) -> Decorator:
 json_out = text_file("json", "the result as JSON")
 csv_out = text_file("csv", "the result as CSV")
 markdown_out = text_file("markdown", "the result as a Markdown table")
+
+
+def confidence(what: str, default: float = 0.95) -> Decorator:
+    """--confidence, with what it is the confidence of."""
+    return option(
+        "--confidence P",
+        f"Confidence of {what}.",
+        type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
+        default=default,
+    )
+
+
 quiet = switch("-q, --quiet", "Print no progress and no warnings, only errors.")
 dry_run = switch("--dry-run", "Check the inputs and say what would be done, without doing it.")
 weights_dir = option(

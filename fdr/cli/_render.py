@@ -15,7 +15,7 @@ from fdr.errors import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fdr.comparison import Comparison, Effect
+    from fdr.comparison import Comparison, Effect, Ranking
     from fdr.gate import Verdict
     from fdr.reports import Report
 
@@ -184,6 +184,36 @@ def print_comparison(name_a: str, name_b: str, comparison: Comparison, effects: 
         print_table(("number", "a", "b", "b − a", "comparable"), rows, right=("a", "b", "b − a"))
     for line in explanations(comparison, effects):
         click.echo(line)
+
+
+def print_rankings(rankings: Sequence[Ranking]) -> None:
+    """Each number of comparable sets: a verdict on the pair, or a table of ranks and a verdict on every pair."""
+    from fdr.comparison import pair_cells, ranking_notes, verdict_of
+    from fdr.reports import format_number
+
+    for ranking in rankings:
+        if not ranking.has_noise:
+            continue
+        if len(ranking.ranks) == 2:
+            click.echo(verdict_of(ranking.contrasts[0], ranking))
+            continue
+        click.echo(f"{ranking.key}, best first ({'lower' if ranking.lower_is_better else 'higher'} is better)")
+        letters = {name: _letter(index) for index, name in enumerate(ranking.names)}
+        ranks = [
+            (str(at), letters[at.name], at.name, format_number(at.value), ", ".join(letters[tie] for tie in at.ties))
+            for at in ranking.ranks
+        ]
+        print_table(("rank", "", "samples", "value", "not told apart from"), ranks, right=("value",))
+        pairs = [pair_cells(found, ranking, letters[found.a], letters[found.b]) for found in ranking.contrasts]
+        numbers = ("difference", "stderr", "p", "p (Holm)")
+        print_table(("pair", *numbers, "noise", "verdict"), pairs, right=numbers)
+    for note in ranking_notes(rankings):
+        click.echo(f"note: {note}")
+
+
+def _letter(index: int) -> str:
+    """a, b, ..., z, 27, 28, ..."""
+    return chr(ord("a") + index) if index < 26 else str(index + 1)
 
 
 def _print_notes_and_signatures(reports: Sequence[Report]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from fdr.cli import _options
+from fdr.cli._inputs import InputCommand, read_reports
 from fdr.cli._measurement import Measurement, measurement
 from fdr.cli._outputs import check_written, write_text
 from fdr.cli._progress import progress_for
@@ -19,15 +20,6 @@ from fdr.errors import InputError
 if TYPE_CHECKING:
     from fdr.gate import Baseline, GateOptions, Row
     from fdr.reports import Report
-
-
-class _Command(_options.Command):
-    def measures(self, ctx: click.Context) -> bool:
-        """True when samples are measured; a report is only read."""
-        try:
-            return not any(map(_is_json, ctx.params["inputs"]))
-        except InputError:
-            return False
 
 
 @dataclass(frozen=True)
@@ -159,7 +151,7 @@ _gate = _options.theme(
 
 @click.command(
     "check",
-    cls=_Command,
+    cls=InputCommand,
     epilog="Examples:\n\n  fdr check report.json --max fd:inception=3.0 --max fdr_k=4\n\n"
     "  fdr check report.json --baseline origin/main:fdr.json --tolerance 1%\n\n"
     "  fdr check samples.npz --ref stats.npz --reps inception --max fd:inception=3.0 --junit fdr.xml\n\n"
@@ -185,47 +177,16 @@ def command(inputs: tuple[str, ...], task: _Task, outputs: Outputs, measurement:
     if not inputs and measurement.drawn is None:
         raise click.UsageError("Name a report, sample sets, or a generator with --gen.")
     task.check_files(inputs, outputs)
-    reports = _read_reports(inputs)
-    if reports is None:
+    read = read_reports(inputs, "checked")
+    if read is None:
         reports = _measure(inputs, task, outputs, measurement, quiet)
     elif outputs.report is not None:
         raise click.UsageError("--report goes with samples; the input is a report already.")
-    elif outputs.is_dry:
-        _check_plan({name: tuple(found) for name, found in sets_by_name(reports).items()}, task)
+    else:
+        reports = [report for found in read.values() for report in found]
+        if outputs.is_dry:
+            _check_plan({name: tuple(found) for name, found in sets_by_name(reports).items()}, task)
     return 0 if outputs.is_dry else _finish(reports, task, outputs)
-
-
-def _read_reports(inputs: Sequence[str]) -> list[Report] | None:
-    """Read the inputs if they are reports, recognised by content; None if they are samples to measure."""
-    from fdr.reports import load_reports
-
-    are_reports = [_is_json(item) for item in inputs]
-    if not any(are_reports):
-        return None
-    if not all(are_reports) or _options.is_typed("gen"):
-        raise click.UsageError("Reports and samples cannot be checked in one command.")
-    typed = [name for name in _options.names_of(measurement) if _options.is_typed(name)]
-    if typed:
-        raise click.UsageError(
-            f"{_options.flag(typed[0])} says how samples are measured, but {inputs[0]!r} is a report already."
-        )
-    return [report for item in inputs for report in load_reports(item)]
-
-
-def _is_json(item: str) -> bool:
-    """True for a file that starts like JSON, which no archive of images does."""
-    from fdr.runtime import missing_path
-
-    path = Path(item)
-    if path.suffix == ".json" and not path.exists():
-        raise InputError(f"The report {missing_path(path)}")
-    if not path.is_file():
-        return False
-    try:
-        with open(path, "rb") as file:
-            return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
-    except OSError as error:
-        raise InputError(f"Cannot read {item!r}: {error.strerror}.") from error
 
 
 def _measure(

@@ -1,55 +1,134 @@
-"""`fdr compare`: are two numbers comparable?"""
+"""`fdr compare`: are numbers comparable, and is their difference more than noise?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fdr.cli import _options
-from fdr.cli._outputs import write_json
-from fdr.cli._render import print_comparison
+from fdr.cli._inputs import InputCommand, read_reports
+from fdr.cli._measurement import Measurement, measurement
+from fdr.cli._outputs import Output, write_json
+from fdr.cli._render import print_comparison, print_rankings
 
 if TYPE_CHECKING:
-    from fdr.comparison import Comparison
+    from fdr.comparison import Comparison, Ranking
+    from fdr.reports import Report
 
-_path = click.Path(path_type=Path)
+Group = Mapping[str, "Report"]
+"""Reports of which each is compared with the first, by the name that is shown."""
 
 
 @click.command(
     "compare",
-    cls=_options.Command,
-    epilog="Examples:\n\n  fdr compare before.json after.json\n\n  fdr compare ours.json theirs.json --json -",
+    cls=InputCommand,
+    epilog="Examples:\n\n  fdr compare before.json after.json\n\n  fdr compare ours.json theirs.json --json -\n\n"
+    "  fdr compare a.npz b.npz c/ --ref stats.npz --reps inception\n\n"
+    "  fdr compare small.npz large.npz --ref real/ --metrics fd_debiased",
 )
-@click.argument("first", type=_path, metavar="A.json")
-@click.argument("others", nargs=-1, required=True, type=_path, metavar="B.json...")
+@click.argument("inputs", nargs=-1, metavar="SAMPLES|REPORT...")
+@_options.confidence("verdicts: a difference is significant if its p-value is below 1 - P")
+@measurement
+@_options.option(
+    "--report FILE", "Write the reports of the sample sets to FILE, when samples were measured.", type=Output("json")
+)
 @_options.json_out
-def command(first: Path, others: tuple[Path, ...], json_path: Path | None) -> int:
-    """Say whether the numbers of two reports are comparable. If not, say which field of the signature differs and how
-    much that usually changes FD. Several B are each compared with A. This needs no torch.
+@_options.dry_run
+@_options.quiet
+def command(
+    inputs: tuple[str, ...],
+    confidence: float,
+    measurement: Measurement,
+    report: Path | None,
+    json_path: Path | None,
+    dry_run: bool,
+    quiet: bool,
+) -> int:
+    """Compare numbers of two or more sample sets: say whether they are comparable, and whether they differ by more than
+    noise. Give reports of fdr eval, or samples, which are measured first against one reference.
+
+    Each set is compared with the first. If two numbers are not comparable, say which field of the signature differs and
+    how much that usually changes FD. If they are, give the difference, its standard error and its p-value; for several
+    sets also a ranking with its ties. For samples, noise that the shared reference causes is cancelled. Comparing
+    reports needs no torch.
 
     The exit code is 0 when every pair of numbers is comparable, 1 when one is not, and 2 for wrong use.
     """
+    read = read_reports(inputs, "compared")
+    if read is not None:
+        if report is not None:
+            raise click.UsageError("--report goes with samples; the inputs are reports already.")
+        compared = [_compared(group, confidence) for group in _groups(read)]
+        return 0 if dry_run else _show(compared, confidence, json_path)
+    compared = _measure(inputs, measurement, confidence, report, dry_run, quiet)
+    return 0 if dry_run else _show(compared, confidence, json_path)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """The sets of one group, each compared with the first, and ranked."""
+
+    comparisons: tuple[tuple[str, str, Comparison], ...]
+    rankings: tuple[Ranking, ...]
+
+    @property
+    def is_comparable(self) -> bool:
+        return all(comparison.is_comparable for _, _, comparison in self.comparisons)
+
+
+def _groups(read: Mapping[str, Sequence[Report]]) -> list[Group]:
+    """The reports to compare. One file has several sets; sets of several files are matched by name with the first's."""
+    from fdr.comparison import match_sets
+    from fdr.reports import sets_by_name
+
+    files = {path: sets_by_name(reports) for path, reports in read.items()}
+    first, *others = files
+    if not others:
+        if len(files[first]) < 2:
+            raise click.UsageError(f"{first!r} has one sample set, and a comparison needs two; name another report.")
+        return [{f"{name} ({first})": report for name, report in files[first].items()}]
+    matches = {other: match_sets(files[first], files[other], other) for other in others}
+    return [
+        {f"{name} ({first})": report, **{f"{m[name]} ({other})": files[other][m[name]] for other, m in matches.items()}}
+        for name, report in files[first].items()
+    ]
+
+
+def _compared(group: Group, confidence: float) -> _Compared:
+    from fdr.comparison import compare_reports, rank_reports
+
+    (first, base), *others = group.items()
+    comparisons = tuple((first, name, compare_reports(base, report)) for name, report in others)
+    return _Compared(comparisons, rank_reports(group, confidence))
+
+
+def _measure(
+    samples: Sequence[str], measurement: Measurement, confidence: float, report: Path | None, dry_run: bool, quiet: bool
+) -> list[_Compared]:
+    """Measure sample sets and compare them; a dry run prints its plan and compares nothing."""
+    raise NotImplementedError
+
+
+def _show(compared: Sequence[_Compared], confidence: float, json_path: Path | None) -> int:
     from fdr.comparison import load_effects
 
     effects = load_effects()
-    comparisons = [item for other in others for item in _compare(first, other)]
-    rows = [{"a": a, "b": b, **comparison.to_dict(effects)} for a, b, comparison in comparisons]
-    if write_json(json_path, {"schema": "fdr-compare/1", "comparisons": rows}):
-        for index, (a, b, comparison) in enumerate(comparisons):
-            if index:
-                click.echo()
-            print_comparison(a, b, comparison, effects)
-    return 0 if all(comparison.is_comparable for _, _, comparison in comparisons) else 1
-
-
-def _compare(first: Path, other: Path) -> Iterator[tuple[str, str, Comparison]]:
-    """Compare every sample set of `first` with the one of that name in `other`, or with its only one."""
-    from fdr.comparison import compare_reports, match_sets
-    from fdr.reports import load_reports, sets_by_name
-
-    ours, theirs = sets_by_name(load_reports(first)), sets_by_name(load_reports(other))
-    for mine, yours in match_sets(ours, theirs, str(other)).items():
-        yield f"{mine} ({first})", f"{yours} ({other})", compare_reports(ours[mine], theirs[yours])
+    comparisons = [found for one in compared for found in one.comparisons]
+    data: dict[str, Any] = {
+        "schema": "fdr-compare/1",
+        "confidence": confidence,
+        "comparisons": [{"a": a, "b": b, **comparison.to_dict(effects)} for a, b, comparison in comparisons],
+        "rankings": [ranking.to_dict() for one in compared for ranking in one.rankings],
+    }
+    if write_json(json_path, data):
+        for index, one in enumerate(compared):
+            for place, (a, b, comparison) in enumerate(one.comparisons):
+                if index or place:
+                    click.echo()
+                print_comparison(a, b, comparison, effects)
+            print_rankings(one.rankings)
+    return 0 if all(one.is_comparable for one in compared) else 1

@@ -9,6 +9,7 @@ from typing import Any
 
 from fdr.comparison.effects import Effect, usual_effect
 from fdr.errors import InputError, unknown
+from fdr.metrics import metric_info
 from fdr.reports import Report, Result, Signature, format_number, parse_signature
 
 MEANINGS = {
@@ -56,8 +57,10 @@ SAME_SHARE, SAME_SHARE_SHORT = 0.01, 0.1
 """Largest relative difference that other hardware can cause, in float32 and in shorter types."""
 SAME_ROUNDING = 1e-6
 """Largest absolute difference that other hardware can cause, for numbers near 0."""
-NOISE_FACTOR = 2.0
-"""A change counts as more than noise above this many standard errors: 2 is about 95 % for a normal error."""
+SIZE_HINT = (
+    "an FD of few images is larger than one of many images of one population; the metric fd_debiased has no such "
+    "bias, and it compares sets of different size"
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,14 @@ def _difference(field: str, first: Signature, second: Signature) -> Difference |
         return None
     meaning = MEANINGS.get(field, "a field that this version of fdr does not know")
     is_name_only = (field == "ref" and _same_digest(a, b)) or (field == "enc" and _same_spec(first, second))
-    return Difference(field, a, b, meaning, field not in INFORMATIVE and not is_name_only)
+    is_size_only = field == "n" and _is_size_free(first.metric) and _is_size_free(second.metric)
+    return Difference(field, a, b, meaning, field not in INFORMATIVE and not is_name_only and not is_size_only)
+
+
+def _is_size_free(metric: str) -> bool:
+    """True for a metric whose expected value is the same for any number of images."""
+    info = metric_info(metric)
+    return info is not None and info.is_size_free
 
 
 def _same_spec(first: Signature, second: Signature) -> bool:
@@ -287,13 +297,13 @@ def _leftovers(left: Mapping[str, Result], right: Mapping[str, Result]) -> Itera
 
 
 def explanations(comparison: Comparison, effects: tuple[Effect, ...]) -> Iterator[str]:
-    """Lines of text: each difference, its usual effect, and whether a comparable change exceeds the noise."""
+    """Lines of text: each difference and its usual effect, and which numbers only one report has."""
     for difference, pairs in _differences_of(comparison).items():
         verb = "not comparable" if difference.is_decisive else "note"
         keys = ", ".join(dict.fromkeys(pair.a.key for pair in pairs))
         yield f"{verb}: {difference.field} ({difference.meaning}) is {difference.a} in a, {difference.b} in b: {keys}"
         if difference.is_decisive:
-            yield from (f"  {line}" for line in _effect_lines(difference, pairs[0].a.encoder, effects))
+            yield from (f"  {line}" for line in _effect_lines(difference, pairs[0].a, effects))
     for pair in comparison.pairs:
         if pair.is_contradiction:
             a, b = format_number(pair.a.value), format_number(pair.b.value)
@@ -301,8 +311,6 @@ def explanations(comparison: Comparison, effects: tuple[Effect, ...]) -> Iterato
                 f"not comparable: {pair.a.key} is {a} in a and {b} in b, of the same images, reference and settings; "
                 "one of the two was changed or is faulty: measure again"
             )
-        if pair.is_comparable and pair.noise is not None:
-            yield _noise_line(pair)
     for name, rows in (("a", comparison.only_a), ("b", comparison.only_b)):
         if rows:
             yield f"only in {name}: {', '.join(row.key for row in rows)}"
@@ -320,8 +328,11 @@ def _differences_of(comparison: Comparison) -> dict[Difference, list[Pair]]:
     return found
 
 
-def _effect_lines(difference: Difference, encoder: str | None, effects: tuple[Effect, ...]) -> Iterator[str]:
-    found = usual_effect(difference.field, difference.a, difference.b, encoder, effects)
+def _effect_lines(difference: Difference, row: Result, effects: tuple[Effect, ...]) -> Iterator[str]:
+    found = usual_effect(difference.field, difference.a, difference.b, row.encoder, effects)
+    info = metric_info(row.metric)
+    if difference.field == "n" and info is not None and info.is_distance:
+        yield SIZE_HINT
     if not found:
         yield "how much this usually moves the number has not been measured"
     for effect in found[:MAX_EFFECTS]:
@@ -329,16 +340,6 @@ def _effect_lines(difference: Difference, encoder: str | None, effects: tuple[Ef
         yield f"{label}: {effect.sentence()}" + (f"; {effect.note}" if effect.note else "")
     if len(found) > MAX_EFFECTS:
         yield f"and {len(found) - MAX_EFFECTS} more in docs/footguns.md"
-
-
-def _noise_line(pair: Pair) -> str:
-    noise, change = pair.noise or 0.0, format_number(pair.change)
-    if not noise:
-        return f"{pair.a.key}: both numbers are without spread, and the change is {change}"
-    times = abs(pair.change) / noise
-    verdict = "more than noise" if times > NOISE_FACTOR else "within the noise"
-    spread = f"{times:.2g} times the spread of both ({format_number(noise)})"
-    return f"{pair.a.key}: the change of {change} is {spread}: {verdict}"
 
 
 def match_sets(ours: Iterable[str], theirs: Iterable[str], what: str) -> dict[str, str]:

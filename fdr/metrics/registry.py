@@ -35,6 +35,8 @@ class MetricInfo:
     """The name that tables show if the encoder is Inception, where it differs."""
     is_distance: bool = False
     """True for a Fréchet distance between moments."""
+    is_size_free: bool = False
+    """True if the expected value does not depend on the number of images, so that sets of different size compare."""
     ratio: str = ""
     """The metric that is this one divided by its value for the validation set, where the reference has that."""
     mean: str = ""

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from gate_worlds import report, row, write
 
+from fdr.metrics import METRICS
+from fdr.metrics.registry import MetricInfo
+
 
 @pytest.fixture
 def a(tmp_path: Path) -> Path:
@@ -20,7 +23,7 @@ def test_comparable(fdr_command, a: Path, tmp_path: Path) -> None:
     got = fdr_command("compare", a, b)
     assert (got.code, got.err) == (0, "")
     assert "+10.00 %" in got.out and got.out.count(" yes") == 2
-    assert "is:inception: the change of 20.000 is 4 times the spread of both (5.0000): more than noise" in got.out
+    assert "is:inception: b − a = 20.000 ± 5.0000 (unpaired), p = 6.3e-05: b is better at 95 % confidence" in got.out
 
 
 def test_not_comparable_names_the_field(fdr_command, a: Path, tmp_path: Path) -> None:
@@ -130,3 +133,51 @@ def test_a_tampered_report_is_refused_by_every_command(
     got = fdr_command(*command, path)
     assert (got.code, got.out) == (2, "")
     assert "The report contradicts itself: lower_is_better of fd:inception is false" in got.err and "b.json" in got.err
+
+
+def test_a_difference_within_the_noise_says_what_the_pair_resolves(fdr_command, tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{v}.json", report(row(value=v, stderr=0.1))) for v in (3.0, 3.2)]
+    got = fdr_command("compare", *paths)
+    assert got.code == 0
+    assert "p = 0.16: inconclusive at 95 % confidence (this pair resolves differences above 0.27718)" in got.out
+    assert "note: unpaired: the two numbers are taken as independent" in got.out
+    assert "b − a = 0.20000 ± 0.14142 (unpaired), p = 0.16: a is better at 80 % confidence" in (
+        fdr_command("compare", *paths, "--confidence", "0.8").out
+    )
+
+
+def test_several_sets_are_ranked_with_their_ties(fdr_command, tmp_path: Path) -> None:
+    values = {"a": 3.0, "b": 3.05, "c": 3.6}
+    paths = [write(tmp_path / f"{n}.json", report(row(value=v, stderr=0.05), samples=n)) for n, v in values.items()]
+    got = fdr_command("compare", *paths)
+    lines = [line.split() for line in got.out.splitlines()]
+    assert ["1–2", "a", "a", f"({paths[0]})", "3.0000", "b"] in lines
+    assert ["3", "c", "c", f"({paths[2]})", "3.6000"] in lines
+    assert any(line[:3] == ["c", "−", "b"] and line[-3:] == ["b", "is", "better"] for line in lines)
+    (ranking,) = json.loads(fdr_command("compare", *paths, "--json", "-").out)["rankings"]
+    assert [rank["rank"] for rank in ranking["ranks"]] == [[1, 2], [1, 2], [3, 3]]
+    first = ranking["pairs"][0]
+    assert first["stderr"] == pytest.approx(0.05 * 2**0.5) and first["kind"] == "unpaired"
+    assert first["holm_p_value"] >= first["p_value"] and not first["significant"]
+
+
+def test_the_sets_of_one_file_are_compared_with_each_other(fdr_command, a: Path, tmp_path: Path) -> None:
+    both = write(tmp_path / "both.json", [report(samples="one"), report(row(value=9.0), samples="two")])
+    got = fdr_command("compare", both)
+    assert got.code == 0 and f"a  one ({both})" in got.out and f"b  two ({both})" in got.out
+    alone = fdr_command("compare", a)
+    assert alone.code == 2 and "has one sample set, and a comparison needs two" in alone.err
+
+
+def test_debiased_numbers_of_sets_of_different_size_compare(
+    fdr_command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METRICS, "sized", MetricInfo("sized", is_size_free=True))
+    for metric, code in (("fd", 1), ("sized", 0)):
+        paths = [
+            write(tmp_path / f"{n}.json", report(row(metric, 3.0, lower_is_better=True, fields={"n": n})))
+            for n in ("50", "40")
+        ]
+        got = fdr_command("compare", *paths)
+        assert got.code == code, got.out
+        assert ("fd_debiased has no such bias" in got.out) == (code == 1)

@@ -115,19 +115,6 @@ def test_rows_are_paired_by_metric_and_encoder_and_a_lone_pair_by_metric() -> No
     assert not compare_reports(report(), two).is_comparable
 
 
-def test_noise_needs_both_spreads() -> None:
-    def lines(a: float | None, b: float | None, value: float) -> str:
-        pair = compare_reports(report(row(stderr=a)), report(row(value=value, stderr=b)))
-        return "\n".join(explanations(pair, ()))
-
-    assert (
-        lines(3.0, 4.0, 8.0)
-        == "fd:inception: the change of 5.0000 is 1 times the spread of both (5.0000): within the noise"
-    )
-    assert lines(0.3, 0.4, 8.0).endswith("more than noise")
-    assert lines(None, 0.4, 8.0) == ""
-
-
 def test_a_differing_spec_hash_is_explained_by_the_specs_of_the_reports() -> None:
     specs = [{"hash": h, "mean": [m], "std": [1.0], "weights_source": h} for h, m in (("1", 0.5), ("2", 0.0))]
     a = report(row(), run={"encoders": {"inception": specs[0]}})
