@@ -34,11 +34,18 @@ class Measurement:
     computing: _computing.Computing
 
     def prepare(
-        self, samples: Sequence[str], setup: _computing.Setup, *, dry_run: bool, audit: bool = False
+        self,
+        samples: Sequence[str],
+        setup: _computing.Setup,
+        *,
+        dry_run: bool,
+        audit: bool = False,
+        are_compared: bool = False,
     ) -> tuple[Evaluator, list[ImageSource]]:
         """The evaluator and the opened sample sets; no image is decoded yet.
 
-        A dry run ends here, with a list, when files are missing that would have to be fetched.
+        A dry run ends here, with a list, when files are missing that would have to be fetched. Sets that `are_compared`
+        with each other may be two folders without --ref.
         """
         from fdr.evaluation import Evaluator
         from fdr.metrics import load_metrics
@@ -52,7 +59,8 @@ class Measurement:
         is_default = _options.source_of("reference") is ParameterSource.DEFAULT
         if is_default:
             reference = reference if protocol is None else protocol.reference
-            _refuse_two_folders(samples, reference)
+            if not are_compared:
+                _refuse_two_folders(samples, reference)
             if setup.is_main and any(metric.needs_reference for metric in load_metrics(metrics).values()):
                 _options.announce_default_reference(reference)
         options = self.images.options()

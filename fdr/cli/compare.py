@@ -12,11 +12,14 @@ import click
 from fdr.cli import _options
 from fdr.cli._inputs import InputCommand, read_reports
 from fdr.cli._measurement import Measurement, measurement
-from fdr.cli._outputs import Output, write_json
+from fdr.cli._outputs import Output, write_json, write_text
+from fdr.cli._progress import progress_for
 from fdr.cli._render import print_comparison, print_rankings
+from fdr.errors import InputError
 
 if TYPE_CHECKING:
-    from fdr.comparison import Comparison, Ranking
+    from fdr.comparison import Comparison, PairedErrors, Ranking
+    from fdr.evaluation import PlannedResult
     from fdr.reports import Report
 
 Group = Mapping[str, "Report"]
@@ -58,13 +61,15 @@ def command(
 
     The exit code is 0 when every pair of numbers is comparable, 1 when one is not, and 2 for wrong use.
     """
+    if not inputs and measurement.drawn is None:
+        raise click.UsageError("Name two or more reports or sample sets.")
     read = read_reports(inputs, "compared")
-    if read is not None:
-        if report is not None:
-            raise click.UsageError("--report goes with samples; the inputs are reports already.")
+    if read is None:
+        compared = _measure(inputs, measurement, confidence, report, dry_run, quiet)
+    elif report is not None:
+        raise click.UsageError("--report goes with samples; the inputs are reports already.")
+    else:
         compared = [_compared(group, confidence) for group in _groups(read)]
-        return 0 if dry_run else _show(compared, confidence, json_path)
-    compared = _measure(inputs, measurement, confidence, report, dry_run, quiet)
     return 0 if dry_run else _show(compared, confidence, json_path)
 
 
@@ -98,19 +103,63 @@ def _groups(read: Mapping[str, Sequence[Report]]) -> list[Group]:
     ]
 
 
-def _compared(group: Group, confidence: float) -> _Compared:
+def _compared(group: Group, confidence: float, paired: PairedErrors | None = None) -> _Compared:
     from fdr.comparison import compare_reports, rank_reports
 
     (first, base), *others = group.items()
     comparisons = tuple((first, name, compare_reports(base, report)) for name, report in others)
-    return _Compared(comparisons, rank_reports(group, confidence))
+    return _Compared(comparisons, rank_reports(group, confidence, paired))
 
 
 def _measure(
     samples: Sequence[str], measurement: Measurement, confidence: float, report: Path | None, dry_run: bool, quiet: bool
 ) -> list[_Compared]:
     """Measure sample sets and compare them; a dry run prints its plan and compares nothing."""
-    raise NotImplementedError
+    from fdr.reports import reports_to_json, unique_names
+
+    with measurement.computing.on_ranks(progress_for(quiet)) as setup:
+        evaluator, sources = measurement.prepare(samples, setup, dry_run=dry_run, are_compared=True)
+        if len(sources) < 2:
+            raise click.UsageError("A comparison needs two sample sets or more; name another.")
+        names = unique_names([source.name for source in sources])
+        _refuse_incomparable({name: list(evaluator.planned(s)) for name, s in zip(names, sources, strict=True)})
+        if dry_run:
+            for line in evaluator.plan(sources) if setup.is_main else ():
+                click.echo(line)
+            return []
+        from fdr.evaluation import measure_sets
+
+        measured = dict(zip(names, measure_sets(evaluator, sources), strict=True))
+    if not setup.is_main:
+        raise click.exceptions.Exit(0)
+    group = {name: one.report for name, one in measured.items()}
+    if report is not None:
+        write_text(report, reports_to_json(list(group.values())))
+    from fdr.comparison import paired_errors
+
+    return [
+        _compared(group, confidence, paired_errors(group, {name: one.influences for name, one in measured.items()}))
+    ]
+
+
+def _refuse_incomparable(planned: Mapping[str, Sequence[PlannedResult]]) -> None:
+    """Raise `InputError` before anything is measured, if numbers of two sets would not be comparable."""
+    from fdr.comparison import signature_differences
+
+    (first, base), *others = planned.items()
+    for name, rows in others:
+        for a, b in zip(base, rows, strict=False):
+            found = [d for d in signature_differences(a.signature, b.signature) if d.is_decisive]
+            if found and {d.field for d in found} == {"n"}:
+                raise InputError(
+                    f"{first} has {found[0].a} images and {name} {found[0].b}, and {a.key} of sets of different size "
+                    "cannot be compared: an FD of few images is larger than one of many. Measure as many of each "
+                    f"(--count {min(map(int, (found[0].a, found[0].b)))}), or compare the debiased FD (--metrics "
+                    "fd_debiased)."
+                )
+            if found:
+                differing = "; ".join(f"{d.field} ({d.meaning}) is {d.a} and {d.b}" for d in found)
+                raise InputError(f"{a.key} of {first} and {name} cannot be compared: {differing}.")
 
 
 def _show(compared: Sequence[_Compared], confidence: float, json_path: Path | None) -> int:

@@ -13,6 +13,11 @@ from .comparability import match_sets as match_sets
 from .comparability import signature_differences as signature_differences
 from .effects import Effect as Effect
 from .effects import load_effects as load_effects
+from .paired import Combination as Combination
+from .paired import combinations as combinations
+from .paired import paired_errors as paired_errors
+from .paired import paired_stderr as paired_stderr
+from .ranked_reports import PairedErrors as PairedErrors
 from .ranked_reports import pair_cells as pair_cells
 from .ranked_reports import rank_reports as rank_reports
 from .ranked_reports import ranking_notes as ranking_notes

@@ -11,8 +11,8 @@ from fdr.reports import Report, Result, format_number
 PairedErrors = Mapping[tuple[str, str], Mapping[str, float]]
 """The standard error of a difference in which shared noise cancels, by pair of sets and number ("fd:inception")."""
 UNPAIRED = (
-    "unpaired: the two numbers are taken as independent, which overstates the noise where they share a reference, so "
-    "it is conservative"
+    "unpaired: the two numbers are taken as independent; noise that a shared reference causes counts twice, which is "
+    "conservative unless the two sets miss the reference in opposite directions (fdr compare SAMPLES pairs them)"
 )
 
 

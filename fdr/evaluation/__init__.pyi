@@ -10,6 +10,8 @@ from .evaluator import Evaluator as Evaluator
 from .evaluator import evaluate as evaluate
 from .measurement import Measurement as Measurement
 from .measurement import measure as measure
+from .paired import MeasuredSet as MeasuredSet
+from .paired import measure_sets as measure_sets
 from .protocols import PROTOCOLS as PROTOCOLS
 from .protocols import check_is_free as check_is_free
 from .protocols import find_protocol as find_protocol

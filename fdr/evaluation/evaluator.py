@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -144,6 +144,8 @@ class Evaluator:
         self.metrics = load_metrics(metrics)
         self.protocol = protocol
         self._is_default_reference = is_default_reference
+        self.on_measured: Callable[[Mapping[tuple[str, str], Moments]], None] | None = None
+        """Called on rank 0 with the moments of each sample set, by (encoder, output), when its numbers are computed."""
         self.image_options = image_options
         self.encoder_options = encoder_options
         self.extraction_options = extraction_options
@@ -244,6 +246,8 @@ class Evaluator:
                     for sentence in sanity_warnings(extraction, measured.moments, self.reference):
                         warnings.warn(sentence, FdrWarning, stacklevel=2)
                     results = list(self._results(source, measured, stored))
+                    if self.on_measured is not None:
+                        self.on_measured(measured.moments)
             gathered = list(itertools.chain(*group.gather(texts)))
 
             def report() -> Report:

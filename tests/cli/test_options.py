@@ -226,6 +226,10 @@ HANDED_ON: dict[str, list[tuple[list[str], dict[str, tuple[str | None, str, Any]
         ([*GEN, "--max", "fd=3"], MODEL),
         (["r.json", "--max", "fd=3", "--baseline", "b.json"], GATE),
     ],
+    "compare": [
+        (["a.npz", "other.npz", *SIZED], IMAGES | COMPUTING | MORE_COMPUTING | MEASUREMENT),
+        (["a.npz", *GEN], MODEL),
+    ],
     "stats": [
         (["a.npz", "-o", "out.h5", *SIZED], IMAGES | COMPUTING | MORE_COMPUTING | STATS),
         (["a.npz", "-o", "out"], {"--format": ("npz", "written.file_format", "npz")}),
@@ -246,7 +250,7 @@ HANDED_ON: dict[str, list[tuple[list[str], dict[str, tuple[str | None, str, Any]
     "cache verify": [([], STORE)],
     "cache remove": [(["x"], STORE)],
 }
-for _bases in (HANDED_ON[name] for name in ("eval", "check", "stats", "ifid", "sample", "train")):
+for _bases in (HANDED_ON[name] for name in ("eval", "check", "compare", "stats", "ifid", "sample", "train")):
     _bases[0][1].update(GPUS)
 
 
@@ -438,7 +442,13 @@ SHOWN_BY = {
     "--baseline": {"check": "cli/test_check.py::test_pass_and_fail_by_baseline"},
     "--update-baseline": {"check": "cli/test_check.py::test_the_baseline_file_is_written_and_guarded"},
     "--force": {"check": "cli/test_check.py::test_the_baseline_file_is_written_and_guarded"},
-    "--report": {"check": "cli/test_check_samples.py::test_samples_are_measured_as_eval_does_and_then_checked"},
+    "--report": {
+        "check": "cli/test_check_samples.py::test_samples_are_measured_as_eval_does_and_then_checked",
+        "compare": "cli/test_compare_samples.py::test_samples_are_measured_as_eval_does_and_then_compared",
+    },
+    "--confidence": {
+        "compare": "cli/test_compare.py::test_a_difference_within_the_noise_says_what_the_pair_resolves",
+    },
     "--junit": {"check": "cli/test_check.py::test_files"},
     "--openmetrics": {"check": "cli/test_check.py::test_files"},
     "--no-annotations": {"check": "cli/test_check.py::test_github"},
@@ -462,6 +472,7 @@ SHOWN_BY = {
     "--dry-run": {
         "eval": "cli/test_eval.py::test_dry_run_computes_nothing",
         "check": "cli/test_check_samples.py::test_dry_run_measures_nothing",
+        "compare": "cli/test_compare_samples.py::test_dry_run_measures_nothing",
         "ifid": "cli/test_ifid_command.py::test_a_dry_run_says_what_would_be_done_and_writes_nothing",
         "sample": "cli/test_options.py::test_a_dry_run_writes_nothing",
         "stats": "cli/test_options.py::test_a_dry_run_writes_nothing",
@@ -492,7 +503,7 @@ SHOWN_BY = {
     },
     "--quiet": dict.fromkeys(
         [
-            *("eval", "sample", "train", "ifid", "check", "stats", "convert", "demo"),
+            *("eval", "sample", "train", "ifid", "check", "compare", "stats", "convert", "demo"),
             *("references fetch", "weights fetch", "cache verify"),
         ],
         "cli/test_options.py::test_quiet_reaches_what_shows_progress",

@@ -1,0 +1,129 @@
+"""The standard error of the difference between two sample sets that were measured against one reference.
+
+An FD moves by about IF_a / N when sample a is added, and by IF_r / M with reference image r
+(`fdr.frechet.fd_influence`). Both sets share the reference images, so their influences are subtracted row by row before
+they are squared, and most of that noise cancels:
+
+    V1 = var(IF_a of set 1) / N_1 + var(IF_a of set 2) / N_2 + var(IF_r of set 1 - IF_r of set 2) / M
+
+V2, the part that remains where both distributions are equal, has a share (1/M)^2 / (1/N + 1/M)^2 that comes from the
+reference alone. It cancels too, so that V2 of the difference is the sum of the V2 of both sets without that share. As
+for one set, V1 counts V2 twice in addition, and the standard error is sqrt(max(V1 - V2, V2)).
+
+The two sample sets are taken as independent. If they share noise (one seed, two models), the true error is smaller.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fdr.comparison.significance import pairs_of
+from fdr.frechet import Influence
+from fdr.metrics import METRICS, metric_info
+from fdr.reports import Report, Result
+
+OF_FD = ("fd", "sfid", "fd_debiased")
+"""Metrics whose influence function is that of FD."""
+Place = tuple[str, str]
+"""(encoder, output)"""
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A number as a weighted sum of FDs: its influences, with the weights taken in."""
+
+    samples: np.ndarray
+    """[N]"""
+    reference: np.ndarray | None
+    """[M]; None where the features of the reference are not known, so that it is taken as exact."""
+    second_order: float
+    """V2"""
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[float, Influence]]) -> Combination | None:
+        """The sum of weights times influences of the same images; None if these have not the same number everywhere."""
+        if len({(len(one.samples), None if one.reference is None else len(one.reference)) for _, one in parts}) != 1:
+            return None
+        samples = sum(weight * one.samples for weight, one in parts)
+        known = [(weight, one.reference) for weight, one in parts if one.reference is not None]
+        spread = sum(abs(weight) * math.sqrt(one.second_order) for weight, one in parts)
+        return cls(np.asarray(samples), np.asarray(sum(w * r for w, r in known)) if known else None, spread**2)
+
+    @property
+    def own_second_order(self) -> float:
+        """V2 without the share that comes from the reference alone."""
+        if self.reference is None:
+            return self.second_order
+        own, shared = 1 / len(self.samples), 1 / len(self.reference)
+        return self.second_order * (1 - (shared / (own + shared)) ** 2)
+
+
+def paired_stderr(a: Combination, b: Combination) -> float | None:
+    """The standard error of the difference; None if the two were measured against different reference images."""
+    first = float(np.var(a.samples)) / len(a.samples) + float(np.var(b.samples)) / len(b.samples)
+    if a.reference is not None and b.reference is not None:
+        if len(a.reference) != len(b.reference):
+            return None
+        first += float(np.var(a.reference - b.reference)) / len(a.reference)
+    elif a.reference is not None or b.reference is not None:
+        return None
+    second = a.own_second_order + b.own_second_order
+    return math.sqrt(max(first - second, second))
+
+
+def combinations(report: Report, influences: Mapping[Place, Influence]) -> dict[str, Combination]:
+    """The numbers of a report that are FDs, ratios of FDs, or means of ratios, by their key."""
+    rows = {row.key: row for row in report}
+    found = {}
+    for row in report:
+        parts = [(weight, influences.get(place)) for weight, place in _parts(row, rows)]
+        known = [(weight, influence) for weight, influence in parts if influence is not None]
+        combination = Combination.of(known) if known and len(known) == len(parts) else None
+        if combination is not None:
+            found[row.key] = combination
+    return found
+
+
+def _parts(row: Result, rows: Mapping[str, Result]) -> list[tuple[float, Place]]:
+    """The FDs that a number consists of, with their weights; empty for any other number."""
+    if row.encoder is not None:
+        place = row.encoder, str(row.output)
+        if row.metric in OF_FD:
+            return [(1.0, place)]
+        below = row.details.get("val_fd")
+        return [(1 / below, place)] if _ratio_of(row.metric) and below else []
+    ratio = next((name for name, info in METRICS.items() if info.ratio and _mean_of(info.ratio) == row.metric), None)
+    if ratio is None or not row.encoders:
+        return []
+    parts = [
+        _parts(rows[key], rows) for key in (f"{METRICS[ratio].ratio}:{name}" for name in row.encoders) if key in rows
+    ]
+    if len(parts) != len(row.encoders) or not all(parts):
+        return []
+    return [(weight / len(parts), place) for ((weight, place),) in parts]
+
+
+def _ratio_of(metric: str) -> bool:
+    """True for a metric that is one of `OF_FD` over its value for the validation set."""
+    return any(METRICS[name].ratio == metric for name in OF_FD if name in METRICS)
+
+
+def _mean_of(ratio: str) -> str:
+    info = metric_info(ratio)
+    return "" if info is None else info.mean
+
+
+def paired_errors(
+    reports: Mapping[str, Report], influences: Mapping[str, Mapping[Place, Influence]]
+) -> dict[tuple[str, str], dict[str, float]]:
+    """The paired standard errors of every two sets, by their names and the key of the number, for `rank_reports`."""
+    numbers = {name: combinations(report, influences[name]) for name, report in reports.items()}
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for a, b in pairs_of(list(reports)):
+        errors = {key: paired_stderr(one, numbers[b][key]) for key, one in numbers[a].items() if key in numbers[b]}
+        found[a, b] = {key: error for key, error in errors.items() if error is not None}
+    return found

@@ -1,0 +1,51 @@
+"""Measures several sample sets against one reference and keeps how each image moves each FD, for paired comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fdr.evaluation.evaluator import Evaluator
+from fdr.frechet import Influence, Moments, fd_influence
+from fdr.images import ImageSource
+from fdr.reports import Report
+from fdr.runtime import memory_for
+
+
+@dataclass(frozen=True)
+class MeasuredSet:
+    """One sample set."""
+
+    report: Report
+    influences: Mapping[tuple[str, str], Influence]
+    """By (encoder, output); without those whose features were not kept, as with --moments-only. Empty on ranks other
+    than 0."""
+
+
+def measure_sets(evaluator: Evaluator, sources: Sequence[ImageSource]) -> list[MeasuredSet]:
+    """Measure the sets one after another. Features of one set are freed before the next is read."""
+    found = []
+    for source in sources:
+        influences: dict[tuple[str, str], Influence] = {}
+
+        def keep(
+            moments: Mapping[tuple[str, str], Moments], into: dict[tuple[str, str], Influence] = influences
+        ) -> None:
+            into.update(_influences(evaluator, moments))
+
+        evaluator.on_measured = keep
+        try:
+            found.append(MeasuredSet(evaluator.evaluate_source(source), influences))
+        finally:
+            evaluator.on_measured = None
+    return found
+
+
+@memory_for("the influence of each image on FD", "use --device cpu, fewer images, or an encoder of fewer dimensions")
+def _influences(evaluator: Evaluator, measured: Mapping[tuple[str, str], Moments]) -> dict[tuple[str, str], Influence]:
+    device = evaluator.encoders[0].device
+    return {
+        place: fd_influence(moments, evaluator.reference.moments[place].moments, device=device)
+        for place, moments in measured.items()
+        if moments.rows is not None and place in evaluator.reference.moments
+    }

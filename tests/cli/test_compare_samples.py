@@ -1,0 +1,74 @@
+"""`fdr compare` on samples: measured as `fdr eval` does against one reference, after all else was found in order."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from gate_worlds import report, write
+from worlds import folder, images, npz
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> list[Path]:
+    return [npz(tmp_path / f"{name}.npz", images(24, seed=seed, side=32)) for name, seed in (("a", 1), ("b", 2))]
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> list[object]:
+    return ["--ref", npz(tmp_path / "real.npz", images(30, side=32)), "--reps", "random", "-q"]
+
+
+def test_samples_are_measured_as_eval_does_and_then_compared(
+    fdr_command, sets: list[Path], plain: list[object], tmp_path: Path
+) -> None:
+    assert fdr_command("eval", *sets, *plain, "--json", "eval.json").code == 0
+    got = fdr_command("compare", *sets, *plain, "--report", "compare.json", "--json", "out.json")
+    assert got.code == 0, got.err
+    rows = [[r["results"] for r in json.loads(Path(n).read_text())["reports"]] for n in ("eval.json", "compare.json")]
+    assert rows[0] == rows[1]
+    (comparison,) = json.loads(Path("out.json").read_text())["comparisons"]
+    assert (comparison["a"], comparison["b"]) == ("a.npz", "b.npz") and comparison["comparable"]
+    assert "a  a.npz\nb  b.npz\n" in got.out
+
+
+def test_dry_run_measures_nothing(fdr_command, sets: list[Path], plain: list[object], own_home: Path) -> None:
+    got = fdr_command("compare", *sets, *plain, "--dry-run")
+    assert got.code == 0 and "samples: b.npz, 24 images, random (0 cached) on cpu" in got.out
+    assert not (own_home / "fdr" / "features").exists()
+
+
+def test_sets_of_different_size_are_refused_before_the_first_image(
+    fdr_command, sets: list[Path], plain: list[object], tmp_path: Path, own_home: Path
+) -> None:
+    larger = npz(tmp_path / "c.npz", images(26, seed=3, side=32))
+    got = fdr_command("compare", *sets, larger, *plain)
+    assert got.code == 2 and re.search(
+        r"a\.npz has 24 images and c\.npz 26, and fd:random of sets of different size cannot be compared.*--count 24.*"
+        r"--metrics fd_debiased",
+        got.err,
+    )
+    assert not (own_home / "fdr" / "features").exists()
+    assert fdr_command("compare", *sets, larger, *plain, "--count", 20).code == 0
+
+
+def test_wrong_use(fdr_command, sets: list[Path], plain: list[object], tmp_path: Path) -> None:
+    known = write(tmp_path / "r.json", report())
+    cases: dict[tuple[object, ...], str] = {
+        (): "Name two or more reports or sample sets",
+        (sets[0], *plain): "A comparison needs two sample sets or more",
+        (sets[0], known): "Reports and samples cannot be compared in one command",
+        (known, known, "--reps", "random"): "--reps says how samples are measured, but",
+        (known, known, "--report", "x.json"): "--report goes with samples; the inputs are reports already",
+    }
+    for arguments, sentence in cases.items():
+        got = fdr_command("compare", *arguments)
+        assert got.code == 2 and sentence in got.err, (arguments, got.err)
+
+
+def test_two_folders_are_two_sets(fdr_command, tmp_path: Path) -> None:
+    folders = [folder(tmp_path / name, images(20, seed=seed)) for name, seed in (("x", 1), ("y", 2))]
+    got = fdr_command("compare", *folders, "--reps", "random", "--offline")
+    assert "Two folders and no --ref" not in got.err and "imagenet256" in got.err
