@@ -1,0 +1,314 @@
+"""FD without its sample-size bias: the debiased FD beside raw FD, FD_inf, VALE and RTD, where the truth is known.
+
+    python benchmarks/debiased_fd.py                                       # d = 64, some minutes
+    python benchmarks/debiased_fd.py --dim 128 --kinds gauss,heavy,ellip,mix,relu --cases same,near,far --draws 30
+    python benchmarks/debiased_fd.py --data FEATURES --draws 5             # a GAN's features by gan_population.py
+    python benchmarks/debiased_fd.py --json out.json --picture out.png
+
+Synthetic populations (`populations.py`) have exact moments; N = 0.5 ... 24 d rows are drawn, and the reference is exact
+(`--sides one`) or drawn with N rows, too (`--sides two`; extrapolations and RTD then take the drawn reference as exact,
+which is how they are defined). Bias, sd and RMSE are over the draws; all methods see the same draws. Seconds are of the
+processor.
+
+With --data, N = 500 ... 50,000 samples of the pool are compared with the moments of the population of the same
+generator (`same`) and of the perturbed one (`near`). What is true of that finite reference is known from all samples of
+the population: its own first-order bias, which is 1 to 3 % off where there are 50 samples a dimension.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import harness
+import numpy as np
+from populations import CASES, KINDS, population, reference_of
+
+import fdr
+from fdr.errors import FdrWarning, InputError
+from fdr.frechet import Moments, estimate_fd
+
+METHODS = ("raw", "debiased", "fd_inf", "vale1", "vale2", "rtd")
+RATIOS = "0.5,1,2,4,10,24"
+SIZES = (500, 1000, 2000, 2500, 5000, 10_000, 20_000, 50_000)
+
+
+@dataclass
+class Cell:
+    """One population, case and number of samples: what every method gave for each draw."""
+
+    kind: str
+    case: str
+    sides: str
+    dim: int
+    count: int
+    truth: float
+    values: dict[str, list[float]] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    stderrs: list[float] = field(default_factory=list)
+    """Standard errors of the debiased FD, where they were asked for."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Why a method gave nothing."""
+
+    def add(self, method: str, compute: Callable[[], Any]) -> None:
+        if method in self.refused:
+            return
+        start = time.process_time()
+        try:
+            found = compute()
+        except InputError as error:
+            self.refused[method] = str(error)
+            return
+        self.seconds.setdefault(method, []).append(time.process_time() - start)
+        self.values.setdefault(method, []).append(found)
+
+    def errors(self, method: str) -> np.ndarray:
+        return np.array(self.values.get(method, [])) - self.truth
+
+    def bias(self, method: str) -> float:
+        return float(self.errors(method).mean())
+
+    def sd(self, method: str) -> float:
+        errors = self.errors(method)
+        return float(errors.std(ddof=1)) if len(errors) > 1 else math.nan
+
+    def rmse(self, method: str) -> float:
+        errors = self.errors(method)
+        return float(np.sqrt(np.mean(errors**2))) if len(errors) else math.inf
+
+    @property
+    def best_rival(self) -> str:
+        return min((name for name in self.values if name not in ("raw", "debiased")), key=self.rmse, default="raw")
+
+    def to_dict(self) -> dict[str, Any]:
+        names = list(self.values)
+        summary = {name: {"bias": self.bias(name), "sd": self.sd(name), "rmse": self.rmse(name)} for name in names}
+        return vars(self) | {"summary": summary}
+
+
+def measure(cell: Cell, rows: np.ndarray, reference: Any, methods: list[str], stderr: bool, number: int) -> None:
+    """One draw of a cell by all methods."""
+    moments = reference if isinstance(reference, Moments) else Moments.from_features(reference)
+    for method in methods:
+        if method == "debiased":
+            cell.add(method, lambda: debiased(cell, rows, reference, stderr))
+        else:
+            cell.add(method, lambda method=method: estimate_fd(rows, moments, method=method, seed=number).value)
+
+
+def debiased(cell: Cell, rows: np.ndarray, reference: Any, stderr: bool) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FdrWarning)
+        found = fdr.debiased_frechet_distance(rows, reference, stderr=stderr, extrapolate=True)
+    cell.stderrs += [found.stderr] if found.stderr is not None else []
+    return found.estimate
+
+
+# ---------------------------------------------------------------------------------------------- synthetic populations
+
+
+def synthetic(options: argparse.Namespace) -> Iterator[Cell]:
+    ratios = [float(ratio) for ratio in options.ratios.split(",")]
+    for kind in options.kinds.split(","):
+        samples = population(kind, options.dim, options.power)
+        for case in options.cases.split(","):
+            reference = reference_of(samples, case)
+            truth = fdr.frechet_distance(samples.moments, reference.moments)
+            for sides in options.sides.split(","):
+                for ratio in ratios:
+                    cell = Cell(kind, case, sides, options.dim, round(ratio * options.dim), truth)
+                    for number in range(options.draws):
+                        random = np.random.default_rng((number, cell.count, len(case)))
+                        rows = samples.draw(cell.count, random)
+                        other = reference.moments if sides == "one" else reference.draw(cell.count, random)
+                        measure(cell, rows, other, options.methods, options.stderr, number)
+                    yield cell
+
+
+# ------------------------------------------------------------------------------------------------------ the GAN's pool
+
+
+def of_gan(options: argparse.Namespace) -> Iterator[Cell]:
+    for folder in sorted(path for path in options.data.iterdir() if (path / "pool").is_dir()):
+        pool, rows = read(folder / "pool"), read(folder / "population")
+        population = Moments.from_features(rows)
+        references = {"same": population}
+        truths = {"same": first_order_bias(rows, population, population)}
+        if any((folder / "perturbed").glob("*.npy")):
+            references["near"] = Moments.from_features(read(folder / "perturbed"))
+            raw = fdr.frechet_distance(population, references["near"])
+            truths["near"] = raw - first_order_bias(rows, population, references["near"])
+        print(
+            f"{folder.name}: pool {len(pool)}, references of", {k: v.count for k, v in references.items()}, flush=True
+        )
+        for case, reference in references.items():
+            if case in options.cases.split(","):
+                exact = reference.with_count(None)
+                yield from of_pool(options, folder.name, case, pool, exact, truths[case])
+
+
+def of_pool(
+    options: argparse.Namespace, name: str, case: str, pool: np.ndarray, reference: Moments, truth: float
+) -> Iterator[Cell]:
+    """Disjoint draws from the pool while there are enough, else random ones."""
+    for count in (size for size in options.sizes if size <= len(pool)):
+        cell = Cell(name, case, "one", pool.shape[1], count, truth)
+        order = np.random.default_rng(count).permutation(len(pool))
+        for number in range(min(options.draws, len(pool) // count)):
+            rows = pool[order[number * count : (number + 1) * count]].astype(np.float32)
+            methods = [m for m in options.methods if m != "rtd" or number < options.rtd_draws]
+            measure(cell, rows, reference, methods, options.stderr, number)
+        yield cell
+
+
+def read(folder: Path) -> np.ndarray:
+    """float16 [N, D], the files in a row."""
+    return np.concatenate([np.load(path) for path in sorted(folder.glob("*.npy"))])
+
+
+def first_order_bias(rows: np.ndarray, samples: Moments, reference: Moments) -> float:
+    """The bias of FD(samples, reference) that the samples bring, to first order in 1/N, with the fourth moments of
+    `rows`: tr S / N + (1/2) sum_ij w_ij (kappa_ij / N + (1 + delta_ij) / (N - 1)) in the coordinates where the product
+    of both covariances is diagonal, w_ij = s_i s_j / (s_i + s_j).
+    """
+    count, alive = len(rows), (samples.sigma.diagonal() > 0) & (reference.sigma.diagonal() > 0)
+    own, other = (moments.sigma[np.ix_(alive, alive)] for moments in (samples, reference))
+    values, vectors = np.linalg.eigh(other)
+    root = vectors * np.sqrt(values.clip(0))
+    squares, directions = np.linalg.eigh(root.T @ own @ root)
+    keep = squares > 1e-12 * squares[-1]
+    s = np.sqrt(squares[keep])
+    whitening = root @ directions[:, keep] / s
+    w = np.outer(s, s) / np.add.outer(s, s)
+    fourth = 0.0
+    for start in range(0, count, 5000):
+        z = (rows[start : start + 5000, alive].astype(np.float64) - samples.mu[alive]) @ whitening
+        c = np.square(z) * count / (count - 1)
+        fourth += float(np.einsum("ai,ai->", c @ w, c)) / count
+    kappa = fourth - w.sum() - 2 * w.trace()
+    return float(samples.sigma.trace() / count + 0.5 * (kappa / count + (w.sum() + w.trace()) / (count - 1)))
+
+
+# ------------------------------------------------------------------------------------------------------------- output
+
+
+def line(cell: Cell, methods: list[str]) -> list[str]:
+    """Name, N/d, truth, raw bias; the RMSE of every method; the best rival's RMSE divided by that of the debiased."""
+    start = [f"{cell.kind} {cell.case}", f"{cell.count / cell.dim:.3g}", f"{cell.truth:.4g}"]
+    shown = [_rmse(cell, method) for method in methods]
+    ratio = cell.rmse(cell.best_rival) / cell.rmse("debiased") if "debiased" in cell.values else math.nan
+    return [*start, *shown, f"{ratio:.1f} ({cell.best_rival})"]
+
+
+def _rmse(cell: Cell, method: str) -> str:
+    return "refused" if method in cell.refused else f"{cell.rmse(method):.3g}" if method in cell.values else "-"
+
+
+def bias_line(cell: Cell, methods: list[str]) -> list[str]:
+    """Bias +- its standard error, with the sd of one draw in brackets."""
+    found = []
+    for method in methods:
+        error = cell.sd(method) / math.sqrt(len(cell.values.get(method, [1])))
+        value = (
+            f"{cell.bias(method):+.3g} ± {error:.1g} ({cell.sd(method):.2g})" if method in cell.values else "refused"
+        )
+        found.append(value)
+    return [f"{cell.kind} {cell.case}", f"{cell.count / cell.dim:.3g}", *found]
+
+
+def print_tables(cells: list[Cell], methods: list[str]) -> None:
+    for sides in dict.fromkeys(cell.sides for cell in cells):
+        own = [cell for cell in cells if cell.sides == sides]
+        print(f"\nRoot-mean-square error, {sides}-sided\n")
+        header = ["population", "N/d", "true FD", *methods, "best rival / debiased"]
+        print(harness.table(header, [line(cell, methods) for cell in own]))
+        print("\nBias ± standard error (sd of one draw)\n")
+        print(harness.table(["population", "N/d", *methods], [bias_line(cell, methods) for cell in own]))
+        print("\nProcessor seconds of one value, median\n")
+        rows = [
+            [f"{c.kind} {c.case}", c.count, *(f"{np.median(c.seconds.get(m, [math.nan])):.3g}" for m in methods)]
+            for c in own
+        ]
+        print(harness.table(["population", "N", *methods], rows))
+        print_stderrs([cell for cell in own if len(cell.stderrs) > 1])
+
+
+def print_stderrs(cells: list[Cell]) -> None:
+    if cells:
+        print("\nStandard error of the debiased FD, median, beside the sd over the draws\n")
+        rows = [
+            [f"{c.kind} {c.case}", f"{c.count / c.dim:.3g}", f"{np.median(c.stderrs):.3g}", f"{c.sd('debiased'):.3g}"]
+            for c in cells
+        ]
+        print(harness.table(["population", "N/d", "stderr", "sd"], rows))
+
+
+def save_picture(path: Path, cells: list[Cell], methods: list[str]) -> None:
+    """RMSE over N/d for every kind and case, one-sided."""
+    from matplotlib.figure import Figure
+
+    panels: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        if cell.sides == "one":
+            panels.setdefault((cell.kind, cell.case), []).append(cell)
+    wide = len({case for _, case in panels})
+    high = -(-len(panels) // wide)
+    figure = Figure(figsize=(3.6 * wide, 2.6 * high + 0.5), layout="constrained")
+    axes = figure.subplots(high, wide, squeeze=False, sharex=True).ravel()
+    for axis, ((kind, case), own) in zip(axes, panels.items(), strict=False):
+        for method in methods:
+            points = [(c.count / c.dim, c.rmse(method)) for c in own if method in c.values]
+            axis.loglog(*zip(*points, strict=True), marker="o", markersize=3, label=method) if points else None
+        axis.set_title(f"{kind}, {case}: true FD {own[0].truth:.3g}", fontsize=9)
+        axis.set_xlabel("N / d", fontsize=8)
+        axis.set_ylabel("root-mean-square error", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods), fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = harness.parser(__doc__)
+    parser.add_argument("--data", type=Path, help="a folder of gan_population.py: measure on it")
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--power", type=float, default=1.0, help="of the spectrum 1 / k^power (default: 1)")
+    parser.add_argument("--kinds", default="gauss,ellip", help=f"of {','.join(KINDS)}")
+    parser.add_argument("--cases", default="same,near", help=f"of {','.join(CASES)}")
+    parser.add_argument("--sides", default="one", help="one, two, or one,two")
+    parser.add_argument("--ratios", default=RATIOS, help=f"N / d (default: {RATIOS})")
+    parser.add_argument("--sizes", type=_numbers, default=SIZES, help="N of the GAN's pool")
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--rtd-draws", type=int, default=2, help="draws of the GAN's pool for RTD, which takes long")
+    parser.add_argument("--methods", type=lambda text: text.split(","), default=list(METHODS))
+    parser.add_argument("--stderr", action="store_true", help="standard errors of the debiased FD as well")
+    parser.add_argument("--picture", type=Path, help="save a plot of the errors (needs matplotlib)")
+    options = parser.parse_args()
+    print(harness.machine_line())
+    cells = []
+    for cell in of_gan(options) if options.data else synthetic(options):
+        cells.append(cell)
+        print(" | ".join(line(cell, options.methods)), flush=True)
+        if options.json:
+            options.json.with_suffix(".part").write_text(json.dumps([cell.to_dict() for cell in cells]))
+    print_tables(cells, options.methods)
+    harness.write_json(options.json, cells=[cell.to_dict() for cell in cells])
+    if options.json:
+        options.json.with_suffix(".part").unlink()
+    if options.picture:
+        save_picture(options.picture, cells, options.methods)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
+
+
+if __name__ == "__main__":
+    main()
