@@ -100,7 +100,9 @@ def measure(cell: Cell, rows: np.ndarray, reference: Any, methods: list[str], st
         if method == "debiased":
             cell.add(method, lambda: debiased(cell, rows, reference, stderr))
         else:
-            cell.add(method, lambda method=method: estimate_fd(rows, moments, method=method, seed=number).value)
+            cell.add(
+                method, lambda method=method: estimate_fd(rows, moments, method=method, seed=number, stderr=False).value
+            )
 
 
 def debiased(cell: Cell, rows: np.ndarray, reference: Any, stderr: bool) -> float:
@@ -150,7 +152,7 @@ def of_gan(options: argparse.Namespace) -> Iterator[Cell]:
         )
         for case, reference in references.items():
             if case in options.cases.split(","):
-                exact = reference.with_count(None)
+                exact = Moments(reference.mu, reference.sigma)
                 yield from of_pool(options, folder.name, case, pool, exact, truths[case])
 
 

@@ -22,6 +22,8 @@ from fdr.errors import InputError
 SMALLEST, SHARE = 5000, 10
 """The smallest subset is the smaller of 5,000 samples and a tenth of them. Raising SHARE lets it be smaller."""
 SEED = 2020
+ROUNDING = 1e-12
+"""Values that differ by less than this share count as equal. Raising it takes more curves for flat."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,9 @@ def _of_subsets(
 
 
 def _r_squared(values: np.ndarray, fitted: np.ndarray, weights: np.ndarray) -> float:
-    """1 where all values are equal."""
-    spread = np.average(np.square(values - np.average(values, weights=weights)), weights=weights)
-    return 1 - float(np.average(np.square(values - fitted), weights=weights) / spread) if spread > 0 else 1.0
+    """1 where all values are equal up to rounding."""
+    mean = np.average(values, weights=weights)
+    spread = np.average(np.square(values - mean), weights=weights)
+    if spread <= (ROUNDING * mean) ** 2:
+        return 1.0
+    return 1 - float(np.average(np.square(values - fitted), weights=weights) / spread)

@@ -29,11 +29,9 @@ class CollectedSplits(AbstractCollector):
         self._sums: np.ndarray | None = None
 
     def add(self, rows: np.ndarray, features: np.ndarray) -> None:
-        logits = features.astype(np.float64)
         if self._sums is None:
-            self._sums = np.zeros((len(self._counts), logits.shape[1]))
-        log_p = logits - logits.max(axis=1, keepdims=True)
-        log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+            self._sums = np.zeros((len(self._counts), features.shape[1]))
+        log_p = log_probabilities(features)
         p = np.exp(log_p)
         splits = self._split_of[rows]
         np.add.at(self._counts, splits, 1)
@@ -56,8 +54,20 @@ class CollectedSplits(AbstractCollector):
         if self._sums is None or (self._counts == 0).any():
             raise InputError("The Inception Score has a split without images; give it more images.")
         marginal = self._sums / self._counts[:, None]
-        marginal_entropy = -np.sum(np.where(marginal > 0, marginal * np.log(np.maximum(marginal, 1e-300)), 0.0), axis=1)
-        return np.exp(self._negative_entropy / self._counts + marginal_entropy)
+        return np.exp(self._negative_entropy / self._counts + entropy(marginal))
+
+
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """log p(y|x), float64 [N, C]."""
+    values = logits.astype(np.float64)
+    values -= values.max(axis=1, keepdims=True)
+    values -= np.log(np.exp(values).sum(axis=1, keepdims=True))
+    return values
+
+
+def entropy(p: np.ndarray) -> np.ndarray:
+    """-sum p log p over the last axis, where 0 log 0 is 0."""
+    return -np.sum(np.where(p > 0, p * np.log(np.maximum(p, 1e-300)), 0.0), axis=-1)
 
 
 def shuffled_splits(num_rows: int | None) -> CollectedSplits:

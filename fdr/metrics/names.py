@@ -15,9 +15,8 @@ PEER_NAMES = {
     **dict.fromkeys(("pytorch_fid",), f"{_FD} of the encoder inception:pytorch-fid"),
     **dict.fromkeys(("fd_dino", "fd_dinov2", "dino_fd", "dinov2_fd", "dino_fid"), f"{_FD} of an encoder dinov2"),
     **dict.fromkeys(("clip_fid", "clip_fd", "fid_clip", "fd_clip"), f"{_FD} of an encoder clip (clip:clean-fid)"),
-    **dict.fromkeys(
-        ("fid_infinity", "fid_inf"), f"{_NOT_YET}; the metric fd is, at the number of samples that you give"
-    ),
+    **dict.fromkeys(("fid_infinity", "fid_inf", "fd_infinity"), "is the metric fd_inf"),
+    **dict.fromkeys(("is_infinity", "isc_inf"), "is the metric is_inf"),
     **dict.fromkeys(("spatial_fid", "s_fid", "fd_spatial"), "is the metric sfid"),
     **dict.fromkeys(("isc", "inception_score", "inceptionscore", "inception"), "is the metric is"),
     **dict.fromkeys(

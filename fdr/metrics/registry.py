@@ -61,8 +61,10 @@ METRICS = {
     "recall:adm": MetricInfo(
         "Recall (ADM)", "fdr.metrics.precision_recall:PRECISION_RECALL_ADM", lower_is_better=False, high=1.0
     ),
+    "fd_inf": MetricInfo("FD_inf", "fdr.metrics.extrapolated:FD_INF", low=-math.inf, inception_label="FID_inf"),
     "is": MetricInfo("IS", "fdr.metrics.inception_score:IS", lower_is_better=False, low=1.0),
     "is:adm": MetricInfo("IS (ADM)", "fdr.metrics.inception_score:IS_ADM", lower_is_better=False, low=1.0),
+    "is_inf": MetricInfo("IS_inf", "fdr.metrics.extrapolated:IS_INF", lower_is_better=False, low=-math.inf),
 }
 """The metrics that `--metrics` takes."""
 GROUPS = ("trained", "held_out")

@@ -128,9 +128,37 @@ def test_estimates_agree_with_scipy_and_polyfit(method: str) -> None:
     np.testing.assert_allclose(found.details["curve"], curve, rtol=1e-10)
 
 
-def test_raw_is_the_frechet_distance() -> None:
-    rows, other = features(100, 5), features(80, 5, seed=1)
-    assert estimate_fd(rows, other, method="raw").value == fdr.frechet_distance(rows, other)
+def test_raw_and_debiased_are_the_functions_of_those_names() -> None:
+    rows, other = features(200, 5), features(80, 5, seed=1)
+    moments = Moments.from_features(other)
+    exact = Moments(moments.mu, moments.sigma)
+    assert estimate_fd(rows, other, method="raw").value == pytest.approx(fdr.frechet_distance(rows, other), rel=1e-12)
+    found, expected = estimate_fd(rows, other, method="debiased"), fdr.debiased_frechet_distance(rows, exact)
+    assert (found.value, found.stderr) == (expected.value, expected.stderr)
+    assert found.details == {"raw": expected.raw, "regime": expected.regime, "bracket": expected.bracket}
+    with pytest.raises(InputError, match=r"No debiased FD can be given: .*40 images for 30 dimensions"):
+        estimate_fd(features(40, 30), features(90, 30), method="debiased")
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+@pytest.mark.parametrize("method", ["raw", "fd_inf", "vale2", "rtd"])
+def test_stderr_is_the_spread_over_draws(method: str, shift: float) -> None:
+    """Equal distributions, where the noise is of second order, and different ones."""
+    scale, random = np.arange(1, 5) ** -0.5, np.random.default_rng(1)
+    reference = Moments(np.full(4, shift), np.diag(scale**2 * (1 + shift)))
+    found = [
+        estimate_fd(random.standard_normal((200, 4)) * scale, reference, method=method, shuffles=2) for _ in range(60)
+    ]
+    spread = np.std([one.value for one in found])
+    assert np.sqrt(np.mean([one.stderr**2 for one in found])) == pytest.approx(spread, rel=0.35)
+
+
+def test_no_stderr_where_none_was_asked_for_or_there_is_none() -> None:
+    rows, reference = features(100, 4), Moments(np.zeros(4), np.eye(4))
+    for method in ("raw", "debiased", "fd_inf", "rtd"):
+        assert estimate_fd(rows, reference, method=method, stderr=False).stderr is None
+    assert estimate_fd(rows, reference, method="rtd").stderr is None
+    assert estimate_fd(rows, reference, method="fd_inf").stderr > 0
 
 
 def test_bad_input_is_one_sentence() -> None:

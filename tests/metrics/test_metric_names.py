@@ -17,6 +17,7 @@ KNOWN = {
     "precision": ("Precision", False, 0, 1), "recall": ("Recall", False, 0, 1),
     "precision:adm": ("Precision (ADM)", False, 0, 1), "recall:adm": ("Recall (ADM)", False, 0, 1),
     "is": ("IS", False, 1, math.inf), "is:adm": ("IS (ADM)", False, 1, math.inf),
+    "fd_inf": ("FD_inf", True, -math.inf, math.inf), "is_inf": ("IS_inf", False, -math.inf, math.inf),
     "fdr": ("FDr", True, 0, math.inf), "fdr_k": ("FDr^k", True, 0, math.inf),
     "fdr_k:trained": ("FDr^k trained on", True, 0, math.inf),
     "fdr_k:held_out": ("FDr^k held out", True, 0, math.inf),
@@ -56,7 +57,7 @@ def test_what_a_metric_is_the_mean_of() -> None:
 
 
 @pytest.mark.parametrize("name, sentence", [
-    ("kid", "it is not offered yet; fd is the nearest. Known: fd, is,"),
+    ("kid", "it is not offered yet; fd is the nearest. Known: fd, fd_inf, is,"),
     ("FID", r"it is the metric fd of the encoder inception \(metrics='fd' encoders='inception'"),
     ("Clean-FID", "encoder inception:clean"),
     ("cmmd", "not offered yet; fd of the encoder clip:cmmd"),
@@ -65,7 +66,7 @@ def test_what_a_metric_is_the_mean_of() -> None:
     ("CLIP-score", "compares images with texts"),
     ("LPIPS", "an autoencoder; fdr ifid measures it"),
     ("precisoin", "did you mean 'precision'"),
-    ("xyz", "; known: fd, is,"),
+    ("xyz", "; known: fd, fd_inf, is,"),
 ])  # fmt: skip
 def test_the_names_of_other_tools(name: str, sentence: str) -> None:
     with pytest.raises(InputError, match=f"Unknown metric '{name}'.*{sentence}") as caught:
@@ -87,5 +88,5 @@ def test_the_distances_and_their_names_with_inception() -> None:
     tables = METRICS | DERIVED | OF_AUTOENCODERS
     assert {name for name, info in tables.items() if info.is_distance} == {"fd", "sfid", "ifd", "rfd", "nfd"}
     assert {name: info.inception_label for name, info in tables.items() if info.inception_label} == {
-        "fd": "FID", "ifd": "iFID", "rfd": "rFID", "nfd": "neighbour FID",
+        "fd": "FID", "fd_inf": "FID_inf", "ifd": "iFID", "rfd": "rFID", "nfd": "neighbour FID",
     }  # fmt: skip

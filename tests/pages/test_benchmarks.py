@@ -19,7 +19,7 @@ for name in sys.argv[1:]:
     module = importlib.import_module(name)
     print(name, hasattr(module, "main"))
 """
-NO_SCRIPTS = {"harness", "post_training", "squeezenet", "cifar_networks"}
+NO_SCRIPTS = {"harness", "populations", "post_training", "squeezenet", "cifar_networks"}
 QUICK = {
     "fd_from_moments": ["--quick", "--repeats", "1"],
     "warm_run": ["--images", "300", "--dim", "64", "--repeats", "1"],
@@ -28,6 +28,7 @@ QUICK = {
     "precision_recall": ["--samples", "100", "--reference", "80"],
     "decode": ["--count", "8", "--size", "64", "--repeats", "1"],
     "neighbours": ["--queries", "40", "--references", "300", "--dim", "64"],
+    "debiased_fd": ["--dim", "6", "--ratios", "4,10", "--draws", "2", "--kinds", "relu"],
     "correlation_intervals": ["--rows", "8", "--trials", "3"],
 }
 
