@@ -22,9 +22,7 @@ PEER_NAMES = {
     **dict.fromkeys(
         ("fdr6", "fdr^6", "fdr^k", "fdrk"), "is fdr_k, which comes with fd of several encoders (--reps fdr6)"
     ),
-    **dict.fromkeys(
-        ("kid", "kid50k", "kid50k_full", "mmd", "kernel_inception_distance"), f"{_NOT_YET}; fd is the nearest"
-    ),
+    **dict.fromkeys(("kid50k", "kid50k_full", "kid10k", "kernel_inception_distance", "kd", "mmd"), "is the metric kid"),
     **dict.fromkeys(("cmmd", "clip_mmd", "jmmd"), f"{_NOT_YET}; fd of the encoder clip:cmmd is the nearest"),
     **dict.fromkeys(
         ("prdc", "prc", "pr", "pr50k3_full", "precision_recall", "precision_and_recall"),

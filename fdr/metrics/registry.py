@@ -62,6 +62,22 @@ METRICS = {
         "Recall (ADM)", "fdr.metrics.precision_recall:PRECISION_RECALL_ADM", lower_is_better=False, high=1.0
     ),
     "fd_inf": MetricInfo("FD_inf", "fdr.metrics.extrapolated:FD_INF", low=-math.inf, inception_label="FID_inf"),
+    "kid": MetricInfo("KD", "fdr.metrics.kid:KID", low=-math.inf, inception_label="KID"),
+    "kid:biased": MetricInfo("KD (biased)", "fdr.metrics.kid:KID", inception_label="KID (biased)"),
+    "kid:ustat": MetricInfo(
+        "KD (U-statistic)", "fdr.metrics.kid:KID", low=-math.inf, inception_label="KID (U-statistic)"
+    ),
+    "kid:all": MetricInfo(
+        "KD (all pairs)", "fdr.metrics.kid:KID_ALL", low=-math.inf, inception_label="KID (all pairs)"
+    ),
+    "kid:rbf": MetricInfo("KD (RBF)", "fdr.metrics.kid:KID_RBF", low=-math.inf, inception_label="KID (RBF)"),
+    "kid:rbf_biased": MetricInfo("KD (RBF, biased)", "fdr.metrics.kid:KID_RBF", inception_label="KID (RBF, biased)"),
+    "kid:rbf_ustat": MetricInfo(
+        "KD (RBF, U-statistic)", "fdr.metrics.kid:KID_RBF", low=-math.inf, inception_label="KID (RBF, U-statistic)"
+    ),
+    "kid:rbf_all": MetricInfo(
+        "KD (RBF, all pairs)", "fdr.metrics.kid:KID_RBF_ALL", low=-math.inf, inception_label="KID (RBF, all pairs)"
+    ),
     "is": MetricInfo("IS", "fdr.metrics.inception_score:IS", lower_is_better=False, low=1.0),
     "is:adm": MetricInfo("IS (ADM)", "fdr.metrics.inception_score:IS_ADM", lower_is_better=False, low=1.0),
     "is_inf": MetricInfo("IS_inf", "fdr.metrics.extrapolated:IS_INF", lower_is_better=False, low=-math.inf),
