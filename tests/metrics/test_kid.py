@@ -83,7 +83,7 @@ def test_each_estimate_is_that_of_its_definition(small: None, name: str, counts:
 @pytest.mark.parametrize(("name", "kernel"), [("kid:all", poly_of), ("kid:rbf_all", rbf_of)])
 def test_all_pairs_are_those_of_the_definition(small: None, name: str, kernel: Callable[..., np.ndarray]) -> None:
     x, y = draw(4, 61), draw(5, 47, shift=0.1)
-    assert score(name, x, y).value == pytest.approx(mmd(x, y, kernel, ""), rel=2e-6)
+    assert score(name, x, y).value == pytest.approx(mmd(x, y, kernel, ""), rel=2e-6, abs=3e-9)
 
 
 def test_several_names_share_their_subsets(small: None) -> None:
@@ -112,7 +112,8 @@ def test_the_standard_error_is_the_spread_over_draws(
     monkeypatch.setattr(module, "SUBSET_SIZE", 20)
     drawn = [score(name, draw(2 * i, count, 4, shift), draw(2 * i + 1, reference, 4)) for i in range(1000, 1150)]
     spread = np.std([found.value for found in drawn], ddof=1)
-    assert np.sqrt(np.mean([found.stderr**2 for found in drawn])) == pytest.approx(spread, rel=0.2)  # type: ignore
+    stated = np.sqrt(np.mean([found.stderr**2 for found in drawn]))  # type: ignore[operator]
+    assert 0.85 < stated / spread < 1.3, "somewhat too large for few equal images, as negative estimates count as 0"
 
 
 def test_the_spread_over_subsets_is_no_standard_error() -> None:
@@ -132,10 +133,13 @@ def test_the_constants_of_the_definitions_are_in_the_settings() -> None:
 
 def test_too_few_images_are_refused() -> None:
     x, y = draw(12, 1000), draw(13, 999)
-    with pytest.raises(InputError, match=r"kid draws subsets of 1,000 images, and there are only 999 reference images: me"
-                                         r"asure more of them, or ask for kid:all, which takes all pairs"):  # fmt: skip
+    with pytest.raises(
+        InputError, match=r"kid draws subsets of 1,000 images, and there are only 999 reference images: "
+    ):
         score("kid", x, y)
-    with pytest.raises(InputError, match="only 999 samples.*kid:rbf_all"):
+    with pytest.raises(
+        InputError, match=r"only 999 samples: measure more of them, or ask for kid:rbf_all, which takes"
+    ):
         score("kid:rbf_ustat", y, x)
     for name in ("kid:all", "kid:rbf_all"):
         assert np.isfinite(score(name, x[:4], y[:4]).value)
@@ -155,5 +159,5 @@ def test_kernels_are_those_of_their_formulas() -> None:
     products = x @ y.T
     poly = polynomial(products.clone(), norms[0][:, None], norms[1], 16).numpy()
     rbf = Gaussian(10.0)(products.clone(), norms[0][:, None], norms[1], 16).numpy()
-    assert poly + 1 == pytest.approx(poly_of(x.numpy(), y.numpy()), rel=1e-5)
+    assert poly + 1 == pytest.approx(poly_of(x.numpy(), y.numpy()), rel=1e-6, abs=2e-7)
     assert rbf + 1 == pytest.approx(rbf_of(x.numpy(), y.numpy()), rel=1e-6)
