@@ -201,9 +201,9 @@ class Totals:
 
     @property
     def biased(self) -> float:
-        """Equation 5: |mean of φ(x) − mean of φ(y)|² for a kernel k = φ·φ."""
+        """Equation 5: |mean of φ(x) − mean of φ(y)|² for a kernel k = φ·φ, so never below 0 but for rounding."""
         n, m = self.n, self.m
-        return (self.xx + self.x) / n**2 + (self.yy + self.y) / m**2 - 2 * self.xy / (n * m)
+        return max(0.0, (self.xx + self.x) / n**2 + (self.yy + self.y) / m**2 - 2 * self.xy / (n * m))
 
     @property
     def u_statistic(self) -> float:

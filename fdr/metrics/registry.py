@@ -48,6 +48,13 @@ class MetricInfo:
         return f"{self.low:g} or more" if math.isinf(self.high) else f"{self.low:g} to {self.high:g}"
 
 
+def _kid(name: str, variant: str, target: str, is_biased: bool = False) -> dict[str, MetricInfo]:
+    """The line of a variant of KID; an unbiased one can be negative, and does not depend on the number of images."""
+    target, low = f"fdr.metrics.kid:{target}", 0.0 if is_biased else -math.inf
+    info = MetricInfo("KD" + variant, target, low=low, inception_label="KID" + variant, is_size_free=not is_biased)
+    return {name: info}
+
+
 METRICS = {
     "fd": MetricInfo("FD", "fdr.metrics.fd:FD", inception_label="FID", is_distance=True, ratio="fdr"),
     "sfid": MetricInfo("sFID", "fdr.metrics.fd:SFID", is_distance=True),
@@ -62,22 +69,14 @@ METRICS = {
         "Recall (ADM)", "fdr.metrics.precision_recall:PRECISION_RECALL_ADM", lower_is_better=False, high=1.0
     ),
     "fd_inf": MetricInfo("FD_inf", "fdr.metrics.extrapolated:FD_INF", low=-math.inf, inception_label="FID_inf"),
-    "kid": MetricInfo("KD", "fdr.metrics.kid:KID", low=-math.inf, inception_label="KID"),
-    "kid:biased": MetricInfo("KD (biased)", "fdr.metrics.kid:KID", inception_label="KID (biased)"),
-    "kid:ustat": MetricInfo(
-        "KD (U-statistic)", "fdr.metrics.kid:KID", low=-math.inf, inception_label="KID (U-statistic)"
-    ),
-    "kid:all": MetricInfo(
-        "KD (all pairs)", "fdr.metrics.kid:KID_ALL", low=-math.inf, inception_label="KID (all pairs)"
-    ),
-    "kid:rbf": MetricInfo("KD (RBF)", "fdr.metrics.kid:KID_RBF", low=-math.inf, inception_label="KID (RBF)"),
-    "kid:rbf_biased": MetricInfo("KD (RBF, biased)", "fdr.metrics.kid:KID_RBF", inception_label="KID (RBF, biased)"),
-    "kid:rbf_ustat": MetricInfo(
-        "KD (RBF, U-statistic)", "fdr.metrics.kid:KID_RBF", low=-math.inf, inception_label="KID (RBF, U-statistic)"
-    ),
-    "kid:rbf_all": MetricInfo(
-        "KD (RBF, all pairs)", "fdr.metrics.kid:KID_RBF_ALL", low=-math.inf, inception_label="KID (RBF, all pairs)"
-    ),
+    **_kid("kid", "", "KID"),
+    **_kid("kid:biased", " (biased)", "KID", is_biased=True),
+    **_kid("kid:ustat", " (U-statistic)", "KID"),
+    **_kid("kid:all", " (all pairs)", "KID_ALL"),
+    **_kid("kid:rbf", " (RBF)", "KID_RBF"),
+    **_kid("kid:rbf_biased", " (RBF, biased)", "KID_RBF", is_biased=True),
+    **_kid("kid:rbf_ustat", " (RBF, U-statistic)", "KID_RBF"),
+    **_kid("kid:rbf_all", " (RBF, all pairs)", "KID_RBF_ALL"),
     "is": MetricInfo("IS", "fdr.metrics.inception_score:IS", lower_is_better=False, low=1.0),
     "is:adm": MetricInfo("IS (ADM)", "fdr.metrics.inception_score:IS_ADM", lower_is_better=False, low=1.0),
     "is_inf": MetricInfo("IS_inf", "fdr.metrics.extrapolated:IS_INF", lower_is_better=False, low=-math.inf),

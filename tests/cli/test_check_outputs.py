@@ -125,7 +125,7 @@ def _wrong(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "a broken report": ([broken, "--max", "fd=3"], "is not JSON"),
         "a tampered report": ([tampered, "--max", "fd=3"], "contradicts itself"),
         "a missing baseline": ([good, "--baseline", "no.json"], "does not exist"),
-        "an unknown number": ([good, "--max", "kid=3"], "not offered yet"),
+        "an unknown number": ([good, "--max", "ppl=3"], "not offered yet"),
         "a limit that is none": ([good, "--max", "fd=x"], "is not NAME=NUMBER"),
         "no limit": ([good], "There is nothing to check"),
         "no input": (["--max", "fd=3"], "Name a report"),

@@ -24,7 +24,7 @@ from fdr.runtime.arguments import SYNONYMS
         ("eval --real r --fake s", "did you mean --ref?"),
         ("eval --fake s", "did you mean SAMPLES... without an option?"),
         ("eval s --fid", "as a metric, fid is the metric fd of the encoder inception"),
-        ("check s --kid", "as a metric, kid is not offered yet"),
+        ("check s --ppl", "as a metric, ppl is not offered yet"),
         ("train --learning-rate 1", "did you mean --lr?"),
         ("sample --ckpt x", "did you mean --gen?"),
         ("stats x --resolution 64", "did you mean --size?"),

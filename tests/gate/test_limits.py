@@ -49,8 +49,8 @@ def test_two_readings_of_a_name_are_an_error() -> None:
         ("fd:incption", "did you mean 'fd:inception'"),
         ("fd:dinov2", "fd:inception"),
         ("zzzz", "known: fd:inception, "),
-        ("kid", "it is not offered yet"),
-        ("KID:inception", "it is not offered yet"),
+        ("ppl", "it is not offered yet"),
+        ("PPL:inception", "it is not offered yet"),
         ("fid", "it is the metric fd of the encoder inception"),
     ],
 )

@@ -11,11 +11,17 @@ from fdr.metrics import DERIVED, METRICS, Metric, load_metrics, mean_of, metric_
 from fdr.metrics.names import PEER_NAMES
 from fdr.metrics.registry import OF_AUTOENCODERS
 
+UNBIASED_KID = {
+    "": "", ":ustat": " (U-statistic)", ":all": " (all pairs)", ":rbf": " (RBF)", ":rbf_ustat": " (RBF, U-statistic)",
+    ":rbf_all": " (RBF, all pairs)",
+}  # fmt: skip
 # label, lower is better, smallest and largest value, as the literature defines each
 KNOWN = {
     "fd": ("FD", True, 0, math.inf), "sfid": ("sFID", True, 0, math.inf),
     "precision": ("Precision", False, 0, 1), "recall": ("Recall", False, 0, 1),
     "precision:adm": ("Precision (ADM)", False, 0, 1), "recall:adm": ("Recall (ADM)", False, 0, 1),
+    **{f"kid{end}": (f"KD{text}", True, -math.inf, math.inf) for end, text in UNBIASED_KID.items()},
+    "kid:biased": ("KD (biased)", True, 0, math.inf), "kid:rbf_biased": ("KD (RBF, biased)", True, 0, math.inf),
     "is": ("IS", False, 1, math.inf), "is:adm": ("IS (ADM)", False, 1, math.inf),
     "fd_inf": ("FD_inf", True, -math.inf, math.inf), "is_inf": ("IS_inf", False, -math.inf, math.inf),
     "fdr": ("FDr", True, 0, math.inf), "fdr_k": ("FDr^k", True, 0, math.inf),
@@ -57,7 +63,8 @@ def test_what_a_metric_is_the_mean_of() -> None:
 
 
 @pytest.mark.parametrize("name, sentence", [
-    ("kid", "it is not offered yet; fd is the nearest. Known: fd, fd_inf, is,"),
+    ("kid50k_full", "it is the metric kid"),
+    ("ppl", "it is not offered yet. Known: fd, fd_inf, is,"),
     ("FID", r"it is the metric fd of the encoder inception \(metrics='fd' encoders='inception'"),
     ("Clean-FID", "encoder inception:clean"),
     ("cmmd", "not offered yet; fd of the encoder clip:cmmd"),
@@ -79,9 +86,9 @@ def test_the_table_of_other_names_is_looked_up_as_it_is_written() -> None:
 
 
 def test_a_name_that_fdr_offers_is_not_that_of_another_tool(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert peer_name("KID") is not None
-    monkeypatch.setitem(METRICS, "kid", metric_info("fd"))
-    assert peer_name("KID") is None
+    assert peer_name("PPL") is not None
+    monkeypatch.setitem(METRICS, "ppl", metric_info("fd"))
+    assert peer_name("PPL") is None
 
 
 def test_the_distances_and_their_names_with_inception() -> None:
@@ -89,4 +96,5 @@ def test_the_distances_and_their_names_with_inception() -> None:
     assert {name for name, info in tables.items() if info.is_distance} == {"fd", "sfid", "ifd", "rfd", "nfd"}
     assert {name: info.inception_label for name, info in tables.items() if info.inception_label} == {
         "fd": "FID", "fd_inf": "FID_inf", "ifd": "iFID", "rfd": "rFID", "nfd": "neighbour FID",
+        **{name: label.replace("KD", "KID") for name, (label, *_) in KNOWN.items() if name.startswith("kid")},
     }  # fmt: skip
