@@ -25,7 +25,8 @@ THEMES = {
 """The options under each heading, in the order in which help shows them."""
 THEMES_OF = {
     "check": {
-        "Limits and baseline": "max min baseline tolerance allow allow-missing inconclusive update-baseline force",
+        "Limits and baseline": "max min baseline tolerance allow allow-missing confidence inconclusive null "
+        "update-baseline force",
     },
     "ifid": {
         "Autoencoder": "vae vae-weights vae-args posterior value-range",

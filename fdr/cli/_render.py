@@ -164,7 +164,10 @@ def print_verdict(verdict: Verdict) -> None:
         click.echo("neither limit nor baseline: " + ", ".join(dict.fromkeys(row.key for _, row in verdict.unchecked)))
     for warning in verdict.warnings:
         click.echo(f"warning: {warning}")
-    counted = "" if verdict.result != "inconclusive" else f" (counts as {'pass' if verdict.passes else 'fail'})"
+    counted = ""
+    if verdict.result == "inconclusive":
+        ends = {0: "counts as pass", 1: "counts as fail"}
+        counted = f" ({ends.get(verdict.exit_code, f'exit code {verdict.exit_code}')})"
     click.echo(f"result: {verdict.result}{counted}")
 
 

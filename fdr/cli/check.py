@@ -35,6 +35,8 @@ class _Task:
     """The baseline to write."""
     replaced: Baseline | None = None
     """The content of `target`, if it must not be lost."""
+    nulls: tuple[Baseline, ...] = ()
+    """The numbers of the unchanged model at other seeds."""
 
     @classmethod
     def of(
@@ -45,23 +47,28 @@ class _Task:
         tolerances: Sequence[str],
         allow: Sequence[str],
         allow_missing: bool,
-        inconclusive: Literal["value", "pass", "fail"],
+        inconclusive: Literal["value", "pass", "fail", "exit-3"],
+        confidence: float,
+        null: Sequence[str],
         update_baseline: bool,
         force: bool,
     ) -> _Task:
         """Make a task from the options. Raises `UsageError` and `InputError` for options that do not go together."""
         from fdr.gate import GateOptions, load_baseline
 
-        options = GateOptions.parse(maxima, minima, tolerances, allow, inconclusive, allow_missing)
+        options = GateOptions.parse(maxima, minima, tolerances, allow, inconclusive, allow_missing, confidence)
         if baseline is None and (tolerances or allow):
             raise click.UsageError("--tolerance and --allow go with --baseline.")
         if force and not update_baseline:
             raise click.UsageError("--force goes with --update-baseline.")
+        nulls = tuple(map(load_baseline, dict.fromkeys(null)))
         if not update_baseline:
-            return cls(options, baseline, None if baseline is None else load_baseline(baseline))
+            return cls(options, baseline, None if baseline is None else load_baseline(baseline), nulls=nulls)
         if baseline is None:
             raise click.UsageError("--update-baseline needs --baseline FILE, the file to write.")
-        return cls(options, baseline, None, Path(baseline), _replaced(baseline, force))
+        if nulls and not options.limits:
+            raise click.UsageError("--null goes with --max, --min, or a baseline to compare with.")
+        return cls(options, baseline, None, Path(baseline), _replaced(baseline, force), nulls)
 
     @property
     def judges(self) -> bool:
@@ -137,10 +144,20 @@ _gate = _options.theme(
     ),
     _options.option(
         "--inconclusive",
-        "How to judge a number whose uncertainty interval contains the limit: by its value alone, as passed, or "
-        "as failed.",
-        type=click.Choice(["value", "pass", "fail"]),
+        "How to judge a number whose uncertainty interval contains the limit: by its value alone, as passed, as "
+        "failed, or as neither, with exit code 3.",
+        type=click.Choice(["value", "pass", "fail", "exit-3"]),
         default="value",
+    ),
+    _options.confidence(
+        "passing and of failing, one-sided: the interval of a number is its standard error times the "
+        "normal quantile of P to both sides"
+    ),
+    _options.option(
+        "--null FILE|REV:PATH",
+        "A report of the unchanged model at another seed. A limit or tolerance that its numbers break is refused, with "
+        "the smallest one that they keep. May be repeated; from two on, a warning says what a further run needs.",
+        multiple=True,
     ),
     _options.switch("--update-baseline", "Write the numbers to --baseline instead of comparing with it."),
     _options.switch(
@@ -165,7 +182,8 @@ _gate = _options.theme(
 @_options.quiet
 def command(inputs: tuple[str, ...], task: _Task, outputs: Outputs, measurement: Measurement, quiet: bool) -> int:
     """Check numbers against limits and a baseline. The exit code is 0 when all pass, 1 when one fails, and 2 for wrong
-    use or when a number to be checked was not measured.
+    use or when a number to be checked was not measured. A number with a standard error that passes or fails with less
+    than the confidence is inconclusive.
 
     REPORT is a file that fdr eval --json wrote; checking it needs no torch. SAMPLES, or a generator (--gen), are
     measured first, as fdr eval does. Limits can also be set in [tool.fdr.check] of pyproject.toml or [check] of
@@ -215,7 +233,7 @@ def _check_plan(planned: Mapping[str, Sequence[Row]], task: _Task) -> None:
     from fdr.gate import check_replaceable, plan_gate
 
     if task.judges:
-        plans = plan_gate(planned, task.options, task.baseline)
+        plans = plan_gate(planned, task.options, task.baseline, task.nulls)
         missing = [bound.if_missing for plan in plans.values() for bound in plan.missing]
         if missing and not task.options.allow_missing:
             raise InputError(f"{'; '.join(missing)}. Measure what is missing, or give --allow-missing.")
@@ -228,7 +246,7 @@ def _finish(reports: list[Report], task: _Task, outputs: Outputs) -> int:
     from fdr.reports import sets_by_name
 
     if task.judges:
-        verdict = judge(reports, task.options, task.baseline)
+        verdict = judge(reports, task.options, task.baseline, task.nulls)
         outputs.write(verdict)
         if not verdict.passes:
             return verdict.exit_code

@@ -1,13 +1,7 @@
 """The gate: numbers against limits and against a baseline, one-sided by the metric's direction.
 
-Every number has an uncertainty range [low, high] and one of three outcomes. A lower-is-better number passes if
-high <= limit, fails if low > limit, and is inconclusive in between; without uncertainty low = high = value. A number
-that is requested and was not measured is missing, which stops the gate unless that is allowed.
-
-Against an absolute limit the range is the uncertainty in the report: value ± stderr, or the interval that comes from
-rounded denominators. Against a baseline the limit is the baseline plus the tolerance, and the range extends from the
-value to the better side only, by sqrt(a² + b²) of both stderrs, so noise can excuse a number but never fail it. Rounded
-denominators do not count there, because they divide both numbers.
+Each number passes, fails or is inconclusive (`fdr.gate.checks`). A number that is requested and was not measured is
+missing, which stops the gate unless that is allowed.
 """
 
 from __future__ import annotations
@@ -17,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from fdr.comparison import (
+    CONFIDENCE,
     Difference,
+    check_confidence,
     check_fields,
-    combined_stderr,
     contradict,
     images_digest,
     match_sets,
@@ -27,6 +22,7 @@ from fdr.comparison import (
 )
 from fdr.errors import InputError, unknown
 from fdr.gate.baseline import Baseline, BaselineValue
+from fdr.gate.checks import Bound, Check, metric_of
 from fdr.gate.limits import (
     Limit,
     Row,
@@ -39,12 +35,13 @@ from fdr.gate.limits import (
     parse_tolerance,
     tolerance_for,
 )
-from fdr.metrics import metric_info, peer_name
+from fdr.gate.null import NullBudget, null_budgets, refuse_own_images
 from fdr.reports import Report, Result, sets_by_name, unique_names
 from fdr.runtime import is_number
 
-Outcome = Literal["pass", "fail", "inconclusive"]
-JudgedAs = Literal["value", "pass", "fail"]
+JudgedAs = Literal["value", "pass", "fail", "exit-3"]
+EXIT_INCONCLUSIVE = 3
+"""The exit code of an inconclusive check, if that is asked for."""
 DEFAULT_TOLERANCE = Tolerance(None, 0.01, True)
 
 
@@ -58,11 +55,15 @@ class GateOptions:
     allow: tuple[str, ...] = ()
     """Fields of the signature that may differ between a number and its baseline."""
     inconclusive: JudgedAs = "value"
-    """How to judge a number whose uncertainty range contains the limit; "value" compares the value itself."""
+    """How to judge a number whose uncertainty range contains the limit; "value" compares the value itself, and "exit-3"
+    lets it neither pass nor fail: the exit code is then 3."""
+    confidence: float = CONFIDENCE
+    """The one-sided confidence with which a number must be within its limit to pass, or beyond it to fail."""
     allow_missing: bool = False
     """Let the gate pass although numbers of the limits or of the baseline were not measured."""
 
     def __post_init__(self) -> None:
+        check_confidence(self.confidence)
         if self.inconclusive not in get_args(JudgedAs):
             raise unknown("way to judge an inconclusive number", str(self.inconclusive), get_args(JudgedAs))
 
@@ -75,91 +76,12 @@ class GateOptions:
         allow: Sequence[str] = (),
         inconclusive: JudgedAs = "value",
         allow_missing: bool = False,
+        confidence: float = CONFIDENCE,
     ) -> GateOptions:
         """Make options from texts of the command line: "fd:inception=3.0", "fd=1%", "n". Raises `InputError`."""
         limits = [parse_limit(text, "max") for text in maxima] + [parse_limit(text, "min") for text in minima]
         parsed = tuple(map(parse_tolerance, tolerances))
-        return cls(tuple(limits), parsed, check_fields(allow), inconclusive, allow_missing)
-
-
-@dataclass(frozen=True)
-class Bound:
-    """What one number is held to: a limit, or its value in the baseline with a tolerance."""
-
-    samples: str
-    """The name of the sample set; if the whole set is missing, its name in the baseline."""
-    key: str
-    """The number ("fd:inception"); the name in the limit if no number has it."""
-    rule: Literal["max", "min", "baseline"]
-    value: float
-    """The limit, or the value in the baseline."""
-    baseline: BaselineValue | None = None
-    baseline_name: str | None = None
-    tolerance: Tolerance | None = None
-    allowed: tuple[Difference, ...] = ()
-    """Decisive differences from the baseline that `GateOptions.allow` permits."""
-
-    @property
-    def source(self) -> str:
-        """Where the bound comes from: "--max", "--min" or "baseline"."""
-        return "baseline" if self.baseline is not None else f"--{self.rule}"
-
-    @property
-    def if_missing(self) -> str:
-        """What to say if the number was not measured."""
-        text = f"{self.key} of {self.samples} was not measured, and "
-        if self.baseline is None:
-            return f"{text}{self.source} {self.key}={self.value:g} asks for it"
-        metric = _metric(self.key)
-        meaning = peer_name(metric) if metric_info(metric) is None else None
-        note = "" if meaning is None else f"; {metric} {meaning}"
-        return f"{text}baseline {self.baseline_name!r} has it ({self.value:.6g}){note}"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One number compared with one bound."""
-
-    bound: Bound
-    result: Result
-
-    @property
-    def limit(self) -> float:
-        """The worst value that passes: the limit, or the baseline plus the tolerance."""
-        if self.bound.tolerance is None:
-            return self.bound.value
-        worse = 1 if self.result.lower_is_better else -1
-        return self.bound.value + worse * self.bound.tolerance.allowance(self.bound.value)
-
-    @property
-    def range(self) -> tuple[float, float]:
-        """Lower and upper end of the uncertainty, as the first sentences of this file define it."""
-        result = self.result
-        if self.bound.baseline is None:
-            spread = result.stderr or 0.0
-            return result.interval or (result.value - spread, result.value + spread)
-        noise = combined_stderr(result.stderr, self.bound.baseline.stderr) or 0.0
-        better = result.value - noise if result.lower_is_better else result.value + noise
-        return min(result.value, better), max(result.value, better)
-
-    @property
-    def outcome(self) -> Outcome:
-        """Pass, fail or inconclusive."""
-        low, high = self.range
-        best, worst = (low, high) if self.result.lower_is_better else (-high, -low)
-        limit = self.limit if self.result.lower_is_better else -self.limit
-        return "pass" if worst <= limit else "fail" if best > limit else "inconclusive"
-
-    @property
-    def excess(self) -> float:
-        """How far the value is beyond the limit, in the metric's units; negative within the limit."""
-        beyond = self.result.value - self.limit
-        return beyond if self.result.lower_is_better else -beyond
-
-    @property
-    def relative_excess(self) -> float | None:
-        """`excess` over |limit|; None for a limit of 0."""
-        return self.excess / abs(self.limit) if self.limit else None
+        return cls(tuple(limits), parsed, check_fields(allow), inconclusive, confidence, allow_missing)
 
 
 @dataclass(frozen=True)
@@ -173,6 +95,8 @@ class Verdict:
     unchecked: tuple[tuple[str, Result], ...] = ()
     """(sample set, number) for each number without a limit or baseline value."""
     warnings: tuple[str, ...] = ()
+    nulls: tuple[NullBudget, ...] = ()
+    """The checks beside what the unchanged model gives at other seeds, as far as null reports were given."""
 
     @property
     def result(self) -> Literal["pass", "fail", "inconclusive", "incomplete"]:
@@ -186,10 +110,13 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """0 if the gate passes, 1 if a number stops it, 2 if only a missing number stops it."""
+        """0 if the gate passes, 1 if a number stops it, 2 if only a missing number stops it, 3 if it is undecided."""
         if any(self.stops(check) for check in self.checks):
             return 1
-        return 2 if self.missing and not self.options.allow_missing else 0
+        if self.missing and not self.options.allow_missing:
+            return 2
+        is_undecided = self.options.inconclusive == "exit-3" and self.result == "inconclusive"
+        return EXIT_INCONCLUSIVE if is_undecided else 0
 
     @property
     def passes(self) -> bool:
@@ -211,6 +138,7 @@ class Plan:
     missing: tuple[Bound, ...]
     """Bounds that match no number."""
     warnings: tuple[str, ...]
+    nulls: tuple[NullBudget, ...] = ()
 
     @property
     def compared(self) -> set[str]:
@@ -219,13 +147,17 @@ class Plan:
 
 
 def plan_gate(
-    sets: Mapping[str, Sequence[Row]], options: GateOptions, baseline: Baseline | None = None
+    sets: Mapping[str, Sequence[Row]],
+    options: GateOptions,
+    baseline: Baseline | None = None,
+    nulls: Sequence[Baseline] = (),
 ) -> dict[str, Plan]:
     """Match limits and baseline values to numbers. It needs no values, so it can run before anything is measured.
 
-    A limit holds for every sample set. Sets that only the baseline has get a plan as well. Raises `InputError`
-    if a limit names no number of any set or bounds its good side, if a number cannot be compared with its baseline, and
-    if nothing would be checked at all.
+    A limit holds for every sample set. Sets that only the baseline has get a plan as well. `nulls` are numbers of the
+    unchanged model at other seeds. Raises `InputError` if a limit names no number of any set or bounds its good side,
+    if a number cannot be compared with its baseline, if a null breaks a limit or a tolerance, and if nothing would be
+    checked at all.
     """
     if not options.limits and baseline is None:
         raise InputError(
@@ -243,18 +175,28 @@ def plan_gate(
     compared = [row for name, rows in sets.items() for row in rows if row.key in plans[name].compared]
     for name in [name for name in old if name not in matched.values()]:
         plans[unique_names([*plans, name])[-1]] = _plan_set(name, (), replace(options, limits=()), old[name], where)
-    missing = {name for plan in plans.values() for bound in plan.missing for name in (bound.key, _metric(bound.key))}
+    missing = {name for plan in plans.values() for bound in plan.missing for name in (bound.key, metric_of(bound.key))}
     for tolerance in options.tolerances:
         if tolerance.name is not None and compared and tolerance.name not in missing:
             named(compared, tolerance.name)
     if not options.limits and not compared:
         measured = ", ".join(dict.fromkeys(row.key for rows in sets.values() for row in rows))
         raise InputError(f"Nothing could be checked: baseline {where!r} has none of {measured}.")
+    if nulls:
+        bounds = {name: plans[name].bounds for name in sets}
+        budgets = null_budgets(sets, bounds, nulls, options.allow, options.confidence)
+        plans |= {
+            name: _with_nulls(plans[name], [one for one in budgets if one.bound.samples == name]) for name in sets
+        }
     return plans
 
 
-def _metric(key: str) -> str:
-    return key.partition(":")[0]
+def _with_nulls(plan: Plan, budgets: Sequence[NullBudget]) -> Plan:
+    bounded = {budget.bound.key for budget in budgets}
+    bare = dict.fromkeys(bound.key for bound in plan.bounds if bound.key not in bounded)
+    warnings = [budget.warning for budget in budgets if budget.warning is not None]
+    warnings += [f"no null report has {', '.join(bare)}, so nothing is known of its spread."] if bare else []
+    return replace(plan, nulls=tuple(budgets), warnings=(*plan.warnings, *warnings))
 
 
 def check_replaceable(sets: Mapping[str, Sequence[Row]], old: Baseline, allow: Sequence[str] = ()) -> None:
@@ -330,21 +272,24 @@ def _plan_warnings(name: str, differences: Mapping[str, Sequence[Difference]], w
         yield f"{name}: {d.field} ({d.meaning}) is {d.a} here and {d.b} in baseline {where!r}; {consequence}."
 
 
-def judge(reports: Sequence[Report], options: GateOptions, baseline: Baseline | None = None) -> Verdict:
+def judge(
+    reports: Sequence[Report], options: GateOptions, baseline: Baseline | None = None, nulls: Sequence[Baseline] = ()
+) -> Verdict:
     """Check every sample set against all limits and baseline values. Raises what `plan_gate` raises."""
     sets = sets_by_name(reports)
+    refuse_own_images(sets, nulls)
     for name, report in sets.items():
         _check_numbers(name, report)
-    plans = plan_gate({name: tuple(report) for name, report in sets.items()}, options, baseline)
+    plans = plan_gate({name: tuple(report) for name, report in sets.items()}, options, baseline, nulls)
     checks = [
-        Check(bound, result)
+        Check(bound, result, options.confidence, _is_same_images(bound, report))
         for name, report in sets.items()
         for result in report
         for bound in plans[name].bounds
         if bound.key == result.key
     ]
     for check in checks:
-        _refuse_contradiction(check, sets[check.bound.samples])
+        _refuse_contradiction(check)
     judged = {(check.bound.samples, check.result.key) for check in checks}
     return Verdict(
         tuple(checks),
@@ -353,6 +298,7 @@ def judge(reports: Sequence[Report], options: GateOptions, baseline: Baseline | 
         tuple((n, r) for n, report in sets.items() for r in report if (n, r.key) not in judged),
         tuple(warning for plan in plans.values() for warning in plan.warnings)
         + tuple(f"{name}: {text}" for name, report in sets.items() for text in report.warnings),
+        tuple(budget for plan in plans.values() for budget in plan.nulls),
     )
 
 
@@ -367,9 +313,15 @@ def _check_numbers(name: str, report: Report) -> None:
             )
 
 
-def _refuse_contradiction(check: Check, report: Report) -> None:
+def _is_same_images(bound: Bound, report: Report) -> bool:
+    """True if the baseline is known to be of the images of the report."""
+    before = bound.baseline
+    return before is not None and before.samples_digest is not None and before.samples_digest == images_digest(report)
+
+
+def _refuse_contradiction(check: Check) -> None:
     before = check.bound.baseline
-    if before is None or before.samples_digest is None or before.samples_digest != images_digest(report):
+    if before is None or not check.is_same_images:
         return
     if before.signature == check.result.signature and contradict(check.result, before.value):
         raise InputError(

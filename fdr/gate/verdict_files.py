@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fdr._version import __version__
-from fdr.gate.verdict import Bound, Check, Verdict
+from fdr.gate.checks import Bound, Check
+from fdr.gate.verdict import Verdict
 from fdr.reports import format_number, format_value, json_text, metric_label
 
 SCHEMA = "fdr-check/1"
@@ -56,8 +57,17 @@ def _margin_sentence(check: Check) -> str:
     text = f"It is {amount} {side} the limit" if check.excess else "It is exactly at the limit"
     if check.outcome == "inconclusive":
         low, high = map(format_number, check.range)
-        text += f", which lies inside the uncertainty from {low} to {high}, so it neither passes nor fails"
-    return text + "."
+        return (
+            f"{text}, which lies inside the uncertainty from {low} to {high} ({_confidence(check)}), so it neither "
+            "passes nor fails."
+        )
+    return f"{text} ({_confidence(check)})." if check.stderr else f"{text}."
+
+
+def _confidence(check: Check) -> str:
+    """The confidence of a verdict, as part of a sentence."""
+    percent = f"{100 * check.confidence:g} % confidence"
+    return f"{percent}, standard error {format_number(check.stderr)}" if check.stderr else percent
 
 
 def _bound_of(check: Check) -> str:
@@ -121,12 +131,15 @@ def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
         "outcome": verdict.result,
         "passes": verdict.passes,
         "inconclusive_is": verdict.options.inconclusive,
+        "confidence": verdict.options.confidence,
+        "exit_code": verdict.exit_code,
         "allow": list(verdict.options.allow),
         "allow_missing": verdict.options.allow_missing,
         "warnings": list(verdict.warnings),
         "checks": [_check_to_dict(check) for check in verdict.checks],
         "missing": [_missing_to_dict(finding) for finding in findings_of(verdict) if finding.outcome == "skipped"],
         "unchecked": [{"samples": name, "key": row.key, "value": row.value} for name, row in verdict.unchecked],
+        "null": [budget.to_dict() for budget in verdict.nulls],
     }
 
 
@@ -140,6 +153,7 @@ def _check_to_dict(check: Check) -> dict[str, Any]:
         "lower_is_better": result.lower_is_better,
         "value": result.value,
         "stderr": result.stderr,
+        "noise": check.stderr,
         "range": list(check.range),
         "rule": bound.rule,
         "limit": check.limit,

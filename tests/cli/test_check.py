@@ -38,7 +38,7 @@ def test_pass_and_fail_by_limits(fdr_command, good: Path, bad: Path) -> None:
     assert "The limit is at most 3.0000 (--max)." in got.out
     assert "It is 0.30000 (10.00 %) beyond the limit." in got.out
     assert f"Signature: {row().signature}" in got.out
-    assert "It is 50.000 (25.00 %) beyond the limit." in got.out
+    assert "It is 50.000 (25.00 %) beyond the limit (95 % confidence, standard error 2.0000)." in got.out
 
 
 def test_pass_and_fail_by_baseline(fdr_command, good: Path, bad: Path, main_report: Path) -> None:
@@ -56,7 +56,7 @@ def test_dry_run_says_only_what_is_wrong(fdr_command, bad: Path) -> None:
 def test_inconclusive_is_said_and_counts_as_asked(fdr_command, good: Path) -> None:
     got = fdr_command("check", good, "--min", "is=209")
     assert got.code == 0 and got.out.endswith("result: inconclusive (counts as pass)\n")
-    assert "inside the uncertainty from 208.00 to 212.00" in got.out
+    assert "inside the uncertainty from 206.71 to 213.29 (95 % confidence" in got.out
     assert fdr_command("check", good, "--min", "is=209", "--inconclusive", "fail").code == 1
     got = fdr_command("check", good, "--min", "is=211")
     assert got.code == 1 and got.out.endswith("result: inconclusive (counts as fail)\n")
@@ -268,3 +268,25 @@ def test_what_is_missing_for_samples_is_one_sentence(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "fdr: error: this needs numpy, which is not installed" in done.stderr
+
+
+def test_a_budget_that_the_unchanged_model_breaks_is_refused(fdr_command, good: Path, tmp_path: Path) -> None:
+    null = [write(tmp_path / f"null{index}.json", report(row(value=v))) for index, v in enumerate((3.05, 2.9))]
+    got = fdr_command("check", good, "--max", "fd=3", "--null", null[0], "--null", null[1], "--junit", "fdr.xml")
+    assert got.code == 2 and "is a budget that the unchanged model already breaks: null report" in got.err
+    assert "The smallest limit that the null reports keep is 3.1; " in got.err
+    assert "already breaks" in Path("fdr.xml").read_text()
+    got = fdr_command("check", good, "--max", "fd=3.1", "--null", null[0], "--null", null[1], "--json", "out.json")
+    assert got.code == 0 and "warning: samples.npz: --max fd:inception=3.1 is narrow: 2 null reports keep it" in got.out
+    assert len(json.loads(Path("out.json").read_text())["null"][0]["values"]) == 2
+    alone = fdr_command("check", good, "--baseline", "b.json", "--update-baseline", "--null", null[0])
+    assert alone.code == 2 and "--null goes with --max, --min, or a baseline" in alone.err
+
+
+def test_a_confidence_decides_what_is_conclusive(fdr_command, good: Path) -> None:
+    wide, narrow = (
+        fdr_command("check", good, "--min", "is=208", "--inconclusive", "exit-3", "--confidence", p)
+        for p in (0.95, 0.8)
+    )
+    assert (wide.code, narrow.code) == (3, 0)
+    assert wide.out.endswith("result: inconclusive (exit code 3)\n") and narrow.out.endswith("result: pass\n")

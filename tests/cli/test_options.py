@@ -128,6 +128,7 @@ GATE = {
     "--allow": ("n", "gate.allow", ("n",)),
     "--allow-missing": (None, "gate.allow_missing", True),
     "--inconclusive": ("fail", "gate.inconclusive", "fail"),
+    "--confidence": ("0.9", "gate.confidence", 0.9),
 }
 TRAINED = {
     "--gen": ("h.pt2", "train.gen", "h.pt2"),
@@ -331,7 +332,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recorder:
         found.update(train=arguments[0], run=arguments[1], run_options=arguments[2])
         stop()
 
-    def judge(reports: Any, options: Any, baseline: Any) -> Any:
+    def judge(reports: Any, options: Any, baseline: Any, nulls: Any) -> Any:
         found["gate"] = options
         stop()
 
@@ -440,6 +441,7 @@ def test_every_field_of_the_library_has_an_option() -> None:
 
 SHOWN_BY = {
     "--baseline": {"check": "cli/test_check.py::test_pass_and_fail_by_baseline"},
+    "--null": {"check": "cli/test_check.py::test_a_budget_that_the_unchanged_model_breaks_is_refused"},
     "--update-baseline": {"check": "cli/test_check.py::test_the_baseline_file_is_written_and_guarded"},
     "--force": {"check": "cli/test_check.py::test_the_baseline_file_is_written_and_guarded"},
     "--report": {

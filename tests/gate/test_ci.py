@@ -186,13 +186,15 @@ def test_every_input_reaches_fdr_whole(seen: Callable[..., list[str]]) -> None:
     nasty = 'a b\'s "$HOME" `x` *.npz'
     found = seen(
         report=f"{nasty}\n-dash.json", max="fd:inception=3.0\nfdr_k=4", min="is=2", baseline=f"origin/main:{nasty}",
-        tolerance="1%\nfd=2%", allow="n\nref", allow_missing="true", inconclusive="fail", junit="out dir/a b.xml",
+        tolerance="1%\nfd=2%", allow="n\nref", allow_missing="true", inconclusive="fail",
+        confidence="0.9", null="n 1.json\nn2.json", junit="out dir/a b.xml",
         markdown="a b.md", args="--openmetrics 'my metrics.txt' --json \"a b.json\"\n-q",
     )  # fmt: skip
     assert found == [
         "check", "--max", "fd:inception=3.0", "--max", "fdr_k=4", "--min", "is=2", "--baseline", f"origin/main:{nasty}",
         "--tolerance", "1%", "--tolerance", "fd=2%", "--allow", "n", "--allow", "ref", "--allow-missing",
-        "--inconclusive", "fail", "--junit", "out dir/a b.xml", "--markdown", "a b.md", "--openmetrics",
+        "--inconclusive", "fail", "--confidence", "0.9", "--null", "n 1.json", "--null", "n2.json",
+        "--junit", "out dir/a b.xml", "--markdown", "a b.md", "--openmetrics",
         "my metrics.txt", "--json", "a b.json", "-q", "--", nasty, "-dash.json",
     ]  # fmt: skip
 

@@ -9,6 +9,7 @@ import pytest
 from gate_worlds import report, row
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from fdr.errors import InputError
 from fdr.gate import GateOptions, baseline_of, check_replaceable, judge
@@ -24,6 +25,8 @@ def tolerant(*texts: str, **more) -> GateOptions:
 
 
 FINITE = st.floats(-1e9, 1e9)
+Z95 = 1.6448536269514722
+"""The 95 % quantile of the normal distribution."""
 LOW, HIGH = {"metric": "lower", "lower_is_better": True}, {"metric": "higher", "lower_is_better": False}
 """Metrics that fdr does not know, so that any value is possible."""
 
@@ -45,10 +48,10 @@ def test_a_higher_is_better_number_is_the_mirror_image(value: float, limit: floa
 
 @pytest.mark.parametrize(
     "value, expected",
-    [(2.8, "pass"), (2.9, "pass"), (2.95, "inconclusive"), (3.05, "inconclusive"), (3.11, "fail")],
+    [(2.8, "pass"), (2.89, "pass"), (2.95, "inconclusive"), (3.05, "inconclusive"), (3.11, "fail")],
 )
 def test_a_limit_inside_the_uncertainty_is_inconclusive(value: float, expected: str) -> None:
-    verdict = judge([report(row(value=value, stderr=0.1))], limits("fd=3.0"))
+    verdict = judge([report(row(value=value, stderr=0.1 / Z95))], limits("fd=3.0"))
     assert verdict.result == expected
     interval = row("fdr", value=value, interval=(value - 0.1, value + 0.1))
     assert judge([report(interval)], limits("fdr=3.0")).result == expected
@@ -92,21 +95,61 @@ def test_a_negative_baseline_is_loosened_not_tightened() -> None:
     assert judge([report(row(value=-0.95))], tolerant("10%"), before).result == "pass"
 
 
-def test_noise_can_only_excuse_a_number_that_is_worse_than_its_baseline() -> None:
+@given(value=FINITE, spread=st.floats(1e-3, 1e6), limit=FINITE, confidence=st.sampled_from([0.6, 0.9, 0.99]))
+def test_a_number_passes_or_fails_beyond_the_confidence(
+    value: float, spread: float, limit: float, confidence: float
+) -> None:
+    """The outcome is that of the one-sided test of SciPy's normal distribution."""
+    asked = limits(f"lower={limit!r}", confidence=confidence)
+    (check,) = judge([report(row(value=value, stderr=spread, **LOW))], asked).checks
+    below, above = stats.norm.sf((limit - value) / spread), stats.norm.sf((value - limit) / spread)
+    if min(abs(below - 1 + confidence), abs(above - 1 + confidence)) > 1e-9:
+        expected = "pass" if below < 1 - confidence else "fail" if above < 1 - confidence else "inconclusive"
+        assert check.outcome == expected
+
+
+def test_an_interval_is_widened_by_the_standard_error() -> None:
+    (check,) = judge([report(row("fdr", value=3.0, stderr=0.5, interval=(2.9, 3.2)))], limits("fdr=9")).checks
+    assert check.range == pytest.approx((2.9 - 0.5 * Z95, 3.2 + 0.5 * Z95))
+
+
+def test_an_inconclusive_number_may_have_an_exit_code_of_its_own() -> None:
+    unsure, sure, failed = row(value=2.95, stderr=0.1), row("fdr", 2.0), row("is", 100.0)
+    asked = limits("fd=3", "fdr=3", inconclusive="exit-3")
+    verdict = judge([report(unsure, sure)], asked)
+    assert (verdict.result, verdict.exit_code, verdict.passes) == ("inconclusive", 3, False)
+    assert not any(map(verdict.stops, verdict.checks)), "nothing failed"
+    assert judge([report(row(value=2.0, stderr=0.1), sure)], asked).exit_code == 0
+    both = replace(asked, limits=(*asked.limits, parse_limit("is=200", "min")))
+    assert judge([report(unsure, sure, failed)], both).exit_code == 1, "a failure is said first"
+    more = baseline_of([report(unsure, row("is", 9.0))], "main.json")
+    assert judge([report(unsure, sure)], asked, more).exit_code == 2, "then what is missing"
+
+
+def test_noise_against_a_baseline_is_that_of_the_difference() -> None:
     before = baseline_of([report(row("is", value=200.0, stderr=3.0))], "main.json")
 
     def check(value: float, tolerance: str = "0%"):
         return judge([report(row("is", value=value, stderr=4.0))], tolerant(tolerance), before).checks[0]
 
-    assert check(195.0).range == (195.0, 200.0), "3 and 4 in quadrature"
-    assert [check(value).outcome for value in (200.0, 195.0, 194.9)] == ["pass", "inconclusive", "fail"]
-    assert check(198.0, "1%").outcome == "pass"
+    assert check(195.0).stderr == 5.0, "3 and 4 in quadrature"
+    assert check(195.0).range == pytest.approx((195 - 5 * Z95, 195 + 5 * Z95))
+    assert [check(value).outcome for value in (208.3, 200.0, 191.8, 191.7)] == [
+        "pass", "inconclusive", "inconclusive", "fail"
+    ]  # fmt: skip
+    assert check(198.3, "5%").outcome == "pass" and check(198.2, "5%").outcome == "inconclusive"
+    before = baseline_of([report(row("is", value=200.0))], "main.json")
+    assert check(195.0).stderr == 4.0, "as far as it is known"
 
 
 @given(value=FINITE, spread=st.none() | st.floats(0, 1e9), lower=st.booleans())
 def test_an_unchanged_number_passes_its_baseline(value: float, spread: float | None, lower: bool) -> None:
-    same = report(row("fd" if lower else "is", value=value, stderr=spread, interval=(value - 1, value + 1)))
-    assert judge([same], tolerant("0%"), baseline_of([same], "main.json")).result == "pass"
+    number = row("fd" if lower else "is", value=value, stderr=spread, interval=(value - 1, value + 1))
+    same = report(number, facts={"digest": "5" * 64})
+    verdict = judge([same], tolerant("0%"), baseline_of([same], "main.json"))
+    assert (verdict.result, verdict.checks[0].stderr) == ("pass", None), "the same images are without noise"
+    other = judge([report(number)], tolerant("0%"), baseline_of([report(number)], "main.json"))
+    assert other.passes and other.result == ("inconclusive" if spread and value + spread != value else other.result)
 
 
 def test_rounded_denominators_drop_out_against_a_baseline() -> None:
@@ -241,9 +284,10 @@ def test_a_limit_that_says_nothing_is_refused(text: str, side: str, sentence: st
 @pytest.mark.parametrize("make", [
     lambda: Limit("fd", math.nan, "max"), lambda: Limit("fd", math.inf, "min"), lambda: Tolerance(None, math.nan, True),
     lambda: Tolerance("fd", -0.1, False), lambda: GateOptions(inconclusive="psas"),
+    lambda: GateOptions(confidence=0.5), lambda: GateOptions(confidence=1.0),
 ])  # fmt: skip
 def test_options_made_in_python_are_checked_too(make) -> None:
-    with pytest.raises(InputError, match=r"expected a finite number|did you mean 'pass'"):
+    with pytest.raises(InputError, match=r"expected a finite number|did you mean 'pass'|A confidence lies between"):
         make()
 
 

@@ -52,12 +52,14 @@ def test_four_sentences_say_what_limit_margin_and_signature() -> None:
     )
     assert found[1][1] == "The limit is at most 3.0300: 3.0000 in baseline main.json and a tolerance of 1 %."
     assert found[2][2] == "It is 2.0000 (50.00 %) within the limit."
-    assert "inside the uncertainty from 8.0000 to 10.000" in found[3][2]
+    assert "inside the uncertainty from 7.3551 to 10.645 (95 % confidence, standard error 1.0000)" in found[3][2]
 
 
 def test_json_is_complete_and_exact() -> None:
     data = json.loads(verdict_to_json(verdict()))
     assert (data["schema"], data["result"], data["passes"]) == ("fdr-check/1", "fail", False)
+    assert (data["confidence"], data["exit_code"]) == (0.95, 1)
+    assert [check["noise"] for check in data["checks"]] == [None, None, None, 1.0]
     assert [check["outcome"] for check in data["checks"]] == ["fail", "fail", "pass", "inconclusive"]
     first, second = data["checks"][:2]
     assert first["samples"] == NASTY and first["excess"] == pytest.approx(0.3) and first["baseline"] is None
@@ -66,7 +68,7 @@ def test_json_is_complete_and_exact() -> None:
     assert "v (the version of fdr)" in data["warnings"][0]
 
 
-@pytest.mark.parametrize("inconclusive, failures, skipped", [("fail", 3, 0), ("pass", 2, 1)])
+@pytest.mark.parametrize("inconclusive, failures, skipped", [("fail", 3, 0), ("pass", 2, 1), ("exit-3", 2, 1)])
 def test_junit_counts_what_stops_the_gate(inconclusive: str, failures: int, skipped: int) -> None:
     root = ET.fromstring(verdict_to_junit(verdict(inconclusive)))
     suite = root.find("testsuite")
