@@ -4,6 +4,7 @@
     python benchmarks/debiased_fd.py --dim 128 --kinds gauss,heavy,ellip,mix,relu --cases same,near,far --draws 30
     python benchmarks/debiased_fd.py --data FEATURES --draws 5             # a GAN's features by gan_population.py
     python benchmarks/debiased_fd.py --json out.json --picture out.png
+    python benchmarks/debiased_fd.py --from a.json b.json --picture out.png    # the tables and the plot of earlier runs
 
 Synthetic populations (`populations.py`) have exact moments; N = 0.5 ... 24 d rows are drawn, and the reference is exact
 (`--sides one`) or drawn with N rows, too (`--sides two`; extrapolations and RTD then take the drawn reference as exact,
@@ -86,6 +87,10 @@ class Cell:
     @property
     def best_rival(self) -> str:
         return min((name for name in self.values if name not in ("raw", "debiased")), key=self.rmse, default="raw")
+
+    def gain(self, method: str) -> float:
+        """The RMSE of a method divided by that of the debiased FD."""
+        return self.rmse(method) / self.rmse("debiased") if method in self.values else math.nan
 
     def to_dict(self) -> dict[str, Any]:
         names = list(self.values)
@@ -205,8 +210,7 @@ def line(cell: Cell, methods: list[str]) -> list[str]:
     """Name, N/d, truth, raw bias; the RMSE of every method; the best rival's RMSE divided by that of the debiased."""
     start = [f"{cell.kind} {cell.case}", f"{cell.count / cell.dim:.3g}", f"{cell.truth:.4g}"]
     shown = [_rmse(cell, method) for method in methods]
-    ratio = cell.rmse(cell.best_rival) / cell.rmse("debiased") if "debiased" in cell.values else math.nan
-    return [*start, *shown, f"{ratio:.1f} ({cell.best_rival})"]
+    return [*start, *shown, f"{cell.gain(cell.best_rival):.1f} ({cell.best_rival})"]
 
 
 def _rmse(cell: Cell, method: str) -> str:
@@ -252,6 +256,37 @@ def print_stderrs(cells: list[Cell]) -> None:
         print(harness.table(["population", "N/d", "stderr", "sd"], rows))
 
 
+def print_gains(cells: list[Cell], methods: list[str]) -> None:
+    """For every case and N/d: the RMSE of each method divided by that of the debiased FD, over the kinds."""
+    print("\nRoot-mean-square error of each method / that of the debiased FD: least and largest over the populations\n")
+    groups: dict[tuple[str, str, float], list[Cell]] = {}
+    for cell in cells:
+        if "debiased" in cell.values:
+            groups.setdefault((cell.sides, cell.case, cell.count / cell.dim), []).append(cell)
+    others = [method for method in methods if method != "debiased"]
+    rows = []
+    for (sides, case, ratio), own in sorted(groups.items(), key=_order):
+        gains = [[cell.gain(method) for cell in own if method in cell.values] for method in others]
+        shown = [f"{_short(min(found))} to {_short(max(found))}" if found else "refused" for found in gains]
+        rows.append([f"{case}, {sides}-sided", f"{ratio:.3g}", *shown])
+    print(harness.table(["case", "N/d", *others], rows))
+
+
+def _order(item: tuple[tuple[str, str, float], Any]) -> tuple[str, int, float]:
+    (sides, case, ratio), _ = item
+    return sides, list(CASES).index(case), ratio
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}" if ratio < 1000 else "> 1000"
+
+
+def read_cells(paths: list[Path]) -> list[Cell]:
+    """The cells of earlier runs."""
+    found = [cell for path in paths for cell in json.loads(path.read_text())["cells"]]
+    return [Cell(**{name: value for name, value in cell.items() if name != "summary"}) for cell in found]
+
+
 def save_picture(path: Path, cells: list[Cell], methods: list[str]) -> None:
     """RMSE over N/d for every kind and case, one-sided."""
     from matplotlib.figure import Figure
@@ -280,6 +315,7 @@ def save_picture(path: Path, cells: list[Cell], methods: list[str]) -> None:
 def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--data", type=Path, help="a folder of gan_population.py: measure on it")
+    parser.add_argument("--from", dest="cells", type=Path, nargs="+", help="show what earlier runs wrote by --json")
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--power", type=float, default=1.0, help="of the spectrum 1 / k^power (default: 1)")
     parser.add_argument("--kinds", default="gauss,ellip", help=f"of {','.join(KINDS)}")
@@ -295,12 +331,13 @@ def main() -> None:
     options = parser.parse_args()
     print(harness.machine_line())
     cells = []
-    for cell in of_gan(options) if options.data else synthetic(options):
+    for cell in read_cells(options.cells) if options.cells else of_gan(options) if options.data else synthetic(options):
         cells.append(cell)
         print(" | ".join(line(cell, options.methods)), flush=True)
         if options.json:
             options.json.with_suffix(".part").write_text(json.dumps([cell.to_dict() for cell in cells]))
     print_tables(cells, options.methods)
+    print_gains(cells, options.methods)
     harness.write_json(options.json, cells=[cell.to_dict() for cell in cells])
     if options.json:
         options.json.with_suffix(".part").unlink()

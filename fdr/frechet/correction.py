@@ -36,6 +36,8 @@ SLOPE_WIDTH = 1.5
 """The slope of H at u_min is taken over this width in log u. A longer one is steadier and less local."""
 EXTRAPOLATION_POINTS = 4096
 """Points of the sum over the extrapolated part of H. More change its last digits."""
+MIN_KNOWN = 0.9
+"""This share of the effective dimension must lie at ridges free of rounding. Raising it refuses more features."""
 MIN_THETA = 0.2
 """A theta that is estimated without features is at least this; below it a reference is too small to be corrected."""
 
@@ -57,18 +59,13 @@ class SpectralSum:
 def spectral_sum(values: Tensor, ridges: Ridges, theta: np.ndarray, n: float, dim: int) -> SpectralSum:
     """v and r for eigenvalues [r] and theta = theta_q theta_p [K]; n = min(n_q, n_p), and dim is D.
 
-    Raises `RunError` where u does not grow with x although n >= D, which rounding alone can bring about.
+    Raises `RunError` where u does not grow with x although n >= D, and not at the smallest ridges alone.
     """
     roots = values.sqrt().cpu().numpy()
     x, g, h = ridges.x, ridges.slope, ridges.h
-    u = x / theta
+    u = x / theta if n < dim else _population_ridges(ridges, theta)
     finite = roots.sum() / 4 - 4 / math.pi * float((np.sqrt(x) * ridges.concentration * g).sum()) * ridges.step
     if n >= dim:
-        if not (np.diff(u) > -1e-9 * u[1:]).all():
-            raise RunError(
-                "The leverages of these features are not those of independent samples: the ridge of the population "
-                "does not grow with that of the samples; look for repeated or constant features."
-            )
         value = float(roots.sum()) + 2 / math.pi * float(((np.sqrt(u) - np.sqrt(x)) * g).sum()) * ridges.step
         return SpectralSum(value, value, value, finite, u)
     start = int(u.argmin())
@@ -84,6 +81,25 @@ def spectral_sum(values: Tensor, ridges: Ridges, theta: np.ndarray, n: float, di
     low, high = (2 / math.pi * (above + math.sqrt(least) * count) for count in (known, max(dim, known)))
     value = 2 / math.pi * (above + _extrapolated(u[start:], h[start:], max(dim, known)))
     return SpectralSum(value, low, high, finite, u)
+
+
+def _population_ridges(ridges: Ridges, theta: np.ndarray) -> np.ndarray:
+    """u = x / theta [K], which grows with x.
+
+    A feature that is other than constant in one or two samples alone gives these a leverage of 1 up to rounding at the
+    smallest ridges, where theta is then rounding, too. It is kept there as it is at the least ridge above them.
+    """
+    u = ridges.x / theta
+    falls = np.flatnonzero(np.diff(u) <= -1e-9 * u[1:])
+    if len(falls) == 0:
+        return u
+    first = int(falls[-1]) + 1
+    if ridges.h[first] < MIN_KNOWN * ridges.h[0]:
+        raise RunError(
+            "The leverages of these features are not those of independent samples: the ridge of the population does not "
+            "grow with that of the samples; look for repeated or constant features."
+        )
+    return ridges.x / np.where(np.arange(len(theta)) < first, theta[first], theta)
 
 
 def _extrapolated(u: np.ndarray, h: np.ndarray, dim: float) -> float:

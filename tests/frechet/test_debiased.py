@@ -356,3 +356,12 @@ def test_a_ridge_that_does_not_grow_is_an_error() -> None:
     theta = np.where(np.arange(len(ridges.x)) < 30, 1e-3, 1.0)
     with pytest.raises(RunError, match="does not grow"):
         spectral_sum(EIGENVALUES, ridges, theta, 100, 8)
+
+
+def test_rounding_at_the_smallest_ridges_does_not_matter() -> None:
+    """Features of one sample alone have leverages of 1 there, and theta is rounding; as at the next ridge it is 1."""
+    ridges = Ridges.over(EIGENVALUES)
+    theta = np.where(np.arange(len(ridges.x)) < 5, 1e-9, 1.0)
+    found = spectral_sum(EIGENVALUES, ridges, theta, 100, 8)
+    expected = spectral_sum(EIGENVALUES, ridges, np.ones(len(ridges.x)), 100, 8)
+    assert found.value == expected.value and np.array_equal(found.u, expected.u)
