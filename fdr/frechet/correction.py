@@ -96,8 +96,8 @@ def _population_ridges(ridges: Ridges, theta: np.ndarray) -> np.ndarray:
     first = int(falls[-1]) + 1
     if ridges.h[first] < MIN_KNOWN * ridges.h[0]:
         raise RunError(
-            "The leverages of these features are not those of independent samples: the ridge of the population does not "
-            "grow with that of the samples; look for repeated or constant features."
+            "The leverages of these features are not those of independent samples: the ridge of the population does "
+            "not grow with that of the samples; look for repeated or constant features."
         )
     return ridges.x / np.where(np.arange(len(theta)) < first, theta[first], theta)
 
