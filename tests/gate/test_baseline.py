@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,14 @@ def test_what_git_cannot_give_is_one_sentence(git: Git, tmp_path: Path, where: s
     git("add", "."), git("commit", "-qm", "x")
     with pytest.raises(InputError, match=sentence):
         load_baseline(where)
+
+
+def test_a_file_whose_name_is_not_utf8_does_not_hide_what_was_meant(git: Git, tmp_path: Path) -> None:
+    for name in (b"caf\xe9.json", b"sub.json"):
+        (tmp_path / os.fsdecode(name)).write_text("{}")
+    git("add", "."), git("commit", "-qm", "x")
+    with pytest.raises(InputError, match=r"has no file 'sbu\.json' .*; did you mean 'sub\.json'\?"):
+        load_baseline("main:sbu.json")
 
 
 def test_a_shallow_clone_says_what_to_do(git: Git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 import tracemalloc
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,8 +15,18 @@ from fdr.images import ImageOptions, open_images
 from fdr.runtime import ordered_map, read_ahead
 
 
-def our_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("fdr-images")]
+OurThreads = Callable[[], list[threading.Thread]]
+
+
+@pytest.fixture
+def our_threads() -> OurThreads:
+    """The threads that read images and began within the test; a pass that another test has left may have its own."""
+
+    def found() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name.startswith("fdr-images")]
+
+    before = found()
+    return lambda: [thread for thread in found() if thread not in before]
 
 
 @pytest.mark.parametrize("workers", [0, 1, 5])
@@ -37,7 +48,7 @@ def test_look_ahead_is_bounded():
     assert len(drawn) == 11
 
 
-def test_closing_and_errors_stop_the_threads():
+def test_closing_and_errors_stop_the_threads(our_threads: OurThreads):
     def fail_late(x):
         if x == 5:
             raise KeyError(x)
@@ -63,7 +74,7 @@ def test_closing_and_errors_stop_the_threads():
     assert not our_threads()
 
 
-def test_an_interrupt_ends_the_pass_and_its_threads():
+def test_an_interrupt_ends_the_pass_and_its_threads(our_threads: OurThreads):
     def interrupt(x):
         if x == 3:
             signal.raise_signal(signal.SIGINT)
@@ -75,7 +86,7 @@ def test_an_interrupt_ends_the_pass_and_its_threads():
     assert not our_threads()
 
 
-def test_leaving_a_pass_early_stops_its_threads(tmp_path):
+def test_leaving_a_pass_early_stops_its_threads(tmp_path, our_threads: OurThreads):
     np.savez_compressed(tmp_path / "x.npz", photos(40))
     write_files(tmp_path / "folder", {f"{i}.png": encoded(photo(i)) for i in range(40)})
     for path in (tmp_path / "x.npz", tmp_path / "folder"):

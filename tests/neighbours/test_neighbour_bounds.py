@@ -15,7 +15,7 @@ from fdr.neighbours.candidates import Candidates
 from fdr.neighbours.exact_distances import pair_distances, squared_norms
 from fdr.neighbours.pair_rules import PairRules
 from fdr.neighbours.plan import plan_blocks
-from fdr.neighbours.products import arithmetic, resolve_precision, space_of
+from fdr.neighbours.products import arithmetic, make_points, resolve_precision, space_of
 from fdr.neighbours.sweep import Sweeper
 from fdr.runtime import SOLO
 
@@ -115,6 +115,21 @@ def test_references_at_the_common_shift_have_bounds_that_hold(precision: str) ->
     pairs = products.pairs(torch.arange(200 * 16))
     exact = pair_distances("l2", x, None, pairs.queries, y, pairs.columns, 64)[0]
     assert bool((pairs.low <= exact).all()) and bool((exact <= pairs.high).all())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_the_bound_of_a_rounded_point_covers_the_rounding_of_its_own_norm(precision: str) -> None:
+    """|x~ - x| and its slack: 2 D u of itself, 4 u of |x|, and sqrt(D) 2^-62 for values that underflow."""
+    x, dim = drawn("plain", 9, 300, 1), 300
+    how, space = arithmetic(precision, CPU), space_of("l2", ArrayRows(x), CPU)
+    points = make_points([(torch.arange(9), np.arange(9), x)], (9, dim), space, how, "queries")
+    assert space.shift is not None
+    exact = (x.double() - space.shift.double()) / space.unit
+    error = torch.linalg.vector_norm(exact.float().double() - points.values.double(), dim=1)
+    length = torch.linalg.vector_norm(exact, dim=1)
+    slack = 2 * dim * 2.0**-24 * error + 4 * 2.0**-24 * length + dim**0.5 * 2.0**-62
+    torch.testing.assert_close(points.residual, error + slack, rtol=1e-6, atol=0)
+    torch.testing.assert_close(points.residual - error, slack, rtol=0.05, atol=0)
 
 
 def test_the_space_of_l2_is_about_the_mean_of_the_first_shard() -> None:

@@ -20,7 +20,7 @@ from fdr.runtime import SilentProgress
 from fdr.training import PIXELS, SIDE, TRAINED, WATCHED, run_training_demo
 from fdr.training import demo as demo_training
 from fdr.training.demo import TrainingSettings
-from fdr.training.demo_generator import Decoder, Pixels, Pretraining, pixels, pretrain
+from fdr.training.demo_generator import Decoder, Pixels, Pretraining, _bound, _Encoder, pixels, pretrain
 from fdr.training.snapshots import sheet
 
 pytestmark = pytest.mark.filterwarnings("ignore::fdr.errors.FdrWarning")  # so few images are doubtful
@@ -150,6 +150,38 @@ def test_the_command(demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert len(json.loads(capsys.readouterr().out)["reports"]) == 2
     assert run(["demo", "-q", "--out", "fdr-demo-train"]) == 2
     assert "not from an earlier demo" in capsys.readouterr().err
+
+
+def test_the_page_states_the_sizes_of_the_demo() -> None:
+    page = " ".join((Path(__file__).parents[2] / "docs" / "training.md").read_text().split())
+    settings, size = TrainingSettings(), sum(parameter.numel() for parameter in Decoder().parameters())
+    for sentence in (
+        f"draws {settings.train_count:,} images of {SIDE} px to train on",
+        f"a one-step generator of {size:,} parameters for {settings.pretraining.steps} steps",
+        f"post-trains it for {settings.steps} steps with the FD of the encoder `{TRAINED}`",
+        f"{settings.sample_count:,} samples, rounded to bytes, against",
+        f"the moments of {settings.held_out_count:,} images",
+        f"falls by less than a factor of {settings.least_factor:g}",
+    ):
+        assert sentence in page
+    assert {"train_count", "pretraining", "steps", "sample_count", "held_out_count", "least_factor"} | {
+        "batch_size", "lr", "population",
+    } == {field.name for field in dataclasses.fields(settings)}  # fmt: skip
+
+
+def test_the_pretraining_loss_is_the_variational_bound() -> None:
+    """Kingma and Welling 2013, equation 7: squared error plus the divergence from a normal distribution."""
+    torch.manual_seed(0)
+    encoder, decoder = _Encoder(), Decoder()
+    images, noise = torch.rand(5, 3, SIDE, SIDE), torch.randn(5, LENGTH)
+    mean, log_variance = encoder(images)
+    posterior = torch.distributions.Normal(mean, log_variance.exp().sqrt())
+    divergence = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0, 1)).sum(1)
+    made = decoder(torch.cat([mean + posterior.stddev * noise[:, :64], noise[:, 64:]], 1))
+    error = ((made - images) ** 2).flatten(1).sum(1)
+    for weight in (0.0, 0.5, 3.0):
+        expected = (error + weight * divergence).mean()
+        torch.testing.assert_close(_bound(encoder, decoder, images, noise, weight), expected)
 
 
 def test_pretraining_is_the_same_every_time_and_learns() -> None:

@@ -245,6 +245,13 @@ class TestLog:
         sink.close()
         assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
 
+    @pytest.mark.parametrize("line", ["3", "[]", '{"step": null}', '{"kind": "step"}', "[" * 100_000, "{", ""])
+    def test_a_line_that_is_no_row_is_dropped(self, tmp_path: Path, line: str) -> None:
+        path, good = tmp_path / "log.jsonl", '{"step": 2}\n'
+        path.write_text(f"{good}{line}\n")
+        JsonLines(path, 2).close()
+        assert path.read_text() == good
+
     def test_scalars_are_flat_and_finite(self) -> None:
         found = scalars("step", asdict(RECORD))
         assert found["fd/a"] == 1.0 and found["seconds/solver"] == 0.25

@@ -209,6 +209,16 @@ class TestWatch:
         (text,) = watch.look(4, {"a": 31.0, "w": 99.0}, ["a"])
         assert text.startswith("The FD of a is 10.3 times that of the first logged step")
 
+    def test_growth_counts_from_above_ten_times_the_first_distance(self) -> None:
+        watch = Watch()
+        assert watch.look(1, {"a": 3.0}, ["a"]) == watch.look(2, {"a": 30.0}, ["a"]) == []
+        assert len(watch.look(3, {"a": 30.01}, ["a"])) == 1
+
+    @pytest.mark.parametrize("first", [0.0, -1e-9])
+    def test_nothing_is_a_multiple_of_a_first_distance_of_0(self, first: float) -> None:
+        watch = Watch()
+        assert watch.look(1, {"a": first}, ["a"]) == watch.look(2, {"a": 5.0}, ["a"]) == []
+
     def test_verdicts(self) -> None:
         parameters = [torch.ones(3), torch.zeros(2, 2)]
         watch = Watch(fingerprint(parameters), fault="a reason.")
