@@ -138,9 +138,8 @@ def encode(encoder: LatentEncoder, source: ImageSource, options: ExtractionOptio
     options = replace(options, cache=folder, moments_only=False, shard_size=encoder.shard_size)
     extraction = Extraction(source, [encoder], options=options)
     if not extraction.is_complete:
-        for _ in extraction:
+        for _ in extraction:  # a pass ends on all ranks together, when all shards are published
             pass
-    options.group.gather(None)  # wait until all ranks have published their shards
     entry = extraction.entries[encoder.spec.name]
     assert entry is not None
     entry.missing()  # look at the folder again, so that this rank sees them

@@ -14,7 +14,6 @@ from image_worlds import encoded, photo, photos, read_all, write_files
 from fdr.images import ImageOptions, open_images
 from fdr.runtime import ordered_map, read_ahead
 
-
 OurThreads = Callable[[], list[threading.Thread]]
 
 
