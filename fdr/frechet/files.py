@@ -32,7 +32,12 @@ CHECKSUM = "sha256"
 ATTRIBUTES = "fdr_attributes"
 """The npz member that holds the attributes as JSON text; peers ignore it."""
 
-NUMBERS = ("val_fd", "val_count", "jpeg_share", "image_width", "image_height", "image_size_share", "skipped")
+NUMBERS = (
+    "val_fd", "val_count", "val_fd_debiased", "val_fd_debiased_stderr", "jpeg_share", "image_width", "image_height",
+    "image_size_share", "skipped", "density", "density_k", "density_count", "noise_floor_fd", "noise_floor_fd_stderr",
+    "noise_floor_count", "noise_floor_splits", "noise_floor_seed", "noise_floor_debiased",
+    "noise_floor_debiased_stderr",
+)  # fmt: skip
 """Attributes that are read as numbers."""
 
 SUFFIXES = {".npz": "npz", ".h5": "h5", ".hdf5": "h5"}

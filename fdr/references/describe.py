@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from fdr.frechet import Moments
 from fdr.references.find import moments_digest
 from fdr.references.formats.checks import check_moments, numerical_rank
 from fdr.references.formats.recognise import open_statistics
+from fdr.references.geometry import LARGEST_DIM, effective_rank, participation_ratio
+from fdr.references.geometry import spectrum as eigenvalues
 from fdr.references.index import INDEX_NAME, indexed_file, read_index, reference_folder
 from fdr.references.manifest import known_as
+from fdr.references.noise_floor import PREFIX, NoiseFloor
 from fdr.runtime import file_digest
 
 
@@ -46,8 +50,10 @@ def describe(path: Path, *, spectrum: bool = False) -> dict[str, Any]:
 
 
 def _described(moments: Moments, where: str, spectrum: bool) -> dict[str, Any]:
+    values = eigenvalues(moments) if spectrum or moments.dim <= LARGEST_DIM else None
     for sentence in check_moments(moments, where):
         warnings.warn(sentence, FdrWarning, stacklevel=2)
+    floor = NoiseFloor.of(moments.attributes)
     return {
         "digest": moments_digest(moments),
         "dim": moments.dim,
@@ -58,13 +64,16 @@ def _described(moments: Moments, where: str, spectrum: bool) -> dict[str, Any]:
         "sigma sum": float(moments.sigma.sum()),
         "trace": float(np.trace(moments.sigma)),
         "rank": numerical_rank(moments, where),
-        **(_spectrum(moments.sigma) if spectrum else {}),
-        **dict(moments.attributes),
+        **({} if values is None else {"effective rank": effective_rank(values)}),
+        "participation ratio": participation_ratio(moments.sigma),
+        **(_extremes(values, moments.dim) if spectrum and values is not None else {}),
+        "leverage curve": "none" if moments.curve is None else f"{len(moments.curve.h)} points",
+        **({} if floor is None else {"noise floor": asdict(floor)}),
+        **{name: value for name, value in moments.attributes.items() if not name.startswith(PREFIX)},
     }
 
 
-def _spectrum(sigma: np.ndarray) -> dict[str, float | None]:
-    values = np.linalg.eigvalsh(sigma)
-    smallest, largest = float(values[0]), float(values[-1])
+def _extremes(values: np.ndarray, dim: int) -> dict[str, float | None]:
+    smallest, largest = float(values[0]) if len(values) == dim else 0.0, float(values[-1])
     condition = largest / smallest if smallest > 0 else None
     return {"largest eigenvalue": largest, "smallest eigenvalue": smallest, "condition": condition}

@@ -1,0 +1,41 @@
+"""How a reference is spread out in feature space, which tells when FD against it misleads (arXiv 2605.29335)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fdr.frechet import Moments
+
+LARGEST_DIM = 2048
+"""`fdr show` computes eigenvalues up to this width without being asked. Raising it makes it slower on wide moments."""
+SURE_RATIO = 1e-10
+"""Above this ratio of the smallest to the largest eigenvalue, a float64 covariance has full rank beyond doubt."""
+
+
+def spectrum(moments: Moments) -> np.ndarray:
+    """The eigenvalues [r] of the covariance, ascending: r is D, or with features of N < D images N, as more are 0."""
+    if moments.factor is not None and len(moments.factor) < moments.dim:
+        return np.linalg.eigvalsh(moments.factor @ moments.factor.T / (len(moments.factor) - moments.ddof))
+    values = np.linalg.eigvalsh(moments.sigma)
+    if values[0] > SURE_RATIO * values[-1]:
+        moments.derived["rank"] = moments.dim
+    return values
+
+
+def effective_rank(values: np.ndarray) -> float:
+    """exp(H(p)) with the entropy H(p) = -sum p_i ln p_i of the eigenvalues as shares p_i = l_i / sum l of the variance.
+
+    It is 1 if all variance lies in one direction, and D if every direction has as much (Roy & Vetterli 2007, eq. 3, for
+    the singular values of the covariance).
+    """
+    values = values[values > 0]
+    shares = values / values.sum()
+    return float(np.exp(-(shares @ np.log(shares)))) if len(values) else 0.0
+
+
+def participation_ratio(sigma: np.ndarray) -> float:
+    """(tr S)^2 / tr S^2 of a covariance S [D, D]: the same idea as the effective rank with the sum of squared shares in
+    place of the entropy, so it is never larger.
+    """
+    squares = float(np.vdot(sigma, sigma))
+    return float(np.trace(sigma)) ** 2 / squares if squares else 0.0
