@@ -39,7 +39,7 @@ THEMES_OF = {
         "Speed and devices": "device gpus batch-size num-workers dtype tf32 latent-dtype memory",
     },
     "sample": {"Samples": "gen num-images out labels seed"},
-    "stats": {"Output": "out name format num-images json", "Encoders and validation": "reps val"},
+    "stats": {"Output": "out name format num-images json", "Encoders and validation": "reps val noise-floor"},
     "train": {
         "Run": "gen out resume",
         "Loss": "ref reps monitor population fill eps gradient solver",

@@ -68,3 +68,5 @@ def command(
     verb = "would write" if dry_run else "wrote"
     entries = ", ".join(done.entries)
     click.echo(f"{verb} {done.target} ({done.to_format}): {entries} of {done.from_format}, {done.dim}-d, {images}")
+    if done.lost is not None:
+        click.echo(done.lost)

@@ -41,6 +41,11 @@ if TYPE_CHECKING:
     "Validation images. Their FD is stored in the reference, as the denominator of FDr.",
     name="validation",
 )
+@_options.switch(
+    "--noise-floor",
+    "Store FD between random halves of the images, raw and debiased: what FD is where the true FD is 0. At 2,048 "
+    "dimensions it takes some minutes.",
+)
 @_options.option("--name NAME", "Name of the reference in reports.  [default: the name of the file or folder]")
 @_options.option(
     "--format",
@@ -56,7 +61,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=10_000,
 )
-@_options.images_of("the random subset")
+@_options.images_of("the random subset, and for the halves of --noise-floor")
 @_computing.computing(_computing.encoding, _computing.exact_order, _computing.no_cache, _computing.moments_only)
 @_options.trust
 @_options.json_out
@@ -67,6 +72,7 @@ def command(
     out: str,
     reps: str,
     validation: str | None,
+    noise_floor: bool,
     name: str | None,
     file_format: str | None,
     num_images: int,
@@ -82,7 +88,9 @@ def command(
     from fdr.images import open_images
     from fdr.references import open_samples
 
-    target = _Target.of(out, file_format, reps, validation)
+    target = _Target.of(out, file_format, reps, validation, noise_floor)
+    if noise_floor and computing.moments_only:
+        raise click.UsageError("--moments-only keeps no features, which --noise-floor needs; leave out one of the two.")
     with computing.on_ranks(progress_for(quiet)) as setup:
         options = images.options()
         measured = open_samples(source, options)
@@ -103,8 +111,14 @@ def command(
         written = target.write(measured, encoders, name, setup.extraction_options, validation=others, subset=subset)
         if setup.is_main and write_json(json_path, written):
             (_print_adm if target.is_adm else _print_written)(written, target.path)
+            if computing.moments_only:
+                click.echo(WITHOUT_FEATURES)
 
 
+WITHOUT_FEATURES = (
+    "no leverage curve, density or debiased validation FD: --moments-only keeps no features to compute them from, so "
+    "the debiased FD treats this reference as Gaussian"
+)
 OTHER_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".npy", ".json", ".csv", ".zip", ".tar", ".safetensors")
 """Suffixes of files that `fdr stats` does not write. No folder gets such a name."""
 
@@ -117,16 +131,17 @@ class _Target:
     file_format: str
     reps: str
     is_file: bool = True
+    noise_floor: bool = False
 
     @classmethod
-    def of(cls, out: str, file_format: str | None, reps: str, validation: str | None) -> _Target:
+    def of(cls, out: str, file_format: str | None, reps: str, validation: str | None, noise_floor: bool) -> _Target:
         """Read -o and check it against --format and --reps. A name without a suffix, or of a folder, is a folder."""
         from fdr.encoders import parse_encoders
         from fdr.frechet import SUFFIXES
 
         path = Path(out)
         if file_format == "adm":
-            _refuse_for_adm(reps, validation)
+            _refuse_for_adm(reps, validation, noise_floor)
             return cls(path, file_format, "inception")
         suffix = "" if out.endswith(("/", os.sep)) or path.is_dir() else path.suffix.lower()
         if suffix in OTHER_SUFFIXES:
@@ -136,7 +151,7 @@ class _Target:
             )
         named = SUFFIXES.get(suffix)
         if named is None:
-            return cls(path, file_format or "h5", reps, is_file=False)
+            return cls(path, file_format or "h5", reps, False, noise_floor)
         if file_format not in (None, named):
             raise click.UsageError(f"--format {file_format} goes with another name than {out!r}; leave it out.")
         encoders = parse_encoders(reps)
@@ -145,7 +160,7 @@ class _Target:
                 f"One file holds the moments of one encoder, and --reps names {len(encoders)}; name a folder, such as "
                 f"-o {path.with_suffix('')}/."
             )
-        return cls(path, named, reps)
+        return cls(path, named, reps, True, noise_floor)
 
     @property
     def is_adm(self) -> bool:
@@ -182,7 +197,13 @@ class _Target:
             return write_adm_reference(source, subset, encoders[0], self.path, name=name, options=options)
         if self.is_file:
             return write_reference_file(
-                source, encoders[0], self.path, name=name, validation=validation, options=options
+                source,
+                encoders[0],
+                self.path,
+                name=name,
+                validation=validation,
+                noise_floor=self.noise_floor,
+                options=options,
             )
         return write_reference(
             source,
@@ -190,16 +211,19 @@ class _Target:
             self.path,
             name=name,
             validation=validation,
+            noise_floor=self.noise_floor,
             file_format=self.file_format,
             options=options,
         )
 
 
-def _refuse_for_adm(reps: str, validation: str | None) -> None:
+def _refuse_for_adm(reps: str, validation: str | None, noise_floor: bool) -> None:
     if reps != "inception" and _options.is_typed("reps"):
         raise click.UsageError(f"An ADM reference is of the encoder inception; leave out --reps {reps}.")
     if validation is not None:
         raise click.UsageError("An ADM reference has no place for validation FDs; leave out --val.")
+    if noise_floor:
+        raise click.UsageError("An ADM reference has no place for a noise floor; leave out --noise-floor.")
 
 
 def _print_adm(written: dict[str, Any], out: Path) -> None:
@@ -210,10 +234,24 @@ def _print_adm(written: dict[str, Any], out: Path) -> None:
 
 
 def _print_written(written: dict[str, Any], out: Path) -> None:
+    from fdr.references import NoiseFloor
+
     click.echo(f"{out}: {written['images']['count']} images of {written['images']['source']}")
     encoders = written.get("encoders") or [{**written["encoder"], "file": out.name, "sha256": written["sha256"]}]
     rows = [
-        (row["name"], row["file"], f"{row['val_fd']:.6g}" if row.get("val_fd") else "", row["sha256"][:8])
+        (row["name"], row["file"], _with_error(row, "val_fd"), _with_error(row, "val_fd_debiased"), row["sha256"][:8])
         for row in encoders
     ]
-    print_table(("encoder", "file", "validation FD", "sha256"), rows, right=("validation FD",))
+    headers = ("encoder", "file", "validation FD", "debiased", "sha256")
+    has_debiased = any(row[3] for row in rows)
+    shown = [index for index in range(len(headers)) if has_debiased or index != 3]
+    print_table([headers[i] for i in shown], [[row[i] for i in shown] for row in rows], right=headers[2:4])
+    for row in encoders:
+        if "noise_floor" in row:
+            click.echo(f"noise floor of {row['name']}: {NoiseFloor(**row['noise_floor'])}")
+
+
+def _with_error(row: dict[str, Any], name: str) -> str:
+    """A number with its standard error if it has one; empty if there is no number."""
+    value, stderr = row.get(name), row.get(f"{name}_stderr")
+    return "" if value is None else f"{value:.6g}" + ("" if stderr is None else f" ± {stderr:.2g}")

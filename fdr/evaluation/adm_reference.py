@@ -21,6 +21,8 @@ import numpy as np
 from fdr.encoders import AbstractEncoder
 from fdr.errors import InputError
 from fdr.evaluation.measurement import Measurement, measure, outputs_of
+from fdr.evaluation.random_rows import RandomRows
+from fdr.evaluation.reference_facts import with_curve
 from fdr.evaluation.results import moments_attributes
 from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import ATTRIBUTES
@@ -72,7 +74,10 @@ def write_adm_reference(
     check_adm_file(path)
     check_adm_encoder(encoder)
     options = options or ExtractionOptions()
-    needs = {encoder.spec.name: [Need(encoder.spec.output), Need(SPATIAL)]}
+    wanted = [Need(encoder.spec.output), Need(SPATIAL)]
+    if not options.moments_only:
+        wanted.append(Need(encoder.spec.output, RandomRows))
+    needs = {encoder.spec.name: wanted}
     with propagate_failures(options.group):
         if options.group.rank > 0:
             measure(Extraction(source, [encoder], outputs_of(needs), options), needs)
@@ -131,8 +136,10 @@ def _images(subset: ImageSource, options: ExtractionOptions) -> Iterator[tuple[i
 
 def _members(measured: Measurement, encoder: AbstractEncoder, stored: StoredImages) -> dict[str, np.ndarray]:
     pool, spatial = (measured.moments[encoder.spec.name, output] for output in (encoder.spec.output, SPATIAL))
+    rows = measured.collected.get((encoder.spec.name, Need(encoder.spec.output, RandomRows)))
+    curve = None if rows is None else with_curve(pool, rows).curve
     members = {"mu": pool.mu, "sigma": pool.sigma, "mu_s": spatial.mu, "sigma_s": spatial.sigma}
-    members["count"] = np.array(measured.count)
+    members |= {"count": np.array(measured.count), **({} if curve is None else {"curve": curve.array})}
     return members if stored.labels is None else {"arr_1": stored.labels, **members}
 
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fdr.encoders import AbstractEncoder
 from fdr.errors import InputError
-from fdr.evaluation.measurement import Measurement, measure
+from fdr.evaluation.measurement import Measurement, Needs, measure
+from fdr.evaluation.random_rows import RandomRows
+from fdr.evaluation.reference_facts import density, noise_floor, validation_fds, with_curve
 from fdr.evaluation.results import moments_attributes
 from fdr.features import Extraction, ExtractionOptions
-from fdr.frechet import SUFFIXES, Moments, frechet_distance, read_attributes
+from fdr.frechet import SUFFIXES, Moments, read_attributes
 from fdr.images import ImageSource
-from fdr.references import INDEX_NAME, INDEX_SCHEMA, check_target, moments_digest, read_index
+from fdr.metrics import CollectedMoments, Need
+from fdr.references import INDEX_NAME, INDEX_SCHEMA, NoiseFloor, check_target, moments_digest, read_index
 from fdr.runtime import file_digest, propagate_failures, run_on_rank0, write_atomically
 
 MAX_STEM = 200
@@ -41,13 +44,15 @@ def write_reference(
     *,
     name: str | None = None,
     validation: ImageSource | None = None,
+    noise_floor: bool = False,
     file_format: str = "h5",
     options: ExtractionOptions | None = None,
 ) -> dict[str, Any]:
     """Compute and write moments, one file per encoder, and the index that makes the folder a reference.
 
-    With `validation` images, their FD against the moments is stored as the exact denominator of FDr. A folder that is
-    a reference already gains or replaces encoders, provided it was made from the same images. Returns the index.
+    With `validation` images, their FD against the moments is stored as the exact denominator of FDr, and with
+    `noise_floor` the FD between random halves of the images. A folder that is a reference already gains or replaces
+    encoders, provided it was made from the same images. Returns the index.
     """
     name = name or folder.name
 
@@ -68,7 +73,7 @@ def write_reference(
     def check() -> None:
         check_reference_folder(folder, source)
 
-    return _measure_and_write(source, encoders, name, validation, options, check, write)
+    return _measure_and_write(_Task(source, encoders, name, validation, noise_floor), options, check, write)
 
 
 def write_reference_file(
@@ -78,6 +83,7 @@ def write_reference_file(
     *,
     name: str | None = None,
     validation: ImageSource | None = None,
+    noise_floor: bool = False,
     options: ExtractionOptions | None = None,
 ) -> dict[str, Any]:
     """Compute the moments of one encoder and write them to one .npz or .h5; returns what was written."""
@@ -93,7 +99,8 @@ def write_reference_file(
     def check() -> None:
         check_reference_file(path, source)
 
-    return _measure_and_write(source, [encoder], name or path.stem, validation, options, check, write)
+    task = _Task(source, [encoder], name or path.stem, validation, noise_floor)
+    return _measure_and_write(task, options, check, write)
 
 
 def check_reference_folder(folder: Path, source: ImageSource) -> None:
@@ -131,41 +138,69 @@ def _other_images(what: str, kind: str) -> InputError:
     )
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What is measured, and what is computed from it."""
+
+    source: ImageSource
+    encoders: Sequence[AbstractEncoder]
+    name: str
+    validation: ImageSource | None
+    noise_floor: bool
+
+    def needs(self, options: ExtractionOptions) -> Needs:
+        """Of each encoder the moments, and the features of a random part of the images where features are kept."""
+        kinds = [CollectedMoments] if options.moments_only else [CollectedMoments, RandomRows]
+        return {encoder.spec.name: [Need(encoder.spec.output, kind) for kind in kinds] for encoder in self.encoders}
+
+    def validation_needs(self) -> Needs:
+        """Of each encoder the moments, with their features where these are kept."""
+        return {encoder.spec.name: [Need(encoder.spec.output, rows="wanted")] for encoder in self.encoders}
+
+
 def _measure_and_write(
-    source: ImageSource,
-    encoders: Sequence[AbstractEncoder],
-    name: str,
-    validation: ImageSource | None,
+    task: _Task,
     options: ExtractionOptions | None,
     check: Callable[[], None],
     write: Callable[[_Measured], dict[str, Any]],
 ) -> dict[str, Any]:
     """Check the target, measure the images, and write on rank 0. Returns what `write` returns, on every rank."""
     options = options or ExtractionOptions()
-    sources = [source] if validation is None else [source, validation]
+    if task.noise_floor and options.moments_only:
+        raise InputError("--moments-only keeps no features, which --noise-floor needs; leave out one of the two.")
+    sources = [task.source] if task.validation is None else [task.source, task.validation]
     with propagate_failures(options.group):
         for images in sources:
             images.find_digest(options.group, options.progress)
         check()
-        passes = [Extraction(images, encoders, None, options) for images in sources]
-        measured = [measure(extraction) for extraction in passes]
-        return run_on_rank0(options.group, lambda: write(_summary(name, passes[0], *measured)))
+        passes = [Extraction(images, task.encoders, None, options) for images in sources]
+        needs = [task.needs(options), task.validation_needs()]
+        measured = [measure(one, wanted) for one, wanted in zip(passes, needs, strict=False)]
+        return run_on_rank0(options.group, lambda: write(_summary(task, passes[0], *measured)))
 
 
 def _summary(
-    name: str, extraction: Extraction, measured: Measurement | None, validation: Measurement | None = None
+    task: _Task, extraction: Extraction, measured: Measurement | None, validation: Measurement | None = None
 ) -> _Measured:
     """The moments of the images with their attributes, on rank 0."""
     assert measured is not None
     found = {}
     for encoder in extraction.encoders.values():
         key = encoder.spec.name, encoder.spec.output
-        attributes: dict[str, Any] = moments_attributes(name, extraction, encoder, measured)
+        attributes: dict[str, Any] = moments_attributes(task.name, extraction, encoder, measured)
         attributes["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+        rows = measured.collected.get((encoder.spec.name, Need(encoder.spec.output, RandomRows)))
+        moments = measured.moments[key]
+        if rows is not None:
+            moments = with_curve(moments, rows)
+            attributes |= density(rows)
+        if task.noise_floor:
+            assert rows is not None
+            seed, progress = extraction.source.options.seed, extraction.options.progress
+            attributes |= noise_floor(rows, seed, progress, encoder.spec.name).attributes
         if validation is not None:
-            attributes["val_fd"] = frechet_distance(validation.moments[key], measured.moments[key])
-            attributes["val_count"] = validation.count
-        found[encoder.spec.name] = measured.moments[key], attributes
+            attributes |= validation_fds(validation.moments[key], moments)
+        found[encoder.spec.name] = moments, attributes
     source, sized = extraction.source, extraction.preprocessing
     images = {
         "source": source.name,
@@ -187,5 +222,7 @@ def _file_name(encoder: AbstractEncoder, file_format: str, taken: Collection[str
 
 
 def _row(encoder: AbstractEncoder, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    validated = {key: attributes[key] for key in ("val_fd", "val_count") if key in attributes}
-    return {"name": encoder.spec.name, "spec_hash": encoder.spec.hash, **validated}
+    validated = {key: value for key, value in attributes.items() if key.startswith("val_")}
+    floor = NoiseFloor.of(attributes)
+    more = {} if floor is None else {"noise_floor": asdict(floor)}
+    return {"name": encoder.spec.name, "spec_hash": encoder.spec.hash, **validated, **more}

@@ -25,3 +25,4 @@ from .local_files import named as named
 from .local_files import references as references
 from .local_files import verify as verify
 from .manifest import registry as registry
+from .noise_floor import NoiseFloor as NoiseFloor

@@ -8,8 +8,9 @@ from fdr.frechet import Moments
 
 LARGEST_DIM = 2048
 """`fdr show` computes eigenvalues up to this width without being asked. Raising it makes it slower on wide moments."""
-SURE_RATIO = 1e-10
-"""Above this ratio of the smallest to the largest eigenvalue, a float64 covariance has full rank beyond doubt."""
+DOUBTFUL = 10.0
+"""Eigenvalues within this factor of the rounding error leave the rank in doubt, and so does a negative one beyond it.
+Raising it leaves more covariances to the slower routes that find the rank otherwise."""
 
 
 def spectrum(moments: Moments) -> np.ndarray:
@@ -17,8 +18,10 @@ def spectrum(moments: Moments) -> np.ndarray:
     if moments.factor is not None and len(moments.factor) < moments.dim:
         return np.linalg.eigvalsh(moments.factor @ moments.factor.T / (len(moments.factor) - moments.ddof))
     values = np.linalg.eigvalsh(moments.sigma)
-    if values[0] > SURE_RATIO * values[-1]:
-        moments.derived["rank"] = moments.dim
+    rounding = moments.dim * np.finfo(float).eps * values[-1]
+    is_large = values > DOUBTFUL * rounding
+    if (is_large | (abs(values) < rounding / DOUBTFUL)).all():
+        moments.derived["rank"] = int(is_large.sum())
     return values
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -299,3 +300,33 @@ def test_statistics_given_as_samples_are_said_to_be_statistics(case: str, folder
     path = special.get(case) or write(case, folder.parent)
     with pytest.raises(InputError, match="holds statistics, not images; give it as the reference"):
         evaluate(path, folder, ENCODER)
+
+
+def test_a_noise_floor_is_stored_and_shown(tmp_path: Path, fdr_command) -> None:
+    npz(tmp_path / "real.npz", images(120))
+    base = ["stats", tmp_path / "real.npz", "--reps", "random", "--no-cache", "-o", tmp_path / "s.h5"]
+    got = fdr_command(*base, "--noise-floor")
+    assert got.code == 0, got.err
+    assert re.search(r"noise floor of random: FD \S+ ± \S+.* between random halves of 60 images \(4 splits\)", got.out)
+    assert json.loads(fdr_command("show", tmp_path / "s.h5", "--json", "-").out)["noise floor"]["count"] == 60
+    for more, sentence in (
+        (["--moments-only"], "--moments-only keeps no features"),
+        (["--format", "adm"], "no place for a noise floor; leave out --noise-floor"),
+    ):
+        got = fdr_command("stats", tmp_path / "real.npz", "-o", tmp_path / "t.npz", "--noise-floor", *more)
+        assert got.code == 2 and sentence in got.err and not (tmp_path / "t.npz").exists()
+
+
+def test_stats_says_what_moments_alone_lack(tmp_path: Path, fdr_command) -> None:
+    npz(tmp_path / "real.npz", images(20))
+    got = fdr_command("stats", tmp_path / "real.npz", "--reps", "random", "--moments-only", "-o", tmp_path / "s.h5")
+    assert got.code == 0 and "no leverage curve, density or debiased validation FD: --moments-only" in got.out
+    assert json.loads(fdr_command("show", tmp_path / "s.h5", "--json", "-").out)["leverage curve"] == "none"
+
+
+def test_stats_prints_the_debiased_validation_fd(tmp_path: Path, fdr_command) -> None:
+    reals = npz(tmp_path / "real.npz", images(120)), npz(tmp_path / "val.npz", images(110, seed=3))
+    got = fdr_command("stats", reals[0], "--val", reals[1], "--reps", "py:worlds:TinyEncoder", "-o", tmp_path / "s.h5")
+    assert got.code == 0, got.err
+    header, row = (next(line for line in got.out.splitlines() if word in line) for word in ("sha256", "s.h5  "))
+    assert "debiased" in header and re.search(r"\d ± \d", row)

@@ -59,11 +59,12 @@ def test_the_spectrum_of_few_features_comes_from_the_features() -> None:
     assert len(spectrum(few)) == 5
 
 
-def test_full_rank_is_known_from_the_spectrum_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    full, doubtful = moments([4.0, 2.0, 1e-3]), moments([4.0, 2.0, 1e-12])
-    for found in (full, doubtful):
-        spectrum(found)
-    assert full.derived == {"rank": 3} and doubtful.derived == {}
+@pytest.mark.parametrize(("last", "rank"), [(1e-3, 3), (0.0, 2), (1e-15, None), (-1e-15, None), (-1e-3, None)])
+def test_the_rank_is_taken_from_the_spectrum_where_it_leaves_no_doubt(last: float, rank: int | None) -> None:
+    found = Moments(np.ones(3), np.diag([4.0, 2.0, 0.0]), 99)
+    object.__setattr__(found, "sigma", np.diag([4.0, 2.0, last]))
+    spectrum(found)
+    assert found.derived == ({} if rank is None else {"rank": rank})
 
 
 FLOOR = NoiseFloor(0.5, 0.01, 40, 4, 7, -0.002, 0.003)

@@ -151,6 +151,8 @@ class Writer:
     needs_rows: bool = False
     """True if the layout holds features, not moments."""
     keeps_images: bool = False
+    keeps_provenance: bool = False
+    """True for fdr's own layouts, which hold attributes and the leverage curve as well."""
     check: Callable[[Content], Any] = lambda content: None
     """Raises `InputError` before anything is written if the layout cannot hold the content."""
 

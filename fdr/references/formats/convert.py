@@ -10,10 +10,12 @@ import numpy as np
 
 from fdr.encoders import find_row
 from fdr.errors import InputError, unknown
+from fdr.frechet import Moments
 from fdr.references.formats.base import Content, Entry, StatisticsFile, Writer
 from fdr.references.formats.checks import check_moments
 from fdr.references.formats.recognise import check_target, open_statistics, writers
 from fdr.references.index import indexed_file, read_index, reference_folder
+from fdr.references.noise_floor import NoiseFloor
 from fdr.runtime import Progress
 
 
@@ -47,6 +49,8 @@ class Conversion:
     encoder: str | None
     doubts: tuple[str, ...]
     """Sentences about problems with the moments, for the user."""
+    lost: str | None
+    """A sentence about what the source holds for the debiased FD and the target cannot; None if nothing is lost."""
 
 
 def convert(
@@ -89,6 +93,23 @@ def convert(
         content.main.count,
         content.encoder,
         tuple(doubts),
+        None if writer.keeps_provenance else _lost(to, content.main),
+    )
+
+
+def _lost(to: str, moments: Moments) -> str | None:
+    parts = {
+        "leverage curve": moments.curve is not None,
+        "debiased validation FD": "val_fd_debiased" in moments.attributes,
+        "noise floor": NoiseFloor.of(moments.attributes) is not None,
+    }
+    held = [name for name, is_there in parts.items() if is_there]
+    if not held:
+        return None
+    listed = ", ".join(held[:-1]) + (" and " if len(held) > 1 else "") + held[-1]
+    return (
+        f"{to} has no place for the {listed} of the source; against this file the debiased FD treats the reference as "
+        "Gaussian, or as exact where the count is lost too."
     )
 
 

@@ -26,5 +26,12 @@ FORMAT = Format(
     recognises=lambda start, members: start.startswith(HDF5_MAGIC),
     open=_open,
     is_statistics=_has_moments,
-    writers={"h5": Writer(write_own("h5"), "fdr's own, with full provenance", (".h5", ".hdf5"))},
+    writers={
+        "h5": Writer(
+            write_own("h5"),
+            "fdr's own, with full provenance and the leverage curve",
+            (".h5", ".hdf5"),
+            keeps_provenance=True,
+        )
+    },
 )

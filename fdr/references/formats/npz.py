@@ -201,7 +201,10 @@ FORMAT = Format(
     is_statistics=_is_statistics,
     writers={
         "npz": Writer(
-            write_own("npz"), "mu and sigma that every tool reads, with fdr's provenance beside them", (".npz",)
+            write_own("npz"),
+            "mu and sigma that every tool reads, with fdr's provenance and leverage curve beside them",
+            (".npz",),
+            keeps_provenance=True,
         ),
         "adm": Writer(
             _write_pairs({"main": ("", ""), "spatial": ("", "_s")}),
