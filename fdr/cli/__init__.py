@@ -30,6 +30,7 @@ COMMANDS = {
         "fdr.cli.compare",
         "Compare numbers of sample sets: are they comparable, and is the difference noise?",
     ),
+    "panel": ("fdr.cli.panel", "Compare models over training seeds and sampling seeds: which gaps mean something?"),
     "correlate": ("fdr.cli.correlate", "Correlate two columns of a table, with intervals and a scatter plot."),
     "stats": ("fdr.cli.stats", "Compute the moments of images, as a reference for fdr eval."),
     "show": ("fdr.cli.show", "Show what is in a statistics file, a reference folder or a report."),
@@ -127,7 +128,7 @@ def _run(args: list[str] | None) -> int:
             raise
         click.echo(
             f"fdr: error: this needs {error.name.partition('.')[0]}, which is not installed; install fdr-eval with its "
-            "dependencies (fdr check REPORT and fdr compare work without).",
+            "dependencies (fdr check, fdr compare and fdr panel of reports work without).",
             err=True,
         )
         return 1

@@ -29,9 +29,10 @@ class Measurement:
     metrics: str
     protocol: str | None
     trained_on: str | None
-    drawn: Drawn | None
     images: _options.Images
     computing: _computing.Computing
+    drawn: Drawn | None = None
+    """The generator to measure beside the samples."""
 
     def prepare(
         self,
@@ -108,8 +109,7 @@ def _by_encoder(reference: str, reps: str) -> str | dict[str, str]:
     return found
 
 
-measurement = _options.stack(
-    drawn,
+_of_samples = _options.stack(
     _options.reference("What to compare with", " Files for several encoders: ENCODER=FILE,ENCODER=FILE."),
     _options.reps,
     _options.listed(
@@ -131,13 +131,24 @@ measurement = _options.stack(
         "and for the held-out encoders apart.  [default: what a run folder of fdr train says]",
         shell_complete=completion.encoders,
     ),
-    _options.images_of("the random subset, and with --gen for noise and labels"),
+)
+_of_computing = _options.stack(
     _computing.computing(_computing.encoding, _computing.exact_order, _computing.no_cache, _computing.moments_only),
     _options.trust,
-    _options.gather(
-        "measurement",
-        Measurement,
-        ("reference", "reps", "metrics", "protocol", "trained_on", "drawn", "images", "computing"),
-    ),
+)
+_FIELDS = ("reference", "reps", "metrics", "protocol", "trained_on", "images", "computing")
+measurement = _options.stack(
+    drawn,
+    _of_samples,
+    _options.images_of("the random subset, and with --gen for noise and labels"),
+    _of_computing,
+    _options.gather("measurement", Measurement, (*_FIELDS, "drawn")),
 )
 """The options of `Measurement`, as the argument `measurement` of a command."""
+measurement_of_files = _options.stack(
+    _of_samples,
+    _options.images_of("the random subset"),
+    _of_computing,
+    _options.gather("measurement", Measurement, _FIELDS),
+)
+"""`measurement` of a command that takes no generator."""

@@ -229,7 +229,7 @@ _READ_BY_NAME = frozenset(
     | {"model_index.json", "preprocessor_config.json", "package.json"}
 )
 """Names of JSON files that describe the files beside them."""
-_RESULT = re.compile(r'"schema"\s*:\s*"fdr-(report|reports|check|baseline|compare|correlation)/')
+_RESULT = re.compile(r'"schema"\s*:\s*"fdr-(report|reports|check|baseline|compare|panel|correlation)/')
 _HEAD_BYTES = 4096
 
 

@@ -15,7 +15,7 @@ from fdr.errors import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fdr.comparison import Comparison, Effect, Ranking
+    from fdr.comparison import Comparison, Effect, PanelNumber, Ranking
     from fdr.gate import Verdict
     from fdr.reports import Report
 
@@ -187,6 +187,38 @@ def print_comparison(name_a: str, name_b: str, comparison: Comparison, effects: 
         print_table(("number", "a", "b", "b − a", "comparable"), rows, right=("a", "b", "b − a"))
     for line in explanations(comparison, effects):
         click.echo(line)
+
+
+def print_panel(numbers: Sequence[PanelNumber]) -> None:
+    """Each number: the spreads of every model, the ranks, the pairs; then what a reader must know."""
+    from fdr.comparison import pair_cells, panel_notes
+    from fdr.reports import format_number
+
+    def spread(value: float | None, share: float | None) -> str:
+        percent = "" if share is None else f" ({100 * share:.2f} %)"
+        return "unknown" if value is None else f"{format_number(value)}{percent}"
+
+    for number in numbers:
+        click.echo(f"{number.key} ({'lower' if number.ranking.lower_is_better else 'higher'} is better)")
+        rows = []
+        for rank in number.ranking.ranks:
+            one = number.models[rank.name]
+            mean = format_number(one.mean) + ("" if one.stderr is None else f" ± {format_number(one.stderr)}")
+            spreads = [spread(value, one.share(value)) for value in (one.between, one.within)]
+            rows.append((str(rank), rank.name, str(one.num_runs), str(one.num_values), mean, *spreads))
+        numeric = ("training seeds", "reports", "mean", "between training seeds", "between samplings")
+        print_table(("rank", "model", *numeric), rows, right=numeric)
+        numeric = ("difference", "stderr", "p", "p (Holm)", "resolved gap")
+        pairs = [pair_cells(found, number.ranking, found.a, found.b) for found in number.ranking.contrasts]
+        if pairs:
+            gaps = [found.resolves(number.ranking.confidence) for found in number.ranking.contrasts]
+            table = [
+                (*cells[:5], "" if gap is None else format_number(gap), cells[-1])
+                for cells, gap in zip(pairs, gaps, strict=True)
+            ]
+            print_table(("pair", *numeric, "verdict"), table, right=numeric)
+    for note in panel_notes(numbers):
+        click.echo(f"note: {note}")
 
 
 def print_rankings(rankings: Sequence[Ranking]) -> None:

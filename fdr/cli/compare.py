@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fdr.cli import _options
-from fdr.cli._inputs import InputCommand, read_reports
+from fdr.cli._inputs import InputCommand, read_reports, refuse_incomparable
 from fdr.cli._measurement import Measurement, measurement
 from fdr.cli._outputs import Output, write_json, write_text
 from fdr.cli._progress import progress_for
 from fdr.cli._render import print_comparison, print_rankings
-from fdr.errors import InputError
 
 if TYPE_CHECKING:
     from fdr.comparison import Comparison, PairedErrors, Ranking
-    from fdr.evaluation import PlannedResult
     from fdr.reports import Report
 
 Group = Mapping[str, "Report"]
@@ -122,7 +120,7 @@ def _measure(
         if len(sources) < 2:
             raise click.UsageError("A comparison needs two sample sets or more; name another.")
         names = unique_names([source.name for source in sources])
-        _refuse_incomparable({name: list(evaluator.planned(s)) for name, s in zip(names, sources, strict=True)})
+        refuse_incomparable({name: list(evaluator.planned(s)) for name, s in zip(names, sources, strict=True)})
         if dry_run:
             for line in evaluator.plan(sources) if setup.is_main else ():
                 click.echo(line)
@@ -140,26 +138,6 @@ def _measure(
     return [
         _compared(group, confidence, paired_errors(group, {name: one.influences for name, one in measured.items()}))
     ]
-
-
-def _refuse_incomparable(planned: Mapping[str, Sequence[PlannedResult]]) -> None:
-    """Raise `InputError` before anything is measured, if numbers of two sets would not be comparable."""
-    from fdr.comparison import signature_differences
-
-    (first, base), *others = planned.items()
-    for name, rows in others:
-        for a, b in zip(base, rows, strict=False):
-            found = [d for d in signature_differences(a.signature, b.signature) if d.is_decisive]
-            if found and {d.field for d in found} == {"n"}:
-                raise InputError(
-                    f"{first} has {found[0].a} images and {name} {found[0].b}, and {a.key} of sets of different size "
-                    "cannot be compared: an FD of few images is larger than one of many. Measure as many of each "
-                    f"(--count {min(map(int, (found[0].a, found[0].b)))}), or compare the debiased FD (--metrics "
-                    "fd_debiased)."
-                )
-            if found:
-                differing = "; ".join(f"{d.field} ({d.meaning}) is {d.a} and {d.b}" for d in found)
-                raise InputError(f"{a.key} of {first} and {name} cannot be compared: {differing}.")
 
 
 def _show(compared: Sequence[_Compared], confidence: float, json_path: Path | None) -> int:

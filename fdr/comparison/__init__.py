@@ -1,4 +1,4 @@
-"""Whether two numbers may be compared, how much a difference of protocol matters, and correlations."""
+"""Whether two numbers may be compared, whether they differ by more than noise, and correlations."""
 
 import lazy_loader
 

@@ -17,6 +17,14 @@ from .paired import Combination as Combination
 from .paired import combinations as combinations
 from .paired import paired_errors as paired_errors
 from .paired import paired_stderr as paired_stderr
+from .panel import PanelNumber as PanelNumber
+from .panel import components as components
+from .panel import panel_notes as panel_notes
+from .panel import panel_numbers as panel_numbers
+from .panel_files import PanelFiles as PanelFiles
+from .panel_files import files_of_models as files_of_models
+from .panel_files import files_of_table as files_of_table
+from .panel_files import flat as flat
 from .ranked_reports import PairedErrors as PairedErrors
 from .ranked_reports import pair_cells as pair_cells
 from .ranked_reports import rank_reports as rank_reports

@@ -231,6 +231,9 @@ HANDED_ON: dict[str, list[tuple[list[str], dict[str, tuple[str | None, str, Any]
         (["a.npz", "other.npz", *SIZED], IMAGES | COMPUTING | MORE_COMPUTING | MEASUREMENT),
         (["a.npz", *GEN], MODEL),
     ],
+    "panel": [
+        (["--model", "m=*.npz", *SIZED], IMAGES | COMPUTING | MORE_COMPUTING | MEASUREMENT),
+    ],
     "stats": [
         (["a.npz", "-o", "out.h5", *SIZED], IMAGES | COMPUTING | MORE_COMPUTING | STATS),
         (["a.npz", "-o", "out"], {"--format": ("npz", "written.file_format", "npz")}),
@@ -251,7 +254,7 @@ HANDED_ON: dict[str, list[tuple[list[str], dict[str, tuple[str | None, str, Any]
     "cache verify": [([], STORE)],
     "cache remove": [(["x"], STORE)],
 }
-for _bases in (HANDED_ON[name] for name in ("eval", "check", "compare", "stats", "ifid", "sample", "train")):
+for _bases in (HANDED_ON[name] for name in ("eval", "check", "compare", "panel", "stats", "ifid", "sample", "train")):
     _bases[0][1].update(GPUS)
 
 
@@ -441,15 +444,18 @@ def test_every_field_of_the_library_has_an_option() -> None:
 
 SHOWN_BY = {
     "--baseline": {"check": "cli/test_check.py::test_pass_and_fail_by_baseline"},
+    "--model": {"panel": "cli/test_panel_command.py::test_spreads_ranks_and_verdicts"},
     "--null": {"check": "cli/test_check.py::test_a_budget_that_the_unchanged_model_breaks_is_refused"},
     "--update-baseline": {"check": "cli/test_check.py::test_the_baseline_file_is_written_and_guarded"},
     "--force": {"check": "cli/test_check.py::test_the_baseline_file_is_written_and_guarded"},
     "--report": {
         "check": "cli/test_check_samples.py::test_samples_are_measured_as_eval_does_and_then_checked",
         "compare": "cli/test_compare_samples.py::test_samples_are_measured_as_eval_does_and_then_compared",
+        "panel": "cli/test_panel_command.py::test_samples_are_measured_first",
     },
     "--confidence": {
         "compare": "cli/test_compare.py::test_a_difference_within_the_noise_says_what_the_pair_resolves",
+        "panel": "cli/test_panel_command.py::test_the_confidence_decides_what_is_told_apart",
     },
     "--junit": {"check": "cli/test_check.py::test_files"},
     "--openmetrics": {"check": "cli/test_check.py::test_files"},
@@ -462,6 +468,7 @@ SHOWN_BY = {
     "--picture": {"ifid": "cli/test_ifid_command.py::test_it_prints_the_distances_and_writes_what_was_asked_for"},
     "--resume": {"train": "training/test_train_cli.py::test_a_run_from_start_to_end"},
     "--trust": {
+        "panel": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
         "ifid": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
         "stats": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
     },
@@ -476,6 +483,7 @@ SHOWN_BY = {
         "eval": "cli/test_eval.py::test_dry_run_computes_nothing",
         "check": "cli/test_check_samples.py::test_dry_run_measures_nothing",
         "compare": "cli/test_compare_samples.py::test_dry_run_measures_nothing",
+        "panel": "cli/test_panel_command.py::test_samples_are_measured_first",
         "ifid": "cli/test_ifid_command.py::test_a_dry_run_says_what_would_be_done_and_writes_nothing",
         "sample": "cli/test_options.py::test_a_dry_run_writes_nothing",
         "stats": "cli/test_options.py::test_a_dry_run_writes_nothing",
@@ -495,7 +503,18 @@ SHOWN_BY = {
     ),
     "--json": {
         **dict.fromkeys(
-            ["eval", "check", "compare", "correlate", "stats", "show", "convert", "references list", "encoders"],
+            [
+                "eval",
+                "check",
+                "compare",
+                "panel",
+                "correlate",
+                "stats",
+                "show",
+                "convert",
+                "references list",
+                "encoders",
+            ],
             "cli/test_options.py::test_json_in_a_file_and_on_stdout",
         ),
         **dict.fromkeys(
@@ -506,7 +525,7 @@ SHOWN_BY = {
     },
     "--quiet": dict.fromkeys(
         [
-            *("eval", "sample", "train", "ifid", "check", "compare", "stats", "convert", "demo"),
+            *("eval", "sample", "train", "ifid", "check", "compare", "panel", "stats", "convert", "demo"),
             *("references fetch", "weights fetch", "cache verify"),
         ],
         "cli/test_options.py::test_quiet_reaches_what_shows_progress",
@@ -542,6 +561,7 @@ JSON_COMMANDS = {
     "ifid": ["--vae", "haar", "--images", "a.npz", *MEASURED],
     "check": ["r.json", "--max", "fd=3"],
     "compare": ["r.json", "r.json"],
+    "panel": ["--model", "m=r.json"],
     "correlate": ["t.csv", "--x", "a", "--y", "b"],
     "stats": ["b.npz", "-o", "new.h5", *MEASURED],
     "show": ["s.npz"],
@@ -590,7 +610,9 @@ def test_a_dry_run_writes_nothing(fdr_command, world: Path, arguments: list[Any]
     assert fdr_command(*arguments).code == 0 and (world / written).exists()
 
 
-@pytest.mark.parametrize("command", ["stats a.npz -o new.h5", "ifid --vae haar --images a.npz"])
+@pytest.mark.parametrize(
+    "command", ["stats a.npz -o new.h5", "ifid --vae haar --images a.npz", "panel --model m=a.npz --ref b.npz"]
+)
 def test_trust_lets_a_configuration_name_code(
     fdr_command, world: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
