@@ -73,7 +73,7 @@ def command(
     TABLE is a CSV or TSV file with the columns model, train and file, in place of --model. A panel of reports needs no
     torch.
     """
-    from fdr.comparison import panel_numbers
+    from fdr.comparison import panel_numbers, panel_to_dict
 
     files = _files(models, table)
     read = read_reports(_flat(files), "put into a panel")
@@ -88,10 +88,7 @@ def command(
         for model, runs in files.items()
     }
     numbers = panel_numbers(panel, confidence)
-    from fdr.comparison.panel import SCHEMA
-
-    data = {"schema": SCHEMA, "confidence": confidence, "numbers": [number.to_dict() for number in numbers]}
-    if write_json(json_path, data):
+    if write_json(json_path, panel_to_dict(numbers, confidence)):
         print_panel(numbers)
     return 0
 

@@ -21,6 +21,7 @@ from .panel import PanelNumber as PanelNumber
 from .panel import components as components
 from .panel import panel_notes as panel_notes
 from .panel import panel_numbers as panel_numbers
+from .panel import panel_to_dict as panel_to_dict
 from .panel_files import PanelFiles as PanelFiles
 from .panel_files import files_of_models as files_of_models
 from .panel_files import files_of_table as files_of_table

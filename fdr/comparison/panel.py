@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev, variance
 from typing import Any
 
+from fdr._version import __version__
 from fdr.comparison.comparability import signature_differences
 from fdr.comparison.significance import CONFIDENCE, Contrast, Ranking, check_confidence, pairs_of, rank
 from fdr.comparison.student import f_tail
@@ -210,6 +211,16 @@ def _refuse_incomparable(rows: Sequence[Result], reports: Sequence[Report]) -> N
                 f"{row.key} of {reports[0].samples['source']} and {report.samples['source']} cannot be compared: "
                 f"{differing}. Measure the whole panel in the same way."
             )
+
+
+def panel_to_dict(numbers: Sequence[PanelNumber], confidence: float) -> dict[str, Any]:
+    """The stable JSON form (schema fdr-panel/1)."""
+    return {
+        "schema": SCHEMA,
+        "fdr_version": __version__,
+        "confidence": confidence,
+        "numbers": [number.to_dict() for number in numbers],
+    }
 
 
 def panel_notes(numbers: Sequence[PanelNumber]) -> Iterator[str]:
