@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("frechet", "metrics", "features", "references", "neighbours", "neighbours", "ifid", "gate", "loss", "training")
+ROOMS = ("frechet", "metrics", "features", "references", "neighbours", "ifid", "gate", "loss", "training")
 """The rooms that are measured unless --rooms names others."""
 SHARED_TESTS = ("tests/test_every_field.py",)
 """Tests of all rooms, which run after those of the room."""
