@@ -5,6 +5,8 @@ The fields come from the dataclasses, so a new field fails here until somebody d
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -158,3 +160,25 @@ def test_no_option_of_an_interpolated_fd_finds_the_features_of_another(tmp_path:
     assert len({result.signature for result in measured.values()}) == len(measured)
     still = {"same_class", "memory", "lpips"}
     assert {field.name for field in fields(IfidOptions)} == IFID.keys() | still
+
+
+MUTABLE = {
+    "CompressedTar", "FilePart", "Hdf5Rows", "IndexedRows", "PlainTar", "RunningSums", "StatisticsFile", "ZipPart",
+    "OverfitWatch", "Watch", "_Table",
+}  # fmt: skip
+"""Dataclasses that change while they are used: open files, sums that grow, and what follows a run."""
+
+
+def _dataclasses() -> Iterator[tuple[str, bool]]:
+    """The name of every dataclass of fdr, and whether it is frozen, from the source."""
+    for path in Path(fdr.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            for text in map(ast.unparse, node.decorator_list) if isinstance(node, ast.ClassDef) else ():
+                if re.match(r"(dataclasses\.)?dataclass\b", text):
+                    yield node.name, "frozen=True" in text  # type: ignore[union-attr]
+
+
+def test_data_between_functions_is_frozen() -> None:
+    found = list(_dataclasses())
+    assert {name for name, is_frozen in found if not is_frozen} == MUTABLE
+    assert len(found) > 100

@@ -86,8 +86,9 @@ def test_a_reader_goes_on_with_the_shard_that_another_process_repaired(tmp_path:
 @pytest.mark.parametrize("where", [0, 0.2, 0.5, 0.8, 1])
 def test_a_damaged_manifest_is_rebuilt_from_the_shards(tmp_path: Path, where: float) -> None:
     flip(fill(open_cache(tmp_path)).folder / "manifest.json", where)
-    with pytest.warns(FdrWarning, match=r"The manifest of .* is damaged .*rebuilt from 5 good shards of 5"):
+    with pytest.warns(FdrWarning, match=r"The manifest of .* is damaged .*rebuilt from 5 good shards of 5") as said:
         cache = open_cache(tmp_path)
+    assert len(said) == 1  # the manifest is read again under the lock
     assert cache.is_complete and same(read(cache), truth()) and len(cache.bad) == 4
     assert open_cache(tmp_path).is_complete  # written again: no further warning
 
