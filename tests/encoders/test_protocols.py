@@ -360,7 +360,11 @@ def test_the_row_fits_timms_network(row):
     assert ("quickgelu" in row.model) == row.name.startswith("clip")
 
 
-def test_the_digests_of_openais_files_are_in_their_addresses():
-    for row in PROTOCOLS:
-        if row.weights.url:
-            assert row.weights.url.split("/")[-2] == row.weights.sha256
+@pytest.mark.parametrize(("name", "architecture"), [("clip:clean-fid", "ViT-B-32"), ("clip:cmmd", "ViT-L-14-336")])
+def test_openais_files_are_those_that_openclip_fetches(name, architecture):
+    """OpenAI's addresses contain the digest."""
+    import open_clip
+
+    published, weights = open_clip.get_pretrained_cfg(architecture, "openai"), find_row(name).weights
+    assert weights.url == published["url"] and weights.url.split("/")[-2] == weights.sha256
+    assert published["hf_hub"] == weights.others[0].hub[0] + "/"

@@ -103,7 +103,8 @@ def test_it_knows_the_digests_of_its_files(score, folder):
     alexnet = (folder / files.ALEXNET_WEIGHTS.filename).read_bytes()
     assert score.weights == hashlib.sha256(alexnet).hexdigest()
     assert score.heads == files.LPIPS_HEADS.sha256 == hashlib.sha256(PACKAGED.read_bytes()).hexdigest()
-    assert files.ALEXNET_WEIGHTS.sha256.startswith("7be5be79")  # as torchvision names the file
+    assert files.ALEXNET_WEIGHTS.sha256 == "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
+    assert files.ALEXNET_WEIGHTS.filename == "alexnet-owt-7be5be79.pth"  # torchvision's name
 
 
 def test_a_state_dict_of_the_network_holds_weights_alone():
