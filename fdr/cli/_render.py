@@ -120,7 +120,7 @@ def print_autoencoder_report(report: Report) -> None:
 
 def report_table(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]:
     """Headers and cells: a row per sample set and encoder, a column per metric; FDr^k has a row of its own."""
-    from fdr.metrics import mean_of
+    from fdr.metrics import DERIVED, mean_of
     from fdr.reports import format_value, is_inception, metric_label
 
     results = [result for report in reports for result in report]
@@ -136,8 +136,9 @@ def report_table(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]
         for result in report:
             metric = mean_of(result.metric) or result.metric
             if metric != result.metric:
-                _, colon, group = result.metric.partition(":")  # means of several ratios share a row
-                row = f"{metric_label(replace(result, metric=f'fdr_k{colon}{group}'))} (mean of {result.k})"
+                _, colon, group = result.metric.partition(":")
+                mean = f"fdr_k{colon}{group}" if metric in DERIVED else result.metric  # means of ratios share a row
+                row = f"{metric_label(replace(result, metric=mean))} (mean of {result.k})"
             else:
                 row = (result.encoder or "") + (" (FID)" if is_mixed and is_inception(result.encoder) else "")
             cells = rows.setdefault((index, row), {"n": str(result.count)})

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fdr.encoders import AbstractEncoder, EncoderOptions, load_encoders
+from fdr.encoders import ROWS, AbstractEncoder, EncoderOptions, load_encoders
 from fdr.errors import FdrWarning, InputError, collected_warnings
 from fdr.evaluation.held_out import encoders_trained_on, groups, named_encoders
 from fdr.evaluation.measurement import Key, Measurement, Needs, measure, outputs_of
@@ -174,9 +174,10 @@ class Evaluator:
         for name, metric in self.metrics.items():
             if name not in applied:
                 encoders = ", ".join(encoder.spec.name for encoder in self.encoders)
+                example = next((row.name for row in ROWS if row.output == metric.output), DEFAULT_ENCODER)
                 raise InputError(
                     f"Metric {name!r} needs the output {metric.output!r}, which {encoders} does not give; use an "
-                    "encoder that gives it, such as inception."
+                    f"encoder that gives it, such as {example}."
                 )
 
     def _applied(self, encoder: AbstractEncoder) -> Iterator[tuple[str, Metric, Need]]:
@@ -273,8 +274,8 @@ class Evaluator:
         return self._planned(source, len(source), self._stored_moments(source))
 
     def _planned(self, source: ImageSource, count: int, stored: Mapping[Key, Moments]) -> Iterator[PlannedResult]:
-        """Every metric of every encoder, each followed by its ratio if it has one; then the means of the ratios."""
-        ratios: dict[str, dict[str, Origin]] = {}
+        """Every metric of every encoder, each followed by its ratio if it has one; then the means over the encoders."""
+        averaged: dict[str, dict[str, Origin]] = {}
         for encoder in self.encoders:
             spec = encoder.spec
             for name, metric, need in self._applied(encoder):
@@ -287,22 +288,26 @@ class Evaluator:
                 ratio, val_fd = METRICS[name].ratio, self.reference.val_fd(spec.name, need)
                 if ratio and val_fd is not None and origin is not None:
                     yield provenance.row(ratio, derive=partial(_ratio_of, (name, spec.name), val_fd))
-                    ratios.setdefault(ratio, {})[spec.name] = origin
-        for ratio, origins in ratios.items():
+                    averaged.setdefault(ratio, {})[spec.name] = origin
+                if METRICS[name].mean and origin is not None:
+                    averaged.setdefault(name, {})[spec.name] = origin
+        for part, origins in averaged.items():
             if 1 < len(origins) == len(self.encoders):
-                yield from self._means(ratio, origins, source, count)
+                yield from self._means(part, origins, source, count)
 
     def _means(
-        self, ratio: str, origins: Mapping[str, Origin], source: ImageSource, count: int
+        self, part: str, origins: Mapping[str, Origin], source: ImageSource, count: int
     ) -> Iterator[PlannedResult]:
-        """The mean of a ratio over all encoders; then over those that the generator was trained on, and the others."""
+        """The mean of a number over all encoders; then over those that the generator was trained on, and the others."""
         specs = {encoder.spec.name: encoder.spec for encoder in self.encoders}
-        mean, trained = DERIVED[ratio].mean, encoders_trained_on(source, self._trained_on)
+        mean, trained = (METRICS | DERIVED)[part].mean, encoders_trained_on(source, self._trained_on)
         parts = [] if trained is None else [(f"{mean}:{group}", names) for group, names in groups(specs, trained)]
+        settings = self.metrics[part].settings if part in self.metrics else {}
         for metric, names in [(mean, tuple(specs)), *parts]:
             own = {name: specs[name] for name in names}
-            signature = mean_signature(metric, own, source.policy, count, {name: origins[name] for name in names})
-            derive = partial(_mean_of, ratio, names)
+            references = {name: origins[name] for name in names}
+            signature = mean_signature(metric, own, source.policy, count, references, settings)
+            derive = partial(_mean_of, part, names)
             yield PlannedResult(metric, None, None, count, signature, encoders=names, derive=derive)
 
     def _results(self, source: ImageSource, measured: Measurement, stored: Mapping[Key, Moments]) -> Iterator[Result]:

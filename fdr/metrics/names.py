@@ -23,7 +23,10 @@ PEER_NAMES = {
         ("fdr6", "fdr^6", "fdr^k", "fdrk"), "is fdr_k, which comes with fd of several encoders (--reps fdr6)"
     ),
     **dict.fromkeys(("kid50k", "kid50k_full", "kid10k", "kernel_inception_distance", "kd", "mmd"), "is the metric kid"),
-    **dict.fromkeys(("cmmd", "clip_mmd", "jmmd"), f"{_NOT_YET}; fd of the encoder clip:cmmd is the nearest"),
+    **dict.fromkeys(("clip_mmd", "jmmd"), "is the metric cmmd, of the encoder clip:cmmd"),
+    **dict.fromkeys(("mind6", "mind^6", "mind^k", "mindk"), "is mind_k, which comes with mind of several encoders"),
+    **dict.fromkeys(("monge_inception_distance",), "is the metric mind"),
+    **dict.fromkeys(("swd", "sw", "sliced_wasserstein", "sliced_wasserstein_distance"), "is the metric sw2"),
     **dict.fromkeys(
         ("prdc", "prc", "pr", "pr50k3_full", "precision_recall", "precision_and_recall"),
         "stands for several metrics; precision and recall are offered, density and coverage are not yet",
@@ -34,7 +37,7 @@ PEER_NAMES = {
     ),
     **dict.fromkeys(("vqascore", "vqa_score", "geneval"), _NO_PROMPTS),
     **dict.fromkeys(("ppl", "ppl2_wend", "perceptual_path_length", "vendi", "vendi_score", "fld", "fls"), _NOT_YET),
-    **dict.fromkeys(("authpct", "ct", "realism", "rarity", "topp&r", "swd", "gs", "nnd"), _NOT_YET),
+    **dict.fromkeys(("authpct", "ct", "realism", "rarity", "topp&r", "gs", "nnd"), _NOT_YET),
     **dict.fromkeys(("ifd", "ifid", "rfd", "rfid", "nfd", "psnr", "ssim", "ms_ssim", "lpips"), _OF_AUTOENCODERS),
     **dict.fromkeys(("mse", "l1", "l2", "dists"), f"{_NOT_YET}; fdr ifid measures PSNR, SSIM, MS-SSIM and LPIPS"),
 }

@@ -77,6 +77,10 @@ METRICS = {
     **_kid("kid:rbf_biased", " (RBF, biased)", "KID_RBF", is_biased=True),
     **_kid("kid:rbf_ustat", " (RBF, U-statistic)", "KID_RBF"),
     **_kid("kid:rbf_all", " (RBF, all pairs)", "KID_RBF_ALL"),
+    "cmmd": MetricInfo("CMMD", "fdr.metrics.cmmd:CMMD"),
+    "mind": MetricInfo("MIND", "fdr.metrics.sliced:MIND", mean="mind_k"),
+    "sw2": MetricInfo("SW2", "fdr.metrics.sliced:SW2"),
+    "sw_approx": MetricInfo("SW2 (approximate)", "fdr.metrics.sliced:SW_APPROX"),
     "is": MetricInfo("IS", "fdr.metrics.inception_score:IS", lower_is_better=False, low=1.0),
     "is:adm": MetricInfo("IS (ADM)", "fdr.metrics.inception_score:IS_ADM", lower_is_better=False, low=1.0),
     "is_inf": MetricInfo("IS_inf", "fdr.metrics.extrapolated:IS_INF", lower_is_better=False, low=-math.inf),
@@ -89,6 +93,9 @@ DERIVED = {
     "fdr_k": MetricInfo("FDr^k"),
     "fdr_k:trained": MetricInfo("FDr^k trained on"),
     "fdr_k:held_out": MetricInfo("FDr^k held out"),
+    "mind_k": MetricInfo("MIND^k"),
+    "mind_k:trained": MetricInfo("MIND^k trained on"),
+    "mind_k:held_out": MetricInfo("MIND^k held out"),
 }
 """Metrics that come with others by the rules `ratio` and `mean`; who asks for one asks for the metric that it is of."""
 OF_AUTOENCODERS = {
@@ -110,11 +117,13 @@ def metric_info(metric: str) -> MetricInfo | None:
 
 
 def mean_of(metric: str) -> str | None:
-    """The metric that this one is the mean of over encoders ("fdr" for "fdr_k" and "fdr_k:held_out"), or None."""
+    """The metric that this one is the mean of over encoders ("fdr" for "fdr_k" and "fdr_k:held_out", "mind" for
+    "mind_k"), or None.
+    """
     name, _, group = metric.partition(":")
     if metric not in DERIVED or group not in ("", *GROUPS):
         return None
-    return next((source for source, info in DERIVED.items() if info.mean == name), None)
+    return next((source for source, info in (METRICS | DERIVED).items() if info.mean == name), None)
 
 
 def peer_name(name: str) -> str | None:

@@ -114,10 +114,13 @@ def mean_signature(
     policy: Mapping[str, str],
     count: int,
     references: Mapping[str, Origin],
+    settings: Mapping[str, str] | None = None,
 ) -> str:
-    """The signature of FDr^k: the encoders with their spec hashes; one digest for all references and validation FDs."""
+    """The signature of FDr^k or another mean: the encoders with their spec hashes, the settings of the metric that is
+    averaged, and one digest for all references and validation FDs.
+    """
     names = "+".join(f"{name}@{spec.hash[:8]}" for name, spec in encoders.items())
-    fields = {"enc": names, **image_fields(policy, count)}
+    fields = {"enc": names, **(settings or {}), **image_fields(policy, count)}
     below = {
         name: (reference.digest, f"{reference.val_fd:.6g}" if reference.val_fd else None)
         for name, reference in references.items()

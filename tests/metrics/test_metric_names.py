@@ -21,6 +21,9 @@ KNOWN = {
     "precision": ("Precision", False, 0, 1), "recall": ("Recall", False, 0, 1),
     "precision:adm": ("Precision (ADM)", False, 0, 1), "recall:adm": ("Recall (ADM)", False, 0, 1),
     **{f"kid{end}": (f"KD{text}", True, -math.inf, math.inf) for end, text in UNBIASED_KID.items()},
+    "cmmd": ("CMMD", True, 0, math.inf), "mind": ("MIND", True, 0, math.inf), "mind_k": ("MIND^k", True, 0, math.inf),
+    "mind_k:trained": ("MIND^k trained on", True, 0, math.inf), "sw2": ("SW2", True, 0, math.inf),
+    "mind_k:held_out": ("MIND^k held out", True, 0, math.inf), "sw_approx": ("SW2 (approximate)", True, 0, math.inf),
     "kid:biased": ("KD (biased)", True, 0, math.inf), "kid:rbf_biased": ("KD (RBF, biased)", True, 0, math.inf),
     "is": ("IS", False, 1, math.inf), "is:adm": ("IS (ADM)", False, 1, math.inf),
     "fd_inf": ("FD_inf", True, -math.inf, math.inf), "is_inf": ("IS_inf", False, -math.inf, math.inf),
@@ -56,24 +59,26 @@ def test_names_in_any_case() -> None:
 
 def test_what_a_metric_is_the_mean_of() -> None:
     means = {name: mean_of(name) for name in METRICS | DERIVED | OF_AUTOENCODERS}
-    assert {name: of for name, of in means.items() if of} == dict.fromkeys(
-        ("fdr_k", "fdr_k:trained", "fdr_k:held_out"), "fdr"
-    )
+    assert {name: of for name, of in means.items() if of} == {
+        f"{mean}{group}": of for mean, of in (("fdr_k", "fdr"), ("mind_k", "mind"))
+        for group in ("", ":trained", ":held_out")
+    }  # fmt: skip
     assert mean_of("fdr_k:6") is None and mean_of("new") is None
 
 
 @pytest.mark.parametrize("name, sentence", [
     ("kid50k_full", "it is the metric kid"),
-    ("ppl", "it is not offered yet. Known: fd, fd_inf, is,"),
+    ("ppl", "it is not offered yet. Known: .*, fd, .*, is,"),
     ("FID", r"it is the metric fd of the encoder inception \(metrics='fd' encoders='inception'"),
     ("Clean-FID", "encoder inception:clean"),
-    ("cmmd", "not offered yet; fd of the encoder clip:cmmd"),
+    ("clip_mmd", "it is the metric cmmd, of the encoder clip:cmmd"),
+    ("MIND6", "it is mind_k, which comes with mind of several encoders"),
     ("PRDC", "precision and recall are offered, density and coverage are not yet"),
     ("density", "not offered yet; precision and recall are"),
     ("CLIP-score", "compares images with texts"),
     ("LPIPS", "an autoencoder; fdr ifid measures it"),
     ("precisoin", "did you mean 'precision'"),
-    ("xyz", "; known: fd, fd_inf, is,"),
+    ("xyz", "; known: .*, fd, .*, is,"),
 ])  # fmt: skip
 def test_the_names_of_other_tools(name: str, sentence: str) -> None:
     with pytest.raises(InputError, match=f"Unknown metric '{name}'.*{sentence}") as caught:

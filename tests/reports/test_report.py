@@ -149,7 +149,7 @@ def test_lookups_name_what_other_tools_call_it(report: Report) -> None:
     with pytest.raises(InputError, match=r"'fid'.*it is the metric fd of the encoder inception"):
         report["fid"]
     with pytest.raises(InputError, match="not offered yet"):
-        report["kid", "inception"]
+        report["ppl", "inception"]
 
 
 def test_markdown_has_a_signature_in_every_row(report: Report) -> None:
