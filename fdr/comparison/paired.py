@@ -37,38 +37,50 @@ class Combination:
     """A number as a weighted sum of FDs: its influences, with the weights taken in."""
 
     samples: np.ndarray
-    """[N]"""
+    """Of the samples, or of a random part of them."""
     reference: np.ndarray | None
-    """[M]; None where the features of the reference are not known, so that it is taken as exact."""
+    """Of the reference, or of a random part that depends on the reference alone; None where its features are not known,
+    so that it is taken as exact."""
     second_order: float
     """V2"""
+    count: int
+    """Number N of samples."""
+    reference_count: int
+    """Number M of reference images."""
 
     @classmethod
-    def of(cls, parts: Sequence[tuple[float, Influence]]) -> Combination | None:
-        """The sum of weights times influences of the same images; None if these have not the same number everywhere."""
+    def of(
+        cls, parts: Sequence[tuple[float, Influence]], count: int | None = None, reference_count: int | None = None
+    ) -> Combination | None:
+        """The sum of weights times influences of the same images; None if these have not the same number everywhere.
+
+        The counts are by default the numbers of influences.
+        """
         if len({(len(one.samples), None if one.reference is None else len(one.reference)) for _, one in parts}) != 1:
             return None
         samples = sum(weight * one.samples for weight, one in parts)
         known = [(weight, one.reference) for weight, one in parts if one.reference is not None]
         spread = sum(abs(weight) * math.sqrt(one.second_order) for weight, one in parts)
-        return cls(np.asarray(samples), np.asarray(sum(w * r for w, r in known)) if known else None, spread**2)
+        reference = np.asarray(sum(weight * values for weight, values in known)) if known else None
+        of_reference = 0 if reference is None else reference_count or len(reference)
+        return cls(np.asarray(samples), reference, spread**2, count or len(parts[0][1].samples), of_reference)
 
     @property
     def own_second_order(self) -> float:
         """V2 without the share that comes from the reference alone."""
         if self.reference is None:
             return self.second_order
-        own, shared = 1 / len(self.samples), 1 / len(self.reference)
+        own, shared = 1 / self.count, 1 / self.reference_count
         return self.second_order * (1 - (shared / (own + shared)) ** 2)
 
 
 def paired_stderr(a: Combination, b: Combination) -> float | None:
     """The standard error of the difference; None if the two were measured against different reference images."""
-    first = float(np.var(a.samples)) / len(a.samples) + float(np.var(b.samples)) / len(b.samples)
+    first = float(np.var(a.samples)) / a.count + float(np.var(b.samples)) / b.count
     if a.reference is not None and b.reference is not None:
-        if len(a.reference) != len(b.reference):
+        if (len(a.reference), a.reference_count) != (len(b.reference), b.reference_count):
             return None
-        first += float(np.var(a.reference - b.reference)) / len(a.reference)
+        first += float(np.var(a.reference - b.reference)) / a.reference_count
     elif a.reference is not None or b.reference is not None:
         return None
     second = a.own_second_order + b.own_second_order
@@ -82,7 +94,10 @@ def combinations(report: Report, influences: Mapping[Place, Influence]) -> dict[
     for row in report:
         parts = [(weight, influences.get(place)) for weight, place in _parts(row, rows)]
         known = [(weight, influence) for weight, influence in parts if influence is not None]
-        combination = Combination.of(known) if known and len(known) == len(parts) else None
+        is_complete = known and len(known) == len(parts)
+        names = row.encoders or (row.encoder,)  # a mean has no reference of its own
+        below = next((one.reference_count for one in report if one.encoder in names and one.reference_count), None)
+        combination = Combination.of(known, row.count, below) if is_complete else None
         if combination is not None:
             found[row.key] = combination
     return found

@@ -11,6 +11,12 @@ from fdr.images import ImageSource
 from fdr.reports import Report
 from fdr.runtime import memory_for
 
+MAX_ROWS = 5000
+"""Images of each side that standard errors are computed from, at random; the same ones of the reference for all sets.
+
+Raising it makes the errors of large sets more accurate (2 to 4 % at 5,000) and slower.
+"""
+
 
 @dataclass(frozen=True)
 class MeasuredSet:
@@ -45,7 +51,7 @@ def measure_sets(evaluator: Evaluator, sources: Sequence[ImageSource]) -> list[M
 def _influences(evaluator: Evaluator, measured: Mapping[tuple[str, str], Moments]) -> dict[tuple[str, str], Influence]:
     device = evaluator.encoders[0].device
     return {
-        place: fd_influence(moments, evaluator.reference.moments[place].moments, device=device)
+        place: fd_influence(moments, evaluator.reference.moments[place].moments, device=device, max_rows=MAX_ROWS)
         for place, moments in measured.items()
         if moments.rows is not None and place in evaluator.reference.moments
     }
