@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gate_worlds import report, write
 from worlds import folder, images, npz
+
+import fdr
+from fdr.comparison import Combination, paired_stderr
+from fdr.frechet import fd_influence
+from fdr.metrics.fd import FD
+
+
+@pytest.fixture(autouse=True)
+def rows_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fdr.metrics.fd.FD", replace(FD, rows="wanted"))
 
 
 @pytest.fixture
@@ -72,3 +84,24 @@ def test_two_folders_are_two_sets(fdr_command, tmp_path: Path) -> None:
     folders = [folder(tmp_path / name, images(20, seed=seed)) for name, seed in (("x", 1), ("y", 2))]
     got = fdr_command("compare", *folders, "--reps", "random", "--offline")
     assert "Two folders and no --ref" not in got.err and "imagenet256" in got.err
+
+
+def moments_of(path: Path) -> fdr.Moments:
+    features = np.concatenate([np.asarray(batch) for batch in fdr.extract(path, fdr.load_encoder("random"))])
+    return replace(fdr.Moments.from_features(features), rows=features)
+
+
+def test_the_noise_of_the_reference_cancels(fdr_command, sets: list[Path], plain: list[object], tmp_path: Path) -> None:
+    got = fdr_command("compare", *sets, *plain, "--json", "out.json")
+    assert got.code == 0 and "(paired), p = " in got.out, got.out
+    (pair,) = next(r for r in json.loads(Path("out.json").read_text())["rankings"] if r["key"] == "fd:random")["pairs"]
+    a, b, real = map(moments_of, (*sets, tmp_path / "real.npz"))
+    assert pair["difference"] == pytest.approx(fdr.frechet_distance(b, real) - fdr.frechet_distance(a, real))
+    parts = [Combination.of([(1.0, fd_influence(one, real))]) for one in (a, b)]
+    assert parts[0] is not None and parts[1] is not None
+    assert pair["stderr"] == pytest.approx(paired_stderr(parts[0], parts[1]), rel=1e-6) and pair["kind"] == "paired"
+
+
+def test_without_features_the_comparison_is_unpaired(fdr_command, sets: list[Path], plain: list[object]) -> None:
+    got = fdr_command("compare", *sets, *plain, "--moments-only", "--cache", "c")
+    assert got.code == 0 and "(paired)" not in got.out, got.out
