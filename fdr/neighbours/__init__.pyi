@@ -1,11 +1,17 @@
+from .balls import Balls as Balls
+from .balls import Hits as Hits
+from .balls import ball_hits as ball_hits
 from .block import Neighbours as Neighbours
+from .feature_points import DEFAULT_MEMORY as DEFAULT_MEMORY
 from .latent_rows import LatentRows as LatentRows
 from .latent_rows import read_between as read_between
 from .pair_rules import Pair as Pair
 from .pair_rules import PairRules as PairRules
 from .plan import SearchPlan as SearchPlan
 from .plan import SetSizes as SetSizes
+from .radii import nearest_others as nearest_others
 from .search import SearchOptions as SearchOptions
 from .search import nearest as nearest
 from .search import plan_search as plan_search
 from .search import sizes_of as sizes_of
+from .weighted_search import nearest_centre as nearest_centre

@@ -63,8 +63,9 @@ class Arithmetic:
     """Unit roundoff of the dtype in which a product is returned; 0 if that is float32."""
 
     @property
-    def is_float32(self) -> bool:
-        return self.dtype.itemsize == 4
+    def is_full(self) -> bool:
+        """True for float32 and float64: points are not rounded, and products are returned in this dtype."""
+        return self.dtype.itemsize >= 4
 
     def num_blocks(self, dim: int) -> int:
         """The number of blocks that D = `dim` is divided into."""
@@ -93,13 +94,15 @@ def resolve_precision(precision: str, device: torch.device, dim: int) -> str:
 
 
 def arithmetic(precision: str, device: torch.device) -> Arithmetic:
-    """The arithmetic of products in `precision` on `device`.
+    """The arithmetic of products in `precision` on `device`; beside `PRECISIONS` this takes "float64".
 
     Tensor cores truncate, so on CUDA the unit roundoff of float16 and bfloat16 products is taken four times as large.
     """
     import torch
 
     dtype: torch.dtype = getattr(torch, precision)
+    if precision == "float64":
+        return Arithmetic(device, dtype, 2.0**-53, 4096, 0.0)
     if precision == "float32":
         return Arithmetic(device, dtype, _F32, 4096, 0.0)
     if device.type == "cuda":
@@ -183,7 +186,7 @@ def make_points(pieces: Iterable[Piece], shape: tuple[int, int], space: Space, h
         length, squared = place(x, point, space)
         rounded = point.to(how.dtype)
         error = torch.zeros((), dtype=torch.float64)
-        if not how.is_float32:
+        if not how.is_full:
             # exact in float32: a number and its rounding differ by a multiple of the number's last place
             error = torch.linalg.vector_norm(point.sub_(rounded), dim=1).double()
         error = error * (1 + 2 * shape[1] * _F32) + length * (4 * _F32) + math.sqrt(shape[1]) * 2.0**-62
@@ -282,29 +285,34 @@ def query_offset(queries: Points, space: Space) -> Tensor:
 
 def scores(queries: Tensor, tile: Points, bounds: Bounds, how: Arithmetic, scratch: Tensor) -> Tensor:
     """v~ of q queries and the t references of a tile, float32 [q, t], written to the buffer `scratch`."""
-    import torch
-
     out = scratch[: len(queries) * len(tile.values)].view(len(queries), len(tile.values))
-    for start in range(0, queries.shape[1], how.block):
-        columns = slice(start, start + how.block)
-        x, y = queries[:, columns], tile.values[:, columns].T
-        if start:
-            out.add_(_product(x, y, how))
-        elif how.is_float32:
-            torch.mm(x, y, out=out)
-        else:
-            out.copy_(_product(x, y, how))
+    multiply(queries, tile.values, how, out)
     if bounds.bias is not None:
         out += bounds.bias
     out[:, tile.out_of_range] = float("inf")
     return out
 
 
+def multiply(x: Tensor, y: Tensor, how: Arithmetic, out: Tensor) -> None:
+    """Write the products of all x [q, D] and y [t, D] to `out` [q, t], in float32, or float64 for that arithmetic."""
+    import torch
+
+    for start in range(0, x.shape[1], how.block):
+        columns = slice(start, start + how.block)
+        left, right = x[:, columns], y[:, columns].T
+        if start:
+            out.add_(_product(left, right, how))
+        elif how.is_full:
+            torch.mm(left, right, out=out)
+        else:
+            out.copy_(_product(left, right, how))
+
+
 def _product(x: Tensor, y: Tensor, how: Arithmetic) -> Tensor:
     """The matrix product x y in float32, or in the dtype of the operands if the device returns no other."""
     import torch
 
-    if how.is_float32:
+    if how.is_full:
         return torch.mm(x, y)
     if how.device.type == "cuda":
         return torch.mm(x, y, out_dtype=torch.float32)
