@@ -280,7 +280,7 @@ class Evaluator:
             spec = encoder.spec
             for name, metric, need in self._applied(encoder):
                 is_stored = (spec.name, need) in stored
-                settings = {**metric.settings, "m": "stored"} if is_stored else metric.settings
+                settings = {**metric.settings_of(name), **({"m": "stored"} if is_stored else {})}
                 notes = (STORED_NOTE.format(name=source.name),) if is_stored else ()
                 origin = self.reference.origin(spec.name, need) if metric.needs_reference else None
                 provenance = Provenance(spec, need.output, source.policy, count, origin, settings)

@@ -9,7 +9,7 @@ import numpy as np
 
 from fdr.errors import FdrError, FdrWarning, InputError, warn
 from fdr.frechet import DebiasedFD, Moments, debiased_frechet_distance, frechet_distance, leverage_curve
-from fdr.metrics import exact_blocks, squared_radii
+from fdr.neighbours import nearest_others
 from fdr.references import NoiseFloor
 from fdr.runtime import Progress
 
@@ -48,7 +48,7 @@ def density(rows: np.ndarray) -> dict[str, float]:
         rows = rows[np.sort(chosen)]
     if len(rows) <= DENSITY_K:
         return {}
-    squared = squared_radii(rows, DENSITY_K, exact_blocks, torch.device("cpu"), lambda _: None).numpy()
+    squared = nearest_others(rows, DENSITY_K, torch.device("cpu"))[:, -1].numpy()
     if not squared.min() > 0:
         return {}
     return {

@@ -6,8 +6,6 @@ from .base import KeptRows as KeptRows
 from .base import Metric as Metric
 from .base import Need as Need
 from .base import Score as Score
-from .distances import exact_blocks as exact_blocks
-from .distances import squared_radii as squared_radii
 from .fd import fd_score as fd_score
 from .fd import mean_score as mean_score
 from .fd import ratio_score as ratio_score

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fdr.frechet import Moments, Sums
+from fdr.neighbours import DEFAULT_MEMORY
 from fdr.runtime import Progress, SilentProgress
 
 MAX_ROWS_BYTES = 2**31
@@ -44,6 +45,8 @@ class Context:
     progress: Progress = field(default_factory=SilentProgress)
     stderr: bool = True
     """False if no standard error is wanted where it costs time."""
+    memory: int = DEFAULT_MEMORY
+    """Bytes that distances between features may take beside the features; does not change the result."""
 
 
 class AbstractCollector(ABC):
@@ -175,6 +178,8 @@ class Metric:
     Statistics as a reference have none in either case."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Constants of the definition that signatures show: {"k": "3"}."""
+    own_settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Further constants of single numbers, by name, where a metric has several."""
     names: tuple[str, ...] = ()
     """The numbers that were asked for; `load_metrics` fills it in."""
 
@@ -182,6 +187,10 @@ class Metric:
         """What the metric needs from an encoder with these outputs; None if it does not apply to the encoder."""
         output = self.output or main
         return Need(output, self.collector, self.rows) if output in outputs else None
+
+    def settings_of(self, name: str) -> Mapping[str, str]:
+        """The constants of the number `name`."""
+        return {**self.settings, **self.own_settings.get(name, {})}
 
     def scores(self, samples: Any, reference: Any, context: Context) -> Mapping[str, Score]:
         """The score of each of `names`."""

@@ -1,6 +1,6 @@
-"""Squared distances between two sets of features, block by block: exactly, or as ADM's evaluator computes them.
+"""Squared distances between two sets of features as ADM's evaluator computes them, block by block.
 
-Both rules give |u - v|^2 through |u|^2 - 2 u.v + |v|^2. Memory holds a few blocks, whatever the size of the sets.
+|u - v|^2 is |u|^2 - 2 u.v + |v|^2. Memory holds a few blocks, whatever the size of the sets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-EXACT_ROWS, EXACT_COLUMNS = 1024, 4096
 ADM_BLOCK = 10_000
 """Rows and columns of the blocks of ADM's evaluator: the unit in which it falls back to float32."""
 ADM_ROWS = 1000
@@ -27,29 +26,6 @@ class Block(NamedTuple):
     rows: slice
     columns: slice
     squared: Tensor
-
-
-Blocks = Callable[[np.ndarray, np.ndarray, "torch.device"], Iterator[Block]]
-"""A rule by which distances are computed: from features [N, D] and [M, D] to all blocks, each once."""
-
-
-def exact_blocks(first: np.ndarray, second: np.ndarray, device: torch.device) -> Iterator[Block]:
-    """Distances in float64, where the products of float32 features are exact.
-
-    A distance within the rounding of the sum, which is D units in the last place of the norms, becomes 0, so that
-    duplicates are found at distance 0.
-    """
-    import torch
-
-    for columns in _slices(len(second), EXACT_COLUMNS):
-        v = torch.from_numpy(second[columns]).to(device).double()
-        norm_v = v.square().sum(1)
-        for rows in _slices(len(first), EXACT_ROWS):
-            u = torch.from_numpy(first[rows]).to(device).double()
-            norms = u.square().sum(1)[:, None] + norm_v
-            squared = torch.addmm(norms, u, v.T, alpha=-2)
-            squared[squared <= first.shape[1] * torch.finfo(torch.float64).eps * norms] = 0
-            yield Block(rows, columns, squared)
 
 
 def adm_blocks(first: np.ndarray, second: np.ndarray, device: torch.device) -> Iterator[Block]:
@@ -99,9 +75,7 @@ def _slices(total: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
 
 
-def squared_radii(
-    features: np.ndarray, k: int, blocks: Blocks, device: torch.device, done: Callable[[float], None]
-) -> Tensor:
+def squared_radii(features: np.ndarray, k: int, device: torch.device, done: Callable[[float], None]) -> Tensor:
     """[N] squared distances to the k-th nearest neighbour in the same set, itself not counted.
 
     A feature is at distance 0 from itself, so entry k of the sorted distances is the k-th neighbour. `done` is
@@ -110,7 +84,7 @@ def squared_radii(
     import torch
 
     nearest: Tensor | None = None
-    for rows, _, squared in blocks(features, features, device):
+    for rows, _, squared in adm_blocks(features, features, device):
         if nearest is None:
             nearest = squared.new_full((len(features), k + 1), torch.inf)
         here = squared.topk(min(k + 1, squared.shape[1]), largest=False).values

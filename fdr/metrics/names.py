@@ -29,15 +29,14 @@ PEER_NAMES = {
     **dict.fromkeys(("swd", "sw", "sliced_wasserstein", "sliced_wasserstein_distance"), "is the metric sw2"),
     **dict.fromkeys(
         ("prdc", "prc", "pr", "pr50k3_full", "precision_recall", "precision_and_recall"),
-        "stands for several metrics; precision and recall are offered, density and coverage are not yet",
+        "stands for several metrics: precision, recall, density, coverage (precision:prdc and recall:prdc as prdc has them)",
     ),
-    **dict.fromkeys(("density", "coverage"), f"{_NOT_YET}; precision and recall are"),
     **dict.fromkeys(
         ("clip", "clip_score", "clipscore", "image_reward", "imagereward", "pickscore", "hps"), _NO_PROMPTS
     ),
     **dict.fromkeys(("vqascore", "vqa_score", "geneval"), _NO_PROMPTS),
     **dict.fromkeys(("ppl", "ppl2_wend", "perceptual_path_length", "vendi", "vendi_score", "fld", "fls"), _NOT_YET),
-    **dict.fromkeys(("authpct", "ct", "realism", "rarity", "topp&r", "gs", "nnd"), _NOT_YET),
+    **dict.fromkeys(("authpct", "ct", "rarity", "topp&r", "gs", "nnd"), _NOT_YET),
     **dict.fromkeys(("ifd", "ifid", "rfd", "rfid", "nfd", "psnr", "ssim", "ms_ssim", "lpips"), _OF_AUTOENCODERS),
     **dict.fromkeys(("mse", "l1", "l2", "dists"), f"{_NOT_YET}; fdr ifid measures PSNR, SSIM, MS-SSIM and LPIPS"),
 }

@@ -55,13 +55,18 @@ def _kid(name: str, variant: str, target: str, is_biased: bool = False) -> dict[
     return {name: info}
 
 
+_PRDC = "fdr.metrics.prdc:PRDC"
+
 METRICS = {
     "fd": MetricInfo("FD", "fdr.metrics.fd:FD", inception_label="FID", is_distance=True, ratio="fdr"),
     "sfid": MetricInfo("sFID", "fdr.metrics.fd:SFID", is_distance=True),
-    "precision": MetricInfo(
-        "Precision", "fdr.metrics.precision_recall:PRECISION_RECALL", lower_is_better=False, high=1.0
-    ),
-    "recall": MetricInfo("Recall", "fdr.metrics.precision_recall:PRECISION_RECALL", lower_is_better=False, high=1.0),
+    "precision": MetricInfo("Precision", _PRDC, lower_is_better=False, high=1.0),
+    "recall": MetricInfo("Recall", _PRDC, lower_is_better=False, high=1.0),
+    "precision:prdc": MetricInfo("Precision (prdc)", _PRDC, lower_is_better=False, high=1.0),
+    "recall:prdc": MetricInfo("Recall (prdc)", _PRDC, lower_is_better=False, high=1.0),
+    "density": MetricInfo("Density", _PRDC, lower_is_better=False, is_size_free=True),
+    "coverage": MetricInfo("Coverage", _PRDC, lower_is_better=False, high=1.0),
+    "realism": MetricInfo("Realism", _PRDC, lower_is_better=False, is_size_free=True),
     "precision:adm": MetricInfo(
         "Precision (ADM)", "fdr.metrics.precision_recall:PRECISION_RECALL_ADM", lower_is_better=False, high=1.0
     ),

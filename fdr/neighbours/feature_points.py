@@ -40,6 +40,8 @@ _PAIRS = {"cpu": 64, "cuda": 1024}
 """Pairs whose exact distances are computed at once."""
 _PENDING_BYTES = 64
 """Memory of one pair that waits for its exact distance, with the arrays that sort it."""
+_MANY = 2**18
+"""With more pairs at once it pays to look for copies first."""
 _SHARE = 16
 """A block is multiplied in a finer dtype when more than one of so many of its pairs needs its exact distance."""
 
@@ -57,12 +59,13 @@ class Frame:
         import torch
 
         shift = torch.from_numpy(sets[0]).mean(0)
-        largest = max(
+        lengths = [
             float((part - shift).square().sum(1, dtype=torch.float64).max()) ** 0.5
             for features in sets
             for part in torch.from_numpy(features).split(1024)
-        )
-        if not math.isfinite(largest):
+        ]
+        largest = max(lengths)
+        if not all(map(math.isfinite, lengths)):
             raise InputError("Features hold NaN or infinity, or are too large; their distances mean nothing.")
         return cls(shift, 2.0 ** math.ceil(math.log2(largest)) if largest > 0 else 1.0)
 
@@ -217,7 +220,7 @@ class Sweep:
         """The squared distances, float64 [n], of the rows i and the columns j. Copies are at distance 0."""
         import torch
 
-        if len(i) > 2**20:
+        if len(i) > _MANY:
             codes = self._codes()
             is_pair = codes[0][i] != codes[1][j]
             squared = torch.zeros(len(i), dtype=torch.float64, device=self.device)

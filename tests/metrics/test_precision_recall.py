@@ -92,32 +92,18 @@ def test_one_value_that_overflows_makes_its_whole_block_exact_and_no_other(
     assert tuple(value(name, samples, reference) for name in ADM) == precision_recall(samples, reference, 100)
 
 
-@pytest.mark.parametrize(
-    ("blocks", "dim", "scale"),
-    [
-        (neighbours.exact_blocks, 2048, 3),
-        (neighbours.adm_blocks, 2048, 3),
-        (neighbours.adm_blocks, 24, 10),
-        (neighbours.adm_blocks, 2048, 300),
-    ],
-)
-def test_every_pair_comes_once_and_equal_features_are_at_distance_zero(
-    blocks, dim: int, scale: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, size in {"EXACT_ROWS": 7, "EXACT_COLUMNS": 13, "ADM_BLOCK": 20, "ADM_ROWS": 9}.items():
+@pytest.mark.parametrize(("dim", "scale"), [(2048, 3), (24, 10), (2048, 300)])
+def test_every_pair_comes_once_in_adms_rule(dim: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in {"ADM_BLOCK": 20, "ADM_ROWS": 9}.items():
         monkeypatch.setattr(neighbours, name, size)
     features = np.concatenate([draw(28, 31, dim) * scale] * 2).astype(np.float32)
     found = np.full((62, 62), np.nan)
-    for block in blocks(features, features, torch.device("cpu")):
+    for block in neighbours.adm_blocks(features, features, torch.device("cpu")):
         assert np.isnan(found[block.rows, block.columns]).all()
         found[block.rows, block.columns] = block.squared.numpy()
     assert not np.isnan(found).any() and (found >= 0).all()
     expected = ((features[:, None].astype(np.float64) - features[None]) ** 2).sum(-1)
-    if blocks is neighbours.exact_blocks:
-        np.testing.assert_allclose(found, expected, rtol=1e-12)
-        assert (found[expected == 0] == 0).all() and (expected == 0).sum() == 4 * 31
-    else:
-        np.testing.assert_allclose(found, expected, rtol=0.01, atol=2000 if scale == 300 else 64)
+    np.testing.assert_allclose(found, expected, rtol=0.01, atol=2000 if scale == 300 else 64)
 
 
 def test_half_distances_are_rounded_and_a_block_that_overflows_is_not() -> None:
@@ -161,15 +147,6 @@ def test_duplicates_are_at_distance_zero(metric: str) -> None:
     assert value(metric, features, features * np.float32(1.001)) == 0
 
 
-@pytest.mark.parametrize("sizes", [(7, 11), (50, 64), (1024, 4096)])
-def test_the_size_of_blocks_changes_nothing(sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    samples, reference = draw(14, 130, 12), draw(15, 140, 12, 0.2)
-    expected = brute_force(samples, reference)
-    monkeypatch.setattr(neighbours, "EXACT_ROWS", sizes[0])
-    monkeypatch.setattr(neighbours, "EXACT_COLUMNS", sizes[1])
-    assert tuple(value(metric, samples, reference) for metric in EXACT) == expected
-
-
 @pytest.mark.parametrize("size", [1, 50, 1000])
 def test_rows_within_a_block_of_adm_change_nothing(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     samples, reference = draw(16, 130, 12), draw(17, 140, 12, 0.2)
@@ -187,8 +164,8 @@ def test_half_precision_moves_the_values_a_little() -> None:
 
 def test_names_and_constants_of_the_definition() -> None:
     metrics = load_metrics(ALL)
-    assert metrics["precision"].settings == metrics["recall"].settings == {"k": "3"}
-    assert metrics["precision:adm"].settings == metrics["recall:adm"].settings == {"k": "3", "d": "f16"}
+    assert all(metrics[name].settings_of(name) == {"k": "3"} for name in EXACT)
+    assert all(metrics[name].settings_of(name) == {"k": "3", "d": "f16"} for name in ADM)
     assert not any(METRICS[name].lower_is_better for name in ALL)
     assert all(metric.needs_reference for metric in metrics.values())
 

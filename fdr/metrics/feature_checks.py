@@ -1,0 +1,39 @@
+"""What all metrics of two sets of features refuse, in one sentence each."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fdr.errors import InputError
+
+_ORDINALS = {1: "1st", 2: "2nd", 3: "3rd"}
+
+
+def check_features(name: str, samples: np.ndarray, reference: np.ndarray, k: int = 1) -> None:
+    """Raise `InputError` unless features [N, D] and [M, D] have one width, differ, and are more than k on each side.
+
+    `name` is the metric's, for the sentence.
+    """
+    for side, features in (("samples", samples), ("reference images", reference)):
+        check_one_set(name, side, features, k)
+    if samples.shape[1] != reference.shape[1]:
+        raise InputError(
+            f"Samples have features of width {samples.shape[1]}, the reference of width {reference.shape[1]}; "
+            "both sides need the same encoder and output."
+        )
+
+
+def check_one_set(name: str, side: str, features: np.ndarray, k: int) -> None:
+    """Raise `InputError` unless `features` are [N, D] with N > k, and differ; `side` names the set."""
+    if features.ndim != 2:
+        raise InputError(f"Features of the {side} have shape {list(features.shape)}; expected [N, D].")
+    if len(features) <= k:
+        raise InputError(
+            f"{name} needs more than {k} {side}, for a {_ORDINALS.get(k, f'{k}th')} neighbour; got {len(features)}: "
+            "give it more images."
+        )
+    if (features == features[0]).all():
+        raise InputError(
+            f"All {len(features)} {side} have the same features, so {name} has no distances to work with; look at the "
+            "images."
+        )
