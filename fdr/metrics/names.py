@@ -29,7 +29,7 @@ PEER_NAMES = {
     **dict.fromkeys(("swd", "sw", "sliced_wasserstein", "sliced_wasserstein_distance"), "is the metric sw2"),
     **dict.fromkeys(
         ("prdc", "prc", "pr", "pr50k3_full", "precision_recall", "precision_and_recall"),
-        "stands for several metrics: precision, recall, density, coverage (precision:prdc and recall:prdc as prdc has them)",
+        "stands for several metrics: precision, recall, density, coverage; prdc itself has precision:prdc, recall:prdc",
     ),
     **dict.fromkeys(
         ("clip", "clip_score", "clipscore", "image_reward", "imagereward", "pickscore", "hps"), _NO_PROMPTS
