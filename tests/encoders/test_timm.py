@@ -10,7 +10,9 @@ import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -19,7 +21,7 @@ from safetensors.torch import save_file
 
 from fdr.encoders import BUNDLES, ROWS, EncoderOptions, find_row, timm_models
 from fdr.encoders.catalogue import timm_weights
-from fdr.encoders.timm_models import load, load_row
+from fdr.encoders.timm_models import _mean, load, load_row
 from fdr.errors import InputError, WeightsError
 from fdr.runtime import devices as runtime
 
@@ -106,6 +108,14 @@ def reference(preset: str, path: Path) -> dict[str, torch.Tensor]:
             # this sibling has a register token, which its pooling includes; SigLIP itself has no prefix
             return {"attention-pool": model.attn_pool(features), "mean": features[:, 1:].mean(1)}
         return {"cls": features[:, 0], "mean": features[:, 1:].mean(1)}
+
+
+@pytest.mark.parametrize("num_prefix", [0, 1, 5])
+def test_the_mean_is_that_of_the_patches_alone(num_prefix):
+    """SigLIP has no token before them, ViTs have one, and those with registers more."""
+    tokens = torch.randn(2, 9, 3)
+    found = _mean(SimpleNamespace(num_prefix_tokens=num_prefix), tokens)
+    np.testing.assert_allclose(found.numpy(), tokens.numpy()[:, num_prefix:].mean(axis=1), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("preset", SIBLINGS)
