@@ -46,6 +46,7 @@ def architectures(tmp_path_factory):
         architecture, tag = pair.split("/")
         known.setdefault(architecture, {})[tag] = tags._pcfg(hf_hub=f"fdr/{tag}/", **settings)
     known["fdr-tiny"]["openai"] = known["fdr-tiny-quickgelu"]["openai"]
+    known["fdr-tiny-quickgelu"]["clip"] = known["fdr-tiny"]["clip"]
     known["fdr-tiny"]["old"] = tags._pcfg(hf_hub="fdr/old/weights.bin")
     tags._PRETRAINED.update(known)
     yield
@@ -95,6 +96,9 @@ def test_the_activation_of_another_architecture_is_told(folder):
     quick = encoder_of("fdr-tiny-quickgelu/openai", folder)
     assert exact.spec.hash != quick.spec.hash
     assert not torch.equal(exact(IMAGES)["embedding"], quick(IMAGES)["embedding"])
+    sentence = r"trained with exact GELU, and fdr-tiny-quickgelu runs QuickGELU.*openclip:fdr-tiny/clip runs them"
+    with pytest.warns(FdrWarning, match=sentence):
+        encoder_of("fdr-tiny-quickgelu/clip", folder)
 
 
 def test_the_spec_says_all_that_moves_the_number(folder):
@@ -132,6 +136,10 @@ def test_every_published_pair_has_a_file_and_a_resize_that_fdr_runs():
 def test_a_file_of_ones_own_needs_no_tag(folder):
     path = folder / "fdr--clip" / "open_clip_model.safetensors"
     assert encoder_of("fdr-tiny", folder, weights=path).spec.weights == encoder_of("fdr-tiny/clip", folder).spec.weights
+    spec = encoder_of("fdr-tiny", folder, weights=path).spec  # without a tag, images are prepared as OpenAI's
+    assert (spec.resize, spec.mean, spec.std) == (
+        "pil-bicubic+short-crop", (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711),
+    )  # fmt: skip
     with pytest.raises(InputError, match=r"names no weights; add a tag \(.*clip.*\) or give a file"):
         encoder_of("fdr-tiny", folder)
 

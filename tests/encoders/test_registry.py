@@ -23,7 +23,8 @@ from fdr.encoders import (
     parse_encoders,
     registry,
 )
-from fdr.encoders.registry import canonical_name
+from fdr.encoders.loading import load_encoders
+from fdr.encoders.registry import canonical_name, parse_open_name
 from fdr.errors import InputError
 
 IMAGES = torch.rand((4, 3, 8, 8), generator=torch.Generator().manual_seed(0))
@@ -121,6 +122,31 @@ def test_options_reach_the_family(stub_family, tmp_path):
     assert name == "inception:clean"
     assert options.weights == tmp_path / "w.pth"
     assert (options.device, options.dtype, options.exact_order, options.offline) == ("cpu", "float32", True, True)
+
+
+def test_a_weight_file_goes_to_the_encoder_that_it_is_given_for(stub_family, tmp_path):
+    """Even if the encoder is named twice; a file for another encoder is an error."""
+    files = {"inception:clean": tmp_path / "a.pth"}
+    load_encoders("inception:clean,inception:clean", EncoderOptions(device="cpu"), files)
+    assert [(name, options.weights) for name, options in stub_family] == [("inception:clean", tmp_path / "a.pth")]
+    with pytest.raises(InputError, match=r"Unknown encoder with explicit weights 'inception'"):
+        load_encoders("inception:clean", EncoderOptions(device="cpu"), {**files, "inception": tmp_path / "b.pth"})
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("hf:a/b?output=x&output=y", "expected each setting once, as output=VALUE; got 'output=y'"),
+        ("hf:a/b?output=", "expected each setting once, as output=VALUE; got 'output='"),
+        ("hf:a/b?output", "got 'output'"),
+        ("hf:a/b?outptu=x", "Unknown setting of 'hf:a/b.outptu=x' 'outptu'; did you mean 'output'"),
+        ("hf:?output=x", "names nothing after 'hf':"),
+    ],
+)
+def test_settings_of_an_open_ended_name(name, sentence):
+    assert parse_open_name("hf:a/b?output=x", ("output",)) == ("a/b", {"output": "x"})
+    with pytest.raises(InputError, match=sentence):
+        parse_open_name(name, ("output",))
 
 
 @pytest.mark.parametrize("allow", [True, False])
