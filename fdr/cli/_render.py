@@ -252,9 +252,14 @@ def _letter(index: int) -> str:
     return chr(ord("a") + index) if index < 26 else str(index + 1)
 
 
-def _print_notes_and_signatures(reports: Sequence[Report]) -> None:
+def print_notes(reports: Sequence[Report]) -> None:
+    """What a reader of the numbers must know, once each."""
     for note in dict.fromkeys(_notes(reports)):
         click.echo(f"note: {note}")
+
+
+def _print_notes_and_signatures(reports: Sequence[Report]) -> None:
+    print_notes(reports)
     for signature in dict.fromkeys(result.signature for report in reports for result in report):
         click.echo(signature)
 

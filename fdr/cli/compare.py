@@ -14,7 +14,7 @@ from fdr.cli._inputs import InputCommand, read_reports, refuse_incomparable
 from fdr.cli._measurement import Measurement, measurement
 from fdr.cli._outputs import Output, write_json, write_text
 from fdr.cli._progress import progress_for
-from fdr.cli._render import print_comparison, print_rankings
+from fdr.cli._render import print_comparison, print_notes, print_rankings
 
 if TYPE_CHECKING:
     from fdr.comparison import Comparison, PairedErrors, Ranking
@@ -75,6 +75,7 @@ def command(
 class _Compared:
     """The sets of one group, each compared with the first, and ranked."""
 
+    reports: tuple[Report, ...]
     comparisons: tuple[tuple[str, str, Comparison], ...]
     rankings: tuple[Ranking, ...]
 
@@ -106,7 +107,7 @@ def _compared(group: Group, confidence: float, paired: PairedErrors | None = Non
 
     (first, base), *others = group.items()
     comparisons = tuple((first, name, compare_reports(base, report)) for name, report in others)
-    return _Compared(comparisons, rank_reports(group, confidence, paired))
+    return _Compared(tuple(group.values()), comparisons, rank_reports(group, confidence, paired))
 
 
 def _measure(
@@ -158,4 +159,5 @@ def _show(compared: Sequence[_Compared], confidence: float, json_path: Path | No
                     click.echo()
                 print_comparison(a, b, comparison, effects)
             print_rankings(one.rankings)
+            print_notes(one.reports)
     return 0 if all(one.is_comparable for one in compared) else 1

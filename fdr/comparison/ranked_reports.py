@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fdr.comparison.comparability import combined_stderr, contradict, images_digest, signature_differences
 from fdr.comparison.significance import CONFIDENCE, Contrast, Ranking, pairs_of, rank
 from fdr.reports import Report, Result, format_number
+from fdr.runtime import is_number
 
 PairedErrors = Mapping[tuple[str, str], Mapping[str, float]]
 """The standard error of a difference in which shared noise cancels, by pair of sets and number ("fd:inception")."""
@@ -57,12 +58,22 @@ def _contrast(
     key: str, a: str, b: str, rows: Mapping[str, Result], reports: Mapping[str, Report], paired: PairedErrors
 ) -> Contrast:
     difference = rows[b].value - rows[a].value
-    stderr = paired.get((a, b), {}).get(key)
-    if stderr is not None:
-        return Contrast(a, b, difference, stderr, kind="paired")
     if _is_same_images(reports[a], reports[b]):
         return Contrast(a, b, difference, None, kind="same images")
-    return Contrast(a, b, difference, combined_stderr(rows[a].stderr, rows[b].stderr))
+    own = paired.get((a, b), {}).get(key)
+    stderr = combined_stderr(rows[a].stderr, rows[b].stderr) if own is None else own
+    kind = "unpaired" if own is None else "paired"
+    return Contrast(a, b, difference, combined_stderr(stderr, _systematic(rows[a], rows[b])), kind=kind)
+
+
+def _systematic(a: Result, b: Result) -> float:
+    """What remains in a difference of the systematic errors of two numbers, where they state one (the debiased FD).
+
+    They are errors of one kind in one direction, so that those of sets of one size cancel.
+    """
+    found = [row.details.get("systematic") for row in (a, b)]
+    known = [float(error) for error in found if error is not None and is_number(error)]
+    return abs(known[0] - known[1]) if len(known) == 2 else 0.0
 
 
 def verdict_of(contrast: Contrast, ranking: Ranking) -> str:

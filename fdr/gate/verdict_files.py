@@ -197,11 +197,18 @@ def verdict_to_markdown(verdict: Verdict) -> str:
     for samples, key, *rest in table_of(verdict):
         lines.append("| " + " | ".join(map(_cell, (samples, f"`{key}`", *rest))) + " |")
     open_points = [" ".join(found.sentences[:3]) for found in findings_of(verdict) if found.outcome != "pass"]
-    notes = [*open_points, *verdict.warnings]
+    notes = [*open_points, *verdict.warnings, *_confidence_note(verdict)]
     lines += ["", *(f"- {_line(note)}" for note in notes)] if notes else []
     signatures = dict.fromkeys(check.result.signature for check in verdict.checks)
     lines += ["", *(f"    {_line(signature)}" for signature in signatures)]
     return "\n".join(lines) + "\n"
+
+
+def _confidence_note(verdict: Verdict) -> Iterator[str]:
+    """What passing and failing mean where numbers have a standard error."""
+    if any(check.stderr for check in verdict.checks):
+        percent = f"{100 * verdict.options.confidence:g} %"
+        yield f"Numbers with a standard error pass or fail at {percent} confidence, and are inconclusive otherwise."
 
 
 def _line(text: str) -> str:

@@ -26,6 +26,14 @@ def test_comparable(fdr_command, a: Path, tmp_path: Path) -> None:
     assert "is:inception: b − a = 20.000 ± 5.0000 (unpaired), p = 6.3e-05: b is better at 95 % confidence" in got.out
 
 
+def test_notes_of_the_numbers_are_shown(fdr_command, tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path / f"{name}.json", report(row(notes=("500 samples for 2048 dimensions",)), samples=name))
+        for name in "ab"
+    ]
+    assert "note: b: inception: 500 samples for 2048 dimensions\n" in fdr_command("compare", *paths).out
+
+
 def test_not_comparable_names_the_field(fdr_command, a: Path, tmp_path: Path) -> None:
     b = write(
         tmp_path / "b.json",

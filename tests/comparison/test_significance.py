@@ -137,6 +137,17 @@ def test_a_paired_error_takes_the_place_of_both() -> None:
     assert found.contrasts[0].is_significant(0.95) and not list(ranking_notes((found,)))
 
 
+def test_systematic_errors_of_sets_of_different_size_do_not_cancel() -> None:
+    def error(of_a: object, of_b: object) -> float | None:
+        rows = [row(stderr=0.3, details={"systematic": of_a}), row(stderr=0.4, details={"systematic": of_b})]
+        (found,) = rank_reports({name: report(one, samples=name) for name, one in zip("ab", rows, strict=True)})
+        return found.contrasts[0].stderr
+
+    assert error(2.0, 2.0) == pytest.approx(0.5), "of one size and kind"
+    assert error(1.0, 13.0) == pytest.approx(math.hypot(0.5, 12.0))
+    assert error(None, 13.0) == pytest.approx(0.5)
+
+
 def test_only_comparable_numbers_are_ranked() -> None:
     a, other = report(row(stderr=0.1), row("is", 9.0)), report(row(stderr=0.1, fields={"n": "5"}))
     assert rank_reports({"a": a, "b": other}) == ()

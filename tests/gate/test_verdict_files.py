@@ -97,7 +97,13 @@ def test_markdown_lists_what_does_not_pass_then_the_warnings_then_each_signature
     sentences = [" ".join(sentences_of(found.checks[place])[:3]) for place in (0, 1, 3)]  # the third check passes
     (warning,) = found.warnings
     signatures = [row().signature, row("fdr").signature, row(encoder="dinov2").signature]
-    expected = ["", *(f"- {text}" for text in (*sentences, warning)), "", *(f"    {text}" for text in signatures)]
+    confidence = "Numbers with a standard error pass or fail at 95 % confidence, and are inconclusive otherwise."
+    expected = [
+        "",
+        *(f"- {text}" for text in (*sentences, warning, confidence)),
+        "",
+        *(f"    {text}" for text in signatures),
+    ]
     assert verdict_to_markdown(found).splitlines()[8:] == expected
 
 
