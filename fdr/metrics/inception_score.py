@@ -5,27 +5,53 @@ IS = exp(mean_x KL(p(y|x) || p(y))) per split, from the unbiased logits, in floa
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 
 from fdr.errors import InputError
 from fdr.metrics.base import AbstractCollector, Context, Metric, Score
+from fdr.metrics.resampling import NUM_GROUPS, jackknife_stderr
 
 NUM_SPLITS = 10
 SHUFFLE_SEED = 2020
 ADM_SPLIT_SIZE = 5000
 
 
-class CollectedSplits(AbstractCollector):
-    """The Inception Score of every split, from its sum of p, its sum of p log p, and its count.
+@dataclass(frozen=True)
+class SplitScores:
+    """The Inception Score of every split."""
 
-    `split_of` [N] is the split of each image.
+    values: np.ndarray
+    """float64 [number of splits]"""
+    without: np.ndarray
+    """[number of splits, G] without each of G groups of the images of the split."""
+
+    @property
+    def stderr(self) -> float | None:
+        """The standard error of the mean by the jackknife of each split; None for splits of one image."""
+        if self.without.shape[1] < 2:
+            return None
+        return math.hypot(*map(jackknife_stderr, self.without)) / len(self.values)
+
+
+class CollectedSplits(AbstractCollector):
+    """The Inception Score of every split, from sums of p and of p log p, and a count, for each group of its images.
+
+    `split_of` [N] is the split of each image. The groups of a split take its images in turn.
     """
 
     def __init__(self, split_of: np.ndarray) -> None:
-        self._split_of = split_of
-        num_splits = int(split_of.max()) + 1 if len(split_of) else 0
-        self._counts = np.zeros(num_splits, dtype=np.int64)
-        self._negative_entropy = np.zeros(num_splits)
+        sizes = np.bincount(split_of)
+        num_groups = min(NUM_GROUPS, int(sizes.min(initial=NUM_GROUPS)))
+        order = np.argsort(split_of, kind="stable")
+        rank = np.empty(len(split_of), dtype=np.int64)
+        rank[order] = np.arange(len(split_of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        self._shape = len(sizes), max(num_groups, 1)
+        self._cell_of = split_of * self._shape[1] + rank % self._shape[1]
+        self._counts = np.zeros(self._shape[0] * self._shape[1], dtype=np.int64)
+        self._negative_entropy = np.zeros(len(self._counts))
         self._sums: np.ndarray | None = None
 
     def add(self, rows: np.ndarray, features: np.ndarray) -> None:
@@ -33,11 +59,12 @@ class CollectedSplits(AbstractCollector):
             self._sums = np.zeros((len(self._counts), features.shape[1]))
         log_p = log_probabilities(features)
         p = np.exp(log_p)
-        splits = self._split_of[rows]
-        np.add.at(self._counts, splits, 1)
-        np.add.at(self._negative_entropy, splits, (p * log_p).sum(axis=1))
-        for split in np.unique(splits):
-            self._sums[split] += p[splits == split].sum(axis=0)
+        cells = self._cell_of[rows]
+        np.add.at(self._counts, cells, 1)
+        np.add.at(self._negative_entropy, cells, (p * log_p).sum(axis=1))
+        order = np.argsort(cells, kind="stable")
+        present, starts = np.unique(cells[order], return_index=True)
+        self._sums[present] += np.add.reduceat(p[order], starts, axis=0)
 
     def state(self) -> list[np.ndarray]:
         return [] if self._sums is None else [self._counts, self._negative_entropy, self._sums]
@@ -49,12 +76,18 @@ class CollectedSplits(AbstractCollector):
             self._negative_entropy += negative_entropy
             self._sums = sums if self._sums is None else self._sums + sums
 
-    def finish(self) -> np.ndarray:
-        """float64 [number of splits]"""
-        if self._sums is None or (self._counts == 0).any():
+    def finish(self) -> SplitScores:
+        if self._sums is None or (self._counts.reshape(self._shape).sum(1) == 0).any():
             raise InputError("The Inception Score has a split without images; give it more images.")
-        marginal = self._sums / self._counts[:, None]
-        return np.exp(self._negative_entropy / self._counts + entropy(marginal))
+        cells = [array.reshape(*self._shape, -1) for array in (self._counts, self._negative_entropy, self._sums)]
+        whole = [array.sum(1) for array in cells]
+        others = [total[:, None] - part for total, part in zip(whole, cells, strict=True)]
+        return SplitScores(_scores(*whole), _scores(*others) if self._shape[1] > 1 else np.empty((len(whole[0]), 0)))
+
+
+def _scores(counts: np.ndarray, negative_entropy: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """[...] from counts and sums of p log p [..., 1] and of p [..., C]."""
+    return np.exp((negative_entropy / counts)[..., 0] + entropy(sums / counts))
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
@@ -96,14 +129,15 @@ def _known(num_rows: int | None) -> int:
     return num_rows
 
 
-def mean_and_spread(splits: np.ndarray, reference: None, context: Context) -> Score:
-    """torch-fidelity's definition: mean and standard deviation over the splits."""
-    return Score(float(splits.mean()), stderr=float(splits.std()), details={"splits": len(splits)})
+def mean_and_spread(splits: SplitScores, reference: None, context: Context) -> Score:
+    """torch-fidelity's definition: the mean over the splits, and in the details their standard deviation."""
+    details = {"splits": len(splits.values), "split_std": float(splits.values.std())}
+    return Score(float(splits.values.mean()), splits.stderr, details=details)
 
 
-def mean_alone(splits: np.ndarray, reference: None, context: Context) -> Score:
+def mean_alone(splits: SplitScores, reference: None, context: Context) -> Score:
     """The ADM evaluator's definition: the mean over the splits."""
-    return Score(float(splits.mean()), details={"splits": len(splits)})
+    return Score(float(splits.values.mean()), splits.stderr, details={"splits": len(splits.values)})
 
 
 IS = Metric(mean_and_spread, shuffled_splits, output="logits", needs_reference=False)

@@ -25,6 +25,7 @@ PEER_NAMES = {
     **dict.fromkeys(("kid50k", "kid50k_full", "kid10k", "kernel_inception_distance", "kd", "mmd"), "is the metric kid"),
     **dict.fromkeys(("clip_mmd", "jmmd"), "is the metric cmmd, of the encoder clip:cmmd"),
     **dict.fromkeys(("mind6", "mind^6", "mind^k", "mindk"), "is mind_k, which comes with mind of several encoders"),
+    **dict.fromkeys(("vendi_score", "vs"), "is the metric vendi"),
     **dict.fromkeys(("monge_inception_distance",), "is the metric mind"),
     **dict.fromkeys(("swd", "sw", "sliced_wasserstein", "sliced_wasserstein_distance"), "is the metric sw2"),
     **dict.fromkeys(
@@ -35,7 +36,7 @@ PEER_NAMES = {
         ("clip", "clip_score", "clipscore", "image_reward", "imagereward", "pickscore", "hps"), _NO_PROMPTS
     ),
     **dict.fromkeys(("vqascore", "vqa_score", "geneval"), _NO_PROMPTS),
-    **dict.fromkeys(("ppl", "ppl2_wend", "perceptual_path_length", "vendi", "vendi_score", "fld", "fls"), _NOT_YET),
+    **dict.fromkeys(("ppl", "ppl2_wend", "perceptual_path_length", "fld", "fls"), _NOT_YET),
     **dict.fromkeys(("authpct", "ct", "rarity", "topp&r", "gs", "nnd"), _NOT_YET),
     **dict.fromkeys(("ifd", "ifid", "rfd", "rfid", "nfd", "psnr", "ssim", "ms_ssim", "lpips"), _OF_AUTOENCODERS),
     **dict.fromkeys(("mse", "l1", "l2", "dists"), f"{_NOT_YET}; fdr ifid measures PSNR, SSIM, MS-SSIM and LPIPS"),

@@ -31,7 +31,7 @@ def test_equals_torch_fidelity(logits: np.ndarray) -> None:
     theirs = isc_features_to_metric(torch.from_numpy(logits), splits=10, shuffle=True, rng_seed=2020)
     ours = scored(IS, logits)
     assert ours.value == pytest.approx(theirs[KEY_METRIC_ISC_MEAN], rel=1e-12)
-    assert ours.stderr == pytest.approx(theirs[KEY_METRIC_ISC_STD], rel=1e-9)
+    assert ours.details["split_std"] == pytest.approx(theirs[KEY_METRIC_ISC_STD], rel=1e-9)
 
 
 def test_adm_takes_consecutive_chunks_of_5000() -> None:
@@ -62,9 +62,31 @@ def test_does_not_depend_on_the_batch_size(logits: np.ndarray) -> None:
 def test_what_a_score_says(logits: np.ndarray) -> None:
     """Ten equal splits in ADM's chunks of 5,000 are one; the spread is the population's, over ten splits."""
     found = scored(IS, logits)
-    assert found.details == {"splits": 10} and found.stderr is not None
+    assert found.details == {"splits": 10, "split_std": found.details["split_std"]} and found.stderr is not None
     found = scored(IS_ADM, np.repeat(logits, 6, axis=0)[:5001])
-    assert found.details == {"splits": 2} and found.stderr is None
+    assert found.details == {"splits": 2} and found.stderr is None, "a split of one image has no spread"
+
+
+@pytest.mark.parametrize("metric", [IS, IS_ADM])
+def test_the_standard_error_is_the_spread_over_draws(metric: Metric) -> None:
+    drawn = [scored(metric, np.random.default_rng(i).normal(0, 2, (600, 12)).astype(np.float32)) for i in range(80)]
+    stated = np.sqrt(np.mean([one.stderr**2 for one in drawn]))
+    assert stated == pytest.approx(np.std([one.value for one in drawn], ddof=1), rel=0.25)
+
+
+def test_the_standard_error_is_that_of_the_jackknife_by_hand() -> None:
+    logits = np.random.default_rng(3).normal(0, 2, (53, 6)).astype(np.float32)
+    without = [scored(IS_ADM, np.delete(logits, np.s_[group::20], axis=0)).value for group in range(20)]
+    assert scored(IS_ADM, logits).stderr == pytest.approx(np.sqrt(19 * np.var(without)), rel=1e-9)
+
+
+def test_samples_that_are_sorted_by_class_do_not_enlarge_it() -> None:
+    """The groups take the images in turn, so that each group has all classes."""
+    classes = np.arange(600) * 12 // 600
+    logits = np.random.default_rng(4).normal(0, 1, (600, 12)).astype(np.float32)
+    logits[np.arange(600), classes] += 3
+    shuffled = np.random.default_rng(5).permutation(600)
+    assert scored(IS_ADM, logits).stderr < scored(IS_ADM, logits[shuffled]).stderr * 1.5
 
 
 def test_a_split_without_images_is_refused() -> None:

@@ -27,6 +27,8 @@ KNOWN = {
     "cmmd": ("CMMD", True, 0, math.inf), "mind": ("MIND", True, 0, math.inf), "mind_k": ("MIND^k", True, 0, math.inf),
     "mind_k:trained": ("MIND^k trained on", True, 0, math.inf), "sw2": ("SW2", True, 0, math.inf),
     "mind_k:held_out": ("MIND^k held out", True, 0, math.inf), "sw_approx": ("SW2 (approximate)", True, 0, math.inf),
+    **{f"vendi{end}": (f"Vendi{text}", False, 1, math.inf) for end, text in {
+        "": "", ":0.5": " (q = 0.5)", ":2": " (q = 2)", ":inf": " (q = inf)"}.items()},
     "kid:biased": ("KD (biased)", True, 0, math.inf), "kid:rbf_biased": ("KD (RBF, biased)", True, 0, math.inf),
     "is": ("IS", False, 1, math.inf), "is:adm": ("IS (ADM)", False, 1, math.inf),
     "fd_inf": ("FD_inf", True, -math.inf, math.inf), "is_inf": ("IS_inf", False, -math.inf, math.inf),

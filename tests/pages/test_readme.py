@@ -33,7 +33,7 @@ def rows(text: str, header: str) -> list[list[str]]:
 def test_the_table_of_metrics() -> None:
     named = {}
     for names, _, better in rows(README, "| name | what | better |"):
-        for name in re.findall(r"`([a-z0-9:_]+)`", names):
+        for name in re.findall(r"`([a-z0-9:_.]+)`", names):
             named[name] = "lower" in better if better in ("lower", "higher") else name == "lpips"
     found = METRICS.keys() | DERIVED.keys() | OF_AUTOENCODERS.keys()
     variants = {f"{name}:{variant}" for name in ("precision", "recall") for variant in ("adm", "prdc")}
