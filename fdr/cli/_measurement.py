@@ -18,6 +18,7 @@ from fdr.metrics import METRICS
 if TYPE_CHECKING:
     from fdr.evaluation import Evaluator
     from fdr.images import ImageSource
+    from fdr.reports import Report
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Measurement:
     """The samples, reference, encoders and metrics of a measurement."""
 
     reference: str
+    training_set: str | None
     reps: str
     metrics: str
     protocol: str | None
@@ -76,13 +78,24 @@ class Measurement:
             extraction_options=setup.extraction_options,
             weights=setup.weights,
             audit=audit,
+            training_set=self.training_set,
             trained_on=self.trained_on,
             protocol=protocol,
             is_default_reference=is_default,
         )
         if self.drawn is not None:
             sources.append(self.drawn.source(evaluator))
+        for source in sources:
+            evaluator.check_source(source)
         return evaluator, sources
+
+
+def announce_failures(reports: Sequence[Report]) -> int:
+    """Say on stderr which numbers could not be computed, and why. Returns the exit code: 1 if there are any, else 0."""
+    failed = [(report.samples["source"], failure) for report in reports for failure in report.failed]
+    for name, failure in failed:
+        click.echo(f"fdr: error: {failure.key} of {name} could not be computed: {failure.sentence}", err=True)
+    return 1 if failed else 0
 
 
 def _refuse_two_folders(samples: Sequence[str], default: str) -> None:
@@ -111,6 +124,11 @@ def _by_encoder(reference: str, reps: str) -> str | dict[str, str]:
 
 _of_samples = _options.stack(
     _options.reference("What to compare with", " Files for several encoders: ENCODER=FILE,ENCODER=FILE."),
+    _options.option(
+        "--training-set IMAGES",
+        "The images that the model was trained on, for metrics that compare with them; other metrics do not read it. "
+        "The cache keeps its features as well.",
+    ),
     _options.reps,
     _options.listed(
         "--metrics NAMES",
@@ -136,7 +154,7 @@ _of_computing = _options.stack(
     _computing.computing(_computing.encoding, _computing.exact_order, _computing.no_cache, _computing.moments_only),
     _options.trust,
 )
-_FIELDS = ("reference", "reps", "metrics", "protocol", "trained_on", "images", "computing")
+_FIELDS = ("reference", "training_set", "reps", "metrics", "protocol", "trained_on", "images", "computing")
 measurement = _options.stack(
     drawn,
     _of_samples,

@@ -132,6 +132,10 @@ def report_table(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]
         columns[metric] = f"{label} {'↓' if result.lower_is_better else '↑'}"
     is_mixed = len({is_inception(result.encoder) for result in results if result.encoder}) > 1
     rows: dict[tuple[int, str], dict[str, str]] = {}
+
+    def named_encoder(name: str | None) -> str:
+        return (name or "") + (" (FID)" if is_mixed and is_inception(name) else "")
+
     for index, report in enumerate(reports):
         for result in report:
             metric = mean_of(result.metric) or result.metric
@@ -140,14 +144,27 @@ def report_table(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]
                 mean = f"fdr_k{colon}{group}" if metric in DERIVED else result.metric  # means of ratios share a row
                 row = f"{metric_label(replace(result, metric=mean))} (mean of {result.k})"
             else:
-                row = (result.encoder or "") + (" (FID)" if is_mixed and is_inception(result.encoder) else "")
+                row = named_encoder(result.encoder)
             cells = rows.setdefault((index, row), {"n": str(result.count)})
             cells[metric] = format_value(result)
+        for failure in report.failed:
+            if failure.encoder is not None:
+                cells = rows.setdefault((index, named_encoder(failure.encoder)), {"n": str(report.samples["count"])})
+                cells[failure.metric] = "failed"
+                columns.setdefault(failure.metric, _failed_column(failure.metric))
     table = [
         [str(reports[index].samples["source"]), row, cells["n"], *(cells.get(metric, "") for metric in columns)]
         for (index, row), cells in rows.items()
     ]
     return ["samples", "encoder", "n", *columns.values()], table
+
+
+def _failed_column(metric: str) -> str:
+    """The heading of a metric that no sample set has a number of."""
+    from fdr.metrics import metric_info
+
+    info = metric_info(metric)
+    return metric if info is None else f"{info.label} {'↓' if info.lower_is_better else '↑'}"
 
 
 def print_verdict(verdict: Verdict) -> None:

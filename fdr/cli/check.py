@@ -11,7 +11,7 @@ import click
 
 from fdr.cli import _options
 from fdr.cli._inputs import InputCommand, read_reports
-from fdr.cli._measurement import Measurement, measurement
+from fdr.cli._measurement import Measurement, announce_failures, measurement
 from fdr.cli._outputs import check_written, write_text
 from fdr.cli._progress import progress_for
 from fdr.cli._verdict_outputs import Outputs, verdict_outputs
@@ -225,6 +225,7 @@ def _measure(
         raise click.exceptions.Exit(0)  # main judges
     if outputs.report is not None:
         write_text(outputs.report, reports_to_json(reports))
+    announce_failures(reports)
     return reports
 
 

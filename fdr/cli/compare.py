@@ -11,7 +11,7 @@ import click
 
 from fdr.cli import _options
 from fdr.cli._inputs import InputCommand, read_reports, refuse_incomparable
-from fdr.cli._measurement import Measurement, measurement
+from fdr.cli._measurement import Measurement, announce_failures, measurement
 from fdr.cli._outputs import Output, write_json, write_text
 from fdr.cli._progress import progress_for
 from fdr.cli._render import print_comparison, print_notes, print_rankings
@@ -132,6 +132,7 @@ def _measure(
     if not setup.is_main:
         raise click.exceptions.Exit(0)
     group = {name: one.report for name, one in measured.items()}
+    announce_failures(list(group.values()))
     if report is not None:
         write_text(report, reports_to_json(list(group.values())))
     from fdr.comparison import paired_errors

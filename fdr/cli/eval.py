@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from fdr.cli import _options
-from fdr.cli._measurement import Measurement, measurement
+from fdr.cli._measurement import Measurement, announce_failures, measurement
 from fdr.cli._outputs import ReportFiles
 from fdr.cli._progress import progress_for
 from fdr.cli._render import print_reports
+
+if TYPE_CHECKING:
+    from fdr.reports import Report
 
 
 @click.command(
@@ -33,11 +38,12 @@ def command(
     files: ReportFiles,
     dry_run: bool,
     quiet: bool,
-) -> None:
+) -> int:
     """Measure sample sets, or a generator (--gen), against a reference.
 
     SAMPLES are folders, quoted patterns ('a/*.png'), files (zip, tar, npz, npy, HDF5, parquet, .pt, .safetensors), or
-    hf-dataset:NAME:SPLIT. Features are cached; to resume a killed run, repeat the command.
+    hf-dataset:NAME:SPLIT. Features are cached; to resume a killed run, repeat the command. If some numbers cannot be
+    computed, the others are reported and the exit code is 1.
     """
     if not samples and measurement.drawn is None:
         raise click.UsageError("Name sample sets, or a generator with --gen.")
@@ -46,7 +52,12 @@ def command(
         if dry_run:
             for line in evaluator.plan(sources) if setup.is_main else ():
                 click.echo(line)
-            return
-        reports = [evaluator.evaluate_source(source) for source in sources]
-        if setup.is_main:
-            files.write(reports, lambda: print_reports(reports))
+            return 0
+        reports: list[Report] = []
+        try:
+            for source in sources:
+                reports.append(evaluator.evaluate_source(source))
+        finally:  # what was measured before an error is reported as well
+            if setup.is_main and reports:
+                files.write(reports, lambda: print_reports(reports))
+    return announce_failures(reports) if setup.is_main else 0

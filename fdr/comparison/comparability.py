@@ -39,6 +39,8 @@ MEANINGS = {
     "q": "the quantisation of the images",
     "n": "the number of images",
     "ref": "the reference",
+    "train": "the training set",
+    "lab": "the classes of the reference images",
     "val": "the validation FD below the ratio",
     "v": "the version of fdr",
 }
@@ -98,7 +100,7 @@ def _difference(field: str, first: Signature, second: Signature) -> Difference |
     if a == b:
         return None
     meaning = MEANINGS.get(field, "a field that this version of fdr does not know")
-    is_name_only = (field == "ref" and _same_digest(a, b)) or (field == "enc" and _same_spec(first, second))
+    is_name_only = (field in ("ref", "train") and _same_digest(a, b)) or (field == "enc" and _same_spec(first, second))
     is_size_only = field == "n" and _is_size_free(first.metric) and _is_size_free(second.metric)
     return Difference(field, a, b, meaning, field not in INFORMATIVE and not is_name_only and not is_size_only)
 

@@ -11,28 +11,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fdr.encoders import ROWS, AbstractEncoder, EncoderOptions, load_encoders
-from fdr.errors import FdrWarning, InputError, collected_warnings
-from fdr.evaluation.held_out import encoders_trained_on, groups, named_encoders
-from fdr.evaluation.measurement import Key, Measurement, Needs, measure, outputs_of
+from fdr.encoders import AbstractEncoder, EncoderOptions, load_encoders
+from fdr.errors import FdrWarning, InputError, collected_warnings, warn
+from fdr.evaluation.held_out import encoders_trained_on, named_encoders
+from fdr.evaluation.measurement import Key, Measurement, measure, outputs_of
+from fdr.evaluation.planning import Planner
 from fdr.evaluation.protocols import Protocol, check_is_free, find_protocol
-from fdr.evaluation.reference_side import ReferenceSide, open_reference
-from fdr.evaluation.results import PlannedResult, Provenance, Scores, describe_samples
+from fdr.evaluation.reference_side import ReferenceSide, open_reference, open_training_set
+from fdr.evaluation.requested import Requested, need_of
+from fdr.evaluation.results import PlannedResult, describe_samples
 from fdr.evaluation.sanity import sanity_warnings
+from fdr.evaluation.scoring import Scoring
 from fdr.features import Extraction, ExtractionOptions, cached_rows
-from fdr.frechet import Moments, ValidationFD
+from fdr.frechet import Moments
 from fdr.generators import GeneratorOptions, Labels, samples_of
 from fdr.images import ImageOptions, ImageSource
-from fdr.metrics import DERIVED, METRICS, Context, Metric, Need, Score, load_metrics, mean_score, ratio_score
+from fdr.metrics import Context, Metric, Side, load_metrics
 from fdr.references import DEFAULT_REFERENCE, find_reference, is_statistics, open_samples, warn_if_same_images
-from fdr.reports import Origin, Report, Result, mean_signature
+from fdr.reports import Failure, Report, Result
 from fdr.runtime import (
     SOLO,
     Group,
     Progress,
     SilentProgress,
     as_path,
-    memory_for,
     named_arguments,
     package_versions,
     propagate_failures,
@@ -41,7 +43,6 @@ from fdr.runtime import (
 )
 
 DEFAULT_ENCODER, DEFAULT_METRIC = "inception", "fd"
-STORED_NOTE = "the samples' moments are those that {name} holds (mu, sigma), not those of its images, by ADM's rule"
 Encoders = str | AbstractEncoder | Any
 
 
@@ -61,6 +62,7 @@ def evaluate(
     num_workers: int | None = None,
     audit: bool = False,
     trained_on: str | Sequence[str] | None = None,
+    training_set: Any = None,
     progress: Progress | None = None,
     group: Group = SOLO,
     num_images: int | None = None,
@@ -79,7 +81,8 @@ def evaluate(
     metrics and has a default reference of its own. With `cache`, features are kept there and a killed run resumes.
     `weights` gives weight files by encoder. `image_options.count` and `.seed` select among the samples only; crop and
     size apply to both sides. `trained_on` names the encoders that the generator was trained on: FDr^k is then given for
-    them and for the held-out ones as well. A run folder of `fdr train` says it by itself.
+    them and for the held-out ones as well. A run folder of `fdr train` says it by itself. `training_set` is the images
+    that the model was trained on, for metrics that compare with them.
 
     `samples` may also be a generator: one that `fdr.load_generator` gives or takes, or a pipeline of diffusers without
     a prompt. Then `num_images` (50,000) samples are made from `seed` and `labels`, the same as by `fdr eval --gen`.
@@ -88,7 +91,8 @@ def evaluate(
     Under torchrun, `group=fdr.join_ranks()` divides the images among the ranks. All ranks make the same call and get
     the same report.
 
-    Raises `InputError` for anything unusable, and `RunError` if a run cannot finish.
+    Raises `InputError` for anything unusable, and `RunError` if a run cannot finish. If only some of the numbers cannot
+    be computed, `Report.failed` says which and why, with a warning.
     """
     extraction = ExtractionOptions(
         None if cache is None else as_path(cache, "the cache"),
@@ -118,9 +122,13 @@ def evaluate(
             extraction_options=extraction,
             audit=audit,
             trained_on=trained_on,
+            training_set=training_set,
             is_default_reference=reference is None,
         )
-        return evaluator.evaluate(source)
+        report = evaluator.evaluate(source)
+    for failure in report.failed:
+        warn(f"{failure.key} could not be computed: {failure.sentence}")
+    return report
 
 
 class Evaluator:
@@ -138,6 +146,7 @@ class Evaluator:
         weights: Mapping[str, Path] | None = None,
         audit: bool = False,
         trained_on: str | Sequence[str] | None = None,
+        training_set: Any = None,
         protocol: Protocol | None = None,
         is_default_reference: bool = False,
     ) -> None:
@@ -151,6 +160,13 @@ class Evaluator:
         self.extraction_options = extraction_options
         if any(metric.needs_reference for metric in self.metrics.values()):
             reference = open_reference(reference, image_options)  # its errors come before weights are loaded
+        if trained := [name for name, metric in self.metrics.items() if metric.needs_training_set]:
+            if training_set is None:
+                raise InputError(
+                    f"Metric {trained[0]!r} compares with the images that the model was trained on; give them with "
+                    "--training-set."
+                )
+            training_set = open_training_set(training_set, image_options)
         self.encoders = load_encoders(encoders, encoder_options, weights)
         names = [encoder.spec.name for encoder in self.encoders]
         self._trained_on = None if trained_on is None else named_encoders(trained_on, names)
@@ -158,48 +174,36 @@ class Evaluator:
         self._context = Context(
             device=str(device) if device.type == "cuda" else None, audit=audit, progress=extraction_options.progress
         )
-        self._check_metrics_apply()
+        self._requested = Requested(self.metrics, self.encoders)
+        self._requested.check_apply()
         with collected_warnings() as self.warnings:
-            self.reference = ReferenceSide(
-                reference,
-                self.encoders,
-                self._needs(of_reference=True),
-                image_options=image_options,
-                encoder_options=encoder_options,
-                extraction_options=extraction_options,
-            )
+            self.reference = self._open_side("reference", reference)
+            self.training = self._open_side("training", training_set)
+        self._planner = Planner(self._requested, self.reference, self.training, self._trained_on)
 
-    def _check_metrics_apply(self) -> None:
-        applied = {name for encoder in self.encoders for name, _, _ in self._applied(encoder)}
-        for name, metric in self.metrics.items():
-            if name not in applied:
-                encoders = ", ".join(encoder.spec.name for encoder in self.encoders)
-                example = next((row.name for row in ROWS if row.output == metric.output), DEFAULT_ENCODER)
-                raise InputError(
-                    f"Metric {name!r} needs the output {metric.output!r}, which {encoders} does not give; use an "
-                    f"encoder that gives it, such as {example}."
-                )
+    def _open_side(self, side: Side, images: Any) -> ReferenceSide:
+        """The reference or the training set, with what metrics need of it."""
+        found = ReferenceSide(
+            images,
+            self.encoders,
+            self._requested.needs(side),
+            image_options=self.image_options,
+            encoder_options=self.encoder_options,
+            extraction_options=self.extraction_options,
+        )
+        self._requested.check_labelled(side, found.images)
+        return found
 
-    def _applied(self, encoder: AbstractEncoder) -> Iterator[tuple[str, Metric, Need]]:
-        """The metrics that apply to an encoder, by name, with what each needs."""
-        for name, metric in self.metrics.items():
-            need = metric.need(encoder.spec.output, encoder.outputs)
-            if need is not None:
-                yield name, metric, need
-
-    def _needs(self, of_reference: bool = False) -> Needs:
-        """What the metrics need of each encoder, for the samples or for the reference."""
-        wanted: dict[str, list[Need]] = {encoder.spec.name: [] for encoder in self.encoders}
-        for encoder in self.encoders:
-            for _, metric, need in self._applied(encoder):
-                if (metric.needs_reference or not of_reference) and need not in wanted[encoder.spec.name]:
-                    wanted[encoder.spec.name].append(need)
-        return wanted
+    def check_source(self, source: ImageSource) -> None:
+        """Raise `InputError` if a metric needs the classes of the samples and they have none."""
+        self._requested.check_labelled("samples", source)
 
     def prepare_reference(self) -> None:
-        """Measure the reference if it consists of images. Done once; `evaluate` does it if it was not done."""
+        """Measure the reference if it consists of images, and the training set if there is one. Done once; `evaluate`
+        does it if it was not done."""
         with collected_warnings() as texts:
             self.reference.prepare()
+            self.training.prepare()
         self.warnings += texts
 
     def plan(self, sources: Sequence[ImageSource]) -> Iterator[str]:
@@ -209,8 +213,10 @@ class Evaluator:
             yield f"reference: {first.name}, moments from {first.source}"
         if self.reference.images is not None:
             yield "reference: " + self._plan_of(self.reference.images, self.reference.outputs)
+        if self.training.images is not None:
+            yield "training set: " + self._plan_of(self.training.images, self.training.outputs)
         for source in sources:
-            yield "samples: " + self._plan_of(source, outputs_of(self._needs()))
+            yield "samples: " + self._plan_of(source, outputs_of(self._requested.needs()))
 
     def _plan_of(self, source: ImageSource, outputs: Mapping[str, tuple[str, ...]]) -> str:
         cache = self.extraction_options.cache
@@ -229,6 +235,7 @@ class Evaluator:
         """Measure an opened sample set."""
         group = self.extraction_options.group
         with propagate_failures(group):
+            self.check_source(source)
             source.find_digest(group, self.extraction_options.progress)
             self.prepare_reference()
             with collected_warnings() as texts:
@@ -237,23 +244,25 @@ class Evaluator:
                 stored = self._stored_moments(source)
                 needs = {
                     name: [need for need in wanted if (name, need) not in stored]
-                    for name, wanted in self._needs().items()
+                    for name, wanted in self._requested.needs().items()
                 }
                 extraction = Extraction(source, self.encoders, outputs_of(needs), self.extraction_options)
-                measured = measure(extraction, needs)
-                results: list[Result] = []
+                measured = measure(extraction, needs, keeps_going=True)
+                results: tuple[Result, ...] = ()
+                failed: tuple[Failure, ...] = ()
                 if measured is not None:
                     measured = replace(measured, collected={**measured.collected, **stored})
                     for sentence in sanity_warnings(extraction, measured.moments, self.reference):
                         warnings.warn(sentence, FdrWarning, stacklevel=2)
-                    results = list(self._results(source, measured, stored))
+                    planned = self._planner.rows(source, measured.count, stored)
+                    results, failed = self._score(measured).rows(planned)
                     if self.on_measured is not None:
                         self.on_measured(measured.moments)
             gathered = list(itertools.chain(*group.gather(texts)))
 
             def report() -> Report:
                 assert measured is not None
-                return self._report(source, measured, results, gathered)
+                return self._report(source, measured, results, failed, gathered)
 
             return run_on_rank0(group, report)
 
@@ -265,82 +274,39 @@ class Evaluator:
         return {
             (encoder.spec.name, need): find_reference(source.path, encoder, output=need.output).moments
             for encoder in self.encoders
-            for need in self._needs()[encoder.spec.name]
+            for need in self._requested.needs()[encoder.spec.name]
             if need.is_moments
         }
 
     def planned(self, source: ImageSource) -> Iterator[PlannedResult]:
         """The numbers that `evaluate_source` would give, with their signatures; nothing is computed."""
-        return self._planned(source, len(source), self._stored_moments(source))
+        return self._planner.rows(source, len(source), self._stored_moments(source))
 
-    def _planned(self, source: ImageSource, count: int, stored: Mapping[Key, Moments]) -> Iterator[PlannedResult]:
-        """Every metric of every encoder, each followed by its ratio if it has one; then the means over the encoders."""
-        averaged: dict[str, dict[str, Origin]] = {}
+    def _score(self, measured: Measurement) -> Scoring:
+        """The scores of all metrics and encoders; metrics that share their work are computed once."""
+        scoring = Scoring()
         for encoder in self.encoders:
-            spec = encoder.spec
-            for name, metric, need in self._applied(encoder):
-                is_stored = (spec.name, need) in stored
-                settings = {**metric.settings_of(name), **({"m": "stored"} if is_stored else {})}
-                notes = (STORED_NOTE.format(name=source.name),) if is_stored else ()
-                origin = self.reference.origin(spec.name, need) if metric.needs_reference else None
-                provenance = Provenance(spec, need.output, source.policy, count, origin, settings)
-                yield provenance.row(name, notes)
-                ratio, val_fd = METRICS[name].ratio, self.reference.val_fd(spec.name, need)
-                if ratio and val_fd is not None and origin is not None:
-                    yield provenance.row(ratio, derive=partial(_ratio_of, (name, spec.name), val_fd))
-                    averaged.setdefault(ratio, {})[spec.name] = origin
-                if METRICS[name].mean and origin is not None:
-                    averaged.setdefault(name, {})[spec.name] = origin
-        for part, origins in averaged.items():
-            if 1 < len(origins) == len(self.encoders):
-                yield from self._means(part, origins, source, count)
+            for metric in dict.fromkeys(metric for _, metric, _ in self._requested.applied(encoder)):
+                scoring.compute(metric, encoder.spec.name, partial(self._arguments, metric, encoder, measured))
+        return scoring
 
-    def _means(
-        self, part: str, origins: Mapping[str, Origin], source: ImageSource, count: int
-    ) -> Iterator[PlannedResult]:
-        """The mean of a number over all encoders; then over those that the generator was trained on, and the others."""
-        specs = {encoder.spec.name: encoder.spec for encoder in self.encoders}
-        mean, trained = (METRICS | DERIVED)[part].mean, encoders_trained_on(source, self._trained_on)
-        parts = [] if trained is None else [(f"{mean}:{group}", names) for group, names in groups(specs, trained)]
-        settings = self.metrics[part].settings if part in self.metrics else {}
-        for metric, names in [(mean, tuple(specs)), *parts]:
-            own = {name: specs[name] for name in names}
-            references = {name: origins[name] for name in names}
-            signature = mean_signature(metric, own, source.policy, count, references, settings)
-            derive = partial(_mean_of, part, names)
-            yield PlannedResult(metric, None, None, count, signature, encoders=names, derive=derive)
-
-    def _results(self, source: ImageSource, measured: Measurement, stored: Mapping[Key, Moments]) -> Iterator[Result]:
-        """The plan with its numbers."""
-        scores: dict[tuple[str, str | None], Score] = {
-            (name, encoder.spec.name): score
-            for encoder in self.encoders
-            for name, score in self._scores(encoder, measured.collected).items()
-        }
-        for row in self._planned(source, measured.count, stored):
-            key = row.metric, row.encoder
-            if row.derive is not None:
-                scores[key] = row.derive(scores)
-            yield row.result(scores[key])
-
-    def _scores(self, encoder: AbstractEncoder, collected: Mapping[Key, Any]) -> dict[str, Score]:
-        """The scores of all metrics of one encoder, by name; metrics that share their work are computed once."""
-        encoder_name = encoder.spec.name
-        scores: dict[str, Score] = {}
-        for metric, need in {metric: need for _, metric, need in self._applied(encoder)}.items():
-            reference = self.reference.collected(encoder_name, need) if metric.needs_reference else None
-            with memory_for(
-                f"{', '.join(metric.names)} of {encoder_name}",
-                "use --device cpu, fewer images, or an encoder of fewer dimensions",
-            ):
-                scores.update(metric.scores(collected[encoder_name, need], reference, self._context))
-        return scores
+    def _arguments(self, metric: Metric, encoder: AbstractEncoder, measured: Measurement) -> tuple[Any, Any, Context]:
+        """What was collected of the samples and of the reference for a metric, and its context."""
+        name, context = encoder.spec.name, self._context
+        samples = measured.of(name, need_of(metric, encoder, "samples"))
+        reference = None
+        if metric.needs_reference:
+            reference = self.reference.collected(name, need_of(metric, encoder, "reference"))
+        if metric.needs_training_set:
+            context = replace(context, training=self.training.collected(name, need_of(metric, encoder, "training")))
+        return samples, reference, context
 
     def _report(
         self,
         source: ImageSource,
         measured: Measurement,
-        results: Sequence[Result],
+        results: tuple[Result, ...],
+        failed: tuple[Failure, ...],
         texts: Sequence[str],
     ) -> Report:
         specs = {encoder.spec.name: encoder.spec for encoder in self.encoders}
@@ -348,11 +314,12 @@ class Evaluator:
         if reference is not None and self._is_default_reference:
             reference["is_default"] = True
         trained = encoders_trained_on(source, self._trained_on)
-        opened = [] if self.reference.images is None else self.reference.images.warnings
+        sides = (self.reference.images, self.training.images)
+        opened = [text for images in sides if images is not None for text in images.warnings]
         return Report(
             samples=describe_samples(source, measured),
             reference=reference,
-            results=tuple(results),
+            results=results,
             run={
                 "device": str(self.encoders[0].device),
                 "ranks": self.extraction_options.group.size,
@@ -363,12 +330,6 @@ class Evaluator:
                 **({} if trained is None else {"trained_on": list(trained)}),
             },
             warnings=tuple(dict.fromkeys([*opened, *self.warnings, *source.warnings, *texts])),
+            failed=failed,
+            training_set=self.training.describe(),
         )
-
-
-def _ratio_of(key: tuple[str, str], val_fd: ValidationFD, scores: Scores) -> Score:
-    return ratio_score(scores[key], val_fd)
-
-
-def _mean_of(ratio: str, encoders: Sequence[str], scores: Scores) -> Score:
-    return mean_score({name: scores[ratio, name] for name in encoders}, ratio)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fdr.errors import InputError
+from fdr.errors import InputError, RunError
+from fdr.evaluation.labels import labelled
 from fdr.evaluation.resumed_sums import ResumableSums
 from fdr.features import Extraction
 from fdr.frechet import Moments
-from fdr.images import BadImage
+from fdr.images import BadImage, ImageSource
 from fdr.metrics import AbstractCollector, CollectedFeatures, CollectedMoments, KeptRows, Need
 from fdr.runtime import memory_for
 
@@ -29,6 +30,14 @@ class Measurement:
     count: int
     """Number of images that were measured; bad ones are not counted."""
     bad: Sequence[BadImage]
+    failures: Mapping[Key, InputError | RunError] = field(default_factory=dict)
+    """Why something that was needed could not be collected; only with `keeps_going`."""
+
+    def of(self, encoder: str, need: Need) -> Any:
+        """What was collected for a need. Raises the error if that failed."""
+        if (encoder, need) in self.failures:
+            raise self.failures[encoder, need]
+        return self.collected[encoder, need]
 
     @property
     def moments(self) -> dict[tuple[str, str], Moments]:
@@ -50,16 +59,18 @@ def outputs_of(needs: Needs) -> dict[str, tuple[str, ...]]:
     "the sums of the features, or for precision and recall the features themselves",
     "measure fewer images (--count) or fewer metrics at once (--metrics)",
 )
-def measure(extraction: Extraction, needs: Needs | None = None) -> Measurement | None:
+def measure(extraction: Extraction, needs: Needs | None = None, *, keeps_going: bool = False) -> Measurement | None:
     """Collect what `needs` names, by default the moments of every main output. Returns None on ranks other than 0.
 
     The extraction must keep all outputs of `needs`. Moments that the cache holds for exactly these features are taken
-    from it, and features are then read only where something else needs them. Raises `InputError` below two images.
+    from it, and features are then read only where something else needs them. With `keeps_going`, a need that cannot be
+    met (too few images for it) goes into `failures`, unless none can be met. Raises `InputError` below two images.
     """
     if needs is None:
         needs = {name: [Need(encoder.spec.output)] for name, encoder in extraction.encoders.items()}
-    measured = _measure(extraction, _parts(needs, extraction.options.moments_only))
-    return None if measured is None else replace(measured, collected=_joined(needs, measured.collected))
+    parts = _parts(needs, extraction.options.moments_only)
+    measured = _measure(extraction, parts, _Attempts(keeps_going))
+    return None if measured is None else _joined(needs, measured, extraction.source)
 
 
 def _parts(needs: Needs, moments_only: bool) -> Needs:
@@ -70,7 +81,7 @@ def _parts(needs: Needs, moments_only: bool) -> Needs:
     """
     found: dict[str, list[Need]] = {}
     for name, wanted in needs.items():
-        parts = dict.fromkeys(replace(need, rows="") for need in wanted)
+        parts = dict.fromkeys(need.plain for need in wanted)
         for need in wanted:
             is_kept = need.rows == "needed" or (need.rows == "wanted" and not moments_only)
             if is_kept and Need(need.output, CollectedFeatures) not in parts:
@@ -79,37 +90,42 @@ def _parts(needs: Needs, moments_only: bool) -> Needs:
     return found
 
 
-def _joined(needs: Needs, collected: Mapping[Key, Any]) -> dict[Key, Any]:
-    """What each need asked for. All moments of one output are one object, with its rows if there are any."""
+def _joined(needs: Needs, measured: Measurement, source: ImageSource) -> Measurement:
+    """What each need asked for, with rows and labels. All moments of one output are one object."""
     found: dict[Key, Any] = {}
+    failures = dict(measured.failures)
     complete: dict[tuple[str, str], Moments] = {}
-    for name, wanted in needs.items():
-        for need in wanted:
-            item = collected[name, replace(need, rows="")]
-            if need.is_moments:
-                kinds = (Need(need.output, collector) for collector in (CollectedFeatures, KeptRows))
-                rows = next((collected[name, kind] for kind in kinds if (name, kind) in collected), None)
-                if rows is not None and (name, need.output) not in complete:
-                    complete[name, need.output] = replace(item, rows=rows)
-                item = complete.get((name, need.output), item)
-            found[name, need] = item
-    return found
+    for name, need in ((name, need) for name, wanted in needs.items() for need in wanted):
+        if (name, need.plain) in failures:
+            failures[name, need] = failures[name, need.plain]
+            continue
+        item = measured.collected[name, need.plain]
+        if need.is_moments:
+            item = complete.setdefault((name, need.output), _with_rows(item, name, need, measured))
+        found[name, need] = labelled(item, source, measured.bad) if need.has_labels else item
+    return replace(measured, collected=found, failures=failures)
 
 
-def _measure(extraction: Extraction, needs: Needs) -> Measurement | None:
+def _with_rows(moments: Moments, name: str, need: Need, measured: Measurement) -> Moments:
+    """The moments with the features that were kept of the same output, if any were."""
+    kinds = (Need(need.output, collector) for collector in (CollectedFeatures, KeptRows))
+    rows = next((measured.collected[name, kind] for kind in kinds if (name, kind) in measured.collected), None)
+    return moments if rows is None else replace(moments, rows=rows)
+
+
+def _measure(extraction: Extraction, needs: Needs, attempts: _Attempts) -> Measurement | None:
     """`measure` for needs that are collected as they are."""
     group = extraction.group
     stored = _stored_moments(extraction, needs) if group.rank == 0 else {}
     known = set(group.broadcast([(name, need.output) for name, need in stored]))
-    collectors = {
-        (name, need): need.collector(extraction.num_rows)
-        for name, wanted in needs.items()
-        for need in wanted
-        if not (need.is_moments and (name, need.output) in known)
-    }
+    wanted = [(name, need) for name, several in needs.items() for need in several]
+    missing = [(name, need) for name, need in wanted if not (need.is_moments and (name, need.output) in known)]
+    collectors = attempts.of(missing, lambda key: key[1].collector(extraction.num_rows))
+    if not collectors and not known:
+        attempts.give_up()
     resumable = _resumable_sums(extraction, collectors)
     if known and not collectors:
-        return _stored_measurement(extraction, stored) if group.rank == 0 else None
+        return _stored_measurement(extraction, stored, attempts) if group.rank == 0 else None
     count = 0
     for block in extraction:
         count += len(block.rows)
@@ -130,12 +146,37 @@ def _measure(extraction: Extraction, needs: Needs) -> Measurement | None:
         resumable.finish()
     if group.rank > 0:
         return None
-    collected = {key: collector.finish() for key, collector in collectors.items()}
+    collected = attempts.of(list(collectors), lambda key: collectors[key].finish())
     for (name, need), found in collected.items():
         entry = extraction.entries[name]
         if need.is_moments and entry is not None and not entry.missing():
             entry.save_moments(need.output, found)
-    return Measurement({**stored, **collected}, count, bad)
+    return Measurement({**stored, **collected}, count, bad, attempts.failures)
+
+
+class _Attempts:
+    """Does something for each of several keys. With `keeps_going` it notes the failures and does the rest."""
+
+    def __init__(self, keeps_going: bool) -> None:
+        self._keeps_going = keeps_going
+        self.failures: dict[Key, InputError | RunError] = {}
+
+    def of(self, keys: Sequence[Key], attempt: Callable[[Key], Any]) -> dict[Key, Any]:
+        """What `attempt` returns, for each key for which it does not fail."""
+        found = {}
+        for key in keys:
+            try:
+                found[key] = attempt(key)
+            except (InputError, RunError) as error:
+                if not self._keeps_going:
+                    raise
+                self.failures[key] = error
+        return found
+
+    def give_up(self) -> None:
+        """Raise the first failure, if there is one."""
+        for error in self.failures.values():
+            raise error
 
 
 def _stored_moments(extraction: Extraction, needs: Needs) -> dict[Key, Moments]:
@@ -152,12 +193,12 @@ def _stored_moments(extraction: Extraction, needs: Needs) -> dict[Key, Moments]:
     return found
 
 
-def _stored_measurement(extraction: Extraction, stored: Mapping[Key, Moments]) -> Measurement:
+def _stored_measurement(extraction: Extraction, stored: Mapping[Key, Moments], attempts: _Attempts) -> Measurement:
     """The measurement if everything is stored, so that no block is read."""
     entry = next(entry for entry in extraction.entries.values() if entry is not None)
     bad = [BadImage(*image) for image in entry.bad]
     extraction.source.check_bad(bad, len(extraction.source))
-    return Measurement(stored, entry.count, bad)
+    return Measurement(stored, entry.count, bad, attempts.failures)
 
 
 def _resumable_sums(extraction: Extraction, collectors: Mapping[Key, AbstractCollector]) -> ResumableSums | None:

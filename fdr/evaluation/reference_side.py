@@ -1,14 +1,16 @@
-"""The reference of an evaluation: what metrics need of it, by encoder, from statistics or images."""
+"""The reference of an evaluation, or its training set: what metrics need of it, by encoder."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from fdr.encoders import AbstractEncoder, EncoderOptions
 from fdr.errors import InputError
-from fdr.evaluation.measurement import Key, Needs, measure, outputs_of
+from fdr.evaluation.labels import labels_digest
+from fdr.evaluation.measurement import Measurement, Needs, measure, outputs_of
 from fdr.evaluation.sanity import ImageSet, image_set
 from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import ValidationFD
@@ -34,13 +36,23 @@ def open_reference(reference: Any, options: ImageOptions) -> Any:
     return open_images(reference, _reference_options(options)) if names_images(reference) else reference
 
 
+def open_training_set(images: Any, options: ImageOptions) -> ImageSource:
+    """The images that a model was trained on. Raises `InputError` for statistics, which are not enough."""
+    if isinstance(images, str | os.PathLike) and not names_images(images):
+        raise InputError(
+            f"The training set {os.fspath(images)!r} is statistics, and metrics need its images; give them."
+        )
+    return open_images(images, _reference_options(options))
+
+
 def _reference_options(options: ImageOptions) -> ImageOptions:
     """Image options for the reference: a subset applies to the samples only, crop and size apply to both."""
     return replace(options, count=None, seed=0)
 
 
 class ReferenceSide:
-    """A reference, as `open_reference` gives it, for several encoders; images are measured when `prepare` is called.
+    """A reference, as `open_reference` gives it, for several encoders; images are measured when `prepare` is called. A
+    training set is one as well, as `open_training_set` gives it.
 
     Moments come from statistics where the reference has them, else from its images; all else comes from images. A file
     can hold both: ADM's references have the moments of a whole dataset, and 10,000 of its images in `arr_0`.
@@ -68,9 +80,7 @@ class ReferenceSide:
         """How the images were read and resized; set by `prepare`."""
         self._needs: Needs = {name: needs[name] for name in self._encoders}
         """What must be collected from the images."""
-        self._collected: Mapping[Key, Any] = {}
-        self._count: int | None = None
-        """Number of images that were measured."""
+        self._measured: Measurement | None = None
         self._is_measured = False
         if not self._encoders:
             return
@@ -111,12 +121,12 @@ class ReferenceSide:
         digest = source.find_digest(self._extraction_options.group, self._extraction_options.progress) or ""
         encoders = [self._encoders[name] for name in self._needs]
         extraction = Extraction(source, encoders, self.outputs, self._extraction_options)
-        measured = measure(extraction, self._needs)
+        measured = measure(extraction, self._needs, keeps_going=True)
         self.image_set, self.preprocessing = image_set(extraction), extraction.preprocessing
         self._is_measured = True
         if measured is None:
             return
-        self._collected, self._count = measured.collected, measured.count
+        self._measured = measured
         for (name, output), moments in measured.moments.items():
             spec_hash = self._encoders[name].spec.hash
             self.moments[name, output] = Reference(source.name, source.name, digest, moments, digest, spec_hash)
@@ -129,7 +139,26 @@ class ReferenceSide:
     def collected(self, encoder: str, need: Need) -> Any:
         """What a metric needs of the reference, on rank 0 after `prepare`."""
         found = self._moments_for(encoder, need)
-        return self._collected[encoder, need] if found is None else found.moments
+        if found is not None:
+            return found.moments
+        assert self._measured is not None
+        return self._measured.of(encoder, need)
+
+    @property
+    def _count(self) -> int | None:
+        """The number of images that were measured; None before `prepare`."""
+        return None if self._measured is None else self._measured.count
+
+    @property
+    def label(self) -> str:
+        """The images as signatures name them: NAME:DIGEST."""
+        assert self.images is not None
+        return f"{self.images.name}:{(self.images.digest or '')[:8]}".rstrip(":")
+
+    @property
+    def labels_digest(self) -> str:
+        """sha256 over the classes of the images; "" without labels."""
+        return "" if self.images is None else labels_digest(self.images)
 
     def origin(self, encoder: str, need: Need) -> Origin:
         """Where that comes from; the count of images is known after `prepare`."""
@@ -162,7 +191,13 @@ class ReferenceSide:
         else:
             return None
         left_out = {} if self.images is None else dict(self.images.left_out)
-        return {**described, "left_out": left_out} if left_out else described
+        has_labels = any(need.has_labels for wanted in self._needs.values() for need in wanted)
+        labels_from = self.images.labels_from if self.images is not None and has_labels else None
+        return {
+            **described,
+            **({"left_out": left_out} if left_out else {}),
+            **({"labels_from": labels_from} if labels_from else {}),
+        }
 
     def _describe_moments(self) -> dict[str, Any]:
         found: dict[str, Reference] = {}

@@ -36,6 +36,8 @@ class PlannedResult:
     notes: tuple[str, ...] = ()
     derive: Callable[[Scores], Score] | None = None
     """Computes the number from those of other rows; None if a metric computes it."""
+    sources: tuple[tuple[str, str | None], ...] = ()
+    """The rows that it is computed from, (metric, encoder)."""
 
     @property
     def key(self) -> str:
@@ -84,7 +86,11 @@ class Provenance:
     """Further fields of the signature."""
 
     def row(
-        self, metric: str, notes: tuple[str, ...] = (), derive: Callable[[Scores], Score] | None = None
+        self,
+        metric: str,
+        notes: tuple[str, ...] = (),
+        derive: Callable[[Scores], Score] | None = None,
+        sources: tuple[tuple[str, str | None], ...] = (),
     ) -> PlannedResult:
         """The row of a metric."""
         return PlannedResult(
@@ -97,6 +103,7 @@ class Provenance:
             spec_hash=self.spec.hash,
             notes=notes,
             derive=derive,
+            sources=sources,
         )
 
 

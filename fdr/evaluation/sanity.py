@@ -80,12 +80,12 @@ def sanity_warnings(
     yield from about_images
     for (encoder, output), reference in references.items():
         is_main = output == samples.encoders[encoder].spec.output
-        sentence = collapsed(moments[encoder, output], reference, encoder) if is_main and not about_images else None
+        own = moments.get((encoder, output))
+        sentence = collapsed(own, reference, encoder) if own and is_main and not about_images else None
         if sentence is not None:
             yield sentence
-    if first is not None:
-        encoder, output = next(iter(references))
-        yield from filter(None, [other_count(moments[encoder, output].count, first, encoder)])
+    if first is not None and (own := moments.get(next(iter(references)))) is not None:
+        yield from filter(None, [other_count(own.count, first, next(iter(references))[0])])
 
 
 def image_warnings(images: ImageSet | None, reference: ImageSet | None, share: float | None) -> Iterator[str]:

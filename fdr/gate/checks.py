@@ -42,6 +42,8 @@ class Bound:
     tolerance: Tolerance | None = None
     allowed: tuple[Difference, ...] = ()
     """Decisive differences from the baseline that `GateOptions.allow` permits."""
+    failure: str = ""
+    """Why the number could not be computed; empty if it was, or was not asked for."""
 
     @property
     def source(self) -> str:
@@ -57,7 +59,8 @@ class Bound:
     @property
     def if_missing(self) -> str:
         """What to say if the number was not measured."""
-        text = f"{self.key} of {self.samples} was not measured, and "
+        why = f" ({self.failure.rstrip('.')})" if self.failure else ""
+        text = f"{self.key} of {self.samples} was not measured{why}, and "
         if self.baseline is None:
             return f"{text}{self.source} {self.key}={self.value:g} asks for it"
         metric = metric_of(self.key)

@@ -280,7 +280,8 @@ def judge(
     refuse_own_images(sets, nulls)
     for name, report in sets.items():
         _check_numbers(name, report)
-    plans = plan_gate({name: tuple(report) for name, report in sets.items()}, options, baseline, nulls)
+    plans = plan_gate({name: (*report, *report.failed) for name, report in sets.items()}, options, baseline, nulls)
+    plans = {name: _without_failed(plan, sets[name]) if name in sets else plan for name, plan in plans.items()}
     checks = [
         Check(bound, result, options.confidence, _is_same_images(bound, report))
         for name, report in sets.items()
@@ -297,9 +298,23 @@ def judge(
         tuple(bound for plan in plans.values() for bound in plan.missing),
         tuple((n, r) for n, report in sets.items() for r in report if (n, r.key) not in judged),
         tuple(warning for plan in plans.values() for warning in plan.warnings)
-        + tuple(f"{name}: {text}" for name, report in sets.items() for text in report.warnings),
+        + tuple(f"{name}: {text}" for name, report in sets.items() for text in _warnings(report)),
         tuple(budget for plan in plans.values() for budget in plan.nulls),
     )
+
+
+def _without_failed(plan: Plan, report: Report) -> Plan:
+    """The plan with bounds of numbers that could not be computed among the missing ones."""
+    failed = {failure.key: failure.sentence for failure in report.failed}
+    missing = [replace(bound, failure=failed[bound.key]) for bound in plan.bounds if bound.key in failed]
+    bounds = tuple(bound for bound in plan.bounds if bound.key not in failed)
+    return replace(plan, bounds=bounds, missing=(*plan.missing, *missing))
+
+
+def _warnings(report: Report) -> Iterator[str]:
+    yield from report.warnings
+    for failure in report.failed:
+        yield f"{failure.key} could not be computed: {failure.sentence}"
 
 
 def _check_numbers(name: str, report: Report) -> None:

@@ -19,3 +19,4 @@ from .samples import SampleSet as SampleSet
 from .samples import sample_set as sample_set
 from .samples import write_samples as write_samples
 from .source import GeneratorSource as GeneratorSource
+from .source import SampleSource as SampleSource

@@ -3,9 +3,11 @@ from .base import CollectedFeatures as CollectedFeatures
 from .base import CollectedMoments as CollectedMoments
 from .base import Context as Context
 from .base import KeptRows as KeptRows
+from .base import Labelled as Labelled
 from .base import Metric as Metric
 from .base import Need as Need
 from .base import Score as Score
+from .base import Side as Side
 from .fd import fd_score as fd_score
 from .fd import mean_score as mean_score
 from .fd import ratio_score as ratio_score

@@ -16,6 +16,8 @@ from fdr.runtime import Progress, SilentProgress
 MAX_ROWS_BYTES = 2**31
 """Features beside moments are kept up to this size: 260,000 images of Inception. Raising it takes more memory; beyond
 it moments have no `rows`, and their FD has no standard error."""
+Side = Literal["samples", "reference", "training"]
+"""A set of images that a metric may read."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,20 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """What was collected of a set whose labels the metric needs, and the class of each image behind it."""
+
+    collected: Any
+    """What the collector gives, such as features [N, D]."""
+    labels: np.ndarray
+    """int64 [N], in the order of the images and without bad images, as features are."""
+    class_names: tuple[str, ...] | None
+    """The name of class 0, 1, ...; None if classes have no names."""
+    source: str
+    """The name of the images, for errors and notes."""
+
+
+@dataclass(frozen=True)
 class Context:
     """What a metric may use beside the data."""
 
@@ -47,6 +63,8 @@ class Context:
     """False if no standard error is wanted where it costs time."""
     memory: int = DEFAULT_MEMORY
     """Bytes that distances between features may take beside the features; does not change the result."""
+    training: Any = None
+    """What was collected of the training set, for a metric that needs it."""
 
 
 class AbstractCollector(ABC):
@@ -152,11 +170,18 @@ class Need:
     """Makes a collector for so many images; None if their number is not known."""
     rows: Rows = ""
     """For moments: whether the features are kept as `Moments.rows`."""
+    has_labels: bool = False
+    """True if the class of every image is needed as well; then `Labelled` is collected."""
 
     @property
     def is_moments(self) -> bool:
         """True for mean and covariance, which caches and files of statistics can give without any image."""
-        return self.collector is CollectedMoments
+        return self.collector is CollectedMoments and not self.has_labels
+
+    @property
+    def plain(self) -> Need:
+        """The same without rows and labels, which are added to what one collector gives for all kinds."""
+        return replace(self, rows="", has_labels=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +201,10 @@ class Metric:
     rows: Rows = ""
     """For a metric of moments that can use ("wanted") or must have ("needed") the features as well, `Moments.rows`.
     Statistics as a reference have none in either case."""
+    needs_training_set: bool = False
+    """True if the same is collected of the images that the model was trained on, as `context.training`."""
+    labels: tuple[Side, ...] = ()
+    """The sets of which the class of every image is needed; what was collected of them comes as `Labelled`."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Constants of the definition that signatures show: {"k": "3"}."""
     own_settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -183,10 +212,14 @@ class Metric:
     names: tuple[str, ...] = ()
     """The numbers that were asked for; `load_metrics` fills it in."""
 
-    def need(self, main: str, outputs: tuple[str, ...]) -> Need | None:
-        """What the metric needs from an encoder with these outputs; None if it does not apply to the encoder."""
+    def needs(self, side: Side) -> bool:
+        """True if the metric reads this set of images."""
+        return {"samples": True, "reference": self.needs_reference, "training": self.needs_training_set}[side]
+
+    def need(self, main: str, outputs: tuple[str, ...], side: Side = "samples") -> Need | None:
+        """What the metric needs of one side from an encoder with these outputs; None if it does not apply to it."""
         output = self.output or main
-        return Need(output, self.collector, self.rows) if output in outputs else None
+        return Need(output, self.collector, self.rows, side in self.labels) if output in outputs else None
 
     def settings_of(self, name: str) -> Mapping[str, str]:
         """The constants of the number `name`."""

@@ -1,4 +1,5 @@
 from .checks import impossible as impossible
+from .report import Failure as Failure
 from .report import Report as Report
 from .report import Result as Result
 from .report import format_number as format_number

@@ -99,6 +99,12 @@ def each_number_once(report: Parts, row: Row) -> Iterator[str]:
         yield f"{row.key} is there {many} times"
 
 
+def computed_or_failed(report: Parts, row: Row) -> Iterator[str]:
+    failed = (result_key(other["metric"], other.get("encoder")) for other in report.data.get("failed") or ())
+    if row.key in failed:
+        yield f"{row.key} is there with a value, and among the numbers that failed"
+
+
 def directions(report: Parts, row: Row) -> Iterator[str]:
     info = metric_info(row.metric)
     if info is not None and row.data["lower_is_better"] != info.lower_is_better:
@@ -184,6 +190,9 @@ def _statements(report: Parts, row: Row) -> Iterator[tuple[str, Mapping[str, Any
             "cm": spec.get("compute"),
         },
     )
+    trained = report.data.get("training_set")
+    if trained is not None and isinstance(trained.get("digest"), str):
+        yield "the description of the training set", {"train": f"{trained['name']}:{trained['digest'][:8]}"}
     model, options = report.run("autoencoder"), report.run("ifid")
     has_neighbours = row.metric.partition(":")[0] in ("ifd", "nfd")
     drawn = {"k": options.get("top_k"), "draw": options.get("seed")} if has_neighbours else {}
@@ -348,9 +357,9 @@ def shares_are_of_whole_images(report: Parts, row: Row) -> Iterator[str]:
 
 
 RULES: tuple[Callable[[Parts, Row], Iterator[str]], ...] = (
-    each_number_once, directions, possible_values, intervals, signature_names_the_number, counts, subsets,
-    signature_agrees, signature_is_of_the_reference, reference_counts, versions, distances_are_their_terms, audits,
-    ratios_are_ratios, groups_share_nothing, means_are_means, shares_are_of_whole_images,
+    each_number_once, computed_or_failed, directions, possible_values, intervals, signature_names_the_number, counts,
+    subsets, signature_agrees, signature_is_of_the_reference, reference_counts, versions, distances_are_their_terms,
+    audits, ratios_are_ratios, groups_share_nothing, means_are_means, shares_are_of_whole_images,
 )  # fmt: skip
 
 

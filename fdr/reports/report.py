@@ -60,6 +60,31 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A number that could not be computed although others could."""
+
+    metric: str
+    encoder: str | None
+    sentence: str
+    """Why, and what to do."""
+    signature: str
+    """The signature that the number would have."""
+
+    def __post_init__(self) -> None:
+        _make_utf8(self)
+
+    @property
+    def key(self) -> str:
+        """The name of the number within its report."""
+        return result_key(self.metric, self.encoder)
+
+    @property
+    def lower_is_better(self) -> bool:
+        info = metric_info(self.metric)
+        return info is None or info.lower_is_better
+
+
+@dataclass(frozen=True)
 class Report:
     """All results of one sample set. `report["fd", "inception"].value` is one number."""
 
@@ -73,16 +98,24 @@ class Report:
     """`device`, `dtype`, `seed`, `versions`."""
     warnings: tuple[str, ...] = ()
     fdr_version: str = __version__
+    failed: tuple[Failure, ...] = ()
+    """The numbers that were asked for and could not be computed."""
+    training_set: Mapping[str, Any] | None = None
+    """`name`, `source` and `digest` of the images that the model was trained on; None if no metric needed them."""
 
     def __post_init__(self) -> None:
         _make_utf8(self)
 
     def __getitem__(self, key: str | tuple[str, str]) -> Result:
-        """The result of a metric; if several encoders have it, name one. Raises `InputError` with near matches."""
+        """The result of a metric; if several encoders have it, name one. Raises `InputError` with near matches, and for
+        a number that could not be computed."""
         metric, encoder = (key, None) if isinstance(key, str) else key
         found = [r for r in self.results if r.metric == metric and encoder in (None, r.encoder)]
         if len(found) == 1:
             return found[0]
+        for failure in self.failed if not found else ():
+            if failure.metric == metric and encoder in (None, failure.encoder):
+                raise InputError(f"{failure.key} could not be computed: {failure.sentence}")
         if not found:
             wanted = metric if encoder is None else f"{metric}, {encoder}"
             there = {r.metric if r.encoder is None else f"{r.metric}, {r.encoder}" for r in self}
@@ -106,6 +139,8 @@ class Report:
             "run": dict(self.run),
             "warnings": list(self.warnings),
             "results": [_result_to_dict(result) for result in self.results],
+            **({"failed": [asdict(failure) for failure in self.failed]} if self.failed else {}),
+            **({} if self.training_set is None else {"training_set": dict(self.training_set)}),
         }
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
@@ -131,7 +166,7 @@ class Report:
         return reports_to_markdown([self], path)
 
 
-def _make_utf8(record: Report | Result) -> None:
+def _make_utf8(record: Report | Result | Failure) -> None:
     """Make all texts of a record valid UTF-8, because names of files may be anything."""
     for item in fields(record):
         object.__setattr__(record, item.name, utf8_data(getattr(record, item.name)))
@@ -153,6 +188,8 @@ def _report_from_dict(data: Any, where: str) -> Report:
             run=data.get("run") or {},
             warnings=tuple(data.get("warnings") or ()),
             fdr_version=data["fdr_version"],
+            failed=tuple(Failure(*(row.get(f.name) for f in fields(Failure))) for row in data.get("failed") or ()),
+            training_set=data.get("training_set"),
         )
     except RecursionError as error:
         raise InputError(f"Damaged report: it is nested too deeply; write {where} again with --json.") from error
@@ -241,6 +278,11 @@ def reports_to_markdown(reports: Sequence[Report], path: str | os.PathLike[str] 
             lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     notes = dict.fromkeys(note for report in reports for r in report for note in r.notes)
     notes.update(dict.fromkeys(text for report in reports for text in report.warnings))
+    notes.update(
+        dict.fromkeys(
+            f"{f.key} of {report.samples['source']} failed: {f.sentence}" for report in reports for f in report.failed
+        )
+    )
     lines += ["", *(f"- {note}" for note in notes)] if notes else []
     return _maybe_write("\n".join(lines) + "\n", path)
 

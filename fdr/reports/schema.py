@@ -39,7 +39,7 @@ DIGEST = Kind(lambda value: isinstance(value, str) or (isinstance(value, Mapping
 
 REPORT = {
     "fdr_version": TEXT, "samples": TABLE, "reference": TABLE.or_nothing, "run": TABLE.or_nothing,
-    "warnings": TEXTS.or_nothing, "results": TABLES,
+    "warnings": TEXTS.or_nothing, "results": TABLES, "failed": TABLES.or_nothing, "training_set": TABLE.or_nothing,
 }  # fmt: skip
 SAMPLES = {
     "source": TEXT, "count": COUNT, "digest": TEXT.or_nothing, "policy": TABLE.or_nothing, "subset": TABLE.or_nothing,
@@ -53,6 +53,10 @@ REFERENCE = {
     "digest": DIGEST.or_nothing,
     "count": COUNT.or_nothing,
 }
+FAILED = {
+    "metric": TEXT, "encoder": TEXT.or_nothing, "sentence": TEXT,
+    "signature": Kind(_is_signature, "a signature as fdr writes it"),
+}  # fmt: skip
 RUN = dict.fromkeys(("encoders", "versions", "autoencoder", "ifid"), TABLE.or_nothing)
 RESULT = {
     "metric": TEXT, "value": NUMBER, "encoder": TEXT.or_nothing, "output": TEXT.or_nothing, "count": COUNT,
@@ -72,6 +76,8 @@ def schema_problems(data: Mapping[str, Any]) -> Iterator[str]:
     yield from field_problems("the samples", data["samples"], SAMPLES)
     if data.get("reference") is not None:
         yield from field_problems("the reference", data["reference"], REFERENCE)
+    if data.get("training_set") is not None:
+        yield from field_problems("the training set", data["training_set"], REFERENCE)
     yield from field_problems("the run", data.get("run") or {}, RUN)
     if not data["results"]:
         yield "results is an empty list, where a report has at least one number"
@@ -79,6 +85,8 @@ def schema_problems(data: Mapping[str, Any]) -> Iterator[str]:
         metric, encoder = row.get("metric"), row.get("encoder")
         named = isinstance(metric, str) and isinstance(encoder, str | None)
         yield from field_problems(result_key(metric, encoder) if named else f"result {index + 1}", row, RESULT)
+    for index, row in enumerate(data.get("failed") or ()):
+        yield from field_problems(f"failed number {index + 1}", row, FAILED)
 
 
 def result_key(metric: str, encoder: str | None) -> str:

@@ -138,6 +138,8 @@ def drop(key: str) -> Callable[[dict[str, Any]], None]:
 TAMPERED: dict[str, tuple[str, str, Callable[[dict[str, Any]], None], str]] = {
     # name: kind of report, rule that it breaks, what is done to it, what is said
     "twice": ("images", "each_number_once", lambda d: d["results"].append(row(d, "fd:one")), "fd:one is there 2 times"),
+    "failed": ("images", "computed_or_failed",
+               lambda d: d.update(failed=[{**row(d, "fd:one"), "sentence": "No."}]), "among the numbers that failed"),
     "flipped fd": ("images", "directions", put("fd:one", lower_is_better=False), "FD is better when it is lower"),
     "flipped is": ("images", "directions", put("is:one", lower_is_better=True), "IS is better when it is higher"),
     "flipped psnr": ("ifid", "directions", put("psnr", lower_is_better=True), "PSNR .* higher"),
