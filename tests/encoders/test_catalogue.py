@@ -6,6 +6,7 @@ import pytest
 
 from fdr.encoders import BUNDLES, ROWS, find_row
 from fdr.encoders.catalogue import INCEPTION_WEIGHTS, NON_COMMERCIAL
+from fdr.encoders.inception import InceptionEncoder
 
 NAMES = [row.name for row in ROWS]
 
@@ -65,6 +66,12 @@ def test_inception_variants_normalise_as_their_owners(name, resize, black, white
     assert row.resize == resize
     for value, expected in ((0.0, black), (1.0, white)):
         assert (value - row.mean[0]) / row.std[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_inception_keeps_its_logits_beside_its_main_output():
+    """The Inception Score of cached images then needs no second pass."""
+    assert InceptionEncoder.outputs == ("pool", "logits", "spatial")
+    assert InceptionEncoder.stored_outputs == ("pool", "logits")
 
 
 def test_non_commercial_weights_are_said_to_be():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from fdr.encoders import EncoderOptions
 from fdr.encoders.transformers_models import load, preprocessing_of
 from fdr.errors import InputError, WeightsError
+from fdr.weights.hub import resolve_files
 
 pytestmark = pytest.mark.usefixtures("pillow_before_13")
 
@@ -197,6 +199,8 @@ def test_half_precision_files_run_in_float32(folders, tmp_path):
     whole = encoder_of(folders["dinov2"], weights=tmp_path / "model.safetensors")
     found, expected = run(encoder_of(half), as_images(ARRAYS)), run(whole, as_images(ARRAYS))
     assert torch.equal(found["cls"], expected["cls"])
+    files, _ = resolve_files(str(half), EncoderOptions(device="cpu"), "x")
+    assert {tensor.dtype for tensor in files.state_dict().values()} == {torch.float32}
 
 
 # --- where the files are -------------------------------------------------------------------------------------------
@@ -255,7 +259,15 @@ def test_shards_are_read_through_their_index(folders, tmp_path):
     (sharded / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     whole, parts = encoder_of(folders["dinov2"]), encoder_of(sharded)
     assert torch.equal(run(whole, as_images(ARRAYS))["cls"], run(parts, as_images(ARRAYS))["cls"])
-    assert len(parts.spec.weights) == 64
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(sharded.glob("model-*.safetensors"))]
+    assert parts.spec.weights == hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def test_a_folder_comes_before_a_repository_of_the_same_name(folders, tmp_path, monkeypatch):
+    shutil.copytree(folders["dinov2"], tmp_path / "owner" / "name")
+    monkeypatch.chdir(tmp_path)
+    found = load("hf:owner/name", EncoderOptions(device="cpu", offline=True))
+    assert found.spec.weights == encoder_of(folders["dinov2"]).spec.weights
 
 
 @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/model.safetensors", "..", "a/b.safetensors", "", 3])

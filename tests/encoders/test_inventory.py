@@ -203,6 +203,27 @@ def test_a_folder_to_carry_is_found_on_the_other_machine(capsys, tmp_path, as_na
     assert call(capsys, "weights", "verify", "dinov2", "--weights-dir", tmp_path / "usb")[0] == 0
 
 
+def test_a_second_file_joins_the_sums_of_the_first(capsys, tmp_path):
+    for name in ("dinov2", "convnext"):
+        tensors(tmp_path / "own" / "weights" / find_row(name).weights.filename)
+        assert call(capsys, "weights", "fetch", name, "--to", tmp_path / "usb")[0] == 0
+    assert read_sums(tmp_path / "usb").keys() == {find_row(name).weights.filename for name in ("dinov2", "convnext")}
+
+
+def test_a_file_in_the_cache_of_clip_is_carried_under_its_own_name(capsys, tmp_path):
+    """Names of the home folder are where others keep files, and not names in a folder to carry."""
+    weights = find_row("clip:clean-fid").weights
+    put(tmp_path / "home" / ".cache" / "clip" / weights.filename)
+    code, _, err = call(capsys, "weights", "fetch", "clip:clean-fid", "--to", tmp_path / "usb")
+    assert code == 0 and (tmp_path / "usb" / weights.filename).is_file(), err
+    assert read_sums(tmp_path / "usb").keys() == {weights.filename}
+
+
+def test_a_file_of_several_encoders_is_one_holding_with_all_their_names():
+    (one,) = holdings("inception,inception:clean,inception:fdloss")
+    assert one.encoders == ("inception", "inception:clean", "inception:fdloss")
+
+
 # --- verify --------------------------------------------------------------------------------------------------------
 
 

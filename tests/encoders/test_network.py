@@ -54,6 +54,15 @@ def test_a_network_runs_under_autocast_for_bf16_alone_and_its_features_are_float
     assert states[1] == (dtype == "bf16")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_images_of_other_floats_are_taken_as_float32(dtype: torch.dtype) -> None:
+    seen: list[torch.dtype] = []
+    tiny, _ = encoder()
+    tiny.preprocess = lambda images: seen.append(images.dtype) or images  # type: ignore[method-assign]
+    tiny(IMAGES.to(dtype))
+    assert seen == [torch.float32]
+
+
 def test_the_main_output_alone_is_stored_and_pillow_runs_on_the_host() -> None:
     assert encoder()[0].stored_outputs == ("a",) and not encoder()[0].host_preprocess
     assert encoder("pil-bicubic")[0].host_preprocess

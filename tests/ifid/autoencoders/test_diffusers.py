@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -217,6 +218,35 @@ def test_files_that_do_not_fit(tmp_path):
     (folder / "config.json").write_text("{")
     with pytest.raises(WeightsError, match="is not readable JSON"):
         load(folder)
+
+
+def test_a_tensor_that_no_part_of_the_model_takes_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    path = saved(tmp_path, kl()) / "diffusion_pytorch_model.safetensors"
+    save_file({**load_file(path), "another.weight": torch.zeros(2)}, path)
+    with pytest.raises(WeightsError, match=r"\(1 names do not agree, another.weight among them\)"):
+        load(tmp_path)
+
+
+def test_weights_of_half_precision_run_in_float32(tmp_path):
+    folder = saved(tmp_path, kl().half())
+    model = load(folder, posterior="mean")
+    close(model.encode(IMAGES, ROWS), kl().half().float().encode(SIGNED).latent_dist.mean)
+
+
+def test_the_digest_of_a_configuration_is_that_of_what_builds_the_model(tmp_path):
+    folder = saved(tmp_path, kl())
+    config = json.loads((folder / "config.json").read_text())
+    before = load(folder).spec
+    hashes = []
+    for change in ({"_diffusers_version": "0.0.1", "_name_or_path": "elsewhere"}, {"scaling_factor": 0.5}):
+        (folder / "config.json").write_text(json.dumps(config | change))
+        hashes.append(load(folder).spec.hash)
+    assert hashes[0] == before.hash != hashes[1]
+    settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    assert digest[:16] in str(before)
 
 
 def test_pickled_weights_are_not_read(tmp_path):
