@@ -21,6 +21,7 @@ import numpy as np
 from fdr.errors import InputError
 from fdr.metrics.base import CollectedFeatures, Context, Metric, Score
 from fdr.metrics.feature_checks import check_features
+from fdr.metrics.resampling import share_stderr
 from fdr.neighbours import Balls, Hits, ball_hits, nearest_centre, nearest_others
 from fdr.runtime import ProgressTask, resolve_device
 
@@ -107,7 +108,7 @@ def prdc(samples: np.ndarray, reference: np.ndarray, context: Context) -> dict[s
 def share_in_balls(name: str, hits: Hits, sides: Sides) -> Score:
     """Precision or recall. The standard error is binomial, over the points with the balls as they are."""
     inside = float((hits.by_point > 0).double().mean())
-    stderr = (inside * (1 - inside) / len(hits.by_point)) ** 0.5
+    stderr = share_stderr(inside, len(hits.by_point))
     return Score(inside, stderr, details={"k": KINDS[name].k}, notes=_notes(name, sides))
 
 

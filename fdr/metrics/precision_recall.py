@@ -11,6 +11,7 @@ import numpy as np
 from fdr.metrics.base import CollectedFeatures, Context, Metric, Score
 from fdr.metrics.distances import adm_blocks, squared_radii
 from fdr.metrics.feature_checks import check_features
+from fdr.metrics.resampling import share_stderr
 from fdr.runtime import resolve_device
 
 K = 3
@@ -19,7 +20,8 @@ K = 3
 def precision_recall(samples: np.ndarray, reference: np.ndarray, context: Context) -> dict[str, Score]:
     """Precision and recall, or the one of them that is in `context.names`, between features [N, D] and [M, D].
 
-    Both need the distances between the two sets, which are computed once.
+    Both need the distances between the two sets, which are computed once. The standard errors are binomial, with the
+    balls as they are.
     """
     import torch
 
@@ -38,7 +40,11 @@ def precision_recall(samples: np.ndarray, reference: np.ndarray, context: Contex
             if "recall" in kinds:
                 inside["recall"][rows] |= (squared <= radii["recall"][columns]).any(1)
             task.advance(squared.numel())
-    return {name: Score(float(inside[kind].double().mean()), details={"k": K}) for kind, name in kinds.items()}
+    shares = {kind: float(found.double().mean()) for kind, found in inside.items()}
+    return {
+        name: Score(shares[kind], share_stderr(shares[kind], len(points[kind])), details={"k": K})
+        for kind, name in kinds.items()
+    }
 
 
 PRECISION_RECALL_ADM = Metric(precision_recall, CollectedFeatures, settings={"k": str(K), "d": "f16"})

@@ -19,11 +19,6 @@ def influence_stderr(*influences: np.ndarray) -> float:
     return math.sqrt(sum(float(np.var(values, ddof=1)) / len(values) for values in influences))
 
 
-def parts_stderr(values: np.ndarray) -> float:
-    """The standard error of the mean of a statistic over independent parts of a sample, values [number of parts]."""
-    return math.sqrt(float(np.var(values, ddof=1)) / len(values))
-
-
 def jackknife_groups(count: int) -> list[np.ndarray]:
     """The rows of random groups of nearly one size: `NUM_GROUPS`, or as many as there are rows."""
     order = np.random.default_rng(SEED).permutation(count)

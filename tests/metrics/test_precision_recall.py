@@ -220,3 +220,12 @@ def test_too_few_or_unfitting_features_are_refused(metric: str) -> None:
         score(metric, draw(0, 9), draw(1, 3))
     with pytest.raises(InputError, match="features of width 24, the reference of width 5"):
         score(metric, draw(0, 9), draw(1, 9, 5))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_standard_error_is_binomial_over_the_points(name: str) -> None:
+    samples, reference = draw(40, 90), draw(41, 70, shift=0.2)
+    found = score(name, samples, reference)
+    count = 90 if name.startswith("precision") else 70
+    assert found.stderr == pytest.approx(np.sqrt(found.value * (1 - found.value) / count), rel=1e-12)
+    assert found.value not in (0, 1)
