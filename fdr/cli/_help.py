@@ -16,7 +16,7 @@ THEMES = {
     "Reference and metrics": "ref training-set reps metrics protocol audit",
     "Output": "report json csv markdown junit openmetrics picture no-annotations name format",
     "Images": "size crop transparency on-bad max-bad max-pixels",
-    "Speed and devices": "device gpus batch-size num-workers dtype tf32 exact-order",
+    "Speed and devices": "device gpus batch-size num-workers dtype tf32 exact-order memory",
     "Encoders and weights": "offline weights-dir weights",
     "Generator": "trained-on labels arch arch-args ema noise-shape num-classes value-range",
     "Cache": "cache no-cache moments-only",

@@ -31,6 +31,7 @@ class Measurement:
     metrics: str
     protocol: str | None
     trained_on: str | None
+    memory: int
     images: _options.Images
     computing: _computing.Computing
     drawn: Drawn | None = None
@@ -80,6 +81,7 @@ class Measurement:
             audit=audit,
             training_set=self.training_set,
             trained_on=self.trained_on,
+            memory=self.memory,
             protocol=protocol,
             is_default_reference=is_default,
         )
@@ -152,9 +154,10 @@ _of_samples = _options.stack(
 )
 _of_computing = _options.stack(
     _computing.computing(_computing.encoding, _computing.exact_order, _computing.no_cache, _computing.moments_only),
+    _options.memory("metrics of nearest neighbours"),
     _options.trust,
 )
-_FIELDS = ("reference", "training_set", "reps", "metrics", "protocol", "trained_on", "images", "computing")
+_FIELDS = ("reference", "training_set", "reps", "metrics", "protocol", "trained_on", "memory", "images", "computing")
 measurement = _options.stack(
     drawn,
     _of_samples,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,6 +66,25 @@ def names_of(options: Decorator) -> list[str]:
 def theme(argument: str, build: Function, *options: Decorator) -> Decorator:
     """Give a command `options`, and hand it their values as one `argument`, the object that `build` makes of them."""
     return stack(*options, gather(argument, build, names_of(stack(*options))))
+
+
+def _num_bytes(ctx: click.Context, option: click.Parameter, text: str) -> int:
+    """A callback that reads a number of bytes from "4GB", "24 GiB" or "500MB"."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", text.upper())
+    if found is None:
+        raise click.BadParameter(f"{text!r} is no amount of memory; expected one such as 4GB or 512MiB.")
+    number, unit, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** ("", "K", "M", "G", "T").index(unit))
+
+
+def memory(user: str) -> Decorator:
+    """--memory, the memory that `user` may hold at once."""
+    return option(
+        "--memory SIZE",
+        f"Memory that {user} may use; the result does not depend on it.",
+        callback=_num_bytes,
+        default="4GiB",
+    )
 
 
 def gather(argument: str, build: Function, names: Sequence[str]) -> Decorator:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,15 +17,6 @@ from fdr.cli._render import print_autoencoder_report
 if TYPE_CHECKING:
     from fdr.ifid import IfidOptions, LoadedAutoencoder
     from fdr.metrics import Lpips
-
-
-def _num_bytes(ctx: click.Context, option: click.Parameter, text: str) -> int:
-    """A callback that reads a number of bytes from "4GB", "24 GiB" or "500MB"."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", text.upper())
-    if found is None:
-        raise click.BadParameter(f"{text!r} is no amount of memory; expected one such as 4GB or 512MiB.")
-    number, unit, binary = found.groups()
-    return int(float(number) * (1024 if binary else 1000) ** ("", "K", "M", "G", "T").index(unit))
 
 
 def _alphas(text: str) -> tuple[float, ...]:
@@ -167,12 +157,7 @@ _interpolation = _options.theme(
         type=click.Choice(["float32", "float16", "bfloat16"]),
         default="float32",
     ),
-    _options.option(
-        "--memory SIZE",
-        "Memory that the neighbour search may use; the neighbours do not depend on it.",
-        callback=_num_bytes,
-        default="4GiB",
-    ),
+    _options.memory("the neighbour search"),
 )
 
 

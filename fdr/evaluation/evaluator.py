@@ -27,6 +27,7 @@ from fdr.frechet import Moments
 from fdr.generators import GeneratorOptions, Labels, samples_of
 from fdr.images import ImageOptions, ImageSource
 from fdr.metrics import Context, Metric, Side, load_metrics
+from fdr.neighbours import DEFAULT_MEMORY
 from fdr.references import DEFAULT_REFERENCE, find_reference, is_statistics, open_samples, warn_if_same_images
 from fdr.reports import Failure, Report, Result
 from fdr.runtime import (
@@ -61,6 +62,7 @@ def evaluate(
     batch_size: int | None = None,
     num_workers: int | None = None,
     audit: bool = False,
+    memory: int = DEFAULT_MEMORY,
     trained_on: str | Sequence[str] | None = None,
     training_set: Any = None,
     progress: Progress | None = None,
@@ -83,6 +85,7 @@ def evaluate(
     size apply to both sides. `trained_on` names the encoders that the generator was trained on: FDr^k is then given for
     them and for the held-out ones as well. A run folder of `fdr train` says it by itself. `training_set` is the images
     that the model was trained on, for metrics that compare with them.
+    `memory`, in bytes, is what metrics of nearest neighbours may hold at once; it does not change the result.
 
     `samples` may also be a generator: one that `fdr.load_generator` gives or takes, or a pipeline of diffusers without
     a prompt. Then `num_images` (50,000) samples are made from `seed` and `labels`, the same as by `fdr eval --gen`.
@@ -121,6 +124,7 @@ def evaluate(
             weights=weights,
             extraction_options=extraction,
             audit=audit,
+            memory=memory,
             trained_on=trained_on,
             training_set=training_set,
             is_default_reference=reference is None,
@@ -145,6 +149,7 @@ class Evaluator:
         extraction_options: ExtractionOptions,
         weights: Mapping[str, Path] | None = None,
         audit: bool = False,
+        memory: int = DEFAULT_MEMORY,
         trained_on: str | Sequence[str] | None = None,
         training_set: Any = None,
         protocol: Protocol | None = None,
@@ -172,7 +177,10 @@ class Evaluator:
         self._trained_on = None if trained_on is None else named_encoders(trained_on, names)
         device = self.encoders[0].device
         self._context = Context(
-            device=str(device) if device.type == "cuda" else None, audit=audit, progress=extraction_options.progress
+            device=str(device) if device.type == "cuda" else None,
+            audit=audit,
+            progress=extraction_options.progress,
+            memory=memory,
         )
         self._requested = Requested(self.metrics, self.encoders)
         self._requested.check_apply()

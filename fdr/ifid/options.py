@@ -9,10 +9,10 @@ from typing import Any
 from fdr.errors import InputError, unknown
 from fdr.features import check_stored
 from fdr.ifid.interpolation import MODES
+from fdr.neighbours import DEFAULT_MEMORY
 
 COMPATS = ("reference",)
 HALF = 0.5
-DEFAULT_MEMORY = 4 * 2**30
 
 
 @dataclass(frozen=True)

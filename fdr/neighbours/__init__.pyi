@@ -2,11 +2,11 @@ from .balls import Balls as Balls
 from .balls import Hits as Hits
 from .balls import ball_hits as ball_hits
 from .block import Neighbours as Neighbours
-from .feature_points import DEFAULT_MEMORY as DEFAULT_MEMORY
 from .latent_rows import LatentRows as LatentRows
 from .latent_rows import read_between as read_between
 from .pair_rules import Pair as Pair
 from .pair_rules import PairRules as PairRules
+from .plan import DEFAULT_MEMORY as DEFAULT_MEMORY
 from .plan import SearchPlan as SearchPlan
 from .plan import SetSizes as SetSizes
 from .radii import nearest_others as nearest_others

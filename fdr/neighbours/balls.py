@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fdr.neighbours.feature_points import DEFAULT_MEMORY, Block, Sweep, raised, strips
+from fdr.neighbours.feature_points import Block, Sweep, raised, strips
+from fdr.neighbours.plan import DEFAULT_MEMORY
 
 if TYPE_CHECKING:
     import torch

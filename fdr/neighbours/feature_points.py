@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-DEFAULT_MEMORY = 4 * 2**30
 _BLOCK_ROWS = {"cpu": 2048, "cuda": 16384}
 """Rows of a block, at most. More take more memory and make more efficient products."""
 _LEAST_ROWS = 32

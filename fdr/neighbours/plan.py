@@ -8,6 +8,8 @@ from fdr.errors import InputError
 from fdr.neighbours.exact_distances import PAIR_BYTES
 
 MIB = 2**20
+DEFAULT_MEMORY = 4 * 2**30
+"""Bytes that a search may hold unless a caller says otherwise."""
 _HALVINGS = 7
 """How often the working buffers may be halved. More halvings allow smaller limits of memory."""
 _LIBRARIES = 2 * MIB

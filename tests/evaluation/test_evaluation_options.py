@@ -264,3 +264,10 @@ def test_a_generator_is_measured_by_its_own_options(real: Path) -> None:
     assert values[3] == report["fd"].value != values[4]
     narrow = replace(ImageOptions(), size=8)
     assert evaluate(toy, real, TinyEncoder(), seed=3, image_options=narrow, **options)["fd"].value != values[3]
+
+
+def test_memory_bounds_metrics_of_neighbours_and_changes_no_number(samples: Path, real: Path) -> None:
+    with pytest.raises(InputError, match="do not fit a memory of 1 MiB; allow at least"):
+        evaluate(samples, real, TinyEncoder(), "coverage", memory=1 << 20)
+    small, large = (evaluate(samples, real, TinyEncoder(), "coverage", memory=size) for size in (16 << 20, 1 << 30))
+    assert small["coverage"].value == large["coverage"].value
