@@ -42,6 +42,12 @@ MEANINGS = {
     "train": "the training set",
     "lab": "the classes of the reference images",
     "val": "the validation FD below the ratio",
+    "kernel": "the kernel",
+    "subsets": "the random subsets: how many, and of how many images",
+    "smallest": "the smallest of the subsets",
+    "shuffles": "how often the images were shuffled",
+    "directions": "the number of random directions",
+    "seed": "the seed of what the metric draws",
     "v": "the version of fdr",
 }
 """What each field of a signature means, in words."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from fdr.comparison.significance import pairs_of
 from fdr.frechet import Influence
-from fdr.metrics import METRICS, metric_info
+from fdr.metrics import METRICS, mean_of
 from fdr.reports import Report, Result
 
 OF_FD = ("fd", "sfid", "fd_debiased")
@@ -111,25 +111,16 @@ def _parts(row: Result, rows: Mapping[str, Result]) -> list[tuple[float, Place]]
             return [(1.0, place)]
         below = row.details.get("val_fd")
         return [(1 / below, place)] if _ratio_of(row.metric) and below else []
-    ratio = next((name for name, info in METRICS.items() if info.ratio and _mean_of(info.ratio) == row.metric), None)
-    if ratio is None or not row.encoders:
+    source = mean_of(row.metric)
+    found = [_parts(rows[key], rows) for key in (f"{source}:{name}" for name in row.encoders or ()) if key in rows]
+    if not found or len(found) != len(row.encoders or ()) or not all(found):
         return []
-    parts = [
-        _parts(rows[key], rows) for key in (f"{METRICS[ratio].ratio}:{name}" for name in row.encoders) if key in rows
-    ]
-    if len(parts) != len(row.encoders) or not all(parts):
-        return []
-    return [(weight / len(parts), place) for ((weight, place),) in parts]
+    return [(weight / len(found), place) for ((weight, place),) in found]
 
 
 def _ratio_of(metric: str) -> bool:
     """True for a metric that is one of `OF_FD` over its value for the validation set."""
     return any(METRICS[name].ratio == metric for name in OF_FD if name in METRICS)
-
-
-def _mean_of(ratio: str) -> str:
-    info = metric_info(ratio)
-    return "" if info is None else info.mean
 
 
 def paired_errors(

@@ -9,18 +9,23 @@ from fdr.comparison import compare_reports, contradict, match_sets, signature_di
 from fdr.comparison.comparability import MEANINGS
 from fdr.comparison.effects import Effect, usual_effect
 from fdr.errors import InputError
-from fdr.metrics import METRICS
+from fdr.metrics import METRICS, load_metrics
 from fdr.metrics.registry import MetricInfo
 
 DECISIVE = (
     "k", "w", "rs", "dt", "cm", "s", "out", "d", "m", "clamp", "nb", "by", "draw", "lat", "mix", "compat", "crop",
-    "alpha", "left", "q", "n", "ref", "val",
+    "alpha", "left", "q", "n", "ref", "val", "kernel", "subsets", "smallest", "shuffles", "directions", "seed",
 )  # fmt: skip
 INFORMATIVE = ("v", "ae", "z")
 
 
 def test_the_fields_are_these() -> None:
     assert {*DECISIVE, *INFORMATIVE, "enc", "metric"} == set(MEANINGS)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_setting_of_a_metric_has_a_meaning(metric: str) -> None:
+    assert set(load_metrics(metric)[metric].settings) <= set(MEANINGS)
 
 
 @pytest.mark.parametrize("field", [*DECISIVE, *INFORMATIVE])

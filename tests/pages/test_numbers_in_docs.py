@@ -11,7 +11,7 @@ import pytest
 from gate_worlds import report, row
 from statistics_worlds import write as write_statistics
 
-from fdr.comparison import comparability, correlate, intervals, scatter
+from fdr.comparison import comparability, correlate, intervals, scatter, significance, student
 from fdr.comparison.coefficients import MIN_ROWS, MIN_ROWS_FOR_INTERVALS
 from fdr.comparison.tables import BLANK, DELIMITERS
 from fdr.frechet import covariance, moments
@@ -22,7 +22,8 @@ from fdr.reports import checks
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
-    name: " ".join((ROOT / "docs" / f"{name}.md").read_text().split()) for name in ("ci", "references", "correlate")
+    name: " ".join((ROOT / "docs" / f"{name}.md").read_text().split())
+    for name in ("ci", "compare", "references", "correlate")
 }
 
 
@@ -32,7 +33,10 @@ PAGES = {
         ("ci", f"worse by more than the tolerance, which is {100 * DEFAULT_TOLERANCE.amount:g} % by default"),
         ("ci", f"may differ by {checks.RELATIVE:g} of it".replace("e-09", "e-9")),
         ("ci", f"by {100 * comparability.SAME_SHARE:g} % in float32 and by {100 * comparability.SAME_SHARE_SHORT:g} %"),
-        ("ci", f"beyond { ({2: 'twice'}[comparability.NOISE_FACTOR]) } the combined spread"),
+        ("ci", f"with the confidence of `--confidence` ({significance.CONFIDENCE:g})"),
+        ("compare", f"(`--confidence`, {significance.CONFIDENCE:g})"),
+        ("ci", f"({student.t_quantile(significance.CONFIDENCE, 1e9):.2f} for {significance.CONFIDENCE:g})"),
+        ("ci", " and ".join(f"{student.t_quantile(significance.CONFIDENCE, k - 1):.2f}" for k in (4, 5))),
         ("references", f"asymmetric by more than {covariance.MAX_ASYMMETRY:g} of".replace("e-06", "e-6")),
         ("references", f"asymmetric by more than {moments.NOTABLE_ASYMMETRY:g},".replace("e-09", "e-9")),
         ("correlate", f"needs at least {MIN_ROWS} rows; there are intervals from {MIN_ROWS_FOR_INTERVALS} rows on"),
@@ -51,10 +55,13 @@ def test_the_exit_codes_of_the_gate() -> None:
     limit = GateOptions.parse(maxima=["fd=3"])
     codes = [judge([report(row(value=value))], limit).exit_code for value in (3.0, 3.001)]
     missing = judge([report(row())], GateOptions(), baseline_of([report(row(), row("is", 100.0))], "b"))
-    assert [*codes, missing.exit_code] == [0, 1, 2]
+    undecided = GateOptions.parse(maxima=["fd=3"], inconclusive="exit-3")
+    codes += [missing.exit_code, judge([report(row(stderr=0.1))], undecided).exit_code]
+    assert codes == [0, 1, 2, 3]
     found = dict(re.findall(r"- \*\*(\d)\*\*: (.*?\.)", PAGES["ci"]))
     assert found == {
         "0": "every limit holds.", "1": "a number misses its limit.", "2": "the check could not be made.",
+        "3": "with `--inconclusive exit-3`, the noise is too large for a verdict.",
     }  # fmt: skip
 
 
@@ -66,13 +73,15 @@ def test_the_json_of_a_check_has_the_keys_of_the_page() -> None:
         name: re.findall(r"`(\w+)`", text) for name, text in re.findall(r"`(checks|missing)` with (.*?)[;)]", page)
     }
     assert set(listed["checks"]) <= set(data["checks"][0]) and set(listed["missing"]) == set(data["missing"][0])
-    assert len(listed["checks"]) == 11
+    assert len(listed["checks"]) == 12
     rest = re.findall(r"`(\w+)`", page[page.index("; then `unchecked`") :].partition(")")[0])
     assert set(rest) | {
         "schema",
         "result",
         "outcome",
         "passes",
+        "exit_code",
+        "confidence",
         "checks",
         "missing",
         "inconclusive_is",
