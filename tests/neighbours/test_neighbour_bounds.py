@@ -118,6 +118,20 @@ def test_references_at_the_common_shift_have_bounds_that_hold(precision: str) ->
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_queries_at_the_common_shift_have_bounds_that_hold(precision: str) -> None:
+    """Their points are 0, so all of the error is that of the references: the rounding of half their squares."""
+    x, y = drawn("plain", 1, 30, 2).expand(3, 30).contiguous(), 1000 * drawn("plain", 400, 30, 1)
+    how, space = arithmetic(precision, CPU), replace(space_of("l2", ArrayRows(x), CPU), unit=1024.0)
+    plan = plan_search(sizes_of(ArrayRows(x)), sizes_of(ArrayRows(y)), SearchOptions(3, device="cpu"))
+    sweeper = Sweeper(how, space, PairRules(None, None, (3, 400)), plan)
+    queries = sweeper.queries(iter([(torch.arange(3), np.arange(3), x)]), np.arange(3), 30)
+    (products,) = sweeper.products(queries, np.arange(400), y)
+    pairs = products.pairs(torch.arange(3 * 400))
+    exact = pair_distances("l2", x, None, pairs.queries, y, pairs.columns, 64)[0]
+    assert bool((pairs.low <= exact).all()) and bool((exact <= pairs.high).all())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_the_bound_of_a_rounded_point_covers_the_rounding_of_its_own_norm(precision: str) -> None:
     """|x~ - x| and its slack: 2 D u of itself, 4 u of |x|, and sqrt(D) 2^-62 for values that underflow."""
     x, dim = drawn("plain", 9, 300, 1), 300
@@ -201,6 +215,15 @@ class TestPlan:
             for rows in (5000, 6000)
         ]
         assert plans[1].device_bytes - plans[0].device_bytes == 4 * 1000 * 10 * 2
+
+    def test_a_shard_of_queries_is_counted_twice(self) -> None:
+        """Where it takes more than the four copies of a shard of references."""
+        plans = [
+            plan_blocks(SetSizes(90_000, 10, rows, 2), SetSizes(90_000, 10, 1, 4), 10, 2**30, "float32", "cpu")
+            for rows in (5000, 6000)
+        ]
+        assert plans[0].query_rows == plans[1].query_rows
+        assert plans[1].device_bytes - plans[0].device_bytes == 2 * 1000 * 10 * 2
 
     def test_pairs_of_exact_distances_have_their_memory(self) -> None:
         """Each has 4,096 terms, their copy, and 64 columns of 32 folds, in float64. A chunk of points has 4 MiB."""

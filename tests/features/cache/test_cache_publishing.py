@@ -114,6 +114,23 @@ def test_content_is_on_the_disk_before_its_name_and_the_name_before_all_else(
         assert events[at + 2] == ("sync", events[at + 1][1]), "the folder was not synced"
 
 
+def test_a_shard_that_is_published_while_an_entry_is_opened_stays_in_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the first look at the folder and the lock."""
+    real = runtime.folder_lock
+
+    def locked(folder: Path, *more: float) -> object:
+        monkeypatch.setattr(runtime, "folder_lock", real)
+        write(open_cache(tmp_path), 0, 8)
+        return real(folder, *more)
+
+    monkeypatch.setattr(runtime, "folder_lock", locked)
+    cache = open_cache(tmp_path)
+    listed = json.loads((cache.folder / "manifest.json").read_text())["shards"]
+    assert [shard["start"] for shard in listed] == [0] and cache.rows_done == 8
+
+
 def test_a_repaired_shard_in_which_other_images_decoded_is_not_mixed_in(tmp_path: Path) -> None:
     reader = fill(open_cache(tmp_path))
     path = next(reader.folder.glob("shard-000000008-*"))
