@@ -264,6 +264,15 @@ def test_the_hub_names_a_file_by_its_digest(capsys, tmp_path, is_whole):
     assert (code, state) == ((0, "good") if is_whole else (1, "damaged"))
 
 
+def test_a_name_of_64_digits_is_a_digest_in_the_hubs_cache_alone(capsys, tmp_path):
+    file = tensors(tmp_path / "x.safetensors").rename(tmp_path / ("0" * 64))
+    link = tmp_path / "w" / f"{DINOV2}.safetensors"
+    link.parent.mkdir()
+    link.symlink_to(file)
+    code, ((state, _),) = verify(capsys, "dinov2", "--weights-dir", tmp_path / "w")
+    assert (code, state) == (0, "sound")
+
+
 def test_without_a_digest_the_file_is_read(capsys, tmp_path):
     path = tensors(tmp_path / "w" / f"{DINOV2}.safetensors")
     assert verify(capsys, "dinov2", "--weights-dir", tmp_path / "w")[1][0][0] == "sound"

@@ -22,6 +22,7 @@ from fdr.errors import FdrWarning, InputError, RunError
 from fdr.evaluation import PROTOCOLS, Evaluator, find_protocol, subset_of, write_adm_reference
 from fdr.evaluation.protocols import ADM, Protocol
 from fdr.features import ExtractionOptions
+from fdr.frechet import read_attributes
 from fdr.images import ImageOptions, open_images
 from fdr.references import find as reference_module
 from fdr.references import registry
@@ -303,6 +304,38 @@ def test_bad_images_are_left_out_of_both_parts(tmp_path: Path) -> None:
     assert [item["id"] for item in summary["skipped"]] == ["0005.png"]
 
 
+def test_labels_are_those_of_the_images_that_were_written(tmp_path: Path) -> None:
+    """Classes by folder, and an image that cannot be read in the first of them."""
+    (tmp_path / "f").mkdir()
+    for name, seed in (("cat", 1), ("dog", 2)):
+        folder(tmp_path / "f" / name, images(6, seed=seed))
+    (tmp_path / "f" / "cat" / "0002.png").write_bytes(b"")
+    summary = written(tmp_path / "f", tmp_path / "ref.npz", 100, on_bad="skip", max_bad=0.1)
+    assert summary["labels"] and summary["labels_from"] == open_images(tmp_path / "f").labels_from
+    with np.load(tmp_path / "ref.npz") as file:
+        assert file["arr_1"].tolist() == [0] * 5 + [1] * 6 and len(file["arr_0"]) == 11
+
+
+def test_a_summary_of_images_without_labels_says_so(tmp_path: Path) -> None:
+    summary = written(npz(tmp_path / "plain.npz", images(12)), tmp_path / "ref.npz")
+    assert (summary["labels"], summary["labels_from"]) == (False, None)
+    with np.load(tmp_path / "ref.npz") as file:
+        assert "arr_1" not in file.files
+
+
+def test_the_name_of_a_reference_is_the_given_one_or_that_of_its_file(real: Path, tmp_path: Path) -> None:
+    for given, found in ((None, "ref"), ("mine", "mine")):
+        source = open_images(real)
+        write_adm_reference(source, subset_of(source, real, 20), SpatialEncoder(), tmp_path / "ref.npz", name=given)
+        assert read_attributes(tmp_path / "ref.npz")["reference"] == found
+
+
+def test_members_are_stored_as_they_are(reference: Path) -> None:
+    """So that `arr_0` can be read in place."""
+    with zipfile.ZipFile(reference) as archive:
+        assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_STORED}
+
+
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,6 +355,18 @@ def test_what_cannot_become_an_adm_reference(real: Path, tmp_path: Path) -> None
     with pytest.raises(InputError, match="needs the output 'spatial', which tiny does not give; use inception"):
         write_adm_reference(source, source, TinyEncoder(), tmp_path / "ref.npz")
     assert not (tmp_path / "ref.npz").exists()
+    kept = npz(tmp_path / "images.npz", images(3)).read_bytes()
+    with pytest.raises(InputError, match=r"images\.npz' is there and holds no statistics, which would replace it"):
+        written(real, tmp_path / "images.npz")
+    assert (tmp_path / "images.npz").read_bytes() == kept
+
+
+def test_the_definition_of_adms_evaluation() -> None:
+    """The five numbers that evaluator.py of guided-diffusion prints, in its order, of TensorFlow's Inception."""
+    expected = Protocol(
+        "adm", ADM.title, "inception", ("is:adm", "fd", "sfid", "precision:adm", "recall:adm"), "imagenet256:adm", True
+    )
+    assert find_protocol("adm") == expected == ADM
 
 
 def test_warnings_of_a_plain_run(samples: Path, reference: Path) -> None:
