@@ -39,6 +39,11 @@ PEER_NAMES = {
     **dict.fromkeys(("ppl", "ppl2_wend", "perceptual_path_length", "fld", "fls"), _NOT_YET),
     **dict.fromkeys(("authpct", "ct", "rarity", "topp&r", "gs", "nnd"), _NOT_YET),
     **dict.fromkeys(("ifd", "ifid", "rfd", "rfid", "nfd", "psnr", "ssim", "ms_ssim", "lpips"), _OF_AUTOENCODERS),
+    **dict.fromkeys(
+        ("cas", "nas", "classification_accuracy_score"),
+        "is measured by fdr cas, which trains classifiers; cas_linear and cas_knn are cheap relatives of it",
+    ),
+    **dict.fromkeys(("fd_class", "class_fid", "fid_per_class", "intra_fid", "cfid"), "is the metric fd_per_class"),
     **dict.fromkeys(("mse", "l1", "l2", "dists"), f"{_NOT_YET}; fdr ifid measures PSNR, SSIM, MS-SSIM and LPIPS"),
 }
 """What other tools' names of metrics mean here, as the rest of a sentence; in lower case, with underscores."""

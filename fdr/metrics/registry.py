@@ -93,6 +93,20 @@ METRICS = {
     "is": MetricInfo("IS", "fdr.metrics.inception_score:IS", lower_is_better=False, low=1.0),
     "is:adm": MetricInfo("IS (ADM)", "fdr.metrics.inception_score:IS_ADM", lower_is_better=False, low=1.0),
     "is_inf": MetricInfo("IS_inf", "fdr.metrics.extrapolated:IS_INF", lower_is_better=False, low=-math.inf),
+    "fd_per_class": MetricInfo(
+        "FD per class", "fdr.metrics.fd_per_class:FD_PER_CLASS", inception_label="FID per class"
+    ),
+    "fd_per_class_debiased": MetricInfo(
+        "Debiased FD per class",
+        "fdr.metrics.fd_per_class:FD_PER_CLASS",
+        low=-math.inf,
+        inception_label="Debiased FID per class",
+        is_size_free=True,
+    ),
+    "cas_linear": MetricInfo(
+        "Linear feature CAS", "fdr.metrics.feature_cas:CAS_LINEAR", lower_is_better=False, high=1.0
+    ),
+    "cas_knn": MetricInfo("k-NN feature CAS", "fdr.metrics.feature_cas:CAS_KNN", lower_is_better=False, high=1.0),
 }
 """The metrics that `--metrics` takes."""
 GROUPS = ("trained", "held_out")
