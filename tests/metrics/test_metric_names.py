@@ -30,6 +30,9 @@ KNOWN = {
     **{f"vendi{end}": (f"Vendi{text}", False, 1, math.inf) for end, text in {
         "": "", ":0.5": " (q = 0.5)", ":2": " (q = 2)", ":inf": " (q = inf)"}.items()},
     "kid:biased": ("KD (biased)", True, 0, math.inf), "kid:rbf_biased": ("KD (RBF, biased)", True, 0, math.inf),
+    "fd_per_class": ("FD per class", True, 0, math.inf),
+    "fd_per_class_debiased": ("Debiased FD per class", True, -math.inf, math.inf),
+    "cas_linear": ("Linear feature CAS", False, 0, 1), "cas_knn": ("k-NN feature CAS", False, 0, 1),
     "is": ("IS", False, 1, math.inf), "is:adm": ("IS (ADM)", False, 1, math.inf),
     "fd_inf": ("FD_inf", True, -math.inf, math.inf), "is_inf": ("IS_inf", False, -math.inf, math.inf),
     "fdr": ("FDr", True, 0, math.inf), "fdr_k": ("FDr^k", True, 0, math.inf),
@@ -105,5 +108,6 @@ def test_the_distances_and_their_names_with_inception() -> None:
     assert {name for name, info in tables.items() if info.is_distance} == {"fd", "sfid", "ifd", "rfd", "nfd"}
     assert {name: info.inception_label for name, info in tables.items() if info.inception_label} == {
         "fd": "FID", "fd_inf": "FID_inf", "ifd": "iFID", "rfd": "rFID", "nfd": "neighbour FID",
+        "fd_per_class": "FID per class", "fd_per_class_debiased": "Debiased FID per class",
         **{name: label.replace("KD", "KID") for name, (label, *_) in KNOWN.items() if name.startswith("kid")},
     }  # fmt: skip
