@@ -48,6 +48,7 @@ MEANINGS = {
     "shuffles": "how often the images were shuffled",
     "directions": "the number of random directions",
     "seed": "the seed of what the metric draws",
+    "l2": "the penalty on the weights of the classifier",
     "v": "the version of fdr",
 }
 """What each field of a signature means, in words."""
