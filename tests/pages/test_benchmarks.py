@@ -27,6 +27,7 @@ QUICK = {
     "reference_memory": ["--images", "30", "--size", "32"],
     "precision_recall": ["--samples", "100", "--reference", "80"],
     "decode": ["--count", "8", "--size", "64", "--repeats", "1"],
+    "all_metrics": ["--images", "300", "--metrics", "fd,is,mind"],
     "kid": ["--counts", "1000", "--repeats", "1"],
     "neighbours": ["--queries", "40", "--references", "300", "--dim", "64"],
     "debiased_fd": ["--dim", "6", "--ratios", "4,10", "--draws", "2", "--kinds", "relu"],
