@@ -80,6 +80,19 @@ def test_precision_and_recall_equal_the_cpu_s(name: str) -> None:
     assert found[0] == found[1] and 0 < found[0] < 1  # whole numbers: no order of summation rounds
 
 
+@pytest.mark.parametrize(
+    "names", ["kid,kid:ustat", "kid:rbf,kid:rbf_biased", "kid:all", "mind", "sw2", "vendi,vendi:2"]
+)
+def test_kernels_slices_and_spectra_equal_the_cpu_s(names: str) -> None:
+    metric = next(iter(load_metrics(names).values()))
+    generator = np.random.default_rng(0)
+    samples, reference = (generator.normal(shift, 1, (1200, 64)).astype(np.float32) for shift in (0.3, 0.0))
+    found = [metric.scores(samples, reference, Context(device=device)) for device in ("cpu", "cuda")]
+    for name, score in found[0].items():
+        assert found[1][name].value == pytest.approx(score.value, rel=1e-5), name
+        assert found[1][name].stderr == pytest.approx(score.stderr, rel=1e-3), name
+
+
 def test_a_whole_evaluation(tmp_path: Path) -> None:
     samples, real = (npz(tmp_path / f"{seed}.npz", images(300, seed=seed, side=32)) for seed in (1, 2))
     reports = [
