@@ -144,7 +144,7 @@ def _pilot(covariance: Tensor, reference: Moments, device: torch.device) -> Pilo
     known, directions = _support(linalg.as_float64(np.array(reference.sigma), device))
     overlap = known.sqrt()[:, None] * (directions.T @ vectors) * values.sqrt()
     _, s, right = torch.linalg.svd(overlap, full_matrices=False)
-    keep = s > SUPPORT * max(1.0, float(s.max()) if len(s) else 0.0)
+    keep = s > SUPPORT * (float(s.max()) if len(s) else 0.0)
     whitening = (vectors / values.sqrt()) @ right[keep].T
     outside = None
     if len(values) < len(covariance):
@@ -155,7 +155,7 @@ def _pilot(covariance: Tensor, reference: Moments, device: torch.device) -> Pilo
 def _support(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Positive eigenvalues [r] and their eigenvectors [D, r]."""
     values, vectors = linalg.eigh(covariance)
-    keep = values > SUPPORT * max(1.0, float(values.max()))
+    keep = values > SUPPORT * max(0.0, float(values.max()))
     return values[keep], vectors[:, keep]
 
 

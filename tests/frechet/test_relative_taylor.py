@@ -13,7 +13,7 @@ from scipy.special import binom
 
 from fdr.errors import InputError
 from fdr.frechet import Moments, estimate_fd
-from fdr.frechet.relative_taylor import degree_for, helmert_contrasts, taylor_term
+from fdr.frechet.relative_taylor import degree_for, helmert_contrasts, relative_taylor_fd, taylor_term
 
 S = np.array([0.3, 1.0, 2.5])
 
@@ -25,6 +25,16 @@ def symmetric(count: int, dim: int, seed: int = 0) -> np.ndarray:
 
 def term(s: np.ndarray, directions: np.ndarray) -> float:
     return taylor_term(torch.from_numpy(s), list(torch.from_numpy(directions)))
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-3, 1e5])
+def test_it_goes_with_the_square_of_the_scale_of_the_features(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((200, 5)), 1.1 * rng.standard_normal((900, 5))
+    plain, scaled = (
+        relative_taylor_fd(x * s, Moments.from_features(y * s), torch.device("cpu")).value for s in (1.0, scale)
+    )
+    assert scaled / scale**2 == pytest.approx(plain, rel=1e-9)
 
 
 def test_contrasts_are_those_of_scipy() -> None:
