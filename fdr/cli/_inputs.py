@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from fdr.cli import _options
-from fdr.cli._measurement import measurement
+from fdr.cli._measurement import Measurement, measurement
+from fdr.cli._outputs import write_text
+from fdr.cli._progress import progress_for
 from fdr.errors import InputError
 
 if TYPE_CHECKING:
-    from fdr.evaluation import PlannedResult
+    from fdr.evaluation import Evaluator, PlannedResult
+    from fdr.images import ImageSource
     from fdr.reports import Report
+
+T = TypeVar("T")
 
 
 class InputCommand(_options.Command):
@@ -66,7 +71,47 @@ def is_json(item: str) -> bool:
         raise InputError(f"Cannot read {item!r}: {error.strerror}.") from error
 
 
-def refuse_incomparable(planned: Mapping[str, Sequence[PlannedResult]]) -> None:
+def measure_comparable(
+    samples: Sequence[str],
+    measurement: Measurement,
+    measure: Callable[[Evaluator, Sequence[ImageSource]], Sequence[T]],
+    *,
+    least: int = 1,
+    dry_run: bool,
+    quiet: bool,
+) -> dict[str, T] | None:
+    """What `measure` gives for each sample set, by its name; None after a dry run, which prints its plan.
+
+    Raises `UsageError` below `least` sets, and `InputError` before the first image is read if their numbers would not
+    be comparable.
+    """
+    from fdr.reports import unique_names
+
+    with measurement.computing.on_ranks(progress_for(quiet)) as setup:
+        evaluator, sources = measurement.prepare(samples, setup, dry_run=dry_run, are_compared=True)
+        if len(sources) < least:
+            raise click.UsageError(f"A comparison needs {least} sample sets or more; name another.")
+        names = unique_names([source.name for source in sources])
+        _refuse_incomparable({name: list(evaluator.planned(s)) for name, s in zip(names, sources, strict=True)})
+        if dry_run:
+            for line in evaluator.plan(sources) if setup.is_main else ():
+                click.echo(line)
+            return None
+        measured = measure(evaluator, sources)
+    if not setup.is_main:
+        raise click.exceptions.Exit(0)  # main compares
+    return dict(zip(names, measured, strict=True))
+
+
+def write_reports(path: Path | None, reports: Sequence[Report]) -> None:
+    """Write reports where --report says."""
+    from fdr.reports import reports_to_json
+
+    if path is not None:
+        write_text(path, reports_to_json(reports))
+
+
+def _refuse_incomparable(planned: Mapping[str, Sequence[PlannedResult]]) -> None:
     """Raise `InputError` before anything is measured, if numbers of two sets would not be comparable."""
     from fdr.comparison import signature_differences
 

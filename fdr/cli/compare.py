@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fdr.cli import _options
-from fdr.cli._inputs import InputCommand, read_reports, refuse_incomparable
+from fdr.cli._inputs import InputCommand, measure_comparable, read_reports, write_reports
 from fdr.cli._measurement import Measurement, announce_failures, measurement
-from fdr.cli._outputs import Output, write_json, write_text
-from fdr.cli._progress import progress_for
+from fdr.cli._outputs import Output, write_json
 from fdr.cli._render import print_comparison, print_notes, print_rankings
 
 if TYPE_CHECKING:
@@ -57,7 +56,8 @@ def command(
     sets also a ranking with its ties. For samples, noise that the shared reference causes is cancelled. Comparing
     reports needs no torch.
 
-    The exit code is 0 when every pair of numbers is comparable, 1 when one is not, and 2 for wrong use.
+    The exit code is 0 when every pair of numbers is comparable, 1 when one is not or could not be computed, and 2 for
+    wrong use.
     """
     if not inputs and measurement.drawn is None:
         raise click.UsageError("Name two or more reports or sample sets.")
@@ -113,33 +113,17 @@ def _compared(group: Group, confidence: float, paired: PairedErrors | None = Non
 def _measure(
     samples: Sequence[str], measurement: Measurement, confidence: float, report: Path | None, dry_run: bool, quiet: bool
 ) -> list[_Compared]:
-    """Measure sample sets and compare them; a dry run prints its plan and compares nothing."""
-    from fdr.reports import reports_to_json, unique_names
-
-    with measurement.computing.on_ranks(progress_for(quiet)) as setup:
-        evaluator, sources = measurement.prepare(samples, setup, dry_run=dry_run, are_compared=True)
-        if len(sources) < 2:
-            raise click.UsageError("A comparison needs two sample sets or more; name another.")
-        names = unique_names([source.name for source in sources])
-        refuse_incomparable({name: list(evaluator.planned(s)) for name, s in zip(names, sources, strict=True)})
-        if dry_run:
-            for line in evaluator.plan(sources) if setup.is_main else ():
-                click.echo(line)
-            return []
-        from fdr.evaluation import measure_sets
-
-        measured = dict(zip(names, measure_sets(evaluator, sources), strict=True))
-    if not setup.is_main:
-        raise click.exceptions.Exit(0)
-    group = {name: one.report for name, one in measured.items()}
-    announce_failures(list(group.values()))
-    if report is not None:
-        write_text(report, reports_to_json(list(group.values())))
+    """Measure sample sets and compare them; a dry run compares nothing."""
     from fdr.comparison import paired_errors
+    from fdr.evaluation import measure_sets
 
-    return [
-        _compared(group, confidence, paired_errors(group, {name: one.influences for name, one in measured.items()}))
-    ]
+    measured = measure_comparable(samples, measurement, measure_sets, least=2, dry_run=dry_run, quiet=quiet)
+    if measured is None:
+        return []
+    group = {name: one.report for name, one in measured.items()}
+    write_reports(report, list(group.values()))
+    paired = paired_errors(group, {name: one.influences for name, one in measured.items()})
+    return [_compared(group, confidence, paired)]
 
 
 def _show(compared: Sequence[_Compared], confidence: float, json_path: Path | None) -> int:
@@ -161,4 +145,5 @@ def _show(compared: Sequence[_Compared], confidence: float, json_path: Path | No
                 print_comparison(a, b, comparison, effects)
             print_rankings(one.rankings)
             print_notes(one.reports)
-    return 0 if all(one.is_comparable for one in compared) else 1
+    has_failures = announce_failures([report for one in compared for report in one.reports])
+    return 0 if all(one.is_comparable for one in compared) and not has_failures else 1

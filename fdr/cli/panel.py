@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 from fdr.cli import _options
-from fdr.cli._inputs import is_json, read_reports, refuse_incomparable
-from fdr.cli._measurement import Measurement, measurement_of_files
-from fdr.cli._outputs import Output, write_json, write_text
-from fdr.cli._progress import progress_for
+from fdr.cli._inputs import is_json, measure_comparable, read_reports, write_reports
+from fdr.cli._measurement import Measurement, announce_failures, measurement_of_files
+from fdr.cli._outputs import Output, write_json
 from fdr.cli._render import print_panel
 from fdr.errors import FdrError
 
 if TYPE_CHECKING:
     from fdr.comparison import PanelFiles
+    from fdr.evaluation import Evaluator
+    from fdr.images import ImageSource
     from fdr.reports import Report
 
 
@@ -88,9 +89,10 @@ def command(
         for model, runs in files.items()
     }
     numbers = panel_numbers(panel, confidence)
+    has_failures = announce_failures([report for found in read.values() for report in found])
     if write_json(json_path, panel_to_dict(numbers, confidence)):
         print_panel(numbers)
-    return 0
+    return has_failures
 
 
 def _files(models: Sequence[str], table: Path | None) -> PanelFiles:
@@ -112,19 +114,13 @@ def _flat(files: PanelFiles) -> list[str]:
 def _measure(
     files: Sequence[str], measurement: Measurement, report: Path | None, dry_run: bool, quiet: bool
 ) -> dict[str, list[Report]]:
-    """The report of each sample set; a dry run prints its plan and measures nothing."""
-    from fdr.reports import reports_to_json
+    """The report of each sample set; a dry run measures nothing."""
 
-    with measurement.computing.on_ranks(progress_for(quiet)) as setup:
-        evaluator, sources = measurement.prepare(files, setup, dry_run=dry_run, are_compared=True)
-        refuse_incomparable({f: list(evaluator.planned(source)) for f, source in zip(files, sources, strict=True)})
-        if dry_run:
-            for line in evaluator.plan(sources) if setup.is_main else ():
-                click.echo(line)
-            return {}
-        reports = [evaluator.evaluate_source(source) for source in sources]
-    if not setup.is_main:
-        raise click.exceptions.Exit(0)
-    if report is not None:
-        write_text(report, reports_to_json(reports))
-    return {file: [one] for file, one in zip(files, reports, strict=True)}
+    def measure(evaluator: Evaluator, sources: Sequence[ImageSource]) -> list[Report]:
+        return [evaluator.evaluate_source(source) for source in sources]
+
+    measured = measure_comparable(files, measurement, measure, dry_run=dry_run, quiet=quiet)
+    if measured is None:
+        return {}
+    write_reports(report, list(measured.values()))
+    return {file: [one] for file, one in zip(files, measured.values(), strict=True)}

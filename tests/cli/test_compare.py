@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from gate_worlds import report, row, write
 
 from fdr.metrics import METRICS
 from fdr.metrics.registry import MetricInfo
+from fdr.reports import Failure
 
 
 @pytest.fixture
@@ -189,3 +191,11 @@ def test_debiased_numbers_of_sets_of_different_size_compare(
         got = fdr_command("compare", *paths)
         assert got.code == code, got.out
         assert ("fd_debiased has no such bias" in got.out) == (code == 1)
+
+
+def test_a_number_that_could_not_be_computed_is_said(fdr_command, a: Path, tmp_path: Path) -> None:
+    failed = Failure("is", "inception", "There are too few images.", row("is").signature)
+    b = write(tmp_path / "b.json", replace(report(row(value=3.3), samples="b"), failed=(failed,)))
+    got = fdr_command("compare", a, b)
+    assert got.code == 1 and "is:inception of b could not be computed: There are too few images." in got.err
+    assert "only in a: is:inception" in got.out

@@ -70,7 +70,7 @@ def test_wrong_use(fdr_command, sets: list[Path], plain: list[object], tmp_path:
     known = write(tmp_path / "r.json", report())
     cases: dict[tuple[object, ...], str] = {
         (): "Name two or more reports or sample sets",
-        (sets[0], *plain): "A comparison needs two sample sets or more",
+        (sets[0], *plain): "A comparison needs 2 sample sets or more",
         (sets[0], known): "Reports and samples cannot be compared in one command",
         (known, known, "--reps", "random"): "--reps says how samples are measured, but",
         (known, known, "--report", "x.json"): "--report goes with samples; the inputs are reports already",

@@ -660,7 +660,9 @@ def test_quiet_reaches_what_shows_progress(
 
     arguments = [*(HANDED_ON[command][0][0] if command in HANDED_ON else [])]
     module = importlib.import_module(f"fdr.cli.{command.split()[0].replace('references', 'weights')}")
-    monkeypatch.setattr(module, "view_for" if command == "train" else "progress_for", progress)
+    name = "view_for" if command == "train" else "progress_for"
+    shared = importlib.import_module("fdr.cli._inputs")
+    monkeypatch.setattr(module if hasattr(module, name) else shared, name, progress)
     monkeypatch.setattr("fdr.features.CacheStore", lambda root: SimpleNamespace(verify=lambda *_: ()))
     for quiet in ([], ["--quiet"]):
         got = fdr_command(*command.split(), *arguments, *quiet)
