@@ -13,7 +13,7 @@ REST = "General"
 """The heading of the options that no theme names."""
 THEMES = {
     "Samples": "gen num-images images neighbours count neighbour-count seed",
-    "Reference and metrics": "ref training-set reps metrics protocol audit",
+    "Reference and metrics": "ref training-set reps metrics protocol audit no-stderr",
     "Output": "report json csv markdown junit openmetrics picture no-annotations name format",
     "Images": "size crop transparency on-bad max-bad max-pixels",
     "Speed and devices": "device gpus batch-size num-workers dtype tf32 exact-order memory",

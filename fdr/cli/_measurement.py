@@ -44,6 +44,7 @@ class Measurement:
         *,
         dry_run: bool,
         audit: bool = False,
+        stderr: bool = True,
         are_compared: bool = False,
     ) -> tuple[Evaluator, list[ImageSource]]:
         """The evaluator and the opened sample sets; no image is decoded yet.
@@ -80,6 +81,7 @@ class Measurement:
             weights=setup.weights,
             audit=audit,
             training_set=self.training_set,
+            stderr=stderr,
             trained_on=self.trained_on,
             memory=self.memory,
             protocol=protocol,

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 @click.argument("samples", nargs=-1, metavar="SAMPLES...")
 @measurement
 @_options.switch("--audit", "Compute every FD by a second method as well, and compare the two.")
+@_options.switch(
+    "--no-stderr",
+    "Leave out the standard errors of FD. Cached features are then not read again for FD alone, which is faster.",
+)
 @_options.report_files(_options.json_out, _options.csv_out, _options.markdown_out)
 @_options.dry_run
 @_options.quiet
@@ -35,6 +39,7 @@ def command(
     samples: tuple[str, ...],
     measurement: Measurement,
     audit: bool,
+    no_stderr: bool,
     files: ReportFiles,
     dry_run: bool,
     quiet: bool,
@@ -48,7 +53,7 @@ def command(
     if not samples and measurement.drawn is None:
         raise click.UsageError("Name sample sets, or a generator with --gen.")
     with measurement.computing.on_ranks(progress_for(quiet)) as setup:
-        evaluator, sources = measurement.prepare(samples, setup, dry_run=dry_run, audit=audit)
+        evaluator, sources = measurement.prepare(samples, setup, dry_run=dry_run, audit=audit, stderr=not no_stderr)
         if dry_run:
             for line in evaluator.plan(sources) if setup.is_main else ():
                 click.echo(line)

@@ -24,6 +24,8 @@ MEANINGS = {
     "out": "the output of the encoder",
     "d": "the rule of distances",
     "m": "whose moments count",
+    "est": "the estimator",
+    "rb": "how the bias of the reference was removed",
     "ae": "the autoencoder",
     "z": "the posterior: sampled, with its seed, or the mean",
     "clamp": "whether decoded values are clamped",

@@ -18,7 +18,7 @@ from fdr.evaluation.measurement import Key, Measurement, measure, outputs_of
 from fdr.evaluation.planning import Planner
 from fdr.evaluation.protocols import Protocol, check_is_free, find_protocol
 from fdr.evaluation.reference_side import ReferenceSide, open_reference, open_training_set
-from fdr.evaluation.requested import Requested, need_of
+from fdr.evaluation.requested import Requested, need_of, without_stderr
 from fdr.evaluation.results import PlannedResult, describe_samples
 from fdr.evaluation.sanity import sanity_warnings
 from fdr.evaluation.scoring import Scoring
@@ -63,6 +63,7 @@ def evaluate(
     num_workers: int | None = None,
     audit: bool = False,
     memory: int = DEFAULT_MEMORY,
+    stderr: bool = True,
     trained_on: str | Sequence[str] | None = None,
     training_set: Any = None,
     progress: Progress | None = None,
@@ -84,8 +85,9 @@ def evaluate(
     `weights` gives weight files by encoder. `image_options.count` and `.seed` select among the samples only; crop and
     size apply to both sides. `trained_on` names the encoders that the generator was trained on: FDr^k is then given for
     them and for the held-out ones as well. A run folder of `fdr train` says it by itself. `training_set` is the images
-    that the model was trained on, for metrics that compare with them.
-    `memory`, in bytes, is what metrics of nearest neighbours may hold at once; it does not change the result.
+    that the model was trained on, for metrics that compare with them. `memory`, in bytes, is what metrics of nearest
+    neighbours may hold at once; it does not change the result. `stderr=False` leaves out standard errors that cost
+    time.
 
     `samples` may also be a generator: one that `fdr.load_generator` gives or takes, or a pipeline of diffusers without
     a prompt. Then `num_images` (50,000) samples are made from `seed` and `labels`, the same as by `fdr eval --gen`.
@@ -125,6 +127,7 @@ def evaluate(
             extraction_options=extraction,
             audit=audit,
             memory=memory,
+            stderr=stderr,
             trained_on=trained_on,
             training_set=training_set,
             is_default_reference=reference is None,
@@ -150,12 +153,13 @@ class Evaluator:
         weights: Mapping[str, Path] | None = None,
         audit: bool = False,
         memory: int = DEFAULT_MEMORY,
+        stderr: bool = True,
         trained_on: str | Sequence[str] | None = None,
         training_set: Any = None,
         protocol: Protocol | None = None,
         is_default_reference: bool = False,
     ) -> None:
-        self.metrics = load_metrics(metrics)
+        self.metrics = load_metrics(metrics) if stderr else without_stderr(load_metrics(metrics))
         self.protocol = protocol
         self._is_default_reference = is_default_reference
         self.on_measured: Callable[[Mapping[tuple[str, str], Moments]], None] | None = None
@@ -181,6 +185,7 @@ class Evaluator:
             audit=audit,
             progress=extraction_options.progress,
             memory=memory,
+            stderr=stderr,
         )
         self._requested = Requested(self.metrics, self.encoders)
         self._requested.check_apply()

@@ -46,6 +46,8 @@ class Planner:
                 }
                 notes = (STORED_NOTE.format(name=source.name),) if is_stored else ()
                 other = need_of(metric, encoder, "reference")
+                if metric.reference_settings is not None:
+                    settings |= metric.reference_settings(self.reference.known_moments(spec.name, other))
                 origin = self.reference.origin(spec.name, other) if metric.needs_reference else None
                 provenance = Provenance(spec, need.output, source.policy, count, origin, settings)
                 yield provenance.row(name, notes)

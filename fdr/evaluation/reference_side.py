@@ -13,7 +13,7 @@ from fdr.evaluation.labels import labels_digest
 from fdr.evaluation.measurement import Measurement, Needs, measure, outputs_of
 from fdr.evaluation.sanity import ImageSet, image_set
 from fdr.features import Extraction, ExtractionOptions
-from fdr.frechet import ValidationFD
+from fdr.frechet import Moments, ValidationFD
 from fdr.images import ImageOptions, ImageSource, Preprocessing, open_images
 from fdr.metrics import Need
 from fdr.references import Reference, check_one_encoder_each, find_reference, names_images, reference_for
@@ -174,6 +174,11 @@ class ReferenceSide:
         """The denominator of FDr, if the reference has one."""
         found = self._moments_for(encoder, need)
         return None if found is None else found.val_fd
+
+    def known_moments(self, encoder: str, need: Need) -> Moments | None:
+        """The moments of the reference; None for images that are not measured yet."""
+        found = self._moments_for(encoder, need)
+        return None if found is None else found.moments
 
     def _moments_for(self, encoder: str, need: Need) -> Reference | None:
         return self.moments.get((encoder, need.output)) if need.is_moments else None

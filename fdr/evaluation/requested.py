@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fdr.encoders import ROWS, AbstractEncoder
 from fdr.errors import InputError
@@ -51,6 +51,15 @@ class Requested:
         for name, metric in self.metrics.items():
             if source is not None and side in metric.labels:
                 check_labelled(source, side, name)
+
+
+def without_stderr(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """The metrics without the features that they want for standard errors alone, so that moments may come from a cache.
+
+    Metrics that were one object are one object again.
+    """
+    plain = {metric: replace(metric, rows="") for metric in metrics.values() if metric.rows == "wanted"}
+    return {name: plain.get(metric, metric) for name, metric in metrics.items()}
 
 
 def need_of(metric: Metric, encoder: AbstractEncoder, side: Side) -> Need:

@@ -41,3 +41,4 @@ from .linalg import svd as svd
 from .moments import Moments as Moments
 from .moments import moments_from_arrays as moments_from_arrays
 from .sums import Sums as Sums
+from .whitening import has_rows as has_rows

@@ -128,7 +128,13 @@ def debias(
             "[N, D], or moments with rows."
         )
     sides = samples, reference
-    least, dim = min(side.n + 1 for side in sides), len(shared_columns(samples, reference)[1])
+    least, columns = min(side.n + 1 for side in sides), shared_columns(samples, reference)
+    if len(columns[0]) == 0:
+        raise InputError(
+            "No feature varies on both sides, so there is no covariance whose bias could be removed; look at the "
+            "images: all of one side are equal."
+        )
+    dim = len(columns[1])
     regime = regime_of(sides, dim)
     has_value = regime != "refused" and (regime != "bracket" or extrapolate)
     method = None if not (stderr and has_value) else "influence" if least >= INFLUENCE_RATIO * dim else "jackknife"

@@ -87,6 +87,11 @@ def rows_of(moments: Moments) -> np.ndarray | None:
     return moments.factor + moments.mu
 
 
+def has_rows(moments: Moments) -> bool:
+    """True where the features behind moments are known, so that standard errors and the debiased FD can be computed."""
+    return moments.rows is not None or moments.factor is not None
+
+
 @dataclass(frozen=True)
 class Whitening:
     """The common basis of two sides; see the top of the module."""
@@ -107,10 +112,15 @@ class Whitening:
 def whiten(samples: Side, reference: Side, device: torch.device) -> Whitening:
     """The common basis; both covariances may be singular.
 
-    Raises `InputError` where the widths differ, or where no feature varies on both sides.
+    Where no feature varies on both sides, it has no directions (r = 0). Raises `InputError` where the widths differ.
     """
+    import torch
+
     columns, varying = shared_columns(samples, reference)
     dim = len(varying)
+    if len(columns) == 0:
+        empty = torch.empty(samples.moments.dim, 0, dtype=torch.float64, device=device)
+        return Whitening(empty[0], (empty, empty), dim)
     lower = linalg.cholesky_factor(_covariance(reference, columns, device))
     if lower is not None:
         return _from_factor(samples, reference, columns, dim, lower, True)
@@ -118,8 +128,23 @@ def whiten(samples: Side, reference: Side, device: torch.device) -> Whitening:
     if lower is not None:
         found = _from_factor(reference, samples, columns, dim, lower, True)
         return Whitening(found.roots, (found.projections[1], found.projections[0]), dim)
-    factor = linalg.eigen_factor(_covariance(reference, columns, device), "reference covariance")
-    return _from_factor(samples, reference, columns, dim, factor, False)
+    return _from_factor(samples, reference, columns, dim, _singular_factor(reference, columns, device), False)
+
+
+def _singular_factor(side: Side, columns: np.ndarray, device: torch.device) -> Tensor:
+    """A factor [c, k] with orthogonal columns of a singular covariance: from its features, where they are fewer."""
+    if not side.has_all_rows or side.n >= len(columns):
+        return linalg.eigen_factor(_covariance(side, columns, device), "reference covariance")
+    _, roots, right = linalg.svd(_centred(side, columns, device) / math.sqrt(side.n))
+    kept = roots.square() > linalg.EPS * len(columns) * roots[0].square()
+    return right[kept].T * roots[kept]
+
+
+def _centred(side: Side, columns: np.ndarray, device: torch.device) -> Tensor:
+    """The centred features of all rows over `columns`, [N, c]."""
+    import torch
+
+    return torch.cat([chunk[:, columns] for _, chunk in centred_chunks(side, device)])
 
 
 def shared_columns(samples: Side, reference: Side) -> tuple[np.ndarray, np.ndarray]:
@@ -131,11 +156,6 @@ def shared_columns(samples: Side, reference: Side) -> tuple[np.ndarray, np.ndarr
         )
     own, other = samples.moments.sigma.diagonal(), reference.moments.sigma.diagonal()
     shared = np.flatnonzero((own > 0) & (other > 0))
-    if len(shared) == 0:
-        raise InputError(
-            "No feature varies on both sides, so there is no covariance whose bias could be removed; look at the "
-            "images: all of one side are equal."
-        )
     return shared[np.argsort(-other[shared], kind="stable")], np.flatnonzero((own > 0) | (other > 0))
 
 
@@ -149,8 +169,7 @@ def _from_factor(a: Side, b: Side, columns: np.ndarray, dim: int, factor: Tensor
 
     width = factor.shape[1]
     if a.has_all_rows and a.n < width:
-        centred = torch.cat([chunk[:, columns] for _, chunk in centred_chunks(a, factor.device)])
-        _, roots, right = linalg.svd(centred @ factor / math.sqrt(a.n))
+        _, roots, right = linalg.svd(_centred(a, columns, factor.device) @ factor / math.sqrt(a.n))
         vectors = right.T
     else:
         covariance = _covariance(a, columns, factor.device)
@@ -195,7 +214,7 @@ def check_fit(side: Side, roots: Tensor, second_moments: Tensor) -> None:
     """Raise `InputError` unless the mean of z^2 [r] over the rows is that of their covariance, which is n / N."""
     share = float((roots * second_moments).sum() / roots.sum()) * (side.n + 1) / side.n
     allowed = MAX_MISFIT if side.has_all_rows else 0.5
-    if not abs(share - 1) <= allowed:
+    if len(roots) and not abs(share - 1) <= allowed:
         raise InputError(
             f"The rows of these moments have {share:.4g} times the variance that the covariance says; they are of "
             "another set, so compute the moments from the rows (Moments.from_features)."

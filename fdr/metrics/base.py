@@ -209,6 +209,9 @@ class Metric:
     """Constants of the definition that signatures show: {"k": "3"}."""
     own_settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Further constants of single numbers, by name, where a metric has several."""
+    reference_settings: Callable[[Moments | None], Mapping[str, str]] | None = None
+    """Further settings that depend on what is known of the reference: its moments, or None for images that are not
+    measured yet."""
     names: tuple[str, ...] = ()
     """The numbers that were asked for; `load_metrics` fills it in."""
 

@@ -60,6 +60,14 @@ _PRDC = "fdr.metrics.prdc:PRDC"
 METRICS = {
     "fd": MetricInfo("FD", "fdr.metrics.fd:FD", inception_label="FID", is_distance=True, ratio="fdr"),
     "sfid": MetricInfo("sFID", "fdr.metrics.fd:SFID", is_distance=True),
+    "fd_debiased": MetricInfo(
+        "FD (debiased)",
+        "fdr.metrics.debiased_fd:DEBIASED",
+        low=-math.inf,
+        inception_label="FID (debiased)",
+        is_distance=True,
+        is_size_free=True,
+    ),
     "precision": MetricInfo("Precision", _PRDC, lower_is_better=False, high=1.0),
     "recall": MetricInfo("Recall", _PRDC, lower_is_better=False, high=1.0),
     "precision:prdc": MetricInfo("Precision (prdc)", _PRDC, lower_is_better=False, high=1.0),

@@ -221,7 +221,7 @@ SIZED = ["--size", "8"]
 HANDED_ON: dict[str, list[tuple[list[str], dict[str, tuple[str | None, str, Any]]]]] = {
     "eval": [
         (["a.npz", *SIZED], IMAGES | COMPUTING | MORE_COMPUTING | MEASUREMENT),
-        (["a.npz"], {"--audit": (None, "evaluator.audit", True)}),
+        (["a.npz"], {"--audit": (None, "evaluator.audit", True), "--no-stderr": (None, "evaluator.stderr", False)}),
         (GEN, MODEL),
     ],
     "check": [

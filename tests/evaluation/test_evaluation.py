@@ -176,9 +176,17 @@ def test_warm_runs_read_stored_moments(
         "fdr.features.cache.entry.FeatureCache.read_shard", lambda *_: pytest.fail("features were read")
     )
     encoder = TinyEncoder()
-    second = evaluate(samples, real, encoder, cache=tmp_path / "c")
+    second = evaluate(samples, real, encoder, cache=tmp_path / "c", stderr=False)
     assert encoder.num_seen == 0
     assert second["fd"].value == first["fd"].value
+    assert first["fd"].stderr is not None and second["fd"].stderr is None
+
+
+def test_a_standard_error_is_the_same_from_images_and_from_the_cache(samples: Path, real: Path, tmp_path: Path) -> None:
+    first = evaluate(samples, real, TinyEncoder(), cache=tmp_path / "c")["fd"]
+    second = evaluate(samples, real, TinyEncoder(), cache=tmp_path / "c")["fd"]
+    assert first.stderr is not None and second.stderr == first.stderr and second.value == first.value
+    assert first.details["noise"] == "samples and reference"
 
 
 def test_samples_that_are_the_reference_are_warned_of(samples: Path) -> None:

@@ -192,7 +192,7 @@ def test_warm_and_resumed_runs_say_the_same(
     monkeypatch.setattr(
         "fdr.features.cache.entry.FeatureCache.read_shard", lambda *_: pytest.fail("features were read")
     )
-    assert said(samples, real, cache=tmp_path / "c", batch_size=8) == cold
+    assert said(samples, real, cache=tmp_path / "c", batch_size=8, stderr=False) == cold
 
 
 def test_copies_are_found_when_both_sides_are_cached(real: Path, tmp_path: Path) -> None:
@@ -215,9 +215,9 @@ def test_what_was_noted_may_be_lost_or_damaged(real: Path, tmp_path: Path) -> No
     file.write_bytes(data)
     problems = [problem for found in CacheStore(cache).verify() for problem in found.problems]
     assert problems == [f"{file.name}: damaged"]
-    assert said(samples, real, cache=cache) == []
+    assert said(samples, real, cache=cache, stderr=False) == []
     file.unlink()
-    assert said(samples, real, cache=cache) == []
+    assert said(samples, real, cache=cache, stderr=False) == []
     assert CacheStore(cache).remove(everything=True).entries
     assert not entry.exists()
 

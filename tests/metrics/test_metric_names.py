@@ -18,6 +18,7 @@ UNBIASED_KID = {
 # label, lower is better, smallest and largest value, as the literature defines each
 KNOWN = {
     "fd": ("FD", True, 0, math.inf), "sfid": ("sFID", True, 0, math.inf),
+    "fd_debiased": ("FD (debiased)", True, -math.inf, math.inf),
     "precision": ("Precision", False, 0, 1), "recall": ("Recall", False, 0, 1),
     "precision:prdc": ("Precision (prdc)", False, 0, 1), "recall:prdc": ("Recall (prdc)", False, 0, 1),
     "density": ("Density", False, 0, math.inf), "coverage": ("Coverage", False, 0, 1),
@@ -105,9 +106,12 @@ def test_a_name_that_fdr_offers_is_not_that_of_another_tool(monkeypatch: pytest.
 
 def test_the_distances_and_their_names_with_inception() -> None:
     tables = METRICS | DERIVED | OF_AUTOENCODERS
-    assert {name for name, info in tables.items() if info.is_distance} == {"fd", "sfid", "ifd", "rfd", "nfd"}
+    assert {name for name, info in tables.items() if info.is_distance} == {
+        "fd", "sfid", "fd_debiased", "ifd", "rfd", "nfd",
+    }  # fmt: skip
     assert {name: info.inception_label for name, info in tables.items() if info.inception_label} == {
-        "fd": "FID", "fd_inf": "FID_inf", "ifd": "iFID", "rfd": "rFID", "nfd": "neighbour FID",
+        "fd": "FID", "fd_debiased": "FID (debiased)", "fd_inf": "FID_inf", "ifd": "iFID", "rfd": "rFID",
+        "nfd": "neighbour FID",
         "fd_per_class": "FID per class", "fd_per_class_debiased": "Debiased FID per class",
         **{name: label.replace("KD", "KID") for name, (label, *_) in KNOWN.items() if name.startswith("kid")},
     }  # fmt: skip
