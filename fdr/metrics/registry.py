@@ -98,6 +98,9 @@ METRICS = {
     "vendi:0.5": MetricInfo("Vendi (q = 0.5)", "fdr.metrics.vendi:VENDI", lower_is_better=False, low=1.0),
     "vendi:2": MetricInfo("Vendi (q = 2)", "fdr.metrics.vendi:VENDI", lower_is_better=False, low=1.0),
     "vendi:inf": MetricInfo("Vendi (q = inf)", "fdr.metrics.vendi:VENDI", lower_is_better=False, low=1.0),
+    "vendi:class": MetricInfo(
+        "Vendi (mean of classes)", "fdr.metrics.vendi:VENDI_PER_CLASS", lower_is_better=False, low=1.0
+    ),
     "is": MetricInfo("IS", "fdr.metrics.inception_score:IS", lower_is_better=False, low=1.0),
     "is:adm": MetricInfo("IS (ADM)", "fdr.metrics.inception_score:IS_ADM", lower_is_better=False, low=1.0),
     "is_inf": MetricInfo("IS_inf", "fdr.metrics.extrapolated:IS_INF", lower_is_better=False, low=-math.inf),

@@ -8,14 +8,14 @@ above 0 are also the eigenvalues of the mean of x xᵀ [D, D] over the features 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.metrics.base import CollectedFeatures, Context, Metric, Score
-from fdr.metrics.resampling import jackknife_groups, jackknife_stderr
+from fdr.metrics.base import CollectedFeatures, Context, Labelled, Metric, Score
+from fdr.metrics.resampling import NUM_GROUPS, jackknife_groups, jackknife_stderr
 from fdr.runtime import resolve_device
 
 if TYPE_CHECKING:
@@ -33,18 +33,45 @@ def vendi(samples: np.ndarray, reference: None, context: Context) -> dict[str, S
     """The score of each order in `context.names`, from features [N, D], with the standard error of the jackknife."""
     if len(samples) < 2:
         raise InputError(f"{context.names[0]} needs at least 2 samples; got {len(samples)}.")
-    groups = jackknife_groups(len(samples)) if context.stderr else []
-    x, spectra = Units(samples, context), _of_features if len(samples) > samples.shape[1] else _of_similarities
-    with context.progress.task(", ".join(context.names), 1 + len(groups), "spectra") as task:
-        values = []
-        for spectrum in spectra(x, groups):
-            values.append([_score(spectrum, ORDERS[name]) for name in context.names])
+    with context.progress.task(", ".join(context.names), 1 + NUM_GROUPS, "spectra") as task:
+        whole, errors = _with_errors(samples, [ORDERS[name] for name in context.names], context, task.advance)
+    return {name: Score(value, error) for name, value, error in zip(context.names, whole, errors, strict=True)}
+
+
+def vendi_per_class(samples: Labelled, reference: None, context: Context) -> Score:
+    """The mean over the classes of the score of order 1 of the images of a class, as dgm-eval reports it."""
+    classes, sizes = np.unique(samples.labels, return_counts=True)
+    if sizes.min() < 2:
+        raise InputError(
+            f"vendi:class needs at least 2 samples of every class; class {classes[sizes.argmin()]} of {samples.source} "
+            "has 1: give it more images."
+        )
+    values: list[float] = []
+    errors: list[float | None] = []
+    with context.progress.task("vendi:class", len(classes), "classes") as task:
+        for label in classes:
+            (value,), (error,) = _with_errors(samples.collected[samples.labels == label], [1.0], context)
+            values.append(value)
+            errors.append(error)
             task.advance()
+    known = [error for error in errors if error is not None]
+    stderr = math.hypot(*known) / len(known) if known else None
+    details = {"classes": len(classes), "smallest": min(values), "largest": max(values)}
+    return Score(float(np.mean(values)), stderr, details=details)
+
+
+def _with_errors(
+    features: np.ndarray, orders: Sequence[float], context: Context, done: Callable[[], object] = lambda: None
+) -> tuple[list[float], list[float | None]]:
+    """The score of every order, and its standard error by the jackknife; `done` is called after each spectrum."""
+    groups = jackknife_groups(len(features)) if context.stderr else []
+    x = Units(features, context)
+    values = []
+    for spectrum in (_of_features if len(x) > features.shape[1] else _of_similarities)(x, groups):
+        values.append([_score(spectrum, order) for order in orders])
+        done()
     whole, parts = values[0], np.array(values[1:])
-    return {
-        name: Score(whole[column], jackknife_stderr(parts[:, column]) if groups else None)
-        for column, name in enumerate(context.names)
-    }
+    return whole, [jackknife_stderr(parts[:, k]) if groups else None for k in range(len(orders))]
 
 
 def vendi_score(similarities: np.ndarray, order: float = 1.0) -> float:
@@ -119,3 +146,6 @@ def _of_similarities(x: Units, groups: Sequence[np.ndarray]) -> Iterator[Tensor]
 
 
 VENDI = Metric(vendi, CollectedFeatures, needs_reference=False, settings={"kernel": "cosine"})
+VENDI_PER_CLASS = Metric(
+    vendi_per_class, CollectedFeatures, needs_reference=False, labels=("samples",), settings={"kernel": "cosine"}
+)

@@ -29,7 +29,7 @@ KNOWN = {
     "mind_k:trained": ("MIND^k trained on", True, 0, math.inf), "sw2": ("SW2", True, 0, math.inf),
     "mind_k:held_out": ("MIND^k held out", True, 0, math.inf), "sw_approx": ("SW2 (approximate)", True, 0, math.inf),
     **{f"vendi{end}": (f"Vendi{text}", False, 1, math.inf) for end, text in {
-        "": "", ":0.5": " (q = 0.5)", ":2": " (q = 2)", ":inf": " (q = inf)"}.items()},
+        "": "", ":0.5": " (q = 0.5)", ":2": " (q = 2)", ":inf": " (q = inf)", ":class": " (mean of classes)"}.items()},
     "kid:biased": ("KD (biased)", True, 0, math.inf), "kid:rbf_biased": ("KD (RBF, biased)", True, 0, math.inf),
     "fd_per_class": ("FD per class", True, 0, math.inf),
     "fd_per_class_debiased": ("Debiased FD per class", True, -math.inf, math.inf),

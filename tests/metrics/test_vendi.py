@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fdr.errors import InputError
-from fdr.metrics import Context, Score, load_metrics
+from fdr.metrics import Context, Labelled, Score, load_metrics
 from fdr.metrics.vendi import ORDERS, vendi_score
 
 
@@ -86,3 +86,26 @@ def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(InputError, match="needs at least 2 samples; got 1"):
         scores(features[:1])
     assert load_metrics("vendi")["vendi"].settings == {"kernel": "cosine"}
+
+
+def per_class(features: np.ndarray, labels: np.ndarray, context: Context | None = None) -> Score:
+    labelled = Labelled(features, labels, None, "samples.npz")
+    return load_metrics("vendi:class")["vendi:class"].scores(labelled, None, context or Context())["vendi:class"]
+
+
+def test_the_mean_over_classes() -> None:
+    features, labels = draw(4, 60), np.arange(60) % 4 * 3
+    found = per_class(features, labels)
+    parts = [scores(features[labels == label], "vendi")["vendi"] for label in (0, 3, 6, 9)]
+    assert found.value == pytest.approx(np.mean([part.value for part in parts]), rel=1e-12)
+    errors = [part.stderr for part in parts]
+    assert found.stderr == pytest.approx(np.sqrt(np.square(errors).sum()) / 4, rel=1e-12)  # type: ignore[arg-type]
+    values = [part.value for part in parts]
+    assert found.details == {"classes": 4, "smallest": min(values), "largest": max(values)}
+    assert per_class(features, labels, Context(stderr=False)).stderr is None
+    assert load_metrics("vendi:class")["vendi:class"].labels == ("samples",)
+
+
+def test_a_class_of_one_image_is_refused() -> None:
+    with pytest.raises(InputError, match=r"at least 2 samples of every class; class 7 of samples.npz has 1"):
+        per_class(draw(5, 5), np.array([1, 1, 2, 2, 7]))
