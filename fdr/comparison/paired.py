@@ -10,6 +10,9 @@ V2, the part that remains where both distributions are equal, has a share (1/M)^
 reference alone. It cancels too, so that V2 of the difference is the sum of the V2 of both sets without that share. As
 for one set, V1 counts V2 twice in addition, and the standard error is sqrt(max(V1 - V2, V2)).
 
+The debiased FD has an influence function of its own. It is estimated by that of FD, times the share by which the standard
+errors of the two numbers (of their own influence function, or the jackknife) exceed those of FD.
+
 The two sample sets are taken as independent. If they share noise (one seed, two models), the true error is smaller.
 """
 
@@ -64,6 +67,14 @@ class Combination:
         reference = np.asarray(sum(weight * values for weight, values in known)) if known else None
         of_reference = 0 if reference is None else reference_count or len(reference)
         return cls(np.asarray(samples), reference, spread**2, count or len(parts[0][1].samples), of_reference)
+
+    @property
+    def stderr(self) -> float:
+        """The standard error of the number itself."""
+        first = float(np.var(self.samples)) / self.count
+        if self.reference is not None:
+            first += float(np.var(self.reference)) / self.reference_count
+        return math.sqrt(max(first - self.second_order, self.second_order))
 
     @property
     def own_second_order(self) -> float:
@@ -130,6 +141,20 @@ def paired_errors(
     numbers = {name: combinations(report, influences[name]) for name, report in reports.items()}
     found: dict[tuple[str, str], dict[str, float]] = {}
     for a, b in pairs_of(list(reports)):
-        errors = {key: paired_stderr(one, numbers[b][key]) for key, one in numbers[a].items() if key in numbers[b]}
-        found[a, b] = {key: error for key, error in errors.items() if error is not None}
+        found[a, b] = {}
+        for key in [key for key in numbers[a] if key in numbers[b]]:
+            error = paired_stderr(numbers[a][key], numbers[b][key])
+            if error is not None:
+                found[a, b][key] = error * _scale(key, (reports[a], reports[b]), (numbers[a][key], numbers[b][key]))
     return found
+
+
+def _scale(key: str, reports: Sequence[Report], numbers: Sequence[Combination]) -> float:
+    """How much larger the own standard errors of debiased FDs are than those of their influences; 1 for other numbers.
+
+    The correction has a spread of its own, which the influence of the raw FD leaves out.
+    """
+    rows = [row for report in reports for row in report if row.key == key and row.metric == "fd_debiased"]
+    own = [row.stderr for row in rows if row.stderr is not None]
+    below = math.hypot(*(number.stderr for number in numbers))
+    return max(1.0, math.hypot(*own) / below) if len(own) == 2 and below else 1.0

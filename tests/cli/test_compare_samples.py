@@ -15,12 +15,6 @@ from worlds import folder, images, npz
 import fdr
 from fdr.comparison import Combination, paired_stderr
 from fdr.frechet import fd_influence
-from fdr.metrics.fd import FD
-
-
-@pytest.fixture(autouse=True)
-def rows_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fdr.metrics.fd.FD", replace(FD, rows="wanted"))
 
 
 @pytest.fixture
@@ -105,3 +99,22 @@ def test_the_noise_of_the_reference_cancels(fdr_command, sets: list[Path], plain
 def test_without_features_the_comparison_is_unpaired(fdr_command, sets: list[Path], plain: list[object]) -> None:
     got = fdr_command("compare", *sets, *plain, "--moments-only", "--cache", "c")
     assert got.code == 0 and "(paired)" not in got.out, got.out
+
+
+def test_sets_of_different_size_compare_by_debiased_fd(
+    fdr_command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "pooled.py").write_text(
+        "import torch\ndef make():\n    return lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)\n"
+    )
+    sets = [npz(tmp_path / f"{name}.npz", images(n, seed=n)) for name, n in (("a", 130), ("b", 180), ("real", 150))]
+    asked = ["compare", *sets[:2], "--ref", sets[2], "--reps", "py:pooled:make", "--no-cache", "-q"]
+    got = fdr_command(*asked, "--metrics", "fd_debiased", "--json", "out.json")
+    assert got.code == 0, got.err
+    (ranking,) = json.loads(Path("out.json").read_text())["rankings"]
+    (pair,) = ranking["pairs"]
+    assert ranking["key"].startswith("fd_debiased:") and pair["kind"] == "paired" and pair["stderr"] > 0
+    assert "note: n" in got.out and "(the number of images)" in got.out
+    refused = fdr_command(*asked, "--metrics", "fd,fd_debiased")
+    assert refused.code == 2 and "of sets of different size cannot be compared" in refused.err

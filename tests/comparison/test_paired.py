@@ -90,6 +90,20 @@ def test_every_pair_of_sets_has_its_errors() -> None:
     assert set(found) == {("a", "b"), ("a", "c"), ("b", "c")} and set(found["a", "b"]) == {"fd:inception"}
 
 
+def test_the_spread_of_the_correction_widens_the_error_of_debiased_fds() -> None:
+    influences = {name: {("inception", "pool"): influence(seed=i)} for i, name in enumerate("ab")}
+
+    def errors(metric: str, *stderrs: float | None) -> float:
+        reports = {n: report(row(metric, stderr=s), samples=n) for n, s in zip("ab", stderrs, strict=True)}
+        return paired_errors(reports, influences)["a", "b"][f"{metric}:inception"]
+
+    numbers = [combinations(report(row()), one)["fd:inception"] for one in influences.values()]
+    plain, own = paired_stderr(*numbers), math.hypot(*(number.stderr for number in numbers))
+    assert errors("fd_debiased", 3 * own, 4 * own) == pytest.approx(5 * plain)
+    assert errors("fd_debiased", own / 9, own / 9) == pytest.approx(plain), "never narrower"
+    assert errors("fd_debiased", None, own) == errors("fd", 3 * own, 4 * own) == pytest.approx(plain)
+
+
 SCALES = np.arange(1, DIM + 1) ** -0.5
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 
