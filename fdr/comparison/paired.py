@@ -10,8 +10,8 @@ V2, the part that remains where both distributions are equal, has a share (1/M)^
 reference alone. It cancels too, so that V2 of the difference is the sum of the V2 of both sets without that share. As
 for one set, V1 counts V2 twice in addition, and the standard error is sqrt(max(V1 - V2, V2)).
 
-The debiased FD has an influence function of its own. It is estimated by that of FD, times the share by which the standard
-errors of the two numbers (of their own influence function, or the jackknife) exceed those of FD.
+The debiased FD has an influence function of its own. It is estimated by that of FD, times the share by which the
+standard errors of the two numbers (of their own influence function, or the jackknife) exceed those of FD.
 
 The two sample sets are taken as independent. If they share noise (one seed, two models), the true error is smaller.
 """
