@@ -25,6 +25,7 @@ QUICK = {
     "warm_run": ["--images", "300", "--dim", "64", "--repeats", "1"],
     "warm_cache": ["--rows", "2500", "--dim", "64", "--repeats", "1"],
     "reference_memory": ["--images", "30", "--size", "32"],
+    "neighbourhoods": ["--count", "80", "--repeats", "1"],
     "precision_recall": ["--samples", "100", "--reference", "80"],
     "decode": ["--count", "8", "--size", "64", "--repeats", "1"],
     "all_metrics": ["--images", "300", "--metrics", "fd,is,mind"],
