@@ -28,6 +28,7 @@ PEER_NAMES = {
     **dict.fromkeys(("vendi_score", "vs"), "is the metric vendi"),
     **dict.fromkeys(("monge_inception_distance",), "is the metric mind"),
     **dict.fromkeys(("swd", "sw", "sliced_wasserstein", "sliced_wasserstein_distance"), "is the metric sw2"),
+    **dict.fromkeys(("prd", "prd_f_8", "f_8", "f8", "f1/8", "f_1/8"), "is the metrics prd_f8 and prd_f1_8"),
     **dict.fromkeys(
         ("prdc", "prc", "pr", "pr50k3_full", "precision_recall", "precision_and_recall"),
         "stands for several metrics: precision, recall, density, coverage; prdc itself has precision:prdc, recall:prdc",

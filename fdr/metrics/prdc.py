@@ -21,7 +21,7 @@ import numpy as np
 from fdr.errors import InputError
 from fdr.metrics.base import CollectedFeatures, Context, Metric, Score
 from fdr.metrics.feature_checks import check_features
-from fdr.metrics.resampling import share_stderr
+from fdr.metrics.resampling import influence_stderr, share_stderr
 from fdr.neighbours import Balls, Hits, ball_hits, nearest_centre, nearest_others
 from fdr.runtime import ProgressTask, resolve_device
 
@@ -115,7 +115,7 @@ def share_in_balls(name: str, hits: Hits, sides: Sides) -> Score:
 def density(name: str, hits: Hits, sides: Sides) -> Score:
     """Density. The standard error is of the mean over the samples, with the balls as they are."""
     k, num_balls = KINDS[name].k, hits.by_point.cpu().numpy()
-    stderr = _stderr(num_balls / k)
+    stderr = influence_stderr(num_balls / k)
     return Score(float(num_balls.mean()) / k, stderr, details={"k": k})
 
 
@@ -152,7 +152,10 @@ def realism(sides: Sides) -> Score:
     copies = int((distances == 0).sum())
     details = {"k": K, "median": float(np.median(scores)), "copies": copies}
     return Score(
-        float(scores.mean()), _stderr(scores), details=details, notes=(*_notes("realism", sides), *_warn(copies))
+        float(scores.mean()),
+        influence_stderr(scores),
+        details=details,
+        notes=(*_notes("realism", sides), *_warn(copies)),
     )
 
 
@@ -180,11 +183,6 @@ def _warn(copies: int) -> tuple[str, ...]:
         f"{copies} samples have the features of a reference image: their realism, radius / {LEAST_DISTANCE:g}, "
         "outweighs that of all others; the median is in the details",
     )
-
-
-def _stderr(values: np.ndarray) -> float | None:
-    """The standard error of the mean; None for a single value."""
-    return float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None
 
 
 def _notes(name: str, sides: Sides) -> tuple[str, ...]:

@@ -75,6 +75,8 @@ METRICS = {
     "density": MetricInfo("Density", _PRDC, lower_is_better=False, is_size_free=True),
     "coverage": MetricInfo("Coverage", _PRDC, lower_is_better=False, high=1.0),
     "realism": MetricInfo("Realism", _PRDC, lower_is_better=False, is_size_free=True),
+    "prd_f8": MetricInfo("PRD F_8", "fdr.metrics.prd:PRD", lower_is_better=False, high=1.0),
+    "prd_f1_8": MetricInfo("PRD F_1/8", "fdr.metrics.prd:PRD", lower_is_better=False, high=1.0),
     "precision:adm": MetricInfo(
         "Precision (ADM)", "fdr.metrics.precision_recall:PRECISION_RECALL_ADM", lower_is_better=False, high=1.0
     ),
