@@ -256,6 +256,26 @@ def print_stderrs(cells: list[Cell]) -> None:
         print(harness.table(["population", "N/d", "stderr", "sd"], rows))
 
 
+def print_left(cells: list[Cell]) -> None:
+    """What the debiased FD leaves of the bias, in percent of it, with the standard error over the draws."""
+    print("\nBias of the debiased FD, % of that of raw FD ± standard error\n")
+    names = dict.fromkeys((cell.kind, cell.case, cell.sides) for cell in cells)
+    ratios = sorted({cell.count / cell.dim for cell in cells})
+    rows = []
+    for name in names:
+        own = {c.count / c.dim: _left(c) for c in cells if (c.kind, c.case, c.sides) == name}
+        rows.append(["{} {}, {}-sided".format(*name), *(own.get(ratio, "") for ratio in ratios)])
+    print(harness.table(["population", *(f"N = {ratio:.3g} d" for ratio in ratios)], rows))
+
+
+def _left(cell: Cell) -> str:
+    if "debiased" not in cell.values or "raw" not in cell.values:
+        return ""
+    scale = 100 / cell.bias("raw")
+    error = cell.sd("debiased") / math.sqrt(len(cell.values["debiased"]))
+    return f"{scale * cell.bias('debiased'):+.1f} ± {scale * error:.1f}"
+
+
 def print_gains(cells: list[Cell], methods: list[str]) -> None:
     """For every case and N/d: the RMSE of each method divided by that of the debiased FD, over the kinds."""
     print("\nRoot-mean-square error of each method / that of the debiased FD: least and largest over the populations\n")
@@ -288,7 +308,7 @@ def read_cells(paths: list[Path]) -> list[Cell]:
 
 
 def save_picture(path: Path, cells: list[Cell], methods: list[str]) -> None:
-    """RMSE over N/d for every kind and case, one-sided."""
+    """RMSE over N/d for every kind and case, one-sided, up to three times the largest of raw FD."""
     from matplotlib.figure import Figure
 
     panels: dict[tuple[str, str], list[Cell]] = {}
@@ -303,13 +323,14 @@ def save_picture(path: Path, cells: list[Cell], methods: list[str]) -> None:
         for method in methods:
             points = [(c.count / c.dim, c.rmse(method)) for c in own if method in c.values]
             axis.loglog(*zip(*points, strict=True), marker="o", markersize=3, label=method) if points else None
+        axis.set_ylim(top=3 * max(cell.rmse("raw") for cell in own if "raw" in cell.values))
         axis.set_title(f"{kind}, {case}: true FD {own[0].truth:.3g}", fontsize=9)
         axis.set_xlabel("N / d", fontsize=8)
         axis.set_ylabel("root-mean-square error", fontsize=8)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods), fontsize=8)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
 
 
 def main() -> None:
@@ -337,6 +358,7 @@ def main() -> None:
         if options.json:
             options.json.with_suffix(".part").write_text(json.dumps([cell.to_dict() for cell in cells]))
     print_tables(cells, options.methods)
+    print_left(cells)
     print_gains(cells, options.methods)
     harness.write_json(options.json, cells=[cell.to_dict() for cell in cells])
     if options.json:
