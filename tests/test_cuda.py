@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import fdr
 from fdr.cli import run
 from fdr.encoders import EncoderOptions
 from fdr.encoders.resize import HOST_RESIZES, RESIZES
-from fdr.frechet import frechet_terms
+from fdr.frechet import fd_influence, frechet_terms
 from fdr.metrics import CollectedFeatures, Context, load_metrics
 from fdr.runtime.ranks.tensor_group import TensorRanks
 
@@ -46,6 +47,20 @@ def test_fd_equals_the_cpu_s(count: int, dim: int) -> None:
     on_cpu, on_gpu = frechet_terms(a, b), frechet_terms(a, b, device="cuda")
     assert on_gpu.route == on_cpu.route
     assert on_gpu.value == pytest.approx(on_cpu.value, rel=1e-10)
+
+
+@pytest.mark.parametrize(("count", "dim"), [(600, 64), (160, 64), (120, 140)])
+def test_the_debiased_fd_and_its_error_equal_the_cpu_s(count: int, dim: int) -> None:
+    generator = np.random.default_rng(0)
+    x, y = (generator.normal(shift, 1, (size, dim)) for shift, size in ((0, count), (0.3, 2 * count)))
+    on_cpu, on_gpu = fdr.debiased_frechet_distance(x, y), fdr.debiased_frechet_distance(x, y, device="cuda")
+    assert on_gpu.value == pytest.approx(on_cpu.value, rel=1e-8)
+    assert on_gpu.stderr == pytest.approx(on_cpu.stderr, rel=1e-6)
+    given = fdr.debiased_frechet_distance(torch.from_numpy(x).cuda(), torch.from_numpy(y).cuda(), stderr=False)
+    assert given.value == pytest.approx(on_cpu.value, rel=1e-8)
+    both = [replace(fdr.Moments.from_features(z), rows=z) for z in (x, y)]
+    stated = [fd_influence(*both, device=device).stderr for device in ("cpu", "cuda")]
+    assert stated[1] == pytest.approx(stated[0], rel=1e-8)
 
 
 def test_moments_of_gpu_features_equal_the_cpu_s() -> None:

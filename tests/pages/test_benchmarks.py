@@ -31,6 +31,7 @@ QUICK = {
     "all_metrics": ["--images", "300", "--metrics", "fd,is,mind"],
     "kid": ["--counts", "1000", "--repeats", "1"],
     "neighbours": ["--queries", "40", "--references", "300", "--dim", "64"],
+    "debiased_fd_cost": ["--samples", "300", "--dim", "32", "--repeats", "1"],
     "debiased_fd": ["--dim", "6", "--ratios", "4,10", "--draws", "2", "--kinds", "relu"],
     "correlation_intervals": ["--rows", "8", "--trials", "3"],
 }
