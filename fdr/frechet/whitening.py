@@ -99,7 +99,8 @@ class Whitening:
     roots: Tensor
     """s [r], descending and above 0: at most as many as there are degrees of freedom on either side."""
     projections: tuple[Tensor, Tensor]
-    """[D, r] for the samples and for the reference: z = (x - m) P. Rows of unshared features are 0."""
+    """[D, r] for the samples and for the reference: z = (x - m) P. Rows of unshared features are 0. It is [D, 0] for a
+    side whose features are not known."""
     dim: int
     """Number of features that vary on at least one side."""
 
@@ -179,17 +180,28 @@ def _from_factor(a: Side, b: Side, columns: np.ndarray, dim: int, factor: Tensor
     above_rounding = int((roots.square() >= MIN_EIGENVALUE * roots[0].square()).sum())
     r = int(min(width, a.n, b.n, above_rounding))
     roots, vectors = roots[:r], vectors[:, :r]
-    own = factor @ vectors / roots
-    if is_triangular:
-        other = torch.linalg.solve_triangular(factor.T, vectors, upper=True)
-    else:
-        other = (factor / factor.square().sum(0)) @ vectors
-    projections = []
-    for projection in (own, other):
-        full = projection.new_zeros(a.moments.dim, r)
-        full[columns] = projection
-        projections.append(full)
-    return Whitening(roots, (projections[0], projections[1]), dim)
+    own = other = factor.new_zeros(a.moments.dim, 0)
+    if a.rows is not None:
+        own = factor.new_zeros(a.moments.dim, r)
+        own[columns] = _times(factor, vectors, is_triangular) / roots
+    if b.rows is not None:
+        other = factor.new_zeros(a.moments.dim, r)
+        if is_triangular:
+            other[columns] = torch.linalg.solve_triangular(factor.T, vectors, upper=True)
+        else:
+            other[columns] = (factor / factor.square().sum(0)) @ vectors
+    return Whitening(roots, (own, other), dim)
+
+
+def _times(factor: Tensor, vectors: Tensor, is_triangular: bool) -> Tensor:
+    """F V; the zeros above the diagonal of a lower triangle are left out, which halves the work."""
+    if not is_triangular:
+        return factor @ vectors
+    found = factor.new_empty(len(factor), vectors.shape[1])
+    for start in range(0, len(factor), linalg.BLOCK):
+        stop = start + linalg.BLOCK
+        found[start:stop] = factor[start:stop, :stop] @ vectors[:stop]
+    return found
 
 
 def centred_chunks(side: Side, device: torch.device, width: int = 0) -> Iterator[tuple[slice, Tensor]]:
