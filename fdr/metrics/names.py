@@ -28,6 +28,8 @@ PEER_NAMES = {
     **dict.fromkeys(("vendi_score", "vs"), "is the metric vendi"),
     **dict.fromkeys(("monge_inception_distance",), "is the metric mind"),
     **dict.fromkeys(("swd", "sw", "sliced_wasserstein", "sliced_wasserstein_distance"), "is the metric sw2"),
+    **dict.fromkeys(("c_t", "ct_score"), "is the metric ct"),
+    **dict.fromkeys(("auth_pct", "authenticity", "auth"), "is the metric authpct"),
     **dict.fromkeys(("prd", "prd_f_8", "f_8", "f8", "f1/8", "f_1/8"), "is the metrics prd_f8 and prd_f1_8"),
     **dict.fromkeys(
         ("prdc", "prc", "pr", "pr50k3_full", "precision_recall", "precision_and_recall"),
@@ -38,7 +40,7 @@ PEER_NAMES = {
     ),
     **dict.fromkeys(("vqascore", "vqa_score", "geneval"), _NO_PROMPTS),
     **dict.fromkeys(("ppl", "ppl2_wend", "perceptual_path_length", "fld", "fls"), _NOT_YET),
-    **dict.fromkeys(("authpct", "ct", "rarity", "topp&r", "gs", "nnd"), _NOT_YET),
+    **dict.fromkeys(("rarity", "topp&r", "gs", "nnd"), _NOT_YET),
     **dict.fromkeys(("ifd", "ifid", "rfd", "rfid", "nfd", "psnr", "ssim", "ms_ssim", "lpips"), _OF_AUTOENCODERS),
     **dict.fromkeys(
         ("cas", "nas", "classification_accuracy_score"),

@@ -77,6 +77,10 @@ METRICS = {
     "realism": MetricInfo("Realism", _PRDC, lower_is_better=False, is_size_free=True),
     "prd_f8": MetricInfo("PRD F_8", "fdr.metrics.prd:PRD", lower_is_better=False, high=1.0),
     "prd_f1_8": MetricInfo("PRD F_1/8", "fdr.metrics.prd:PRD", lower_is_better=False, high=1.0),
+    "authpct": MetricInfo(
+        "AuthPct", "fdr.metrics.copying:AUTHPCT", lower_is_better=False, high=100.0, is_size_free=True
+    ),
+    "ct": MetricInfo("C_T", "fdr.metrics.copying:CT", lower_is_better=False, low=-math.inf),
     "precision:adm": MetricInfo(
         "Precision (ADM)", "fdr.metrics.precision_recall:PRECISION_RECALL_ADM", lower_is_better=False, high=1.0
     ),
