@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from fdr.evaluation.held_out import encoders_trained_on, groups
@@ -50,12 +50,15 @@ class Planner:
                     settings |= metric.reference_settings(self.reference.known_moments(spec.name, other))
                 origin = self.reference.origin(spec.name, other) if metric.needs_reference else None
                 provenance = Provenance(spec, need.output, source.policy, count, origin, settings)
-                yield provenance.row(name, notes)
-                ratio, val_fd = METRICS[name].ratio, self.reference.val_fd(spec.name, other)
+                yield provenance.row(name, (*notes, *self.reference.notes(spec.name, other, name)))
+                ratio, val_fd = METRICS[name].ratio, self.reference.val_fd(spec.name, other, name)
                 if ratio and val_fd is not None and origin is not None:
-                    below = name, spec.name
-                    yield provenance.row(ratio, derive=partial(_ratio_of, below, val_fd), sources=(below,))
-                    averaged.setdefault(ratio, {})[spec.name] = origin
+                    below, origin = (name, spec.name), replace(origin, val_fd=val_fd.value)
+                    of_ratio = replace(provenance, origin=origin)
+                    yield of_ratio.row(ratio, derive=partial(_ratio_of, below, val_fd), sources=(below,))
+                    # the digest in the signature of the mean covers how the bias of each reference was removed
+                    covered = replace(origin, digest=origin.digest + settings.get("rb", ""))
+                    averaged.setdefault(ratio, {})[spec.name] = covered
                 if METRICS[name].mean and origin is not None:
                     averaged.setdefault(name, {})[spec.name] = origin
         for part, origins in averaged.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import Moments, ValidationFD
 from fdr.images import ImageOptions, ImageSource, Preprocessing, open_images
 from fdr.metrics import Need
-from fdr.references import Reference, check_one_encoder_each, find_reference, names_images, reference_for
+from fdr.references import NoiseFloor, Reference, check_one_encoder_each, find_reference, names_images, reference_for
 from fdr.reports import Origin
 
 
@@ -170,10 +170,30 @@ class ReferenceSide:
             found.name, found.digest, found.moments.count, None if found.val_fd is None else found.val_fd.value
         )
 
-    def val_fd(self, encoder: str, need: Need) -> ValidationFD | None:
-        """The denominator of FDr, if the reference has one."""
+    def val_fd(self, encoder: str, need: Need, metric: str) -> ValidationFD | None:
+        """The denominator of the ratio of a metric, "fd" or "fd_debiased", if the reference has one above 0."""
+        below = _denominator(self._moments_for(encoder, need), metric)
+        return below if below is not None and below.is_above_zero else None
+
+    def notes(self, encoder: str, need: Need, metric: str) -> Iterator[str]:
+        """What a reader of FD must know of the reference: its noise floor, and why there is no debiased FDr."""
         found = self._moments_for(encoder, need)
-        return None if found is None else found.val_fd
+        if found is None or metric not in _DENOMINATORS:
+            return
+        floor = NoiseFloor.of(found.moments.attributes)
+        if floor is not None:
+            yield f"noise floor of the reference: {floor}"
+        below = _denominator(found, metric)
+        if metric == "fd_debiased" and below is None and found.val_fd is not None:
+            yield (
+                "no debiased FDr: the validation FD of the reference is raw, and a debiased FD divided by it would be "
+                "too small; fdr stats --val stores a debiased one"
+            )
+        if below is not None and not below.is_above_zero:
+            yield (
+                f"no debiased FDr: the debiased validation FD of the reference is {below.value:.4g} ± "
+                f"{below.stderr or 0:.2g}, which is consistent with 0"
+            )
 
     def known_moments(self, encoder: str, need: Need) -> Moments | None:
         """The moments of the reference; None for images that are not measured yet."""
@@ -216,6 +236,16 @@ class ReferenceSide:
             "digest": first.digest if len(set(digests.values())) == 1 else digests,
             "count": first.moments.count,
         }
+
+
+_DENOMINATORS = {"fd": "val_fd", "fd_debiased": "val_fd_debiased"}
+"""The field of `Reference` with the denominator of the ratio of a metric."""
+
+
+def _denominator(found: Reference | None, metric: str) -> ValidationFD | None:
+    is_known = found is not None and metric in _DENOMINATORS
+    below: ValidationFD | None = getattr(found, _DENOMINATORS[metric]) if is_known else None
+    return below
 
 
 def _images_in(found: Reference, options: ImageOptions) -> ImageSource:

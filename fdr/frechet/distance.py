@@ -211,6 +211,13 @@ class ValidationFD:
     decimals: int | None
     """Decimals of a rounded published constant; None when the value is exact."""
     source: str
+    stderr: float | None = None
+    """Standard error of a debiased FD; None for a raw one, which counts as a constant."""
+
+    @property
+    def is_above_zero(self) -> bool:
+        """False for a debiased value within two standard errors of 0, by which nothing can be divided."""
+        return self.value > 2 * (self.stderr or 0.0)
 
     @property
     def bounds(self) -> tuple[float, float]:

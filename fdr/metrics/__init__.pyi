@@ -28,3 +28,4 @@ from .registry import load_metrics as load_metrics
 from .registry import mean_of as mean_of
 from .registry import metric_info as metric_info
 from .registry import peer_name as peer_name
+from .registry import ratio_of as ratio_of

@@ -4,6 +4,7 @@ ratio to the FD of the validation set (arXiv 2604.28190).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from fdr.frechet import Influence, Moments, ValidationFD, fd_influence, fd_ratio, fdr_k, frechet_terms, has_rows
@@ -59,30 +60,42 @@ def _notes(samples: Moments, reference: Moments, context: Context) -> Iterator[s
 
 
 def ratio_score(fd: Score, val_fd: ValidationFD) -> Score:
-    """FDr = FD / FD of the validation set, with the interval of a denominator that was published rounded."""
+    """FDr = FD / FD of the validation set, with the interval of a denominator that was published rounded or of the FD.
+
+    Its standard error is that of FD over the denominator; that of a debiased denominator is added as if the two were
+    independent. Since both fluctuate together with the reference images, this is rather too large.
+    """
     value = fd_ratio(fd.value, val_fd.value)
     details = {"val_fd": val_fd.value, "val_fd_source": val_fd.source}
+    stderr = None
+    if val_fd.stderr is not None:
+        details["val_fd_stderr"] = val_fd.stderr
+    if fd.stderr is not None:
+        stderr = math.hypot(fd.stderr, value * (val_fd.stderr or 0.0)) / val_fd.value
+    ends = [fd_ratio(end, below) for end in fd.interval or (fd.value,) for below in val_fd.bounds]
+    low, high = min(ends), max(ends)
     if val_fd.decimals is None:
-        return Score(value, details=details)
-    low, high = sorted(fd_ratio(fd.value, end) for end in val_fd.bounds)
+        return Score(value, stderr, None if fd.interval is None else (low, high), details)
     spread = max(high - value, value - low) / abs(value) if value else 0.0
     constant, percent = f"{val_fd.value:.{val_fd.decimals}f}", 50 * 10.0**-val_fd.decimals / val_fd.value
     note = f"validation FD {constant} is published to {val_fd.decimals} decimals: FDr is ±{percent:.3g} % wide"
-    return Score(value, interval=(low, high), details=details, notes=(note,) if spread >= WIDE_ROUNDING else ())
+    notes = (note,) if spread >= WIDE_ROUNDING else ()
+    return Score(value, stderr, interval=(low, high), details=details, notes=notes)
 
 
 def mean_score(ratios: Mapping[str, Score], name: str = "fdr") -> Score:
     """FDr^k = the mean of FDr over k encoders, with the interval that rounding leaves open; or another mean.
 
     `name` is that of the ratio, under which its parts are in the details. The standard error is the mean of those of
-    the encoders, which is an upper bound that is nearly reached, as the encoders see the same images.
+    the parts: all encoders see the same images, so the errors go together, and this is the most that they add up to.
     """
     value = fdr_k({encoder: score.value for encoder, score in ratios.items()})
+    errors = [score.stderr for score in ratios.values() if score.stderr is not None]
+    stderr = math.fsum(errors) / len(errors) if len(errors) == len(ratios) else None
     interval = None
     if any(score.interval for score in ratios.values()):
         ends = {encoder: score.interval or (score.value, score.value) for encoder, score in ratios.items()}
         low, high = (fdr_k({encoder: pair[side] for encoder, pair in ends.items()}) for side in (0, 1))
         interval = low, high
-    errors = [score.stderr for score in ratios.values() if score.stderr is not None]
-    stderr = sum(errors) / len(errors) if len(errors) == len(ratios) else None
-    return Score(value, stderr, interval, details={name: {encoder: score.value for encoder, score in ratios.items()}})
+    parts = {encoder: score.value for encoder, score in ratios.items()}
+    return Score(value, stderr, interval=interval, details={name: parts})

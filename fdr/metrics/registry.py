@@ -87,6 +87,15 @@ METRICS = {
     "recall:adm": MetricInfo(
         "Recall (ADM)", "fdr.metrics.precision_recall:PRECISION_RECALL_ADM", lower_is_better=False, high=1.0
     ),
+    "fd_debiased": MetricInfo(
+        "FD (debiased)",
+        "fdr.metrics.debiased_fd:DEBIASED",
+        low=-math.inf,
+        inception_label="FID (debiased)",
+        is_distance=True,
+        is_size_free=True,
+        ratio="fdr_debiased",
+    ),
     "fd_inf": MetricInfo("FD_inf", "fdr.metrics.extrapolated:FD_INF", low=-math.inf, inception_label="FID_inf"),
     **_kid("kid", "", "KID"),
     **_kid("kid:biased", " (biased)", "KID", is_biased=True),
@@ -136,6 +145,10 @@ DERIVED = {
     "mind_k": MetricInfo("MIND^k"),
     "mind_k:trained": MetricInfo("MIND^k trained on"),
     "mind_k:held_out": MetricInfo("MIND^k held out"),
+    "fdr_debiased": MetricInfo("FDr (debiased)", low=-math.inf, is_size_free=True, mean="fdr_debiased_k"),
+    "fdr_debiased_k": MetricInfo("FDr^k (debiased)", low=-math.inf, is_size_free=True),
+    "fdr_debiased_k:trained": MetricInfo("FDr^k trained on (debiased)", low=-math.inf, is_size_free=True),
+    "fdr_debiased_k:held_out": MetricInfo("FDr^k held out (debiased)", low=-math.inf, is_size_free=True),
 }
 """Metrics that come with others by the rules `ratio` and `mean`; who asks for one asks for the metric that it is of."""
 OF_AUTOENCODERS = {
@@ -154,6 +167,11 @@ def metric_info(metric: str) -> MetricInfo | None:
     """What is known of "fd", "is:adm" or "ifd:0.25"; None for a metric that this version does not know."""
     name = "ifd" if metric.startswith("ifd:") else metric
     return next((table[name] for table in (METRICS, DERIVED, OF_AUTOENCODERS) if name in table), None)
+
+
+def ratio_of(metric: str) -> str | None:
+    """The metric that this one is the ratio of ("fd" for "fdr"), or None."""
+    return next((source for source, info in METRICS.items() if info.ratio == metric), None)
 
 
 def mean_of(metric: str) -> str | None:

@@ -45,6 +45,9 @@ class Reference:
     spec_hash: str | None = None
     """Spec hash of the encoder that made the moments; None if the file does not say."""
     val_fd: ValidationFD | None = None
+    """The raw FD of the validation set, the denominator of FDr."""
+    val_fd_debiased: ValidationFD | None = None
+    """The same without its bias, the denominator of the debiased FDr; only `fdr stats --val` computes it."""
     path: Path | None = None
     """The statistics file on this machine. It may contain images as well."""
     protocol_count: int | None = None
@@ -233,14 +236,20 @@ def _from_file(path: Path, wanted: _Wanted, entry: str | None = None, sha256: st
     if known is not None and moments.count is None:
         moments = moments.with_count(known.count)
     name = str(attributes.get("reference", path.stem)) if known is None else known.name
-    val_fd = attributes.get("val_fd") if wanted.output is None else None
+    stated = attributes if wanted.output is None else {}
     return replace(
         _reference(name, str(path), moments),
         path=path,
-        val_fd=None if val_fd is None else ValidationFD(val_fd, None, f"exact, from {path.name}"),
+        val_fd=_stored_val_fd("val_fd", stated, f"exact, from {path.name}"),
+        val_fd_debiased=_stored_val_fd("val_fd_debiased", stated, f"debiased, from {path.name}"),
         protocol_count=None if known is None else known.samples,
         is_declared=wanted.encoder in chosen.encoders or (known is not None and wanted.encoder in known.encoders),
     )
+
+
+def _stored_val_fd(name: str, attributes: Mapping[str, Any], source: str) -> ValidationFD | None:
+    value, stderr = attributes.get(name), attributes.get(f"{name}_stderr")
+    return None if value is None else ValidationFD(value, None, source, stderr)
 
 
 def check_one_encoder_each(references: Mapping[tuple[str, str], Reference]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fdr.errors import InputError
-from fdr.metrics import GROUPS, mean_of, metric_info
+from fdr.metrics import GROUPS, mean_of, metric_info, ratio_of
 from fdr.reports.schema import result_key, schema_problems
 from fdr.reports.signature import Signature, image_fields, parse_signature, short_digest
 from fdr.runtime import are_texts, is_count, is_number, quoted
@@ -234,7 +234,7 @@ def reference_counts(report: Parts, row: Row) -> Iterator[str]:
 
 
 def _is_of_moments(row: Row) -> bool:
-    return row.is_distance or row.metric == "fdr"
+    return row.is_distance or ratio_of(row.metric) is not None
 
 
 def versions(report: Parts, row: Row) -> Iterator[str]:
@@ -267,8 +267,8 @@ def audits(report: Parts, row: Row) -> Iterator[str]:
 
 
 def ratios_are_ratios(report: Parts, row: Row) -> Iterator[str]:
-    distance, below = report.row(f"fd:{row.encoder}"), row.detail("val_fd")
-    if row.metric != "fdr" or below is None:
+    distance, below = report.row(f"{ratio_of(row.metric)}:{row.encoder}"), row.detail("val_fd")
+    if ratio_of(row.metric) is None or below is None:
         return
     if not is_number(below) or below <= 0:
         yield f"val_fd of {row.key} is {quoted(below)}, where a number above 0 is expected"

@@ -304,12 +304,12 @@ def is_inception(encoder: str | None) -> bool:
 
 
 def format_value(result: Result) -> str:
-    """The value with 5 significant digits, followed by its standard error or its rounding interval."""
+    """The value with 5 significant digits, followed by its standard error and its interval if it has them."""
     text = format_number(result.value)
     if result.stderr is not None:
-        return f"{text} ± {format_number(result.stderr)}"
+        text += f" ± {format_number(result.stderr)}"
     if result.interval is not None:
-        return f"{text} [{format_number(result.interval[0])}, {format_number(result.interval[1])}]"
+        text += f" [{format_number(result.interval[0])}, {format_number(result.interval[1])}]"
     return text
 
 

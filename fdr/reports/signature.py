@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from fdr._version import __version__
 from fdr.errors import InputError
-from fdr.metrics import mean_of
+from fdr.metrics import mean_of, ratio_of
 
 if TYPE_CHECKING:
     from fdr.encoders import EncoderSpec
@@ -100,7 +100,7 @@ def result_signature(
     fields |= image_fields(policy, count)
     if reference is not None:
         fields["ref"] = f"{reference.name}:{reference.digest[:8]}" if reference.digest else reference.name
-        if metric == "fdr" and reference.val_fd is not None:
+        if ratio_of(metric) and reference.val_fd is not None:
             fields["val"] = f"{reference.val_fd:.6g}"
     return _join(metric, fields)
 

@@ -41,6 +41,10 @@ KNOWN = {
     "fdr": ("FDr", True, 0, math.inf), "fdr_k": ("FDr^k", True, 0, math.inf),
     "fdr_k:trained": ("FDr^k trained on", True, 0, math.inf),
     "fdr_k:held_out": ("FDr^k held out", True, 0, math.inf),
+    "fdr_debiased": ("FDr (debiased)", True, -math.inf, math.inf),
+    "fdr_debiased_k": ("FDr^k (debiased)", True, -math.inf, math.inf),
+    "fdr_debiased_k:trained": ("FDr^k trained on (debiased)", True, -math.inf, math.inf),
+    "fdr_debiased_k:held_out": ("FDr^k held out (debiased)", True, -math.inf, math.inf),
     "ifd": ("iFD", True, 0, math.inf), "rfd": ("rFD", True, 0, math.inf), "nfd": ("neighbour FD", True, 0, math.inf),
     "psnr": ("PSNR (dB)", False, -math.inf, math.inf), "ssim": ("SSIM", False, -1, 1),
     "ms_ssim": ("MS-SSIM", False, -1, 1), "lpips": ("LPIPS", True, 0, math.inf),
@@ -70,10 +74,10 @@ def test_names_in_any_case() -> None:
 
 def test_what_a_metric_is_the_mean_of() -> None:
     means = {name: mean_of(name) for name in METRICS | DERIVED | OF_AUTOENCODERS}
+    ratios = (("fdr_k", "fdr"), ("fdr_debiased_k", "fdr_debiased"), ("mind_k", "mind"))
     assert {name: of for name, of in means.items() if of} == {
-        f"{mean}{group}": of for mean, of in (("fdr_k", "fdr"), ("mind_k", "mind"))
-        for group in ("", ":trained", ":held_out")
-    }  # fmt: skip
+        f"{mean}{group}": of for mean, of in ratios for group in ("", ":trained", ":held_out")
+    }
     assert mean_of("fdr_k:6") is None and mean_of("new") is None
 
 
