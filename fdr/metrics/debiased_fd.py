@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from fdr.errors import InputError
 from fdr.frechet import DebiasedFD, Moments, debiased_frechet_distance, has_rows
 from fdr.metrics.base import Context, Metric, Score
@@ -45,12 +47,17 @@ def _refusal(found: DebiasedFD, samples: Moments, reference: Moments) -> str:
 def reference_bias(reference: Moments | None) -> dict[str, str]:
     """What the bias of the reference is removed by, for the signature: its features, its leverage curve, the theory of
     Gaussian features, or nothing if it is taken as exact.
+
+    The count and the curve move the debiased FD but not FD, so the digest of the reference does not cover them. They
+    are stated here: "curve-30000-1a2b3c4d", with a digest of the curve.
     """
     if reference is None or has_rows(reference):
         return {"rb": "features"}
     if reference.count is None:
         return {"rb": "exact"}
-    return {"rb": "gaussian" if reference.curve is None else "curve"}
+    if reference.curve is None:
+        return {"rb": f"gaussian-{reference.count}"}
+    return {"rb": f"curve-{reference.count}-{hashlib.sha256(reference.curve.array.tobytes()).hexdigest()[:8]}"}
 
 
 DEBIASED = Metric(debiased_score, rows="needed", settings={"est": "leverage"}, reference_settings=reference_bias)

@@ -67,6 +67,7 @@ METRICS = {
         inception_label="FID (debiased)",
         is_distance=True,
         is_size_free=True,
+        ratio="fdr_debiased",
     ),
     "precision": MetricInfo("Precision", _PRDC, lower_is_better=False, high=1.0),
     "recall": MetricInfo("Recall", _PRDC, lower_is_better=False, high=1.0),
@@ -86,15 +87,6 @@ METRICS = {
     ),
     "recall:adm": MetricInfo(
         "Recall (ADM)", "fdr.metrics.precision_recall:PRECISION_RECALL_ADM", lower_is_better=False, high=1.0
-    ),
-    "fd_debiased": MetricInfo(
-        "FD (debiased)",
-        "fdr.metrics.debiased_fd:DEBIASED",
-        low=-math.inf,
-        inception_label="FID (debiased)",
-        is_distance=True,
-        is_size_free=True,
-        ratio="fdr_debiased",
     ),
     "fd_inf": MetricInfo("FD_inf", "fdr.metrics.extrapolated:FD_INF", low=-math.inf, inception_label="FID_inf"),
     **_kid("kid", "", "KID"),

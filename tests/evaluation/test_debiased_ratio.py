@@ -12,10 +12,10 @@ from worlds import TinyEncoder, images
 
 import fdr
 from fdr.evaluation import write_reference
-from fdr.frechet import Moments, ValidationFD
+from fdr.frechet import LeverageCurve, Moments, ValidationFD
 from fdr.images import open_images
 from fdr.metrics import Score, load_metrics, ratio_score
-from fdr.references import NoiseFloor, find_reference
+from fdr.references import NoiseFloor, find_reference, moments_digest
 from fdr.reports import Report, parse_signature
 
 ENCODERS = [TinyEncoder("one"), TinyEncoder("two", 5, "seed:22")]
@@ -97,6 +97,46 @@ def test_there_is_no_ratio_without_a_denominator_of_its_kind(
     notes = [note for note in found["fd_debiased"].notes if note.startswith("no debiased FDr")]
     assert len(notes) == (sentence is not None) and all(str(sentence) in note for note in notes)
     assert not any("debiased FDr" in note for note in found["fd"].notes)
+
+
+def test_the_signature_changes_with_all_that_the_debiased_fd_depends_on(reference: Path) -> None:
+    """Field by field: count and curve change the signature of the debiased FD, and leave that of FD as it is."""
+    moments = Moments.load(reference / "one.h5")
+    curve = moments.curve
+    assert curve is not None and moments.count is not None
+    h, kappa = curve.h.copy(), curve.kappa.copy()
+    h[3] *= 1 + 1e-12
+    kappa[3] *= 1 + 1e-12
+    changed = {
+        "same": moments,
+        "count": replace(moments, count=moments.count + 1),
+        "h": replace(moments, curve=LeverageCurve(h, curve.kappa)),
+        "kappa": replace(moments, curve=LeverageCurve(curve.h, kappa)),
+        "no curve": replace(moments, curve=None),
+        "neither": replace(moments, curve=None, count=None),
+    }
+    signed: dict[str, set[str]] = {}
+    for name, found in changed.items():
+        report = fdr.evaluate(SAMPLES, found, ENCODERS[0], "fd,fd_debiased")
+        signed.setdefault("fd", set()).add(report["fd"].signature)
+        signed.setdefault("fd_debiased", set()).add(report["fd_debiased"].signature)
+        kind = parse_signature(report["fd_debiased"].signature).value("rb")
+        assert str(kind).split("-")[0] == {"no curve": "gaussian", "neither": "exact"}.get(name, "curve")
+    assert (len(signed["fd"]), len(signed["fd_debiased"])) == (1, len(changed))
+    assert {find_reference(found, ENCODERS[0]).digest for found in changed.values()} == {moments_digest(moments)}
+
+
+def test_the_signature_of_a_debiased_mean_covers_the_curves(reference: Path, tmp_path: Path) -> None:
+    signed = set()
+    for name in ("with", "without"):
+        parts = {}
+        for encoder in ENCODERS:
+            moments = Moments.load(reference / f"{encoder.spec.name}.h5")
+            parts[encoder.spec.name] = tmp_path / f"{name}-{encoder.spec.name}.h5"
+            replace(moments, curve=moments.curve if name == "with" else None).save(parts[encoder.spec.name])
+        report = fdr.evaluate(SAMPLES, parts, ENCODERS, "fd_debiased")
+        signed.add(report["fdr_debiased_k"].signature)
+    assert len(signed) == 2
 
 
 def test_a_reference_gives_both_denominators(reference: Path) -> None:

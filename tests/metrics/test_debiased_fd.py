@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,8 +66,10 @@ def test_what_removes_the_bias_of_the_reference_is_in_the_signature() -> None:
     known = drawn(60, 0)
     alone = replace(known, rows=None)
     assert reference_bias(None) == reference_bias(known) == {"rb": "features"}
-    assert reference_bias(alone) == {"rb": "gaussian"} and reference_bias(EXACT) == {"rb": "exact"}
-    assert reference_bias(replace(alone, curve=leverage_curve(known))) == {"rb": "curve"}
+    assert reference_bias(alone) == {"rb": "gaussian-60"} and reference_bias(EXACT) == {"rb": "exact"}
+    curve = leverage_curve(known)
+    digest = hashlib.sha256(curve.array.tobytes()).hexdigest()[:8]
+    assert reference_bias(replace(alone, curve=curve)) == {"rb": f"curve-60-{digest}"}
 
 
 @pytest.mark.filterwarnings("ignore::fdr.errors.FdrWarning")
