@@ -25,12 +25,13 @@ def fd_inf_score(samples: Moments, reference: Moments, context: Context) -> Scor
     """FD_inf of the samples to the moments of the reference, which keep the bias of its own number of images."""
     if samples.rows is None:
         raise InputError("FD_inf takes subsets of the samples, and only their mean and covariance are known.")
-    found = estimate_fd(samples.rows, reference, method="fd_inf", device=context.device)
+    found = estimate_fd(samples.rows, reference, method="fd_inf", stderr=context.stderr, device=context.device)
     least = found.details["sizes"][0]
     notes: tuple[str, ...] = ()
     if least <= samples.dim:
         notes = (f"subsets of {least} images for {samples.dim} dimensions: FD_inf keeps much of the bias",)
-    return Score(found.value, found.stderr, details=found.details, notes=notes)
+    noise = {} if found.stderr is None else {"noise": "samples"}
+    return Score(found.value, found.stderr, details={**found.details, **noise}, notes=notes)
 
 
 def is_inf_score(logits: np.ndarray, reference: None, context: Context) -> Score:
@@ -44,6 +45,8 @@ def is_inf_score(logits: np.ndarray, reference: None, context: Context) -> Score
         return math.exp(gains[chosen].mean() + float(entropy(_marginal(logits, chosen))))
 
     fit = extrapolate(score, len(logits), LINE)
+    if not context.stderr:
+        return Score(fit.value, details=fit_details(fit))
     log_marginal = np.log(np.maximum(_marginal(logits, np.arange(len(logits))), 1e-300))
     for block in blocks:
         gains[block] -= np.exp(log_probabilities(logits[block])) @ log_marginal

@@ -30,7 +30,8 @@ def test_fd_inf_is_the_estimate_of_that_name() -> None:
     samples, reference = moments_with_rows(300, 4), moments_with_rows(200, 4, seed=1)
     found = fd_inf_score(samples, reference, Context())
     expected = estimate_fd(samples.rows, reference)
-    assert (found.value, found.stderr, found.details) == (expected.value, expected.stderr, expected.details)
+    assert (found.value, found.stderr) == (expected.value, expected.stderr)
+    assert found.details == {**expected.details, "noise": "samples"}
     assert found.value < found.details["curve"][-1] and found.stderr > 0 and found.notes == ()
 
 
@@ -109,6 +110,14 @@ def test_is_inf_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("fdr.metrics.extrapolated.CHUNK", 17)
     parts = is_inf_score(logits, None, Context())
     assert (parts.value, parts.stderr) == (pytest.approx(whole.value, rel=1e-12), pytest.approx(whole.stderr, rel=1e-9))
+
+
+def test_no_standard_error_where_none_was_asked_for() -> None:
+    samples, reference = moments_with_rows(300, 4), moments_with_rows(200, 4, seed=1)
+    found = fd_inf_score(samples, reference, Context(stderr=False))
+    assert found.stderr is None and "noise" not in found.details
+    assert found.value == fd_inf_score(samples, reference, Context()).value
+    assert is_inf_score(predictions(100, 6), None, Context(stderr=False)).stderr is None
 
 
 def test_peers_names_lead_to_them() -> None:
