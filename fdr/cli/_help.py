@@ -28,6 +28,8 @@ THEMES_OF = {
         "Limits and baseline": "max min baseline tolerance allow allow-missing confidence inconclusive null "
         "update-baseline force",
     },
+    "compare": {"Comparison": "confidence"},
+    "panel": {"Panel": "model confidence"},
     "ifid": {
         "Autoencoder": "vae vae-weights vae-args posterior value-range",
         "Samples": "",

@@ -237,7 +237,7 @@ def test_the_documented_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_action_measures_samples_and_passes(runner: dict[str, str]) -> None:
     draw(Path("a b.npz"), is_good=True)
     done = run_action(
-        runner, samples="a b.npz", ref="demo", reps="random", max="fd:random=0.3\nfdr=20\n", args="--device cpu -q"
+        runner, samples="a b.npz", ref="demo", reps="random", max="fd:random=0.4\nfdr=30\n", args="--device cpu -q"
     )
     assert done.returncode == 0, done.stderr
     output = Path(runner["GITHUB_OUTPUT"]).read_text()
