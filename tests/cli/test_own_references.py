@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from statistics_worlds import WRITERS, write
 from worlds import TinyEncoder, images, npz
+from worlds import folder as folder_of
 
 import fdr
-from fdr.errors import InputError
+from fdr.errors import FdrWarning, InputError
 from fdr.evaluation import evaluate, write_reference, write_reference_file
 from fdr.frechet import Moments
 from fdr.images import open_images
@@ -136,6 +137,31 @@ def test_encoders_whose_names_read_alike_have_files_of_their_own(tmp_path: Path)
     encoders = [TinyEncoder("a:b", 3), TinyEncoder("a/b", 4), TinyEncoder("x" * 300, 5)]
     write_reference(open_images(REAL), encoders, tmp_path / "stats")
     assert [find_reference(tmp_path / "stats", encoder).moments.dim for encoder in encoders] == [3, 4, 5]
+
+
+def test_a_name_of_many_bytes_becomes_a_file_name_that_every_file_system_takes(tmp_path: Path) -> None:
+    encoder = TinyEncoder("\u00e4" * 150, 3)  # 300 bytes
+    (row,) = write_reference(open_images(REAL), [encoder], tmp_path / "stats")["encoders"]
+    assert len(row["file"].encode()) < 200 and encoder.spec.hash in row["file"]
+    assert find_reference(tmp_path / "stats", encoder).moments.dim == 3
+
+
+def test_an_index_says_what_was_left_out(tmp_path: Path) -> None:
+    real = folder_of(tmp_path / "real", REAL)
+    (real / "thumbs").mkdir()
+    (real / "0000.png").rename(real / "thumbs" / "0000.png")
+    with pytest.warns(FdrWarning, match="these are left out: 1 in thumbs/"):
+        source = open_images(real)
+    index = write_reference(source, [ENCODER], tmp_path / "stats")
+    assert index["images"]["count"] == len(REAL) - 1
+    assert index["images"]["left_out"] == source.left_out and len(source.left_out) == 1
+
+
+def test_an_empty_file_is_a_place_for_moments(tmp_path: Path) -> None:
+    """As mktemp makes it."""
+    (tmp_path / "s.npz").touch()
+    write_reference_file(open_images(REAL), ENCODER, tmp_path / "s.npz")
+    assert Moments.load(tmp_path / "s.npz").count == len(REAL)
 
 
 ALTERED = {"val_fd": "low", "jpeg_share": "none", "image_width": [1], "encoder": {"a": 1}, "images_digest": None}
