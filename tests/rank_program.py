@@ -47,16 +47,15 @@ def answer(encoder: TinyEncoder) -> tuple[dict[str, Any], int]:
     """What this rank has to say, and its exit code."""
     group = fdr.join_ranks()
     try:
-        if "ifid" in sys.argv:
-            values = interpolate(sys.argv[2], sys.argv[3], group)
-        else:
-            values = evaluate(sys.argv[2], sys.argv[3], group, encoder)
+        values = evaluate(sys.argv[2], sys.argv[3], group, encoder)
+        seen = encoder.num_seen
+        interpolated = interpolate(sys.argv[2], sys.argv[3], group) if "ifid" in sys.argv else {}
     except PeerError as error:
         return {"peer": str(error)}, error.exit_code
     except FdrError as error:
         return {"own": str(error)}, error.exit_code
     group.leave()
-    return {"rank": group.rank, "seen": encoder.num_seen, "values": values}, 0
+    return {"rank": group.rank, "seen": seen, "values": values, "ifid": interpolated}, 0
 
 
 if __name__ == "__main__":
