@@ -25,6 +25,7 @@ COMMANDS = {
     "sample": ("fdr.cli.sample", "Generate samples and write them as npz or PNG files; resumable."),
     "train": ("fdr.cli.train", "Post-train a generator with FD as its loss; resumable."),
     "ifid": ("fdr.cli.ifid", "Measure an autoencoder: iFID, rFID, PSNR, SSIM."),
+    "cas": ("fdr.cli.cas", "Train classifiers on samples and test them on real images: CAS, NAS; resumable."),
     "check": ("fdr.cli.check", "Check numbers against limits and a baseline; the exit code is the verdict."),
     "compare": (
         "fdr.cli.compare",

@@ -8,6 +8,9 @@ from .demo import run_demo as run_demo
 from .demo import save_images as save_images
 from .evaluator import Evaluator as Evaluator
 from .evaluator import evaluate as evaluate
+from .labels import check_labelled as check_labelled
+from .labels import labels_digest as labels_digest
+from .labels import labels_of as labels_of
 from .measurement import Measurement as Measurement
 from .measurement import measure as measure
 from .paired import MeasuredSet as MeasuredSet

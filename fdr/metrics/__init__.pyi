@@ -8,6 +8,9 @@ from .base import Metric as Metric
 from .base import Need as Need
 from .base import Score as Score
 from .base import Side as Side
+from .classes import class_keys as class_keys
+from .classes import in_order as in_order
+from .classes import listed as listed
 from .fd import fd_score as fd_score
 from .fd import mean_score as mean_score
 from .fd import ratio_score as ratio_score

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,16 +39,9 @@ def match_classes(samples: Labelled, reference: Labelled, metric: str) -> Classe
     names, and the names of the other are no numbers, classes match by number: the place of a name in sorted order.
     Raises `InputError` if no class is in both sets.
     """
-    sides = samples, reference
-    named = [_named(side) for side in sides]
+    keys, is_by_number = class_keys((samples, reference))
     notes = []
-    if all(names is not None for names in named) or all(names is None or _are_numbers(names) for names in named):
-        keys = [
-            [str(label) if names is None else _key(names[label]) for label in side.labels.tolist()]
-            for side, names in zip(sides, named, strict=True)
-        ]
-    else:
-        keys = [[str(label) for label in side.labels.tolist()] for side in sides]
+    if is_by_number:
         notes.append("the classes of samples and reference were matched by number, as one of the two has no names")
     found = [dict.fromkeys(side) for side in keys]
     common = [key for key in found[1] if key in found[0]]
@@ -61,10 +54,29 @@ def match_classes(samples: Labelled, reference: Labelled, metric: str) -> Classe
         alone = [key for key in found[this] if key not in found[other]]
         if alone:
             notes.append(f"{len(alone)} classes are in the {side} only: {listed(alone)}")
-    names = tuple(sorted(found[0] | found[1], key=_order))
+    names = in_order(found[0] | found[1])
     place = {name: index for index, name in enumerate(names)}
     in_samples, in_reference = (np.array([place[key] for key in side], np.int64) for side in keys)
     return Classes(names, in_samples, in_reference, tuple(notes))
+
+
+def class_keys(sides: Sequence[Labelled]) -> tuple[list[list[str]], bool]:
+    """The class of each image of each set as a text that is equal for equal classes, and True if classes of sets with
+    names and of others are matched by number.
+    """
+    named = [_named(side) for side in sides]
+    if all(names is not None for names in named) or all(names is None or _are_numbers(names) for names in named):
+        keys = [
+            [str(label) if names is None else _key(names[label]) for label in side.labels.tolist()]
+            for side, names in zip(sides, named, strict=True)
+        ]
+        return keys, False
+    return [[str(label) for label in side.labels.tolist()] for side in sides], True
+
+
+def in_order(keys: Iterable[str]) -> tuple[str, ...]:
+    """The classes once each: numbers by size, then names."""
+    return tuple(sorted(set(keys), key=_order))
 
 
 def _named(side: Labelled) -> dict[int, str] | None:

@@ -1,4 +1,4 @@
-"""Post-training of a generator: steps, the loop, run folders, logs, snapshots."""
+"""Post-training of a generator: steps, the loop, run folders, logs, snapshots; and classifiers trained on samples."""
 
 import lazy_loader
 

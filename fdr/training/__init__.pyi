@@ -1,3 +1,10 @@
+from .classifiers.protocol import CasOptions as CasOptions
+from .classifiers.protocol import CasSets as CasSets
+from .classifiers.protocol import cas_scores as cas_scores
+from .classifiers.protocol import plan_cas as plan_cas
+from .classifiers.recipes import RECIPES as RECIPES
+from .classifiers.recipes import Recipe as Recipe
+from .classifiers.recipes import find_recipe as find_recipe
 from .demo import EVALUATION_SEED as EVALUATION_SEED
 from .demo import HELD_OUT as HELD_OUT
 from .demo import HELD_OUT_SET as HELD_OUT_SET

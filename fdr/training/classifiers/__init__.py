@@ -1,0 +1,1 @@
+"""Classifiers that are trained from scratch on samples and tested on real images: CAS and NAS."""
