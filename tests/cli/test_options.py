@@ -209,6 +209,16 @@ CORRELATE = {
     "--confidence": ("0.5", "correlate.confidence", 0.5),
     "--seed": ("4", "correlate.seed", 4),
 }
+CAS = {
+    "--real": ("other.npz", "cas_sets.real.name", "other.npz"),
+    "--val": ("other.npz", "cas_sets.validation.name", "other.npz"),
+    "--out": ("other", "out", Path("other")),
+    "--recipe": ("tiny", "cas.recipe.name", "tiny"),
+    "--steps": ("7", "cas.recipe.steps", 7),
+    "--train-on": ("samples", "cas.train_on", ("samples",)),
+    "--seed": ("5", "cas.seed", 5),
+    "--device": ("cpu", "cas.device", "cpu"),
+}
 FETCH = {
     "--to": ("usb", "fetch.to", Path("usb")),
     "--weights-dir": ("w", "fetch.options.weights_dir", Path("w")),
@@ -233,6 +243,7 @@ HANDED_ON: dict[str, list[tuple[list[str], dict[str, tuple[str | None, str, Any]
         (["a.npz", "other.npz", *SIZED], IMAGES | COMPUTING | MORE_COMPUTING | MEASUREMENT),
         (["a.npz", *GEN], MODEL),
     ],
+    "cas": [(["a.npz", "--real", "a.npz", "--val", "a.npz", "-o", "run"], CAS)],
     "panel": [
         (["--model", "m=*.npz", *SIZED], IMAGES | COMPUTING | MORE_COMPUTING | MEASUREMENT),
     ],
@@ -340,6 +351,10 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recorder:
         found.update(train=arguments[0], run=arguments[1], run_options=arguments[2])
         stop()
 
+    def cas(sets: Any, out: Path, options: Any) -> Any:
+        found.update(cas_sets=sets, out=out, cas=options)
+        stop()
+
     def judge(reports: Any, options: Any, baseline: Any, nulls: Any) -> Any:
         found["gate"] = options
         stop()
@@ -382,6 +397,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recorder:
         "ifid.InterpolatedFid": interpolated,
         "metrics.load_lpips": lambda *_, **__: None,
         "training.train": train,
+        "training.cas_scores": cas,
         "gate.judge": judge,
         "references.convert": convert,
         "comparison.correlate": correlate,
@@ -494,6 +510,7 @@ SHOWN_BY = {
         "stats": "cli/test_options.py::test_a_dry_run_writes_nothing",
         "convert": "cli/test_options.py::test_a_dry_run_writes_nothing",
         "train": "training/test_train_cli.py::test_a_run_from_start_to_end",
+        "cas": "cli/test_cas_command.py::test_the_command",
         "references fetch": "cli/test_references.py::test_references_fetch_plans_and_refuses",
         "weights fetch": "encoders/test_inventory.py::test_a_dry_run_totals_the_bytes_and_touches_nothing",
         "cache remove": "cli/test_eval.py::test_cache_commands",
@@ -527,10 +544,11 @@ SHOWN_BY = {
             "cli/test_options.py::test_json_in_a_file_and_on_stdout",
         ),
         "demo": "cli/test_options.py::test_the_folder_of_the_demo",
+        "cas": "cli/test_cas_command.py::test_the_command",
     },
     "--quiet": dict.fromkeys(
         [
-            *("eval", "sample", "train", "ifid", "check", "compare", "panel", "stats", "convert", "demo"),
+            *("eval", "sample", "train", "cas", "ifid", "check", "compare", "panel", "stats", "convert", "demo"),
             *("references fetch", "weights fetch", "cache verify"),
         ],
         "cli/test_options.py::test_quiet_reaches_what_shows_progress",

@@ -201,7 +201,7 @@ def _report(
     notes: Sequence[str],
     device: str,
 ) -> dict[str, Any]:
-    recipe = asdict(options.recipe)
+    recipe = json.loads(json.dumps(asdict(options.recipe)))
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]
     classifiers = {one: _accuracies(found, truth, names, counts[one]) for one, found in ranks.items()}
     pairs = [(one, "real") for one in ("samples", "both") if {one, "real"} <= set(ranks)]
