@@ -15,7 +15,7 @@ import numpy as np
 
 from fdr.errors import InputError
 from fdr.metrics.base import CollectedFeatures, Context, Metric, Score
-from fdr.metrics.feature_checks import check_features, check_one_set
+from fdr.metrics.feature_checks import check_features, check_training_set
 from fdr.metrics.kmeans import cells_of, fit_centres
 from fdr.metrics.resampling import jackknife_groups, jackknife_stderr, share_stderr
 from fdr.neighbours import nearest_centre, nearest_others
@@ -34,8 +34,7 @@ def authpct(samples: np.ndarray, reference: None, context: Context) -> Score:
     The standard error is binomial, over the samples with the training set as it is.
     """
     training = context.training
-    check_one_set("authpct", "training images", training, 1)
-    _check_width("authpct", samples, training)
+    check_training_set("authpct", samples, training)
     device = resolve_device(context.device or "cpu")
     total = len(training) ** 2 + len(samples) * len(training)
     with context.progress.task("authpct", total, "distances") as task:
@@ -62,8 +61,7 @@ def ct(samples: np.ndarray, reference: np.ndarray, context: Context) -> Score:
     """
     training = context.training
     check_features("ct", samples, reference, 1)
-    check_one_set("ct", "training images", training, NUM_CELLS)
-    _check_width("ct", samples, training)
+    check_training_set("ct", samples, training, NUM_CELLS)
     device = resolve_device(context.device or "cpu")
     sets = _projected(training, samples, reference)
     centres = fit_centres(sets[0], NUM_CELLS, SEED, device)
@@ -145,14 +143,6 @@ def _stderr(cells: list[Cell]) -> float:
             found.append(weighted_z([cell for cell in rest if len(cell.samples) and len(cell.test)]))
         variance += jackknife_stderr(np.array(found)) ** 2
     return float(variance**0.5)
-
-
-def _check_width(name: str, samples: np.ndarray, training: np.ndarray) -> None:
-    if samples.shape[1] != training.shape[1]:
-        raise InputError(
-            f"{name}: samples have features of width {samples.shape[1]}, the training set of width "
-            f"{training.shape[1]}; both need the same encoder and output."
-        )
 
 
 AUTHPCT = Metric(authpct, CollectedFeatures, needs_reference=False, needs_training_set=True)

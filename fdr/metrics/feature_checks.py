@@ -14,11 +14,21 @@ def check_features(name: str, samples: np.ndarray, reference: np.ndarray, k: int
 
     `name` is the metric's, for the sentence.
     """
-    for side, features in (("samples", samples), ("reference images", reference)):
-        check_one_set(name, side, features, k)
-    if samples.shape[1] != reference.shape[1]:
+    check_one_set(name, "samples", samples, k)
+    check_one_set(name, "reference images", reference, k)
+    _check_widths(samples, reference, "reference")
+
+
+def check_training_set(name: str, samples: np.ndarray, training: np.ndarray, k: int = 1) -> None:
+    """The same for the training set [T, D]."""
+    check_one_set(name, "training images", training, k)
+    _check_widths(samples, training, "training set")
+
+
+def _check_widths(samples: np.ndarray, others: np.ndarray, side: str) -> None:
+    if samples.shape[1] != others.shape[1]:
         raise InputError(
-            f"Samples have features of width {samples.shape[1]}, the reference of width {reference.shape[1]}; "
+            f"Samples have features of width {samples.shape[1]}, the {side} of width {others.shape[1]}; "
             "both sides need the same encoder and output."
         )
 

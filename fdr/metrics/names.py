@@ -39,7 +39,7 @@ PEER_NAMES = {
         ("clip", "clip_score", "clipscore", "image_reward", "imagereward", "pickscore", "hps"), _NO_PROMPTS
     ),
     **dict.fromkeys(("vqascore", "vqa_score", "geneval"), _NO_PROMPTS),
-    **dict.fromkeys(("ppl", "ppl2_wend", "perceptual_path_length", "fld", "fls"), _NOT_YET),
+    **dict.fromkeys(("ppl", "ppl2_wend", "perceptual_path_length", "fls"), _NOT_YET),
     **dict.fromkeys(("rarity", "topp&r", "gs", "nnd"), _NOT_YET),
     **dict.fromkeys(("ifd", "ifid", "rfd", "rfid", "nfd", "psnr", "ssim", "ms_ssim", "lpips"), _OF_AUTOENCODERS),
     **dict.fromkeys(

@@ -81,6 +81,8 @@ METRICS = {
     "authpct": MetricInfo(
         "AuthPct", "fdr.metrics.copying:AUTHPCT", lower_is_better=False, high=100.0, is_size_free=True
     ),
+    "fld": MetricInfo("FLD", "fdr.metrics.fld:FLD", low=-math.inf),
+    "fld_gap": MetricInfo("FLD gap", "fdr.metrics.fld:FLD", lower_is_better=False, low=-math.inf),
     "ct": MetricInfo("C_T", "fdr.metrics.copying:CT", lower_is_better=False, low=-math.inf),
     "precision:adm": MetricInfo(
         "Precision (ADM)", "fdr.metrics.precision_recall:PRECISION_RECALL_ADM", lower_is_better=False, high=1.0

@@ -24,6 +24,7 @@ KNOWN = {
     "density": ("Density", False, 0, math.inf), "coverage": ("Coverage", False, 0, 1),
     "realism": ("Realism", False, 0, math.inf),
     "authpct": ("AuthPct", False, 0, 100), "ct": ("C_T", False, -math.inf, math.inf),
+    "fld": ("FLD", True, -math.inf, math.inf), "fld_gap": ("FLD gap", False, -math.inf, math.inf),
     "prd_f8": ("PRD F_8", False, 0, 1), "prd_f1_8": ("PRD F_1/8", False, 0, 1),
     "precision:adm": ("Precision (ADM)", False, 0, 1), "recall:adm": ("Recall (ADM)", False, 0, 1),
     **{f"kid{end}": (f"KD{text}", True, -math.inf, math.inf) for end, text in UNBIASED_KID.items()},
