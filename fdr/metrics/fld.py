@@ -5,9 +5,9 @@ Each of at most 10,000 samples c_j [D] is the centre of an isotropic Gaussian wi
     log p(x) = log mean_j exp(-|x - c_j|^2 / (2 v_j) - D / 2 log(2 pi v_j)).
 
 The variances are fitted to the training set, so that a copy of a training image gets a small variance, which makes
-held-out images, the reference, unlikely. FLD is 100 / D times the mean of -log p over the held-out images, less the same
-for a mixture around as many training images, at most half of them, fitted to the others. `fld_gap` is 100 / D times the
-mean of -log p over the training set, less that over the held-out images.
+held-out images, the reference, unlikely. FLD is 100 / D times the mean of -log p over the held-out images, less the
+same for a mixture around as many training images, at most half of them, fitted to the others. `fld_gap` is 100 / D
+times the mean of -log p over the training set, less that over the held-out images.
 """
 
 from __future__ import annotations
