@@ -18,6 +18,7 @@ V1 with measured s counts V2 twice in addition, so that the standard error is sq
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,23 +75,35 @@ def fd_influence(
             "dataclasses.replace(moments, rows=features) adds them."
         )
     whitening = whiten(*sides, where)
-    found = [
-        _influence_of(side, whitening, index, _offset(sides, index), max_rows) if side.has_all_rows else None
-        for index, side in enumerate(sides)
+    parts = [
+        side if max_rows is None or not side.has_all_rows or max_rows >= len(side.rows) else side.random_part(max_rows)
+        for side in sides
     ]
-    assert found[0] is not None
-    return combined(sides, whitening, found[0], found[1])
+    kept: list[tuple[Tensor, Tensor]] = []
+    keep = kept if parts[0] is not sides[0] else None  # rows in random order serve as pairs as well
+    own = _influence_of(parts[0], whitening, 0, _offset(sides, 0), keep)
+    other = _influence_of(parts[1], whitening, 1, _offset(sides, 1)) if sides[1].has_all_rows else None
+    return combined(sides, whitening, own, other, kept)
 
 
-def combined(sides: tuple[Side, Side], whitening: Whitening, own: np.ndarray, other: np.ndarray | None) -> Influence:
-    """The influences [N] and [M] with their variances."""
+def combined(
+    sides: tuple[Side, Side],
+    whitening: Whitening,
+    own: np.ndarray,
+    other: np.ndarray | None,
+    pairs: Sequence[tuple[Tensor, Tensor]] = (),
+) -> Influence:
+    """The influences [N] and [M] with their variances; `pairs` are centred and whitened samples in random order."""
     first = sum(
         float(np.var(values)) / (side.n + 1)
         for side, values in zip(sides, (own, other), strict=True)
         if values is not None
     )
     share = sum(1 / (side.n + 1) for side, values in zip(sides, (own, other), strict=True) if values is not None)
-    second = 2 * share**2 * _mean_square_kernel(sides[0], whitening)
+    if not pairs:
+        part = sides[0].random_part(PAIRS)
+        pairs = [(x, z) for _, x, z in whitened_chunks(part, whitening.projections[0])]
+    second = 2 * share**2 * _mean_square_kernel(pairs, whitening)
     return Influence(own, other, second, first)
 
 
@@ -99,21 +112,26 @@ def _offset(sides: tuple[Side, Side], index: int) -> np.ndarray:
     return 2 * (sides[index].moments.mu - sides[1 - index].moments.mu)
 
 
-def _influence_of(side: Side, whitening: Whitening, index: int, offset: np.ndarray, max_rows: int | None) -> np.ndarray:
-    """IF_a of the rows of one side."""
-    part = side if max_rows is None or max_rows >= len(side.rows) else side.random_part(max_rows)
+def _influence_of(
+    part: Side,
+    whitening: Whitening,
+    index: int,
+    offset: np.ndarray,
+    keep: list[tuple[Tensor, Tensor]] | None = None,
+) -> np.ndarray:
+    """IF_a of the rows of one side, or of a part of them; x and z of the first `PAIRS` are added to `keep`."""
     projection, found = whitening.projections[index], np.empty(len(part.rows))
     linear = projection.new_tensor(offset)
     for rows, x, z in whitened_chunks(part, projection):
-        found[rows] = (x.square().sum(1) + x @ linear - z.square_() @ whitening.roots).cpu().numpy()
+        found[rows] = (x.square().sum(1) + x @ linear - z.square() @ whitening.roots).cpu().numpy()
+        if keep is not None and rows.start < PAIRS:
+            keep.append((x[: PAIRS - rows.start], z[: PAIRS - rows.start]))
     return found - found.mean()
 
 
-def _mean_square_kernel(side: Side, whitening: Whitening) -> float:
-    """E[k(a, b)^2] over random pairs of samples; each sample is in two pairs at most."""
-    part, projection = side.random_part(PAIRS), whitening.projections[0]
-    chunks = [(x, z) for _, x, z in whitened_chunks(part, projection)]
-    x, z = (_stacked([chunk[index] for chunk in chunks]) for index in (0, 1))
+def _mean_square_kernel(pairs: Sequence[tuple[Tensor, Tensor]], whitening: Whitening) -> float:
+    """E[k(a, b)^2] over pairs of samples in random order; each sample is in two of them."""
+    x, z = (_stacked([chunk[index] for chunk in pairs]) for index in (0, 1))
     s = whitening.roots
     weights = s[:, None] * s / (s[:, None] + s)
     diagonal = weights.diagonal()

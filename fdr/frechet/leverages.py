@@ -21,7 +21,7 @@ import numpy as np
 from fdr.errors import InputError
 from fdr.frechet.curve import LeverageCurve
 from fdr.frechet.distance import device_of
-from fdr.frechet.linalg import EPS, as_float64, eigh
+from fdr.frechet.linalg import EPS, as_float64, faster_eigh
 from fdr.frechet.moments import Moments
 from fdr.frechet.whitening import MIN_EIGENVALUE, Side, check_fit, rows_of, whitened_chunks
 
@@ -161,7 +161,7 @@ def _own_whitening(side: Side, device: torch.device) -> tuple[Tensor, Tensor]:
 
     They are the s of `Whitening` for two sides that are equal.
     """
-    values, vectors = eigh(as_float64(side.sigma + 0.0, device))
+    values, vectors = faster_eigh(as_float64(side.sigma + 0.0, device))
     values, vectors = values.flip(0), vectors.flip(1)
     r = int(min(side.n, (values > max(MIN_EIGENVALUE**0.5, len(values) * EPS) * values[0]).sum()))
     return values[:r], vectors[:, :r] / values[:r].sqrt()

@@ -190,6 +190,20 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return values, vectors
 
 
+def faster_eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """`eigh` by NumPy's library on the CPU, which takes half the time of torch's there; its last digits differ."""
+    import numpy
+    import torch
+
+    if matrix.is_cuda:
+        return eigh(matrix)
+    try:
+        values, vectors = numpy.linalg.eigh(matrix.numpy())
+    except numpy.linalg.LinAlgError as error:
+        raise _no_convergence(matrix, error) from error
+    return torch.from_numpy(values), torch.from_numpy(vectors)
+
+
 def graded_eigh(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
     """`eigh` of a positive definite M = D K D, D diagonal, with small eigenvalues to the digits that K has.
 

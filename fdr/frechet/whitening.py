@@ -175,7 +175,7 @@ def _from_factor(a: Side, b: Side, columns: np.ndarray, dim: int, factor: Tensor
     else:
         covariance = _covariance(a, columns, factor.device)
         matrix = linalg.congruence_(factor, covariance) if is_triangular else factor.T @ covariance @ factor
-        values, vectors = linalg.eigh(matrix)
+        values, vectors = linalg.faster_eigh(matrix)
         roots, vectors = values.flip(0).clamp(min=0).sqrt(), vectors.flip(1)
     above_rounding = int((roots.square() >= MIN_EIGENVALUE * roots[0].square()).sum())
     r = int(min(width, a.n, b.n, above_rounding))

@@ -13,8 +13,8 @@ from fdr.metrics.base import MAX_ROWS_BYTES, Context, Metric, Score
 WIDE_ROUNDING = 0.01
 """FDr gets a note if the rounding of its denominator changes it by this share or more."""
 
-STDERR_ROWS = 5000
-"""Images of each side that the standard error is computed from, at random; its own relative error is then 2 to 4 %.
+STDERR_ROWS = 2500
+"""Images of each side that the standard error is computed from, at random; its own relative error is then 2 to 5 %.
 
 Raising it makes the standard error of large sets more accurate and slower.
 """
