@@ -22,7 +22,8 @@ from fdr.errors import RunError
 from fdr.generators import noise_of
 from fdr.runtime.ranks.group import Solo
 from fdr.training import RunOptions, TrainOptions, train
-from fdr.training.folder import checkpoint_path, list_checkpoints, load_checkpoint
+from fdr.training.folder import checkpoint_path, list_checkpoints, load_checkpoint, locked
+from fdr.training.log import SilentView
 from fdr.training.loop import _Run
 from fdr.training.step import stream_seed
 
@@ -143,9 +144,22 @@ class Follower(Solo):
         return value
 
 
-def test_a_rank_that_is_not_the_first_writes_nothing(tmp_path: Path) -> None:
-    result = train(given(tmp_path), tmp_path / "run", replace(EVERY, grid_every=1, grid_size=4), group=Follower())
-    assert result.is_finished and not (tmp_path / "run").exists()
+class Shown(SilentView):
+    def __init__(self) -> None:
+        self.records: list[Any] = []
+
+    def show(self, record: Any) -> None:
+        self.records.append(record)
+
+
+def test_a_rank_that_is_not_the_first_writes_and_shows_nothing(tmp_path: Path) -> None:
+    """And it does not wait for the folder, which the first one holds."""
+    run, view, chosen = tmp_path / "run", Shown(), replace(EVERY, grid_every=1, grid_size=4)
+    with locked(run):
+        held = list(run.rglob("*"))
+        assert train(given(tmp_path), run, chosen, group=Follower(), view=view).is_finished
+        assert list(run.rglob("*")) == held and len(held) == 1
+    assert view.records == []
 
 
 def test_what_fails_between_steps_is_a_warning_alone_and_the_end_where_others_wait() -> None:
