@@ -28,6 +28,7 @@ THEMES_OF = {
         "Limits and baseline": "max min baseline tolerance allow allow-missing confidence inconclusive null "
         "update-baseline force",
     },
+    "cas": {"Images": "real val", "Training": "recipe train-on steps seed device", "Output": "out json", "Samples": ""},
     "compare": {"Comparison": "confidence"},
     "panel": {"Panel": "model confidence"},
     "ifid": {

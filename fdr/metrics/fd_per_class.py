@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fdr.errors import FdrWarning, InputError
-from fdr.frechet import Moments, debiased_frechet_distance, frechet_terms
+from fdr.frechet import Moments, debiased_frechet_distance, fd_influence, frechet_terms
 from fdr.metrics.base import CollectedFeatures, Context, Labelled, Metric, Score
 from fdr.metrics.classes import Classes, listed, match_classes
 
@@ -57,8 +58,9 @@ def _pairs(
 
 
 def _raw(samples: np.ndarray, reference: np.ndarray, context: Context) -> dict[str, Any]:
-    sides = (Moments.from_features(samples), Moments.from_features(reference))
-    return {"fd": frechet_terms(*sides, device=context.device).value}
+    sides = [replace(Moments.from_features(rows), rows=rows) for rows in (samples, reference)]
+    error = fd_influence(*sides, device=context.device).stderr if context.stderr else None
+    return {"fd": frechet_terms(*sides, device=context.device).value, "stderr": error}
 
 
 def _debiased(samples: np.ndarray, reference: np.ndarray, context: Context) -> dict[str, Any]:

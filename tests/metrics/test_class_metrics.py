@@ -89,6 +89,13 @@ def test_it_is_the_mean_of_fd_over_the_classes() -> None:
     ]
 
 
+def test_its_standard_error_is_the_spread_over_draws() -> None:
+    found = [per_class(mixture(2 * seed, 60), mixture(2 * seed + 1, 60))["fd_per_class"] for seed in range(40)]
+    spread = np.std([score.value for score in found], ddof=1)
+    assert np.mean([score.stderr for score in found]) == pytest.approx(spread, rel=0.35)  # type: ignore[type-var]
+    assert per_class(mixture(0, 60), mixture(1, 60), stderr=False)["fd_per_class"].stderr is None
+
+
 def test_it_sees_swapped_classes_that_fd_does_not() -> None:
     samples, reference = mixture(0, 40), mixture(1, 40)
     swapped = labelled(samples.collected, (samples.labels + 1) % 4)
