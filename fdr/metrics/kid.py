@@ -39,6 +39,8 @@ Subset = tuple["Tensor", "Tensor"]
 """The rows of both sets."""
 SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 2020
 RBF_SIGMA = 10.0
+WORTH = 0.75
+"""All pairs are computed if they are at most this share of those of the subsets, since sums over subsets take time."""
 ESTIMATES: Mapping[str, Callable[[Totals], float]] = {
     "": lambda totals: totals.unbiased,
     "biased": lambda totals: totals.biased,
@@ -100,7 +102,7 @@ def _subset_totals(
     Small sets share most pairs among the subsets; then all pairs of the sets are computed once.
     """
     drawn = [(_index(rows, x), _index(columns, y)) for rows, columns in _draw(len(x), len(y))]
-    if (len(x) + len(y)) ** 2 <= SUBSETS * (2 * SUBSET_SIZE) ** 2:
+    if (len(x) + len(y)) ** 2 <= WORTH * SUBSETS * (2 * SUBSET_SIZE) ** 2:
         sums, components = _from_all_pairs(kernel, x, y, drawn, done)
     else:
         sums, components = _one_by_one(kernel, x, y, drawn, done)
