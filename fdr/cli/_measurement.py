@@ -126,6 +126,8 @@ def _by_encoder(reference: str, reps: str) -> str | dict[str, str]:
     return found
 
 
+_KINDS = dict.fromkeys(name.partition(":")[0] for name in METRICS)
+"""The metrics without their variants."""
 _of_samples = _options.stack(
     _options.reference("What to compare with", " Files for several encoders: ENCODER=FILE,ENCODER=FILE."),
     _options.option(
@@ -136,8 +138,8 @@ _of_samples = _options.stack(
     _options.reps,
     _options.listed(
         "--metrics NAMES",
-        f"What to compute, separated by commas: {', '.join(METRICS)}. fd includes FDr where the reference has a "
-        "validation FD.",
+        f"What to compute, separated by commas: {', '.join(_KINDS)}. "
+        "Variants follow a colon (kid:rbf; docs/metrics.md). fd includes FDr where the reference has a validation FD.",
         shell_complete=completion.metrics,
         default="fd",
     ),
