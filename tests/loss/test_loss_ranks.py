@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import fdr
 from fdr.errors import InputError
 from fdr.loss import frozen_basis as _frozen_basis
 from fdr.runtime import SOLO, tensor_ranks
-from fdr.runtime.ranks.tensor_group import _backends, link_of
+from fdr.runtime.ranks.tensor_group import _backends, _buckets, link_of
 
 PROGRAM = Path(__file__).with_name("loss_rank_program.py")
 
@@ -138,6 +139,17 @@ def test_rows_and_words_of_all_ranks(ranks: list[dict[str, Any]]) -> None:
         assert found["words"] == (["rank 0", "rank 1"], ["of 1"])
         assert found["any"] == [True, True, False]
         assert found["sums"] == [3.0, 1.0, 2.0]
+
+
+def test_a_message_holds_tensors_of_one_dtype_until_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fdr.runtime.ranks.tensor_group.BUCKET", 4)
+    single, double = torch.ones(3), torch.ones(1, dtype=torch.float64)
+    given = [single, single, single, double, double, single]
+    found = list(_buckets(given))
+    assert [[tensor.dtype for tensor in part] for part in found] == [
+        [torch.float32] * 2, [torch.float32], [torch.float64] * 2, [torch.float32],
+    ]  # fmt: skip
+    assert all(a is b for a, b in zip(itertools.chain(*found), given, strict=True)) and list(_buckets([])) == []
 
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
