@@ -85,7 +85,7 @@ def test_latents_and_decoded_images_equal_the_cpu_s(posterior: str) -> None:
         torch.testing.assert_close(found[device, name], found["cpu", name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["precision", "recall", "precision:adm", "recall:adm"])
+@pytest.mark.parametrize("name", ["precision", "recall", "coverage", "realism", "precision:adm", "recall:adm"])
 def test_precision_and_recall_equal_the_cpu_s(name: str) -> None:
     metric = load_metrics(name)[name]
     assert metric.collector is CollectedFeatures

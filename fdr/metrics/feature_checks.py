@@ -42,7 +42,8 @@ def check_one_set(name: str, side: str, features: np.ndarray, k: int) -> None:
             f"{name} needs more than {k} {side}, for a {_ORDINALS.get(k, f'{k}th')} neighbour; got {len(features)}: "
             "give it more images."
         )
-    if (features == features[0]).all():
+    parts = (features[start : start + 256] for start in range(0, len(features), 256))
+    if all((part == features[0]).all() for part in parts):
         raise InputError(
             f"All {len(features)} {side} have the same features, so {name} has no distances to work with; look at the "
             "images."

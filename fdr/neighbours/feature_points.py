@@ -61,7 +61,7 @@ class Frame:
         lengths = [
             float((part - shift).square().sum(1, dtype=torch.float64).max()) ** 0.5
             for features in sets
-            for part in torch.from_numpy(features).split(1024)
+            for part in torch.from_numpy(features).split(128)
         ]
         largest = max(lengths)
         if not all(map(math.isfinite, lengths)):
@@ -108,7 +108,10 @@ class Points(NamedTuple):
 
 
 class PointSet:
-    """A set of features [N, D] float32 within a frame, converted a block at a time, and kept if that fits."""
+    """A set of features [N, D] float32 within a frame, converted a block at a time.
+
+    All blocks are kept if they fit, else the last two.
+    """
 
     def __init__(self, features: np.ndarray, frame: Frame, device: torch.device, keep_bytes: int) -> None:
         self.features, self.frame, self.device = features, frame, device
@@ -121,11 +124,11 @@ class PointSet:
     def points(self, rows: slice, tier: Tier) -> Points:
         """The points of `rows`."""
         key = rows.start, tier.how.dtype
-        if key in self._kept:
-            return self._kept[key]
-        found = self._converted(rows, tier)
-        if self._keeps and found.values.element_size() == 2:
-            self._kept[key] = found
+        found = self._kept.pop(key, None) or self._converted(rows, tier)
+        if not (self._keeps and found.values.element_size() == 2):
+            while len(self._kept) > 1:  # the block of rows that a sweep is at, and one of columns
+                self._kept.pop(next(iter(self._kept)))
+        self._kept[key] = found
         return found
 
     def _converted(self, rows: slice, tier: Tier) -> Points:
