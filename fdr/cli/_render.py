@@ -13,6 +13,7 @@ import click
 from fdr.errors import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from fdr.comparison import Comparison, Effect, PanelNumber, Ranking
@@ -56,12 +57,14 @@ class LiveTable:
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str] = ()) -> None:
     """A table on stdout; the columns with a header in `right` are aligned there."""
+    _console().print(_table(headers, rows, right))
+
+
+def _console() -> Console:
     from rich.console import Console
 
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(120, console.width), soft_wrap=True)
-    console.print(_table(headers, rows, right))
+    return console if console.is_terminal else Console(width=max(120, console.width), soft_wrap=True)
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str]) -> Table:
@@ -87,9 +90,19 @@ def print_reports(reports: Sequence[Report]) -> None:
             *(["no --ref was given"] if "is_default" in first.reference else []),
         ]
         click.echo(f"reference  {first.reference['name']}" + (f" ({', '.join(facts)})" if facts else ""))
-    headers, rows = report_table(reports)
-    print_table(headers, rows, right=headers[2:])
+    _print_numbers(*report_table(reports), labels=["samples", "encoder", "n"])
     _print_notes_and_signatures(reports)
+
+
+def _print_numbers(headers: list[str], rows: list[list[str]], labels: list[str]) -> None:
+    """A column for each metric behind the `labels`; a row for each number where the columns are too wide for that."""
+    width = sum(max(map(len, column)) + 2 for column in zip(headers, *rows, strict=True))
+    if width > _console().width:
+        first = len(labels)
+        numbers = [(row[:first], zip(headers[first:], row[first:], strict=True)) for row in rows]
+        rows = [[*start, metric, value] for start, cells in numbers for metric, value in cells if value]
+        headers = [*labels, "metric", "value"]
+    print_table(headers, rows, right=[header for header in headers[1:] if header not in ("encoder", "metric")])
 
 
 def print_autoencoder_report(report: Report) -> None:
@@ -111,7 +124,7 @@ def print_autoencoder_report(report: Report) -> None:
     distances = [result for result in report if result.encoder is not None]
     rest = [result for result in report if result.encoder is None]
     headers, rows = report_table([replace(report, results=tuple(distances))])
-    print_table(headers[1:], [row[1:] for row in rows], right=headers[2:])
+    _print_numbers(headers[1:], [row[1:] for row in rows], labels=["encoder", "n"])
     arrows = {True: "↓", False: "↑"}
     qualities = (f"{metric_label(r)} {arrows[r.lower_is_better]} {format_number(r.value)}" for r in rest)
     click.echo("reconstructions: " + "   ".join(qualities))
@@ -210,7 +223,7 @@ def print_comparison(name_a: str, name_b: str, comparison: Comparison, effects: 
 def print_panel(numbers: Sequence[PanelNumber]) -> None:
     """Each number: the spreads of every model, the ranks, the pairs; then what a reader must know."""
     from fdr.comparison import pair_cells, panel_notes
-    from fdr.reports import format_number
+    from fdr.reports import format_number, format_stderr
 
     def spread(value: float | None, share: float | None) -> str:
         percent = "" if share is None else f" ({100 * share:.2f} %)"
@@ -221,7 +234,7 @@ def print_panel(numbers: Sequence[PanelNumber]) -> None:
         rows = []
         for rank in number.ranking.ranks:
             one = number.models[rank.name]
-            mean = format_number(one.mean) + ("" if one.stderr is None else f" ± {format_number(one.stderr)}")
+            mean = format_number(one.mean) + ("" if one.stderr is None else f" ± {format_stderr(one.stderr)}")
             spreads = [spread(value, one.share(value)) for value in (one.between, one.within)]
             rows.append((str(rank), rank.name, str(one.num_runs), str(one.num_values), mean, *spreads))
         numeric = ("training seeds", "reports", "mean", "between training seeds", "between samplings")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fdr.comparison.comparability import combined_stderr, contradict, images_digest, signature_differences
 from fdr.comparison.significance import CONFIDENCE, Contrast, Ranking, pairs_of, rank
-from fdr.reports import Report, Result, format_number
+from fdr.reports import Report, Result, format_number, format_stderr
 from fdr.runtime import is_number
 
 PairedErrors = Mapping[tuple[str, str], Mapping[str, float]]
@@ -103,7 +103,7 @@ def pair_cells(contrast: Contrast, ranking: Ranking, a: str, b: str) -> tuple[st
     return (
         f"{b} − {a}",
         format_number(contrast.difference),
-        "" if stderr is None else format_number(stderr),
+        "" if stderr is None else format_stderr(stderr),
         "" if chance is None else f"{chance:.2g}",
         "" if adjusted is None else f"{adjusted:.2g}",
         contrast.kind,

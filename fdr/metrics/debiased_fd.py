@@ -17,7 +17,11 @@ def debiased_score(samples: Moments, reference: Moments, context: Context) -> Sc
     found = debiased_frechet_distance(samples, reference, device=context.device, stderr=context.stderr)
     if found.value is None:
         raise InputError(_refusal(found, samples, reference))
-    zero = ("consistent with 0: the two sets may be of one distribution",) if found.is_consistent_with_zero else ()
+    zero = (
+        ("the debiased FD is consistent with 0: the two sets may be of one distribution",)
+        if found.is_consistent_with_zero
+        else ()
+    )
     details = {
         "raw": found.raw,
         "correction_share": found.correction_share,

@@ -3,6 +3,7 @@ from .report import Failure as Failure
 from .report import Report as Report
 from .report import Result as Result
 from .report import format_number as format_number
+from .report import format_stderr as format_stderr
 from .report import format_value as format_value
 from .report import is_inception as is_inception
 from .report import json_text as json_text

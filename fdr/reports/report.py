@@ -307,19 +307,24 @@ def format_value(result: Result) -> str:
     """The value with 5 significant digits, followed by its standard error and its interval if it has them."""
     text = format_number(result.value)
     if result.stderr is not None:
-        text += f" ± {format_number(result.stderr)}"
+        text += f" ± {format_stderr(result.stderr)}"
     if result.interval is not None:
         text += f" [{format_number(result.interval[0])}, {format_number(result.interval[1])}]"
     return text
 
 
-def format_number(value: float) -> str:
-    """A number with 5 significant digits, without an exponent if that is readable."""
+def format_number(value: float, digits: int = 5) -> str:
+    """A number with so many significant digits, without an exponent if that is readable."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if 1e-4 <= abs(value) < 1e7:
-        return f"{value:.{max(0, 4 - math.floor(math.log10(abs(value))))}f}"
-    return f"{value:.4e}"
+        return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+    return f"{value:.{digits - 1}e}"
+
+
+def format_stderr(value: float) -> str:
+    """A standard error with 2 significant digits: it is not known better than that."""
+    return format_number(value, 2)
 
 
 _RESULT_FIELDS = tuple(f.name for f in fields(Result))

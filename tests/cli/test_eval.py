@@ -47,6 +47,15 @@ def test_several_sample_sets_share_one_table(fdr_command, samples: Path, real: P
     assert table.count("samples ") >= 1 and "a.npz" in table and "b.npz" in table
 
 
+def test_many_metrics_have_a_row_each(fdr_command, samples: Path, real: Path) -> None:
+    names = "fd,precision,recall,density,coverage,realism,kid:all,sw2,vendi"
+    got = fdr_command("eval", samples, "--ref", real, "--reps", "random", "--metrics", names, "-q")
+    table = got.out.partition("note:")[0]
+    assert re.search(r"samples +encoder +n +metric +value", table)
+    rows = [line for line in table.splitlines() if "a.npz" in line]
+    assert len(rows) == 9 and re.fullmatch(r" a.npz +random +24 +Precision ↑ +\d\.\d+ ± \d\.\d+ *", rows[1])
+
+
 def test_json_to_stdout_is_only_json(fdr_command, samples: Path, real: Path) -> None:
     got = fdr_command("eval", samples, "--ref", real, "--reps", "random", "--json", "-")
     assert json.loads(got.out)["schema"] == "fdr-report/1"

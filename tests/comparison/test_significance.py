@@ -126,7 +126,7 @@ def test_the_noise_of_reports_adds_in_quadrature() -> None:
     assert (found.key, found.confidence, contrast.stderr) == ("fd:inception", CONFIDENCE, 0.5)
     assert contrast.p_value == contrast.adjusted == pytest.approx(2 * stats.norm.sf(4))
     text = verdict_of(contrast, found)
-    assert text == "fd:inception: b − a = 2.0000 ± 0.50000 (unpaired), p = 6.3e-05: a is better at 95 % confidence"
+    assert text == "fd:inception: b − a = 2.0000 ± 0.50 (unpaired), p = 6.3e-05: a is better at 95 % confidence"
     assert "conservative" in next(ranking_notes((found,)))
 
 

@@ -48,7 +48,9 @@ def test_nothing_is_a_result_and_no_error_is_needed() -> None:
     score = debiased_score(drawn(400, 0), drawn(300, 1), Context(stderr=False))
     assert score.stderr is None
     both = debiased_score(drawn(400, 0), drawn(300, 1), Context())
-    assert both.value == score.value and both.notes == ("consistent with 0: the two sets may be of one distribution",)
+    assert both.value == score.value and both.notes == (
+        "the debiased FD is consistent with 0: the two sets may be of one distribution",
+    )
 
 
 def test_few_images_have_an_interval_and_fewer_are_refused() -> None:

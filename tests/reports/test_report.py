@@ -94,7 +94,7 @@ def test_csv_and_markdown_to_the_letter(report: Report) -> None:
         "| samples | metric | encoder | value | n | signature |\n|---|---|---|---:|---:|---|\n"
         "| a\\|b.npz | FID | inception | 1.2346 | 500 | `fd\\|enc:inception\\|n:500` |\n"
         "| a\\|b.npz | FD | dinov2 | 1.0000e-17 | 500 | `fd\\|enc:dinov2\\|n:500` |\n"
-        "| a\\|b.npz | IS | inception | 9.8700 ± 0.10000 | 500 | `is\\|enc:inception\\|n:500` |\n"
+        "| a\\|b.npz | IS | inception | 9.8700 ± 0.10 | 500 | `is\\|enc:inception\\|n:500` |\n"
         "| a\\|b.npz | FDr^2 | inception, dinov2 | 2.5000 [2.4000, 2.6000] | 500 | "
         "`fdr_k\\|enc:inception@11111111+dinov2@22222222\\|n:500` |\n"
         "\n- 500 samples for 2048 dimensions: FD is biased upward\n- careful\n"
