@@ -24,7 +24,7 @@ NAMED = 5
 
 REGIMES = {
     "asymptotic": "at most 2 % of the bias is left",
-    "full": "typically 0.5 % of the bias is left, 5 % at worst",
+    "full": "typically 0.5 % of the bias is left, 5 % at worst, and up to 9 % for sparse features",
     "near": "1 to 4 % of the bias is left",
     "extrapolated": "3 to 7 % of the bias is left (11 % at worst), because part of the spectrum is extrapolated",
     "bracket": "2 to 10 % of the bias is left, and up to 37 % where the spectrum has a gap",
