@@ -40,10 +40,10 @@ class Combination:
     """A number as a weighted sum of FDs: its influences, with the weights taken in."""
 
     samples: np.ndarray
-    """Of the samples, or of a random part of them."""
+    """The influences of the samples, or of a random part of them."""
     reference: np.ndarray | None
-    """Of the reference, or of a random part that depends on the reference alone; None where its features are not known,
-    so that it is taken as exact."""
+    """The influences of the reference images, or of a random part of them that depends on the reference alone; None where
+    their features are not known, so that the reference is taken as exact."""
     second_order: float
     """V2"""
     count: int
