@@ -42,8 +42,8 @@ class Combination:
     samples: np.ndarray
     """The influences of the samples, or of a random part of them."""
     reference: np.ndarray | None
-    """The influences of the reference images, or of a random part of them that depends on the reference alone; None where
-    their features are not known, so that the reference is taken as exact."""
+    """The influences of the reference images, or of a random part of them that depends on the reference alone; None
+    where their features are not known, so that the reference is taken as exact."""
     second_order: float
     """V2"""
     count: int
