@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fdr.comparison.significance import pairs_of
-from fdr.frechet import Influence
+from fdr.frechet import Influence, stderr_from
 from fdr.metrics import METRICS, mean_of
 from fdr.reports import Report, Result
 
@@ -74,7 +74,7 @@ class Combination:
         first = float(np.var(self.samples)) / self.count
         if self.reference is not None:
             first += float(np.var(self.reference)) / self.reference_count
-        return math.sqrt(max(first - self.second_order, self.second_order))
+        return stderr_from(first, self.second_order)
 
     @property
     def own_second_order(self) -> float:
@@ -94,8 +94,7 @@ def paired_stderr(a: Combination, b: Combination) -> float | None:
         first += float(np.var(a.reference - b.reference)) / a.reference_count
     elif a.reference is not None or b.reference is not None:
         return None
-    second = a.own_second_order + b.own_second_order
-    return math.sqrt(max(first - second, second))
+    return stderr_from(first, a.own_second_order + b.own_second_order)
 
 
 def combinations(report: Report, influences: Mapping[Place, Influence]) -> dict[str, Combination]:

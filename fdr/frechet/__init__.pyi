@@ -26,6 +26,7 @@ from .files import read_attributes as read_attributes
 from .files import save as save
 from .influence import Influence as Influence
 from .influence import fd_influence as fd_influence
+from .influence import stderr_from as stderr_from
 from .leverages import leverage_curve as leverage_curve
 from .linalg import EPS as EPS
 from .linalg import MIN_RATIO as MIN_RATIO

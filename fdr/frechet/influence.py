@@ -52,8 +52,13 @@ class Influence:
 
     @property
     def stderr(self) -> float:
-        """The standard error sqrt(max(V1 - V2, V2))."""
-        return math.sqrt(max(self.first_order - self.second_order, self.second_order))
+        """The standard error of FD."""
+        return stderr_from(self.first_order, self.second_order)
+
+
+def stderr_from(first_order: float, second_order: float) -> float:
+    """The standard error sqrt(max(V1 - V2, V2)): of a distance, or of a difference of distances with its V1 and V2."""
+    return math.sqrt(max(first_order - second_order, second_order))
 
 
 def fd_influence(
