@@ -15,7 +15,6 @@ several runs may share the work by --first. `debiased_fd.py --features FEATURES`
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import time
@@ -26,70 +25,16 @@ import harness
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from gan_networks import LATENT, dcgan, efficientnet, inception
+from torch import Tensor
 
-SHARD, BATCH, LATENT = 2500, 50, 100
+SHARD, BATCH = 2500, 50
 PARTS = {"pool": 50_000, "population": 300_000, "perturbed": 300_000}
 WEIGHTS = {
     "efficientnet": "efficientnet_lite0.safetensors",
     "inception": "inception_v3_nsfwjs_f16.safetensors",
 }
 SIDES = {"efficientnet": 224, "inception": 299}
-
-
-def generator(weights: Path) -> nn.Module:
-    """The DCGAN: z [B, 100, 1, 1] -> images [B, 3, 64, 64] in [-1, 1]."""
-    widths, layers = (LATENT, 512, 256, 128, 64), []
-    for number, (width, wider) in enumerate(itertools.pairwise(widths)):
-        stride, padding = (1, 0) if number == 0 else (2, 1)
-        layers += [nn.ConvTranspose2d(width, wider, 4, stride, padding, bias=False), nn.BatchNorm2d(wider), nn.ReLU()]
-    network = nn.Sequential(*layers, nn.ConvTranspose2d(64, 3, 4, 2, 1, bias=False), nn.Tanh())
-    network.load_state_dict({name.removeprefix("main."): value for name, value in load_file(weights).items()})
-    return network.eval()
-
-
-def efficientnet(weights: Path) -> nn.Module:
-    """EfficientNet-Lite0 under timm's names: images [B, 3, H, W] in [0, 1] -> [B, 1280]."""
-    import timm
-
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    network.load_state_dict(load_file(weights), strict=False)
-    network.reset_classifier(0)
-    return nn.Sequential(_Affine(), network).eval()
-
-
-def inception(weights: Path) -> nn.Module:
-    """A Keras Inception-v3 under torchvision's names: images [B, 3, H, W] in [0, 1] -> [B, 2048].
-
-    It was fine-tuned for another task: it is not the network of FID.
-    """
-    from torchvision.models import inception_v3
-
-    network = inception_v3(weights=None, aux_logits=False, transform_input=False, init_weights=False)
-    network.fc = nn.Identity()
-    network.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps = 1e-3
-    for block in network.children():
-        if hasattr(block, "branch_pool"):
-            block.branch_pool = nn.Sequential(_PaddingLeftOut(), block.branch_pool)
-    return network.eval()
-
-
-class _Affine(nn.Module):
-    """[0, 1] to [-1, 1]."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return 2 * images - 1
-
-
-class _PaddingLeftOut(nn.Module):
-    """Means of 3 x 3 that counted the padding's zeros, turned into means of what lies inside the image."""
-
-    def forward(self, means: Tensor) -> Tensor:
-        return means / F.avg_pool2d(torch.ones_like(means[:1, :1]), 3, stride=1, padding=1)
 
 
 ENCODERS = {"efficientnet": efficientnet, "inception": inception}
@@ -102,7 +47,7 @@ class Features:
         folder = options.data / "weights"
         self.options, self.seed = options, options.seed
         self.side = options.side or SIDES[options.encoder]
-        self.generator = generator(folder / "dcgan_faces64.safetensors").to(memory_format=torch.channels_last)
+        self.generator = dcgan(folder / "dcgan_faces64.safetensors").to(memory_format=torch.channels_last)
         self.encoder = ENCODERS[options.encoder](folder / WEIGHTS[options.encoder])
         self.encoder = self.encoder.to(options.device, memory_format=torch.channels_last)
         self.generator.to(options.device)
