@@ -12,6 +12,7 @@ training images has as many images as the others.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -110,8 +111,9 @@ def main() -> None:
             continue
         found[names] = run
         rows.append([names, f"{run['wall_s']:.1f}", f"{run['cpu_s']:.1f}", f"{run['mib']:.0f}"])
+        print(*rows[-1], file=sys.stderr)  # at once, as the others can take an hour
+        harness.write_json(options.json, images=options.images, threads=threads, results=found)
     print(harness.table(("metrics", "wall s", "CPU s", "memory, MiB"), rows))
-    harness.write_json(options.json, images=options.images, threads=threads, results=found)
 
 
 if __name__ == "__main__":
