@@ -86,6 +86,15 @@ def test_all_pairs_are_those_of_the_definition(small: None, name: str, kernel: C
     assert score(name, x, y).value == pytest.approx(mmd(x, y, kernel, ""), rel=2e-6, abs=3e-9)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_all_pairs_equal_torchmetrics() -> None:
+    from torchmetrics.image.kid import poly_mmd
+
+    x, y = draw(10, 70), draw(11, 70, shift=0.1)
+    theirs = float(poly_mmd(torch.from_numpy(y).double(), torch.from_numpy(x).double()))
+    assert score("kid:all", x, y).value == pytest.approx(theirs, rel=2e-6)
+
+
 def test_several_names_share_their_subsets(small: None) -> None:
     x, y = draw(6, 60), draw(7, 50)
     together = load_metrics("kid,kid:biased,kid:ustat")["kid"].scores(x, y, Context())

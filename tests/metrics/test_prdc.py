@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import prdc
 import pytest
 
 from fdr.errors import InputError
@@ -51,6 +52,14 @@ def test_equals_prdc(count: int, dim: int, shift: float) -> None:
     samples, reference = draw(0, count, dim), draw(1, count + 40, dim, shift)
     samples[5:12] = reference[:7]  # copies lie on no border of an open ball
     assert values(OPEN, samples, reference) == prdc_in_numpy(reference, samples)
+
+
+def test_equals_the_package_prdc() -> None:
+    samples, reference = draw(4, 200), draw(5, 240, shift=0.1)
+    theirs = prdc.compute_prdc(real_features=reference, fake_features=samples, nearest_k=5)
+    assert values(OPEN, samples, reference) == tuple(
+        theirs[name] for name in ("precision", "recall", "density", "coverage")
+    )
 
 
 @pytest.mark.parametrize(("count", "dim", "shift"), [(200, 24, 0.0), (97, 3, 0.3), (80, 300, 0.05)])

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from vendi_score import vendi as package
 
 from fdr.errors import InputError
 from fdr.metrics import Context, Labelled, Score, load_metrics
@@ -52,6 +53,14 @@ def test_is_that_of_the_definition(monkeypatch: pytest.MonkeyPatch, count: int, 
     features = draw(0, count, dim)
     for name, found in scores(features).items():
         assert found.value == pytest.approx(by_definition(features, ORDERS[name]), rel=1e-10), name
+
+
+@pytest.mark.parametrize("order", ORDERS.values())
+def test_equals_the_package_vendi_score(order: float) -> None:
+    features = draw(2, 60)
+    name = next(name for name, q in ORDERS.items() if q == order)
+    theirs = package.score_dual(features.astype(float), q="inf" if math.isinf(order) else order)
+    assert scores(features, name)[name].value == pytest.approx(theirs, rel=1e-9)
 
 
 def test_the_orders_fall() -> None:
