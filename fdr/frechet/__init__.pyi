@@ -1,3 +1,13 @@
+from .class_moments import ClassMoments as ClassMoments
+from .class_moments import LabelledMoments as LabelledMoments
+from .class_moments import label_code as label_code
+from .conditional import ConditionalFD as ConditionalFD
+from .conditional import conditional_frechet_distance as conditional_frechet_distance
+from .conditional import embedding_scale as embedding_scale
+from .conditional import joint_features as joint_features
+from .conditional import joint_moments as joint_moments
+from .conditional import label_scale as label_scale
+from .conditional import shrinkage_of as shrinkage_of
 from .covariance import as_numpy as as_numpy
 from .covariance import is_tensor as is_tensor
 from .covariance import rank as rank

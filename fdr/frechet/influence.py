@@ -86,8 +86,8 @@ def fd_influence(
     ]
     kept: list[tuple[Tensor, Tensor]] = []
     keep = kept if parts[0] is not sides[0] else None  # rows in random order serve as pairs as well
-    own = _influence_of(parts[0], whitening, 0, _offset(sides, 0), keep)
-    other = _influence_of(parts[1], whitening, 1, _offset(sides, 1)) if sides[1].has_all_rows else None
+    own = influence_of(parts[0], whitening, 0, _offset(sides, 0), keep)
+    other = influence_of(parts[1], whitening, 1, _offset(sides, 1)) if sides[1].has_all_rows else None
     return combined(sides, whitening, own, other, kept)
 
 
@@ -117,14 +117,16 @@ def _offset(sides: tuple[Side, Side], index: int) -> np.ndarray:
     return 2 * (sides[index].moments.mu - sides[1 - index].moments.mu)
 
 
-def _influence_of(
+def influence_of(
     part: Side,
     whitening: Whitening,
     index: int,
     offset: np.ndarray,
     keep: list[tuple[Tensor, Tensor]] | None = None,
 ) -> np.ndarray:
-    """IF_a of the rows of one side, or of a part of them; x and z of the first `PAIRS` are added to `keep`."""
+    """IF_a of the rows of one side (`index` 0 for samples), or of a part of them, with mean 0. `offset` [D] is the
+    factor of x_a in it; x and z of the first `PAIRS` rows are added to `keep`.
+    """
     projection, found = whitening.projections[index], np.empty(len(part.rows))
     linear = projection.new_tensor(offset)
     for rows, x, z in whitened_chunks(part, projection):
