@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from fdr import frechet
-from fdr.loss.ema_term import AbstractEmaTerm, Average, Entry
+from fdr.loss.ema_term import AbstractEmaTerm, Average, Entry, with_squares
 from fdr.loss.frozen_basis import Basis, Frozen, Plain, Schedule, absorbed, solve_frozen, solve_plain
+from fdr.loss.options import EmaPopulation
 from fdr.loss.terms import TermValue, check_state
 from fdr.loss.transport import Target
 
@@ -41,13 +42,13 @@ class FastEmaTerm(AbstractEmaTerm):
     together refresh at different steps.
     """
 
-    def __init__(self, target: Target, is_unit: bool, beta: float, first_life: float = 1.0) -> None:
+    def __init__(self, target: Target, is_unit: bool, population: EmaPopulation, first_life: float = 1.0) -> None:
         left, roots, _ = frechet.svd(target.factor)
         rank = len(roots)
         factor = left.new_zeros(target.dim, rank)
         factor[target.columns] = left * roots  # graded, so that M keeps the digits of its small eigenvalues
         without_factor = dataclasses.replace(target, factor=torch.empty_like(target.factor[:0]))
-        super().__init__(without_factor, is_unit, beta)
+        super().__init__(without_factor, is_unit, population)
         empty = Plain(factor, factor.new_zeros(rank, rank), first_life)
         self.moments = BasisMoments(Average(torch.zeros_like(target.mean)), factor.new_zeros(()), empty)
 
@@ -63,6 +64,7 @@ class FastEmaTerm(AbstractEmaTerm):
         return state if basis.second is None else state | {"second": basis.second}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        state = with_squares(state)
         check_state(state, self._expected(state))
         own = {name: value.to(self.device, copy=True) for name, value in state.items()}
         if "matrix" in own:
@@ -86,21 +88,25 @@ class FastEmaTerm(AbstractEmaTerm):
         return expected | {name: narrow.expand(r, r) for name in ("second",) if name in state}
 
     def _with(self, entry: Entry) -> BasisMoments:
-        return BasisMoments(entry.average, self._trace(entry), absorbed(self.moments.basis, entry)[0])
+        return BasisMoments(entry.average, self._traces(entry)[1], absorbed(self.moments.basis, entry)[0])
 
-    def _trace(self, entry: Entry) -> Tensor:
-        """tr S_q with the batch in it: (1 - a) tr S_q + a |X|_F^2 / B - a^2 |e|^2."""
-        share = entry.share
+    def _traces(self, entry: Entry) -> tuple[Tensor, Tensor]:
+        """tr S_q with the batch in it, (1 - a) tr S_q + a |X|_F^2 / B - a^2 |e|^2, for both shares of `entry`."""
         mean_square = torch.linalg.vector_norm(entry.centred).square() / len(entry.centred)
-        return (1 - share) * self.moments.trace + share * mean_square - share**2 * entry.shift.square().sum()
+        shift = entry.shift.square().sum()
+        seen, kept = (
+            (1 - share) * self.moments.trace + share * mean_square - share**2 * shift
+            for share in (entry.share, entry.kept)
+        )
+        return seen, kept
 
     def _evaluate(self, rows: Tensor) -> TermValue:
-        entry = self.moments.average.stepped(rows, self.beta)
-        mean, trace = entry.average.mean, self._trace(entry)
+        entry = self.stepped(rows)
+        trace, kept_trace = self._traces(entry)
         basis, solved = self.moments.basis, None
         if isinstance(basis, Frozen):
-            solved = solve_frozen(basis, entry, mean - self.target.mean)
+            solved = solve_frozen(basis, entry, entry.mean - self.target.mean)
         basis, found = solved or solve_plain(basis, entry, trace)
-        value = self._value(mean, trace, entry.recentred(found.moved.dtype), found, entry.influence)
-        self.pending = BasisMoments(entry.average, trace, basis)
+        value = self._value_of(entry, trace, entry.recentred(found.moved.dtype), found)
+        self.pending = BasisMoments(entry.average, kept_trace, basis)
         return value

@@ -23,6 +23,9 @@ as m_q, tr S_q and M. S_q itself is never stored. A step is solved in one of thr
    which is exact and gives the next basis.
 
 D is stored and not I + D, because (1 - a) + a is not exactly 1 in float32, and the difference would add up over steps.
+
+Where the batch has one share in the population of the gradient and another in the population that is kept
+(`ema_term.batch_share`), a step is solved with the D of the first. Then D of the second takes its place.
 """
 
 from __future__ import annotations
@@ -203,7 +206,7 @@ Basis = Plain | Frozen
 
 
 def solve_frozen(basis: Frozen, entry: Entry, pull: Tensor) -> tuple[Frozen, Transport] | None:
-    """A step by expansion, and the basis with the batch in it; None where the step has to be a refresh.
+    """A step by expansion, and the basis that is kept; None where the step has to be a refresh.
 
     The gradient of a row is (z - m_q)(I - T) + (m_q - m_p) up to a factor. `pull` = m_q - m_p [d] is needed because the
     error is relative to the whole of it.
@@ -213,7 +216,7 @@ def solve_frozen(basis: Frozen, entry: Entry, pull: Tensor) -> tuple[Frozen, Tra
         return None
     schedule, route = attempt.basis.schedule, "frozen"
     if schedule.age < schedule.due and attempt.growth <= schedule.limit:
-        return attempt.solution(Diagnostics(route))
+        return _solved(attempt, Diagnostics(route), basis.change, entry)
     whole = float(torch.linalg.norm(entry.recentred(torch.float32).add_(pull).sub_(attempt.moved)))
     error = attempt.error(whole)
     if not error <= TOLERANCE:
@@ -224,8 +227,18 @@ def solve_frozen(basis: Frozen, entry: Entry, pull: Tensor) -> tuple[Frozen, Tra
         if not error <= CHORD_LEFT * TOLERANCE:
             return None
     schedule = attempt.basis.schedule.estimated(error, attempt.growth)
-    basis = dataclasses.replace(attempt.basis, schedule=schedule)
-    return dataclasses.replace(attempt, basis=basis).solution(Diagnostics(route, error))
+    attempt = dataclasses.replace(attempt, basis=dataclasses.replace(attempt.basis, schedule=schedule))
+    return _solved(attempt, Diagnostics(route, error), basis.change, entry)
+
+
+def _solved(attempt: Attempt, diagnostics: Diagnostics, before: Tensor, entry: Entry) -> tuple[Frozen, Transport]:
+    """The basis that is kept, and the solution of the step; `before` is D without the batch.
+
+    It ends the attempt, whose D gives its memory to the D that is kept.
+    """
+    basis, found = attempt.solution(diagnostics)
+    change = entry.reweighted(before, basis.change, attempt.shift)
+    return dataclasses.replace(basis, change=change), found
 
 
 @dataclass(frozen=True)
@@ -234,6 +247,8 @@ class Attempt:
 
     basis: Frozen
     """The basis with D of the population that the batch is in."""
+    shift: Tensor
+    """e P / s [r]."""
     expansion: Expansion
     """M^{-1/2} in that basis."""
     correction: Tensor
@@ -270,7 +285,7 @@ class Attempt:
         growth = float(torch.linalg.norm(corrected * basis.lengths) / torch.linalg.norm(whitened * basis.lengths))
         moved = whitened.sub_(corrected) @ basis.high.T
         after = dataclasses.replace(basis, change=change, schedule=schedule)
-        return cls(after, expansion, correction, scaled, moved, size, growth)
+        return cls(after, shift, expansion, correction, scaled, moved, size, growth)
 
     def error(self, whole: float) -> float:
         """The estimated error of (z - m_q) T relative to `whole`, the gradient's norm; infinite where that is 0."""
@@ -299,7 +314,7 @@ class Attempt:
 
 
 def solve_plain(basis: Basis, entry: Entry, trace: Tensor) -> tuple[Basis, Transport]:
-    """The exact solution, and the basis with the batch in it: one eigendecomposition M = V s^2 V^T in float64.
+    """The exact solution, and the basis that is kept: one eigendecomposition M = V s^2 V^T in float64.
 
     P V [d, r] and s become the next frozen basis, unless M is singular or so badly conditioned that whitened features
     would be lost in the rounding of float32. Then M stays as it is, and the next step is exact as well. Directions with
@@ -317,11 +332,31 @@ def solve_plain(basis: Basis, entry: Entry, trace: Tensor) -> tuple[Basis, Trans
     roots = values.clamp(min=0).sqrt()
     turned = plain.factor @ vectors
     whitened = (rows @ vectors) * torch.where(kept, 1 / roots, 0)
-    frozen = Frozen.at(turned, roots, plain.life)
     noise = torch.finfo(torch.float32).eps * trace.sqrt() * torch.linalg.vector_norm(turned, dim=0) / roots
     is_regular = is_regular and bool((noise <= MAX_NOISE).all())
-    diagnostics = Diagnostics("refresh" if is_regular else "plain", refreshed=True)
-    return frozen if is_regular else plain, Transport(roots[kept].sum(), whitened @ turned.T, diagnostics)
+    found = Transport(roots[kept].sum(), whitened @ turned.T, Diagnostics("plain", refreshed=True))
+    if not is_regular:
+        matrix = entry.reweighted(basis.matrix64(), plain.matrix, entry.shift @ plain.factor)
+        return dataclasses.replace(plain, matrix=matrix), found
+    found = dataclasses.replace(found, diagnostics=Diagnostics("refresh", refreshed=True))
+    return _kept_at_refresh(Frozen.at(turned, roots, plain.life), whitened, entry), found
+
+
+def _kept_at_refresh(frozen: Frozen, whitened: Tensor, entry: Entry) -> Frozen:
+    """The basis that is kept after a refresh, at which D = 0 in the population of the gradient.
+
+    `whitened` [B, r] are the rows of the batch about that population's mean, in its eigenbasis. With shares a and b
+    and c = (b - a) / (1 - a), the population that is kept has D = c (Z^T Z / B - I) - (b^2 - a^2 (1 - c)) e e^T, where
+    Z [B, r] is about the mean without the batch, and e [r] is its mean.
+    """
+    if entry.kept == entry.share:
+        return frozen
+    a, b = entry.share, entry.kept
+    c = (b - a) / (1 - a)
+    shift = whitened.mean(0) / (1 - a)
+    rows, shift = whitened.add(shift, alpha=a).float(), shift.float()
+    change = absorbed_change(frozen.change, rows, shift, c)
+    return dataclasses.replace(frozen, change=change.addr_(shift, shift, alpha=c**2 - b**2 + a**2 * (1 - c)))
 
 
 def absorbed(basis: Basis, entry: Entry) -> tuple[Plain, Tensor]:

@@ -14,21 +14,35 @@ from fdr.errors import InputError, unknown
 SOLVERS = ("fast", "exact", "newton-schulz")
 GRADIENTS = ("raw", "unit")
 AUTOCASTS = (None, "bf16")
+BATCH_WEIGHTS = ("paper", "debiased")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EmaPopulation:
     """Moments averaged exponentially over batches: m <- beta m + (1 - beta) m_batch, the same for the covariance.
 
     `beta` in [0, 1) counts batches, not samples: 0.999 is a window of 1 / (1 - beta) = 1000 batches. Without a fill the
     first batches are not diluted by a start at zero: the average is that of the batches seen so far.
+
+    `batch_weight` is the weight of the batch in the population whose FD is differentiated. "paper" takes 1 - beta, as
+    FD-loss does (arXiv 2604.28190); the gradient then shrinks a short window's generator. "debiased" takes the weight
+    at which this bias vanishes to first order, about 3/8 of 1 - beta (docs/populations.md). The average that is kept
+    takes the batch with 1 - beta in both cases.
     """
 
     beta: float = 0.999
+    batch_weight: str = "paper"
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta < 1:
             raise InputError(f"beta is {self.beta}; expected at least 0 and below 1, such as 0.999.")
+        if self.batch_weight not in BATCH_WEIGHTS:
+            raise unknown("batch weight", self.batch_weight, BATCH_WEIGHTS)
+
+    def __repr__(self) -> str:
+        """The text that saved states are compared by: states from before `batch_weight` existed have "paper"."""
+        weight = "" if self.batch_weight == "paper" else f", batch_weight={self.batch_weight!r}"
+        return f"EmaPopulation(beta={self.beta!r}{weight})"
 
 
 @dataclass(frozen=True)

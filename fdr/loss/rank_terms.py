@@ -202,8 +202,8 @@ def make_term(
     solver = solve_newton_schulz if options.solver == "newton-schulz" else solve_exact
     if isinstance(population, EmaPopulation):
         if options.solver == "fast":
-            return FastEmaTerm(target, is_unit, population.beta, first_life)
-        return EmaTerm(target, is_unit, population.beta, solver)
+            return FastEmaTerm(target, is_unit, population, first_life)
+        return EmaTerm(target, is_unit, population, solver)
     if isinstance(population, QueuePopulation):
         return QueueTerm(target, is_unit, int(population.size), solver)
     if isinstance(population, BatchPopulation):
