@@ -86,7 +86,8 @@ _deciding = _options.stack(
     _option(
         "population KIND",
         "Which generated images the FD is computed from: a moving average over batches (ema:BETA, with decay BETA per "
-        "batch), the last SIZE images (queue:SIZE), or the current batch alone (batch).",
+        "batch), the last SIZE images (queue:SIZE), or the current batch alone (batch). ema:BETA:debiased removes the "
+        "bias that a short average gives the gradient, at no cost.",
     ),
     _option("fill N", "Images to generate before the first step, to fill the population."),
     _option(

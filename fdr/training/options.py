@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from fdr.errors import InputError, unknown
@@ -40,7 +40,8 @@ class TrainOptions:
     """Encoders that are watched only."""
     reference: str = DEFAULT_REFERENCE
     population: str = "ema:0.999"
-    """"ema:BETA" (per batch), "queue:SIZE" (in images) or "batch"."""
+    """"ema:BETA" (per batch), "ema:BETA:debiased" (see `EmaPopulation.batch_weight`), "queue:SIZE" (in images) or
+    "batch"."""
     fill: int = 50_000
     """Images that the populations begin with; 0 begins with the first batch."""
     solver: str = "fast"
@@ -161,11 +162,16 @@ def flag(name: str) -> str:
 
 
 def parse_population(text: str) -> EmaPopulation | QueuePopulation | BatchPopulation:
-    """The population of a text such as "ema:0.999", "queue:50000", "batch", or "ema" with the usual number."""
+    """The population of a text such as "ema:0.999", "ema:0.9:debiased", "queue:50000" or "batch".
+
+    "ema" and "queue" alone have the usual numbers.
+    """
     kind, _, value = text.partition(":")
     try:
         if kind == "ema":
-            return EmaPopulation(float(value)) if value else EmaPopulation()
+            value, _, batch_weight = value.partition(":")
+            population = EmaPopulation(float(value)) if value else EmaPopulation()
+            return replace(population, batch_weight=batch_weight) if batch_weight else population
         if kind == "queue":
             return QueuePopulation(int(value)) if value else QueuePopulation()
     except ValueError:

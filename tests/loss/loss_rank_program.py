@@ -23,6 +23,7 @@ from fdr.runtime.ranks.tensor_group import BUCKET, TensorRanks
 
 STEPS = 20
 NUM_ENCODERS = 3  # two for rank 0 and one for rank 1
+DEBIASED = fdr.EmaPopulation(0.7, "debiased")
 SPLIT = 14
 """Of 24 images rank 0 makes so many: parts need not be equal."""
 RANKED = ((0, 220), (220, 400))
@@ -48,7 +49,7 @@ def summed(net: nn.Module) -> None:
 
 def filled(**options: Any) -> fdr.FDLoss:
     """Every rank brings its part; the last rank's ends later than the first's."""
-    loss = make_loss(NUM_ENCODERS, population=fdr.EmaPopulation(0.9), **options)
+    loss = make_loss(NUM_ENCODERS, **{"population": fdr.EmaPopulation(0.9), **options})
     images = generator(1)(drawn(77, 50, 5)).detach()
     if dist.is_initialized():
         images = images[:12] if dist.get_rank() == 0 else images[12:]
@@ -56,9 +57,9 @@ def filled(**options: Any) -> fdr.FDLoss:
     return loss
 
 
-def trained(optimizer: str, wrap: str = "none") -> tuple[Tensor, fdr.FDLoss, list[float]]:
+def trained(optimizer: str, wrap: str = "none", **options: Any) -> tuple[Tensor, fdr.FDLoss, list[float]]:
     """The parameters after `STEPS`, the loss, and the FD of the first encoder by step."""
-    net, loss, fds = generator(), filled(), []
+    net, loss, fds = generator(), filled(**options), []
     inner = net
     size = dist.get_world_size() if dist.is_initialized() else 1
     if wrap == "ddp":
@@ -206,6 +207,7 @@ def main(folder: Path, rank: int, size: int, wraps: list[str]) -> None:
         for wrap in wraps:
             found[f"{optimizer}-{wrap}"], loss, found[f"fds-{optimizer}-{wrap}"] = trained(optimizer, wrap)
     found["state"] = loss.state_dict()
+    found["debiased"], _, _ = trained("adamw", "sum", population=DEBIASED)
     found["accumulated"] = accumulated("sum")
     found["errors"] = errors()
     with rules_of_nccl() as seen:

@@ -276,7 +276,9 @@ def drawn_noise(count: int) -> torch.Tensor:
 
 
 class TestAccumulate:
-    @pytest.mark.parametrize("population", [fdr.BatchPopulation(), fdr.EmaPopulation(0.9)])
+    @pytest.mark.parametrize(
+        "population", [fdr.BatchPopulation(), fdr.EmaPopulation(0.9), fdr.EmaPopulation(0.9, "debiased")]
+    )
     def test_equals_the_gradient_of_the_whole_batch(self, population: object) -> None:
         net = generator()
         for loss in (make_loss(population=population), make_loss(population=population)):
@@ -315,6 +317,7 @@ class TestState:
         [
             (fdr.EmaPopulation(0.9), "exact"),
             (fdr.EmaPopulation(0.99), "fast"),
+            (fdr.EmaPopulation(0.99, "debiased"), "fast"),
             (fdr.QueuePopulation(40), "fast"),
         ],
     )
@@ -348,6 +351,7 @@ class TestState:
         ("options", "message"),
         [
             ({"population": fdr.QueuePopulation(40)}, "another population (EmaPopulation"),
+            ({"population": fdr.EmaPopulation(0.9, "debiased")}, "here EmaPopulation(beta=0.9, batch_weight='debia"),
             ({"solver": "newton-schulz"}, "another solver (exact; here newton-schulz)"),
             ({"count": 1}, "state is of the encoders e0, e1; the loss has e0"),
             ({"autocast": "bf16"}, "another encoder spec"),

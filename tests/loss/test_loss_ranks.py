@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from loss_rank_program import NUM_ENCODERS, OPTIMIZERS, accumulated, fast_routes, filled, trained
+from loss_rank_program import DEBIASED, NUM_ENCODERS, OPTIMIZERS, accumulated, fast_routes, filled, trained
 from loss_worlds import generator, make_loss, noise
 from processes import exit_codes
 
@@ -73,6 +73,14 @@ def test_so_they_do_with_fsdp(tmp_path: Path, alone: dict[str, Any]) -> None:
     found = two_processes(tmp_path, "fsdp")
     for optimizer in OPTIMIZERS:
         check_same(found, alone, optimizer, "fsdp")
+
+
+def test_so_they_do_with_a_debiased_gradient(ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+    """Its share depends on the size of the batch of all ranks."""
+    parameters, _, _ = trained("adamw", population=DEBIASED)
+    assert (parameters - alone["adamw"][0]).abs().max() > 1e-3
+    for rank in ranks:
+        torch.testing.assert_close(rank["debiased"], parameters, rtol=1e-6, atol=1e-6)
 
 
 def test_terms_are_divided(ranks: list[dict[str, Any]]) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import nn
 
 from fdr.errors import InputError
+from fdr.loss import EmaPopulation
 from fdr.training import RunOptions, StepRecord, TrainOptions, read_options
 from fdr.training.folder import check_folder, locked, write_options
 from fdr.training.log import JsonLines, TensorBoard, WeightsAndBiases, open_sinks, scalars
@@ -117,6 +118,9 @@ class TestOptions:
             ({"population": "emma:0.9"}, "Unknown population 'emma:0.9'"),
             ({"population": "ema:1.5"}, "beta is 1.5"),
             ({"population": "queue:many"}, "'many' is no number"),
+            ({"population": "ema:many:debiased"}, "'many' is no number"),
+            ({"population": "ema:0.9:debased"}, "Unknown batch weight 'debased'; did you mean 'debiased'"),
+            ({"population": "ema:0.9:debiased:2"}, "Unknown batch weight 'debiased:2'"),
         ],
     )
     def test_what_makes_no_sense_is_one_sentence(self, given: dict, message: str) -> None:
@@ -134,6 +138,9 @@ class TestOptions:
     def test_populations(self) -> None:
         assert parse_population("ema") == parse_population("ema:0.999")
         assert parse_population("queue:7").size == 7  # type: ignore[union-attr]
+        assert parse_population("ema:0.9:debiased") == EmaPopulation(0.9, "debiased")
+        assert parse_population("ema::debiased") == EmaPopulation(0.999, "debiased")
+        assert parse_population("ema:0.9:paper") == parse_population("ema:0.9") == EmaPopulation(0.9)
 
     def test_what_changed_is_named(self) -> None:
         assert changed(OPTIONS, replace(OPTIONS)) is None

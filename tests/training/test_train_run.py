@@ -178,7 +178,7 @@ def test_stopped_by_the_caller_it_saves_and_goes_on(tmp_path: Path) -> None:
     assert_same(final(tmp_path / "run"), final(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("population", ["queue:64", "batch"])
+@pytest.mark.parametrize("population", ["queue:64", "batch", "ema:0.8:debiased"])
 @pytest.mark.parametrize("chunks", [1, 2])
 def test_every_population_resumes(tmp_path: Path, population: str, chunks: int) -> None:
     given = options(tmp_path, population=population, chunks=chunks, batch_size=32)
