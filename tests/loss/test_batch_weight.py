@@ -277,7 +277,7 @@ def test_chord_steps_of_the_gradients_population() -> None:
         errors[value.diagnostics.route].append(gap(value.gradient, exact.evaluate(rows).gradient))
         fast.commit()
         exact.commit()
-    assert max(errors["frozen-2"]) < 5e-5 and max(errors["frozen"]) < 1e-3
+    assert max(errors["frozen-2"]) < 5e-5 and max(errors["frozen"]) < 1.5e-3
     assert errors["refresh"] and max(errors["refresh"]) < 1e-6
 
 
