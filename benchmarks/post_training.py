@@ -1,6 +1,6 @@
 """What the scripts that reproduce FD-loss in small share: runs of post-training, their evaluation, flow matching, rows.
 
-`fd_loss_mnist.py` and `fd_loss_cifar.py` import it; it is no script.
+`fd_loss_mnist.py`, `fd_loss_cifar.py` and `fd_loss_populations.py` import it; it is no script.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class World:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How every generator is post-trained: AdamW, 20 steps of warm-up, a cosine to 0."""
+    """How every generator is post-trained: AdamW, some steps of warm-up, a cosine to 0."""
 
     steps: int
     batch_size: int
@@ -59,16 +59,25 @@ class Recipe:
     eps: float = 0.01
     seed: int = 1
     """Of the noise that is trained on."""
+    warmup: int = WARMUP_STEPS
+    solver: str = "fast"
+    gradient: str = "raw"
 
 
 def post_train(world: World, names: list[str], population: Any, recipe: Recipe, fill: int) -> tuple[nn.Module, Row]:
     """A post-trained copy; FD per encoder afterwards, seconds, and the numbers that the population holds."""
+    trained, costs = trained_copy(world, names, population, recipe, fill)
+    return trained, {**evaluate(world, trained), **costs}
+
+
+def trained_copy(world: World, names: list[str], population: Any, recipe: Recipe, fill: int) -> tuple[nn.Module, Row]:
+    """A post-trained copy of the generator; the seconds of its steps, and the numbers that the population holds."""
     trained = copy.deepcopy(world.generator)
     loss = fdr.FDLoss(
         {name: world.encoders[name] for name in names},
         {name: world.references[name] for name in names},
         population=population,
-        options=fdr.LossOptions(eps=recipe.eps),
+        options=fdr.LossOptions(eps=recipe.eps, solver=recipe.solver, gradient=recipe.gradient),
     )
     noise = torch.Generator().manual_seed(recipe.seed)
     if fill:
@@ -80,14 +89,14 @@ def post_train(world: World, names: list[str], population: Any, recipe: Recipe, 
     began = time.process_time()
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * min(1, (step + 1) / WARMUP_STEPS) * cosine(step / recipe.steps)
+            group["lr"] = recipe.lr * min(1, (step + 1) / recipe.warmup) * cosine(step / recipe.steps)
         images = trained(torch.randn(recipe.batch_size, *world.noise_shape, generator=noise))
         optimizer.zero_grad()
         loss(images).total.backward()
         optimizer.step()
     seconds = time.process_time() - began
     state = sum(x.numel() for x in tensors(loss.state_dict()))
-    return trained, {**evaluate(world, trained), "CPU s": seconds, "numbers kept": state}
+    return trained, {"CPU s": seconds, "numbers kept": state}
 
 
 def row_of(world: World, names: list[str], population: Any, recipe: Recipe, fill: int) -> Row:

@@ -19,7 +19,7 @@ for name in sys.argv[1:]:
     module = importlib.import_module(name)
     print(name, hasattr(module, "main"))
 """
-NO_SCRIPTS = {"harness", "populations", "post_training", "squeezenet", "cifar_networks", "gan_networks"}
+NO_SCRIPTS = {"harness", "populations", "post_training", "squeezenet", "cifar_networks", "gan_networks", "loss_worlds"}
 QUICK = {
     "fd_from_moments": ["--quick", "--repeats", "1"],
     "warm_run": ["--images", "300", "--dim", "64", "--repeats", "1"],
@@ -34,6 +34,7 @@ QUICK = {
     "debiased_fd_cost": ["--samples", "300", "--dim", "32", "--repeats", "1"],
     "debiased_fd": ["--dim", "6", "--ratios", "4,10", "--draws", "2", "--kinds", "relu"],
     "correlation_intervals": ["--rows", "8", "--trials", "3"],
+    "fd_loss_populations": ["--cells", "linear", "--steps", "6", "--seeds", "2", "--tuning-seeds", "1"],
     "paired_comparison": ["--dim", "4", "--draws", "2"],
 }
 
