@@ -123,6 +123,7 @@ def families(cell: Cell, dim: int) -> dict[str, Family]:
         "batch alone": [batch],
         "queue": [Side(f"{size}", fdr.QueuePopulation(size), cell.solver, size) for size in sizes],
         "EMA of the paper": averages(cell.solver),
+        "EMA, debiased": averages(cell.solver, batch_weight="debiased"),
     }
 
 
