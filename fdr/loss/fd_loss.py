@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,8 @@ class LossOutput:
     """`Diagnostics` by encoder: the solver's route, its error estimate, and whether it refreshed its basis."""
     solver_seconds: float
     """Wall time in populations and solvers, with the exchange of features among ranks."""
+    features: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    """Features [B, d] of this rank's images by encoder, trained on or watched, without gradient."""
 
 
 class _Batch:
@@ -137,7 +139,7 @@ class FDLoss:
         for rows in features.values():
             if rows.requires_grad:
                 rows.register_hook(batch.mark_used)
-        return self._output(self._total(features, values), values, seconds)
+        return self._output(self._total(features, values), values, features, seconds)
 
     @torch.compiler.disable
     def accumulate(self, generate: Callable[[int], Tensor], num_chunks: int, *, scale: float = 1.0) -> LossOutput:
@@ -165,7 +167,7 @@ class FDLoss:
             start = stop
         batch.mark_used()
         self._batch = batch
-        return self._output(self._total(features, values), values, seconds)
+        return self._output(self._total(features, values), values, features, seconds)
 
     @torch.no_grad()
     def fill(
@@ -189,6 +191,11 @@ class FDLoss:
                 task.advance(added)
         if filled == 0 or (count is not None and filled < count):
             raise InputError(f"There were {filled} images to fill the populations with; expected {count or 'some'}.")
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """The features [B, d] of `images` by encoder, without gradient; no population changes."""
+        return self._features(images)
 
     def commit(self) -> None:
         """Let the last batch enter the populations now, whether or not `backward` has run."""
@@ -277,11 +284,15 @@ class FDLoss:
             total = total + scale * frechet_loss(features[name], value.fd, value.gradient).to(total.device)
         return total
 
-    def _output(self, total: Tensor, values: Mapping[str, TermValue], seconds: float) -> LossOutput:
+    def _output(
+        self, total: Tensor, values: Mapping[str, TermValue], features: Mapping[str, Tensor], seconds: float
+    ) -> LossOutput:
         fd = {name: float(value.fd) for name, value in values.items()}
         val_fds = {name: reference.val_fd for name, reference in self.references.items()}
         fdr = {name: fd_ratio(fd[name], val_fd.value) for name, val_fd in val_fds.items() if val_fd is not None}
-        return LossOutput(total, fd, fdr, {name: value.diagnostics for name, value in values.items()}, seconds)
+        diagnostics = {name: value.diagnostics for name, value in values.items()}
+        detached = {name: rows.detach() for name, rows in features.items()}
+        return LossOutput(total, fd, fdr, diagnostics, seconds, detached)
 
     def _check_gradients(self) -> None:
         for name, encoder in self._encoders.items():

@@ -50,6 +50,19 @@ class TestValue:
         assert set(out.diagnostics) == {"e0", "e1"}
         assert out.solver_seconds > 0
 
+    def test_the_features_of_the_batch_come_without_gradient(self) -> None:
+        net, latents = generator(), noise(0)
+        loss = make_loss(weights={"e1": 0.0})
+        whole = loss(net(latents))
+        again = loss.accumulate(lambda i: net(latents[12 * i : 12 * (i + 1)]), 2)
+        for name, encode in encoders().items():
+            expected = encode(net(latents)).detach()
+            torch.testing.assert_close(whole.features[name], expected)
+            torch.testing.assert_close(again.features[name], expected)
+            torch.testing.assert_close(loss.features(net(latents))[name], expected)
+        assert not any(rows.requires_grad for rows in whole.features.values())
+        assert not loss.features(net(latents))["e0"].requires_grad
+
     def test_gradcheck_of_the_gradient(self) -> None:
         """Finite differences of F / (F0 + eps), F0 held."""
         images = generator()(noise(0)).detach()[:10, :, :2, :1]
