@@ -228,10 +228,10 @@ class FDLoss:
         if set(stored) != set(self.names):
             raise InputError(f"The state is of the encoders {', '.join(stored)}; the loss has {', '.join(self.names)}.")
         for name in self.names:
-            for field, value in self._identity(name).items():
-                if stored[name].get(field) != value:
+            for key, value in self._identity(name).items():
+                if stored[name].get(key) != value:
                     raise InputError(
-                        f"The state of {name!r} was saved with another {IDENTITY[field]} ({stored[name].get(field)}; "
+                        f"The state of {name!r} was saved with another {IDENTITY[key]} ({stored[name].get(key)}; "
                         f"here {value}); go on with that one, or fill a new population."
                     )
         self._terms.load({name: stored[name]["term"] for name in self.names})
