@@ -305,7 +305,7 @@ class Evaluator:
 
     def _arguments(self, metric: Metric, encoder: AbstractEncoder, measured: Measurement) -> tuple[Any, Any, Context]:
         """What was collected of the samples and of the reference for a metric, and its context."""
-        name, context = encoder.spec.name, self._context
+        name, context = encoder.spec.name, replace(self._context, labels=measured.labels)
         samples = measured.of(name, need_of(metric, encoder, "samples"))
         reference = None
         if metric.needs_reference:

@@ -43,14 +43,22 @@ def labels_digest(source: ImageSource) -> str:
     return digest.hexdigest()
 
 
-def labelled(found: Any, source: ImageSource, bad: Sequence[BadImage]) -> Labelled:
-    """What was collected of `source` without its `bad` images, with the labels of the others in the same order."""
+def good_labels(source: ImageSource, bad: Sequence[BadImage]) -> np.ndarray | None:
+    """The class of each image of `source` that is not `bad`, int64 [n]; None if the source has no labels."""
     labels = labels_of(source)
     if labels is None:
-        raise InputError(f"{source.name} has no labels.")
+        return None
     is_good = np.ones(len(labels), dtype=bool)
     is_good[[image.row for image in bad]] = False
-    if isinstance(found, np.ndarray) and len(found) != is_good.sum():
-        raise RunError(f"{source.name} gave {len(found)} rows of features for {is_good.sum()} labels.")
+    return labels[is_good]
+
+
+def labelled(found: Any, source: ImageSource, bad: Sequence[BadImage]) -> Labelled:
+    """What was collected of `source` without its `bad` images, with the labels of the others in the same order."""
+    labels = good_labels(source, bad)
+    if labels is None:
+        raise InputError(f"{source.name} has no labels.")
+    if isinstance(found, np.ndarray) and len(found) != len(labels):
+        raise RunError(f"{source.name} gave {len(found)} rows of features for {len(labels)} labels.")
     names = source.class_names
-    return Labelled(found, labels[is_good], None if names is None else tuple(names), source.name)
+    return Labelled(found, labels, None if names is None else tuple(names), source.name)

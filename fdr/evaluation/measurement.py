@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from fdr.errors import InputError, RunError
-from fdr.evaluation.labels import labelled
+from fdr.evaluation.labels import good_labels, labelled
 from fdr.evaluation.resumed_sums import ResumableSums
 from fdr.features import Extraction
 from fdr.frechet import Moments
@@ -32,6 +34,8 @@ class Measurement:
     bad: Sequence[BadImage]
     failures: Mapping[Key, InputError | RunError] = field(default_factory=dict)
     """Why something that was needed could not be collected; only with `keeps_going`."""
+    labels: np.ndarray | None = None
+    """The class of each measured image, int64 [count]; None if the source has no labels."""
 
     def of(self, encoder: str, need: Need) -> Any:
         """What was collected for a need. Raises the error if that failed."""
@@ -103,7 +107,8 @@ def _joined(needs: Needs, measured: Measurement, source: ImageSource) -> Measure
         if need.is_moments:
             item = complete.setdefault((name, need.output), _with_rows(item, name, need, measured))
         found[name, need] = labelled(item, source, measured.bad) if need.has_labels else item
-    return replace(measured, collected=found, failures=failures)
+    labels = good_labels(source, measured.bad)
+    return replace(measured, collected=found, failures=failures, labels=labels)
 
 
 def _with_rows(moments: Moments, name: str, need: Need, measured: Measurement) -> Moments:

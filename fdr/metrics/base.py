@@ -65,6 +65,8 @@ class Context:
     """Bytes that distances between features may take beside the features; does not change the result."""
     training: Any = None
     """What was collected of the training set, for a metric that needs it."""
+    labels: np.ndarray | None = None
+    """The class of each sample [N], for a metric that notes how classes were drawn; None if the samples have none."""
 
 
 class AbstractCollector(ABC):

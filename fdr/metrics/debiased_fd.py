@@ -14,7 +14,9 @@ def debiased_score(samples: Moments, reference: Moments, context: Context) -> Sc
 
     Raises `InputError` where there are too few images for a value.
     """
-    found = debiased_frechet_distance(samples, reference, device=context.device, stderr=context.stderr)
+    found = debiased_frechet_distance(
+        samples, reference, device=context.device, stderr=context.stderr, labels=context.labels
+    )
     if found.value is None:
         raise InputError(_refusal(found, samples, reference))
     zero = (

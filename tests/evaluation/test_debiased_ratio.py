@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from worlds import TinyEncoder, images
+from worlds import TinyEncoder, images, npz
 
 import fdr
 from fdr.evaluation import write_reference
@@ -22,7 +22,10 @@ ENCODERS = [TinyEncoder("one"), TinyEncoder("two", 5, "seed:22")]
 SAMPLES = images(150, seed=1, side=8)
 REAL, VALIDATION = images(200, side=8), images(150, seed=7, side=8) // 2
 
-pytestmark = pytest.mark.filterwarnings(r"default:\d+ of \d+ :fdr.errors.FdrWarning")
+pytestmark = [
+    pytest.mark.filterwarnings(r"default:\d+ of \d+ :fdr.errors.FdrWarning"),
+    pytest.mark.filterwarnings("default:The samples hold equally many:fdr.errors.FdrWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +174,12 @@ def test_the_error_of_a_ratio_agrees_with_a_simulation() -> None:
 
 def test_names() -> None:
     assert list(load_metrics("fdr_debiased,fdr_debiased_k:held_out,is")) == ["fd_debiased", "is"]
+
+
+@pytest.mark.parametrize(("labels", "is_noticed"), [(np.arange(150) % 10, True), (np.arange(150) // 40, False)])
+def test_samples_of_equally_many_images_of_each_class_are_noticed(
+    reference: Path, tmp_path: Path, labels: np.ndarray, is_noticed: bool
+) -> None:
+    samples = npz(tmp_path / "samples.npz", SAMPLES, arr_1=labels)
+    texts = fdr.evaluate(samples, reference, ENCODERS[:1], "fd_debiased").warnings
+    assert any("equally many images of each class" in text for text in texts) == is_noticed
