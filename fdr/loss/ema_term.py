@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fdr.loss.lag import Carry
 from fdr.loss.options import EmaPopulation
-from fdr.loss.terms import AbstractTerm, Influence, TermValue, check_not_stepped, check_state
+from fdr.loss.terms import AbstractTerm, Influence, TermValue, check_not_stepped, check_rows, check_state
 from fdr.loss.transport import Solver, Target, Transport
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ class AbstractEmaTerm(AbstractTerm):
     def __init__(self, target: Target, is_unit: bool, population: EmaPopulation) -> None:
         super().__init__(target, is_unit)
         self.beta, self.is_debiased = population.beta, population.batch_weight == "debiased"
+        self.has_lag_correction = population.lag_correction
 
     def stepped(self, rows: Tensor) -> Entry:
         """Let a batch [B, d] enter the average."""
@@ -193,6 +195,25 @@ class AbstractEmaTerm(AbstractTerm):
     @abstractmethod
     def _with(self, entry: Entry) -> Any:
         """The moments with a batch in them."""
+
+    @abstractmethod
+    def _carried(self, carry: Carry) -> Any:
+        """The moments of the history at the present weights."""
+
+    def evaluate_carried(self, features: Tensor, previous: Tensor) -> TermValue:
+        """`evaluate`, with a history that is first carried along, as `lag.py` says.
+
+        `previous` [B, d] are the features of the same noise under the weights of the step before.
+        """
+        check_rows(previous, self.dim)
+        held = self.moments
+        if held.average.weight > 0:
+            rows, before = (part.detach().to(self.device, torch.float64) for part in (features, previous))
+            self.moments = self._carried(Carry.of(held.average.mean, rows, before))
+        try:
+            return self.evaluate(features)
+        finally:
+            self.moments = held
 
     def _fill(self, rows: Tensor) -> None:
         self.moments = self._with(self.moments.average.filled(rows))
@@ -238,6 +259,9 @@ class EmaTerm(AbstractEmaTerm):
 
     def _with(self, entry: Entry) -> FullMoments:
         return FullMoments(entry.average, updated(self.moments.sigma, entry.centred, entry.shift, entry.share))
+
+    def _carried(self, carry: Carry) -> FullMoments:
+        return FullMoments(replace(self.moments.average, mean=carry.mean), carry.moved(self.moments.sigma))
 
     def _evaluate(self, rows: Tensor) -> TermValue:
         entry, before = self.stepped(rows), self.moments.sigma

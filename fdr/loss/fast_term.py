@@ -12,6 +12,7 @@ import torch
 from fdr import frechet
 from fdr.loss.ema_term import AbstractEmaTerm, Average, Entry, with_squares
 from fdr.loss.frozen_basis import Basis, Frozen, Plain, Schedule, absorbed, solve_frozen, solve_plain
+from fdr.loss.lag import Carry
 from fdr.loss.options import EmaPopulation
 from fdr.loss.terms import TermValue, check_state
 from fdr.loss.transport import Target
@@ -89,6 +90,9 @@ class FastEmaTerm(AbstractEmaTerm):
 
     def _with(self, entry: Entry) -> BasisMoments:
         return BasisMoments(entry.average, self._traces(entry)[1], absorbed(self.moments.basis, entry)[0])
+
+    def _carried(self, carry: Carry) -> BasisMoments:
+        raise AssertionError
 
     def _traces(self, entry: Entry) -> tuple[Tensor, Tensor]:
         """tr S_q with the batch in it, (1 - a) tr S_q + a |X|_F^2 / B - a^2 |e|^2, for both shares of `entry`."""

@@ -22,6 +22,7 @@ from fdr.encoders import EncoderOptions
 from fdr.errors import InputError
 from fdr.frechet import fd_ratio
 from fdr.loss.encoders import LossEncoder, checked_images
+from fdr.loss.lag import check_previous, check_same_noise, joined, population_of
 from fdr.loss.options import EmaPopulation, LossOptions, Population
 from fdr.loss.rank_terms import LossTerms
 from fdr.loss.setup import checked_weights, load_named, references_of, warn_of_other_size
@@ -106,18 +107,19 @@ class FDLoss:
         loaded = load_named(encoders, encoder_options, weight_files)
         self.weights = checked_weights(weights, list(loaded))
         self.population, self.options = population, options
+        self._populations = {name: population_of(population, self.weights[name]) for name in loaded}
         self.references = references_of(reference, loaded, encoder_options)
         self._encoders = {name: LossEncoder(name, encoder, options) for name, encoder in loaded.items()}
         self._check_gradients()
         self._terms = LossTerms(
             {name: reference.moments for name, reference in self.references.items()},
-            population,
+            self._populations,
             options,
             {name: encoder.term_device for name, encoder in self._encoders.items()},
             tensor_ranks(group, _computing_device(self._encoders)),
         )
         self._batch = _Batch()
-        self._is_range_checked = False
+        self._is_range_checked = self._is_noise_checked = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -125,16 +127,19 @@ class FDLoss:
         return tuple(self._encoders)
 
     @torch.compiler.disable
-    def __call__(self, images: Tensor) -> LossOutput:
+    def __call__(self, images: Tensor, previous: Tensor | None = None) -> LossOutput:
         """The loss of images [B, 3, H, W] (or [B, 1, H, W]) in [0, 1]; on several ranks, of this rank's part of them.
 
         `total.backward()` gives each rank the gradient of its own images under the loss of all: gradients of parameters
         are to be summed over the ranks, not averaged. Raises `InputError` for other images, `NonFiniteError` for
         features that are not finite; the populations are then as they were before.
+
+        `previous` belongs to `EmaPopulation(lag_correction=True)`: the images that the weights of the last step that
+        was taken make of the same noise and labels, made without gradient. Only the first step goes without them.
         """
         self._settle()
-        features = self._features(images)
-        values, seconds = self._evaluate(features)
+        features, before = self._both_features(images, previous)
+        values, seconds = self._evaluate(features, before)
         batch = self._batch = _Batch()
         for rows in features.values():
             if rows.requires_grad:
@@ -142,21 +147,29 @@ class FDLoss:
         return self._output(self._total(features, values), values, features, seconds)
 
     @torch.compiler.disable
-    def accumulate(self, generate: Callable[[int], Tensor], num_chunks: int, *, scale: float = 1.0) -> LossOutput:
+    def accumulate(
+        self,
+        generate: Callable[[int], Tensor],
+        num_chunks: int,
+        *,
+        scale: float = 1.0,
+        previous: Callable[[int], Tensor] | None = None,
+    ) -> LossOutput:
         """The loss of a batch that is too large for one autograd graph; the gradient is added to `.grad`.
 
         The result is that of the whole batch at once. `generate(i)` makes the images of chunk i of `num_chunks`. It is
         called twice a chunk, without and with gradient, and must make the same images both times: take noise and labels
-        from i, and switch dropout off. `scale` multiplies the gradient. The output's total is detached. Raises
-        `InputError` where the second images differ.
+        from i, and switch dropout off. `scale` multiplies the gradient. The output's total is detached. `previous(i)`
+        makes those of the previous weights, see `__call__`. Raises `InputError` where the second images differ.
         """
         if num_chunks < 1:
             raise InputError(f"accumulate takes one chunk or more; got {num_chunks}.")
         self._settle()
         with torch.no_grad():
-            chunks = [self._features(generate(i)) for i in range(num_chunks)]
-        features = {name: torch.cat([chunk[name] for chunk in chunks]) for name in self.names}
-        values, seconds = self._evaluate(features)
+            made = [self._both_features(generate(i), previous and previous(i)) for i in range(num_chunks)]
+        chunks = [chunk for chunk, _ in made]
+        features, before = joined(chunks), joined([old for _, old in made])
+        values, seconds = self._evaluate(features, before)
         batch, start = _Batch(), 0
         for i, chunk in enumerate(chunks):
             stop = start + len(next(iter(chunk.values())))
@@ -241,7 +254,7 @@ class FDLoss:
         return {
             "spec": self._encoders[name].spec_hash,
             "reference": moments_digest(self.references[name].moments),
-            "population": repr(self.population),
+            "population": repr(self._populations[name]),
             "solver": self.options.solver,
         }
 
@@ -259,6 +272,22 @@ class FDLoss:
         self._is_range_checked = True
         return {name: self._features_of(name, images) for name in self.names}
 
+    def _both_features(self, images: Any, previous: Tensor | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The features of `images`, and those of `previous` for encoders whose history is carried along."""
+        features = self._features(images)
+        return features, {} if previous is None else self._features_before(images, previous, features)
+
+    @torch.no_grad()
+    def _features_before(self, images: Tensor, previous: Tensor, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        check_previous(self.population, images, previous)
+        images = checked_images(previous, has_range_check=False)
+        before = {name: self._features_of(name, images) for name in self.names if self.weights[name]}
+        if not self._is_noise_checked:
+            for name, rows in before.items():
+                check_same_noise(name, features[name], rows)
+        self._is_noise_checked = True
+        return before
+
     def _features_of(self, name: str, images: Tensor) -> Tensor:
         if self.weights[name]:
             return self._encoders[name](images)
@@ -272,9 +301,11 @@ class FDLoss:
         dims = {name: reference.moments.dim for name, reference in self.references.items()}
         return {name: torch.empty(0, dim, device=self._encoders[name].device) for name, dim in dims.items()}
 
-    def _evaluate(self, features: Mapping[str, Tensor]) -> tuple[dict[str, TermValue], float]:
+    def _evaluate(
+        self, features: Mapping[str, Tensor], before: Mapping[str, Tensor]
+    ) -> tuple[dict[str, TermValue], float]:
         began = time.perf_counter()
-        values = self._terms.evaluate(features)
+        values = self._terms.evaluate(features, before)
         return values, time.perf_counter() - began
 
     def _total(self, features: Mapping[str, Tensor], values: Mapping[str, TermValue]) -> Tensor:

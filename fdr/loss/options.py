@@ -28,10 +28,15 @@ class EmaPopulation:
     FD-loss does (arXiv 2604.28190); the gradient then shrinks a short window's generator. "debiased" takes the weight
     at which this bias vanishes to first order, about 3/8 of 1 - beta (docs/populations.md). The average that is kept
     takes the batch with 1 - beta in both cases.
+
+    With `lag_correction` the history is carried along with the weights before a batch enters, so that it does not lag
+    behind a generator that moves fast. Every call of the loss then takes `previous`, what the weights of the step
+    before make of the same noise (docs/populations.md).
     """
 
     beta: float = 0.999
     batch_weight: str = "paper"
+    lag_correction: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta < 1:
@@ -40,9 +45,10 @@ class EmaPopulation:
             raise unknown("batch weight", self.batch_weight, BATCH_WEIGHTS)
 
     def __repr__(self) -> str:
-        """The text that saved states are compared by: states from before `batch_weight` existed have "paper"."""
+        """The text that saved states are compared by; those of earlier versions name no field but beta."""
         weight = "" if self.batch_weight == "paper" else f", batch_weight={self.batch_weight!r}"
-        return f"EmaPopulation(beta={self.beta!r}{weight})"
+        lag = ", lag_correction=True" if self.lag_correction else ""
+        return f"EmaPopulation(beta={self.beta!r}{weight}{lag})"
 
 
 @dataclass(frozen=True)

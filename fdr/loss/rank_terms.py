@@ -19,12 +19,13 @@ from torch import Tensor
 
 from fdr.errors import FdrError, InputError, NonFiniteError, PeerError
 from fdr.frechet import Moments
-from fdr.loss.ema_term import EmaTerm
+from fdr.loss.ema_term import AbstractEmaTerm, EmaTerm
 from fdr.loss.fast_term import FastEmaTerm
+from fdr.loss.lag import check_solver, missing_previous
 from fdr.loss.options import BatchPopulation, EmaPopulation, LossOptions, Population, QueuePopulation
 from fdr.loss.queue_term import QueueTerm
 from fdr.loss.terms import AbstractTerm, BatchTerm, TermValue
-from fdr.loss.transport import Diagnostics, Target, solve_exact, solve_newton_schulz
+from fdr.loss.transport import Diagnostics, Target, solve_exact, solve_floored, solve_newton_schulz
 from fdr.runtime import TensorGroup
 
 T = TypeVar("T")
@@ -48,19 +49,19 @@ class LossTerms:
     def __init__(
         self,
         references: Mapping[str, Moments],
-        population: Population,
+        populations: Mapping[str, Population],
         options: LossOptions,
         devices: Mapping[str, torch.device],
         ranks: TensorGroup,
     ) -> None:
-        """`references` and `devices` are those of all terms; this rank makes the terms that live on it."""
+        """The three mappings are those of all terms; this rank makes the terms that live on it."""
         count = len(references)
         self._ranks = ranks
         self._dims = {name: moments.dim for name, moments in references.items()}
         self._owners = {name: index % ranks.size for index, name in enumerate(references)}
         self._terms = {
             # The first lives differ, so that the terms refresh at different steps.
-            name: make_term(population, moments, options, device=devices[name], first_life=(index + 1) / count)
+            name: make_term(populations[name], moments, options, device=devices[name], first_life=(index + 1) / count)
             for index, (name, moments) in enumerate(references.items())
             if self._owners[name] == ranks.rank
         }
@@ -81,17 +82,20 @@ class LossTerms:
             self._on_owners(enter)
         return added
 
-    def evaluate(self, features: Mapping[str, Tensor]) -> dict[str, TermValue]:
+    def evaluate(self, features: Mapping[str, Tensor], previous: Mapping[str, Tensor]) -> dict[str, TermValue]:
         """The distances of the populations with the features of all ranks in them, and the gradients of this rank's.
+
+        `previous` are the features of the same noise under the weights of the step before, for terms whose history is
+        carried along; it is empty where there is no such step.
 
         The features are pending until `commit` or `discard`. Where some are not finite, all ranks raise
         `NonFiniteError`; where a solver raises an error on one rank, the others raise `PeerError`. After an error no
         features are pending.
         """
-        gathered = self._gathered(features)
+        gathered, before = self._gathered(features), self._gathered(previous)
 
         def solve(name: str, term: AbstractTerm) -> tuple[TermValue, tuple[float, Diagnostics]]:
-            value = term.evaluate(gathered[name][0])
+            value = _evaluated(term, gathered[name][0], before[name][0] if name in before else None)
             return value, (float(value.fd), value.diagnostics)
 
         try:
@@ -186,6 +190,17 @@ class LossTerms:
         return replace(value, gradient=gradient[own])
 
 
+def _evaluated(term: AbstractTerm, rows: Tensor, previous: Tensor | None) -> TermValue:
+    """The value of a term, after its history is carried along where it is to be."""
+    if not (isinstance(term, AbstractEmaTerm) and term.has_lag_correction):
+        return term.evaluate(rows)
+    if previous is not None:
+        return term.evaluate_carried(rows, previous)
+    if term.moments.average.num_steps:
+        raise missing_previous()
+    return term.evaluate(rows)
+
+
 def make_term(
     population: Population,
     reference: Moments,
@@ -201,6 +216,9 @@ def make_term(
     target, is_unit = Target.of(reference, device or torch.device("cpu")), options.gradient == "unit"
     solver = solve_newton_schulz if options.solver == "newton-schulz" else solve_exact
     if isinstance(population, EmaPopulation):
+        if population.lag_correction:
+            check_solver(options.solver)
+            return EmaTerm(target, is_unit, population, solve_floored)
         if options.solver == "fast":
             return FastEmaTerm(target, is_unit, population, first_life)
         return EmaTerm(target, is_unit, population, solver)

@@ -129,7 +129,7 @@ class AbstractTerm(ABC):
         dFD/dz = 2 w (m_q - m_p) + 2 w' (z - m_q)(I - T), with w = `influence.mean` and w' = `influence.scatter`.
         """
         target, unit = self.target, influence.share if self.is_unit else 1.0
-        fd = (mean - target.mean).square().sum() + trace + target.trace - 2 * found.root_trace
+        fd = (mean - target.mean).square().sum() + trace + found.raised + target.trace - 2 * found.root_trace
         gradient = (centred - found.moved).mul_(2 * influence.scatter / unit)
         gradient.add_((mean - target.mean).to(gradient.dtype), alpha=2 * influence.mean / unit)
         return TermValue(fd, gradient, found.diagnostics)

@@ -21,7 +21,7 @@ Every solver here takes the full S_q and is exact in float64; `frozen_basis.py` 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +37,11 @@ NEWTON_STEPS = 60
 """Most steps of the Newton-Schulz iteration. It needs about log(cond M) / (2 log 1.5) of them.
 
 60 reach a condition number of 1e19, more than float64 can resolve, so raising it changes nothing.
+"""
+FLOOR = 0.01
+"""Least variance of a population that need not be positive definite, in a direction, as a share of the reference's.
+
+Raising it bounds the transport map more tightly, and moves populations that are narrow in truth.
 """
 NEWTON_RESIDUAL = 1e-10
 """|I - Z Y|_F / sqrt(r) at which Newton-Schulz counts as converged. Raising it saves steps and loses accuracy."""
@@ -107,8 +112,8 @@ class Diagnostics:
     """How a value was found."""
 
     route: str
-    """"cholesky", "eigen", "factors", "thin", "newton-schulz", or "constant" for a reference that does not vary; the
-    fast solver has "frozen", "frozen-2" (with higher orders), "refresh" and "plain"."""
+    """"cholesky", "eigen", "factors", "floored", "thin", "newton-schulz", or "constant" for a reference that does not
+    vary; the fast solver has "frozen", "frozen-2" (with higher orders), "refresh" and "plain"."""
     error_estimate: float | None = None
     """Estimated relative error of the gradient where this step estimated it, or the residual of an iteration."""
     refreshed: bool = False
@@ -124,6 +129,8 @@ class Transport:
     moved: Tensor
     """The centred rows after the map, (z - m_q) T [B, d], in the precision of the solver."""
     diagnostics: Diagnostics
+    raised: Tensor | float = 0.0
+    """By how much the solver raised tr S_q, see `solve_floored`."""
 
 
 Solver = Callable[[Target, "Tensor", "Tensor"], Transport]
@@ -161,6 +168,43 @@ def solve_by_factors(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
     kept = _above_rounding(roots, max(own.shape[0], 1))
     moved = _moved(rows[:, target.columns], target.factor @ right[kept].T, roots[kept])
     return _decomposed(roots.sum(), target.spread(moved), "factors")
+
+
+def solve_floored(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
+    """As `solve_exact`, for S_q that may have negative eigenvalues, as a history carried along has (`lag.py`).
+
+    S_q is raised in the directions u_i = F (F^T F)^-1 v_i to at least `FLOOR` times the variance of the reference:
+    eigenvalue l_i of M, with eigenvector v_i, to at least FLOOR v_i^T F^T S_p F v_i. FD is that of the raised S_q.
+    """
+    if len(target.columns) == 0:
+        return solve_exact(target, sigma, rows)
+    values, vectors = _eigen_of(target, sigma)
+    basis = target.factor @ vectors
+    raised = torch.maximum(values, FLOOR * (target.factor.T @ basis).square().sum(0))
+    low = raised > values
+    route = "floored" if bool(low.any()) else "cholesky" if target.is_lower else "eigen"
+    roots, added = raised.sqrt(), (raised - values)[low] @ _inverse_lengths(target, vectors[:, low])
+    found = _decomposed(roots.sum(), target.spread(_moved(rows[:, target.columns], basis, roots)), route)
+    return replace(found, raised=added)
+
+
+def _eigen_of(target: Target, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues [r] and eigenvectors [r, r] of M, by singular values where M is badly conditioned and S_q is not."""
+    values, vectors = frechet.eigh(target.congruence(sigma))
+    if values[0] > frechet.MIN_RATIO * values[-1]:
+        return values, vectors
+    own = frechet.cholesky_factor(sigma[target.columns][:, target.columns])
+    if own is None:
+        return values, vectors
+    _, roots, right = frechet.svd(own.T @ target.factor)
+    return roots.square(), right.T
+
+
+def _inverse_lengths(target: Target, vectors: Tensor) -> Tensor:
+    """|F (F^T F)^-1 v|^2 [k] for the columns v of `vectors` [r, k]; F has orthogonal columns, or is triangular."""
+    if target.is_lower:
+        return torch.linalg.solve_triangular(target.factor.T, vectors, upper=True).square().sum(0)
+    return (vectors.square() / target.factor.square().sum(0)[:, None]).sum(0)
 
 
 def solve_thin(target: Target, rows: Tensor) -> Transport:
