@@ -97,34 +97,37 @@ CELLS = {
 class Side:
     """What is compared: a population, and how its gradient is computed."""
 
+    family: str
     window: str
     population: Any
     solver: str
     fill: int = 0
-    has_lag_correction: bool = False
+
+    @property
+    def has_lag_correction(self) -> bool:
+        return getattr(self.population, "lag_correction", False)
 
 
 Family = list[Side]
 """The same method with several windows, from the shortest to the longest."""
 
 
-def families(cell: Cell, dim: int) -> dict[str, Family]:
-    """By name, what a table compares."""
-    batch = Side("", fdr.BatchPopulation(), cell.solver)
+def families(cell: Cell, dim: int) -> list[Family]:
+    """What a table compares."""
     sizes = [effective_size(cell.batch_size, beta) for beta in cell.betas]
 
-    def averages(solver: str, has_lag_correction: bool = False, **options: Any) -> Family:
+    def averages(family: str, solver: str = cell.solver, **options: Any) -> Family:
         return [
-            Side(f"{beta}", fdr.EmaPopulation(beta, **options), solver, max(size, 2 * dim), has_lag_correction)
+            Side(family, f"{beta}", fdr.EmaPopulation(beta, **options), solver, max(size, 2 * dim))
             for beta, size in zip(cell.betas, sizes, strict=True)
         ]
 
-    return {
-        "batch alone": [batch],
-        "queue": [Side(f"{size}", fdr.QueuePopulation(size), cell.solver, size) for size in sizes],
-        "EMA of the paper": averages(cell.solver),
-        "EMA, debiased": averages(cell.solver, batch_weight="debiased"),
-    }
+    return [
+        [Side("batch alone", "", fdr.BatchPopulation(), cell.solver)],
+        [Side("queue", f"{size}", fdr.QueuePopulation(size), cell.solver, size) for size in sizes],
+        averages("raw EMA"),
+        averages("debiased EMA", batch_weight="debiased"),
+    ]
 
 
 def effective_size(batch_size: int, beta: float) -> int:
@@ -138,19 +141,19 @@ class Runs:
     def __init__(self, cell: Cell, course: Course, rows: Rows) -> None:
         self.cell, self.course, self.rows = cell, course, rows
 
-    def fd(self, family: str, side: Side, power: int) -> float:
+    def fd(self, side: Side, power: int) -> float:
         """The mean FD of the tuning seeds, under the trained encoder."""
         seeds = range(TUNING_SEED, TUNING_SEED + self.cell.tuning_seeds)
-        found = [self.run(family, side, power, seed, TRAINED)[self.course.trained] for seed in seeds]
+        found = [self.run(side, power, seed, TRAINED)[self.course.trained] for seed in seeds]
         return statistics.fmean(found) if all(map(math.isfinite, found)) else math.inf
 
-    def report(self, family: str, side: Side, power: int) -> list[Row]:
+    def report(self, side: Side, power: int) -> list[Row]:
         """Those of the other seeds, under all encoders; the first with the standard error of the judge."""
         asked = {seed: ERRORS if seed == SEED else ALL for seed in range(SEED, SEED + self.cell.seeds)}
-        return [self.run(family, side, power, seed, level) for seed, level in asked.items()]
+        return [self.run(side, power, seed, level) for seed, level in asked.items()]
 
-    def run(self, family: str, side: Side, power: int, seed: int, asked: int) -> Row:
-        name = " | ".join((family, side.window, f"lr x 2^{power}", f"seed {seed}"))
+    def run(self, side: Side, power: int, seed: int, asked: int) -> Row:
+        name = " | ".join((side.family, side.window, f"lr x 2^{power}", f"seed {seed}"))
         return self.rows.row(name, partial(self._made, side, power, seed, asked))
 
     def _made(self, side: Side, power: int, seed: int, asked: int) -> Row:
@@ -169,17 +172,12 @@ class Runs:
         return {**course.judge(trained, asked), "ms a step": 1000 * costs["CPU s"] / recipe.steps}
 
 
-def tuned(runs: Runs, name: str, family: Family) -> tuple[int, int]:
+def tuned(runs: Runs, family: Family) -> tuple[int, int]:
     """The window and the power of the learning rate that the walk ends at."""
     place = len(family) // 2, 0
     while True:
-        best = runs.fd(name, family[place[0]], place[1])
-        better = (
-            p
-            for p in neighbours(place, len(family), runs.cell.num_neighbours)
-            if runs.fd(name, family[p[0]], p[1]) < best
-        )
-        found = next(better, None)
+        best, around = runs.fd(family[place[0]], place[1]), neighbours(place, len(family), runs.cell.num_neighbours)
+        found = next((other for other in around if runs.fd(family[other[0]], other[1]) < best), None)
         if found is None:
             return place
         place = found
@@ -196,24 +194,22 @@ def neighbours(place: tuple[int, int], count: int, most: int) -> Iterator[tuple[
 # ------------------------------------------------------------------------------------------------------------ tables
 
 
-def compare(name: str, cell: Cell, course: Course, rows: Rows, wanted: list[str] | None) -> None:
+def compare(name: str, cell: Cell, course: Course, rows: Rows, chosen: list[Family]) -> None:
     """Tune, run and print one cell."""
-    runs = Runs(cell, course, rows)
+    runs, lines = Runs(cell, course, rows), []
     for label, generator in (("before", course.world.generator), ("the truth", course.truth)):
-        rows.row(label, partial(course.judge, generator, ERRORS))
-    lines = [line_of(label, "", "", [rows.found[label]], course) for label in ("before", "the truth")]
-    for family, sides in families(cell, course.dim).items():
-        if wanted is not None and family not in wanted:
-            continue
-        window, power = tuned(runs, family, sides)
-        edge = "" if LEAST_RATE < power < LARGEST_RATE else " (edge)"
+        if generator is not None:
+            lines.append(line_of(label, "", "", [rows.row(label, partial(course.judge, generator, ERRORS))], course))
+    for family in chosen:
+        window, power = tuned(runs, family)
+        side, edge = family[window], "" if LEAST_RATE < power < LARGEST_RATE else " (edge)"
         rate = f"{cell.lr * 2.0**power:.2g}{edge}"
-        lines.append(line_of(family, sides[window].window, rate, runs.report(family, sides[window], power), course))
-    encoders = [
+        lines.append(line_of(side.family, side.window, rate, runs.report(side, power), course))
+    roles = [
         f"{'trained' if encoder == course.trained else 'watching'}: {encoder}" for encoder in course.world.encoders
     ]
     print(f"\n### {name}: FD / tr S, x 1e-3\n\n{cell}\n")
-    print(harness.table(["population", "window", "learning rate", *encoders, "ms a step"], lines, num_text=1), "\n")
+    print(harness.table(["population", "window", "learning rate", *roles, "ms a step"], lines, num_text=1), "\n")
 
 
 def line_of(family: str, window: str, rate: str, found: list[Row], course: Course) -> list[str]:
@@ -265,6 +261,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the folder of real networks and images; the toys need none")
     parser.add_argument("--cells", default="linear,linear-64,mlp", help=f"of {', '.join(CELLS)}")
     parser.add_argument("--families", help="rows of the table, by their names, with commas between them")
+    parser.add_argument(
+        "--every-window", action="store_true", help="a row for every window, with its own learning rate"
+    )
     for field in ("steps", "seeds", "tuning-seeds", "reference-count", "judged"):
         parser.add_argument(f"--{field}", type=int, help="instead of what the cell has")
     options = parser.parse_args()
@@ -281,7 +280,11 @@ def main() -> None:
         if options.out is None and cell.encoders:
             parser.error(f"cell {name!r} needs --out, where the moments of its references are kept")
         rows = Rows(options.out and options.out / f"{name}.json", cell)
-        compare(name, cell, course_of(cell, options), rows, wanted)
+        course = course_of(cell, options)
+        chosen = [sides for sides in families(cell, course.dim) if wanted is None or sides[0].family in wanted]
+        if options.every_window:
+            chosen = [[side] for sides in chosen for side in sides]
+        compare(name, cell, course, rows, chosen)
     harness.write_json(options.json, cells=options.cells.split(","))
 
 

@@ -48,8 +48,8 @@ class Course:
     world: World
     trained: str
     """The encoder whose FD is the loss; the others watch."""
-    truth: nn.Module
-    """A generator whose FD is 0, as far as that is known."""
+    truth: nn.Module | None
+    """The generator that the reference is of, where there is one."""
     judge: Judge
 
     @property
@@ -151,7 +151,7 @@ def mnist(folder: Path, judged: int) -> Course:
     """A trained generator of digits, as it is, against real digits."""
     _, world = load_world(folder / "mnist")
     world = dataclasses.replace(world, evaluated=judged)
-    return Course(world, "lenet_tanh", world.generator, partial(judged_by_samples, world))
+    return Course(world, "lenet_tanh", None, partial(judged_by_samples, world))
 
 
 class Images(nn.Module):

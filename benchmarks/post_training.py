@@ -86,17 +86,37 @@ def trained_copy(world: World, names: list[str], population: Any, recipe: Recipe
             drawn = (torch.randn(recipe.batch_size, *world.noise_shape, generator=noise) for _ in range(num_batches))
             loss.fill((trained(z) for z in drawn), count=fill)
     optimizer = torch.optim.AdamW(trained.parameters(), lr=recipe.lr, betas=BETAS, weight_decay=0)
+    previous = Previous(trained) if getattr(population, "lag_correction", False) else None
     began = time.process_time()
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * min(1, (step + 1) / recipe.warmup) * cosine(step / recipe.steps)
-        images = trained(torch.randn(recipe.batch_size, *world.noise_shape, generator=noise))
+        z = torch.randn(recipe.batch_size, *world.noise_shape, generator=noise)
+        images = trained(z)
+        output = loss(images) if previous is None else loss(images, previous=previous.images(z))
         optimizer.zero_grad()
-        loss(images).total.backward()
+        output.total.backward()
         optimizer.step()
     seconds = time.process_time() - began
     state = sum(x.numel() for x in tensors(loss.state_dict()))
     return trained, {"CPU s": seconds, "numbers kept": state}
+
+
+class Previous:
+    """The weights of the step before, for lag correction."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        self._generator, self._old = generator, copy.deepcopy(generator)
+        self._is_first = True
+
+    @torch.no_grad()
+    def images(self, noise: Tensor) -> Tensor | None:
+        """What those weights make of `noise`, None at the first step; the present weights become the previous ones."""
+        images = None if self._is_first else self._old(noise)
+        for old, new in zip(self._old.parameters(), self._generator.parameters(), strict=True):
+            old.copy_(new)
+        self._is_first = False
+        return images
 
 
 def row_of(world: World, names: list[str], population: Any, recipe: Recipe, fill: int) -> Row:
