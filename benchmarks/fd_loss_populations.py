@@ -71,12 +71,12 @@ class Cell:
 GAN = Cell(
     "faces",
     batch_size=64,
-    steps=40,
-    lr=2e-4,
+    steps=30,
+    lr=1e-4,
     size=0.1,
     betas=(0.8, 0.9, 0.95),
     tuning_seeds=1,
-    seeds=3,
+    seeds=2,
     num_neighbours=4,
     solver="fast",
     reference_count=20_000,
@@ -88,7 +88,7 @@ CELLS = {
     "mlp": Cell("mlp", 24, 300, 2e-3, size=0.4, seeds=6),
     "mnist": Cell("mnist", 32, 600, 1.2e-3, betas=(0.8, 0.9, 0.95), tuning_seeds=1, seeds=3, judged=10_000),
     "faces": dataclasses.replace(GAN, encoders=("squeezenet", "efficientnet"), judged=1280),
-    "faces-2048": dataclasses.replace(GAN, encoders=("inception", "squeezenet"), steps=30, judged=2048, seeds=2),
+    "faces-2048": dataclasses.replace(GAN, encoders=("inception", "squeezenet"), judged=2048),
     "eyes": dataclasses.replace(GAN, world="eyes", encoders=("squeezenet", "efficientnet"), judged=1280),
 }
 
@@ -127,6 +127,8 @@ def families(cell: Cell, dim: int) -> list[Family]:
         [Side("queue", f"{size}", fdr.QueuePopulation(size), cell.solver, size) for size in sizes],
         averages("raw EMA"),
         averages("debiased EMA", batch_weight="debiased"),
+        averages("raw EMA, lag-corrected", lag_correction=True),
+        averages("debiased EMA, lag-corrected", batch_weight="debiased", lag_correction=True),
     ]
 
 
@@ -260,7 +262,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="RESULTS", help="the folder of results, made where it is missing")
     parser.add_argument("--data", type=Path, help="the folder of real networks and images; the toys need none")
     parser.add_argument("--cells", default="linear,linear-64,mlp", help=f"of {', '.join(CELLS)}")
-    parser.add_argument("--families", help="rows of the table, by their names, with commas between them")
+    parser.add_argument("--families", help="rows of the table, by their names, with semicolons between them")
     parser.add_argument(
         "--every-window", action="store_true", help="a row for every window, with its own learning rate"
     )
@@ -269,7 +271,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-    wanted = options.families and options.families.split(",")
+    wanted = options.families and options.families.split(";")
     for name in options.cells.split(","):
         if name not in CELLS:
             parser.error(f"there is no cell {name!r}; choose from {', '.join(CELLS)}")

@@ -231,13 +231,15 @@ def gan(kind: str, options: GanOptions) -> Course:
 
 
 def _kept_moments(options: GanOptions, name: str, features: Callable[[int, int], Iterator[Tensor]]) -> fdr.Moments:
-    """The moments of so many samples, computed or as a file has them."""
+    """The moments of so many samples, computed or as a file has them; the features [N, D] are in a file beside it."""
     count = options.reference_count
     path = options.cache / f"{name}-{count}{'-bfloat16' if options.bfloat16 else ''}.npz"
     if not path.exists():
-        print(f"moments of {count} samples: {path.stem}", flush=True)
+        print(f"features of {count} samples: {path.stem}", flush=True)
         options.cache.mkdir(parents=True, exist_ok=True)
-        fdr.Moments.from_features(features(count, REFERENCE_SEED)).save(path)
+        rows = torch.cat(list(features(count, REFERENCE_SEED)))
+        np.save(path.with_suffix(".npy"), rows.half().numpy())
+        fdr.Moments.from_features(rows).save(path)
     return fdr.Moments.load(path)
 
 
