@@ -32,6 +32,7 @@ COMMANDS = {
         "Compare numbers of sample sets: are they comparable, and is the difference noise?",
     ),
     "panel": ("fdr.cli.panel", "Compare models over training seeds and sampling seeds: which gaps mean something?"),
+    "report": ("fdr.cli.report", "Write reports and training runs as an HTML page, Markdown or LaTeX."),
     "correlate": ("fdr.cli.correlate", "Correlate two columns of a table, with intervals and a scatter plot."),
     "stats": ("fdr.cli.stats", "Compute the moments of images, as a reference for fdr eval."),
     "show": ("fdr.cli.show", "Show what is in a statistics file, a reference folder or a report."),

@@ -56,7 +56,9 @@ def read_reports(inputs: Sequence[str], done: str) -> dict[str, list[Report]] | 
 
 
 def is_json(item: str) -> bool:
-    """True for a file called *.json, and for one that starts like JSON, which no archive of images does."""
+    """True for a file called *.json, and for one that starts like JSON or a page of fdr report, which no archive of
+    images does."""
+    from fdr.reports import is_page
     from fdr.runtime import missing_path
 
     path = Path(item)
@@ -66,7 +68,8 @@ def is_json(item: str) -> bool:
         return path.is_file()
     try:
         with open(path, "rb") as file:
-            return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+            head = file.read(64)
+            return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") or is_page(head)
     except OSError as error:
         raise InputError(f"Cannot read {item!r}: {error.strerror}.") from error
 

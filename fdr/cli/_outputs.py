@@ -210,6 +210,10 @@ _TEXTS = {
     "json": _Text("JSON", lambda head: head.startswith(("{", "[")), frozenset({".json"})),
     "csv": _Text("CSV", lambda head: "," in head.partition("\n")[0], frozenset({".csv", ".tsv"})),
     "markdown": _Text("Markdown", lambda head: True, frozenset({".md", ".markdown"})),
+    "html": _Text(
+        "HTML page", lambda head: head[:14].lower().startswith(("<!doctype html", "<html")), frozenset({".html"})
+    ),
+    "latex": _Text("LaTeX", lambda head: "\\" in head or head.startswith("%"), frozenset({".tex"})),
     "junit": _Text("JUnit XML", lambda head: head.startswith("<") and "<testsuite" in head, frozenset({".xml"})),
     "openmetrics": _Text("OpenMetrics", lambda head: head.startswith("#"), frozenset({".prom", ".om"})),
 }

@@ -18,14 +18,15 @@ from fdr.errors import InputError
 @_options.switch("--spectrum", "Show the largest and smallest eigenvalue of each covariance, and its condition number.")
 @_options.json_out
 def command(path: Path, spectrum: bool, json_path: Path | None) -> None:
-    """Show what is in a statistics file of any tool, a reference folder or a report. Only torch files need torch."""
+    """Show what is in a statistics file of any tool, a reference folder, or a report as JSON or as a page. Only torch
+    files need torch."""
     from fdr.references import describe, reference_folder
     from fdr.reports import load_reports
     from fdr.runtime import missing_path
 
     if not path.exists():
         raise InputError(missing_path(path))
-    if path.is_file() and path.suffix == ".json" and reference_folder(path) is None:
+    if path.is_file() and path.suffix in (".json", ".html") and reference_folder(path) is None:
         reports = load_reports(path)
         ReportFiles(json_path).write(reports, lambda: print_reports(reports))
         return

@@ -1,4 +1,7 @@
 from .checks import impossible as impossible
+from .embedded import DATA_ID as DATA_ID
+from .embedded import embedded_json as embedded_json
+from .embedded import is_page as is_page
 from .report import Failure as Failure
 from .report import Report as Report
 from .report import Result as Result

@@ -16,6 +16,7 @@ from fdr._version import __version__
 from fdr.errors import InputError, as_utf8, unknown
 from fdr.metrics import mean_of, metric_info, peer_name
 from fdr.reports.checks import check_report
+from fdr.reports.embedded import json_of
 from fdr.reports.schema import result_key
 from fdr.runtime import as_path, decode_json, missing_path, quoted, write_atomically
 
@@ -208,7 +209,7 @@ def reports_to_json(reports: Sequence[Report], path: str | os.PathLike[str] | No
 
 
 def load_reports(path: str | os.PathLike[str]) -> list[Report]:
-    """Read the reports of a JSON file that `fdr eval --json` wrote."""
+    """Read the reports of a JSON file that `fdr eval --json` wrote, or of a page of `fdr report`."""
     return reports_from_dict(_read_json(path), repr(os.fspath(path)))
 
 
@@ -379,7 +380,7 @@ def _maybe_write(text: str, path: str | os.PathLike[str] | None) -> str:
 
 def _read_json(path: str | os.PathLike[str]) -> Any:
     try:
-        return decode_json(as_path(path, "the report").read_bytes())
+        return decode_json(json_of(as_path(path, "the report").read_bytes()))
     except FileNotFoundError as error:
         raise InputError(f"The report {missing_path(Path(path))}") from error
     except OSError as error:

@@ -477,6 +477,7 @@ SHOWN_BY = {
     "--confidence": {
         "compare": "cli/test_compare.py::test_a_difference_within_the_noise_says_what_the_pair_resolves",
         "panel": "cli/test_panel_command.py::test_the_confidence_decides_what_is_told_apart",
+        "report": "cli/test_report_command.py::test_the_title_the_confidence_and_the_paths",
     },
     "--junit": {"check": "cli/test_check.py::test_files"},
     "--openmetrics": {"check": "cli/test_check.py::test_files"},
@@ -499,7 +500,13 @@ SHOWN_BY = {
     "--spectrum": {"show": "cli/test_other_commands.py::test_show_tells_the_spectrum_when_asked"},
     "--all": {"cache remove": "cli/test_eval.py::test_cache_commands"},
     "--train": {"demo": "training/test_demo_training.py::test_the_command"},
-    "--out": {"demo": "cli/test_options.py::test_the_folder_of_the_demo"},
+    "--out": {
+        "demo": "cli/test_options.py::test_the_folder_of_the_demo",
+        "report": "cli/test_report_command.py::test_the_format_is_the_option_or_the_suffix",
+    },
+    "--format": {"report": "cli/test_report_command.py::test_the_format_is_the_option_or_the_suffix"},
+    "--title": {"report": "cli/test_report_command.py::test_the_title_the_confidence_and_the_paths"},
+    "--with-paths": {"report": "cli/test_report_command.py::test_the_title_the_confidence_and_the_paths"},
     "--dry-run": {
         "eval": "cli/test_eval.py::test_dry_run_computes_nothing",
         "check": "cli/test_check_samples.py::test_dry_run_measures_nothing",

@@ -1,0 +1,104 @@
+"""`fdr report`: reports and training runs as one page, a comment or a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fdr.cli import _options
+from fdr.cli._outputs import Output, check_written, is_stdout, write_text
+from fdr.errors import InputError
+
+if TYPE_CHECKING:
+    from fdr.pages import RunHistory
+    from fdr.reports import Report
+
+FORMATS = {"html": "html", "md": "markdown", "latex": "latex"}
+"""Each format with the kind of file that it is."""
+_SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".markdown": "md", ".tex": "latex"}
+
+
+@click.command(
+    "report",
+    cls=_options.Command,
+    epilog="Examples:\n\n  fdr report out.json -o report.html\n\n  fdr report base.json new.json -o compared.html\n\n"
+    "  fdr report runs/a -o run.html\n\n  fdr report base.json new.json --format md",
+)
+@click.argument("inputs", nargs=-1, required=True, metavar="REPORT|RUN...")
+@_options.option(
+    "-o, --out FILE", "File to write. Markdown and LaTeX go to stdout if none is named.", type=Output("new")
+)
+@_options.option(
+    "--format FORMAT",
+    "html for a page, md for a comment on a pull request, latex for a table in a paper.  [default: as the suffix of "
+    "FILE says, else html]",
+    name="style",
+    type=click.Choice(list(FORMATS)),
+)
+@_options.option("--title TEXT", "Title of the page.", default="fdr report")
+@_options.confidence("intervals, ties and verdicts")
+@_options.switch("--with-paths", "Keep absolute paths, which tell names of folders and users.")
+def command(
+    inputs: tuple[str, ...], out: Path | None, style: str | None, title: str, confidence: float, with_paths: bool
+) -> None:
+    """Write reports of fdr eval, and folders of fdr train, as one self-contained HTML page: the verdict, all numbers
+    with intervals, charts, differences, classes, and the curves, warnings and sample grids of a run.
+
+    The first sample set is the one that the others are compared with. The page loads nothing from elsewhere and holds
+    its data: fdr show, fdr compare and fdr check read it as a report. An HTML page needs the extra "report" (pip
+    install 'fdr-eval[report]'); nothing here needs torch.
+    """
+    from fdr.pages import PageOptions, check_extra, names_of_sets, render_page
+
+    chosen = style or _SUFFIXES.get("" if out is None else out.suffix.lower(), "html")
+    _check_out(out, chosen)
+    if chosen == "html":
+        check_extra()
+    files, runs = _read(inputs)
+    sets = names_of_sets(files) or _last_evaluations(runs)
+    if chosen == "html":
+        text = render_page(sets, runs, PageOptions(title, confidence, with_paths))
+    else:
+        text = _table_text(sets, chosen, confidence, with_paths)
+    write_text(Path("-") if out is None else out, text)
+
+
+def _check_out(out: Path | None, style: str) -> None:
+    if out is None and style == "html":
+        raise click.UsageError("Name the file of the page with -o, for example -o report.html.")
+    if out is not None and not is_stdout(out):
+        check_written("out", out, FORMATS[style])
+
+
+def _read(inputs: Sequence[str]) -> tuple[dict[str, list[Report]], list[RunHistory]]:
+    """The reports of each file, and the runs."""
+    from fdr.pages import is_run_folder, read_run
+    from fdr.reports import load_reports, unique_names
+
+    folders = [item for item in inputs if Path(item).is_dir()]
+    for item in folders:
+        if not is_run_folder(Path(item)):
+            raise InputError(
+                f"{item!r} is a folder and no run of fdr train; name a report or a folder with train.json."
+            )
+    names = [item for item in inputs if item not in folders]
+    files = dict(zip(unique_names(names), map(load_reports, names), strict=True))
+    return files, [read_run(Path(item)) for item in dict.fromkeys(folders)]
+
+
+def _last_evaluations(runs: Sequence[RunHistory]) -> dict[str, Report]:
+    """The report of the last evaluation of each run that has one."""
+    found = {run.name: list(run.evaluations.items())[-1] for run in runs if run.evaluations}
+    return {f"{name} at step {step}": report for name, (step, report) in found.items()}
+
+
+def _table_text(sets: dict[str, Report], style: str, confidence: float, with_paths: bool) -> str:
+    from fdr.pages import number_table, table_to_latex, table_to_markdown, without_paths
+
+    if not sets:
+        raise InputError("The run has no evaluation, so there is no number for a table; train it with --eval-every.")
+    table = number_table(sets if with_paths else without_paths(sets), confidence)
+    return table_to_markdown(table) if style == "md" else table_to_latex(table)

@@ -1,0 +1,138 @@
+"""`fdr report`: formats, titles, paths, what it reads, and what it refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from gate_worlds import report, row, write
+from processes import PATIENCE
+from report_worlds import number, reports, run_folder
+
+
+def test_the_page_of_two_reports_and_what_reads_it_back(fdr_command, tmp_path: Path) -> None:
+    reports(tmp_path)
+    made = fdr_command("report", "base.json", "new.json", "-o", "out.html")
+    assert (made.code, made.out, made.err) == (0, "", "")
+    assert "new.npz against base.npz: better in 7" in (tmp_path / "out.html").read_text()
+    shown = fdr_command("show", "out.html")
+    assert shown.code == 0 and "base.npz" in shown.out and "new.npz" in shown.out
+    assert fdr_command("compare", "out.html").code == 1  # a failed number, as with the reports themselves
+    checked = fdr_command("check", "out.html", "--max", "fd:inception=2")
+    assert checked.code == 1 and "base.npz" in checked.out
+
+
+def test_a_page_is_replaced_and_nothing_else_is(fdr_command, tmp_path: Path) -> None:
+    write(tmp_path / "r.json", report())
+    (tmp_path / "notes.html").write_text("my notes")
+    assert fdr_command("report", "r.json", "-o", "out.html").code == 0
+    first = (tmp_path / "out.html").read_bytes()
+    assert fdr_command("report", "r.json", "-o", "out.html").code == 0
+    assert (tmp_path / "out.html").read_bytes() == first
+    for refused in ("r.json", "notes.html"):
+        got = fdr_command("report", "r.json", "--format", "html", "-o", refused)
+        assert got.code == 2 and "name another" in got.err and (tmp_path / refused).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "begins"),
+    [
+        (("--format", "md"), "**"),
+        (("--format", "latex"), r"% \usepackage"),
+        (("-o", "out.md"), "**"),
+        (("-o", "out.tex"), r"% \usepackage"),
+        (("-o", "out.html"), "<!doctype html>"),
+        (("-o", "out", "--format", "html"), "<!doctype html>"),
+        (("-o", "-", "--format", "md"), "**"),
+    ],
+)
+def test_the_format_is_the_option_or_the_suffix(fdr_command, tmp_path: Path, arguments: tuple, begins: str) -> None:
+    write(tmp_path / "r.json", report(number("fdr", 2.0)))
+    got = fdr_command("report", "r.json", *arguments)
+    assert got.code == 0, got.err
+    names = [name for name in arguments if name.startswith("out")]
+    text = (tmp_path / names[0]).read_text() if names else got.out
+    assert text.startswith(begins)
+
+
+def test_the_title_the_confidence_and_the_paths(fdr_command, tmp_path: Path) -> None:
+    write(tmp_path / "r.json", report(number("fd", 1.0), samples="/home/ada/a.npz"))
+    for options, there, absent in (
+        ((), ("<title>fdr report</title>", "95 % interval"), ("/home/ada",)),
+        (("--title", "Ours & theirs"), ("<title>Ours &amp; theirs</title>",), ()),
+        (("--confidence", "0.9"), ("90 % interval",), ("95 %",)),
+        (("--with-paths",), ("/home/ada/a.npz",), ()),
+    ):
+        assert fdr_command("report", "r.json", "-o", "out.html", *options).code == 0
+        text = (tmp_path / "out.html").read_text()
+        assert all(words in text for words in there) and not any(words in text for words in absent), options
+    assert "/home/ada" not in fdr_command("report", "r.json", "--format", "md").out
+    assert "/home/ada" in fdr_command("report", "r.json", "--format", "md", "--with-paths").out
+
+
+def test_a_run_alone_takes_the_numbers_of_its_last_evaluation(fdr_command, tmp_path: Path) -> None:
+    run_folder(tmp_path / "a run")
+    assert fdr_command("report", "a run", "-o", "out.html").code == 0
+    text = (tmp_path / "out.html").read_text()
+    assert "Training run a run" in text and "a run at step 50" in text
+    assert "a run at step 50" in fdr_command("report", "a run", "--format", "md").out
+
+
+def test_a_run_beside_reports(fdr_command, tmp_path: Path) -> None:
+    run_folder(tmp_path / "run")
+    write(tmp_path / "r.json", report())
+    assert fdr_command("report", "r.json", "run", "-o", "out.html").code == 0
+    text = (tmp_path / "out.html").read_text()
+    assert "samples.npz" in text and "Training run run" in text and "run at step 50" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("r.json",), "Name the file of the page with -o"),
+        (("missing.json", "-o", "x.html"), "The report missing.json does not exist"),
+        (("other.json", "-o", "x.html"), "Not a report: schema is 'fdr-report/2'"),
+        (("text.txt", "-o", "x.html"), "is not JSON"),
+        (("empty", "-o", "x.html"), "is a folder and no run of fdr train"),
+        (("fresh", "--format", "md"), "has no evaluation"),
+    ],
+)
+def test_one_sentence_for_what_cannot_be_shown(fdr_command, tmp_path: Path, arguments: tuple, words: str) -> None:
+    write(tmp_path / "r.json", report())
+    (tmp_path / "other.json").write_text('{"schema": "fdr-report/2"}')
+    (tmp_path / "text.txt").write_text("no report")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "fresh").mkdir()
+    (tmp_path / "fresh" / "train.json").write_text('{"options": {}}')
+    got = fdr_command("report", *arguments)
+    assert got.code == 2 and words in got.err and "Traceback" not in got.err
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_without_the_extra_tables_of_text_are_still_written(
+    fdr_command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "r.json", report())
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "jinja2" else find(name, *a))
+    got = fdr_command("report", "r.json", "-o", "out.html")
+    assert got.code == 2 and "pip install 'fdr-eval[report]'" in got.err
+    assert fdr_command("report", "r.json", "--format", "latex").code == 0
+
+
+@pytest.mark.parametrize("style", ["html", "md"])
+def test_it_needs_no_torch(tmp_path: Path, style: str) -> None:
+    write(tmp_path / "r.json", report(row(), number("fdr", 2.0)))
+    run_folder(tmp_path / "run")
+    code = (
+        "import sys; from fdr.cli import run\n"
+        f"assert run(['report', 'r.json', 'run', '-o', 'out', '--format', '{style}']) == 0\n"
+        "print(sorted({'torch', 'scipy', *(['numpy'] if sys.argv[1] == 'md' else [])} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, style], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 0 and done.stdout.strip() == "[]", done.stderr + done.stdout
