@@ -21,6 +21,12 @@ from filelock import Timeout
 
 from fdr._version import __version__
 from fdr.errors import InputError, RunError, first_line
+from fdr.pages import EVALUATIONS as EVALUATIONS
+from fdr.pages import GRIDS as GRIDS
+from fdr.pages import LOG_NAME as LOG_NAME
+from fdr.pages import OPTIONS_NAME as OPTIONS_NAME
+from fdr.pages import REALS_NAME as REALS_NAME
+from fdr.pages import is_run_folder
 from fdr.runtime import (
     DAMAGE,
     HELD,
@@ -35,19 +41,12 @@ from fdr.runtime import (
 from fdr.training.options import TrainOptions, changed
 
 SCHEMA = "fdr-train/1"
-OPTIONS_NAME = "train.json"
-LOG_NAME = "log.jsonl"
 REFERENCE_NAME = "reference"
 LOCK_NAME = ".lock"
 CHECKPOINT_SCHEMA = "fdr-checkpoint/1"
-CHECKPOINTS, GRIDS, EVALUATIONS = "checkpoints", "grids", "evaluations"
+CHECKPOINTS = "checkpoints"
 _HALF_WRITTEN = ".*.tmp"
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8,})\.pt")
-
-
-def is_run(folder: Path) -> bool:
-    """True when `fdr train` has started in `folder`."""
-    return (folder / OPTIONS_NAME).is_file()
 
 
 def read_options(run: Path) -> TrainOptions:
@@ -72,7 +71,7 @@ def read_options(run: Path) -> TrainOptions:
 
 def check_folder(run: Path, options: TrainOptions) -> None:
     """Raise `InputError` when `run` was started with other options, or is a folder of something else."""
-    if is_run(run):
+    if is_run_folder(run):
         difference = changed(read_options(run), options)
         if difference is not None:
             raise InputError(

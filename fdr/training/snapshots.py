@@ -20,7 +20,7 @@ from fdr.generators import GeneratorSource
 from fdr.images import ImageOptions, open_images
 from fdr.reports import reports_to_json
 from fdr.runtime import atomic_path, memory_for, write_atomically
-from fdr.training.folder import EVALUATIONS, GRIDS
+from fdr.training.folder import EVALUATIONS, GRIDS, REALS_NAME
 from fdr.training.setup import Parts
 from fdr.training.step import stream_seed
 
@@ -54,7 +54,7 @@ class Snapshots:
             return
         images = first_images(parts.options.reference, options.grid_size)
         if images is not None:
-            save_sheet(parts.run / GRIDS / "reals.png", images)
+            save_sheet(parts.run / GRIDS / REALS_NAME, images)
 
     def evaluate(self, step: int) -> dict[str, Any]:
         """Evaluate the generator as `fdr eval` does, save the report, and return an entry for the log."""
