@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,12 @@ from torch import Tensor
 
 from fdr.encoders import EncoderOptions
 from fdr.errors import InputError
-from fdr.frechet import fd_ratio
+from fdr.loss.class_labels import NO_LABELS, check_same_labels, checked_ratio, images_and_labels, joined_labels
+from fdr.loss.class_target import class_targets, number_of_classes, without_classes
 from fdr.loss.encoders import LossEncoder, checked_images
 from fdr.loss.lag import check_previous, check_same_noise, joined, population_of
 from fdr.loss.options import EmaPopulation, LossOptions, Population
+from fdr.loss.output import LossOutput, output_of
 from fdr.loss.rank_terms import LossTerms
 from fdr.loss.setup import checked_weights, load_named, references_of, warn_of_other_size
 from fdr.loss.terms import TermValue
@@ -38,31 +40,21 @@ FILL_BATCH = 64
 """Images in a batch when a population is filled from one tensor. Raising it needs more memory."""
 STATE_VERSION = 1
 """Version of `FDLoss.state_dict`; other versions are refused."""
-IDENTITY = {"spec": "encoder spec", "reference": "reference", "population": "population", "solver": "solver"}
+IDENTITY = {
+    "spec": "encoder spec",
+    "reference": "reference",
+    "population": "population",
+    "solver": "solver",
+    "conditional": "conditional term",
+}
 """The fields of a saved population that must be equal for it to be loaded, and the words for them in errors."""
+UNCONDITIONAL = "none"
+"""The conditional term of a loss without one, and of a state that was saved before there were such terms."""
 REPEAT_TOLERANCE = 0.05
 """Largest difference between the features of two passes over the same images, relative to their spread.
 
 Raising it accepts a generator whose second pass draws slightly different images.
 """
-
-
-@dataclass(frozen=True)
-class LossOutput:
-    """The loss of one batch. On several ranks the values are those of all ranks' images together."""
-
-    total: Tensor
-    """float64 scalar, sum of w F / (F + eps); its gradient is that of sum w F / (stopgrad(F) + eps)."""
-    fd: dict[str, float]
-    """FD by encoder, unscaled, of the population with this batch in it."""
-    fdr: dict[str, float]
-    """FD / FD of the validation set, for the encoders whose reference has a validation FD; others are absent."""
-    diagnostics: dict[str, Any]
-    """`Diagnostics` by encoder: the solver's route, its error estimate, and whether it refreshed its basis."""
-    solver_seconds: float
-    """Wall time in populations and solvers, with the exchange of features among ranks."""
-    features: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    """Features [B, d] of this rank's images by encoder, trained on or watched, without gradient."""
 
 
 class _Batch:
@@ -83,6 +75,10 @@ class FDLoss:
     names of your own. `reference` is a registry name, a statistics file, a folder of `fdr stats`, `Moments`, or a dict
     of those by encoder name. An encoder with weight 0 is only watched: its FD is computed, and it needs no gradient.
 
+    `conditional` adds a term that compares the mean features of every class, so that labels get a gradient: its
+    gradient has the norm `conditional` times that of FD (2.0 is usual; None is no such term). The reference must hold
+    classes, and every batch comes with its labels.
+
     `weight_files` names the weight files of encoders that are given by name. `group` is the ranks that train together:
     a process group, or what `fdr.join_ranks()` gives. None takes the program's process group when there is one.
 
@@ -98,6 +94,7 @@ class FDLoss:
         population: Population = EmaPopulation(),  # noqa: B008 (frozen)
         options: LossOptions = LossOptions(),  # noqa: B008 (frozen)
         *,
+        conditional: float | None = None,
         weights: Mapping[str, float] | None = None,
         encoder_options: EncoderOptions | None = None,
         weight_files: Mapping[str, Path] | None = None,
@@ -108,15 +105,20 @@ class FDLoss:
         self.weights = checked_weights(weights, list(loaded))
         self.population, self.options = population, options
         self._populations = {name: population_of(population, self.weights[name]) for name in loaded}
-        self.references = references_of(reference, loaded, encoder_options)
+        self.references = references_of(without_classes(reference), loaded, encoder_options)
         self._encoders = {name: LossEncoder(name, encoder, options) for name, encoder in loaded.items()}
         self._check_gradients()
+        self.conditional = checked_ratio(conditional)
+        self._class_targets = None if conditional is None else class_targets(reference, self.references)
+        self.num_classes = number_of_classes(self._class_targets)
         self._terms = LossTerms(
             {name: reference.moments for name, reference in self.references.items()},
             self._populations,
             options,
             {name: encoder.term_device for name, encoder in self._encoders.items()},
             tensor_ranks(group, _computing_device(self._encoders)),
+            self._class_targets,
+            self.conditional or 0.0,
         )
         self._batch = _Batch()
         self._is_range_checked = self._is_noise_checked = False
@@ -127,8 +129,10 @@ class FDLoss:
         return tuple(self._encoders)
 
     @torch.compiler.disable
-    def __call__(self, images: Tensor, previous: Tensor | None = None) -> LossOutput:
+    def __call__(self, images: Tensor, labels: Tensor | None = None, *, previous: Tensor | None = None) -> LossOutput:
         """The loss of images [B, 3, H, W] (or [B, 1, H, W]) in [0, 1]; on several ranks, of this rank's part of them.
+
+        A conditional loss takes their labels [B] too, whole numbers from 0.
 
         `total.backward()` gives each rank the gradient of its own images under the loss of all: gradients of parameters
         are to be summed over the ranks, not averaged. Raises `InputError` for other images, `NonFiniteError` for
@@ -138,18 +142,18 @@ class FDLoss:
         was taken make of the same noise and labels, made without gradient. Only the first step goes without them.
         """
         self._settle()
-        features, before = self._both_features(images, previous)
-        values, seconds = self._evaluate(features, before)
+        features, before, labels = self._encoded(images if labels is None else (images, labels), previous)
+        values, seconds = self._evaluate(features, before, labels)
         batch = self._batch = _Batch()
         for rows in features.values():
             if rows.requires_grad:
                 rows.register_hook(batch.mark_used)
-        return self._output(self._total(features, values), values, features, seconds)
+        return output_of(self._total(features, values), values, features, self.references, seconds)
 
     @torch.compiler.disable
     def accumulate(
         self,
-        generate: Callable[[int], Tensor],
+        generate: Callable[[int], Any],
         num_chunks: int,
         *,
         scale: float = 1.0,
@@ -157,47 +161,48 @@ class FDLoss:
     ) -> LossOutput:
         """The loss of a batch that is too large for one autograd graph; the gradient is added to `.grad`.
 
-        The result is that of the whole batch at once. `generate(i)` makes the images of chunk i of `num_chunks`. It is
-        called twice a chunk, without and with gradient, and must make the same images both times: take noise and labels
-        from i, and switch dropout off. `scale` multiplies the gradient. The output's total is detached. `previous(i)`
-        makes those of the previous weights, see `__call__`. Raises `InputError` where the second images differ.
+        The result is that of the whole batch at once. `generate(i)` makes the images of chunk i of `num_chunks`, or the
+        pair (images, labels) for a conditional loss. It is called twice a chunk, without and with gradient, and must
+        make the same images both times: take noise and labels from i, and switch dropout off. `scale` multiplies the
+        gradient. The output's total is detached. `previous(i)` makes the images of the previous weights, see
+        `__call__`. Raises `InputError` where the second images differ.
         """
         if num_chunks < 1:
             raise InputError(f"accumulate takes one chunk or more; got {num_chunks}.")
         self._settle()
         with torch.no_grad():
-            made = [self._both_features(generate(i), previous and previous(i)) for i in range(num_chunks)]
-        chunks = [chunk for chunk, _ in made]
-        features, before = joined(chunks), joined([old for _, old in made])
-        values, seconds = self._evaluate(features, before)
+            made = [self._encoded(generate(i), previous and previous(i)) for i in range(num_chunks)]
+        chunks, befores, labels = zip(*made, strict=True)
+        features, before = joined(chunks), joined(befores)
+        values, seconds = self._evaluate(features, before, joined_labels(labels))
         batch, start = _Batch(), 0
         for i, chunk in enumerate(chunks):
             stop = start + len(next(iter(chunk.values())))
-            again = self._features(generate(i))
+            again, _, labels_again = self._encoded(generate(i))
             _check_same(chunk, again, i)
+            check_same_labels(labels[i], labels_again, i)
             part = {name: replace(v, gradient=v.gradient[start:stop]) for name, v in values.items()}
             (scale * self._total(again, part)).backward()
             start = stop
         batch.mark_used()
         self._batch = batch
-        return self._output(self._total(features, values), values, features, seconds)
+        return output_of(self._total(features, values), values, features, self.references, seconds)
 
     @torch.no_grad()
     def fill(
-        self, batches: Tensor | Iterable[Tensor], count: int | None = None, *, progress: Progress | None = None
+        self, batches: Tensor | Iterable[Any], count: int | None = None, *, progress: Progress | None = None
     ) -> None:
         """Build the initial populations from generated images, without gradient.
 
-        `batches` is one tensor of images, or an iterable of batches; with `count` it may be endless, and that many
+        `batches` is one tensor of images, or an iterable of batches, which are pairs (images, labels) for a conditional
+        loss; with `count` it may be endless, and that many
         images are taken, over all ranks. Every rank brings a part of its own. Raises `InputError` when there are fewer.
         """
         self.discard()
         source, filled = _batches_of(batches), 0
         with (progress or SilentProgress()).task("filling the populations", count) as task:
             while count is None or filled < count:
-                added = self._terms.fill(
-                    self._features_or_none(next(source, None)), None if count is None else count - filled
-                )
+                added = self._filled(next(source, None), None if count is None else count - filled)
                 if not added:
                     break
                 filled += added
@@ -242,9 +247,10 @@ class FDLoss:
             raise InputError(f"The state is of the encoders {', '.join(stored)}; the loss has {', '.join(self.names)}.")
         for name in self.names:
             for key, value in self._identity(name).items():
-                if stored[name].get(key) != value:
+                found = stored[name].get(key, UNCONDITIONAL if key == "conditional" else None)
+                if found != value:
                     raise InputError(
-                        f"The state of {name!r} was saved with another {IDENTITY[key]} ({stored[name].get(key)}; "
+                        f"The state of {name!r} was saved with another {IDENTITY[key]} ({found}; "
                         f"here {value}); go on with that one, or fill a new population."
                     )
         self._terms.load({name: stored[name]["term"] for name in self.names})
@@ -256,7 +262,13 @@ class FDLoss:
             "reference": moments_digest(self.references[name].moments),
             "population": repr(self._populations[name]),
             "solver": self.options.solver,
+            "conditional": self._conditional_words(name),
         }
+
+    def _conditional_words(self, name: str) -> str:
+        if self._class_targets is None:
+            return UNCONDITIONAL
+        return f"ratio {self.conditional}, classes {self._class_targets[name].digest()}"
 
     def _settle(self) -> None:
         """Let the previous batch enter the populations if its gradient was used; otherwise drop it."""
@@ -272,10 +284,13 @@ class FDLoss:
         self._is_range_checked = True
         return {name: self._features_of(name, images) for name in self.names}
 
-    def _both_features(self, images: Any, previous: Tensor | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The features of `images`, and those of `previous` for encoders whose history is carried along."""
+    def _encoded(
+        self, batch: Any, previous: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
+        """The features of a batch, those of `previous` for encoders whose history is carried along, and the labels."""
+        images, labels = images_and_labels(batch, self.num_classes)
         features = self._features(images)
-        return features, {} if previous is None else self._features_before(images, previous, features)
+        return features, {} if previous is None else self._features_before(images, previous, features), labels
 
     @torch.no_grad()
     def _features_before(self, images: Tensor, previous: Tensor, features: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -294,36 +309,29 @@ class FDLoss:
         with torch.no_grad():
             return self._encoders[name](images)
 
-    def _features_or_none(self, images: Tensor | None) -> dict[str, Tensor]:
-        """The features of `images`; [0, D] for None, on a rank that has no more images while others have."""
-        if images is not None:
-            return self._features(images)
+    def _filled(self, batch: Any, most: int | None) -> int:
+        """Fill the populations with a batch of each rank, None where it has no more; return how many images entered."""
+        if batch is not None:
+            features, _, labels = self._encoded(batch)
+            return self._terms.fill(features, labels, most)
         dims = {name: reference.moments.dim for name, reference in self.references.items()}
-        return {name: torch.empty(0, dim, device=self._encoders[name].device) for name, dim in dims.items()}
+        none = {name: torch.empty(0, dim, device=self._encoders[name].device) for name, dim in dims.items()}
+        return self._terms.fill(none, None if self.num_classes is None else NO_LABELS, most)
 
     def _evaluate(
-        self, features: Mapping[str, Tensor], before: Mapping[str, Tensor]
+        self, features: Mapping[str, Tensor], before: Mapping[str, Tensor], labels: Tensor | None
     ) -> tuple[dict[str, TermValue], float]:
         began = time.perf_counter()
-        values = self._terms.evaluate(features, before)
+        values = self._terms.evaluate(features, before, labels)
         return values, time.perf_counter() - began
 
     def _total(self, features: Mapping[str, Tensor], values: Mapping[str, TermValue]) -> Tensor:
         total = torch.zeros((), dtype=torch.float64, device=next(iter(values.values())).fd.device)
         for name, value in values.items():
             scale = self.weights[name] / (float(value.fd) + self.options.eps)
-            total = total + scale * frechet_loss(features[name], value.fd, value.gradient).to(total.device)
+            objective = value.fd.new_tensor(value.objective)
+            total = total + scale * frechet_loss(features[name], objective, value.gradient).to(total.device)
         return total
-
-    def _output(
-        self, total: Tensor, values: Mapping[str, TermValue], features: Mapping[str, Tensor], seconds: float
-    ) -> LossOutput:
-        fd = {name: float(value.fd) for name, value in values.items()}
-        val_fds = {name: reference.val_fd for name, reference in self.references.items()}
-        fdr = {name: fd_ratio(fd[name], val_fd.value) for name, val_fd in val_fds.items() if val_fd is not None}
-        diagnostics = {name: value.diagnostics for name, value in values.items()}
-        detached = {name: rows.detach() for name, rows in features.items()}
-        return LossOutput(total, fd, fdr, diagnostics, seconds, detached)
 
     def _check_gradients(self) -> None:
         for name, encoder in self._encoders.items():

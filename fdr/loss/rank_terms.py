@@ -19,15 +19,19 @@ from torch import Tensor
 
 from fdr.errors import FdrError, InputError, NonFiniteError, PeerError
 from fdr.frechet import Moments
+from fdr.loss.class_target import ClassTarget
+from fdr.loss.class_term import ClassTerm
 from fdr.loss.ema_term import AbstractEmaTerm, EmaTerm
 from fdr.loss.fast_term import FastEmaTerm
 from fdr.loss.lag import check_solver, missing_previous
 from fdr.loss.options import BatchPopulation, EmaPopulation, LossOptions, Population, QueuePopulation
 from fdr.loss.queue_term import QueueTerm
-from fdr.loss.terms import AbstractTerm, BatchTerm, TermValue
+from fdr.loss.terms import AbstractTerm, BatchTerm, ClassValue, TermValue
 from fdr.loss.transport import Diagnostics, Target, solve_exact, solve_floored, solve_newton_schulz
 from fdr.runtime import TensorGroup
 
+CLASSES = "classes."
+"""The prefix of the state of a conditional term beside that of its marginal one."""
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -53,8 +57,13 @@ class LossTerms:
         options: LossOptions,
         devices: Mapping[str, torch.device],
         ranks: TensorGroup,
+        classes: Mapping[str, ClassTarget] | None = None,
+        ratio: float = 1.0,
     ) -> None:
-        """The three mappings are those of all terms; this rank makes the terms that live on it."""
+        """The mappings are those of all terms; this rank makes the terms that live on it.
+
+        With `classes` every term has a conditional one beside it, whose gradient has the norm `ratio` times that of FD.
+        """
         count = len(references)
         self._ranks = ranks
         self._dims = {name: moments.dim for name, moments in references.items()}
@@ -65,38 +74,50 @@ class LossTerms:
             for index, (name, moments) in enumerate(references.items())
             if self._owners[name] == ranks.rank
         }
+        self._class_terms = {
+            name: ClassTerm(target.to(self._terms[name].device), ratio, populations[name])
+            for name, target in (classes or {}).items()
+            if name in self._terms
+        }
 
-    def fill(self, features: Mapping[str, Tensor], most: int | None) -> int:
+    def fill(self, features: Mapping[str, Tensor], labels: Tensor | None, most: int | None) -> int:
         """Add the features [n, D] of all ranks to the populations, at most `most` rows; return how many were added.
 
         n >= 0 may differ between ranks.
         """
-        gathered = self._gathered(features)
+        gathered, classes = self._gathered(features), self._gathered_labels(labels)
         added = min(len(rows[:most]) for rows, _ in gathered.values())
 
         def enter(name: str, term: AbstractTerm) -> tuple[None, None]:
             term.fill(gathered[name][0][:most])
+            if name in self._class_terms:
+                self._class_terms[name].fill(gathered[name][0][:most], classes[:most])
             return None, None
 
         if added:
             self._on_owners(enter)
         return added
 
-    def evaluate(self, features: Mapping[str, Tensor], previous: Mapping[str, Tensor]) -> dict[str, TermValue]:
+    def evaluate(
+        self, features: Mapping[str, Tensor], previous: Mapping[str, Tensor], labels: Tensor | None = None
+    ) -> dict[str, TermValue]:
         """The distances of the populations with the features of all ranks in them, and the gradients of this rank's.
 
         `previous` are the features of the same noise under the weights of the step before, for terms whose history is
-        carried along; it is empty where there is no such step.
+        carried along; it is empty where there is no such step. `labels` [n] are this rank's, for conditional terms.
 
         The features are pending until `commit` or `discard`. Where some are not finite, all ranks raise
         `NonFiniteError`; where a solver raises an error on one rank, the others raise `PeerError`. After an error no
         features are pending.
         """
-        gathered, before = self._gathered(features), self._gathered(previous)
+        gathered, before, classes = self._gathered(features), self._gathered(previous), self._gathered_labels(labels)
 
-        def solve(name: str, term: AbstractTerm) -> tuple[TermValue, tuple[float, Diagnostics]]:
-            value = _evaluated(term, gathered[name][0], before[name][0] if name in before else None)
-            return value, (float(value.fd), value.diagnostics)
+        def solve(name: str, term: AbstractTerm) -> tuple[TermValue, tuple[float, Diagnostics, ClassValue | None]]:
+            rows = gathered[name][0]
+            value = _evaluated(term, rows, before[name][0] if name in before else None)
+            if name in self._class_terms:
+                value = self._class_terms[name].joined(value, rows, classes)
+            return value, (float(value.fd), value.diagnostics, value.classes)
 
         try:
             values, results = self._on_owners(solve)
@@ -109,11 +130,15 @@ class LossTerms:
         """Let the pending features enter the populations."""
         for term in self._terms.values():
             term.commit()
+        for class_term in self._class_terms.values():
+            class_term.commit()
 
     def discard(self) -> None:
         """Drop the pending features, if there are any."""
         for term in self._terms.values():
             term.discard()
+        for class_term in self._class_terms.values():
+            class_term.discard()
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """The state of every term as copies on the CPU. All ranks must call it, and each gets all states."""
@@ -123,7 +148,11 @@ class LossTerms:
         """Continue from what `state` gave, which may have been on another number of ranks."""
 
         def take(name: str, term: AbstractTerm) -> tuple[None, None]:
-            term.load_state_dict(states[name])
+            own = {key: value for key, value in states[name].items() if not key.startswith(CLASSES)}
+            term.load_state_dict(own)
+            if name in self._class_terms:
+                own = {key.removeprefix(CLASSES): states[name][key] for key in states[name].keys() - own.keys()}
+                self._class_terms[name].load_state_dict(own)
             return None, None
 
         self._on_owners(take)
@@ -155,7 +184,11 @@ class LossTerms:
     def _state_of(self, name: str, owner: int) -> dict[str, Tensor]:
         state = None
         if name in self._terms:
-            state = {key: tensor.to("cpu", copy=True) for key, tensor in self._terms[name].state_dict().items()}
+            tensors = self._terms[name].state_dict()
+            if name in self._class_terms:
+                of_classes = self._class_terms[name].state_dict()
+                tensors = {**tensors, **{CLASSES + key: tensor for key, tensor in of_classes.items()}}
+            state = {key: tensor.to("cpu", copy=True) for key, tensor in tensors.items()}
         return self._ranks.share(state, owner)
 
     def _gathered(self, features: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, slice]]:
@@ -176,8 +209,21 @@ class LossTerms:
                 )
         return gathered
 
+    def _gathered_labels(self, labels: Tensor | None) -> Tensor:
+        """The labels of all ranks [N]; none without conditional terms."""
+        if labels is None:
+            return torch.empty(0, dtype=torch.int64)
+        return self._ranks.gather_rows(labels[:, None].double())[0][:, 0].long()
+
     def _shared(
-        self, name: str, value: TermValue | None, fd: float, diagnostics: Diagnostics, rows: Tensor, own: slice
+        self,
+        name: str,
+        value: TermValue | None,
+        fd: float,
+        diagnostics: Diagnostics,
+        classes: ClassValue | None,
+        rows: Tensor,
+        own: slice,
     ) -> TermValue:
         """The value that the term's owner computed, on every rank, with the gradient of this rank's rows.
 
@@ -185,7 +231,7 @@ class LossTerms:
         """
         if value is None:
             distance = torch.tensor(fd, dtype=torch.float64, device=rows.device)
-            value = TermValue(distance, torch.empty_like(rows), diagnostics)
+            value = TermValue(distance, torch.empty_like(rows), diagnostics, classes)
         gradient = self._ranks.share_tensor(value.gradient.to(rows.dtype), self._owners[name])
         return replace(value, gradient=gradient[own])
 

@@ -37,6 +37,23 @@ class TermValue:
     gradient: Tensor
     """dFD/dfeatures [B, d], in the dtype and on the device of the features, "raw" or "unit" as the term is set."""
     diagnostics: Diagnostics
+    classes: ClassValue | None = None
+    """The conditional term of the loss, whose scaled gradient is in `gradient`; None without one."""
+
+    @property
+    def objective(self) -> float:
+        """FD, plus the conditional term times its scale."""
+        return float(self.fd) + (0.0 if self.classes is None else self.classes.scale * self.classes.value)
+
+
+@dataclass(frozen=True)
+class ClassValue:
+    """The conditional term of a loss (`class_term.py`) at one step."""
+
+    value: float
+    """An unbiased estimate of the squared distance of the class means; it can be slightly negative."""
+    scale: float
+    """The factor of the term in the loss, which brings its gradient to the chosen ratio to that of FD."""
 
 
 @dataclass(frozen=True)

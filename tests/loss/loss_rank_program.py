@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from loss_worlds import drawn, generator, make_loss, noise
+from loss_worlds import ClassGenerator, drawn, generator, labels_of_step, make_conditional_loss, make_loss, noise
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -91,6 +91,28 @@ def accumulated(wrap: str = "none") -> Tensor:
     if wrap == "sum":
         summed(net)
     return torch.cat([p.grad.flatten() for p in net.parameters()])  # type: ignore[union-attr]
+
+
+def conditional() -> dict[str, Any]:
+    """Five steps with labels: the parameters, what the output says, and the state."""
+    net, loss = ClassGenerator(), make_conditional_loss(NUM_ENCODERS)
+    optim = torch.optim.SGD(net.parameters(), lr=0.05)
+    start, stop = part()
+    filling = [
+        (net(noise(s, start, stop), labels_of_step(s, start, stop)), labels_of_step(s, start, stop)) for s in (7, 8)
+    ]
+    loss.fill(filling)
+    for step in range(5):
+        optim.zero_grad()
+        labels = labels_of_step(step, start, stop)
+        out = loss(net(noise(step, start, stop), labels), labels)
+        out.total.backward()
+        if dist.is_initialized():
+            summed(net)
+        optim.step()
+    parameters = torch.cat([p.detach().flatten() for p in net.parameters()])
+    values = [list(out.class_distance.values()), list(out.conditional_scale.values()), [float(out.total.detach())]]
+    return {"parameters": parameters, "values": values, "state": loss.state_dict()}
 
 
 def fast_routes() -> list[list[str]]:
@@ -209,6 +231,7 @@ def main(folder: Path, rank: int, size: int, wraps: list[str]) -> None:
     found["state"] = loss.state_dict()
     found["debiased"], _, _ = trained("adamw", "sum", population=DEBIASED)
     found["accumulated"] = accumulated("sum")
+    found["conditional"] = conditional()
     found["errors"] = errors()
     with rules_of_nccl() as seen:
         found["exchanged"] = exchanged()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fdr
+from fdr.frechet import LabelledMoments
 from fdr.loss.terms import TermValue
 
 DIM = 6
@@ -100,3 +101,41 @@ class Recorded:
             return method(*arguments)
 
         return call
+
+
+NUM_CLASSES = 3
+
+
+class ClassGenerator(nn.Module):
+    """noise [B, 5] and labels [B] of `NUM_CLASSES` -> images [B, 3, 4, 4] in [0, 1]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(NUM_CLASSES, 5, dtype=torch.float64)
+        self.table.weight.data = drawn(40, NUM_CLASSES, 5)
+        self.network = generator()
+
+    def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
+        images: Tensor = self.network(noise + self.table(labels))
+        return images
+
+
+def labels_of_step(step: int, start: int = 0, stop: int = 24) -> Tensor:
+    """Rows `start` to `stop` of the labels of a step."""
+    draw = torch.Generator().manual_seed(2000 + step)
+    return torch.randint(NUM_CLASSES, (24,), generator=draw)[start:stop]
+
+
+def labelled_references(count: int = 2) -> dict[str, LabelledMoments]:
+    """Of other images than the generator makes, in classes of different sizes and colours."""
+    labels = torch.arange(300).remainder(7).remainder(NUM_CLASSES)
+    images = torch.rand(300, 3, 4, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64) ** 2
+    images[:, 0] *= (1 + labels.double())[:, None, None] / NUM_CLASSES
+    return {name: LabelledMoments.from_features(encode(images), labels) for name, encode in encoders(count).items()}
+
+
+def make_conditional_loss(count: int = 2, **options: object) -> fdr.FDLoss:
+    """As `make_loss`, with a reference that has classes."""
+    chosen = fdr.LossOptions(solver=str(options.pop("solver", "exact")))
+    given = {"population": fdr.EmaPopulation(0.9), "conditional": 1.0, **options}
+    return fdr.FDLoss(encoders(count), labelled_references(count), options=chosen, **given)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from loss_rank_program import DEBIASED, NUM_ENCODERS, OPTIMIZERS, accumulated, fast_routes, filled, trained
+from loss_rank_program import DEBIASED, NUM_ENCODERS, OPTIMIZERS, accumulated, conditional, fast_routes, filled, trained
 from loss_worlds import generator, make_loss, noise
 from processes import exit_codes
 
@@ -90,6 +90,18 @@ def test_terms_are_divided(ranks: list[dict[str, Any]]) -> None:
 def test_chunks_on_ranks(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
         torch.testing.assert_close(found["accumulated"], accumulated(), rtol=1e-9, atol=1e-12)
+
+
+def test_a_conditional_loss_on_ranks(ranks: list[dict[str, Any]]) -> None:
+    """Its terms live on both ranks."""
+    alone = conditional()
+    for found in (rank["conditional"] for rank in ranks):
+        torch.testing.assert_close(found["parameters"], alone["parameters"], rtol=1e-6, atol=1e-6)
+        for values, expected in zip(found["values"], alone["values"], strict=True):
+            assert values == pytest.approx(expected, rel=1e-6)
+        for name, entry in alone["state"]["encoders"].items():
+            for key, tensor in entry["term"].items():
+                torch.testing.assert_close(found["state"]["encoders"][name]["term"][key], tensor, rtol=1e-6, atol=1e-9)
 
 
 def test_bases_are_refreshed_one_at_a_time_and_on_any_number_of_ranks_alike(
