@@ -46,6 +46,11 @@ if TYPE_CHECKING:
     "Store FD between random halves of the images, raw and debiased: what FD is where the true FD is 0. At 2,048 "
     "dimensions it takes some minutes.",
 )
+@_options.switch(
+    "--labels",
+    "Store the count, mean and spread of each class, which fd_conditional and fd_joint need. The classes are the "
+    "folders of the images, or the labels in their dataset.json or arr_1.",
+)
 @_options.option("--name NAME", "Name of the reference in reports.  [default: the name of the file or folder]")
 @_options.option(
     "--format",
@@ -73,6 +78,7 @@ def command(
     reps: str,
     validation: str | None,
     noise_floor: bool,
+    labels: bool,
     name: str | None,
     file_format: str | None,
     num_images: int,
@@ -88,9 +94,13 @@ def command(
     from fdr.images import open_images
     from fdr.references import open_samples
 
-    target = _Target.of(out, file_format, reps, validation, noise_floor)
+    target = _Target.of(out, file_format, reps, validation, noise_floor, labels)
     if noise_floor and computing.moments_only:
         raise click.UsageError("--moments-only keeps no features, which --noise-floor needs; leave out one of the two.")
+    if labels and computing.moments_only:
+        raise click.UsageError(
+            "--moments-only sums all features alone, so it has no --labels; leave out one of the two."
+        )
     with computing.on_ranks(progress_for(quiet)) as setup:
         options = images.options()
         measured = open_samples(source, options)
@@ -132,16 +142,19 @@ class _Target:
     reps: str
     is_file: bool = True
     noise_floor: bool = False
+    labels: bool = False
 
     @classmethod
-    def of(cls, out: str, file_format: str | None, reps: str, validation: str | None, noise_floor: bool) -> _Target:
+    def of(
+        cls, out: str, file_format: str | None, reps: str, validation: str | None, noise_floor: bool, labels: bool
+    ) -> _Target:
         """Read -o and check it against --format and --reps. A name without a suffix, or of a folder, is a folder."""
         from fdr.encoders import parse_encoders
         from fdr.frechet import SUFFIXES
 
         path = Path(out)
         if file_format == "adm":
-            _refuse_for_adm(reps, validation, noise_floor)
+            _refuse_for_adm(reps, validation, noise_floor, labels)
             return cls(path, file_format, "inception")
         suffix = "" if out.endswith(("/", os.sep)) or path.is_dir() else path.suffix.lower()
         if suffix in OTHER_SUFFIXES:
@@ -151,7 +164,7 @@ class _Target:
             )
         named = SUFFIXES.get(suffix)
         if named is None:
-            return cls(path, file_format or "h5", reps, False, noise_floor)
+            return cls(path, file_format or "h5", reps, False, noise_floor, labels)
         if file_format not in (None, named):
             raise click.UsageError(f"--format {file_format} goes with another name than {out!r}; leave it out.")
         encoders = parse_encoders(reps)
@@ -160,7 +173,7 @@ class _Target:
                 f"One file holds the moments of one encoder, and --reps names {len(encoders)}; name a folder, such as "
                 f"-o {path.with_suffix('')}/."
             )
-        return cls(path, named, reps, True, noise_floor)
+        return cls(path, named, reps, True, noise_floor, labels)
 
     @property
     def is_adm(self) -> bool:
@@ -169,9 +182,11 @@ class _Target:
 
     def check(self, source: ImageSource) -> None:
         """Raise the errors now that writing would raise later."""
-        from fdr.evaluation import check_adm_file, check_reference_file, check_reference_folder
+        from fdr.evaluation import check_adm_file, check_labelled, check_reference_file, check_reference_folder
         from fdr.runtime import check_writable
 
+        if self.labels:
+            check_labelled(source, "reference", "--labels")
         if self.is_adm:
             check_adm_file(self.path)
         elif self.is_file:
@@ -203,6 +218,7 @@ class _Target:
                 name=name,
                 validation=validation,
                 noise_floor=self.noise_floor,
+                labels=self.labels,
                 options=options,
             )
         return write_reference(
@@ -212,18 +228,21 @@ class _Target:
             name=name,
             validation=validation,
             noise_floor=self.noise_floor,
+            labels=self.labels,
             file_format=self.file_format,
             options=options,
         )
 
 
-def _refuse_for_adm(reps: str, validation: str | None, noise_floor: bool) -> None:
+def _refuse_for_adm(reps: str, validation: str | None, noise_floor: bool, labels: bool) -> None:
     if reps != "inception" and _options.is_typed("reps"):
         raise click.UsageError(f"An ADM reference is of the encoder inception; leave out --reps {reps}.")
     if validation is not None:
         raise click.UsageError("An ADM reference has no place for validation FDs; leave out --val.")
     if noise_floor:
         raise click.UsageError("An ADM reference has no place for a noise floor; leave out --noise-floor.")
+    if labels:
+        raise click.UsageError("An ADM reference holds labels as arr_1 and no moments of classes; leave out --labels.")
 
 
 def _print_adm(written: dict[str, Any], out: Path) -> None:
@@ -246,6 +265,8 @@ def _print_written(written: dict[str, Any], out: Path) -> None:
     has_debiased = any(row[3] for row in rows)
     shown = [index for index in range(len(headers)) if has_debiased or index != 3]
     print_table([headers[i] for i in shown], [[row[i] for i in shown] for row in rows], right=headers[2:4])
+    if "classes" in written["images"]:
+        click.echo(f"classes: {written['images']['classes']}, from {written['images']['labels_from']}")
     for row in encoders:
         if "noise_floor" in row:
             click.echo(f"noise floor of {row['name']}: {NoiseFloor(**row['noise_floor'])}")

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from fdr.errors import InputError, RunError
+from fdr.frechet import ClassMoments, ClassSums
 from fdr.generators import SampleSource
 from fdr.images import BadImage, ImageSource
-from fdr.metrics import Labelled
+from fdr.metrics import AbstractCollector, Labelled
 
 SIDES = {"samples": "sample", "reference": "reference image", "training": "training image"}
 """What one image of each side is called in errors."""
@@ -25,11 +26,14 @@ def labels_of(source: ImageSource) -> np.ndarray | None:
 
 
 def check_labelled(source: ImageSource, side: str, metric: str) -> None:
-    """Raise `InputError` if `metric` needs the classes of a source without labels. `side` is a key of `SIDES`."""
+    """Raise `InputError` if `metric`, or an option, needs the classes of a source without labels. `side` is a key of
+    `SIDES`.
+    """
     if labels_of(source) is None:
+        what = metric if metric.startswith("--") else f"Metric {metric!r}"
         raise InputError(
-            f"Metric {metric!r} needs the class of every {SIDES[side]}, and {source.name} has no labels; give the "
-            "images in one folder per class, with a dataset.json, or in an npz with the labels as arr_1."
+            f"{what} needs the class of every {SIDES[side]}, and {source.name} has no labels; give the images in one "
+            "folder per class, with a dataset.json, or in an npz with the labels as arr_1."
         )
 
 
@@ -62,3 +66,33 @@ def labelled(found: Any, source: ImageSource, bad: Sequence[BadImage]) -> Labell
         raise RunError(f"{source.name} gave {len(found)} rows of features for {len(labels)} labels.")
     names = source.class_names
     return Labelled(found, labels, None if names is None else tuple(names), source.name)
+
+
+class CollectedClasses(AbstractCollector):
+    """The moments of the classes of a source, `ClassMoments`; the memory is that of one mean a class."""
+
+    def __init__(self, num_rows: int | None = None, *, source: ImageSource) -> None:
+        self._sums, self._source = ClassSums(), source
+        labels = labels_of(source)
+        assert labels is not None
+        names = source.class_names
+        numbers, self._places = np.unique(labels, return_inverse=True)
+        self._names = [str(number) if names is None else names[number] for number in numbers.tolist()]
+
+    def add(self, rows: np.ndarray, features: np.ndarray) -> None:
+        self._sums.add(features, self._places[rows])
+
+    def state(self) -> list[np.ndarray]:
+        return self._sums.state()
+
+    def absorb(self, state: list[np.ndarray]) -> None:
+        self._sums.absorb(state)
+
+    def finish(self) -> ClassMoments:
+        found = self._sums.finish(self._names)
+        if found.counts.max() < 2:
+            raise InputError(
+                f"Each of the {len(found.names)} classes of {self._source.name} has one image, so there is no spread "
+                "within classes; give more images of each class."
+            )
+        return found

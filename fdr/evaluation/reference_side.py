@@ -88,20 +88,29 @@ class ReferenceSide:
             self.images, self._name = reference, reference.name
             return
         self._statistics, self._options = reference, encoder_options
-        self.moments = {
+        self._take_statistics(_reference_options(image_options))
+
+    def _take_statistics(self, options: ImageOptions) -> None:
+        """Find the moments that the needs can be met with, and the images that the file has for the others."""
+        found = {
             (name, need.output): self._find(name, need.output)
             for name, wanted in self._needs.items()
             for need in wanted
-            if need.is_moments
+            if need.is_moments or need.or_classes
         }
-        if not isinstance(reference, Mapping):
-            check_one_encoder_each(self.moments)
-        rest = {name: [need for need in wanted if not need.is_moments] for name, wanted in self._needs.items()}
-        self._needs = {name: wanted for name, wanted in rest.items() if wanted}
-        if self._needs:
-            name, wanted = next(iter(self._needs.items()))
-            found = next(iter(self.moments.values()), None) or self._find(name, wanted[0].output)
-            self.images, self._name = _images_in(found, _reference_options(image_options)), found.name
+        if not isinstance(self._statistics, Mapping):
+            check_one_encoder_each(found)
+        self.moments = found
+        needs = [(name, need) for name, wanted in self._needs.items() for need in wanted]
+        rest = [(name, need) for name, need in needs if self._moments_for(name, need) is None]
+        met = {(name, need.output) for name, need in needs if (name, need) not in rest}
+        self.moments = {key: reference for key, reference in found.items() if key in met}
+        self._needs = {name: [need for owner, need in rest if owner == name] for name in dict(rest)}
+        if rest:
+            name, need = rest[0]
+            first = next(iter(found.values()), None) or self._find(name, need.output)
+            lacks = "classes" if all(need.or_classes for _, need in rest) else "features"
+            self.images, self._name = _images_in(first, options, lacks), first.name
 
     def _find(self, name: str, output: str) -> Reference:
         return find_reference(
@@ -201,7 +210,9 @@ class ReferenceSide:
         return None if found is None else found.moments
 
     def _moments_for(self, encoder: str, need: Need) -> Reference | None:
-        return self.moments.get((encoder, need.output)) if need.is_moments else None
+        found = self.moments.get((encoder, need.output))
+        has_classes = found is not None and need.or_classes and found.moments.classes is not None
+        return found if need.is_moments or has_classes else None
 
     def describe(self) -> dict[str, Any] | None:
         """The reference in a report, on rank 0; None if no metric needed one.
@@ -248,14 +259,19 @@ def _denominator(found: Reference | None, metric: str) -> ValidationFD | None:
     return below
 
 
-def _images_in(found: Reference, options: ImageOptions) -> ImageSource:
-    """The images that a statistics file contains besides its moments."""
+def _images_in(found: Reference, options: ImageOptions, lacks: str) -> ImageSource:
+    """The images that a statistics file contains besides its moments; `lacks` is what metrics need of them."""
     reason = "it holds moments only"
     if found.path is not None:
         try:
             return open_images(found.path, options)
         except InputError as error:
             reason = str(error).rstrip(".")
+    if lacks == "classes":
+        raise InputError(
+            f"Conditional metrics need the moments of each class, and the reference {found.name!r} holds those of all "
+            "images alone; write it again with fdr stats --labels, or give --ref real images with labels."
+        )
     raise InputError(
         f"Metrics of features, such as precision, need images of the reference, which {found.name!r} does not give "
         f"({reason}); give --ref real images, or an npz with arr_0 beside its moments (fdr stats --format adm)."

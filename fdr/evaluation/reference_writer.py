@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from fdr.encoders import AbstractEncoder
 from fdr.errors import InputError
+from fdr.evaluation.labels import CollectedClasses, check_labelled
 from fdr.evaluation.measurement import Measurement, Needs, measure
 from fdr.evaluation.random_rows import RandomRows
 from fdr.evaluation.reference_facts import density, noise_floor, validation_fds, with_curve
@@ -19,7 +21,7 @@ from fdr.evaluation.results import moments_attributes
 from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import SUFFIXES, Moments, read_attributes
 from fdr.images import ImageSource
-from fdr.metrics import CollectedMoments, Need
+from fdr.metrics import AbstractCollector, CollectedMoments, Need
 from fdr.references import INDEX_NAME, INDEX_SCHEMA, NoiseFloor, check_target, moments_digest, read_index
 from fdr.runtime import file_digest, propagate_failures, run_on_rank0, write_atomically
 
@@ -45,13 +47,15 @@ def write_reference(
     name: str | None = None,
     validation: ImageSource | None = None,
     noise_floor: bool = False,
+    labels: bool = False,
     file_format: str = "h5",
     options: ExtractionOptions | None = None,
 ) -> dict[str, Any]:
     """Compute and write moments, one file per encoder, and the index that makes the folder a reference.
 
     With `validation` images, their FD against the moments is stored as the exact denominator of FDr, and with
-    `noise_floor` the FD between random halves of the images. A folder that is a reference already gains or replaces
+    `noise_floor` the FD between random halves of the images. With `labels` the count, mean and spread of each class are
+    stored as well, which a conditional FD needs. A folder that is a reference already gains or replaces
     encoders, provided it was made from the same images. Returns the index.
     """
     name = name or folder.name
@@ -73,7 +77,7 @@ def write_reference(
     def check() -> None:
         check_reference_folder(folder, source)
 
-    return _measure_and_write(_Task(source, encoders, name, validation, noise_floor), options, check, write)
+    return _measure_and_write(_Task(source, encoders, name, validation, noise_floor, labels), options, check, write)
 
 
 def write_reference_file(
@@ -84,6 +88,7 @@ def write_reference_file(
     name: str | None = None,
     validation: ImageSource | None = None,
     noise_floor: bool = False,
+    labels: bool = False,
     options: ExtractionOptions | None = None,
 ) -> dict[str, Any]:
     """Compute the moments of one encoder and write them to one .npz or .h5; returns what was written."""
@@ -99,7 +104,7 @@ def write_reference_file(
     def check() -> None:
         check_reference_file(path, source)
 
-    task = _Task(source, [encoder], name or path.stem, validation, noise_floor)
+    task = _Task(source, [encoder], name or path.stem, validation, noise_floor, labels)
     return _measure_and_write(task, options, check, write)
 
 
@@ -147,10 +152,22 @@ class _Task:
     name: str
     validation: ImageSource | None
     noise_floor: bool
+    has_labels: bool
+
+    @cached_property
+    def class_collector(self) -> Callable[[int | None], AbstractCollector]:
+        """Collects the moments of the classes of `source`."""
+        return partial(CollectedClasses, source=self.source)
 
     def needs(self, options: ExtractionOptions) -> Needs:
-        """Of each encoder the moments, and the features of a random part of the images where features are kept."""
-        kinds = [CollectedMoments] if options.moments_only else [CollectedMoments, RandomRows]
+        """Of each encoder the moments, those of classes if asked for, and the features of a random part of the images
+        where features are kept.
+        """
+        kinds: list[Callable[[int | None], AbstractCollector]] = [CollectedMoments]
+        if not options.moments_only:
+            kinds.append(RandomRows)
+        if self.has_labels:
+            kinds.append(self.class_collector)
         return {encoder.spec.name: [Need(encoder.spec.output, kind) for kind in kinds] for encoder in self.encoders}
 
     def validation_needs(self) -> Needs:
@@ -168,6 +185,10 @@ def _measure_and_write(
     options = options or ExtractionOptions()
     if task.noise_floor and options.moments_only:
         raise InputError("--moments-only keeps no features, which --noise-floor needs; leave out one of the two.")
+    if task.has_labels and options.moments_only:
+        raise InputError("--moments-only sums all features alone, so it has no --labels; leave out one of the two.")
+    if task.has_labels:
+        check_labelled(task.source, "reference", "--labels")
     sources = [task.source] if task.validation is None else [task.source, task.validation]
     with propagate_failures(options.group):
         for images in sources:
@@ -194,6 +215,10 @@ def _summary(
         if rows is not None:
             moments = with_curve(moments, rows)
             attributes |= density(rows)
+        if task.has_labels:
+            classes = measured.collected[encoder.spec.name, Need(encoder.spec.output, task.class_collector)]
+            moments = replace(moments, classes=classes)
+            attributes["labels_from"] = extraction.source.labels_from or ""
         if task.noise_floor:
             assert rows is not None
             seed, progress = extraction.source.options.seed, extraction.options.progress
@@ -209,8 +234,16 @@ def _summary(
         "policy": dict(source.policy),
         **({"left_out": source.left_out} if source.left_out else {}),
         **({} if sized is None else sized.attributes()),
+        **(_classes_of(found) if task.has_labels else {}),
     }
     return _Measured(found, images, measured.skipped)
+
+
+def _classes_of(found: Mapping[str, tuple[Moments, dict[str, Any]]]) -> dict[str, Any]:
+    """The number of classes and where they come from, which are those of every encoder."""
+    moments, attributes = next(iter(found.values()))
+    assert moments.classes is not None
+    return {"classes": len(moments.classes.names), "labels_from": attributes["labels_from"]}
 
 
 def _file_name(encoder: AbstractEncoder, file_format: str, taken: Collection[str]) -> str:

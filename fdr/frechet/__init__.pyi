@@ -1,5 +1,5 @@
 from .class_moments import ClassMoments as ClassMoments
-from .class_moments import LabelledMoments as LabelledMoments
+from .class_moments import ClassSums as ClassSums
 from .class_moments import label_code as label_code
 from .conditional import ConditionalFD as ConditionalFD
 from .conditional import conditional_frechet_distance as conditional_frechet_distance
@@ -37,6 +37,7 @@ from .files import save as save
 from .influence import Influence as Influence
 from .influence import fd_influence as fd_influence
 from .influence import stderr_from as stderr_from
+from .labelled_moments import LabelledMoments as LabelledMoments
 from .leverages import leverage_curve as leverage_curve
 from .linalg import EPS as EPS
 from .linalg import MIN_RATIO as MIN_RATIO

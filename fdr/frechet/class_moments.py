@@ -1,22 +1,20 @@
-"""`ClassMoments`: count, mean and spread of the features of each class; `LabelledMoments`: these with all features'
-moments, which together give the pooled covariance within the classes.
-"""
+"""`ClassMoments`: count, mean and spread of the features of each class, as sums collect them and as files hold them."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.frechet.covariance import as_numpy, real_array
-from fdr.frechet.moments import Moments
+from fdr.frechet.covariance import real_array
 
-BLOCK_ROWS = 4096
-"""Features that are centred at once. Raising it takes more memory."""
+CLASS_ARRAYS = ("class_names", "class_counts", "class_means", "class_spreads")
+"""The names of the arrays that a file holds of classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,103 +70,87 @@ class ClassMoments:
         """The mean of all features, [D]."""
         return self.shares @ self.means
 
-
-@dataclass(frozen=True, eq=False)
-class LabelledMoments:
-    """Moments of features and of their classes; from features, or from a file that holds both.
-
-    Raises `InputError` where the two are of other widths or other numbers of images.
-    """
-
-    total: Moments
-    """Of all features; with `rows` [N, D] where they are known."""
-    classes: ClassMoments
-    labels: np.ndarray | None = None
-    """int64 [N]: the place of the class of each row in `classes.names`; None without rows."""
-
-    def __post_init__(self) -> None:
-        found, expected = self.classes.means.shape[1], self.total.dim
-        if found != expected or self.total.count != self.classes.total:
-            raise InputError(
-                f"The classes are of {self.classes.total} features of width {found}, the moments of {self.total.count} "
-                f"of width {expected}; the file was altered."
-            )
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What files hold, by `CLASS_ARRAYS`; the names as the bytes of a JSON list, uint8."""
+        names = np.frombuffer(json.dumps(list(self.names)).encode(), np.uint8)
+        return dict(zip(CLASS_ARRAYS, (names, self.counts, self.means, self.spreads), strict=True))
 
     @classmethod
-    def from_features(cls, features: Any, labels: Any, names: Sequence[str] | None = None) -> LabelledMoments:
-        """Of features [N, D] with class numbers [N]; `names` [K] names class 0 to K - 1 and may name absent ones.
+    def of(cls, arrays: Mapping[str, Any]) -> ClassMoments | None:
+        """The classes that a file holds; None if it holds none. Raises `InputError` where they are damaged."""
+        if not any(name in arrays for name in CLASS_ARRAYS):
+            return None
+        try:
+            coded, *values = (np.asarray(arrays[name]) for name in CLASS_ARRAYS)
+            names = json.loads(coded.astype(np.uint8).tobytes())
+            if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+                raise ValueError("no list of names")
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
+            raise InputError(f"The classes of these moments are damaged ({error}); compute them again.") from None
+        return cls(tuple(names), *values)
 
-        Classes are those that occur, in ascending order. Raises `InputError` for other shapes and labels that are not
-        whole numbers.
-        """
-        features, labels = as_numpy(features), as_numpy(labels)
-        if features.ndim != 2 or labels.shape != features.shape[:1] or labels.dtype.kind not in "iu":
-            raise InputError(
-                f"Features have shape {list(features.shape)} and labels {list(labels.shape)} of {labels.dtype}; "
-                "expected [N, D] and N whole numbers."
-            )
-        numbers, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        if names is not None and not (numbers.min() >= 0 and numbers.max() < len(names)):
-            raise InputError(f"Labels go from {numbers.min()} to {numbers.max()}, and {len(names)} names were given.")
-        total = replace(Moments.from_features(features), rows=features)
-        means, spreads = _means_and_spreads(features, places, counts)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ClassMoments, (self.names, self.counts, self.means, self.spreads)
+
+
+class ClassSums:
+    """Running counts, means and spreads of classes 0, 1, ..., in float64; the memory is that of one mean a class.
+
+    Parts are merged as in `Sums` (Chan, Golub and LeVeque 1979), so that a large mean costs no digits.
+    """
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(0, np.int64)
+        self._means = np.zeros((0, 0))
+        self._squares = np.zeros(0)
+
+    def add(self, features: np.ndarray, labels: np.ndarray) -> None:
+        """Add features [n, D] of the classes [n], which are 0 or more."""
+        if len(labels):
+            self._make_room(int(labels.max()) + 1, features.shape[1])
+        order = np.argsort(labels, kind="stable")
+        numbers, starts = np.unique(labels[order], return_index=True)
+        for number, rows in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
+            block = features[rows].astype(np.float64)
+            mean = block.mean(0)
+            self._merge(number, len(block), mean, float(np.square(block - mean).sum()))
+
+    def _merge(self, number: int, count: int, mean: np.ndarray, square: float) -> None:
+        total, gap = self._counts[number] + count, mean - self._means[number]
+        self._squares[number] += square + float(gap @ gap) * (self._counts[number] * count / total)
+        self._means[number] += gap * (count / total)
+        self._counts[number] = total
+
+    def _make_room(self, num_classes: int, dim: int) -> None:
+        missing = num_classes - len(self._counts)
+        if missing > 0:
+            means = self._means if len(self._means) else np.zeros((0, dim))
+            self._counts = np.concatenate([self._counts, np.zeros(missing, np.int64)])
+            self._squares = np.concatenate([self._squares, np.zeros(missing)])
+            self._means = np.pad(means, ((0, missing), (0, 0)))
+
+    def state(self) -> list[np.ndarray]:
+        """Counts [K], means [K, D] and sums of squared distances from the means [K]; none if nothing was added."""
+        return [self._counts, self._means, self._squares] if len(self._counts) else []
+
+    def absorb(self, state: list[np.ndarray]) -> None:
+        """Add the `state` of other sums; exact up to rounding."""
+        if state:
+            counts, means, squares = state
+            self._make_room(*means.shape)
+            for number in np.flatnonzero(counts).tolist():
+                self._merge(number, int(counts[number]), means[number], float(squares[number]))
+
+    def finish(self, names: Sequence[str] | None = None) -> ClassMoments:
+        """The moments of the classes that occurred; `names` [K] are those of all classes. `InputError` if none did."""
+        numbers = np.flatnonzero(self._counts)
+        if names is not None and len(self._counts) > len(names):
+            raise InputError(f"Labels go up to {len(self._counts) - 1}, and {len(names)} names were given.")
         named = tuple(str(number) if names is None else names[number] for number in numbers.tolist())
-        return cls(total, ClassMoments(named, counts, means, spreads), places.astype(np.int64))
-
-    def within(self, weights: np.ndarray | None = None) -> Moments:
-        """The pooled covariance within the classes, S_W = sum_c w_c S_c, as moments with mean 0.
-
-        By default w_c = (n_c - 1) / (N - C), so that S_W is the scatter about the class means over N - C. Other
-        `weights` [C], which sum to 1, need `rows`. With `rows` the moments have rows [N, D] as well: the centred
-        features, scaled so that their covariance is S_W.
-
-        Raises `InputError` where no class has two images.
-        """
-        classes = self.classes
-        if classes.counts.max() < 2:
-            raise InputError("Every class has one image, so there is no spread within classes; give more images.")
-        if self.total.rows is None or self.labels is None:
-            assert weights is None, "weights need rows"
-            return self._within_from_total()
-        weights = classes.within_weights if weights is None else weights
-        scales = np.sqrt(weights * (classes.total - 1) / np.maximum(classes.counts - 1, 1))
-        rows = np.empty(self.total.rows.shape, self.total.rows.dtype)
-
-        def centred() -> Iterator[np.ndarray]:
-            for part in _blocks(len(rows)):
-                labels = self.labels[part]  # type: ignore[index]
-                block = (self.total.rows[part] - classes.means[labels]) * scales[labels, None]  # type: ignore[index]
-                rows[part] = block
-                yield block
-
-        found = Moments.from_features(centred())
-        return replace(found, mu=np.zeros(found.dim), rows=rows)
-
-    def _within_from_total(self) -> Moments:
-        """S_W as the scatter of all features less that of the class means."""
-        classes, total = self.classes, self.total
-        assert total.count is not None
-        offsets = (classes.means - total.mu) * np.sqrt(classes.counts)[:, None]
-        scatter = total.sigma * (total.count - total.ddof) - offsets.T @ offsets
-        sigma = scatter / (classes.total - len(classes.names))
-        return Moments(np.zeros(total.dim), (sigma + sigma.T) / 2, total.count)
-
-
-def _means_and_spreads(features: np.ndarray, places: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """m_c [C, D] and tr S_c [C] in float64, class by class."""
-    means, squares = np.zeros((len(counts), features.shape[1])), np.zeros(len(counts))
-    order = np.argsort(places, kind="stable")
-    for c, rows in enumerate(np.split(order, np.cumsum(counts)[:-1])):
-        for part in _blocks(len(rows)):
-            means[c] += features[rows[part]].sum(0, dtype=np.float64)
-        means[c] /= len(rows)
-        for part in _blocks(len(rows)):
-            squares[c] += np.square(features[rows[part]] - means[c]).sum()
-    return means, squares / np.maximum(counts - 1, 1)
-
-
-def _blocks(count: int) -> Iterator[slice]:
-    return (slice(start, min(start + BLOCK_ROWS, count)) for start in range(0, count, BLOCK_ROWS))
+        counts = self._counts[numbers]
+        spreads = self._squares[numbers] / np.maximum(counts - 1, 1)
+        return ClassMoments(named, counts, self._means[numbers], spreads)
 
 
 def label_code(num_classes: int) -> np.ndarray:

@@ -23,9 +23,10 @@ import numpy as np
 
 from fdr.errors import InputError
 from fdr.frechet import linalg
-from fdr.frechet.class_moments import LabelledMoments, label_code
+from fdr.frechet.class_moments import label_code
 from fdr.frechet.distance import device_of, frechet_terms
 from fdr.frechet.influence import combined, influence_of, stderr_from
+from fdr.frechet.labelled_moments import LabelledMoments
 from fdr.frechet.moments import Moments
 from fdr.frechet.whitening import Side, whiten
 from fdr.runtime import memory_for, named_arguments

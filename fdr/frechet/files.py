@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from fdr.errors import InputError, as_utf8
+from fdr.frechet.class_moments import CLASS_ARRAYS
 from fdr.runtime import (
     DAMAGE,
     HDF5_MAGIC,
@@ -28,7 +29,10 @@ from fdr.runtime import (
 
 H5_FORMAT = "fdr-moments/1"
 CHECKSUM = "sha256"
-"""The attribute of an HDF5 file of moments that holds the sha256 of its content."""
+"""The attribute of an HDF5 file of moments that holds the sha256 of its content, without that of `CLASS_ARRAYS`: older
+versions of fdr do not read these, and check the rest."""
+CLASSES_CHECKSUM = "classes_sha256"
+"""The attribute with the sha256 of `CLASS_ARRAYS`."""
 ATTRIBUTES = "fdr_attributes"
 """The npz member that holds the attributes as JSON text; peers ignore it."""
 
@@ -78,7 +82,10 @@ def _write_h5(file: IO[bytes], arrays: Mapping[str, Any], attributes: Mapping[st
             else:
                 h5.attrs[name] = value
         h5.create_group("attributes").attrs.update({name: _fixed(value) for name, value in attributes.items()})
-        h5.attrs[CHECKSUM] = _fixed(_checksum(arrays, attributes))
+        plain, classes = _parted(arrays)
+        h5.attrs[CHECKSUM] = _fixed(_checksum(plain, attributes))
+        if classes:
+            h5.attrs[CLASSES_CHECKSUM] = _fixed(_checksum(classes, {}))
 
 
 def _fixed(value: Any) -> Any:
@@ -98,6 +105,14 @@ def _checksum(arrays: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:
         array = np.ascontiguousarray(arrays[name])
         content.update(f"{name} {array.dtype.str} {list(array.shape)}".encode() + array.tobytes())
     return content.hexdigest()
+
+
+def _parted(arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arrays of all images, and those of classes."""
+    plain, classes = (
+        {name: arrays[name] for name in arrays if (name in CLASS_ARRAYS) is is_of} for is_of in (False, True)
+    )
+    return plain, classes
 
 
 def load(path: str | os.PathLike[str], keys: tuple[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -144,7 +159,7 @@ def _read_npz(name: str, keys: tuple[str, str]) -> tuple[dict[str, Any], dict[st
             if mu not in file or sigma not in file:
                 raise InputError(f"{name!r} has no {mu!r} and {sigma!r}; it holds {listing(file.files)}.")
             arrays = {"mu": np.asarray(file[mu]), "sigma": np.asarray(file[sigma])}
-            beside = ("count", "ddof", "factor", "curve") if keys == ("mu", "sigma") else ("count",)
+            beside = ("count", "ddof", "factor", "curve", *CLASS_ARRAYS) if keys == ("mu", "sigma") else ("count",)
             arrays |= {key: file[key] for key in beside if key in file}
             attributes = json.loads(str(file[ATTRIBUTES])) if ATTRIBUTES in file else {}
     except DAMAGE as error:
@@ -160,14 +175,15 @@ def _read_h5(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with open_h5(name) as h5:
             _check_h5(name, h5)
-            arrays = {
-                key: np.asarray(dataset_of(h5, key)[()]) for key in ("mu", "sigma", "factor", "curve") if key in h5
-            }
+            names = ("mu", "sigma", "factor", "curve", *CLASS_ARRAYS)
+            arrays = {key: np.asarray(dataset_of(h5, key)[()]) for key in names if key in h5}
             arrays |= {key: h5.attrs[key] for key in ("count", "ddof") if key in h5.attrs}
             plain = {key: _plain(value) for key, value in item_of(h5, "attributes").attrs.items()}
             attributes = _checked(name, plain)
-            if _plain(h5.attrs.get(CHECKSUM)) not in (None, _checksum(arrays, attributes)):
-                raise ValueError("its content is not that of its checksum")
+            moments, classes = _parted(arrays)
+            for attribute, found in ((CHECKSUM, (moments, attributes)), (CLASSES_CHECKSUM, (classes, {}))):
+                if _plain(h5.attrs.get(attribute)) not in (None, _checksum(*found)):
+                    raise ValueError("its content is not that of its checksum")
         if not {"mu", "sigma"} <= arrays.keys():
             raise InputError(f"{name!r} has no 'mu' and 'sigma'; it holds {listing(list(arrays))}.")
         return _scalars(name, arrays), attributes

@@ -16,6 +16,7 @@ from fdr.errors import FdrWarning, InputError
 from fdr.frechet import covariance as _covariance
 from fdr.frechet import files as _moments_files
 from fdr.frechet import sums as _sums
+from fdr.frechet.class_moments import CLASS_ARRAYS, ClassMoments
 from fdr.frechet.curve import LeverageCurve
 from fdr.runtime import memory_for
 
@@ -56,6 +57,9 @@ class Moments:
     the debiased FD need them. Not compared, not saved."""
     curve: LeverageCurve | None = None
     """What the debiased FD needs of a reference without `rows`. Not compared; files need not hold it."""
+    classes: ClassMoments | None = None
+    """The counts, means and spreads of the classes of these features, where they are known: what a conditional FD needs
+    of a reference beside `mu` and `sigma`. Not compared; files need not hold them."""
     derived: dict[str, Any] = field(default_factory=dict, init=False)
     """Scratch space for what others compute from these moments once, such as a Cholesky factor; never saved."""
 
@@ -71,6 +75,8 @@ class Moments:
             factor = _covariance.real_array(self.factor, "factor")
             _check_factor(factor, sigma, count, self.ddof)
         rows = None if self.rows is None else _checked_rows(self.rows, len(mu), count)
+        if self.classes is not None:
+            _check_classes(self.classes, len(mu), count)
         for array in (mu, sigma, factor, rows):
             if array is not None:
                 array.flags.writeable = False
@@ -118,7 +124,7 @@ class Moments:
     def merge(self, *others: Moments) -> Moments:
         """The moments of all the features together, exact up to rounding; with `self`'s ddof and attributes.
 
-        They have `rows` if all parts do, and no `curve`.
+        They have `rows` if all parts do, and neither `curve` nor `classes`.
 
         Raises `InputError` when a count is unknown or the widths differ.
         """
@@ -175,6 +181,8 @@ class Moments:
         curve = None if self.curve is None else self.curve.array
         arrays = {"mu": self.mu, "sigma": self.sigma, "count": self.count, "ddof": self.ddof, "factor": self.factor}
         arrays["curve"] = curve
+        if self.classes is not None:
+            arrays |= self.classes.arrays
         return {name: value for name, value in arrays.items() if value is not None}
 
     @classmethod
@@ -203,7 +211,7 @@ class Moments:
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = self.mu, self.sigma, self.count, self.ddof, self.factor, dict(self.attributes), self.rows, self.curve
-        return Moments, values
+        return Moments, (*values, self.classes)
 
 
 def moments_from_arrays(arrays: Mapping[str, Any], attributes: Mapping[str, Attribute], where: str) -> Moments:
@@ -218,7 +226,8 @@ def moments_from_arrays(arrays: Mapping[str, Any], attributes: Mapping[str, Attr
         )
     try:
         curve = LeverageCurve.of(arrays["curve"]) if "curve" in arrays else None
-        moments = Moments(**{**arrays, "curve": curve}, attributes=attributes)
+        fields = {name: value for name, value in arrays.items() if name not in CLASS_ARRAYS}
+        moments = Moments(**{**fields, "curve": curve, "classes": ClassMoments.of(arrays)}, attributes=attributes)
     except InputError as error:
         raise InputError(f"{where!r}: {error}") from None
     gap = _covariance.asymmetry(np.asarray(arrays["sigma"]))
@@ -246,6 +255,14 @@ def _checked_rows(rows: Any, dim: int, count: int | None) -> np.ndarray:
     if rows.dtype not in (np.float32, np.float64):
         raise InputError(f"The rows have dtype {rows.dtype}; expected float32 or float64.")
     return rows
+
+
+def _check_classes(classes: ClassMoments, dim: int, count: int | None) -> None:
+    if classes.means.shape[1] != dim or count not in (None, classes.total):
+        raise InputError(
+            f"The classes are of {classes.total} features of width {classes.means.shape[1]}, the moments of {count} of "
+            f"width {dim}; the file was altered or mixed from two sets."
+        )
 
 
 def _check_factor(factor: np.ndarray, sigma: np.ndarray, count: int | None, ddof: int) -> None:

@@ -174,6 +174,8 @@ class Need:
     """For moments: whether the features are kept as `Moments.rows`."""
     has_labels: bool = False
     """True if the class of every image is needed as well; then `Labelled` is collected."""
+    or_classes: bool = False
+    """True if `Moments` with their `classes` serve in place of labelled features, as files of statistics give them."""
 
     @property
     def is_moments(self) -> bool:
@@ -183,7 +185,7 @@ class Need:
     @property
     def plain(self) -> Need:
         """The same without rows and labels, which are added to what one collector gives for all kinds."""
-        return replace(self, rows="", has_labels=False)
+        return replace(self, rows="", has_labels=False, or_classes=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +209,9 @@ class Metric:
     """True if the same is collected of the images that the model was trained on, as `context.training`."""
     labels: tuple[Side, ...] = ()
     """The sets of which the class of every image is needed; what was collected of them comes as `Labelled`."""
+    takes_classes: bool = False
+    """True if a file of statistics with the moments of its classes is enough as the reference; it comes as `Moments`
+    with `classes`, in place of `Labelled`."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Constants of the definition that signatures show: {"k": "3"}."""
     own_settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -224,7 +229,9 @@ class Metric:
     def need(self, main: str, outputs: tuple[str, ...], side: Side = "samples") -> Need | None:
         """What the metric needs of one side from an encoder with these outputs; None if it does not apply to it."""
         output = self.output or main
-        return Need(output, self.collector, self.rows, side in self.labels) if output in outputs else None
+        or_classes = self.takes_classes and side == "reference"
+        need = Need(output, self.collector, self.rows, side in self.labels, or_classes)
+        return need if output in outputs else None
 
     def settings_of(self, name: str) -> Mapping[str, str]:
         """The constants of the number `name`."""

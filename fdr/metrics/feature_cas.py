@@ -7,8 +7,7 @@ features. A class that the samples lack has an accuracy of 0.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from fdr.errors import InputError
 from fdr.metrics.base import CollectedFeatures, Context, Labelled, Metric, Score
 from fdr.metrics.classes import Classes, match_classes
+from fdr.metrics.resampling import share_stderr
 from fdr.neighbours import SearchOptions, nearest
 from fdr.runtime import resolve_device
 
@@ -42,13 +42,18 @@ def linear_accuracy(samples: Labelled, reference: Labelled, context: Context) ->
     Features are standardised by mean and standard deviation of the samples.
     """
     classes = _classes(samples, reference, context)
-    device = resolve_device(context.device or "cpu")
-    problem = _Problem(samples.collected, classes.samples, len(classes.names), device)
-    weights = problem.minimise()
-    predicted = np.concatenate(
-        [logits.argmax(1).cpu().numpy() for logits in problem.logits(reference.collected, weights)]
-    )
+    fitted = (samples.collected, classes.samples)
+    predicted = predicted_classes(*fitted, reference.collected, len(classes.names), context.device)
     return _score(predicted, classes)
+
+
+def predicted_classes(
+    features: np.ndarray, classes: np.ndarray, others: np.ndarray, num_classes: int, device: str | None
+) -> np.ndarray:
+    """The classes [M] of features `others` [M, D], by regression on the `features` [N, D] of the `classes` [N]."""
+    problem = _Problem(features, classes, num_classes, resolve_device(device or "cpu"))
+    weights = problem.minimise()
+    return np.concatenate([logits.argmax(1).cpu().numpy() for logits in problem.logits(others, weights)])
 
 
 def neighbour_accuracy(samples: Labelled, reference: Labelled, context: Context) -> Score:
@@ -79,19 +84,27 @@ def _classes(samples: Labelled, reference: Labelled, context: Context) -> Classe
 
 
 def _score(predicted: np.ndarray, classes: Classes) -> Score:
-    """The share of reference images that got their class, with its binomial standard error."""
-    is_right = predicted == classes.reference
-    value, count = float(is_right.mean()), len(is_right)
+    """The share of reference images that got their class."""
+    found = accuracy_score(predicted == classes.reference, classes.reference, classes.names, "reference_n")
     per_class = {
-        classes.names[c]: {
-            "accuracy": float(is_right[classes.reference == c].mean()),
-            "n": int((classes.samples == c).sum()),
-            "reference_n": int((classes.reference == c).sum()),
-        }
-        for c in np.unique(classes.reference).tolist()
+        name: {"accuracy": row["accuracy"], "n": int((classes.samples == c).sum()), "reference_n": row["reference_n"]}
+        for c, name in enumerate(classes.names)
+        if (row := found.details["classes"].get(name)) is not None
     }
-    stderr = math.sqrt(value * (1 - value) / count)
-    return Score(value, stderr, details={"classes": per_class}, notes=classes.notes)
+    return Score(found.value, found.stderr, details={"classes": per_class}, notes=classes.notes)
+
+
+def accuracy_score(is_right: np.ndarray, classes: np.ndarray, names: Sequence[str], count: str) -> Score:
+    """The share of images [N] that got their class, with its binomial standard error, and that of each class.
+
+    `classes` [N] are places in `names`; `count` is the key of the number of images in the details.
+    """
+    per_class = {
+        names[c]: {"accuracy": float(is_right[classes == c].mean()), count: int((classes == c).sum())}
+        for c in np.unique(classes).tolist()
+    }
+    value = float(is_right.mean())
+    return Score(value, share_stderr(value, len(is_right)), details={"classes": per_class})
 
 
 class _Problem:

@@ -123,6 +123,19 @@ METRICS = {
         inception_label="Debiased FID per class",
         is_size_free=True,
     ),
+    "fd_conditional": MetricInfo(
+        "Conditional FD",
+        "fdr.metrics.conditional_fd:CONDITIONAL",
+        low=-math.inf,
+        inception_label="Conditional FID",
+    ),
+    "fd_joint": MetricInfo("Joint FD", "fdr.metrics.conditional_fd:JOINT", inception_label="Joint FID"),
+    "class_accuracy": MetricInfo(
+        "Class accuracy", "fdr.metrics.class_accuracy:CLASS_ACCURACY", lower_is_better=False, high=1.0
+    ),
+    "class_accuracy_linear": MetricInfo(
+        "Class accuracy (linear)", "fdr.metrics.class_accuracy:CLASS_ACCURACY_LINEAR", lower_is_better=False, high=1.0
+    ),
     "cas_linear": MetricInfo(
         "Linear feature CAS", "fdr.metrics.feature_cas:CAS_LINEAR", lower_is_better=False, high=1.0
     ),

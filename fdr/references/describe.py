@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fdr.errors import FdrWarning, InputError
-from fdr.frechet import Moments
+from fdr.frechet import ClassMoments, Moments, listing
 from fdr.references.find import moments_digest
 from fdr.references.formats.checks import check_moments, numerical_rank
 from fdr.references.formats.recognise import open_statistics
@@ -68,9 +68,16 @@ def _described(moments: Moments, where: str, spectrum: bool) -> dict[str, Any]:
         "participation ratio": participation_ratio(moments.sigma),
         **(_extremes(values, moments.dim) if spectrum and values is not None else {}),
         "leverage curve": "none" if moments.curve is None else f"{len(moments.curve.h)} points",
+        **({} if moments.classes is None else {"classes": _classes(moments.classes)}),
         **({} if floor is None else {"noise floor": asdict(floor)}),
         **{name: value for name, value in moments.attributes.items() if not name.startswith(PREFIX)},
     }
+
+
+def _classes(classes: ClassMoments) -> str:
+    low, high = int(classes.counts.min()), int(classes.counts.max())
+    images = f"{low}" if low == high else f"{low} to {high}"
+    return f"{len(classes.names)} of {images} images each ({listing(list(classes.names))})"
 
 
 def _extremes(values: np.ndarray, dim: int) -> dict[str, float | None]:

@@ -497,6 +497,7 @@ SHOWN_BY = {
     "--label": {"correlate": "cli/test_correlate.py::test_a_row_without_a_number_is_told_by_its_label"},
     "--plot": {"correlate": "cli/test_correlate.py::test_a_plot_and_json_beside_the_table"},
     "--noise-floor": {"stats": "cli/test_own_references.py::test_a_noise_floor_is_stored_and_shown"},
+    "--labels": {"stats": "cli/test_class_references.py::test_statistics_with_labels_serve_as_the_reference"},
     "--spectrum": {"show": "cli/test_other_commands.py::test_show_tells_the_spectrum_when_asked"},
     "--all": {"cache remove": "cli/test_eval.py::test_cache_commands"},
     "--train": {"demo": "training/test_demo_training.py::test_the_command"},

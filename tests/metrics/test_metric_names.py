@@ -36,6 +36,9 @@ KNOWN = {
     "kid:biased": ("KD (biased)", True, 0, math.inf), "kid:rbf_biased": ("KD (RBF, biased)", True, 0, math.inf),
     "fd_per_class": ("FD per class", True, 0, math.inf),
     "fd_per_class_debiased": ("Debiased FD per class", True, -math.inf, math.inf),
+    "fd_conditional": ("Conditional FD", True, -math.inf, math.inf), "fd_joint": ("Joint FD", True, 0, math.inf),
+    "class_accuracy": ("Class accuracy", False, 0, 1),
+    "class_accuracy_linear": ("Class accuracy (linear)", False, 0, 1),
     "cas_linear": ("Linear feature CAS", False, 0, 1), "cas_knn": ("k-NN feature CAS", False, 0, 1),
     "is": ("IS", False, 1, math.inf), "is:adm": ("IS (ADM)", False, 1, math.inf),
     "fd_inf": ("FD_inf", True, -math.inf, math.inf), "is_inf": ("IS_inf", False, -math.inf, math.inf),
@@ -120,5 +123,6 @@ def test_the_distances_and_their_names_with_inception() -> None:
         "fd": "FID", "fd_debiased": "FID (debiased)", "fd_inf": "FID_inf", "ifd": "iFID", "rfd": "rFID",
         "nfd": "neighbour FID",
         "fd_per_class": "FID per class", "fd_per_class_debiased": "Debiased FID per class",
+        "fd_conditional": "Conditional FID", "fd_joint": "Joint FID",
         **{name: label.replace("KD", "KID") for name, (label, *_) in KNOWN.items() if name.startswith("kid")},
     }  # fmt: skip

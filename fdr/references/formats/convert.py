@@ -50,7 +50,7 @@ class Conversion:
     doubts: tuple[str, ...]
     """Sentences about problems with the moments, for the user."""
     lost: str | None
-    """A sentence about what the source holds for the debiased FD and the target cannot; None if nothing is lost."""
+    """A sentence about what the source holds beside mu and sigma and the target cannot; None if nothing is lost."""
 
 
 def convert(
@@ -102,15 +102,18 @@ def _lost(to: str, moments: Moments) -> str | None:
         "leverage curve": moments.curve is not None,
         "debiased validation FD": "val_fd_debiased" in moments.attributes,
         "noise floor": NoiseFloor.of(moments.attributes) is not None,
+        "moments of classes": moments.classes is not None,
     }
     held = [name for name, is_there in parts.items() if is_there]
     if not held:
         return None
     listed = ", ".join(held[:-1]) + (" and " if len(held) > 1 else "") + held[-1]
-    return (
-        f"{to} has no place for the {listed} of the source; against this file the debiased FD treats the reference as "
-        "Gaussian, or as exact where the count is lost too."
-    )
+    lost = f"{to} has no place for the {listed} of the source; against this file "
+    if moments.classes is None:
+        effect = "the debiased FD treats the reference as Gaussian, or as exact where the count is lost too."
+    else:
+        effect = "there is no conditional FD, and the debiased FD treats the reference as Gaussian or exact."
+    return lost + effect
 
 
 def _layout(target: Path, to: str | None) -> tuple[str, Writer]:

@@ -29,7 +29,7 @@ FORMAT = Format(
     writers={
         "h5": Writer(
             write_own("h5"),
-            "fdr's own, with full provenance and the leverage curve",
+            "fdr's own, with full provenance, the leverage curve and the moments of classes",
             (".h5", ".hdf5"),
             keeps_provenance=True,
         )

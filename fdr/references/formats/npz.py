@@ -202,7 +202,7 @@ FORMAT = Format(
     writers={
         "npz": Writer(
             write_own("npz"),
-            "mu and sigma that every tool reads, with fdr's provenance and leverage curve beside them",
+            "mu and sigma that every tool reads, with fdr's provenance, leverage curve and moments of classes",
             (".npz",),
             keeps_provenance=True,
         ),
