@@ -235,11 +235,16 @@ class _Pair:
         return 2 * squares
 
     def whitened(self, device: torch.device) -> tuple[float, float]:
-        """sum_c pi_c d^T A d without its noise, with the inverse A of the shrunk S_W^p, and the shrinkage."""
+        """sum_c pi_c d^T A d without its noise, with the inverse A of the shrunk S_W^p, and the shrinkage.
+
+        The noise is tr A S_W over n_c. A contains S_W^p, so T = tr A S_W^p is too small; leaving out the feature itself
+        gives T / (1 - (1 - rho) T / n) with n = N - C (Sherman & Morrison).
+        """
         import torch
 
         p = self.reference.sigma
-        rho = shrinkage_of(p, self.sides[1].classes.total - len(self.sides[1].classes.names))
+        dof = self.sides[1].classes.total - len(self.sides[1].classes.names)
+        rho = shrinkage_of(p, dof)
         scale = float(p.trace()) / len(p)
         if scale == 0:
             raise InputError("All reference images of a class have the same features; look at the images.")
@@ -253,6 +258,7 @@ class _Pair:
             float(torch.cholesky_solve(linalg.as_float64(np.array(side.sigma), device), lower).trace())
             for side in (self.samples, self.reference)
         ]
+        traces[1] /= 1 - (1 - rho) * traces[1] / dof
         own, other = self._noise_scales
         return float(self.shares @ (squares - own * traces[0] - other * traces[1])), rho
 
