@@ -70,11 +70,11 @@ class Cell:
 
 GAN = Cell(
     "faces",
-    batch_size=64,
+    batch_size=32,
     steps=30,
     lr=1e-4,
     size=0.1,
-    betas=(0.8, 0.9, 0.95),
+    betas=(0.9, 0.95),
     tuning_seeds=1,
     seeds=2,
     num_neighbours=4,
@@ -86,10 +86,12 @@ CELLS = {
     "linear": Cell("linear", 16, 400, 4e-3, size=0.26),
     "linear-64": Cell("linear", 64, 400, 4e-3, size=0.26),
     "mlp": Cell("mlp", 24, 300, 2e-3, size=0.4, seeds=6),
-    "mnist": Cell("mnist", 32, 600, 1.2e-3, betas=(0.8, 0.9, 0.95), tuning_seeds=1, seeds=3, judged=10_000),
-    "faces": dataclasses.replace(GAN, encoders=("squeezenet", "efficientnet"), judged=1280),
-    "faces-2048": dataclasses.replace(GAN, encoders=("inception", "squeezenet"), judged=2048),
-    "eyes": dataclasses.replace(GAN, world="eyes", encoders=("squeezenet", "efficientnet"), judged=1280),
+    "mnist": Cell(
+        "mnist", 32, 600, 1.2e-3, betas=(0.8, 0.9, 0.95), tuning_seeds=1, seeds=3, num_neighbours=4, judged=5000
+    ),
+    "faces": dataclasses.replace(GAN, encoders=("squeezenet", "efficientnet"), judged=1024),
+    "faces-2048": dataclasses.replace(GAN, encoders=("inception", "squeezenet"), judged=2048, reference_count=8192),
+    "eyes": dataclasses.replace(GAN, world="eyes", encoders=("squeezenet", "efficientnet"), judged=1024),
 }
 
 

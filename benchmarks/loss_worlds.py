@@ -82,7 +82,12 @@ class Vectors(nn.Module):
         self.network = network
 
     def forward(self, noise: Tensor) -> Tensor:
-        return (self.network(noise) / SPREAD + 0.5)[:, None, None]
+        return as_images(self.network(noise))
+
+
+def as_images(rows: Tensor) -> Tensor:
+    """Vectors [B, D] as images [B, 1, 1, D]."""
+    return (rows / SPREAD + 0.5)[:, None, None]
 
 
 def vectors(images: Tensor) -> Tensor:
