@@ -61,9 +61,14 @@ class ClassMoments:
         return self.counts / self.total
 
     @property
+    def within_dof(self) -> int:
+        """N - C, the degrees of freedom of the pooled covariance."""
+        return self.total - len(self.names)
+
+    @property
     def within_weights(self) -> np.ndarray:
         """(n_c - 1) / (N - C), [C]: the weight of S_c in the pooled covariance."""
-        return (self.counts - 1) / max(self.total - len(self.names), 1)
+        return (self.counts - 1) / max(self.within_dof, 1)
 
     @property
     def mean(self) -> np.ndarray:

@@ -125,6 +125,21 @@ def conditional_frechet_distance(
     )
 
 
+def shrunk_factor(within: np.ndarray, dof: int, device: torch.device) -> tuple[Tensor, float]:
+    """The lower L [D, D] with L L^T = (1 - rho) S_W + rho (tr S_W / D) I, and the shrinkage rho.
+
+    Raises `InputError` where S_W is 0 or singular without shrinkage.
+    """
+    rho, scale = shrinkage_of(within, dof), float(within.trace()) / len(within)
+    if scale == 0:
+        raise InputError("All reference images of a class have the same features; look at the images.")
+    shrunk = (1 - rho) * within + rho * scale * np.eye(len(within))
+    lower = linalg.cholesky_factor(linalg.as_float64(shrunk, device))
+    if lower is None:
+        raise InputError("The covariance within the classes of the reference is singular; give more images.")
+    return lower, rho
+
+
 def shrinkage_of(covariance: np.ndarray, dof: int) -> float:
     """The share rho of (tr S / D) I in the shrunk covariance (1 - rho) S + rho (tr S / D) I, by OAS (Chen et al. 2010,
     eq. 23, without its terms 2/D), for a covariance S [D, D] of `dof` degrees of freedom. It needs no features.
@@ -242,16 +257,8 @@ class _Pair:
         """
         import torch
 
-        p = self.reference.sigma
-        dof = self.sides[1].classes.total - len(self.sides[1].classes.names)
-        rho = shrinkage_of(p, dof)
-        scale = float(p.trace()) / len(p)
-        if scale == 0:
-            raise InputError("All reference images of a class have the same features; look at the images.")
-        shrunk = (1 - rho) * p + rho * scale * np.eye(len(p))
-        lower = linalg.cholesky_factor(linalg.as_float64(shrunk, device))
-        if lower is None:
-            raise InputError("The covariance within the classes of the reference is singular; give more images.")
+        dof = self.sides[1].classes.within_dof
+        lower, rho = shrunk_factor(self.reference.sigma, dof, device)
         gaps = linalg.as_float64(self.gaps, device)
         squares = torch.linalg.solve_triangular(lower, gaps.T, upper=False).square().sum(0).cpu().numpy()
         traces = [

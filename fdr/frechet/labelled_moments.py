@@ -73,22 +73,28 @@ class LabelledMoments:
         classes = self.classes
         if classes.counts.max() < 2:
             raise InputError("Every class has one image, so there is no spread within classes; give more images.")
-        if self.total.rows is None or self.labels is None:
+        if self.total.rows is None:
             assert weights is None, "weights need rows"
             return self._within_from_total()
-        weights = classes.within_weights if weights is None else weights
+        own = classes.within_weights
+        weights = own if weights is None else weights
         scales = np.sqrt(weights * (classes.total - 1) / np.maximum(classes.counts - 1, 1))
         rows = np.empty(self.total.rows.shape, self.total.rows.dtype)
-
-        def centred() -> Iterator[np.ndarray]:
-            for part in _blocks(len(rows)):
-                labels = self.labels[part]  # type: ignore[index]
-                block = (self.total.rows[part] - classes.means[labels]) * scales[labels, None]  # type: ignore[index]
-                rows[part] = block
-                yield block
-
-        found = Moments.from_features(centred())
+        if classes.total > self.total.dim and np.allclose(weights, own, rtol=1e-12, atol=0):
+            for _ in self._centred(scales, rows):
+                pass
+            return replace(self._within_from_total(), rows=rows)
+        found = Moments.from_features(self._centred(scales, rows))
         return replace(found, mu=np.zeros(found.dim), rows=rows)
+
+    def _centred(self, scales: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """The features less the mean of their class, times its scale, block by block; they are kept in `rows`."""
+        features, labels = self.total.rows, self.labels
+        assert features is not None and labels is not None
+        for part in _blocks(len(rows)):
+            block = (features[part] - self.classes.means[labels[part]]) * scales[labels[part], None]
+            rows[part] = block
+            yield block
 
     def _within_from_total(self) -> Moments:
         """S_W as the scatter of all features less that of the class means."""

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,15 +33,8 @@ class ClassTarget:
     @classmethod
     def of(cls, reference: LabelledMoments) -> ClassTarget:
         """The target made of `reference`, on the CPU; the shrinkage is that of the metric `fd_conditional`."""
-        classes, within = reference.classes, reference.within().sigma
-        rho = frechet.shrinkage_of(within, classes.total - len(classes.names))
-        scale = float(within.trace()) / len(within)
-        if scale == 0:
-            raise InputError("All reference images of a class have the same features; look at the images.")
-        shrunk = (1 - rho) * within + rho * scale * np.eye(len(within))
-        lower = frechet.cholesky_factor(torch.from_numpy(shrunk))
-        if lower is None:
-            raise InputError("The covariance within the classes of the reference is singular; give more images.")
+        classes = reference.classes
+        lower, _ = frechet.shrunk_factor(reference.within().sigma, classes.within_dof, torch.device("cpu"))
         precision = torch.cholesky_inverse(lower)
         return cls(torch.from_numpy(classes.means.copy()), torch.from_numpy(classes.shares), precision)
 
