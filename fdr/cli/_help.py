@@ -50,7 +50,7 @@ THEMES_OF = {
         "Optimization": "steps batch-size lr warmup-steps betas weight-decay clip ema-kimg seed max-skipped",
         "Evaluation": "eval-every eval-images",
         "Logs and checkpoints": "log-every checkpoint-every keep milestone-every grid-every grid-size tensorboard "
-        "wandb",
+        "wandb page",
         "Speed and devices": "device gpus dtype encoder-dtype tf32 chunks encoder-batch-size",
     },
 }

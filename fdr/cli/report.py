@@ -58,7 +58,7 @@ def command(
     if chosen == "html":
         check_extra()
     files, runs = _read(inputs)
-    sets = names_of_sets(files) or _last_evaluations(runs)
+    sets = names_of_sets(files) or {name: one for run in runs for name, one in run.last_evaluation().items()}
     if chosen == "html":
         text = render_page(sets, runs, PageOptions(title, confidence, with_paths))
     else:
@@ -87,12 +87,6 @@ def _read(inputs: Sequence[str]) -> tuple[dict[str, list[Report]], list[RunHisto
     names = [item for item in inputs if item not in folders]
     files = dict(zip(unique_names(names), map(load_reports, names), strict=True))
     return files, [read_run(Path(item)) for item in dict.fromkeys(folders)]
-
-
-def _last_evaluations(runs: Sequence[RunHistory]) -> dict[str, Report]:
-    """The report of the last evaluation of each run that has one."""
-    found = {run.name: list(run.evaluations.items())[-1] for run in runs if run.evaluations}
-    return {f"{name} at step {step}": report for name, (step, report) in found.items()}
 
 
 def _table_text(sets: dict[str, Report], style: str, confidence: float, with_paths: bool) -> str:

@@ -152,6 +152,7 @@ _records = _options.theme(
     _option("eval_count N", "Number of images to generate for an evaluation."),
     _option("tensorboard", "Log to TensorBoard as well, in RUN/tensorboard."),
     _options.option("--wandb PROJECT", "Log to this project of Weights & Biases as well."),
+    _option("page", 'Write RUN/report.html while the run goes on: curves, grids, warnings (extra "report").'),
 )
 
 

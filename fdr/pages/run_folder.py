@@ -76,6 +76,10 @@ class RunHistory:
         """(step, kind, sentence) of all warnings and skipped steps."""
         return [(entry["step"], entry["kind"], str(entry["text"])) for entry in self.entries if "text" in entry]
 
+    def last_evaluation(self) -> dict[str, Report]:
+        """The report of the last evaluation, by a name with its step; empty if there is none."""
+        return {f"{self.name} at step {step}": report for step, report in [*self.evaluations.items()][-1:]}
+
     def curves(self) -> list[Curve]:
         """Every number of the logged steps over the steps, in the order of the log; values that are missing are left
         out."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from fdr.errors import InputError
 from fdr.runtime import Progress, SilentProgress, write_atomically
 from fdr.training.folder import LOG_NAME
+from fdr.training.live_page import LivePage
 from fdr.training.options import RunOptions, TrainOptions
 
 
@@ -128,7 +129,8 @@ def open_sinks(run: Path, options: TrainOptions, run_options: RunOptions, step: 
         sinks.append(TensorBoard(run / "tensorboard", step))
     if run_options.wandb is not None:
         sinks.append(WeightsAndBiases(run, run_options.wandb, asdict(options)))
-    return [JsonLines(run / LOG_NAME, step), *sinks]
+    pages = [LivePage(run)] if run_options.page else []
+    return [JsonLines(run / LOG_NAME, step), *sinks, *pages]
 
 
 class View(Progress, Protocol):

@@ -143,6 +143,8 @@ class RunOptions:
     tensorboard: bool = False
     wandb: str | None = None
     """Project of Weights & Biases."""
+    page: bool = False
+    """Write `report.html` in the run folder while the run goes on."""
     is_arch_named: bool = True
     """False when the architecture was read from the run folder, which may then not name any function it likes."""
     trust: bool = False

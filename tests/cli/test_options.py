@@ -180,6 +180,7 @@ RUN = {
     "--eval-images": ("21", "run_options.eval_count", 21),
     "--tensorboard": (None, "run_options.tensorboard", True),
     "--wandb": ("project", "run_options.wandb", "project"),
+    "--page": (None, "run_options.page", True),
     "--trust": (None, "run_options.trust", True),
 }
 SAMPLED = {
