@@ -46,7 +46,7 @@ THEMES_OF = {
     "stats": {"Output": "out name format num-images json", "Encoders and validation": "reps val noise-floor"},
     "train": {
         "Run": "gen out resume",
-        "Loss": "ref reps monitor population fill eps gradient solver",
+        "Loss": "ref reps monitor population lag_correction fill eps gradient solver",
         "Optimization": "steps batch-size lr warmup-steps betas weight-decay clip ema-kimg seed max-skipped",
         "Evaluation": "eval-every eval-images",
         "Logs and checkpoints": "log-every checkpoint-every keep milestone-every grid-every grid-size tensorboard "

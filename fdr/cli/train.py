@@ -89,6 +89,12 @@ _deciding = _options.stack(
         "batch), the last SIZE images (queue:SIZE), or the current batch alone (batch). ema:BETA:debiased removes the "
         "bias that a short average gives the gradient, at no cost.",
     ),
+    _option(
+        "lag_correction",
+        "Carry the moving average along with the weights, so that it does not lag behind a generator that moves fast. "
+        "This needs one more forward pass, without gradient, and a copy of the weights. It pays in runs of some "
+        "hundred steps, not in long and slow ones.",
+    ),
     _option("fill N", "Images to generate before the first step, to fill the population."),
     _option(
         "solver",

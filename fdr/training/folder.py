@@ -43,6 +43,8 @@ from fdr.training.options import TrainOptions, changed
 SCHEMA = "fdr-train/1"
 REFERENCE_NAME = "reference"
 LOCK_NAME = ".lock"
+ADDED = {"lag_correction"}
+"""Options that runs of earlier states of fdr lack; their runs go on with the defaults."""
 CHECKPOINT_SCHEMA = "fdr-checkpoint/1"
 CHECKPOINTS = "checkpoints"
 _HALF_WRITTEN = ".*.tmp"
@@ -60,8 +62,8 @@ def read_options(run: Path) -> TrainOptions:
             raise InputError(f"{str(path)!r} has schema {data['schema']!r}; expected {SCHEMA!r}.")
         stored: dict[str, Any] = data["options"]
         names = {field.name for field in fields(TrainOptions)}
-        if names != stored.keys():
-            odd = sorted(names ^ stored.keys())
+        odd = sorted((names - stored.keys() - ADDED) | (stored.keys() - names))
+        if odd:
             raise InputError(f"{str(path)!r} is of another version of fdr ({data['fdr_version']}): {', '.join(odd)}.")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
         return TrainOptions(**values)

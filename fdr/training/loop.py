@@ -118,6 +118,7 @@ class _Run:
 
     def _begin(self) -> None:
         self.stepper.check_gradient()
+        self.stepper.check_repeats()
         self.watch.beginning = fingerprint(self.stepper.parameters)
         if self.options.fill and self.options.population != "batch":
             self._fill()
@@ -139,6 +140,8 @@ class _Run:
         self.parts.generator.load_state_dict(state["model"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])
         self.stepper.emas.load(state["model_ema"]["shadows"])
+        if self.stepper.previous is not None:
+            self.stepper.previous.load(state["previous"])
         self.parts.loss.load_state_dict(state["loss"])
         self.overfit_watch.load_state_dict(state["parting"])
         self.watch.load_state_dict(state["watch"])
@@ -248,6 +251,7 @@ class _Run:
             "model": model,
             "model_ema": {"shadows": stepper.emas.shadows},
             "optimizer": stepper.optimizer.state_dict(),
+            "previous": {} if stepper.previous is None else stepper.previous.stored,
             "loss": loss,
             "parting": self.overfit_watch.state_dict(),
             "watch": self.watch.state_dict(),

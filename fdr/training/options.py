@@ -42,6 +42,8 @@ class TrainOptions:
     population: str = "ema:0.999"
     """"ema:BETA" (per batch), "ema:BETA:debiased" (see `EmaPopulation.batch_weight`), "queue:SIZE" (in images) or
     "batch"."""
+    lag_correction: bool = False
+    """Carry the history of an EMA along with the weights; see `EmaPopulation.lag_correction`."""
     fill: int = 50_000
     """Images that the populations begin with; 0 begins with the first batch."""
     solver: str = "fast"
@@ -107,7 +109,21 @@ class TrainOptions:
                 raise unknown(name, getattr(self, name), choices)
         if self.encoder_dtype not in DTYPES:
             raise unknown("encoder dtype", self.encoder_dtype, DTYPES)
-        parse_population(self.population)
+        population = parse_population(self.population)
+        if self.lag_correction and not isinstance(population, EmaPopulation):
+            raise InputError(
+                f"--lag-correction carries the moments of an EMA along, but the population is {self.population!r}; "
+                "choose --population ema:BETA, or leave it out."
+            )
+        if self.lag_correction and self.solver == "newton-schulz":
+            raise InputError("--lag-correction cannot be used with --solver newton-schulz; choose exact.")
+
+    def chosen_population(self) -> EmaPopulation | QueuePopulation | BatchPopulation:
+        """The population, with its lag correction."""
+        population = parse_population(self.population)
+        if isinstance(population, EmaPopulation):
+            return replace(population, lag_correction=self.lag_correction)
+        return population
 
     @property
     def warmup(self) -> int:

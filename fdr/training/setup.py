@@ -82,7 +82,7 @@ def build(
     loss = FDLoss(
         list(encoders.values()),
         reference,
-        parse_population(options.population),
+        options.chosen_population(),
         LossOptions(
             options.solver,
             options.eps,
@@ -175,6 +175,9 @@ def _costs(parts: Parts) -> Iterator[str]:
     ranks = tensor_ranks(parts.group, parts.device)
     stepper = Stepper(trial, parts.generator, parts.loss, parts.draws, ranks)
     stepper.check_gradient()
+    stepper.check_repeats()
+    if stepper.previous is not None:
+        stepper.previous.remember()  # so that the step holds what the first one has not yet
     outcome = stepper.step(0, is_timed=True)
     parts.loss.discard()
     if outcome.fault is not None:
@@ -190,10 +193,12 @@ def _costs(parts: Parts) -> Iterator[str]:
     stepping = _words_of(options.steps * networks + solves * solver)
     yield f"time: about {filling} to fill with {fill} images, {stepping} or more for {options.steps} steps"
     weights = sum(parameter.numel() * parameter.element_size() for parameter in parts.generator.parameters())
-    kept = human_bytes(weights * (4 + len(options.ema_kimg)) + _population_bytes(parts))
+    sets = 4 + len(options.ema_kimg) + options.lag_correction
+    kept = human_bytes(weights * sets + _population_bytes(parts))
     peak = peak_memory(parts.device)
     used = "unknown" if peak is None else human_bytes(peak)
-    yield f"memory: {used} at the peak of that step; {kept} for parameters, AdamW, averages and populations"
+    more = ", the previous weights" if options.lag_correction else ""
+    yield f"memory: {used} at the peak of that step; {kept} for parameters{more}, AdamW, averages and populations"
 
 
 def _population_bytes(parts: Parts) -> int:
@@ -211,7 +216,7 @@ def _files(parts: Parts, run: Path) -> Iterator[str]:
     options, run_options = parts.options, parts.run_options
     weights = sum(value.numel() * value.element_size() for value in parts.generator.state_dict().values())
     sets = 1 + len(options.ema_kimg)
-    size = weights * (sets + 2) + _population_bytes(parts)
+    size = weights * (sets + 2 + options.lag_correction) + _population_bytes(parts)
     kept = run_options.keep + (options.steps // run_options.milestone_every if run_options.milestone_every else 0)
     every = f"every {run_options.checkpoint_every} steps" if run_options.checkpoint_every else "at the end"
     yield f"files: {run / CHECKPOINTS}: {kept} checkpoints of {human_bytes(size)}, {every}"

@@ -17,6 +17,7 @@ from fdr.generators import Generator, labels_of, noise_of
 from fdr.loss import FDLoss, LossOutput
 from fdr.runtime import SOLO, TensorGroup, memory_for
 from fdr.training.options import TrainOptions
+from fdr.training.previous import PreviousWeights, check_repeats
 from fdr.training.watch import BatchStatistics, batch_statistics
 
 RAMP = 0.05
@@ -62,6 +63,8 @@ class Stepper:
             self.parameters, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
         )
         self.emas = WeightEmas(generator, options.ema_kimg if ranks.rank == 0 else (), options.batch_size)
+        self.previous = PreviousWeights(generator) if options.lag_correction else None
+        """The weights of the last step that was taken; None without lag correction."""
         self.taken = 0
         """Steps that were taken, and not skipped."""
         self._options, self._generator, self._loss = options, generator, loss
@@ -78,6 +81,9 @@ class Stepper:
            average or population changes.
         5. Otherwise take it (`_take`): clip the gradient, let AdamW change the parameters, commit the batch to the
            populations, and average the weights.
+
+        With lag correction, step 2 also makes the images of the same noise and labels under the weights of the last
+        step that was taken, without gradient, and step 5 keeps a copy of the weights before AdamW changes them.
         """
         options, watch = self._options, Stopwatch(self._draws.device, is_timed)
         lr = learning_rate(number, peak=options.lr, warmup=options.warmup, steps=options.steps)
@@ -111,16 +117,14 @@ class Stepper:
 
         The batch passes in `chunks` parts, and the gradient is that of the whole. `generate` makes the images of a
         chunk whenever the loss asks for them; `arrived` is called in the backward pass, when the gradient has come
-        back through the encoders to these images. The laps of `watch` are taken at these two events.
+        back through the encoders to these images; `remade` makes those of the previous weights. The laps of `watch`
+        are taken at these events.
         """
         before = "encoders"
 
         def generate(chunk: int) -> Tensor:
             watch.lap(before)
-            # A resumed run draws the same numbers, for example for dropout.
-            torch.manual_seed(stream_seed(self._options.seed, f"step {number}, rank {self._ranks.rank}, chunk {chunk}"))
-            noise, labels = self._draws.of_step(number, self._options, self._ranks, chunk)
-            images = self.images(noise, labels, f"step {number + 1}")
+            images = self._chunk(number, chunk)
             watch.lap("generator")
             if torch.is_grad_enabled():
                 if not images.requires_grad:
@@ -130,6 +134,14 @@ class Stepper:
                 self._batch = batch_statistics(images)
             return images
 
+        def remade(chunk: int) -> Tensor:
+            assert self.previous is not None
+            watch.lap(before)
+            with torch.no_grad(), self.previous.in_place():
+                images = self._chunk(number, chunk)
+            watch.lap("generator")
+            return images
+
         def arrived(_: Tensor) -> None:
             """A hook on the images: the backward pass is through the encoders and enters the generator."""
             nonlocal before
@@ -137,13 +149,20 @@ class Stepper:
             before = "generator"
 
         if self._options.chunks > 1:
-            out = self._loss.accumulate(generate, self._options.chunks)
+            out = self._loss.accumulate(generate, self._options.chunks, previous=remade if self.previous else None)
         else:
-            out = self._loss(generate(0))
+            old_images = remade(0) if self.previous else None
+            out = self._loss(generate(0), previous=old_images)
             out.total.backward()
         watch.lap("generator")
         watch.move(out.solver_seconds, "encoders", "solver")
         return out
+
+    def _chunk(self, number: int, chunk: int) -> Tensor:
+        """The images of a chunk of step `number`; passes that are repeated draw the same numbers, as for dropout."""
+        torch.manual_seed(stream_seed(self._options.seed, f"step {number}, rank {self._ranks.rank}, chunk {chunk}"))
+        noise, labels = self._draws.of_step(number, self._options, self._ranks, chunk)
+        return self.images(noise, labels, f"step {number + 1}")
 
     def images(self, noise: Tensor, labels: Tensor | None, where: str) -> Tensor:
         """float32 images [B, 3, H, W]; the network runs in the options' dtype. Errors name `where` it failed."""
@@ -163,6 +182,8 @@ class Stepper:
         """Change parameters, populations and averages; `norm` is that of the gradient."""
         if self._options.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self._options.clip, torch.tensor(norm))
+        if self.previous is not None:
+            self.previous.remember()
         self.optimizer.step()
         self._loss.commit()
         self.taken += 1
@@ -182,6 +203,21 @@ class Stepper:
                 buffer.copy_(before)
         if not is_reached:
             raise self._no_gradient()
+
+    @torch.no_grad()
+    def check_repeats(self) -> None:
+        """Raise `InputError` where lag correction is wanted and the generator draws noise of its own."""
+        if self.previous is None:
+            return
+        self.previous.remember()
+        self._generator.train()
+        passes = []
+        for _ in range(2):
+            with own_randomness(self._draws.device), self.previous.in_place():
+                passes.append(self._chunk(0, 0))
+        self._generator.eval()
+        self.previous.stored.clear()
+        check_repeats(self._generator.name, *passes)
 
     def _no_gradient(self) -> InputError:
         return InputError(

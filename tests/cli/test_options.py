@@ -144,6 +144,7 @@ TRAINED = {
     "--monitor": ("random:3", "train.monitor", ("random:3",)),
     "--ref": ("r.npz", "train.reference", "r.npz"),
     "--population": ("queue:64", "train.population", "queue:64"),
+    "--lag-correction": (None, "train.lag_correction", True),
     "--fill": ("17", "train.fill", 17),
     "--solver": ("exact", "train.solver", "exact"),
     "--eps": ("0.5", "train.eps", 0.5),

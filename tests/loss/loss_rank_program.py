@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from fdr.runtime.ranks.tensor_group import BUCKET, TensorRanks
 STEPS = 20
 NUM_ENCODERS = 3  # two for rank 0 and one for rank 1
 DEBIASED = fdr.EmaPopulation(0.7, "debiased")
+CARRIED = fdr.EmaPopulation(0.9, "debiased", lag_correction=True)
 SPLIT = 14
 """Of 24 images rank 0 makes so many: parts need not be equal."""
 RANKED = ((0, 220), (220, 400))
@@ -60,7 +62,7 @@ def filled(**options: Any) -> fdr.FDLoss:
 def trained(optimizer: str, wrap: str = "none", **options: Any) -> tuple[Tensor, fdr.FDLoss, list[float]]:
     """The parameters after `STEPS`, the loss, and the FD of the first encoder by step."""
     net, loss, fds = generator(), filled(**options), []
-    inner = net
+    inner, previous = net, None
     size = dist.get_world_size() if dist.is_initialized() else 1
     if wrap == "ddp":
         net = DistributedDataParallel(net)
@@ -71,11 +73,14 @@ def trained(optimizer: str, wrap: str = "none", **options: Any) -> tuple[Tensor,
     optim = OPTIMIZERS[optimizer](net.parameters())
     for step in range(STEPS):
         optim.zero_grad()
-        out = loss(net(noise(step, *part())))
+        before = None if previous is None else previous(noise(step, *part())).detach()
+        out = loss(net(noise(step, *part())), previous=before)
         averaging = size if wrap in ("ddp", "fsdp") else 1  # both divide the sum of gradients by the ranks
         (averaging * out.total).backward()
         if wrap == "sum":
             summed(net)
+        if getattr(options.get("population"), "lag_correction", False):
+            previous = copy.deepcopy(inner)
         optim.step()
         fds.append(out.fd["e0"])
     whole = [p.full_tensor() if wrap == "fsdp" else p for p in inner.parameters()]  # type: ignore[operator]
@@ -230,6 +235,7 @@ def main(folder: Path, rank: int, size: int, wraps: list[str]) -> None:
             found[f"{optimizer}-{wrap}"], loss, found[f"fds-{optimizer}-{wrap}"] = trained(optimizer, wrap)
     found["state"] = loss.state_dict()
     found["debiased"], _, _ = trained("adamw", "sum", population=DEBIASED)
+    found["carried"], _, found["fds-carried"] = trained("adamw", "sum", population=CARRIED)
     found["accumulated"] = accumulated("sum")
     found["conditional"] = conditional()
     found["errors"] = errors()

@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from loss_rank_program import DEBIASED, NUM_ENCODERS, OPTIMIZERS, accumulated, conditional, fast_routes, filled, trained
+from loss_rank_program import (
+    CARRIED,
+    DEBIASED,
+    NUM_ENCODERS,
+    OPTIMIZERS,
+    accumulated,
+    conditional,
+    fast_routes,
+    filled,
+    trained,
+)
 from loss_worlds import generator, make_loss, noise
 from processes import exit_codes
 
@@ -81,6 +91,15 @@ def test_so_they_do_with_a_debiased_gradient(ranks: list[dict[str, Any]], alone:
     assert (parameters - alone["adamw"][0]).abs().max() > 1e-3
     for rank in ranks:
         torch.testing.assert_close(rank["debiased"], parameters, rtol=1e-6, atol=1e-6)
+
+
+def test_so_they_do_with_lag_correction(ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+    """The history of all ranks is carried along with the features of all ranks."""
+    parameters, _, fds = trained("adamw", population=CARRIED)
+    assert (parameters - alone["adamw"][0]).abs().max() > 1e-3
+    for rank in ranks:
+        torch.testing.assert_close(rank["carried"], parameters, rtol=1e-6, atol=1e-6)
+        assert rank["fds-carried"] == pytest.approx(fds, rel=1e-6)
 
 
 def test_terms_are_divided(ranks: list[dict[str, Any]]) -> None:

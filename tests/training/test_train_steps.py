@@ -269,11 +269,11 @@ def test_after_the_first_step_bad_input_is_a_failed_run(
     """Its exit code is 1 and not 2, as the same input was good before."""
     call, calls = fdr.FDLoss.__call__, []
 
-    def refusing(loss: fdr.FDLoss, images: Tensor) -> Any:
+    def refusing(loss: fdr.FDLoss, images: Tensor, **more: Any) -> Any:
         calls.append(1)
         if len(calls) > step:
             raise InputError("no luck")
-        return call(loss, images)
+        return call(loss, images, **more)
 
     monkeypatch.setattr(fdr.FDLoss, "__call__", refusing)
     with pytest.raises(FdrError, match="no luck") as caught:
