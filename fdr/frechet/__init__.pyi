@@ -9,6 +9,7 @@ from .conditional import joint_moments as joint_moments
 from .conditional import label_scale as label_scale
 from .conditional import shrinkage_of as shrinkage_of
 from .conditional import shrunk_factor as shrunk_factor
+from .correction import population_root_trace as population_root_trace
 from .covariance import as_numpy as as_numpy
 from .covariance import is_tensor as is_tensor
 from .covariance import rank as rank

@@ -19,6 +19,7 @@ D, which bounds v; in between it is extrapolated.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,7 @@ def spectral_sum(values: Tensor, ridges: Ridges, theta: np.ndarray, n: float, di
     u = x / theta if n < dim else _population_ridges(ridges, theta)
     finite = roots.sum() / 4 - 4 / math.pi * float((np.sqrt(x) * ridges.concentration * g).sum()) * ridges.step
     if n >= dim:
-        value = float(roots.sum()) + 2 / math.pi * float(((np.sqrt(u) - np.sqrt(x)) * g).sum()) * ridges.step
+        value = _root_trace(values, ridges, u)
         return SpectralSum(value, value, value, finite, u)
     start = int(u.argmin())
     least, known = float(u[start]), float(h[start])
@@ -81,6 +82,18 @@ def spectral_sum(values: Tensor, ridges: Ridges, theta: np.ndarray, n: float, di
     low, high = (2 / math.pi * (above + math.sqrt(least) * count) for count in (known, max(dim, known)))
     value = 2 / math.pi * (above + _extrapolated(u[start:], h[start:], max(dim, known)))
     return SpectralSum(value, low, high, finite, u)
+
+
+def population_root_trace(values: Tensor, theta: Callable[[np.ndarray], np.ndarray]) -> float:
+    """v of eigenvalues [r] above 0 in descending order, where theta [K] is a known function of h [K]."""
+    ridges = Ridges.over(values)
+    return _root_trace(values, ridges, ridges.x / theta(ridges.h))
+
+
+def _root_trace(values: Tensor, ridges: Ridges, u: np.ndarray) -> float:
+    """v, given u [K]."""
+    beyond = float(((np.sqrt(u) - np.sqrt(ridges.x)) * ridges.slope).sum()) * ridges.step
+    return float(values.sqrt().sum()) + 2 / math.pi * beyond
 
 
 def _population_ridges(ridges: Ridges, theta: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fdr.loss.debiased_value import Weights, excess_of
 from fdr.loss.lag import Carry
 from fdr.loss.options import EmaPopulation
 from fdr.loss.terms import AbstractTerm, Influence, TermValue, check_not_stepped, check_rows, check_state
@@ -192,6 +193,11 @@ class AbstractEmaTerm(AbstractTerm):
         """Let a batch [B, d] enter the average."""
         return self.moments.average.stepped(rows, self.beta, self.is_debiased)
 
+    @property
+    @abstractmethod
+    def rank(self) -> int:
+        """The rank r of the reference's covariance."""
+
     @abstractmethod
     def _with(self, entry: Entry) -> Any:
         """The moments with a batch in them."""
@@ -221,14 +227,26 @@ class AbstractEmaTerm(AbstractTerm):
     def _enter(self, pending: Any) -> None:
         self.moments = pending
 
-    def _value_of(self, entry: Entry, trace: Tensor, centred: Tensor, found: Transport) -> TermValue:
+    def _value_of(self, entry: Entry, trace: Tensor, centred: Tensor, found: Transport, excess: float) -> TermValue:
         """FD and its gradient, from tr S_q, the rows z - m_q [B, d], and what the solver found for them.
 
-        The debiased gradient is that of the unbiased covariance S_q / (1 - W), so its map is sqrt(1 - W) T.
+        The debiased gradient is that of the unbiased covariance S_q / (1 - W), so its map is sqrt(1 - W) T. `excess`
+        is that of `debiased_value.excess_of`, NaN where it is not known.
         """
         if self.is_debiased:
             found.moved.mul_(math.sqrt(max(1 - entry.squares, 0)))
-        return self._value(entry.mean, trace, centred, found, entry.influence)
+        value = self._value(entry.mean, trace, centred, found, entry.influence)
+        if math.isnan(excess):
+            return value
+        return replace(value, fd_debiased=float(value.fd - 2 * found.root_trace * excess * entry.squares))
+
+    def _excess(self, entry: Entry, found: Transport) -> float:
+        """`debiased_value.excess_of` the population; NaN where the solver has no eigenvalues."""
+        if found.roots is None:
+            return math.nan
+        average = entry.average
+        weights = Weights.of(entry.share, entry.squares, self.beta, average.num_steps, average.num_filled)
+        return excess_of(found.roots, weights, self.rank)
 
 
 @dataclass(frozen=True)
@@ -247,6 +265,10 @@ class EmaTerm(AbstractEmaTerm):
         self.solver = solver
         zeros = torch.zeros_like(target.mean)
         self.moments = FullMoments(Average(zeros), zeros.new_zeros(self.dim, self.dim))
+
+    @property
+    def rank(self) -> int:
+        return self.target.factor.shape[1]
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"sigma": self.moments.sigma, **self.moments.average.state()}
@@ -268,6 +290,6 @@ class EmaTerm(AbstractEmaTerm):
         sigma = updated(before, entry.centred, entry.shift, entry.share)
         centred = rows - entry.mean
         found = self.solver(self.target, sigma, centred)
-        value = self._value_of(entry, sigma.trace(), centred, found)
+        value = self._value_of(entry, sigma.trace(), centred, found, self._excess(entry, found))
         self.pending = FullMoments(entry.average, entry.reweighted(before, sigma, entry.shift))
         return value

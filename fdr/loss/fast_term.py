@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ class BasisMoments:
     """tr S_q, a float64 scalar."""
     basis: Basis
     """M, frozen or not."""
+    excess: float = math.nan
+    """`debiased_value.excess_of` the last step that had eigenvalues; NaN before the first."""
 
 
 class FastEmaTerm(AbstractEmaTerm):
@@ -53,9 +56,15 @@ class FastEmaTerm(AbstractEmaTerm):
         empty = Plain(factor, factor.new_zeros(rank, rank), first_life)
         self.moments = BasisMoments(Average(torch.zeros_like(target.mean)), factor.new_zeros(()), empty)
 
+    @property
+    def rank(self) -> int:
+        return self.moments.basis.rank
+
     def state_dict(self) -> dict[str, Tensor]:
         moments, basis = self.moments, self.moments.basis
         state = {"trace": moments.trace, **moments.average.state()}
+        if not math.isnan(moments.excess):
+            state["excess"] = torch.tensor(moments.excess, dtype=torch.float64)
         if isinstance(basis, Plain):
             life = torch.tensor(basis.life, dtype=torch.float64)
             return state | {"factor": basis.factor, "matrix": basis.matrix, "life": life}
@@ -74,13 +83,17 @@ class FastEmaTerm(AbstractEmaTerm):
             schedule = Schedule.of(state["schedule"])
             factor = own["factor"], own["factor_low"], own["lengths"]
             basis = Frozen(*factor, own["roots"], own["change"], own.get("second"), schedule)
-        self.moments, self.pending = BasisMoments(Average.of(own), own["trace"], basis), None
+        self.moments, self.pending = (
+            BasisMoments(Average.of(own), own["trace"], basis, float(own.get("excess", math.nan))),
+            None,
+        )
 
     def _expected(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state with the right names, shapes and dtypes, with the optional parts of `state`; it takes no memory."""
         d, r = self.dim, self.moments.basis.rank
         wide, narrow = torch.zeros((), dtype=torch.float64), torch.zeros(())
         expected = {"trace": wide, **self.moments.average.state()}
+        expected |= {name: wide for name in ("excess",) if name in state}
         if "change" not in state:
             return expected | {"factor": wide.expand(d, r), "matrix": wide.expand(r, r), "life": wide}
         expected |= {"factor": narrow.expand(d, r), "factor_low": narrow.expand(d, r), "lengths": narrow.expand(r)}
@@ -111,6 +124,7 @@ class FastEmaTerm(AbstractEmaTerm):
         if isinstance(basis, Frozen):
             solved = solve_frozen(basis, entry, entry.mean - self.target.mean)
         basis, found = solved or solve_plain(basis, entry, trace)
-        value = self._value_of(entry, trace, entry.recentred(found.moved.dtype), found)
-        self.pending = BasisMoments(entry.average, kept_trace, basis)
+        excess = self.moments.excess if found.roots is None else self._excess(entry, found)
+        value = self._value_of(entry, trace, entry.recentred(found.moved.dtype), found, excess)
+        self.pending = BasisMoments(entry.average, kept_trace, basis, excess)
         return value

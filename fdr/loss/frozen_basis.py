@@ -334,7 +334,7 @@ def solve_plain(basis: Basis, entry: Entry, trace: Tensor) -> tuple[Basis, Trans
     whitened = (rows @ vectors) * torch.where(kept, 1 / roots, 0)
     noise = torch.finfo(torch.float32).eps * trace.sqrt() * torch.linalg.vector_norm(turned, dim=0) / roots
     is_regular = is_regular and bool((noise <= MAX_NOISE).all())
-    found = Transport(roots[kept].sum(), whitened @ turned.T, Diagnostics("plain", refreshed=True))
+    found = Transport(roots[kept].sum(), whitened @ turned.T, Diagnostics("plain", refreshed=True), roots[kept])
     if not is_regular:
         matrix = entry.reweighted(basis.matrix64(), plain.matrix, entry.shift @ plain.factor)
         return dataclasses.replace(plain, matrix=matrix), found

@@ -34,6 +34,12 @@ class LossOutput:
     variances within a class (`whitened` of the metric fd_conditional). It is empty unless the loss is conditional."""
     conditional_scale: dict[str, float] = field(default_factory=dict)
     """The factor of the conditional term in the loss, by encoder."""
+    fd_debiased: dict[str, float] = field(default_factory=dict)
+    """`fd` without the bias of the population's number of samples; it may be negative.
+
+    It is there for an `EmaPopulation` that is worth more samples than an encoder has features, with a solver that knows
+    eigenvalues ("exact", "fast") and without a lag correction; others are absent.
+    """
 
 
 def output_of(
@@ -54,6 +60,7 @@ def output_of(
         diagnostics={name: value.diagnostics for name, value in values.items()},
         solver_seconds=seconds,
         features={name: rows.detach() for name, rows in features.items()},
+        fd_debiased={name: value.fd_debiased for name, value in values.items() if value.fd_debiased is not None},
         class_distance={name: found.value for name, found in classes.items()},
         conditional_scale={name: found.scale for name, found in classes.items()},
     )

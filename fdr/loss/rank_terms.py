@@ -112,12 +112,12 @@ class LossTerms:
         """
         gathered, before, classes = self._gathered(features), self._gathered(previous), self._gathered_labels(labels)
 
-        def solve(name: str, term: AbstractTerm) -> tuple[TermValue, tuple[float, Diagnostics, ClassValue | None]]:
+        def solve(name: str, term: AbstractTerm) -> tuple[TermValue, tuple[float, Diagnostics, ClassValue | None, float | None]]:
             rows = gathered[name][0]
             value = _evaluated(term, rows, before[name][0] if name in before else None)
             if name in self._class_terms:
                 value = self._class_terms[name].joined(value, rows, classes)
-            return value, (float(value.fd), value.diagnostics, value.classes)
+            return value, (float(value.fd), value.diagnostics, value.classes, value.fd_debiased)
 
         try:
             values, results = self._on_owners(solve)
@@ -222,6 +222,7 @@ class LossTerms:
         fd: float,
         diagnostics: Diagnostics,
         classes: ClassValue | None,
+        fd_debiased: float | None,
         rows: Tensor,
         own: slice,
     ) -> TermValue:
@@ -231,7 +232,7 @@ class LossTerms:
         """
         if value is None:
             distance = torch.tensor(fd, dtype=torch.float64, device=rows.device)
-            value = TermValue(distance, torch.empty_like(rows), diagnostics, classes)
+            value = TermValue(distance, torch.empty_like(rows), diagnostics, classes, fd_debiased)
         gradient = self._ranks.share_tensor(value.gradient.to(rows.dtype), self._owners[name])
         return replace(value, gradient=gradient[own])
 

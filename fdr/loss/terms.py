@@ -39,6 +39,8 @@ class TermValue:
     diagnostics: Diagnostics
     classes: ClassValue | None = None
     """The conditional term of the loss, whose scaled gradient is in `gradient`; None without one."""
+    fd_debiased: float | None = None
+    """FD without the bias of the number of samples (`debiased_value.py`); None where it is not known."""
 
     @property
     def objective(self) -> float:

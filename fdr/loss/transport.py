@@ -129,6 +129,8 @@ class Transport:
     moved: Tensor
     """The centred rows after the map, (z - m_q) T [B, d], in the precision of the solver."""
     diagnostics: Diagnostics
+    roots: Tensor | None = None
+    """s [k], the square roots of the eigenvalues of M where the solver has them, in any order."""
     raised: Tensor | float = 0.0
     """By how much the solver raised tr S_q, see `solve_floored`."""
 
@@ -143,7 +145,7 @@ def solve_exact(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
     `solve_by_factors` is used where M is singular or badly conditioned.
     """
     if len(target.columns) == 0:
-        return _decomposed(rows.new_zeros(()), torch.zeros_like(rows), "constant")
+        return _decomposed(rows.new_zeros(0), torch.zeros_like(rows), "constant")
     congruent = target.congruence(sigma)
     if frechet.is_singular(congruent):
         return solve_by_factors(target, sigma, rows)
@@ -152,7 +154,7 @@ def solve_exact(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
         return solve_by_factors(target, sigma, rows)
     roots = values.sqrt()
     moved = _moved(rows[:, target.columns], target.factor @ vectors, roots)
-    return _decomposed(roots.sum(), target.spread(moved), "cholesky" if target.is_lower else "eigen")
+    return _decomposed(roots, target.spread(moved), "cholesky" if target.is_lower else "eigen")
 
 
 def solve_by_factors(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
@@ -167,7 +169,7 @@ def solve_by_factors(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
     _, roots, right = frechet.svd(own.T @ target.factor)
     kept = _above_rounding(roots, max(own.shape[0], 1))
     moved = _moved(rows[:, target.columns], target.factor @ right[kept].T, roots[kept])
-    return _decomposed(roots.sum(), target.spread(moved), "factors")
+    return _decomposed(roots, target.spread(moved), "factors")
 
 
 def solve_floored(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
@@ -184,8 +186,8 @@ def solve_floored(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
     low = raised > values
     route = "floored" if bool(low.any()) else "cholesky" if target.is_lower else "eigen"
     roots, added = raised.sqrt(), (raised - values)[low] @ _inverse_lengths(target, vectors[:, low])
-    found = _decomposed(roots.sum(), target.spread(_moved(rows[:, target.columns], basis, roots)), route)
-    return replace(found, raised=added)
+    found = _decomposed(roots, target.spread(_moved(rows[:, target.columns], basis, roots)), route)
+    return replace(found, raised=added, roots=None)  # they are not those of independent samples
 
 
 def _eigen_of(target: Target, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,7 +219,7 @@ def solve_thin(target: Target, rows: Tensor) -> Transport:
     left, roots, right = frechet.svd(rows[:, target.columns] @ target.factor / scale)
     kept = _above_rounding(roots, target.dim)
     moved = scale * (left[:, kept] @ right[kept]) @ target.factor.T
-    return _decomposed(roots.sum(), target.spread(moved), "thin")
+    return _decomposed(roots, target.spread(moved), "thin")
 
 
 def solve_newton_schulz(target: Target, sigma: Tensor, rows: Tensor) -> Transport:
@@ -235,8 +237,8 @@ def solve_newton_schulz(target: Target, sigma: Tensor, rows: Tensor) -> Transpor
     return Transport(root.trace(), target.spread(moved), Diagnostics("newton-schulz", residual))
 
 
-def _decomposed(root_trace: Tensor, moved: Tensor, route: str) -> Transport:
-    return Transport(root_trace, moved, Diagnostics(route, refreshed=True))
+def _decomposed(roots: Tensor, moved: Tensor, route: str) -> Transport:
+    return Transport(roots.sum(), moved, Diagnostics(route, refreshed=True), roots)
 
 
 def _moved(rows: Tensor, basis: Tensor, roots: Tensor) -> Tensor:
