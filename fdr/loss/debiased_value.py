@@ -39,6 +39,8 @@ FEW_DIMENSIONS = 1 / 8
 It is 1/4 W sum_i w_ii with w_ii = s_i / 2, the part of the first order that vanishes in many dimensions
 (docs/debiased-fd.md, first order).
 """
+ROUNDING = 1e-12
+"""The least part of W that the batches count for, beside a fill. Lowering it lets rounding through."""
 NEWTON_STEPS = 60
 """Most steps of Newton's method for q, which at worst doubles at every step. Raising it changes nothing."""
 
@@ -66,7 +68,8 @@ class Weights:
         decays = beta ** np.arange(most)
         shares = (1 - share - fill) * decays / decays.sum()
         of_fill = fill**2 / num_filled if num_filled else 0.0
-        size = (share**2 + np.square(shares).sum()) / (squares - of_fill)
+        rest = max(squares - of_fill, ROUNDING * squares)
+        size = (share**2 + np.square(shares).sum()) / rest
         parts = [np.array([share]), *np.array_split(shares, max(min(GROUPS, most), 1))]
         parts = [part for part in parts if len(part)]
         totals, each = [part.sum() for part in parts], [part.mean() / size for part in parts]
