@@ -112,7 +112,9 @@ class LossTerms:
         """
         gathered, before, classes = self._gathered(features), self._gathered(previous), self._gathered_labels(labels)
 
-        def solve(name: str, term: AbstractTerm) -> tuple[TermValue, tuple[float, Diagnostics, ClassValue | None, float | None]]:
+        def solve(
+            name: str, term: AbstractTerm
+        ) -> tuple[TermValue, tuple[float, Diagnostics, ClassValue | None, float | None]]:
             rows = gathered[name][0]
             value = _evaluated(term, rows, before[name][0] if name in before else None)
             if name in self._class_terms:
