@@ -17,6 +17,7 @@ from report_worlds import model, number, reports, run_folder
 from fdr.errors import InputError
 from fdr.pages import PageOptions, check_extra, names_of_sets, read_run, render_page
 from fdr.pages.figures import plain, svg_of
+from fdr.pages.page import TEMPLATES
 from fdr.pages.pictures import MAX_SIDE, picture, spread
 from fdr.pages.training_charts import thinned
 from fdr.reports import Report, load_reports
@@ -280,3 +281,24 @@ def test_a_report_of_another_version_is_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("fdr-report/1", "fdr-report/9"))
     with pytest.raises(InputError, match="another version of fdr wrote it"):
         load_reports(path)
+
+
+# Colours
+
+
+def _luminance(colour: str) -> float:
+    """The relative luminance of "#rrggbb" (WCAG 2.2)."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_letters_and_marks_have_the_contrast_of_wcag(scheme: int) -> None:
+    """4.5 for letters, 3 for marks, on paper and on cards."""
+    colours = dict(re.findall(r"--(\w+): (#\w{6})", (TEMPLATES / "page.css").read_text().split("@media")[scheme]))
+    for back in ("paper", "card"):
+        for name in colours.keys() - {"paper", "card", "line", "grid"}:
+            light, dark = sorted((_luminance(colours[name]), _luminance(colours[back])), reverse=True)
+            least = 3.0 if name.startswith("c") else 4.5
+            assert (light + 0.05) / (dark + 0.05) >= least, (name, back)
