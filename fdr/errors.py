@@ -27,6 +27,7 @@ _RENAMED = {
     "vae-weights": "weights",
     "gen": "path",
     "transparency": "alpha",
+    "alarm-images": "alarm_count",
 }
 _NAMES = """
     reps ref metrics protocol count seed crop size transparency on-bad max-bad max-pixels quantize device dtype tf32
@@ -34,11 +35,25 @@ _NAMES = """
     exact-order offline weights weights-dir cache no-cache moments-only batch-size num-workers encoder-batch-size
     gen arch arch-args ema noise-shape num-classes value-range labels num-images trust vae vae-args vae-weights mode
     top-k same-class memory compat no-clamp steps lr betas clip chunks weight-decay warmup-steps ema-kimg
+    alarm-every alarm-images on-collapse
 """
 _ARGUMENTS = {name: _RENAMED.get(name, name.replace("-", "_")) for name in _NAMES.split()}
 """Options that are also arguments in Python, with the name that each has there."""
 _WORDS_AS_VALUES = frozenset(
-    {"on-bad", "dtype", "device", "quantize", "crop", "transparency", "ema", "compat", "labels", "reps", "metrics"}
+    {
+        "on-bad",
+        "dtype",
+        "device",
+        "quantize",
+        "crop",
+        "transparency",
+        "ema",
+        "compat",
+        "labels",
+        "reps",
+        "metrics",
+        "on-collapse",
+    }
 )
 """Options after which the next word of a sentence is a value, even when it is in small letters."""
 

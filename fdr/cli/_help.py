@@ -49,6 +49,7 @@ THEMES_OF = {
         "Loss": "ref reps monitor population lag_correction fill eps gradient solver",
         "Optimization": "steps batch-size lr warmup-steps betas weight-decay clip ema-kimg seed max-skipped",
         "Evaluation": "eval-every eval-images",
+        "Alarm": "alarm-every alarm-images on-collapse",
         "Logs and checkpoints": "log-every checkpoint-every keep milestone-every grid-every grid-size tensorboard "
         "wandb page",
         "Speed and devices": "device gpus dtype encoder-dtype tf32 chunks encoder-batch-size",

@@ -18,9 +18,9 @@ from fdr.runtime import human_bytes
 from fdr.training import SilentView, View
 
 if TYPE_CHECKING:
-    from fdr.training import StepRecord
+    from fdr.training import AlarmRecord, StepRecord
 
-_NUMBERS = ("FD", "since the start", "FDr")
+_NUMBERS = ("FD", "since the start", "fresh FD", "FDr")
 
 
 def view_for(quiet: bool, is_main: bool) -> View:
@@ -57,6 +57,7 @@ class PlainView(PlainProgress):
         self._pace = _Pace(0, 0)
         self._record: StepRecord | None = None
         self._printed: StepRecord | None = None
+        self._alarm: AlarmRecord | None = None
         self._next = 0.0
 
     @contextmanager
@@ -79,13 +80,16 @@ class PlainView(PlainProgress):
         if is_first:
             self._print()
 
+    def show_alarm(self, record: AlarmRecord) -> None:
+        self._alarm = record
+
     def _print(self) -> None:
         record = self._record
         if record is None or record is self._printed:
             click.echo(self._pace.words(record), err=True)
             return
         self._printed = record
-        fds = ", ".join(_fd_words(record, name) for name in record.fd)
+        fds = ", ".join(_fd_words(record, self._alarm, name) for name in record.fd)
         click.echo(f"{self._pace.words(record)}: {fds}; {_machine(record)}", err=True)
 
 
@@ -96,6 +100,7 @@ class LiveView(RichProgress):
         self._pace = _Pace(0, 0)
         self._first: StepRecord | None = None
         self._record: StepRecord | None = None
+        self._alarm: AlarmRecord | None = None
         self._table: LiveTable | None = None
         self._rows: list[tuple[str, ...]] = []
         self._machine = ""
@@ -118,25 +123,38 @@ class LiveView(RichProgress):
 
     def show(self, record: StepRecord) -> None:
         self._first, self._record = self._first or record, record
-        self._rows = [_row(record, self._first, name) for name in record.fd]
+        self._rows = [_row(record, self._first, self._alarm, name) for name in record.fd]
         self._machine = _machine(record)
         self._draw()
+
+    def show_alarm(self, record: AlarmRecord) -> None:
+        self._alarm = record
 
     def _draw(self) -> None:
         if self._table is not None:
             self._table.show(self._rows, [self._pace.words(self._record), self._machine])
 
 
-def _row(record: StepRecord, first: StepRecord, name: str) -> tuple[str, ...]:
+def _row(record: StepRecord, first: StepRecord, alarm: AlarmRecord | None, name: str) -> tuple[str, ...]:
     start, now = first.fd.get(name, 0.0), record.fd[name]
     change = f"{now / start - 1:+.1%}" if start > 0 else ""
     ratio = f"{record.fdr[name]:.4g}" if name in record.fdr else ""
-    return name, f"{now:.5g}", change, ratio, "watched" if name in record.watched else ""
+    return name, f"{now:.5g}", change, _fresh(alarm, name), ratio, "watched" if name in record.watched else ""
 
 
-def _fd_words(record: StepRecord, name: str) -> str:
+def _fresh(alarm: AlarmRecord | None, name: str) -> str:
+    """The FD of fresh images at the newest alarm, with its error."""
+    if alarm is None or name not in alarm.fresh:
+        return ""
+    return f"{alarm.fresh[name].value:.4g} ± {alarm.fresh[name].error:.2g}"
+
+
+def _fd_words(record: StepRecord, alarm: AlarmRecord | None, name: str) -> str:
+    fresh = _fresh(alarm, name)
     ratio = f" (FDr {record.fdr[name]:.4g})" if name in record.fdr else ""
-    return f"{'watched ' if name in record.watched else ''}{name} {record.fd[name]:.5g}{ratio}"
+    return f"{'watched ' if name in record.watched else ''}{name} {record.fd[name]:.5g}{ratio}" + (
+        f" (fresh {fresh})" if fresh else ""
+    )
 
 
 def _machine(record: StepRecord) -> str:

@@ -16,7 +16,7 @@ from fdr.cli._outputs import Output
 from fdr.cli._train_view import view_for
 from fdr.errors import InputError
 from fdr.runtime import SilentProgress
-from fdr.training import GRADIENTS, SOLVERS, RunOptions, TrainOptions, flag
+from fdr.training import COLLAPSE_RULES, GRADIENTS, SOLVERS, RunOptions, TrainOptions, flag
 from fdr.weights import check_encoders
 
 if TYPE_CHECKING:
@@ -156,6 +156,25 @@ _records = _options.theme(
     _option("grid_size N", "Number of images in a grid."),
     _options.option("--eval-every N", "Evaluate as fdr eval does every N steps and at the end; 0 for never.", type=int),
     _option("eval_count N", "Number of images to generate for an evaluation."),
+    _options.option(
+        "--alarm-every N",
+        "Compare the FD of fresh images with that of the population every N steps, and warn of a collapse; 0 for "
+        "never.  [default: 100, or more where batches are small]",
+        type=int,
+    ),
+    _options.option(
+        "--alarm-images N",
+        "Fresh images of an alarm; those that the step's batch lacks are generated.  [default: half as many as the "
+        "widest encoder has features, at least 256]",
+        name="alarm_count",
+        type=int,
+    ),
+    _option(
+        "on_collapse",
+        "What to do when fresh images are far worse than the population at three alarms in a row: warn, or stop the "
+        "run, with a checkpoint and exit code 1.",
+        type=click.Choice(COLLAPSE_RULES),
+    ),
     _option("tensorboard", "Log to TensorBoard as well, in RUN/tensorboard."),
     _options.option("--wandb PROJECT", "Log to this project of Weights & Biases as well."),
     _option("page", 'Write RUN/report.html while the run goes on: curves, grids, warnings (extra "report").'),

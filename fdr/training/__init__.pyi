@@ -1,3 +1,4 @@
+from .alarms import AlarmRecord as AlarmRecord
 from .classifiers.protocol import CasOptions as CasOptions
 from .classifiers.protocol import CasSets as CasSets
 from .classifiers.protocol import cas_scores as cas_scores
@@ -22,6 +23,7 @@ from .log import StepRecord as StepRecord
 from .log import View as View
 from .loop import TrainResult as TrainResult
 from .loop import train as train
+from .options import COLLAPSE_RULES as COLLAPSE_RULES
 from .options import GRADIENTS as GRADIENTS
 from .options import SOLVERS as SOLVERS
 from .options import RunOptions as RunOptions

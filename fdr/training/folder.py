@@ -168,9 +168,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def prune(run: Path, keep: int, milestone_every: int | None) -> None:
-    """Remove all but the newest `keep` checkpoints and those at multiples of `milestone_every`."""
+def prune(run: Path, keep: int, milestone_every: int | None, kept_step: int | None = None) -> None:
+    """Remove all but the newest `keep` checkpoints, those at multiples of `milestone_every`, and `kept_step`'s."""
     found = list_checkpoints(run)
     for step in list(found)[:-keep]:
-        if not milestone_every or step % milestone_every:
+        if step != kept_step and (not milestone_every or step % milestone_every):
             found[step].unlink(missing_ok=True)

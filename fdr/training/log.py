@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from fdr.errors import InputError
 from fdr.runtime import Progress, SilentProgress, write_atomically
+from fdr.training.alarms import AlarmRecord
 from fdr.training.folder import LOG_NAME
 from fdr.training.live_page import LivePage
 from fdr.training.options import RunOptions, TrainOptions
@@ -48,7 +49,7 @@ class StepRecord:
 
 
 class Sink(Protocol):
-    """Takes what is logged. `kind` is "step", "evaluation", "warning" or "skipped"."""
+    """Takes what is logged. `kind` is "step", "alarm", "evaluation", "warning" or "skipped"."""
 
     def write(self, kind: str, values: Mapping[str, Any]) -> None:
         """Write one entry; `values` has its "step"."""
@@ -148,6 +149,9 @@ class View(Progress, Protocol):
     def show(self, record: StepRecord) -> None:
         """Called with every logged step."""
 
+    def show_alarm(self, record: AlarmRecord) -> None:
+        """Called with what every alarm has found."""
+
 
 class SilentView(SilentProgress):
     """Shows nothing."""
@@ -160,6 +164,9 @@ class SilentView(SilentProgress):
         return None
 
     def show(self, record: StepRecord) -> None:
+        return None
+
+    def show_alarm(self, record: AlarmRecord) -> None:
         return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from fdr.runtime import (
     tensor_ranks,
 )
 from fdr.training import folder
+from fdr.training.alarms import REPEATS, AlarmRecord, CollapseAlarm
 from fdr.training.folder import list_checkpoints, load_checkpoint, prune, save_checkpoint
+from fdr.training.fresh import FreshImages
 from fdr.training.log import Clock, SilentView, Sink, StepRecord, View, open_sinks
 from fdr.training.options import RunOptions, TrainOptions
 from fdr.training.setup import Parts, build
@@ -93,7 +95,9 @@ class _Run:
         self.ranks = tensor_ranks(parts.group, parts.device)
         self.stepper = Stepper(parts.options, parts.generator, parts.loss, parts.draws, self.ranks)
         self.snapshots = Snapshots(parts, self.stepper.images)
-        self.watch, self.overfit_watch = Watch(), OverfitWatch()
+        self.fresh = FreshImages(parts, parts.alarms, self.stepper.images, self.ranks)
+        self.trained = [name for name, weight in parts.loss.weights.items() if weight]
+        self.watch, self.overfit_watch, self.collapse = Watch(), OverfitWatch(), CollapseAlarm()
         self.step, self.skipped_in_a_row = 0, 0
         self.sinks: list[Sink] = []
         self.clock = Clock()
@@ -124,6 +128,8 @@ class _Run:
             self._fill()
         self.snapshots.reals()
         self.snapshots.grid(0)
+        if self.parts.alarms.every:
+            self._alarm(AlarmRecord(0, 0))
         self._save()
 
     def _fill(self) -> None:
@@ -145,26 +151,31 @@ class _Run:
         self.parts.loss.load_state_dict(state["loss"])
         self.overfit_watch.load_state_dict(state["parting"])
         self.watch.load_state_dict(state["watch"])
+        if "alarms" in state:  # it is absent from checkpoints of before there were alarms
+            self.collapse.load_state_dict(state["alarms"])
 
     def _steps(self, should_stop: Callable[[], bool]) -> None:
         stops = False
         self.parts.generator.train()
         while self.step < self.options.steps and not stops:
             is_logged = self._is_due(self.run_options.log_every, self.step + 1)
-            outcome = self.stepper.step(self.step, is_timed=is_logged)
+            is_looked_at = is_logged or self._is_due(self.parts.alarms.every, self.step + 1)
+            outcome = self.stepper.step(self.step, is_timed=is_looked_at)
             self.step += 1
             self.clock.count(self.options.batch_size)
-            self.watch.record(self.step, outcome.grad_norm, outcome.fault)
+            self.watch.record(self.step, outcome.grad_norm, outcome.fault, outcome.fd)
             if outcome.fault is not None:
                 self._count_skipped(outcome.fault)
             else:
                 self.skipped_in_a_row = 0
                 if is_logged and self.is_main:
                     self._log(outcome)
+                if is_looked_at and self.is_main:
+                    self._look(outcome)
             self.parts.view.reached(self.step)
             stops = self.ranks.is_any(should_stop())
             with self.clock.stopped():
-                self._between(stops)
+                self._between(outcome, stops)
 
     def _count_skipped(self, fault: str) -> None:
         """Log a skipped step. Raises `RunError` after too many in a row."""
@@ -177,7 +188,7 @@ class _Run:
             )
 
     def _log(self, outcome: StepOutcome) -> None:
-        watched = tuple(name for name, weight in self.parts.loss.weights.items() if weight == 0)
+        watched = tuple(name for name in outcome.fd if name not in self.trained)
         record = StepRecord(
             step=self.step,
             images=self.stepper.taken * self.options.batch_size,
@@ -194,9 +205,37 @@ class _Run:
         )
         self._write("step", asdict(record))
         self.parts.view.show(record)
-        trained = {name: fd for name, fd in outcome.fd.items() if name not in watched}
+
+    def _look(self, outcome: StepOutcome) -> None:
+        """Warn of signs in a step that nothing is learned, or that encoders are gamed."""
+        trained = {name: outcome.fd[name] for name in self.trained}
+        watched = [name for name in outcome.fd if name not in self.trained]
         overfit = self.overfit_watch.look(self.step, trained, {name: outcome.fd[name] for name in watched})
-        for sentence in (*overfit, *self.watch.look(self.step, outcome.fd, list(trained), outcome.batch)):
+        for sentence in (*overfit, *self.watch.look(self.step, outcome.fd, self.trained, outcome.batch)):
+            self._warn(sentence)
+
+    def _measure(self, outcome: StepOutcome) -> str | None:
+        """Measure fresh images, with those of the step; return why the run should stop, or None."""
+        fresh, not_finite = self.fresh.distances(self.step, outcome.features)
+        record = AlarmRecord(self.step, self.parts.alarms.count, fresh, outcome.fd, not_finite)
+        self._alarm(record)
+        if self.collapse.in_a_row < REPEATS:
+            return None
+        verdict = self.collapse.verdict(record, self.parts.run)
+        if self.run_options.on_collapse == "stop":
+            return f"Run {str(self.parts.run)!r} was stopped: {verdict}."
+        if self.collapse.in_a_row == REPEATS:
+            self._warn(f"{verdict[0].upper()}{verdict[1:]}; --on-collapse stop ends such a run.")
+        return None
+
+    def _alarm(self, record: AlarmRecord) -> None:
+        """Add the sensitivities to a record, log it, and warn of what it shows."""
+        if self.is_main:
+            found = self.fresh.sensitivities()
+            record = replace(record, noise_sensitivity=found["noise"], label_sensitivity=found.get("labels", {}))
+            self._write("alarm", record.entry())
+            self.parts.view.show_alarm(record)
+        for sentence in self.collapse.look(record, self.trained):
             self._warn(sentence)
 
     def _warn(self, sentence: str) -> None:
@@ -214,17 +253,26 @@ class _Run:
             self._write("warning", {"step": self.step, "text": f"Nothing was learned: {verdict}."})
             raise RunError(f"Run {str(self.parts.run)!r} has learned nothing: {verdict}.")
 
-    def _between(self, stops: bool) -> None:
-        """Do what is due after a step. The checkpoint comes last, so that a resumed run repeats what it missed."""
+    def _between(self, outcome: StepOutcome, stops: bool) -> None:
+        """Do what is due after a step. The checkpoint comes last, so that a resumed run repeats what it missed.
+
+        Raises `RunError`, after the checkpoint, where a collapsed run is to be stopped.
+        """
         options, is_last = self.run_options, self.step == self.options.steps
+        collapsed = None
+        if outcome.fault is None and self._is_due(self.parts.alarms.every, self.step):
+            collapsed = self._measure(outcome)
         if is_last:
             self._judge()
         if self._is_due(options.grid_every, self.step):
             self._try("sample grid", lambda: self.snapshots.grid(self.step))
         if self._is_due(options.eval_every, self.step):
             self._try("evaluation", lambda: self._write("evaluation", self.snapshots.evaluate(self.step)))
-        if stops or self._is_due(options.checkpoint_every, self.step) or is_last:
+        if stops or collapsed or self._is_due(options.checkpoint_every, self.step) or is_last:
             self._save()
+        if collapsed:
+            self._write("warning", {"step": self.step, "text": collapsed})
+            raise RunError(collapsed)
 
     def _try(self, what: str, look: Callable[[], None]) -> None:
         """Call `look`; its error is a warning on a single rank. On several it ends the run, as other ranks may wait."""
@@ -255,10 +303,13 @@ class _Run:
             "loss": loss,
             "parting": self.overfit_watch.state_dict(),
             "watch": self.watch.state_dict(),
+            "alarms": self.collapse.state_dict(),
         }
         save_generator(run, self.parts.generator, {ONLINE: model, **stepper.emas.shadows})
         save_checkpoint(run, self.step, state)  # after the generator, which a resumed run loads first
-        prune(run, self.run_options.keep, self.run_options.milestone_every)
+        # While a gap is open, the best checkpoint from before it stays.
+        best = self.collapse.best_checkpoint(list(list_checkpoints(run))) if self.collapse.in_a_row else None
+        prune(run, self.run_options.keep, self.run_options.milestone_every, best)
 
     def _write(self, kind: str, values: dict[str, Any]) -> None:
         for sink in self.sinks:

@@ -12,6 +12,7 @@ from fdr.loss import GRADIENTS, SOLVERS, BatchPopulation, EmaPopulation, QueuePo
 from fdr.references import DEFAULT_REFERENCE
 from fdr.runtime import DTYPES
 
+COLLAPSE_RULES = ("warn", "stop")
 POPULATIONS = ("ema:0.999", "queue:50000", "batch")
 
 
@@ -135,7 +136,8 @@ class TrainOptions:
 class RunOptions:
     """Where a run is computed and what it writes; these options may change whenever the run is resumed.
 
-    Device, ranks and `encoder_batch_size` change rounding only. An interval of 0 or None means never.
+    Device, ranks and `encoder_batch_size` change rounding only. An interval of 0 or None means never, but for
+    `alarm_every`.
     """
 
     device: str | None = None
@@ -156,6 +158,14 @@ class RunOptions:
     """Images on a grid."""
     eval_every: int | None = None
     eval_count: int = 50_000
+    alarm_every: int | None = None
+    """Steps between two looks at fresh images of the present weights; 0 means never, and None as often as the images
+    cost 1 % of the run, at most every 100 steps."""
+    alarm_count: int | None = None
+    """Fresh images of an alarm, with those of the step's batch; None takes half as many as the widest encoder has
+    features, at least 256."""
+    on_collapse: str = "warn"
+    """"warn", or "stop" to end a run whose fresh images are far worse than the population at three alarms in a row."""
     tensorboard: bool = False
     wandb: str | None = None
     """Project of Weights & Biases."""
@@ -172,11 +182,15 @@ class RunOptions:
             is_count = name.endswith(("_every", "_size", "_count")) or name == "keep"
             if is_count and value is not None and value < least:
                 raise InputError(f"{flag(name)} must be at least {least}; got {value}.")
+        if self.on_collapse not in COLLAPSE_RULES:
+            raise unknown("on_collapse", self.on_collapse, COLLAPSE_RULES)
 
 
 def flag(name: str) -> str:
     """The option of the command line for a field: "batch_size" -> "--batch-size"."""
-    return "--" + {"reference": "ref", "eval_count": "eval-images"}.get(name, name).replace("_", "-")
+    return "--" + {"reference": "ref", "eval_count": "eval-images", "alarm_count": "alarm-images"}.get(
+        name, name
+    ).replace("_", "-")
 
 
 def parse_population(text: str) -> EmaPopulation | QueuePopulation | BatchPopulation:

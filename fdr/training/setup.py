@@ -20,6 +20,7 @@ from fdr.loss import EmaPopulation, FDLoss, LossOptions, QueuePopulation
 from fdr.references import names_images
 from fdr.runtime import Group, check_dtype, human_bytes, peak_memory, resolve_device, run_on_rank0, tensor_ranks
 from fdr.training import folder
+from fdr.training.alarms import FORWARD_SHARE, AlarmPlan
 from fdr.training.folder import CHECKPOINTS, EVALUATIONS, GRIDS, list_checkpoints
 from fdr.training.log import SilentView, View
 from fdr.training.options import RunOptions, TrainOptions, parse_population
@@ -33,8 +34,6 @@ Raising it makes the estimate better and the dry run longer.
 """
 LONGEST_WAIT = 100
 """Most steps between two eigendecompositions of the fast solver. Raising it lowers the estimated time."""
-FORWARD_SHARE = 1 / 3
-"""Share of a step's time in the forward pass, as the backward pass takes about twice as long."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,7 @@ class Parts:
     """The name of the reference, or the path of its statistics."""
     loss: FDLoss
     draws: Draws
+    alarms: AlarmPlan
 
 
 def build(
@@ -95,7 +95,9 @@ def build(
         group=group,
     )
     draws = Draws(options.seed, generator.noise_shape, generator.num_classes, device)
-    return Parts(options, run, run_options, group, view, device, generator, encoders, reference, loss, draws)
+    dims = {name: found.moments.dim for name, found in loss.references.items()}
+    alarms = AlarmPlan.of(run_options, options.batch_size, dims)
+    return Parts(options, run, run_options, group, view, device, generator, encoders, reference, loss, draws, alarms)
 
 
 def _generator(
@@ -165,6 +167,9 @@ def _contents(parts: Parts, run: Path, done: int) -> Iterator[str]:
     yield f"loss: FD of {', '.join(trained)} to {parts.reference}" + (
         f"; watched: {', '.join(watched)}" if watched else ""
     )
+    if parts.alarms.every:
+        more = f", {parts.alarms.extra:,} of them made for it" if parts.alarms.extra else ""
+        yield f"alarm: every {parts.alarms.every} steps, {parts.alarms.count:,} fresh images{more}"
 
 
 def _costs(parts: Parts) -> Iterator[str]:

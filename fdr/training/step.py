@@ -48,6 +48,8 @@ class StepOutcome:
     """Seconds by part; empty unless the step is logged."""
     batch: BatchStatistics | None = None
     """None unless the step is logged."""
+    features: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    """Features [B, d] of this rank's images by encoder."""
 
 
 class Stepper:
@@ -103,7 +105,9 @@ class Stepper:
         except NonFiniteError as error:
             return StepOutcome(str(error), lr, math.nan, math.nan)
         norm = self._summed_gradient()
-        outcome = StepOutcome(None, lr, float(out.total.detach()), norm, out.fd, out.fdr, batch=self._batch)
+        outcome = StepOutcome(
+            None, lr, float(out.total.detach()), norm, out.fd, out.fdr, batch=self._batch, features=out.features
+        )
         if not all(map(math.isfinite, (norm, outcome.loss, *out.fd.values()))):
             self._loss.discard()
             return replace(outcome, fault=f"the norm of the gradient is {norm} at the FDs {out.fd}")

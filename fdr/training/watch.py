@@ -17,7 +17,7 @@ from torch import Tensor
 from fdr.generators import OUTSIDE_SHARE, OVERSHOOT
 
 DIVERGED = 10.0
-"""A trained FD above this many times its first logged value is reported. Raising it reports divergence later."""
+"""A trained FD above this many times that of the first step is reported. Raising it reports divergence later."""
 STILL = 3
 """This many logged steps in a row with the same FD, to the last digit, are reported. Raising it reports later."""
 RISE = 0.05
@@ -69,15 +69,17 @@ class Watch:
     reported: set[str] = field(default_factory=set)
     """Signs that were reported and are still there; a resumed run reports them again."""
     first: dict[str, float] = field(default_factory=dict)
-    """FD by trained encoder at the first logged step."""
+    """FD by encoder at the first step that was taken."""
     still: dict[str, tuple[float, int]] = field(default_factory=dict)
     """By encoder: the last logged FD, and for how many logged steps in a row FD has been exactly that."""
 
-    def record(self, step: int, grad_norm: float, fault: str | None) -> None:
-        """Record a step, by numbers that the step computes anyway."""
+    def record(self, step: int, grad_norm: float, fault: str | None, fd: Mapping[str, float] | None = None) -> None:
+        """Record a step, by numbers that the step computes anyway; `fd` is that of every encoder."""
         if fault is not None:
             self.fault = fault
-        elif grad_norm != 0:
+            return
+        self.first = self.first or dict(fd or {})
+        if grad_norm != 0:
             self.zero_since = None
         elif self.zero_since is None:
             self.zero_since = step
@@ -120,12 +122,17 @@ class Watch:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds: all that does not depend on which steps are logged."""
-        return {"beginning": self.beginning, "zero_since": self.zero_since, "fault": self.fault}
+        return {
+            "beginning": self.beginning,
+            "zero_since": self.zero_since,
+            "fault": self.fault,
+            "first": dict(self.first),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
         self.beginning, self.zero_since = list(state["beginning"]), state["zero_since"]
-        self.fault = state["fault"]
+        self.fault, self.first = state["fault"], dict(state.get("first", {}))  # earlier versions had no "first"
 
     def _gradient(self) -> str | None:
         if self.zero_since is None:
@@ -149,9 +156,7 @@ class Watch:
         first = self.first.setdefault(name, value)
         if not 0 < DIVERGED * first < value:
             return None
-        return (
-            f"The FD of {name} is {value / first:.3g} times that of the first logged step: lower --lr, or set --clip."
-        )
+        return f"The FD of {name} is {value / first:.3g} times that of the first step: lower --lr, or set --clip."
 
 
 def _images(step: int, batch: BatchStatistics | None) -> str | None:

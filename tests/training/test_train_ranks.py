@@ -28,7 +28,7 @@ from fdr.training.loop import _Run
 from fdr.training.step import stream_seed
 
 HERE = Path(__file__).parent
-EVERY = RunOptions(device="cpu", log_every=1, checkpoint_every=1, keep=99, grid_every=None)
+EVERY = RunOptions(device="cpu", log_every=1, checkpoint_every=1, keep=99, grid_every=None, alarm_every=0)
 FORWARD = train_worlds.Net.forward
 
 

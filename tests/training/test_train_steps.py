@@ -24,13 +24,14 @@ import fdr
 from fdr.errors import FdrError, InputError, RunError
 from fdr.runtime import SOLO
 from fdr.training import RunOptions, TrainOptions, plan, setup, train
+from fdr.training.alarms import PAIRS
 from fdr.training.folder import checkpoint_path, load_checkpoint
 from fdr.training.step import Draws, Stepper
 
 HERE = Path(__file__).parent
 STEPS, BATCH = 4, 24
-EVERY = RunOptions(device="cpu", log_every=1, checkpoint_every=1, keep=99, grid_every=None)
-NEVER = RunOptions(device="cpu", log_every=0, checkpoint_every=0, grid_every=None)
+EVERY = RunOptions(device="cpu", log_every=1, checkpoint_every=1, keep=99, grid_every=None, alarm_every=0)
+NEVER = RunOptions(device="cpu", log_every=0, checkpoint_every=0, grid_every=None, alarm_every=0)
 FORWARD = train_worlds.Net.forward
 ENCODER = "py:train_worlds:tiny"
 
@@ -318,12 +319,14 @@ def test_grids_evaluations_and_the_fill_use_noise_that_no_step_sees(
         return FORWARD(net, noise)
 
     monkeypatch.setattr(train_worlds.Net, "forward", forward)
-    often = replace(EVERY, grid_every=2, grid_size=5, eval_every=2, eval_count=30)
+    looks = {"grid_every": 2, "grid_size": 5, "eval_every": 2, "eval_count": 30, "alarm_every": 2, "alarm_count": 110}
+    often = replace(EVERY, **looks)
     train(given(tmp_path, fill=40, population="ema:0.9"), tmp_path / "run", often)
-    assert len(seen[True]) == STEPS * BATCH
-    assert len(seen[False]) >= 5 + 30 + 40
+    assert len(seen[True]) == STEPS * BATCH + STEPS // 2 * (110 - BATCH)
+    assert len(seen[False]) >= 5 + 30 + 40 + 2 * PAIRS
     assert len(seen[True] & seen[False]) <= 2  # those of the first try
     assert len(rows_of(tmp_path / "run", "evaluation")) == 2
+    assert [row["step"] for row in rows_of(tmp_path / "run", "alarm")] == [0, 2, 4]
 
 
 def test_the_plan_counts_the_bytes_that_stay(tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ class TestWatch:
         (text,) = watch.look(3, {"a": 3.0}, ["a"])
         assert text.startswith("The FD of a has been 3, to the last digit, at 3 logged steps in a row")
         (text,) = watch.look(4, {"a": 31.0, "w": 99.0}, ["a"])
-        assert text.startswith("The FD of a is 10.3 times that of the first logged step")
+        assert text.startswith("The FD of a is 10.3 times that of the first step")
 
     def test_growth_counts_from_above_ten_times_the_first_distance(self) -> None:
         watch = Watch()
@@ -243,7 +243,9 @@ class TestWatch:
 
 
 def test_intervals_of_0_switch_a_thing_off(tmp_path: Path) -> None:
-    never = RunOptions(device="cpu", log_every=0, checkpoint_every=0, grid_every=0, eval_every=0, milestone_every=0)
+    never = RunOptions(
+        device="cpu", log_every=0, checkpoint_every=0, grid_every=0, eval_every=0, milestone_every=0, alarm_every=0
+    )
     train(options(tmp_path, monitor=(), steps=STEPS), tmp_path / "run", never)
     assert list(list_checkpoints(tmp_path / "run")) == [0, STEPS]
     assert not (tmp_path / "run" / "grids").exists() and not (tmp_path / "run" / "evaluations").exists()

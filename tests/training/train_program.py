@@ -21,7 +21,16 @@ from worlds import images, npz
 from fdr.training import RunOptions, TrainOptions, TrainResult, train
 
 STEPS = 12
-SPARSE = RunOptions(device="cpu", checkpoint_every=5, log_every=2, grid_every=5, grid_size=4, keep=2)
+SPARSE = RunOptions(
+    device="cpu",
+    checkpoint_every=5,
+    log_every=2,
+    grid_every=5,
+    grid_size=4,
+    keep=2,
+    alarm_every=3,
+    alarm_count=110,
+)
 
 
 def options(folder: Path, **changes: Any) -> TrainOptions:

@@ -64,3 +64,35 @@ class ClassNet(nn.Module):
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
         return torch.tanh(self.last(noise + self.table(labels))).unflatten(1, (1, 16, 16))
+
+
+class DriftingNet(Net):
+    """A `Net` that collapses onto a drifting mode after `healthy` training steps.
+
+    All images of a step are then near one that `Net` makes, another one at every step, so that the images of many steps
+    are those of a healthy network.
+    """
+
+    def __init__(self, healthy: int = 10) -> None:
+        super().__init__()
+        self.healthy = healthy
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, noise: Tensor) -> Tensor:
+        if self.training and torch.is_grad_enabled():
+            self.steps += 1
+        step = int(self.steps)
+        if step <= self.healthy:
+            return super().forward(noise)
+        mode = torch.randn(1, 6, generator=torch.Generator().manual_seed(step))
+        return super().forward(mode + 0.05 * noise)
+
+
+def own_reference(folder: Path) -> Path:
+    """Moments of what `Net` makes with `weights`, so that it has nothing left to learn."""
+    path = folder / "own.npz"
+    torch.manual_seed(0)
+    with torch.no_grad():
+        features = tiny()(Net()(torch.randn(4000, 6, generator=torch.Generator().manual_seed(3))))["features"]
+    Moments.from_features(features).save(path)
+    return path
