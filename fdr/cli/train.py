@@ -108,6 +108,13 @@ _deciding = _options.stack(
         "unit divides the gradient by the weight that the batch has in its population; raw does not.",
         type=click.Choice(GRADIENTS),
     ),
+    _options.option(
+        "--conditional RATIO",
+        "Train the classes of a class-conditional generator too: add the distance of the mean features of every class "
+        "to those of the reference, which must hold classes, with RATIO times the gradient of FD. 2 is a good start; "
+        "at 1 or less the two can cancel.  [default: no labels]",
+        type=float,
+    ),
     _option("steps N", "Number of training steps."),
     _option("batch_size N", "Images per step, over all GPUs together."),
     _option(

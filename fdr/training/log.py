@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +46,9 @@ class StepRecord:
     """The peak in bytes of the GPU's memory, or of the process on a CPU."""
     seconds: Mapping[str, float]
     """Seconds that this step took on this rank in "generator", "encoders", "solver", "rest"."""
+    class_distance: Mapping[str, float] = field(default_factory=dict)
+    """The mean squared distance of the class means, in variances within a class, by encoder; empty without
+    --conditional."""
 
 
 class Sink(Protocol):

@@ -137,7 +137,8 @@ class _Run:
         advice = "lower --encoder-batch-size or --fill"
         with evaluated(self.parts.generator), memory_for("filling the populations", advice):
             drawn = draws.batches("fill", count, FILL_BATCH, self.ranks)
-            batches = (self.stepper.images(*d, "the filling of the populations") for d in drawn)
+            made = ((self.stepper.images(*d, "the filling of the populations"), d[1]) for d in drawn)
+            batches = (self.stepper.batch_of(*one) for one in made)
             self.parts.loss.fill(batches, count, progress=self.parts.view)
 
     def _resume(self, last: int) -> None:
@@ -196,6 +197,7 @@ class _Run:
             loss=outcome.loss,
             fd=outcome.fd,
             fdr=outcome.fdr,
+            class_distance=outcome.class_distance,
             watched=watched,
             grad_norm=outcome.grad_norm,
             skipped=self.step - self.stepper.taken,

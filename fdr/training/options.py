@@ -52,6 +52,8 @@ class TrainOptions:
     """The term of an encoder is FD / (its own value + eps)."""
     gradient: str = "raw"
     """"raw" is dFD/dx; "unit" divides it by the share of the batch in its population, so that its size stays."""
+    conditional: float | None = None
+    """The norm of the gradient of the class means relative to that of FD; None trains without labels."""
     steps: int = 62_500
     batch_size: int = 1024
     """Images per step, over all ranks."""
@@ -110,6 +112,8 @@ class TrainOptions:
                 raise unknown(name, getattr(self, name), choices)
         if self.encoder_dtype not in DTYPES:
             raise unknown("encoder dtype", self.encoder_dtype, DTYPES)
+        if self.conditional is not None and not (math.isfinite(self.conditional) and self.conditional > 0):
+            raise InputError(f"--conditional is a ratio above 0, such as 2; got {self.conditional}.")
         population = parse_population(self.population)
         if self.lag_correction and not isinstance(population, EmaPopulation):
             raise InputError(

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from fdr.encoders import AbstractEncoder, EncoderOptions, load_encoders, parse_encoders
+from fdr.errors import InputError
 from fdr.evaluation import write_reference
 from fdr.features import ExtractionOptions
 from fdr.generators import Architecture, Generator, check_architecture, load_generator
@@ -76,6 +77,7 @@ def build(
     generator.trained_on = tuple(dict.fromkeys([*(generator.trained_on or ()), *trained_on]))
     names = parse_encoders([*options.reps, *options.monitor])
     encoders = {encoder.spec.name: encoder for encoder in load_encoders(names, encoder_options)}
+    check_classes(options, generator)
     cache = None if run_options.cache is None else Path(run_options.cache)
     extraction = ExtractionOptions(cache, progress=view, group=group)
     reference = _reference(options.reference, run, list(encoders.values()), extraction, is_new)
@@ -90,14 +92,29 @@ def build(
             encoder_batch_size=run_options.encoder_batch_size,
             autocast="bf16" if options.encoder_dtype == "bf16" else None,
         ),
+        conditional=options.conditional,
         weights={name: 0.0 for name in encoders if name not in trained_on},
         encoder_options=encoder_options,
         group=group,
     )
+    if loss.num_classes not in (None, generator.num_classes):
+        raise InputError(
+            f"{generator.name} has {generator.num_classes} classes and the reference has {loss.num_classes}; "
+            "--conditional needs the same classes on both sides."
+        )
     draws = Draws(options.seed, generator.noise_shape, generator.num_classes, device)
     dims = {name: found.moments.dim for name, found in loss.references.items()}
     alarms = AlarmPlan.of(run_options, options.batch_size, dims)
     return Parts(options, run, run_options, group, view, device, generator, encoders, reference, loss, draws, alarms)
+
+
+def check_classes(options: TrainOptions, generator: Generator) -> None:
+    """Raise `InputError` where labels are to be trained and the generator takes none."""
+    if options.conditional is not None and generator.num_classes is None:
+        raise InputError(
+            f"{generator.name} has no classes, so --conditional has no labels to train; leave it out, or give "
+            "--num-classes of a generator that takes labels."
+        )
 
 
 def _generator(
@@ -167,6 +184,8 @@ def _contents(parts: Parts, run: Path, done: int) -> Iterator[str]:
     yield f"loss: FD of {', '.join(trained)} to {parts.reference}" + (
         f"; watched: {', '.join(watched)}" if watched else ""
     )
+    if parts.options.conditional is not None:
+        yield f"classes: {parts.loss.num_classes}, with {parts.options.conditional:g} times the gradient of FD"
     if parts.alarms.every:
         more = f", {parts.alarms.extra:,} of them made for it" if parts.alarms.extra else ""
         yield f"alarm: every {parts.alarms.every} steps, {parts.alarms.count:,} fresh images{more}"

@@ -25,6 +25,8 @@ RAMP = 0.05
 
 Raising it keeps the first weights for longer.
 """
+Batch = Tensor | tuple[Tensor, Tensor | None]
+"""Images [B, 3, H, W], or for a conditional loss these and their labels [B]."""
 _LESS_MEMORY = (
     "lower --encoder-batch-size, with which the run goes on, or start another run with more --chunks or a smaller "
     "--batch-size"
@@ -44,6 +46,8 @@ class StepOutcome:
     """FD by encoder, whether trained on or watched."""
     fdr: Mapping[str, float] = field(default_factory=dict)
     """FDr by encoder, where the reference has a validation FD."""
+    class_distance: Mapping[str, float] = field(default_factory=dict)
+    """The distance of the class means by encoder; empty without --conditional."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds by part; empty unless the step is logged."""
     batch: BatchStatistics | None = None
@@ -106,7 +110,15 @@ class Stepper:
             return StepOutcome(str(error), lr, math.nan, math.nan)
         norm = self._summed_gradient()
         outcome = StepOutcome(
-            None, lr, float(out.total.detach()), norm, out.fd, out.fdr, batch=self._batch, features=out.features
+            fault=None,
+            lr=lr,
+            loss=float(out.total.detach()),
+            grad_norm=norm,
+            fd=out.fd,
+            fdr=out.fdr,
+            class_distance=out.class_distance,
+            batch=self._batch,
+            features=out.features,
         )
         if not all(map(math.isfinite, (norm, outcome.loss, *out.fd.values()))):
             self._loss.discard()
@@ -126,9 +138,9 @@ class Stepper:
         """
         before = "encoders"
 
-        def generate(chunk: int) -> Tensor:
+        def generate(chunk: int) -> Batch:
             watch.lap(before)
-            images = self._chunk(number, chunk)
+            images, labels = self._chunk(number, chunk)
             watch.lap("generator")
             if torch.is_grad_enabled():
                 if not images.requires_grad:
@@ -136,13 +148,13 @@ class Stepper:
                 images.register_hook(arrived)
             if is_timed:
                 self._batch = batch_statistics(images)
-            return images
+            return self.batch_of(images, labels)
 
         def remade(chunk: int) -> Tensor:
             assert self.previous is not None
             watch.lap(before)
             with torch.no_grad(), self.previous.in_place():
-                images = self._chunk(number, chunk)
+                images, _ = self._chunk(number, chunk)
             watch.lap("generator")
             return images
 
@@ -162,11 +174,15 @@ class Stepper:
         watch.move(out.solver_seconds, "encoders", "solver")
         return out
 
-    def _chunk(self, number: int, chunk: int) -> Tensor:
-        """The images of a chunk of step `number`; passes that are repeated draw the same numbers, as for dropout."""
+    def _chunk(self, number: int, chunk: int) -> tuple[Tensor, Tensor | None]:
+        """Images and labels of a chunk of step `number`; passes that are repeated draw the same numbers."""
         torch.manual_seed(stream_seed(self._options.seed, f"step {number}, rank {self._ranks.rank}, chunk {chunk}"))
         noise, labels = self._draws.of_step(number, self._options, self._ranks, chunk)
-        return self.images(noise, labels, f"step {number + 1}")
+        return self.images(noise, labels, f"step {number + 1}"), labels
+
+    def batch_of(self, images: Tensor, labels: Tensor | None) -> Batch:
+        """What the loss takes: images, with their labels where it is conditional."""
+        return images if self._options.conditional is None else (images, labels)
 
     def images(self, noise: Tensor, labels: Tensor | None, where: str) -> Tensor:
         """float32 images [B, 3, H, W]; the network runs in the options' dtype. Errors name `where` it failed."""
@@ -218,7 +234,7 @@ class Stepper:
         passes = []
         for _ in range(2):
             with own_randomness(self._draws.device), self.previous.in_place():
-                passes.append(self._chunk(0, 0))
+                passes.append(self._chunk(0, 0)[0])
         self._generator.eval()
         self.previous.stored.clear()
         check_repeats(self._generator.name, *passes)

@@ -149,6 +149,7 @@ TRAINED = {
     "--solver": ("exact", "train.solver", "exact"),
     "--eps": ("0.5", "train.eps", 0.5),
     "--gradient": ("unit", "train.gradient", "unit"),
+    "--conditional": ("2.5", "train.conditional", 2.5),
     "--steps": ("23", "train.steps", 23),
     "--batch-size": ("12", "train.batch_size", 12),
     "--chunks": ("2", "train.chunks", 2),
