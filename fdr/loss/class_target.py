@@ -81,11 +81,11 @@ def number_of_classes(targets: Mapping[str, ClassTarget] | None) -> int | None:
 
 def _labelled(given: Any, reference: Reference, name: str) -> LabelledMoments:
     if not isinstance(given, LabelledMoments):
-        classes = getattr(reference, "classes", None)
+        classes = reference.moments.classes
         if classes is None:
             raise InputError(
                 f"The reference of {name!r}, {reference.name}, has no classes, which a conditional loss needs; write "
-                "one from labelled images with fdr stats --labels, or give LabelledMoments."
+                "one from labelled images with fdr stats --labels."
             )
         given = LabelledMoments(reference.moments, classes)
     few = [label for label, count in zip(given.classes.names, given.classes.counts, strict=True) if count < MIN_IMAGES]

@@ -42,7 +42,7 @@ Raising it makes the scale steadier, and slower to follow the generator.
 
 
 @dataclass(frozen=True)
-class ClassSums:
+class ClassAverage:
     """The population of every class: weighted sums whose weights add up to 1 over all classes."""
 
     counts: Tensor
@@ -63,13 +63,13 @@ class ClassSums:
     """The averaged squared norm of the gradient of C; a scalar."""
 
     @classmethod
-    def empty(cls, target: ClassTarget) -> ClassSums:
+    def empty(cls, target: ClassTarget) -> ClassAverage:
         """The population before its first sample."""
         one = torch.zeros_like(target.shares)
         zero, number = one.new_zeros(()), torch.zeros((), dtype=torch.int64)
         return cls(one, torch.zeros_like(target.means), one, one, zero, number, number, zero, zero)
 
-    def entered(self, sums: tuple[Tensor, ...], share: float, each: float) -> ClassSums:
+    def entered(self, sums: tuple[Tensor, ...], share: float, each: float) -> ClassAverage:
         """The population once samples of weight `each` have entered that make up `share` of it.
 
         `sums` are the counts [C], the sums of x [C, d] and the sums of x^T P x [C] of the samples.
@@ -93,8 +93,8 @@ class ClassTerm:
 
     def __init__(self, target: ClassTarget, ratio: float, population: Population) -> None:
         self.target, self.ratio, self.population = target, ratio, population
-        self.sums = ClassSums.empty(target)
-        self.pending: ClassSums | None = None
+        self.sums = ClassAverage.empty(target)
+        self.pending: ClassAverage | None = None
 
     def fill(self, features: Tensor, labels: Tensor) -> None:
         """Add features [n, d] of the classes `labels` [n] to the initial population."""
@@ -136,7 +136,7 @@ class ClassTerm:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The committed population and the averaged norms, as tensors."""
-        return {field.name: getattr(self.sums, field.name) for field in fields(ClassSums)}
+        return {field.name: getattr(self.sums, field.name) for field in fields(ClassAverage)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from what `state_dict` gave, bit for bit."""
@@ -145,10 +145,10 @@ class ClassTerm:
         own = {
             name: value.to(device if value.is_floating_point() else "cpu", copy=True) for name, value in state.items()
         }
-        self.sums, self.pending = ClassSums(**own), None
+        self.sums, self.pending = ClassAverage(**own), None
 
     def _sums(self, features: Tensor, labels: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        """The sums that `ClassSums.entered` takes, the rows P x [n, d], and the labels on the term's device."""
+        """The sums that `ClassAverage.entered` takes, the rows P x [n, d], and the labels on the term's device."""
         target = self.target
         labels = labels.to(target.shares.device, torch.int64)
         rows = features.detach().to(target.shares.device, torch.float64) - target.means[labels]
@@ -156,7 +156,7 @@ class ClassTerm:
         one_hot = torch.nn.functional.one_hot(labels, len(target.shares)).to(rows.dtype)
         return (one_hot.sum(0), one_hot.T @ rows, one_hot.T @ (rows * moved).sum(1)), moved, labels
 
-    def _followed(self, sums: ClassSums, weight: Tensor, marginal: Tensor, conditional: Tensor) -> ClassSums:
+    def _followed(self, sums: ClassAverage, weight: Tensor, marginal: Tensor, conditional: Tensor) -> ClassAverage:
         """`sums` after the step, with the squared norms of the two gradients averaged in."""
         old, new = RATIO_DECAY, 1 - RATIO_DECAY
         norms = (gradient.double().square().sum().to(weight.device) for gradient in (marginal, conditional))
@@ -165,7 +165,7 @@ class ClassTerm:
         ]
         return replace(sums, weight=weight, num_steps=sums.num_steps + 1, marginal=averaged[0], conditional=averaged[1])
 
-    def _scale(self, sums: ClassSums) -> float:
+    def _scale(self, sums: ClassAverage) -> float:
         """ratio |dFD/dz| / |dC/dz|, root mean squares over recent steps; 0 where C has no gradient."""
         if not float(sums.conditional) > 0:
             return 0.0

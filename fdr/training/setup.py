@@ -80,7 +80,7 @@ def build(
     check_classes(options, generator)
     cache = None if run_options.cache is None else Path(run_options.cache)
     extraction = ExtractionOptions(cache, progress=view, group=group)
-    reference = _reference(options.reference, run, list(encoders.values()), extraction, is_new)
+    reference = _reference(options, run, list(encoders.values()), extraction, is_new)
     loss = FDLoss(
         list(encoders.values()),
         reference,
@@ -143,16 +143,23 @@ def _generator(
 
 
 def _reference(
-    reference: str, run: Path, encoders: list[AbstractEncoder], options: ExtractionOptions, is_new: bool
+    options: TrainOptions, run: Path, encoders: list[AbstractEncoder], extraction: ExtractionOptions, is_new: bool
 ) -> str:
     """The reference of loss and evaluations; for reference images, moments are computed once, into the run folder."""
-    if not names_images(reference):
-        return reference
+    if not names_images(options.reference):
+        return options.reference
     own = run / folder.REFERENCE_NAME
     if is_new:
-        if options.group.rank == 0:
+        if extraction.group.rank == 0:
             shutil.rmtree(own, ignore_errors=True)  # of a run that was killed before its first checkpoint
-        write_reference(open_images(reference), encoders, own, name=Path(reference).name, options=options)
+        source, has_labels = open_images(options.reference), options.conditional is not None
+        if has_labels and source.labels is None:
+            raise InputError(
+                f"The images {options.reference} have no labels, which --conditional needs; give one folder per class, "
+                "a dataset.json, or labels as arr_1."
+            )
+        name = Path(options.reference).name
+        write_reference(source, encoders, own, name=name, labels=has_labels, options=extraction)
     return str(own)
 
 

@@ -169,7 +169,10 @@ class TestFolder:
             ("{", "damaged"),
             ("[]", "damaged"),
             ('{"schema": "x"}', "has schema 'x'"),
-            ('{"schema": "fdr-train/1", "fdr_version": "9", "options": {"gen": "g", "speed": 1}}', "another version of fdr"),
+            (
+                '{"schema": "fdr-train/1", "fdr_version": "9", "options": {"gen": "g", "speed": 1}}',
+                "another version of fdr",
+            ),
         ],
     )
     def test_damage_is_one_sentence(self, tmp_path: Path, text: str | None, message: str) -> None:
