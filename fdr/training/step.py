@@ -109,17 +109,8 @@ class Stepper:
         except NonFiniteError as error:
             return StepOutcome(str(error), lr, math.nan, math.nan)
         norm = self._summed_gradient()
-        outcome = StepOutcome(
-            fault=None,
-            lr=lr,
-            loss=float(out.total.detach()),
-            grad_norm=norm,
-            fd=out.fd,
-            fdr=out.fdr,
-            class_distance=out.class_distance,
-            batch=self._batch,
-            features=out.features,
-        )
+        outcome = StepOutcome(None, lr, float(out.total.detach()), norm, out.fd, out.fdr, out.class_distance)
+        outcome = replace(outcome, batch=self._batch, features=out.features)
         if not all(map(math.isfinite, (norm, outcome.loss, *out.fd.values()))):
             self._loss.discard()
             return replace(outcome, fault=f"the norm of the gradient is {norm} at the FDs {out.fd}")
