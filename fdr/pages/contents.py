@@ -61,12 +61,14 @@ def lines_of(table: NumberTable) -> list[Line]:
 
 
 def cards_of(table: NumberTable, lines: Sequence[Line]) -> list[Line]:
-    """The numbers that stand above the table: means over encoders first, then one of each other metric."""
+    """The numbers that stand above the table: means over encoders first, then one of each metric without a mean."""
     means = [line for line, row in zip(lines, table.rows, strict=True) if row.key.partition(":")[0].endswith("_k")]
+    bases = {row.key.partition(":")[0] for row in table.rows}
     others: dict[str, Line] = {}
     for line, row in zip(lines, table.rows, strict=True):
-        if line not in means:
-            others.setdefault(row.key.partition(":")[0], line)
+        metric, _, _ = row.key.partition(":")
+        if line not in means and f"{metric}_k" not in bases:
+            others.setdefault(metric, line)
     return [*means, *others.values()][:MAX_CARDS]
 
 

@@ -20,6 +20,8 @@ PAGE_NAME = "report.html"
 _STEP = re.compile(r"step-(\d+)\.(?:json|png)")
 _NO_CURVES = frozenset({"kind", "step", "images", "watched", "seconds", "memory", "skipped", "count", "text"})
 """Entries of a logged step that are no curves."""
+_OF_ALARMS = frozenset({"noise_sensitivity", "label_sensitivity"})
+"""Entries of an alarm that are curves."""
 
 
 @dataclass(frozen=True)
@@ -76,24 +78,50 @@ class RunHistory:
         """(step, kind, sentence) of all warnings and skipped steps."""
         return [(entry["step"], entry["kind"], str(entry["text"])) for entry in self.entries if "text" in entry]
 
+    def measured(self, metric: str) -> dict[str, list[tuple[int, float, float | None]]]:
+        """By encoder, the (step, value, standard error) of a metric in the evaluations."""
+        found: dict[str, list[tuple[int, float, float | None]]] = {}
+        for step, report in self.evaluations.items():
+            for row in report:
+                if row.metric == metric and row.encoder is not None:
+                    found.setdefault(row.encoder, []).append((step, row.value, row.stderr))
+        return found
+
+    def fresh(self) -> dict[str, list[tuple[int, float, float | None]]]:
+        """By encoder, the (step, debiased FD, its error) of fresh images that the alarms measured."""
+        found: dict[str, list[tuple[int, float, float | None]]] = {}
+        for entry in self.entries:
+            if entry["kind"] == "alarm" and isinstance(entry.get("fd"), Mapping):
+                errors = entry.get("error") if isinstance(entry.get("error"), Mapping) else {}
+                for encoder, value in entry["fd"].items():
+                    error = (errors or {}).get(encoder)
+                    if is_number(value):
+                        found.setdefault(encoder, []).append(
+                            (entry["step"], value, error if is_number(error) else None)
+                        )
+        return found
+
     def last_evaluation(self) -> dict[str, Report]:
         """The report of the last evaluation, by a name with its step; empty if there is none."""
         return {f"{self.name} at step {step}": report for step, report in [*self.evaluations.items()][-1:]}
 
     def curves(self) -> list[Curve]:
-        """Every number of the logged steps over the steps, in the order of the log; values that are missing are left
-        out."""
+        """Every number of the logged steps and the sensitivities of the alarms over the steps, in the order of the log.
+
+        Values that are missing are left out."""
         found: dict[str, dict[str, list[tuple[int, float]]]] = {}
-        for entry in self.steps:
+        for entry in self.entries:
             for name, encoder, value in _numbers(entry):
                 found.setdefault(name, {}).setdefault(encoder, []).append((entry["step"], value))
         return [Curve(name, {key: tuple(rows) for key, rows in by.items()}) for name, by in found.items()]
 
 
 def _numbers(entry: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
-    for name, value in entry.items():
+    is_alarm = entry["kind"] == "alarm"
+    for name, value in entry.items() if is_alarm or entry["kind"] == "step" else ():
         rows = value if isinstance(value, Mapping) else {"": value}
-        for encoder, number in rows.items() if name not in _NO_CURVES else ():
+        is_curve = name in _OF_ALARMS if is_alarm else name not in _NO_CURVES
+        for encoder, number in rows.items() if is_curve else ():
             if is_number(number):
                 yield name, encoder, float(number)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fdr.pages.charts import Chart
@@ -21,13 +21,14 @@ TITLES = {
     "fdr": "FDr in the loss",
     "fd_debiased": "FD in the loss, without its bias",
     "loss": "Loss",
+    "noise_sensitivity": "Sensitivity to noise, at fixed labels",
+    "label_sensitivity": "Sensitivity to labels, at fixed noise",
     "grad_norm": "Gradient norm before clipping",
     "lr": "Learning rate",
     "images_per_second": "Images per second",
 }
 """Titles of the known quantities of a log, in the order of the page; others follow under their own names."""
 _LAST = ("lr", "images_per_second")
-_EVALUATED = {"fd": "fd", "fdr": "fdr", "fd_debiased": "fd_debiased"}
 
 
 def training_charts(run: RunHistory, prefix: str) -> tuple[list[Chart], list[Chart]]:
@@ -48,17 +49,17 @@ def thinned(points: Sequence[tuple[int, float]], most: int = MAX_POINTS) -> list
 
 def _chart(run: RunHistory, curve: Curve, prefix: str) -> Chart:
     title = TITLES.get(curve.name, curve.name.replace("_", " "))
-    evaluated = dict(_evaluated(run, curve.name))
+    marks = {"evaluation": run.measured(curve.name), "fresh images": run.fresh() if curve.name == "fd" else {}}
     values = [value for points in curve.points.values() for _, value in points]
-    values += [value for points in evaluated.values() for _, value, _ in points]
-    is_log = bool(values) and min(values) > 0 and max(values) > 1.5 * min(values)
+    is_log = min(values) > 0 and max(values) > 1.5 * min(values)
+    encoders = list(dict.fromkeys([*curve.points, *(encoder for found in marks.values() for encoder in found)]))
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        encoders = list(dict.fromkeys([*curve.points, *evaluated]))
         for index, encoder in enumerate(encoders):
             _line(axes, index, encoder, thinned(curve.points.get(encoder, ())), encoder in run.watched)
-            _marks(axes, index, encoder, evaluated.get(encoder, []))
+            for kind, found in marks.items():
+                _marks(axes, index, f"{plain(encoder, 34)} ({kind})", found.get(encoder, []), kind == "evaluation")
         if is_log:
             axes.set_yscale("log")
             number_decades(axes.yaxis, max(values) / min(values))
@@ -72,9 +73,11 @@ def _chart(run: RunHistory, curve: Curve, prefix: str) -> Chart:
         f"{format_number(points[-1][1], 4)} at step {points[-1][0]}"
         for encoder, points in curve.points.items()
     ]
-    more = 0.22 * ((len(curve.points) + len(evaluated) + 1) // 2) if "" not in curve.points else 0
+    num_marks = sum(map(len, marks.values()))
+    more = 0.22 * ((len(encoders) + num_marks + 1) // 2) if encoders != [""] else 0
     svg = svg_of((6.2, 2.7 + more), draw, f"{title}: {'; '.join(ends)}.", prefix)
-    return Chart(title, svg, "; ".join(ends) + ".")
+    explained = " Marks are single measurements, with twice their standard error." if num_marks else ""
+    return Chart(title, svg, f"{'; '.join(ends)}.{explained}")
 
 
 def _line(axes: Axes, index: int, encoder: str, points: Sequence[tuple[int, float]], is_watched: bool) -> None:
@@ -86,24 +89,17 @@ def _line(axes: Axes, index: int, encoder: str, points: Sequence[tuple[int, floa
     axes.plot(steps, values, color=SERIES[index % len(SERIES)], linestyle=dashes, label=label)
 
 
-def _marks(axes: Axes, index: int, encoder: str, points: Sequence[tuple[int, float, float | None]]) -> None:
-    """The values of evaluations, with twice their standard error."""
+def _marks(
+    axes: Axes, index: int, label: str, points: Sequence[tuple[int, float, float | None]], is_filled: bool
+) -> None:
+    """Single measurements, with twice their standard error."""
     if not points:
         return
     steps, values, errors = zip(*points, strict=True)
     style: dict[str, Any] = {"color": SERIES[index % len(SERIES)], "marker": MARKERS[index % len(MARKERS)]}
-    axes.errorbar(steps, values, yerr=[2 * (error or 0.0) for error in errors], linestyle="none", markersize=6,
-                  markeredgecolor=PAPER, label=f"{plain(encoder, 34)} (evaluation)", **style)  # fmt: skip
-
-
-def _evaluated(run: RunHistory, name: str) -> Iterator[tuple[str, list[tuple[int, float, float | None]]]]:
-    """By encoder, the (step, value, standard error) of the evaluations of a quantity."""
-    found: dict[str, list[tuple[int, float, float | None]]] = {}
-    for step, report in run.evaluations.items():
-        for row in report:
-            if row.metric == _EVALUATED.get(name) and row.encoder is not None:
-                found.setdefault(row.encoder, []).append((step, row.value, row.stderr))
-    yield from found.items()
+    style |= {"markeredgecolor": PAPER} if is_filled else {"markerfacecolor": PAPER}
+    around = [2 * (error or 0.0) for error in errors]
+    axes.errorbar(steps, values, yerr=around, linestyle="none", markersize=5.5, linewidth=1, label=label, **style)
 
 
 def _image_axis(axes: Axes, run: RunHistory) -> None:

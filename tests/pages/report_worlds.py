@@ -63,6 +63,8 @@ def run_folder(folder: Path, steps: int = 60, total: int = 60) -> Path:
             }  # fmt: skip
             log.write(json.dumps(entry) + "\n")
         log.write(json.dumps({"kind": "warning", "step": 30, "text": "watch </script> '/home/ada/x.png'"}) + "\n")
+        alarm = {"fd": {"random": -0.5}, "error": {"random": 0.2}, "noise_sensitivity": {"random": 0.9}, "count": 64}
+        log.write(json.dumps({"kind": "alarm", "step": 40, "regime": {"random": "full"}, **alarm}) + "\n")
         log.write(json.dumps({"kind": "evaluation", "step": 50, "count": 9, "fd": {"random": 2.0}}) + "\n")
     for name, shade in (("step-00000000", 40), ("step-00000060", 200), ("reals", 120)):
         Image.new("RGB", (96, 96), (shade, 60, 90)).save(folder / "grids" / f"{name}.png")

@@ -197,6 +197,7 @@ def test_a_run_has_curves_warnings_grids_and_its_last_state(tmp_path: Path) -> N
     for words in ("FD in the loss", "FDr in the loss", "Gradient norm", "fresh", "step 60 of 90, going on or stopped"):
         assert words in text
     assert "random (trained on)" in text and "clip (watched)" in text and "random (evaluation)" in text
+    assert "random (fresh images)" in text and "Sensitivity to noise" in text and "regime" not in text
     assert "step 30: watch &lt;/script&gt;" in text and "/home/ada" not in text
     assert text.count("data:image/webp;base64,") == 3 and ">reference</figcaption>" in text
     assert '<meta http-equiv="refresh" content="7">' in text
@@ -213,7 +214,7 @@ def test_a_line_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:
     assert len(read_run(folder).entries) == whole
     with open(folder / "log.jsonl", "a") as log:
         log.write("\n")
-    with pytest.raises(InputError, match=r"Line 9 of '.*log.jsonl' is damaged"):
+    with pytest.raises(InputError, match=r"Line 10 of '.*log.jsonl' is damaged"):
         read_run(folder)
 
 
