@@ -26,7 +26,7 @@ def encoders_trained_on(source: ImageSource, given: Sequence[str] | None) -> tup
     return None if stated is None else tuple(stated)
 
 
-def groups(specs: Mapping[str, EncoderSpec], trained: Collection[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+def encoder_groups(specs: Mapping[str, EncoderSpec], trained: Collection[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The names of `specs` by group, "trained" and "held_out"; a group without encoders is left out.
 
     An encoder with the weights of one that was trained on is not held out, even if it resizes images in another way.

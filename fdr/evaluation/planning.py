@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from fdr.evaluation.held_out import encoders_trained_on, groups
+from fdr.evaluation.held_out import encoder_groups, encoders_trained_on
 from fdr.evaluation.measurement import Key
 from fdr.evaluation.reference_side import ReferenceSide
 from fdr.evaluation.requested import Requested, need_of
@@ -71,7 +71,7 @@ class Planner:
         """The mean of a number over all encoders; then over those that the generator was trained on, and the others."""
         specs = {encoder.spec.name: encoder.spec for encoder in self.requested.encoders}
         mean, trained = (METRICS | DERIVED)[part].mean, encoders_trained_on(source, self.trained_on)
-        parts = [] if trained is None else [(f"{mean}:{group}", names) for group, names in groups(specs, trained)]
+        parts = [] if trained is None else [(f"{mean}:{group}", names) for group, names in encoder_groups(specs, trained)]
         settings = self.requested.metrics[part].settings if part in self.requested.metrics else {}
         for metric, names in [(mean, tuple(specs)), *parts]:
             own = {name: specs[name] for name in names}

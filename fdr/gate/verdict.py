@@ -23,6 +23,7 @@ from fdr.comparison import (
 from fdr.errors import InputError, unknown
 from fdr.gate.baseline import Baseline, BaselineValue
 from fdr.gate.checks import Bound, Check, metric_of
+from fdr.gate.hacking import hacking_warnings
 from fdr.gate.limits import (
     Limit,
     Row,
@@ -298,6 +299,7 @@ def judge(
         tuple(bound for plan in plans.values() for bound in plan.missing),
         tuple((n, r) for n, report in sets.items() for r in report if (n, r.key) not in judged),
         tuple(warning for plan in plans.values() for warning in plan.warnings)
+        + tuple(hacking_warnings(checks))
         + tuple(f"{name}: {text}" for name, report in sets.items() for text in _warnings(report)),
         tuple(budget for plan in plans.values() for budget in plan.nulls),
     )

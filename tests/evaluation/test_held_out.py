@@ -18,7 +18,7 @@ import fdr
 from fdr.cli._render import report_table
 from fdr.errors import InputError
 from fdr.evaluation import write_reference
-from fdr.evaluation.held_out import encoders_trained_on, groups, named_encoders
+from fdr.evaluation.held_out import encoder_groups, encoders_trained_on, named_encoders
 from fdr.gate import GateOptions, judge
 from fdr.generators import load_generator, save_generator
 from fdr.images import open_images
@@ -106,11 +106,11 @@ def specs(**weights: str) -> dict[str, Any]:
 def test_the_same_weights_with_another_resize_are_not_held_out() -> None:
     inception = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
     measured = specs(inception=inception, inception_clean=inception, mine="unknown", other="unknown")
-    assert dict(groups(measured, ["inception:fdloss"])) == {
+    assert dict(encoder_groups(measured, ["inception:fdloss"])) == {
         "trained": ("inception", "inception:clean"), "held_out": ("mine", "other")
     }  # fmt: skip
-    assert dict(groups(measured, ["mine"]))["trained"] == ("mine",), "two unknown digests are not the same weights"
-    assert dict(groups(specs(a="seed:1", b="seed:2", c="seed:1"), ["a"])) == {"trained": ("a", "c"), "held_out": ("b",)}
+    assert dict(encoder_groups(measured, ["mine"]))["trained"] == ("mine",), "two unknown digests are not the same weights"
+    assert dict(encoder_groups(specs(a="seed:1", b="seed:2", c="seed:1"), ["a"])) == {"trained": ("a", "c"), "held_out": ("b",)}
 
 
 def source(made_by: Any) -> Any:
