@@ -90,7 +90,8 @@ class PlainView(PlainProgress):
             return
         self._printed = record
         fds = ", ".join(_fd_words(record, self._alarm, name) for name in record.fd)
-        click.echo(f"{self._pace.words(record)}: {fds}; {_machine(record)}", err=True)
+        means = _mean_words(record)
+        click.echo(f"{self._pace.words(record)}: {fds}{'; ' if means else ''}{means}; {_machine(record)}", err=True)
 
 
 class LiveView(RichProgress):
@@ -124,7 +125,7 @@ class LiveView(RichProgress):
     def show(self, record: StepRecord) -> None:
         self._first, self._record = self._first or record, record
         self._rows = [_row(record, self._first, self._alarm, name) for name in record.fd]
-        self._machine = _machine(record)
+        self._machine = "; ".join(filter(None, (_mean_words(record), _machine(record))))
         self._draw()
 
     def show_alarm(self, record: AlarmRecord) -> None:
@@ -155,6 +156,12 @@ def _fd_words(record: StepRecord, alarm: AlarmRecord | None, name: str) -> str:
     return f"{'watched ' if name in record.watched else ''}{name} {record.fd[name]:.5g}{ratio}" + (
         f" (fresh {fresh})" if fresh else ""
     )
+
+
+def _mean_words(record: StepRecord) -> str:
+    """ "FDr^3 1.2, of trained 0.9, of held-out 1.8"; empty for a single encoder, and without validation FDs."""
+    words = {"all": f"FDr^{len(record.fd)}", "trained": "of trained", "held_out": "of held-out"}
+    return ", ".join(f"{word} {record.fdr_k[group]:.4g}" for group, word in words.items() if group in record.fdr_k)
 
 
 def _machine(record: StepRecord) -> str:

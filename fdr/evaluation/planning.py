@@ -71,7 +71,9 @@ class Planner:
         """The mean of a number over all encoders; then over those that the generator was trained on, and the others."""
         specs = {encoder.spec.name: encoder.spec for encoder in self.requested.encoders}
         mean, trained = (METRICS | DERIVED)[part].mean, encoders_trained_on(source, self.trained_on)
-        parts = [] if trained is None else [(f"{mean}:{group}", names) for group, names in encoder_groups(specs, trained)]
+        parts = (
+            [] if trained is None else [(f"{mean}:{group}", names) for group, names in encoder_groups(specs, trained)]
+        )
         settings = self.requested.metrics[part].settings if part in self.requested.metrics else {}
         for metric, names in [(mean, tuple(specs)), *parts]:
             own = {name: specs[name] for name in names}

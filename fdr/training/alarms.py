@@ -239,6 +239,8 @@ class CollapseAlarm:
 
     def _insensitive(self, kind: str, name: str, value: float) -> str | None:
         """Compare a sensitivity with its first value, which is kept as the yardstick."""
+        if not math.isfinite(value):  # what made it so is warned of elsewhere
+            return None
         start = self.start.setdefault(kind, {}).setdefault(name, value)
         if not value < LEAST_SENSITIVITY * start:
             return None

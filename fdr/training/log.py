@@ -6,13 +6,14 @@ import importlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from fdr.errors import InputError
+from fdr.frechet import fdr_k
 from fdr.runtime import Progress, SilentProgress, write_atomically
 from fdr.training.alarms import AlarmRecord
 from fdr.training.folder import LOG_NAME
@@ -49,6 +50,19 @@ class StepRecord:
     class_distance: Mapping[str, float] = field(default_factory=dict)
     """The mean squared distance of the class means, in variances within a class, by encoder; empty without
     --conditional."""
+    fdr_k: Mapping[str, float] = field(default_factory=dict)
+    """FDr^k of "all" encoders, of those that were "trained" on, and of the "held_out" ones; see `group_means`."""
+
+
+def group_means(fdr: Mapping[str, float], groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """The mean FDr of each group of encoders that have one, and of "all"; empty for a single encoder."""
+    every = tuple(name for names in groups.values() for name in names)
+    if len(every) < 2:
+        return {}
+    named = {"all": every, **groups}
+    return {
+        group: fdr_k({name: fdr[name] for name in names}) for group, names in named.items() if set(names) <= set(fdr)
+    }
 
 
 class Sink(Protocol):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fdr.errors import FdrError, FdrWarning, RunError
+from fdr.evaluation import encoder_groups
 from fdr.generators import save_generator
 from fdr.runtime import (
     SOLO,
@@ -25,7 +26,7 @@ from fdr.training import folder
 from fdr.training.alarms import REPEATS, AlarmRecord, CollapseAlarm
 from fdr.training.folder import list_checkpoints, load_checkpoint, prune, save_checkpoint
 from fdr.training.fresh import FreshImages
-from fdr.training.log import Clock, SilentView, Sink, StepRecord, View, open_sinks
+from fdr.training.log import Clock, SilentView, Sink, StepRecord, View, group_means, open_sinks
 from fdr.training.options import RunOptions, TrainOptions
 from fdr.training.setup import Parts, build
 from fdr.training.snapshots import FILL_BATCH, Snapshots, evaluated
@@ -96,6 +97,8 @@ class _Run:
         self.stepper = Stepper(parts.options, parts.generator, parts.loss, parts.draws, self.ranks)
         self.snapshots = Snapshots(parts, self.stepper.images)
         self.fresh = FreshImages(parts, parts.alarms, self.stepper.images, self.ranks)
+        specs = {name: encoder.spec for name, encoder in parts.encoders.items()}
+        self.groups = dict(encoder_groups(specs, parts.generator.trained_on or ()))
         self.trained = [name for name, weight in parts.loss.weights.items() if weight]
         self.watch, self.overfit_watch, self.collapse = Watch(), OverfitWatch(), CollapseAlarm()
         self.step, self.skipped_in_a_row = 0, 0
@@ -204,6 +207,7 @@ class _Run:
             images_per_second=self.clock.rate(),
             memory=peak_memory(self.parts.device),
             seconds=outcome.seconds,
+            fdr_k=group_means(outcome.fdr, self.groups),
         )
         self._write("step", asdict(record))
         self.parts.view.show(record)

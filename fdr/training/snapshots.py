@@ -67,8 +67,8 @@ class Snapshots:
             write_atomically(parts.run / EVALUATIONS / f"step-{step:08d}.json", reports_to_json([report]).encode())
         values: dict[str, Any] = {"step": step, "count": count}
         for result in report:
-            if result.encoder is not None:
-                values.setdefault(result.metric, {})[result.encoder] = result.value
+            metric, _, group = result.metric.partition(":")  # "fdr_k:held_out" is that of a group of encoders
+            values.setdefault(metric, {})[result.encoder or group or "all"] = result.value
         return values
 
     def _prepared(self) -> Evaluator:

@@ -109,8 +109,13 @@ def test_the_same_weights_with_another_resize_are_not_held_out() -> None:
     assert dict(encoder_groups(measured, ["inception:fdloss"])) == {
         "trained": ("inception", "inception:clean"), "held_out": ("mine", "other")
     }  # fmt: skip
-    assert dict(encoder_groups(measured, ["mine"]))["trained"] == ("mine",), "two unknown digests are not the same weights"
-    assert dict(encoder_groups(specs(a="seed:1", b="seed:2", c="seed:1"), ["a"])) == {"trained": ("a", "c"), "held_out": ("b",)}
+    assert dict(encoder_groups(measured, ["mine"]))["trained"] == ("mine",), (
+        "two unknown digests are not the same weights"
+    )
+    assert dict(encoder_groups(specs(a="seed:1", b="seed:2", c="seed:1"), ["a"])) == {
+        "trained": ("a", "c"),
+        "held_out": ("b",),
+    }
 
 
 def source(made_by: Any) -> Any:

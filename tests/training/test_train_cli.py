@@ -21,6 +21,7 @@ from worlds import images, npz
 
 from fdr.cli import run
 from fdr.cli._train_view import LiveView, PlainView
+from fdr.training.alarms import AlarmRecord, FreshFD
 from fdr.training.folder import checkpoint_path, list_checkpoints, load_checkpoint
 
 HERE = Path(__file__).parent
@@ -190,6 +191,22 @@ class TestView:
                 clock[0] += 4.0
                 view.reached(step)
             assert capsys.readouterr().err == "step 58/100, 2 min 48 s left\n"
+
+    def test_fresh_images_and_means_over_encoders_are_shown(self, capsys: pytest.CaptureFixture[str]) -> None:
+        alarm = AlarmRecord(2, 256, {"a": FreshFD(1.25, 0.5, 9.0, "full", 1.0)}, {"a": 1.0})
+        record = replace(RECORD, fdr_k={"all": 1.5, "trained": 0.5, "held_out": 2.5})
+        view = PlainView()
+        with view.running(100, 0):
+            view.show_alarm(alarm)
+            view.show(record)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert ": a 1 (FDr 0.5) (fresh 1.25 ± 0.5), watched w 2; FDr^2 1.5, of trained 0.5, of held-out 2.5; lr" in line
+        live = LiveView()
+        with live.running(100, 0):
+            live.show_alarm(alarm)
+            live.show(record)
+        shown = capsys.readouterr().err
+        assert "fresh FD" in shown and "1.25 ± 0.5" in shown and "FDr^2 1.5, of trained 0.5, of held-out 2.5" in shown
 
     def test_live_table(self, capsys: pytest.CaptureFixture[str]) -> None:
         view = LiveView()

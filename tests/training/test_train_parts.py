@@ -20,7 +20,7 @@ from fdr.errors import InputError
 from fdr.loss import EmaPopulation
 from fdr.training import RunOptions, StepRecord, TrainOptions, read_options
 from fdr.training.folder import check_folder, locked, write_options
-from fdr.training.log import JsonLines, TensorBoard, WeightsAndBiases, open_sinks, scalars
+from fdr.training.log import JsonLines, TensorBoard, WeightsAndBiases, group_means, open_sinks, scalars
 from fdr.training.options import changed, parse_population
 from fdr.training.snapshots import as_bytes, save_sheet
 from fdr.training.step import Draws, WeightEmas, decay_at, learning_rate, rows_of
@@ -261,6 +261,14 @@ class TestLog:
         path.write_text(f"{good}{line}\n")
         JsonLines(path, 2).close()
         assert path.read_text() == good
+
+    def test_means_are_those_of_groups_whose_encoders_all_have_one(self) -> None:
+        groups = {"trained": ("a",), "held_out": ("b", "c")}
+        found = group_means({"a": 1.0, "b": 2.0, "c": 6.0}, groups)
+        assert found == {"all": 3.0, "trained": 1.0, "held_out": 4.0}
+        assert group_means({"a": 1.0, "b": 2.0}, groups) == {"trained": 1.0}
+        assert group_means({"a": 1.0}, {"trained": ("a",)}) == {}
+        assert scalars("step", {"step": 1, "fdr_k": found})["fdr_k/held_out"] == 4.0
 
     def test_scalars_are_flat_and_finite(self) -> None:
         found = scalars("step", asdict(RECORD))
