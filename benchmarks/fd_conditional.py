@@ -30,7 +30,7 @@ METRICS = ("fd", "fd_conditional", "fd_joint", "fd_per_class", "class_accuracy_l
 def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--per-class", type=int, default=300, help="images of each of the 8 classes")
+    parser.add_argument("--per-class", type=int, default=250, help="images of each of the 8 classes")
     parser.add_argument("--side", type=int, default=96, help="pixels that images are resized to for SqueezeNet")
     options = parser.parse_args()
     began = time.process_time()

@@ -18,7 +18,7 @@ import fdr
 from fdr.cli import run
 from fdr.encoders import EncoderOptions
 from fdr.encoders.resize import HOST_RESIZES, RESIZES
-from fdr.frechet import fd_influence, frechet_terms
+from fdr.frechet import LabelledMoments, conditional_frechet_distance, fd_influence, frechet_terms
 from fdr.metrics import CollectedFeatures, Context, load_metrics
 from fdr.runtime.ranks.tensor_group import TensorRanks
 
@@ -61,6 +61,16 @@ def test_the_debiased_fd_and_its_error_equal_the_cpu_s(count: int, dim: int) -> 
     both = [replace(fdr.Moments.from_features(z), rows=z) for z in (x, y)]
     stated = [fd_influence(*both, device=device).stderr for device in ("cpu", "cuda")]
     assert stated[1] == pytest.approx(stated[0], rel=1e-8)
+
+
+def test_the_conditional_fd_and_its_error_equal_the_cpu_s() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 8
+    draws = [rng.normal(size=(400, 32)) + np.eye(8, 32)[labels] for _ in range(2)]
+    sides = [LabelledMoments.from_features(features, labels) for features in draws]
+    cpu, gpu = (conditional_frechet_distance(*sides, device=device) for device in ("cpu", "cuda"))
+    for field in ("value", "within", "whitened", "stderr"):
+        assert getattr(gpu, field) == pytest.approx(getattr(cpu, field), rel=1e-9), field
 
 
 def test_moments_of_gpu_features_equal_the_cpu_s() -> None:
