@@ -12,8 +12,8 @@ which is how they are defined). Bias, sd and RMSE are over the draws; all method
 processor.
 
 With --data, N = 500 ... 50,000 samples of the pool are compared with the moments of the population of the same
-generator (`same`) and of the perturbed one (`near`). The true FD to such a finite reference is known from all samples:
-see `truth_of_same` and `truth_of_others`.
+generator (`same`) and of the perturbed one (`near`), or with as many samples of them (`--sides two`). The true FD to
+such a finite reference is known from all samples: see `truth_of_same` and `truth_of_others`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,18 +146,14 @@ def synthetic(options: argparse.Namespace) -> Iterator[Cell]:
 def of_gan(options: argparse.Namespace) -> Iterator[Cell]:
     for folder in sorted(path for path in options.data.iterdir() if (path / "pool").is_dir()):
         pool, rows = read(folder / "pool"), read(folder / "population")
-        population = Moments.from_features(rows)
-        references = {"same": population}
-        truths = {"same": truth_of_same(np.concatenate([rows, pool]), len(rows))}
+        others = {"same": rows}
         if any((folder / "perturbed").glob("*.npy")):
-            references["near"] = Moments.from_features(read(folder / "perturbed"))
-            truths["near"] = truth_of_others(rows, _exact(references["near"]))
-        print(
-            f"{folder.name}: pool {len(pool)}, references of", {k: v.count for k, v in references.items()}, flush=True
-        )
-        for case, reference in references.items():
-            if case in options.cases.split(","):
-                yield from of_pool(options, folder.name, case, pool, _exact(reference), truths[case])
+            others["near"] = read(folder / "perturbed")
+        print(f"{folder.name}: pool {len(pool)}, references of", {k: len(v) for k, v in others.items()}, flush=True)
+        for case in (case for case in others if case in options.cases.split(",")):
+            for sides in options.sides.split(","):
+                new_cell = partial(Cell, folder.name, case, sides, pool.shape[1])
+                yield from of_pool(options, new_cell, sides, pool, rows, others[case], is_same=case == "same")
 
 
 def _exact(moments: Moments) -> Moments:
@@ -165,16 +162,35 @@ def _exact(moments: Moments) -> Moments:
 
 
 def of_pool(
-    options: argparse.Namespace, name: str, case: str, pool: np.ndarray, reference: Moments, truth: float
+    options: argparse.Namespace,
+    new_cell: Callable[[int, float], Cell],
+    sides: str,
+    pool: np.ndarray,
+    rows: np.ndarray,
+    other: np.ndarray,
+    *,
+    is_same: bool,
 ) -> Iterator[Cell]:
-    """Disjoint draws from the pool while there are enough, else random ones."""
-    for count in (size for size in options.sizes if size <= len(pool)):
-        cell = Cell(name, case, "one", pool.shape[1], count, truth)
-        order = np.random.default_rng(count).permutation(len(pool))
-        for number in range(min(options.draws, len(pool) // count)):
-            rows = pool[order[number * count : (number + 1) * count]].astype(np.float32)
+    """A cell for each size: disjoint draws from the pool against the moments of `other`, or against as many rows of it.
+
+    `rows` are of the distribution of the pool, and so is `other` if `is_same`.
+    """
+    reference = _exact(Moments.from_features(other))
+    if is_same:
+        truth = 0.0 if sides == "two" else truth_of_same(np.concatenate([rows, pool]), len(rows))
+    else:
+        truth = truth_of_others(rows, other if sides == "two" else reference)
+    limit = len(pool) if sides == "one" else min(len(pool), len(other))
+    for count in (size for size in options.sizes if size <= limit):
+        cell = new_cell(count, truth)
+        order, order_of_other = np.random.default_rng(count).permutation(len(pool)), None
+        if sides == "two":
+            order_of_other = np.random.default_rng((count, 1)).permutation(len(other))
+        for number in range(min(options.draws, limit // count)):
+            drawn = slice(number * count, (number + 1) * count)
+            against = reference if order_of_other is None else other[order_of_other[drawn]].astype(np.float32)
             methods = [m for m in options.methods if m != "rtd" or number < options.rtd_draws]
-            measure(cell, rows, reference, methods, options.stderr, number)
+            measure(cell, pool[order[drawn]].astype(np.float32), against, methods, options.stderr, number)
         yield cell
 
 
@@ -198,13 +214,20 @@ def truth_of_same(rows: np.ndarray, count: int) -> float:
     return float(np.array([1 / count, 1 / count**2]) @ np.linalg.solve(sizes, np.array(twice) / 2))
 
 
-def truth_of_others(rows: np.ndarray, reference: Moments) -> float:
-    """The FD between the distribution of `rows` and exact moments: Richardson's extrapolation from N, N/2 and N/4."""
+def truth_of_others(rows: np.ndarray, other: Moments | np.ndarray) -> float:
+    """The FD of a distribution to exact moments, or to another one, from its rows: Richardson, from N, N/2 and N/4."""
+    levels = levels_of(rows)
+    others = [[other] * len(level) for level in levels] if isinstance(other, Moments) else levels_of(other)
+    pairs = [list(zip(*level, strict=True)) for level in zip(levels, others, strict=True)]
+    whole, half, quarter = (np.mean([fdr.frechet_distance(*pair) for pair in level]) for level in pairs)
+    return float(8 * whole - 6 * half + quarter) / 3
+
+
+def levels_of(rows: np.ndarray) -> list[list[Moments]]:
+    """Moments of all rows, of their halves, and of their quarters."""
     parts = quarters(rows)
     halves = [parts[0].merge(parts[1]), parts[2].merge(parts[3])]
-    levels = ([halves[0].merge(halves[1])], halves, parts)
-    whole, half, quarter = (np.mean([fdr.frechet_distance(part, reference) for part in level]) for level in levels)
-    return float(8 * whole - 6 * half + quarter) / 3
+    return [[halves[0].merge(halves[1])], halves, parts]
 
 
 def quarters(rows: np.ndarray) -> list[Moments]:
