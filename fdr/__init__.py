@@ -38,6 +38,7 @@ _EXPORTS = {
     "join_ranks": "fdr.runtime",
     "list_encoders": "fdr.encoders",
     "load_autoencoder": "fdr.ifid",
+    "measure_reconstructions": "fdr.ifid",
     "load_encoder": "fdr.encoders",
     "load_generator": "fdr.generators",
     "load_reference": "fdr.references",

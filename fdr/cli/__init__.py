@@ -24,6 +24,7 @@ COMMANDS = {
     "eval": ("fdr.cli.eval", "Measure samples against a reference: FD, FDr, FDr^k, Inception Score."),
     "sample": ("fdr.cli.sample", "Generate samples and write them as npz or PNG files; resumable."),
     "train": ("fdr.cli.train", "Post-train a generator with FD as its loss; resumable."),
+    "recon": ("fdr.cli.recon", "Measure reconstructions against their originals: rFID, PSNR, SSIM, LPIPS."),
     "ifid": ("fdr.cli.ifid", "Measure an autoencoder: iFID, rFID, PSNR, SSIM."),
     "cas": ("fdr.cli.cas", "Train classifiers on samples and test them on real images: CAS, NAS; resumable."),
     "check": ("fdr.cli.check", "Check numbers against limits and a baseline; the exit code is the verdict."),

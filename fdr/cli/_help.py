@@ -42,6 +42,13 @@ THEMES_OF = {
         "Decoding": "quantize no-clamp",
         "Speed and devices": "device gpus batch-size num-workers dtype tf32 latent-dtype memory",
     },
+    "recon": {
+        "Autoencoder": "vae vae-weights vae-args posterior value-range",
+        "Samples": "images",
+        "Encoders and metrics": "reps lpips",
+        "Output": "per-image picture worst",
+        "Images": "protocol",
+    },
     "sample": {"Samples": "gen num-images out labels seed"},
     "stats": {"Output": "out name format num-images json", "Encoders and validation": "reps val noise-floor"},
     "train": {

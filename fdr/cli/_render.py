@@ -107,7 +107,7 @@ def _print_numbers(headers: list[str], rows: list[list[str]], labels: list[str])
 
 def print_autoencoder_report(report: Report) -> None:
     """The autoencoder and its neighbours, the distances of every encoder, the reconstructions, the signatures."""
-    from fdr.reports import format_number, metric_label
+    from fdr.reports import format_number
 
     about = report.run["ifid"]
     others = about["neighbours"]
@@ -121,12 +121,30 @@ def print_autoencoder_report(report: Report) -> None:
         f"neighbours   {others['source']} ({others['count']}), one of {about['top_k']} by closeness, entropy {entropy} "
         f"of {most}; {about['mode']}, alpha {about['alphas'][-1]:g}"
     )
+    _print_reconstructions(report)
+
+
+def print_reconstruction_report(report: Report) -> None:
+    """The originals and the reconstructions, the distances of every encoder, the scores, the signatures."""
+    assert report.reference is not None
+    click.echo(f"originals        {report.reference['name']}")
+    model = report.run.get("autoencoder")
+    made = f"by {model['name']} ({model['posterior']})" if model else report.samples["source"]
+    by = "" if model else f", matched by {report.run['matched_by']}"
+    click.echo(f"reconstructions  {made} ({report.samples['count']}{by})")
+    _print_reconstructions(report)
+
+
+def _print_reconstructions(report: Report) -> None:
+    """The distances of every encoder in a table, the scores of reconstructions in a line, notes and signatures."""
+    from fdr.reports import format_value, metric_label
+
     distances = [result for result in report if result.encoder is not None]
-    rest = [result for result in report if result.encoder is None]
     headers, rows = report_table([replace(report, results=tuple(distances))])
     _print_numbers(headers[1:], [row[1:] for row in rows], labels=["encoder", "n"])
     arrows = {True: "↓", False: "↑"}
-    qualities = (f"{metric_label(r)} {arrows[r.lower_is_better]} {format_number(r.value)}" for r in rest)
+    rest = [result for result in report if result.encoder is None]
+    qualities = (f"{metric_label(r)} {arrows[r.lower_is_better]} {format_value(r)}" for r in rest)
     click.echo("reconstructions: " + "   ".join(qualities))
     _print_notes_and_signatures([report])
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fdr.cli import _computing, _options
+from fdr.cli import _autoencoder, _computing, _options
 from fdr.cli._outputs import Output, ReportFiles
 from fdr.cli._progress import progress_for
 from fdr.cli._render import print_autoencoder_report
 
 if TYPE_CHECKING:
-    from fdr.ifid import IfidOptions, LoadedAutoencoder
-    from fdr.metrics import Lpips
+    from fdr.ifid import IfidOptions
 
 
 def _alphas(text: str) -> tuple[float, ...]:
@@ -41,57 +39,6 @@ def _progression(first: float, second: float, last: float) -> tuple[float, ...]:
     return tuple(round(first + number * (second - first), 10) for number in range(round(steps) + 1))
 
 
-@dataclass(frozen=True)
-class _Autoencoder:
-    """Which autoencoder is measured, and how it is used."""
-
-    vae: str
-    vae_weights: Path | None
-    vae_args: Mapping[str, object]
-    posterior: str | None
-    value_range: tuple[float, float] | None
-
-    def load(self, setup: _computing.Setup, seed: int) -> LoadedAutoencoder:
-        """Load the autoencoder. `seed` is for posterior samples."""
-        from fdr.ifid import like_encoders, open_autoencoder
-
-        options = like_encoders(
-            setup.encoder_options,
-            weights=self.vae_weights,
-            arguments=self.vae_args,
-            posterior=self.posterior,
-            seed=seed,
-            value_range=self.value_range,
-        )
-        return open_autoencoder(self.vae, options)
-
-
-_autoencoder = _options.theme(
-    "autoencoder",
-    _Autoencoder,
-    _options.option(
-        "--vae NAME|PATH|MODULE:FACTORY",
-        "The autoencoder: haar, dct or pixel-unshuffle (they need no weights), a diffusers folder or hub name, a "
-        "TorchScript or torch.export file, or a function that returns an object with encode and decode.",
-        required=True,
-    ),
-    _options.option(
-        "--vae-weights FILE", "Weights to load into the autoencoder of MODULE:FACTORY.", type=click.Path(path_type=Path)
-    ),
-    _options.option(
-        "--vae-args KEY=VALUE",
-        "Arguments for MODULE:FACTORY; values are JSON or text. May be repeated, or several given in quotes.",
-        multiple=True,
-        callback=_options.key_values,
-    ),
-    _options.option(
-        "--posterior",
-        "For an autoencoder that encodes to a distribution: take a sample of it (fixed by the seed and the index "
-        "of the image) or its mean.  [default: what the autoencoder declares; sample for a KL autoencoder]",
-        type=click.Choice(["sample", "mean"]),
-    ),
-    _options.value_range("-1:1", "autoencoder"),
-)
 _sets = _options.stack(
     _options.option(
         "--images IMAGES", "The images to measure: any sample set that fdr eval takes.", name="measured", required=True
@@ -169,7 +116,7 @@ _interpolation = _options.theme(
     "  fdr ifid --vae my_model:build --vae-weights vae.safetensors --images photos/ --size 256 --reps dinov2\n\n"
     "  fdr ifid --vae haar --images photos/ --size 64 --alpha 0,0.1,...,0.5 --picture ifid.png",
 )
-@_autoencoder
+@_autoencoder.autoencoder(required=True)
 @_sets
 @_options.images_of("the subsets, the posterior samples and the choice of neighbours")
 @_options.reps
@@ -185,7 +132,7 @@ _interpolation = _options.theme(
 @_options.dry_run
 @_options.quiet
 def command(
-    autoencoder: _Autoencoder,
+    autoencoder: _autoencoder.Autoencoder,
     measured: str,
     neighbours: str | None,
     neighbour_count: int | None,
@@ -216,7 +163,7 @@ def command(
         model = autoencoder.load(setup, images.seed)
         setup.check_files(reps, None, dry_run=dry_run)
         encoders = load_encoders(reps, setup.encoder_options, setup.weights)
-        lpips = _load_lpips(setup) if options.lpips else None
+        lpips = _autoencoder.lpips_of(setup) if options.lpips else None
         run = InterpolatedFid(model, queries, others, encoders, options, setup.extraction_options, lpips)
         if dry_run:
             for line in run.plan() if setup.is_main else ():
@@ -227,13 +174,6 @@ def command(
             files.write([report], lambda: print_autoencoder_report(report))
             if picture is not None and files.spares_stdout:
                 click.echo(f"picture: {picture}")
-
-
-def _load_lpips(setup: _computing.Setup) -> Lpips:
-    from fdr.metrics import load_lpips
-
-    options = setup.encoder_options
-    return load_lpips(options, device=options.device, tf32=options.tf32)
 
 
 def _as_the_paper(reps: str, images: _options.Images) -> tuple[str, _options.Images]:

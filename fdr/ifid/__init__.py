@@ -1,4 +1,4 @@
-"""Interpolated FID of an autoencoder: latents, neighbours, interpolants, report."""
+"""Autoencoders: interpolated FID (latents, neighbours, interpolants), and reconstructions beside their originals."""
 
 import lazy_loader
 

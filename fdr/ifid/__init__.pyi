@@ -8,4 +8,9 @@ from .interpolated import like_encoders as like_encoders
 from .interpolated import open_sets as open_sets
 from .options import REFERENCE_COMPAT as REFERENCE_COMPAT
 from .options import IfidOptions as IfidOptions
+from .protocols import ReconProtocol as ReconProtocol
+from .protocols import find_recon_protocol as find_recon_protocol
+from .reconstructed import measure_reconstructions as measure_reconstructions
+from .reconstruction import Reconstructed as Reconstructed
+from .reconstruction import Reconstruction as Reconstruction
 from .run import InterpolatedFid as InterpolatedFid

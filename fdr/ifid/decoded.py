@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -103,19 +104,23 @@ def decoded_sources(
         rows = {"rows": "floor"} if options.mode == "mask" else {}
         settings = {**pairing, "mode": options.mode, "alpha": used, **rows}
         takes[between(alpha)] = _mixed(own, neighbours_at, options.mode, used), settings
-    return {
-        name: DecodedSource(
-            f"{paired.queries.source.name} ({name})",
-            autoencoder,
-            paired.queries,
-            take,
-            settings,
-            batch_size=batch_size,
-            options=ImageOptions(quantize=options.quantize),
-            is_clamped=options.clamp,
-        )
-        for name, (take, settings) in takes.items()
-    }
+    made = partial(
+        DecodedSource,
+        autoencoder=autoencoder,
+        queries=paired.queries,
+        batch_size=batch_size,
+        options=ImageOptions(quantize=options.quantize),
+        is_clamped=options.clamp,
+    )
+    name = paired.queries.source.name
+    return {kind: made(f"{name} ({kind})", take=take, settings=settings) for kind, (take, settings) in takes.items()}
+
+
+def reconstructions(autoencoder: LoadedAutoencoder, latents: Latents, batch_size: int) -> DecodedSource:
+    """What the autoencoder decodes from the latents of images, clamped and quantised as these."""
+    name, take = f"{latents.source.name} ({RECONSTRUCTIONS})", LatentReader(latents).at
+    options = ImageOptions(quantize=latents.source.options.quantize)
+    return DecodedSource(name, autoencoder, latents, take, {}, batch_size=batch_size, options=options)
 
 
 def _mixed(own: Take, neighbours_at: Take, mode: str, alpha: float) -> Take:

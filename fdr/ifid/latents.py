@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,9 +19,6 @@ from fdr.features import SHARD_SIZE, Extraction, ExtractionOptions, FeatureCache
 from fdr.ifid.autoencoders.base import LoadedAutoencoder
 from fdr.images import BadImage, ImageSource
 from fdr.neighbours import SetSizes, read_between
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 OUTPUT = "latent"
 SHARD_BYTES = 256 * 2**20
@@ -84,6 +83,14 @@ class LatentEncoder(AbstractRowEncoder):
 
     def forward_rows(self, inputs: Tensor, outputs: Sequence[str], rows: Sequence[int]) -> dict[str, Tensor]:
         return {OUTPUT: self.autoencoder.encode(inputs, [self.first_row + row for row in rows]).flatten(1)}
+
+
+def latents_folder(stack: ExitStack, autoencoder: LoadedAutoencoder, options: ExtractionOptions) -> Path:
+    """The folder for latents: the cache, or a temporary one that is deleted when `stack` closes."""
+    if options.cache is not None and autoencoder.is_cacheable:
+        return options.cache
+    name = stack.enter_context(tempfile.TemporaryDirectory(prefix="fdr-latents-")) if options.group.rank == 0 else ""
+    return Path(options.group.broadcast(name))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from fdr.ifid.autoencoders.base import LoadedAutoencoder
 from fdr.ifid.interpolation import Draws, draw
 from fdr.ifid.latents import LatentEncoder, Latents, encode
 from fdr.ifid.options import IfidOptions
+from fdr.ifid.originals import first_size
 from fdr.images import ImageSource
 from fdr.neighbours import Pair, PairRules, SearchOptions, nearest, plan_search
 from fdr.runtime import human_bytes, memory_for
@@ -59,7 +60,7 @@ class Pairing:
         """True if the neighbours of the images come from the images themselves."""
         self.neighbours = neighbours or images
         self.extraction_options = extraction_options
-        self.size = _first_size(images)
+        self.size = first_size(images)
         self._check()
         autoencoder.check(*self.size)
         self.query_encoder = LatentEncoder(autoencoder, self.size, "float32")
@@ -83,7 +84,7 @@ class Pairing:
                 f"{neighbours.name} has {others} images that can be a neighbour, fewer than the {top_k} to draw from; "
                 "lower --top-k, or give more images."
             )
-        if (found := _first_size(neighbours)) != self.size:
+        if (found := first_size(neighbours)) != self.size:
             theirs, ours = (f"{width} x {height}" for height, width in (found, self.size))
             raise InputError(
                 f"The neighbours of {neighbours.name} are {theirs} and the images {ours}; bring both to one size with "
@@ -196,11 +197,3 @@ def _identities(queries: Latents, references: Latents) -> Pair | None:
     if queries.source is references.source:
         return np.arange(queries.num_rows), np.arange(references.num_rows)
     return None
-
-
-def _first_size(source: ImageSource) -> tuple[int, int]:
-    """(H, W) of the first image that decodes."""
-    for batch in source.batches(1, 0):
-        for image in batch.images:
-            return image.shape[1], image.shape[2]
-    raise InputError(f"{source.name} has no image that decodes.")

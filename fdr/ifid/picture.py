@@ -9,6 +9,7 @@ import numpy as np
 
 from fdr.ifid.decoded import DecodedSource
 from fdr.ifid.latents import Latents
+from fdr.images import ImageSource
 from fdr.runtime import atomic_path
 
 NUM_ROWS = 8
@@ -24,14 +25,16 @@ def spread(count: int) -> np.ndarray:
 
 def sheet(queries: Latents, sources: Mapping[str, DecodedSource], places: np.ndarray) -> dict[str, np.ndarray]:
     """The columns of the sheet by title, originals first, each uint8 [len(places), H, W, 3]."""
-    rows = queries.rows[places].tolist()
-    columns = {
-        "originals": np.stack([_pixels(next(queries.source.batches(1, 0, row, row + 1)).images[0]) for row in rows])
-    }
+    columns = {"originals": images_at(queries.source, queries.rows[places])}
     for name, source in sources.items():
         made = [source.decoded(int(place), int(place) + 1)[0].clamp(0, 1) for place in places]
         columns[name] = np.stack([_pixels(image) for image in made])
     return columns
+
+
+def images_at(source: ImageSource, rows: np.ndarray) -> np.ndarray:
+    """uint8 [n, H, W, 3]: the images of some rows, all of one size."""
+    return np.stack([_pixels(next(source.batches(1, 0, row, row + 1)).images[0]) for row in rows.tolist()])
 
 
 def write_sheet(columns: Mapping[str, np.ndarray], path: Path) -> None:

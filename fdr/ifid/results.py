@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from fdr.encoders import AbstractEncoder
 from fdr.evaluation import PlannedResult, Provenance
 from fdr.frechet import Moments
@@ -42,12 +44,7 @@ class Scores:
 
     def decoding(self) -> dict[str, str]:
         """Settings that decide reconstructions."""
-        posterior = {"sample": f"sample-{self.autoencoder.seed}", "mean": "mean"}.get(self.autoencoder.posterior)
-        return {
-            "ae": f"{self.autoencoder.name}:{self.autoencoder.hash[:8]}",
-            **({} if posterior is None else {"z": posterior}),
-            "clamp": "yes" if self.options.clamp else "no",
-        }
+        return decoding_of(self.autoencoder, self.options.clamp)
 
     def pairing(self) -> dict[str, str]:
         """Settings that decide the neighbours."""
@@ -62,11 +59,21 @@ class Scores:
         }
 
 
+def decoding_of(autoencoder: AutoencoderSpec, is_clamped: bool) -> dict[str, str]:
+    """Fields of a signature that say how images were reconstructed."""
+    posterior = {"sample": f"sample-{autoencoder.seed}", "mean": "mean"}.get(autoencoder.posterior)
+    return {
+        "ae": f"{autoencoder.name}:{autoencoder.hash[:8]}",
+        **({} if posterior is None else {"z": posterior}),
+        "clamp": "yes" if is_clamped else "no",
+    }
+
+
 def results(
     scores: Scores,
     encoders: Mapping[str, AbstractEncoder],
     moments: Mapping[str, Mapping[str, Moments]],
-    qualities: Mapping[str, float],
+    qualities: Mapping[str, np.ndarray],
     device: torch.device,
 ) -> Iterator[Result]:
     """For each encoder, iFD at every alpha and FD of reconstructions and of decoded neighbours; then the qualities."""
@@ -78,10 +85,19 @@ def results(
             provenance = Provenance(spec, spec.output, scores.policy, scores.count, scores.origin, settings)
             yield provenance.row(label).result(score)
     compat = {} if scores.options.compat is None else {"compat": scores.options.compat}
-    for name, value in qualities.items():
-        settings = {**scores.decoding(), **compat, "ref": f"{scores.origin.name}:{scores.origin.digest[:8]}"}
-        signature = images_signature(name, scores.policy, scores.count, settings)
-        yield PlannedResult(name, None, None, scores.count, signature).result(Score(value))
+    yield from quality_results(qualities, scores.policy, scores.origin, {**scores.decoding(), **compat})
+
+
+def quality_results(
+    qualities: Mapping[str, np.ndarray], policy: Mapping[str, str], origin: Origin, settings: Mapping[str, str]
+) -> Iterator[Result]:
+    """The mean over the images of each quality [N], with its standard error."""
+    settings = {**settings, "ref": f"{origin.name}:{origin.digest[:8]}"}
+    for name, values in qualities.items():
+        signature = images_signature(name, policy, len(values), settings)
+        mean, spread = values.mean(dtype=np.float64), values.std(ddof=1, dtype=np.float64)
+        score = Score(float(mean), float(spread) / len(values) ** 0.5)
+        yield PlannedResult(name, None, None, len(values), signature).result(score)
 
 
 def _variants(scores: Scores) -> Iterator[tuple[str, str, dict[str, str]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ from fdr.frechet import Moments
 from fdr.ifid.autoencoders.base import LoadedAutoencoder
 from fdr.ifid.decoded import NEIGHBOURS, RECONSTRUCTIONS, DecodedSource, Take, between, decoded_sources
 from fdr.ifid.drawn import DrawnLatents, gather, gathered
+from fdr.ifid.latents import latents_folder
 from fdr.ifid.options import IfidOptions
 from fdr.ifid.pairs import FOLDER, Paired, Pairing, digest_of, labels_of
 from fdr.ifid.quality import ENCODER, OUTSIDE, QualityEncoder
@@ -82,20 +82,16 @@ class InterpolatedFid:
 
     def _folder(self, stack: ExitStack) -> Path:
         """The folder for latents and neighbours: the cache, or a temporary one that is deleted after the run."""
-        cache = self.extraction_options.cache
-        if cache is not None and self.autoencoder.is_cacheable:
-            return cache
-        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="fdr-ifid-")) if self.group.rank == 0 else ""
-        return Path(self.group.broadcast(name))
+        return latents_folder(stack, self.autoencoder, self.extraction_options)
 
     # Decoding and measuring
 
     def _measured(
         self, paired: Paired, folder: Path
-    ) -> tuple[dict[str, Mapping[str, Moments]], dict[str, float], Measurement | None]:
+    ) -> tuple[dict[str, Mapping[str, Moments]], dict[str, np.ndarray], Measurement | None]:
         """Decode and measure all variants; the numbers are on rank 0 only.
 
-        Returns moments by variant and encoder, the mean of each quality of the reconstructions, and the measurement of
+        Returns moments by variant and encoder, each quality of the reconstructions [N], and the measurement of
         the originals.
         """
         drawn = self._drawn(paired, folder)
@@ -103,9 +99,10 @@ class InterpolatedFid:
             paired.queries,
             self.pairing.size,
             self.autoencoder.device,
-            self.options,
             self.lpips,
-            self.extraction_options,
+            self.extraction_options.num_workers,
+            compat=self.options.compat,
+            is_clamped=self.options.clamp,
         )
         encoders = list(self.encoders.values())
         passes = {
@@ -120,7 +117,7 @@ class InterpolatedFid:
         needs = {name: [Need(output)] for name, output in main.items()}
         originals = measure(self._pass(self.images, encoders), needs)
         moments: dict[str, Mapping[str, Moments]] = {"originals": _by_encoder(originals, main)}
-        qualities: dict[str, float] = {}
+        qualities: dict[str, np.ndarray] = {}
         for name, extraction in passes.items():
             is_compared = name == RECONSTRUCTIONS
             compared = {ENCODER: [Need(output, CollectedFeatures) for output in quality.outputs]} if is_compared else {}
@@ -128,7 +125,7 @@ class InterpolatedFid:
             moments[name] = _by_encoder(found, main)
             if is_compared and found is not None:
                 scores = {need.output: found.collected[ENCODER, need] for need in compared[ENCODER]}
-                qualities = {name: float(scores[name].mean(dtype=np.float64)) for name in quality.scores}
+                qualities = {name: scores[name][:, 0] for name in quality.scores}
                 if OUTSIDE in quality.outputs:
                     _warn_of_values_outside(scores[OUTSIDE], 3 * math.prod(self.pairing.size))
         if between(0.0) not in passes and 0.0 in self.options.alphas:
@@ -181,7 +178,7 @@ class InterpolatedFid:
         paired: Paired,
         originals: Measurement | None,
         moments: Mapping[str, Mapping[str, Moments]],
-        qualities: Mapping[str, float],
+        qualities: Mapping[str, np.ndarray],
         texts: Sequence[str],
     ) -> Report:
         assert originals is not None

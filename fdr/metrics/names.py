@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_OF_AUTOENCODERS = "is a number of an autoencoder; fdr ifid measures it"
+_OF_AUTOENCODERS = "is a number of an autoencoder; fdr ifid and fdr recon measure it"
 _NOT_YET = "is not offered yet"
 _FD = "is the metric fd"
 _WITH_INCEPTION = f"{_FD} of the encoder inception (--metrics fd --reps inception, and fd:inception in limits)"

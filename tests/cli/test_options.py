@@ -123,6 +123,13 @@ IFID = {
     "--latent-dtype": ("float16", "ifid.latent_dtype", "float16"),
     "--memory": ("1.5GB", "ifid.memory", 1_500_000_000),
 }
+RECON = {
+    **{name: AUTOENCODER[name] for name in ("--vae", "--vae-weights", "--vae-args", "--posterior", "--value-range")},
+    "--reps": AUTOENCODER["--reps"],
+    "--images": ("other.npz", "recon.images", "other.npz"),
+    "--lpips": (None, "recon.lpips", "lpips"),
+    "--worst": ("3", "recon.worst", 3),
+}
 GATE = {
     "--max": ("fd=9", "gate.limits.1.bound", 9.0),
     "--min": ("fd=9", "gate.limits.1.side", "min"),
@@ -261,6 +268,10 @@ HANDED_ON: dict[str, list[tuple[list[str], dict[str, tuple[str | None, str, Any]
     "ifid": [
         (["--vae", "haar", "--images", "a.npz", *SIZED], IMAGES | COMPUTING | AUTOENCODER | IFID),
     ],
+    "recon": [
+        (["--vae", "haar", "--images", "a.npz", *SIZED], IMAGES | COMPUTING | RECON),
+        (["--vae", "haar", "--images", "a.npz"], {"--protocol": ("imagenet-val-256-adm", "images.crop", "adm")}),
+    ],
     "sample": [(["--gen", "g.pt2", "--arch", "a:b", "-o", "out.npz", "-n", "10"], MODEL | SAMPLED)],
     "train": [(["--gen", "g.pt2", "-o", "run", "--reps", "random", "--ref", "demo", "--steps", "50"], TRAINED | RUN)],
     "convert": [(["s.npz", "t.npz"], CONVERT)],
@@ -273,7 +284,9 @@ HANDED_ON: dict[str, list[tuple[list[str], dict[str, tuple[str | None, str, Any]
     "cache verify": [([], STORE)],
     "cache remove": [(["x"], STORE)],
 }
-for _bases in (HANDED_ON[name] for name in ("eval", "check", "compare", "panel", "stats", "ifid", "sample", "train")):
+for _bases in (
+    HANDED_ON[name] for name in ("eval", "check", "compare", "panel", "stats", "ifid", "recon", "sample", "train")
+):
     _bases[0][1].update(GPUS)
 
 
@@ -353,6 +366,15 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recorder:
         found.update(ifid=arguments[4], extraction=arguments[5])
         stop()
 
+    def reconstruction(source: Any, made: Any, encoders: Any, extraction: Any, lpips: Any) -> Any:
+        found.update(images=source.options, extraction=extraction)
+
+        def run(picture: Path | None, worst: int) -> Any:
+            found["recon"] = SimpleNamespace(images=source.name, lpips=lpips, worst=worst)
+            stop()
+
+        return SimpleNamespace(run=run, plan=stop)
+
     def train(*arguments: Any, **given: Any) -> Any:
         found.update(train=arguments[0], run=arguments[1], run_options=arguments[2])
         stop()
@@ -401,7 +423,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recorder:
         "ifid.open_autoencoder": open_autoencoder,
         "ifid.open_sets": open_sets,
         "ifid.InterpolatedFid": interpolated,
-        "metrics.load_lpips": lambda *_, **__: None,
+        "ifid.Reconstruction": reconstruction,
+        "metrics.load_lpips": lambda *_, **__: "lpips",
         "training.train": train,
         "training.cas_scores": cas,
         "gate.judge": judge,
@@ -491,13 +514,19 @@ SHOWN_BY = {
     "--csv": {
         "eval": "cli/test_eval.py::test_several_sample_sets_share_one_table",
         "ifid": "cli/test_options.py::test_csv_of_ifid",
+        "recon": "cli/test_recon_command.py::test_two_folders",
     },
     "--markdown": {"eval": "cli/test_eval.py::test_markdown", "check": "cli/test_check.py::test_files"},
-    "--picture": {"ifid": "cli/test_ifid_command.py::test_it_prints_the_distances_and_writes_what_was_asked_for"},
+    "--picture": {
+        "ifid": "cli/test_ifid_command.py::test_it_prints_the_distances_and_writes_what_was_asked_for",
+        "recon": "cli/test_recon_command.py::test_two_folders",
+    },
+    "--per-image": {"recon": "cli/test_recon_command.py::test_two_folders"},
     "--resume": {"train": "training/test_train_cli.py::test_a_run_from_start_to_end"},
     "--trust": {
         "panel": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
         "ifid": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
+        "recon": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
         "stats": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
     },
     "--label": {"correlate": "cli/test_correlate.py::test_a_row_without_a_number_is_told_by_its_label"},
@@ -520,6 +549,7 @@ SHOWN_BY = {
         "compare": "cli/test_compare_samples.py::test_dry_run_measures_nothing",
         "panel": "cli/test_panel_command.py::test_samples_are_measured_first",
         "ifid": "cli/test_ifid_command.py::test_a_dry_run_says_what_would_be_done_and_writes_nothing",
+        "recon": "cli/test_recon_command.py::test_a_dry_run",
         "sample": "cli/test_options.py::test_a_dry_run_writes_nothing",
         "stats": "cli/test_options.py::test_a_dry_run_writes_nothing",
         "convert": "cli/test_options.py::test_a_dry_run_writes_nothing",
@@ -554,7 +584,7 @@ SHOWN_BY = {
             "cli/test_options.py::test_json_in_a_file_and_on_stdout",
         ),
         **dict.fromkeys(
-            ["weights list", "weights fetch", "weights verify", "cache list", "env", "ifid"],
+            ["weights list", "weights fetch", "weights verify", "cache list", "env", "ifid", "recon"],
             "cli/test_options.py::test_json_in_a_file_and_on_stdout",
         ),
         "demo": "cli/test_options.py::test_the_folder_of_the_demo",
@@ -562,7 +592,20 @@ SHOWN_BY = {
     },
     "--quiet": dict.fromkeys(
         [
-            *("eval", "sample", "train", "cas", "ifid", "check", "compare", "panel", "stats", "convert", "demo"),
+            *(
+                "eval",
+                "sample",
+                "train",
+                "cas",
+                "ifid",
+                "recon",
+                "check",
+                "compare",
+                "panel",
+                "stats",
+                "convert",
+                "demo",
+            ),
             *("references fetch", "weights fetch", "cache verify"),
         ],
         "cli/test_options.py::test_quiet_reaches_what_shows_progress",
@@ -596,6 +639,7 @@ MEASURED = ["--reps", "random", "--no-cache", "-q"]
 JSON_COMMANDS = {
     "eval": ["a.npz", "--ref", "b.npz", *MEASURED],
     "ifid": ["--vae", "haar", "--images", "a.npz", *MEASURED],
+    "recon": ["a.npz", "a.npz", *MEASURED],
     "check": ["r.json", "--max", "fd=3"],
     "compare": ["r.json", "r.json"],
     "panel": ["--model", "m=r.json"],
@@ -648,7 +692,13 @@ def test_a_dry_run_writes_nothing(fdr_command, world: Path, arguments: list[Any]
 
 
 @pytest.mark.parametrize(
-    "command", ["stats a.npz -o new.h5", "ifid --vae haar --images a.npz", "panel --model m=a.npz --ref b.npz"]
+    "command",
+    [
+        "stats a.npz -o new.h5",
+        "ifid --vae haar --images a.npz",
+        "recon a.npz a.npz",
+        "panel --model m=a.npz --ref b.npz",
+    ],
 )
 def test_trust_lets_a_configuration_name_code(
     fdr_command, world: Path, monkeypatch: pytest.MonkeyPatch, command: str

@@ -18,7 +18,6 @@ from worlds import TinyEncoder, folder, images, npz
 
 import fdr
 from fdr.errors import FdrWarning, InputError
-from fdr.features import ExtractionOptions
 from fdr.ifid.decoded import decoded_sources
 from fdr.ifid.drawn import DrawnLatents, gather
 from fdr.ifid.interpolation import Draws
@@ -126,9 +125,7 @@ class TestQuality:
     def quality(
         self, side: tuple[int, int] = (16, 16), digest: str | None = "a", lpips: Any = None, **options: Any
     ) -> Any:
-        own = fdr.IfidOptions(**options)
-        device = torch.device("cpu")
-        return QualityEncoder(latents_of(digest), side, device, own, lpips, ExtractionOptions())
+        return QualityEncoder(latents_of(digest), side, torch.device("cpu"), lpips, None, **options)
 
     @pytest.mark.parametrize(
         ("side", "names"),
@@ -143,7 +140,7 @@ class TestQuality:
         assert self.quality(side).scores == self.quality(side).outputs == names
 
     def test_values_outside_are_counted_if_they_are_not_clamped(self) -> None:
-        free = self.quality(clamp=False, quantize="none")
+        free = self.quality(is_clamped=False)
         assert free.outputs == ("psnr", "ssim", "outside") and free.scores == ("psnr", "ssim")
 
     def test_every_cause_of_a_score_is_in_its_hash(self) -> None:
@@ -155,6 +152,7 @@ class TestQuality:
                 {},
                 {"digest": "b"},
                 {"compat": "reference"},
+                {"matching": "m"},
                 {"lpips": FakeLpips},
                 {"lpips": other},
                 {"lpips": third},
