@@ -49,6 +49,6 @@ PEER_NAMES = {
     **dict.fromkeys(("fd_class", "class_fid", "fid_per_class", "intra_fid"), "is the metric fd_per_class"),
     **dict.fromkeys(("cfid", "conditional_fid", "conditional_fd", "cfd"), "is the metric fd_conditional"),
     **dict.fromkeys(("fjd", "joint_fid", "joint_fd", "frechet_joint_distance"), "is the metric fd_joint"),
-    **dict.fromkeys(("mse", "l1", "l2", "dists"), f"{_NOT_YET}; fdr ifid measures PSNR, SSIM, MS-SSIM and LPIPS"),
+    **dict.fromkeys(("mse", "l1", "l2", "dists"), f"{_NOT_YET}; fdr recon measures PSNR, SSIM, MS-SSIM and LPIPS"),
 }
 """What other tools' names of metrics mean here, as the rest of a sentence; in lower case, with underscores."""

@@ -94,7 +94,7 @@ def test_what_a_metric_is_the_mean_of() -> None:
     ("MIND6", "it is mind_k, which comes with mind of several encoders"),
     ("PRDC", "stands for several metrics: precision, recall, density, coverage"),
     ("CLIP-score", "compares images with texts"),
-    ("LPIPS", "an autoencoder; fdr ifid measures it"),
+    ("LPIPS", "an autoencoder; fdr ifid and fdr recon measure it"),
     ("precisoin", "did you mean 'precision'"),
     ("xyz", "; known: .*, fd, .*, is,"),
 ])  # fmt: skip
