@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,7 +27,7 @@ _SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".markdown": "md", ".
     epilog="Examples:\n\n  fdr report out.json -o report.html\n\n  fdr report base.json new.json -o compared.html\n\n"
     "  fdr report runs/a -o run.html\n\n  fdr report base.json new.json --format md",
 )
-@click.argument("inputs", nargs=-1, required=True, metavar="REPORT|RUN...")
+@click.argument("inputs", nargs=-1, required=True, metavar="REPORT|RUN|COMPARISON...")
 @_options.option(
     "-o, --out FILE", "File to write. Markdown and LaTeX go to stdout if none is named.", type=Output("new")
 )
@@ -47,9 +47,11 @@ def command(
     """Write reports of fdr eval, and folders of fdr train, as one self-contained HTML page: the verdict, all numbers
     with intervals, charts, differences, classes, and the curves, warnings and sample grids of a run.
 
-    The first sample set is the one that the others are compared with. The page loads nothing from elsewhere and holds
-    its data: fdr show, fdr compare and fdr check read it as a report. An HTML page needs the extra "report" (pip
-    install 'fdr-eval[report]'); nothing here needs torch.
+    The first sample set is the one that the others are compared with. Differences take the noise of two sets as
+    independent, unless the file of fdr compare SAMPLES --json is given as well, which pairs them.
+
+    The page loads nothing from elsewhere and holds its data: fdr show, fdr compare and fdr check read it as a report.
+    An HTML page needs the extra "report" (pip install 'fdr-eval[report]'); nothing here needs torch.
     """
     from fdr.pages import PageOptions, check_extra, names_of_sets, render_page
 
@@ -57,12 +59,12 @@ def command(
     _check_out(out, chosen)
     if chosen == "html":
         check_extra()
-    files, runs = _read(inputs)
+    files, runs, compared = _read(inputs)
     sets = names_of_sets(files) or {name: one for run in runs for name, one in run.last_evaluation().items()}
     if chosen == "html":
-        text = render_page(sets, runs, PageOptions(title, confidence, with_paths))
+        text = render_page(sets, runs, PageOptions(title, confidence, with_paths, compared=compared))
     else:
-        text = _table_text(sets, chosen, confidence, with_paths)
+        text = _table_text(sets, chosen, confidence, compared, with_paths)
     write_text(Path("-") if out is None else out, text)
 
 
@@ -73,9 +75,9 @@ def _check_out(out: Path | None, style: str) -> None:
         check_written("out", out, FORMATS[style])
 
 
-def _read(inputs: Sequence[str]) -> tuple[dict[str, list[Report]], list[RunHistory]]:
-    """The reports of each file, and the runs."""
-    from fdr.pages import is_run_folder, read_run
+def _read(inputs: Sequence[str]) -> tuple[dict[str, list[Report]], list[RunHistory], list[Mapping[str, Any]]]:
+    """The reports of each file, the runs, and the comparisons."""
+    from fdr.pages import is_run_folder, load_compared, read_run
     from fdr.reports import load_reports, unique_names
 
     folders = [item for item in inputs if Path(item).is_dir()]
@@ -84,15 +86,19 @@ def _read(inputs: Sequence[str]) -> tuple[dict[str, list[Report]], list[RunHisto
             raise InputError(
                 f"{item!r} is a folder and no run of fdr train; name a report or a folder with train.json."
             )
-    names = [item for item in inputs if item not in folders]
+    others = {item: load_compared(Path(item)) for item in inputs if item not in folders}
+    names = [item for item in inputs if item in others and others[item] is None]
     files = dict(zip(unique_names(names), map(load_reports, names), strict=True))
-    return files, [read_run(Path(item)) for item in dict.fromkeys(folders)]
+    runs = [read_run(Path(item)) for item in dict.fromkeys(folders)]
+    return files, runs, [data for data in others.values() if data is not None]
 
 
-def _table_text(sets: dict[str, Report], style: str, confidence: float, with_paths: bool) -> str:
+def _table_text(
+    sets: dict[str, Report], style: str, confidence: float, compared: Sequence[Mapping[str, Any]], with_paths: bool
+) -> str:
     from fdr.pages import number_table, table_to_latex, table_to_markdown, without_paths
 
     if not sets:
-        raise InputError("The run has no evaluation, so there is no number for a table; train it with --eval-every.")
-    table = number_table(sets if with_paths else without_paths(sets), confidence)
+        raise InputError("There is no number for a table: name a report, or a run that was trained with --eval-every.")
+    table = number_table(sets if with_paths else without_paths(sets), confidence, compared)
     return table_to_markdown(table) if style == "md" else table_to_latex(table)

@@ -1,3 +1,4 @@
+from .compared import load_compared as load_compared
 from .formats import table_to_latex as table_to_latex
 from .formats import table_to_markdown as table_to_markdown
 from .page import PageOptions as PageOptions

@@ -41,6 +41,8 @@ class PageOptions:
     """Keep absolute paths, which may tell names of users and machines; False keeps their last part."""
     refresh: int | None = None
     """Seconds after which a browser loads the page again, for a run that goes on; None for never."""
+    compared: Sequence[Mapping[str, Any]] = ()
+    """Comparisons of the same sets that `load_compared` read, whose differences are paired."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def render_page(sets: Mapping[str, Report], runs: Sequence[RunHistory] = (), opt
     if not sets and not runs:
         raise InputError("A page needs a report or a run folder; none was given.")
     shown = dict(sets) if options.with_paths else without_paths(sets)
-    table = number_table(shown, options.confidence)
+    compared = options.compared if options.with_paths else without_folders(options.compared)
+    table = number_table(shown, options.confidence, compared)
     import jinja2
 
     environment = jinja2.Environment(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fdr.comparison import CONFIDENCE, Contrast, Ranking, rank_reports, t_quantile
 from fdr.metrics import metric_info
+from fdr.pages.compared import with_compared
 from fdr.reports import Failure, Report, Result, is_inception, metric_label
 
 FIRST = ("fdr_debiased_k", "fdr_k", "fdr_debiased", "fdr", "fd_debiased", "fd")
@@ -71,9 +73,17 @@ class NumberTable:
             yield name, report, [entry for entry in entries if entry is not None]
 
 
-def number_table(sets: Mapping[str, Report], confidence: float = CONFIDENCE) -> NumberTable:
-    """The table of reports by the name of their set. Differences and ties are those of `fdr compare`."""
+def number_table(
+    sets: Mapping[str, Report], confidence: float = CONFIDENCE, compared: Sequence[Mapping[str, Any]] = ()
+) -> NumberTable:
+    """The table of reports by the name of their set. Differences and ties are those of `fdr compare` of the reports,
+    or of the samples where `compared` holds what `load_compared` read.
+
+    Raises `InputError` if a comparison is of other sets.
+    """
     rankings = rank_reports(sets, confidence)
+    for data in compared:
+        rankings = tuple(with_compared(rankings, data, sets))
     by_key = {ranking.key: ranking for ranking in rankings}
     rows = [_row(key, sets, by_key.get(key)) for key in _keys(sets)]
     return NumberTable(dict(sets), tuple(sorted(rows, key=_place)), rankings, confidence)

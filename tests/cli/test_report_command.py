@@ -97,7 +97,7 @@ def test_a_run_beside_reports(fdr_command, tmp_path: Path) -> None:
         (("other.json", "-o", "x.html"), "Not a report: schema is 'fdr-report/2'"),
         (("text.txt", "-o", "x.html"), "is not JSON"),
         (("empty", "-o", "x.html"), "is a folder and no run of fdr train"),
-        (("fresh", "--format", "md"), "has no evaluation"),
+        (("fresh", "--format", "md"), "There is no number for a table"),
     ],
 )
 def test_one_sentence_for_what_cannot_be_shown(fdr_command, tmp_path: Path, arguments: tuple, words: str) -> None:
