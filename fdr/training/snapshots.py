@@ -77,7 +77,7 @@ class Snapshots:
             self._evaluator = Evaluator(
                 list(parts.encoders.values()),
                 parts.reference,
-                "fd",
+                "fd" if parts.options.conditional is None else "fd,fd_conditional",
                 image_options=ImageOptions(),
                 encoder_options=EncoderOptions(device=str(parts.device), progress=parts.view),
                 extraction_options=ExtractionOptions(progress=parts.view, group=parts.group),

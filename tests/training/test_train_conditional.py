@@ -84,6 +84,13 @@ def test_chunks_are_the_whole_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(parts[name], value, rtol=1e-3, atol=1e-5)
 
 
+def test_evaluations_have_the_conditional_fd(tmp_path: Path) -> None:
+    train(given(tmp_path, steps=2), tmp_path / "run", replace(EVERY, eval_every=2, eval_count=30))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    (found,) = [row for row in rows if row["kind"] == "evaluation"]
+    assert found["fd_conditional"].keys() == found["fd"].keys() and found["fd_conditional"] != found["fd"]
+
+
 def test_the_plan_names_the_classes(tmp_path: Path) -> None:
     lines = list(plan(given(tmp_path), tmp_path / "run", EVERY, SOLO))
     assert "classes: 5, with 2 times the gradient of FD" in lines
