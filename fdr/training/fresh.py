@@ -33,21 +33,19 @@ class FreshImages:
         The second says how many images had features that are not finite, for the encoders for which there were any.
         Every rank must call it, and each gets the values of all ranks' images.
         """
-        own = dict(batch)
-        if self._plan.extra:
-            with memory_for("the fresh images of an alarm", "lower --alarm-images or --encoder-batch-size"):
-                parts = [dict(batch), *self._more(step)]
-            own = {name: torch.cat([part[name] for part in parts]) for name in batch}
+        with memory_for("the fresh images of an alarm", "lower --alarm-images or --encoder-batch-size"):
+            parts = [batch, *self._more(step, batch)]
         found, broken = {}, {}
-        for index, (name, rows) in enumerate(own.items()):
-            gathered, _ = self._ranks.gather_rows(rows)
-            finite = gathered.isfinite().all(1)
+        for index, name in enumerate(batch):
+            # Part by part, so that the rows have the order that one process gives them.
+            rows = torch.cat([self._ranks.gather_rows(part[name])[0] for part in parts])
+            finite = rows.isfinite().all(1)
             if not bool(finite.all()):
                 broken[name] = int((~finite).sum())
             elif index % self._ranks.size == self._ranks.rank:  # each rank measures some of the encoders
-                found[name] = fresh_fd(gathered, self._parts.loss.references[name].moments)
+                found[name] = fresh_fd(rows, self._parts.loss.references[name].moments)
         merged = {name: value for part in self._ranks.gather(found) for name, value in part.items()}
-        return {name: merged[name] for name in own if name in merged}, broken
+        return {name: merged[name] for name in batch if name in merged}, broken
 
     def sensitivities(self) -> dict[str, dict[str, float]]:
         """By kind, "noise" and (with several classes) "labels", and by encoder; see `AlarmRecord`.
@@ -72,8 +70,11 @@ class FreshImages:
             for kind, others in features.items()
         }
 
-    def _more(self, step: int) -> Iterator[dict[str, Tensor]]:
-        """Features of this rank's part of further images, drawn for this alarm alone, in parts as large as a step's."""
+    def _more(self, step: int, batch: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
+        """Features of this rank's part of further images, drawn for this alarm alone, in parts as large as a step's.
+
+        A rank without images in a part gives no rows, shaped as those of `batch`.
+        """
         parts, use = self._parts, f"alarm {step}"
         size = max(1, parts.options.batch_size // parts.options.chunks)
         with _unchanged(parts.generator), torch.no_grad():
@@ -81,6 +82,8 @@ class FreshImages:
             for drawn in parts.draws.batches(use, self._plan.extra, size, self._ranks):
                 if len(drawn[0]):
                     yield parts.loss.features(self._images_of(*drawn, f"the alarm of step {step}"))
+                else:
+                    yield {name: rows[:0] for name, rows in batch.items()}
 
     def _trace(self, name: str) -> float:
         return float(self._parts.loss.references[name].moments.sigma.trace())

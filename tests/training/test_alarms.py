@@ -383,6 +383,15 @@ def test_a_checkpoint_of_before_there_were_alarms_goes_on(tmp_path: Path) -> Non
     assert load_checkpoint(checkpoint_path(run, 40))["alarms"]["in_a_row"] == 3
 
 
+def test_chunks_give_the_alarms_of_the_whole_batch(tmp_path: Path) -> None:
+    for chunks in (1, 3):
+        chosen = given(tmp_path, "train_worlds:Net", steps=10, chunks=chunks)
+        train(chosen, tmp_path / str(chunks), OFTEN)
+    whole, parts = (log_of(tmp_path / name, "alarm")[1] for name in ("1", "3"))
+    for kind in ("fd", "error", "population", "spread", "noise_sensitivity"):
+        assert parts[kind] == pytest.approx(whole[kind], rel=1e-4, abs=1e-9)
+
+
 def test_labels_are_followed_too(tmp_path: Path) -> None:
     chosen = given(tmp_path, "train_worlds:ClassNet", steps=10, reference=str(train_worlds.reference(tmp_path)))
     train(chosen, tmp_path / "run", OFTEN)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -160,6 +161,7 @@ def test_two_ranks_give_the_parameters_of_one(call: Call, tmp_path: Path, monkey
     paths = os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parent.parent)))
     monkeypatch.setenv("PYTHONPATH", paths)
     common = start(tmp_path, "--monitor", "py:train_worlds:other", batch_size=9, fill=41)
+    common += ["--alarm-every", 6, "--alarm-images", 109]  # 100 further images in parts of 9, the last one of 1
     assert call(*common, "-o", "one")[0] == 0
     code, _, err = call(*common, "-o", "two", "--gpus", 2)
     assert code == 0, err
@@ -167,6 +169,17 @@ def test_two_ranks_give_the_parameters_of_one(call: Call, tmp_path: Path, monkey
     for name, value in one["model"].items():
         torch.testing.assert_close(two["model"][name], value, rtol=1e-4, atol=1e-5)
     assert not list((tmp_path / "two").rglob(".*.tmp"))
+    alarms = [_alarms(tmp_path / name) for name in ("one", "two")]
+    assert [row["step"] for row in alarms[0]] == [0, 6, 12]
+    for a, b in zip(*alarms, strict=True):
+        for kind in ("fd", "error", "population", "spread", "noise_sensitivity"):
+            assert a[kind] == pytest.approx(b[kind], rel=1e-3)
+    assert (one["alarms"]["in_a_row"], one["alarms"]["reported"]) == (two["alarms"]["in_a_row"], [])
+
+
+def _alarms(run: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == "alarm"]
 
 
 class TestView:
