@@ -1,19 +1,20 @@
-"""FD-loss of one encoder, loss and gradient: autograd through eigvalsh, the exact and the fast solver, side by side.
+"""FD-loss of one encoder, loss and gradient: autograd through eigvalsh and the solvers exact, fast, local side by side.
 
     python benchmarks/fd_loss.py                             # times; d = 2048, B = 1024, 200 steps: some three minutes
     python benchmarks/fd_loss.py --errors errors.json        # the error of every step: six minutes
     python benchmarks/fd_loss.py --errors errors.json --exact-every 1         # all against exact: a quarter of an hour
     python benchmarks/fd_loss.py --errors errors.json --stop-after 300        # so much of it; next time it goes on
+    python benchmarks/fd_loss.py --steps 3 --others 3        # local beside exact: a minute and a half
     python benchmarks/fd_loss.py --device cuda --json times.json
 
 All sides see the same batches of a generator of correlated Gaussian features that drifts towards the reference: its
 transform moves by `--drift` of the whole way within the run.
 
 Times are of the processor (all threads; set OMP_NUM_THREADS=1) on the CPU and of the clock on a GPU, generation left
-out. `fast` takes all steps, and its average holds its refreshes, estimates and chord steps. `exact` and autograd, which
-do the same work at every step, are timed at `--others` of the steps, spread over the run, with the population as it was
-filled. Memory is that of all tensors the population holds, at its largest: in the first step after the fill, later
-between steps, later with a step pending.
+out. `fast` takes all steps, and its average holds its refreshes, estimates and chord steps. `exact`, `local` and
+autograd, which do the same work at every step, are timed at `--others` of the steps, spread over the run, with the
+population as it was filled. Memory is that of all tensors the population holds, at its largest: in the first
+step after the fill, later between steps, later with a step pending.
 
 Errors are of the gradient and of FD of `fast`. At every `--exact-every`-th step, at refreshes and at the last step they
 are against `exact`, which makes an eigendecomposition in float64 of moments of its own. At the others the gradient is
@@ -133,17 +134,20 @@ def relative(a: Tensor, b: Tensor) -> float:
 class World:
     """The generator, and both populations filled with the same batches of it."""
 
-    def __init__(self, options: argparse.Namespace, is_filled: bool = True) -> None:
+    def __init__(self, options: argparse.Namespace, is_filled: bool = True, has_local: bool = False) -> None:
         self.generator = Generator(options)
         population = EmaPopulation(options.beta)
-        self.fast, self.exact = (
-            make_term(population, self.generator.reference, LossOptions(solver), device=torch.device(options.device))
-            for solver in ("fast", "exact")
-        )
+        self.all = {
+            name: make_term(
+                population, self.generator.reference, LossOptions(name), device=torch.device(options.device)
+            )
+            for name in ("fast", "exact", *(("local",) if has_local else ()))
+        }
+        self.fast, self.exact = self.all["fast"], self.all["exact"]
         filled = 0
         while is_filled and filled < options.fill:
             rows = self.generator.batch(-1 - filled, 2048)
-            for term in self.terms.values():
+            for term in self.all.values():
                 term.fill(rows)
             filled += len(rows)
 
@@ -158,11 +162,11 @@ SETUP = ("dim", "batch", "beta", "steps", "drift", "condition", "fill", "device"
 
 def timed(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds a step; the distances tell whether two runs were of the same steps."""
-    world = World(options)
-    fast, exact = world.fast, world.exact
+    world = World(options, has_local=True)
+    fast, exact, local = world.fast, world.exact, world.all["local"]
     assert isinstance(exact, EmaTerm)
     autograd = Autograd(exact, world.generator.reference)
-    times: dict[str, list[float]] = {"autograd": [], "exact": [], "fast": []}
+    times: dict[str, list[float]] = {"autograd": [], "exact": [], "local": [], "fast": []}
     routes, distances = [], []
     memory = {"first_step": 0, "resting": 0, "pending": 0}
     others = {round(x) for x in np.linspace(0, options.steps - 1, options.others)}
@@ -182,7 +186,10 @@ def timed(options: argparse.Namespace) -> dict[str, Any]:
             times["autograd"].append(elapsed)
             elapsed, (_, ours) = seconds(options.device, through_autograd, exact, rows)
             times["exact"].append(elapsed)
+            elapsed, _ = seconds(options.device, through_autograd, local, rows)
+            times["local"].append(elapsed)
             exact.discard()
+            local.discard()
             shown = ", ".join(f"{name} {values[-1]:.3g} s" for name, values in times.items())
             print(f"step {step}: {shown}; exact against autograd {relative(ours, theirs):.1e}", flush=True)
     square = 8 * options.dim**2
@@ -197,11 +204,12 @@ def timed(options: argparse.Namespace) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "seconds_per_step": means,
         "speed_up_of_fast": means["autograd"] / means["fast"],
+        "local_against_exact": means["local"] / means["exact"],
         "speed_up_of_exact": means["autograd"] / means["exact"],
         "refreshes": sum(route == "refresh" for route, _ in routes),
         "chord_steps": sum(route == "frozen-2" for route, _ in routes),
         "estimates": sum(was_estimated for _, was_estimated in routes),
-        "mean_plain_step_of_fast": float(np.mean(plain)),
+        "mean_plain_step_of_fast": float(np.mean(plain)) if plain else None,
         "largest_step_of_fast": max(times["fast"]),
         "memory_in_d2_float64": {name: size / square for name, size in memory.items()},
         "times": times,

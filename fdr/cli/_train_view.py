@@ -140,7 +140,18 @@ def _row(record: StepRecord, first: StepRecord, alarm: AlarmRecord | None, name:
     start, now = first.fd.get(name, 0.0), record.fd[name]
     change = f"{now / start - 1:+.1%}" if start > 0 else ""
     ratio = f"{record.fdr[name]:.4g}" if name in record.fdr else ""
-    return name, f"{now:.5g}", change, _fresh(alarm, name), ratio, "watched" if name in record.watched else ""
+    return (
+        _title(record, name),
+        f"{now:.5g}",
+        change,
+        _fresh(alarm, name),
+        ratio,
+        "watched" if name in record.watched else "",
+    )
+
+
+def _title(record: StepRecord, name: str) -> str:
+    return f"{name} (quadratic loss)" if record.is_quadratic else name
 
 
 def _fresh(alarm: AlarmRecord | None, name: str) -> str:
@@ -153,7 +164,7 @@ def _fresh(alarm: AlarmRecord | None, name: str) -> str:
 def _fd_words(record: StepRecord, alarm: AlarmRecord | None, name: str) -> str:
     fresh = _fresh(alarm, name)
     ratio = f" (FDr {record.fdr[name]:.4g})" if name in record.fdr else ""
-    return f"{'watched ' if name in record.watched else ''}{name} {record.fd[name]:.5g}{ratio}" + (
+    return f"{'watched ' if name in record.watched else ''}{_title(record, name)} {record.fd[name]:.5g}{ratio}" + (
         f" (fresh {fresh})" if fresh else ""
     )
 

@@ -87,7 +87,8 @@ _deciding = _options.stack(
         "population KIND",
         "Which generated images the FD is computed from: a moving average over batches (ema:BETA, with decay BETA per "
         "batch), the last SIZE images (queue:SIZE), or the current batch alone (batch). ema:BETA:debiased removes the "
-        "bias that a short average gives the gradient, at no cost.",
+        "bias that a short average gives the gradient, at no cost; batch:debiased does so for the batch alone, if it "
+        "has more images than the encoder has features.",
     ),
     _option(
         "lag_correction",
@@ -99,8 +100,14 @@ _deciding = _options.stack(
     _option(
         "solver",
         "How to compute the matrix square root in FD. fast reuses an eigendecomposition over many steps; exact "
-        "computes one in float64 at every step; newton-schulz iterates matrix products instead.",
+        "computes one in float64 at every step; newton-schulz iterates matrix products instead. local minimises FD to "
+        "second order around the reference: its gradient has no bias, and it needs no eigendecomposition.",
         type=click.Choice(SOLVERS),
+    ),
+    _option(
+        "local_rho RHO",
+        "For --solver local: directions in which the reference varies less than RHO times its mean variance count "
+        "less.",
     ),
     _option("eps EPS", "Each encoder contributes FD / (FD without gradient + EPS) to the loss."),
     _option(

@@ -54,5 +54,7 @@ from .linalg import newton_schulz as newton_schulz
 from .linalg import svd as svd
 from .moments import Moments as Moments
 from .moments import moments_from_arrays as moments_from_arrays
+from .pathwise import DebiasedGradient as DebiasedGradient
+from .pathwise import debiased_gradient as debiased_gradient
 from .sums import Sums as Sums
 from .whitening import has_rows as has_rows

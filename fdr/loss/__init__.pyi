@@ -1,8 +1,10 @@
 from .fd_loss import FDLoss as FDLoss
 from .options import GRADIENTS as GRADIENTS
+from .options import LOCAL_RHO as LOCAL_RHO
 from .options import SOLVERS as SOLVERS
 from .options import BatchPopulation as BatchPopulation
 from .options import EmaPopulation as EmaPopulation
 from .options import LossOptions as LossOptions
 from .options import QueuePopulation as QueuePopulation
+from .options import check_pairing as check_pairing
 from .output import LossOutput as LossOutput

@@ -214,15 +214,19 @@ class AbstractEmaTerm(AbstractTerm):
         check_rows(previous, self.dim)
         held = self.moments
         if held.average.weight > 0:
-            rows, before = (part.detach().to(self.device, torch.float64) for part in (features, previous))
+            rows, before = (self._turned(part.detach().to(self.device, torch.float64)) for part in (features, previous))
             self.moments = self._carried(Carry.of(held.average.mean, rows, before))
         try:
             return self.evaluate(features)
         finally:
             self.moments = held
 
+    def _turned(self, rows: Tensor) -> Tensor:
+        """Rows [B, d] in the coordinates of the moments: the features as they are, unless a term says otherwise."""
+        return rows
+
     def _fill(self, rows: Tensor) -> None:
-        self.moments = self._with(self.moments.average.filled(rows))
+        self.moments = self._with(self.moments.average.filled(self._turned(rows)))
 
     def _enter(self, pending: Any) -> None:
         self.moments = pending

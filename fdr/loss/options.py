@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from fdr.errors import InputError, unknown
 
-SOLVERS = ("fast", "exact", "newton-schulz")
+SOLVERS = ("fast", "exact", "newton-schulz", "local")
 GRADIENTS = ("raw", "unit")
 AUTOCASTS = (None, "bf16")
 BATCH_WEIGHTS = ("paper", "debiased")
+ESTIMATORS = ("plain", "debiased")
+LOCAL_RHO = 0.01
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,12 +68,27 @@ class QueuePopulation:
             raise InputError(f"The queue's size is {self.size}; expected a whole number of at least 2.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BatchPopulation:
-    """The batch alone, with its biased covariance: no memory, and a large bias unless B is many times d.
+    """The batch alone: no memory, and a large bias unless B is many times d or `estimator` removes it.
 
-    With `FDLoss.accumulate`, the batch is as large as you like in the memory of one chunk.
+    With `FDLoss.accumulate` (`--chunks`), the batch is as large as you like in the memory of one chunk.
+
+    `estimator` is what is computed of the batch. "plain" is the FD of its biased covariance, as the other populations
+    have it. "debiased" is the leverage-corrected FD of `fdr.debiased_frechet_distance`, against the moments of the
+    reference as they are, with its own gradient. It needs more images than features that vary, B > d, and makes a
+    decomposition at every step. Its value may be negative.
     """
+
+    estimator: str = "plain"
+
+    def __post_init__(self) -> None:
+        if self.estimator not in ESTIMATORS:
+            raise unknown("estimator", self.estimator, ESTIMATORS)
+
+    def __repr__(self) -> str:
+        """The text that saved states are compared by: states from before `estimator` existed have "plain"."""
+        return f"BatchPopulation({'' if self.estimator == 'plain' else f'estimator={self.estimator!r}'})"
 
 
 Population = EmaPopulation | QueuePopulation | BatchPopulation
@@ -87,7 +104,9 @@ class LossOptions:
     solver: str = "fast"
     """How tr (S_p S_q)^{1/2} and its gradient are computed: "exact" by a float64 eigendecomposition at every step;
     "newton-schulz" by an iteration of products; "fast" in an eigenbasis that is refreshed when its estimated error asks
-    for it, for an EMA; for other populations it is "exact"."""
+    for it, for an EMA; for other populations it is "exact". "local" minimises another loss, which has the same minimum:
+    FD to second order around the reference, whose gradient has no bias. It takes products only, for an EMA or the
+    batch."""
     eps: float = 0.01
     """eps in F / (F + eps). Raising it gives less weight to encoders whose FD is not much larger."""
     gradient: str = "raw"
@@ -101,8 +120,14 @@ class LossOptions:
     in the precision of its spec, even inside an autocast of the training loop."""
     compile_encoders: bool = False
     """Use `torch.compile` for every encoder's network."""
+    local_rho: float = LOCAL_RHO
+    """rho of the solver "local", in units of the reference's mean variance per feature: entry ij of the covariance has
+    the weight 1 / (sigma_i + sigma_j + 2 rho). Raising it makes directions in which the reference hardly varies count
+    less: they learn more slowly, and a generator that varies in them is pulled less hard. 0 is FD to second order."""
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.local_rho) and self.local_rho >= 0):
+            raise InputError(f"rho is {self.local_rho}; expected 0 or a number above it, such as {LOCAL_RHO}.")
         if self.solver not in SOLVERS:
             raise unknown("solver", self.solver, SOLVERS)
         if self.gradient not in GRADIENTS:
@@ -113,3 +138,14 @@ class LossOptions:
             raise InputError(f"encoder_batch_size is {self.encoder_batch_size}; expected 1 or more, or None.")
         if self.autocast not in AUTOCASTS:
             raise unknown("autocast", str(self.autocast), [str(choice) for choice in AUTOCASTS])
+
+
+def check_pairing(population: object, solver: str) -> None:
+    """Raise `InputError` where the solver cannot work on the population."""
+    if solver != "local":
+        return
+    advice = "choose another solver, or EmaPopulation() or BatchPopulation() for this one"
+    if isinstance(population, QueuePopulation):
+        raise InputError(f"The solver local does not work on a queue: {advice}.")
+    if getattr(population, "batch_weight", None) == "debiased" or getattr(population, "estimator", None) == "debiased":
+        raise InputError(f"The solver local has no bias that {population!r} could remove: {advice}.")

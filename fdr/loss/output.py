@@ -20,9 +20,16 @@ class LossOutput:
     total: Tensor
     """float64 scalar, sum of w F / (F + eps); its gradient is that of sum w F / (stopgrad(F) + eps)."""
     fd: dict[str, float]
-    """FD by encoder, unscaled, of the population with this batch in it."""
+    """FD by encoder, unscaled, of the population with this batch in it.
+
+    With the solver "local" it is the quadratic loss in its place, which is FD to second order near the reference only,
+    and far from it as large as you like. Measure FD itself by `fdr.evaluate`, or `--eval-every` of `fdr train`.
+    """
     fdr: dict[str, float]
-    """FD / FD of the validation set, for the encoders whose reference has a validation FD; others are absent."""
+    """FD / FD of the validation set, for the encoders whose reference has a validation FD; others are absent.
+
+    It is empty with the solver "local", whose value is no FD.
+    """
     diagnostics: dict[str, Any]
     """`Diagnostics` by encoder: the solver's route, its error estimate, and whether it refreshed its basis."""
     solver_seconds: float
@@ -38,7 +45,8 @@ class LossOutput:
     """`fd` without the bias of the population's number of samples; it may be negative.
 
     It is there for an `EmaPopulation` that is worth more samples than an encoder has features, with a solver that knows
-    eigenvalues ("exact", "fast") and without a lag correction; others are absent.
+    eigenvalues ("exact", "fast") and without a lag correction; and for `BatchPopulation("debiased")`, where its
+    gradient is that of the loss. With the solver "local" it is the quadratic loss without bias. Others are absent.
     """
 
 
@@ -56,7 +64,9 @@ def output_of(
     return LossOutput(
         total=total,
         fd=fd,
-        fdr={name: fd_ratio(fd[name], val_fd.value) for name, val_fd in val_fds.items() if val_fd is not None},
+        fdr={
+            name: fd_ratio(fd[name], val_fd.value) for name, val_fd in val_fds.items() if val_fd and values[name].is_fd
+        },
         diagnostics={name: value.diagnostics for name, value in values.items()},
         solver_seconds=seconds,
         features={name: rows.detach() for name, rows in features.items()},

@@ -21,10 +21,12 @@ from fdr.errors import FdrError, InputError, NonFiniteError, PeerError
 from fdr.frechet import Moments
 from fdr.loss.class_target import ClassTarget
 from fdr.loss.class_term import ClassTerm
+from fdr.loss.debiased_term import DebiasedBatchTerm
 from fdr.loss.ema_term import AbstractEmaTerm, EmaTerm
 from fdr.loss.fast_term import FastEmaTerm
 from fdr.loss.lag import check_solver, missing_previous
-from fdr.loss.options import BatchPopulation, EmaPopulation, LossOptions, Population, QueuePopulation
+from fdr.loss.local_term import make_local
+from fdr.loss.options import BatchPopulation, EmaPopulation, LossOptions, Population, QueuePopulation, check_pairing
 from fdr.loss.queue_term import QueueTerm
 from fdr.loss.terms import AbstractTerm, BatchTerm, ClassValue, TermValue
 from fdr.loss.transport import Diagnostics, Target, solve_exact, solve_floored, solve_newton_schulz
@@ -64,6 +66,8 @@ class LossTerms:
 
         With `classes` every term has a conditional one beside it, whose gradient has the norm `ratio` times that of FD.
         """
+        for population in populations.values():  # on all ranks, as each makes only the terms that live on it
+            check_pairing(population, options.solver)
         count = len(references)
         self._ranks = ranks
         self._dims = {name: moments.dim for name, moments in references.items()}
@@ -262,7 +266,10 @@ def make_term(
 
     `first_life` in (0, 1] is the share of its usual life after which the solver "fast" refreshes its first eigenbasis.
     """
+    check_pairing(population, options.solver)
     target, is_unit = Target.of(reference, device or torch.device("cpu")), options.gradient == "unit"
+    if options.solver == "local":
+        return make_local(target, is_unit, population, reference, options.local_rho)
     solver = solve_newton_schulz if options.solver == "newton-schulz" else solve_exact
     if isinstance(population, EmaPopulation):
         if population.lag_correction:
@@ -274,5 +281,7 @@ def make_term(
     if isinstance(population, QueuePopulation):
         return QueueTerm(target, is_unit, int(population.size), solver)
     if isinstance(population, BatchPopulation):
+        if population.estimator == "debiased":
+            return DebiasedBatchTerm(target, is_unit, reference)
         return BatchTerm(target, is_unit, solver)
     raise InputError(f"{population!r} is no population; expected an EmaPopulation, QueuePopulation or BatchPopulation.")

@@ -43,6 +43,11 @@ class TermValue:
     """FD without the bias of the number of samples (`debiased_value.py`); None where it is not known."""
 
     @property
+    def is_fd(self) -> bool:
+        """False for the solver "local", whose value is the quadratic loss."""
+        return self.diagnostics.route != "local"
+
+    @property
     def objective(self) -> float:
         """FD, plus the conditional term times its scale."""
         return float(self.fd) + (0.0 if self.classes is None else self.classes.scale * self.classes.value)
@@ -78,6 +83,8 @@ class AbstractTerm(ABC):
     the population's memory.
     """
 
+    in_own_precision = False
+    """True for a term that takes float32 features as they are, False for one that takes all in float64."""
     pending: Any = None
     """The population with the batch of the last `evaluate` in it; None when there is none."""
 
@@ -111,8 +118,8 @@ class AbstractTerm(ABC):
         """
         self.discard()
         check_rows(features, self.dim)
-        value = self._evaluate(features.detach().to(self.device, torch.float64))
         dtype = features.dtype if features.dtype.itemsize >= 4 else torch.float32
+        value = self._evaluate(features.detach().to(self.device, dtype if self.in_own_precision else torch.float64))
         return replace(value, gradient=value.gradient.to(features.device, dtype))
 
     def commit(self) -> None:

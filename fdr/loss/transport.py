@@ -113,7 +113,8 @@ class Diagnostics:
 
     route: str
     """"cholesky", "eigen", "factors", "floored", "thin", "newton-schulz", or "constant" for a reference that does not
-    vary; the fast solver has "frozen", "frozen-2" (with higher orders), "refresh" and "plain"."""
+    vary; the fast solver has "frozen", "frozen-2" (with higher orders), "refresh" and "plain"; the solver local has
+    "local", and the debiased batch "leverages"."""
     error_estimate: float | None = None
     """Estimated relative error of the gradient where this step estimated it, or the residual of an iteration."""
     refreshed: bool = False

@@ -117,7 +117,7 @@ class AlarmRecord:
     fresh: Mapping[str, FreshFD] = field(default_factory=dict)
     """By encoder; those whose features were not finite are absent."""
     population: Mapping[str, float] = field(default_factory=dict)
-    """FD of the population by encoder, without its bias where that is known."""
+    """FD of the population by encoder, without its bias where that is known. It is empty with the solver "local"."""
     not_finite: Mapping[str, int] = field(default_factory=dict)
     """Images by encoder whose features are not finite."""
     noise_sensitivity: Mapping[str, float] = field(default_factory=dict)
@@ -133,7 +133,7 @@ class AlarmRecord:
             "count": self.count,
             "fd": {name: found.value for name, found in rows},
             "error": {name: found.error for name, found in rows},
-            "population": {name: self.population[name] for name in self.fresh},
+            "population": {name: self.population[name] for name in self.fresh if name in self.population},
             "regime": {name: found.regime for name, found in rows},
             "spread": {name: found.spread for name, found in rows},
             "noise_sensitivity": dict(self.noise_sensitivity),
@@ -222,6 +222,8 @@ class CollapseAlarm:
         return math.inf if nearest is None else self.scores[nearest]
 
     def _gap(self, record: AlarmRecord, name: str) -> str | None:
+        if name not in record.population:
+            return None
         fresh, population = record.fresh[name], record.population[name]
         if not fresh.is_above(population):
             return None

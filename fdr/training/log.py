@@ -47,6 +47,18 @@ class StepRecord:
     """The peak in bytes of the GPU's memory, or of the process on a CPU."""
     seconds: Mapping[str, float]
     """Seconds that this step took on this rank in "generator", "encoders", "solver", "rest"."""
+    is_quadratic: bool = False
+    """True with the solver "local": `fd` then holds the quadratic loss, which is no FD, and `fdr` is empty."""
+
+    def entry(self) -> dict[str, Any]:
+        """The entry of the log, in which the quadratic loss has names of its own: `quadratic_loss` in place of `fd`."""
+        values = asdict(self)
+        if values.pop("is_quadratic"):
+            for name in ("fd", "fd_debiased"):
+                if values.get(name):
+                    values[name.replace("fd", "quadratic_loss")], values[name] = values[name], {}
+        return values
+
     class_distance: Mapping[str, float] = field(default_factory=dict)
     """The mean squared distance of the class means, in variances within a class, by encoder; empty without
     --conditional."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ class _Run:
         self.stepper.check_gradient()
         self.stepper.check_repeats()
         self.watch.beginning = fingerprint(self.stepper.parameters)
-        if self.options.fill and self.options.population != "batch":
+        if self.options.filled:
             self._fill()
         self.snapshots.reals()
         self.snapshots.grid(0)
@@ -208,8 +208,9 @@ class _Run:
             memory=peak_memory(self.parts.device),
             seconds=outcome.seconds,
             fdr_k=group_means(outcome.fdr, self.groups),
+            is_quadratic=self.options.solver == "local",
         )
-        self._write("step", asdict(record))
+        self._write("step", record.entry())
         self.parts.view.show(record)
 
     def _look(self, outcome: StepOutcome) -> None:
@@ -223,7 +224,9 @@ class _Run:
     def _measure(self, outcome: StepOutcome) -> str | None:
         """Measure fresh images, with those of the step; return why the run should stop, or None."""
         fresh, not_finite = self.fresh.distances(self.step, outcome.features)
-        record = AlarmRecord(self.step, self.parts.alarms.count, fresh, outcome.fd, not_finite)
+        # the quadratic loss of the solver local is no FD, and cannot be compared with that of fresh images
+        population = {} if self.options.solver == "local" else outcome.fd
+        record = AlarmRecord(self.step, self.parts.alarms.count, fresh, population, not_finite)
         self._alarm(record)
         if self.collapse.in_a_row < REPEATS:
             return None

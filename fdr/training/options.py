@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from fdr.errors import InputError, unknown
-from fdr.loss import GRADIENTS, SOLVERS, BatchPopulation, EmaPopulation, QueuePopulation
+from fdr.loss import GRADIENTS, LOCAL_RHO, SOLVERS, BatchPopulation, EmaPopulation, QueuePopulation, check_pairing
 from fdr.references import DEFAULT_REFERENCE
 from fdr.runtime import DTYPES
 
 COLLAPSE_RULES = ("warn", "stop")
+_FLAGS = {"reference": "ref", "eval_count": "eval-images", "alarm_count": "alarm-images", "local_rho": "rho"}
 POPULATIONS = ("ema:0.999", "queue:50000", "batch")
 
 
@@ -41,13 +42,15 @@ class TrainOptions:
     """Encoders that are watched only."""
     reference: str = DEFAULT_REFERENCE
     population: str = "ema:0.999"
-    """"ema:BETA" (per batch), "ema:BETA:debiased" (see `EmaPopulation.batch_weight`), "queue:SIZE" (in images) or
-    "batch"."""
+    """"ema:BETA" (per batch), "ema:BETA:debiased" (see `EmaPopulation.batch_weight`), "queue:SIZE" (in images),
+    "batch" or "batch:debiased" (see `BatchPopulation.estimator`)."""
     lag_correction: bool = False
     """Carry the history of an EMA along with the weights; see `EmaPopulation.lag_correction`."""
     fill: int = 50_000
     """Images that the populations begin with; 0 begins with the first batch."""
     solver: str = "fast"
+    local_rho: float = LOCAL_RHO
+    """rho of the solver "local"; see `LossOptions.local_rho`."""
     eps: float = 0.01
     """The term of an encoder is FD / (its own value + eps)."""
     gradient: str = "raw"
@@ -122,6 +125,11 @@ class TrainOptions:
             )
         if self.lag_correction and self.solver == "newton-schulz":
             raise InputError("--lag-correction cannot be used with --solver newton-schulz; choose exact.")
+        check_pairing(population, self.solver)
+        if not (math.isfinite(self.local_rho) and self.local_rho >= 0):
+            raise InputError(f"--rho must be 0 or above; got {self.local_rho}.")
+        if self.local_rho != LOCAL_RHO and self.solver != "local":
+            raise InputError(f"--rho belongs to --solver local; leave it out with --solver {self.solver}.")
 
     def chosen_population(self) -> EmaPopulation | QueuePopulation | BatchPopulation:
         """The population, with its lag correction."""
@@ -134,6 +142,11 @@ class TrainOptions:
     def warmup(self) -> int:
         """Steps of the warm-up."""
         return self.steps // 10 if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def filled(self) -> int:
+        """Images that fill the populations: none where the batch is the population."""
+        return 0 if isinstance(parse_population(self.population), BatchPopulation) else self.fill
 
 
 @dataclass(frozen=True)
@@ -192,15 +205,13 @@ class RunOptions:
 
 def flag(name: str) -> str:
     """The option of the command line for a field: "batch_size" -> "--batch-size"."""
-    return "--" + {"reference": "ref", "eval_count": "eval-images", "alarm_count": "alarm-images"}.get(
-        name, name
-    ).replace("_", "-")
+    return "--" + _FLAGS.get(name, name).replace("_", "-")
 
 
 def parse_population(text: str) -> EmaPopulation | QueuePopulation | BatchPopulation:
-    """The population of a text such as "ema:0.999", "ema:0.9:debiased", "queue:50000" or "batch".
+    """The population of a text such as "ema:0.999", "ema:0.9:debiased", "queue:50000" or "batch:debiased".
 
-    "ema" and "queue" alone have the usual numbers.
+    "ema" and "queue" alone have the usual numbers, "batch" alone is plain.
     """
     kind, _, value = text.partition(":")
     try:
@@ -212,9 +223,9 @@ def parse_population(text: str) -> EmaPopulation | QueuePopulation | BatchPopula
             return QueuePopulation(int(value)) if value else QueuePopulation()
     except ValueError:
         raise InputError(f"Population {text!r}: {value!r} is no number; expected, for example, ema:0.999.") from None
-    if text != "batch":
+    if kind != "batch":
         raise unknown("population", text, POPULATIONS)
-    return BatchPopulation()
+    return BatchPopulation(value) if value else BatchPopulation()
 
 
 def changed(stored: TrainOptions, given: TrainOptions) -> str | None:

@@ -17,7 +17,7 @@ from fdr.evaluation import write_reference
 from fdr.features import ExtractionOptions
 from fdr.generators import Architecture, Generator, check_architecture, load_generator
 from fdr.images import open_images
-from fdr.loss import EmaPopulation, FDLoss, LossOptions, QueuePopulation
+from fdr.loss import BatchPopulation, EmaPopulation, FDLoss, LossOptions, QueuePopulation
 from fdr.references import names_images
 from fdr.runtime import Group, check_dtype, human_bytes, peak_memory, resolve_device, run_on_rank0, tensor_ranks
 from fdr.training import folder
@@ -91,6 +91,7 @@ def build(
             options.gradient,
             encoder_batch_size=run_options.encoder_batch_size,
             autocast="bf16" if options.encoder_dtype == "bf16" else None,
+            local_rho=options.local_rho,
         ),
         conditional=options.conditional,
         weights={name: 0.0 for name in encoders if name not in trained_on},
@@ -201,7 +202,7 @@ def _contents(parts: Parts, run: Path, done: int) -> Iterator[str]:
 def _costs(parts: Parts) -> Iterator[str]:
     """The cost of a step, measured on a part of the batch with an empty population; its result is thrown away."""
     options = parts.options
-    size = min(options.batch_size, MEASURED * parts.group.size)
+    size = options.batch_size if _is_debiased_batch(options) else min(options.batch_size, MEASURED * parts.group.size)
     trial = replace(options, batch_size=size, chunks=1, ema_kimg=())
     ranks = tensor_ranks(parts.group, parts.device)
     stepper = Stepper(trial, parts.generator, parts.loss, parts.draws, ranks)
@@ -216,12 +217,12 @@ def _costs(parts: Parts) -> Iterator[str]:
         return
     seconds, share = outcome.seconds, options.batch_size / size
     networks, solver = (seconds["generator"] + seconds["encoders"]) * share, seconds["solver"]
-    yield f"a step: {networks:.3g} s in the networks, measured on {size} images; {solver:.3g} s in an exact solution"
-    solves = options.steps if options.solver == "exact" else math.ceil(options.steps / LONGEST_WAIT)
-    yield f"refreshes: {'every step' if options.solver == 'exact' else f'{solves} or more, as the error estimate asks'}"
-    fill = 0 if options.population == "batch" else options.fill
+    way, refreshes, solving = _solving(options, solver, share)
+    yield f"a step: {networks:.3g} s in the networks, measured on {size} images; {way}"
+    yield f"refreshes: {refreshes}"
+    fill = options.filled
     filling = _words_of(fill / options.batch_size * networks * FORWARD_SHARE)
-    stepping = _words_of(options.steps * networks + solves * solver)
+    stepping = _words_of(options.steps * networks + solving)
     yield f"time: about {filling} to fill with {fill} images, {stepping} or more for {options.steps} steps"
     weights = sum(parameter.numel() * parameter.element_size() for parameter in parts.generator.parameters())
     sets = 4 + len(options.ema_kimg) + options.lag_correction
@@ -230,6 +231,26 @@ def _costs(parts: Parts) -> Iterator[str]:
     used = "unknown" if peak is None else human_bytes(peak)
     more = ", the previous weights" if options.lag_correction else ""
     yield f"memory: {used} at the peak of that step; {kept} for parameters{more}, AdamW, averages and populations"
+
+
+def _solving(options: TrainOptions, seconds: float, share: float) -> tuple[str, str, float]:
+    """What the solver does in a step that took it `seconds`, how often it decomposes, and its seconds in the run.
+
+    `share` is the size of a batch in that of the step.
+    """
+    if options.solver == "local":
+        seconds *= share
+        return f"{seconds:.3g} s in products of the solver local", "none", options.steps * seconds
+    way = f"{seconds:.3g} s in an exact solution"
+    if options.solver == "exact" or _is_debiased_batch(options):
+        return way, "every step", options.steps * seconds
+    solves = math.ceil(options.steps / LONGEST_WAIT)
+    return way, f"{solves} or more, as the error estimate asks", solves * seconds
+
+
+def _is_debiased_batch(options: TrainOptions) -> bool:
+    """True for a gradient that needs the whole batch: a part of it may have too few images."""
+    return parse_population(options.population) == BatchPopulation("debiased")
 
 
 def _population_bytes(parts: Parts) -> int:

@@ -139,6 +139,7 @@ GATE = {
     "--inconclusive": ("fail", "gate.inconclusive", "fail"),
     "--confidence": ("0.9", "gate.confidence", 0.9),
 }
+TRAIN = ["--gen", "g.pt2", "-o", "run", "--reps", "random", "--ref", "demo", "--steps", "50"]
 TRAINED = {
     "--gen": ("h.pt2", "train.gen", "h.pt2"),
     "--arch": ("m:build", "train.arch", "m:build"),
@@ -273,7 +274,10 @@ HANDED_ON: dict[str, list[tuple[list[str], dict[str, tuple[str | None, str, Any]
         (["--vae", "haar", "--images", "a.npz"], {"--protocol": ("imagenet-val-256-adm", "images.crop", "adm")}),
     ],
     "sample": [(["--gen", "g.pt2", "--arch", "a:b", "-o", "out.npz", "-n", "10"], MODEL | SAMPLED)],
-    "train": [(["--gen", "g.pt2", "-o", "run", "--reps", "random", "--ref", "demo", "--steps", "50"], TRAINED | RUN)],
+    "train": [
+        (TRAIN, TRAINED | RUN),
+        ([*TRAIN, "--solver", "local"], {"--rho": ("0.5", "train.local_rho", 0.5)}),
+    ],
     "convert": [(["s.npz", "t.npz"], CONVERT)],
     "correlate": [(["t.csv", "--x", "a", "--y", "b"], CORRELATE)],
     "weights fetch": [(["inception"], FETCH)],

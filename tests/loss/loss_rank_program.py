@@ -26,6 +26,11 @@ STEPS = 20
 NUM_ENCODERS = 3  # two for rank 0 and one for rank 1
 DEBIASED = fdr.EmaPopulation(0.7, "debiased")
 CARRIED = fdr.EmaPopulation(0.9, "debiased", lag_correction=True)
+UNBIASED: dict[str, dict[str, Any]] = {
+    "local": {"population": fdr.EmaPopulation(0.7), "solver": "local"},
+    "local-batch": {"population": fdr.BatchPopulation(), "solver": "local"},
+    "debiased-batch": {"population": fdr.BatchPopulation("debiased")},
+}
 SPLIT = 14
 """Of 24 images rank 0 makes so many: parts need not be equal."""
 RANKED = ((0, 220), (220, 400))
@@ -236,6 +241,8 @@ def main(folder: Path, rank: int, size: int, wraps: list[str]) -> None:
     found["state"] = loss.state_dict()
     found["debiased"], _, _ = trained("adamw", "sum", population=DEBIASED)
     found["carried"], _, found["fds-carried"] = trained("adamw", "sum", population=CARRIED)
+    for name, options in UNBIASED.items():
+        found[name], _, found[f"fds-{name}"] = trained("adamw", "sum", **options)
     found["accumulated"] = accumulated("sum")
     found["conditional"] = conditional()
     found["errors"] = errors()

@@ -93,6 +93,8 @@ class TestValue:
         loss = fdr.FDLoss({"e0": encoder(0)}, path, fdr.BatchPopulation(), fdr.LossOptions("exact"))
         out = loss(generator()(noise(0)))
         assert out.fdr["e0"] == pytest.approx(out.fd["e0"] / 0.25)
+        quadratic = fdr.FDLoss({"e0": encoder(0)}, path, fdr.BatchPopulation(), fdr.LossOptions("local"))
+        assert quadratic(generator()(noise(0))).fdr == {}
 
     def test_one_channel_is_repeated(self) -> None:
         grey = generator()(noise(0))[:, :1].detach().requires_grad_()
@@ -290,13 +292,19 @@ def drawn_noise(count: int) -> torch.Tensor:
 
 class TestAccumulate:
     @pytest.mark.parametrize(
-        "population", [fdr.BatchPopulation(), fdr.EmaPopulation(0.9), fdr.EmaPopulation(0.9, "debiased")]
+        ("population", "solver"),
+        [
+            (fdr.BatchPopulation(), "exact"),
+            (fdr.EmaPopulation(0.9), "exact"),
+            (fdr.EmaPopulation(0.9, "debiased"), "exact"),
+            (fdr.BatchPopulation("debiased"), "exact"),
+            (fdr.BatchPopulation(), "local"),
+            (fdr.EmaPopulation(0.9), "local"),
+        ],
     )
-    def test_equals_the_gradient_of_the_whole_batch(self, population: object) -> None:
+    def test_equals_the_gradient_of_the_whole_batch(self, population: object, solver: str) -> None:
         net = generator()
-        for loss in (make_loss(population=population), make_loss(population=population)):
-            loss.fill(generator(1)(drawn_noise(50)).detach())
-        whole, parts = (make_loss(population=population) for _ in range(2))
+        whole, parts = (make_loss(population=population, solver=solver) for _ in range(2))
         for step in range(2):
             out = whole(net(noise(step)))
             out.total.backward()
@@ -332,6 +340,9 @@ class TestState:
             (fdr.EmaPopulation(0.99), "fast"),
             (fdr.EmaPopulation(0.99, "debiased"), "fast"),
             (fdr.QueuePopulation(40), "fast"),
+            (fdr.EmaPopulation(0.9), "local"),
+            (fdr.BatchPopulation(), "local"),
+            (fdr.BatchPopulation("debiased"), "exact"),
         ],
     )
     def test_round_trip_through_a_file(self, population: object, solver: str) -> None:
@@ -366,6 +377,8 @@ class TestState:
             ({"population": fdr.QueuePopulation(40)}, "another population (EmaPopulation"),
             ({"population": fdr.EmaPopulation(0.9, "debiased")}, "here EmaPopulation(beta=0.9, batch_weight='debia"),
             ({"solver": "newton-schulz"}, "another solver (exact; here newton-schulz)"),
+            ({"solver": "local"}, "another solver (exact; here local)"),
+            ({"population": fdr.BatchPopulation("debiased")}, "here BatchPopulation(estimator='debiased')"),
             ({"count": 1}, "state is of the encoders e0, e1; the loss has e0"),
             ({"autocast": "bf16"}, "another encoder spec"),
         ],

@@ -16,6 +16,7 @@ from loss_rank_program import (
     DEBIASED,
     NUM_ENCODERS,
     OPTIMIZERS,
+    UNBIASED,
     accumulated,
     conditional,
     fast_routes,
@@ -100,6 +101,14 @@ def test_so_they_do_with_lag_correction(ranks: list[dict[str, Any]], alone: dict
     for rank in ranks:
         torch.testing.assert_close(rank["carried"], parameters, rtol=1e-6, atol=1e-6)
         assert rank["fds-carried"] == pytest.approx(fds, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", UNBIASED)
+def test_so_they_do_with_other_losses_without_bias(ranks: list[dict[str, Any]], name: str) -> None:
+    parameters, _, fds = trained("adamw", **UNBIASED[name])
+    for rank in ranks:
+        torch.testing.assert_close(rank[name], parameters, rtol=1e-6, atol=1e-6)
+        assert rank[f"fds-{name}"] == pytest.approx(fds, rel=1e-6)
 
 
 def test_terms_are_divided(ranks: list[dict[str, Any]]) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from fdr.errors import InputError
-from fdr.loss import EmaPopulation
+from fdr.loss import BatchPopulation, EmaPopulation
 from fdr.training import RunOptions, StepRecord, TrainOptions, read_options
 from fdr.training.folder import check_folder, locked, write_options
 from fdr.training.log import JsonLines, TensorBoard, WeightsAndBiases, group_means, open_sinks, scalars
@@ -121,6 +121,11 @@ class TestOptions:
             ({"population": "ema:many:debiased"}, "'many' is no number"),
             ({"population": "ema:0.9:debased"}, "Unknown batch weight 'debased'; did you mean 'debiased'"),
             ({"population": "ema:0.9:debiased:2"}, "Unknown batch weight 'debiased:2'"),
+            ({"population": "batch:plan"}, "Unknown estimator 'plan'; did you mean 'plain'"),
+            ({"population": "queue:9", "solver": "local"}, "The solver local does not work on a queue"),
+            ({"population": "batch:debiased", "solver": "local"}, "The solver local has no bias that"),
+            ({"local_rho": 0.5}, "rho belongs to .*solver local; leave it out with .*solver fast"),
+            ({"local_rho": -1.0, "solver": "local"}, "rho must be 0 or above; got -1.0"),
         ],
     )
     def test_what_makes_no_sense_is_one_sentence(self, given: dict, message: str) -> None:
@@ -137,6 +142,13 @@ class TestOptions:
 
     def test_populations(self) -> None:
         assert parse_population("ema") == parse_population("ema:0.999")
+        assert parse_population("batch:debiased") == BatchPopulation("debiased")
+        assert parse_population("batch") == parse_population("batch:plain") == BatchPopulation()
+        assert [replace(OPTIONS, population=text).filled > 0 for text in ("ema:0.9", "batch", "batch:debiased")] == [
+            True,
+            False,
+            False,
+        ]
         assert parse_population("queue:7").size == 7  # type: ignore[union-attr]
         assert parse_population("ema:0.9:debiased") == EmaPopulation(0.9, "debiased")
         assert parse_population("ema::debiased") == EmaPopulation(0.999, "debiased")
