@@ -24,7 +24,8 @@ _SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".markdown": "md", ".
 @click.command(
     "report",
     cls=_options.Command,
-    epilog="Examples:\n\n  fdr report out.json -o report.html\n\n  fdr report base.json new.json -o compared.html\n\n"
+    epilog="Examples:\n\n  fdr report out.json --images samples.npz -o report.html\n\n"
+    "  fdr report base.json new.json -o compared.html\n\n"
     "  fdr report runs/a -o run.html\n\n  fdr report base.json new.json --format md",
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="REPORT|RUN|COMPARISON...")
@@ -38,11 +39,22 @@ _SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".markdown": "md", ".
     name="style",
     type=click.Choice(list(FORMATS)),
 )
+@_options.option(
+    "--images SAMPLES",
+    "Show some images of this sample set, drawn with a fixed seed; may be given several times. This needs torch.",
+    multiple=True,
+)
 @_options.option("--title TEXT", "Title of the page.", default="fdr report")
 @_options.confidence("intervals, ties and verdicts")
 @_options.switch("--with-paths", "Keep absolute paths, which tell names of folders and users.")
 def command(
-    inputs: tuple[str, ...], out: Path | None, style: str | None, title: str, confidence: float, with_paths: bool
+    inputs: tuple[str, ...],
+    out: Path | None,
+    style: str | None,
+    images: tuple[str, ...],
+    title: str,
+    confidence: float,
+    with_paths: bool,
 ) -> None:
     """Write reports of fdr eval, and folders of fdr train, as one self-contained HTML page: the verdict, all numbers
     with intervals, charts, differences, classes, and the curves, warnings and sample grids of a run.
@@ -51,7 +63,7 @@ def command(
     independent, unless the file of fdr compare SAMPLES --json is given as well, which pairs them.
 
     The page loads nothing from elsewhere and holds its data: fdr show, fdr compare and fdr check read it as a report.
-    An HTML page needs the extra "report" (pip install 'fdr-eval[report]'); nothing here needs torch.
+    An HTML page needs the extra "report" (pip install 'fdr-eval[report]'); nothing but --images needs torch.
     """
     from fdr.pages import PageOptions, check_extra, names_of_sets, render_page
 
@@ -62,7 +74,7 @@ def command(
     files, runs, compared = _read(inputs)
     sets = names_of_sets(files) or {name: one for run in runs for name, one in run.last_evaluation().items()}
     if chosen == "html":
-        text = render_page(sets, runs, PageOptions(title, confidence, with_paths, compared=compared))
+        text = render_page(sets, runs, PageOptions(title, confidence, with_paths, images=images, compared=compared))
     else:
         text = _table_text(sets, chosen, confidence, compared, with_paths)
     write_text(Path("-") if out is None else out, text)

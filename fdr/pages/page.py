@@ -18,7 +18,7 @@ from fdr.pages.class_tables import class_tables
 from fdr.pages.contents import cards_of, differences_of, lines_of, origins
 from fdr.pages.formats import table_to_latex, table_to_markdown
 from fdr.pages.paths import without_folders
-from fdr.pages.pictures import Picture, grid_pictures
+from fdr.pages.pictures import Picture, grid_pictures, sample_pictures
 from fdr.pages.run_folder import RunHistory
 from fdr.pages.table import NumberTable, number_table
 from fdr.pages.training_charts import thinned, training_charts
@@ -41,6 +41,8 @@ class PageOptions:
     """Keep absolute paths, which may tell names of users and machines; False keeps their last part."""
     refresh: int | None = None
     """Seconds after which a browser loads the page again, for a run that goes on; None for never."""
+    images: Sequence[str] = ()
+    """Sample sets, as `fdr.images.open_images` takes them, of which the page shows some images. They need torch."""
     compared: Sequence[Mapping[str, Any]] = ()
     """Comparisons of the same sets that `load_compared` read, whose differences are paired."""
 
@@ -112,6 +114,9 @@ def render_page(sets: Mapping[str, Report], runs: Sequence[RunHistory] = (), opt
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         **_of_sets(table),
+        galleries=[
+            (name if options.with_paths else without_folders(name), sample_pictures(name)) for name in options.images
+        ],
         runs=[_section(run, f"r{number}", options) for number, run in enumerate(runs)],
         data=embedded_json(_data(list(shown.values()))) if shown else "",
         run_data=embedded_json([_run_data(run) for run in runs]) if runs else "",

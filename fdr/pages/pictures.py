@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fdr.errors import InputError
 from fdr.pages.run_folder import RunHistory
@@ -15,8 +16,10 @@ MAX_GRIDS = 6
 """Grids of a run that a page shows. Raising it makes larger pages."""
 MAX_SIDE = 1024
 """Larger pictures are made smaller to this many pixels. Raising it makes larger pages."""
+NUM_SAMPLES, SAMPLE_SIDE = 24, 256
+"""Images that are shown of a sample set, and the pixels that they are scaled to if they are larger."""
 LOSSLESS_BYTES = 120_000
-"""A picture is stored without loss if that takes no more than this."""
+"""A grid is stored without loss if that takes no more than this, an image of a sample set if it takes a tenth."""
 QUALITY = 80
 
 
@@ -47,6 +50,24 @@ def spread(steps: Sequence[int], most: int = MAX_GRIDS) -> list[int]:
     return [steps[round(index * (len(steps) - 1) / (most - 1))] for index in range(most)]
 
 
+def sample_pictures(path: str) -> list[Picture]:
+    """Some images of a sample set, drawn with a fixed seed. Raises `InputError` if they cannot be read. Needs torch."""
+    from PIL import Image
+
+    from fdr.images import ImageOptions, open_images
+
+    try:
+        source = open_images(path, ImageOptions(count=NUM_SAMPLES))
+    except InputError:  # a set of fewer images; any other error comes again
+        source = open_images(path)
+    batch = next(iter(source.batches(NUM_SAMPLES)))
+    images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in batch.images]
+    return [
+        _embedded(image, "", f"Image {number} of {len(images)}", SAMPLE_SIDE, LOSSLESS_BYTES // 10)
+        for number, image in enumerate(images, start=1)
+    ]
+
+
 def picture(path: Path, title: str, alt: str) -> Picture:
     """The picture of a file. Raises `InputError` if it cannot be read."""
     from PIL import Image
@@ -57,14 +78,22 @@ def picture(path: Path, title: str, alt: str) -> Picture:
             small = image.convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"Cannot read the picture {str(path)!r} ({error}); write it again or remove it.") from error
-    small.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    return _embedded(small, title, alt, MAX_SIDE, LOSSLESS_BYTES)
+
+
+def _embedded(image: Any, title: str, alt: str, most: int, lossless: int) -> Picture:
+    """The picture of a Pillow image, at most `most` pixels wide and high, without loss up to `lossless` bytes."""
+    from PIL import Image
+
+    small = image.copy()
+    small.thumbnail((most, most), Image.Resampling.LANCZOS)
     data = _webp(small, lossless=True)
-    if len(data) > LOSSLESS_BYTES:
+    if len(data) > lossless:
         data = _webp(small, quality=QUALITY)
     return Picture(title, alt, f"data:image/webp;base64,{base64.b64encode(data).decode()}", *small.size)
 
 
-def _webp(image: object, **options: bool | int) -> bytes:
+def _webp(image: Any, **options: bool | int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", method=4, **options)  # type: ignore[attr-defined]
+    image.save(buffer, "WEBP", method=4, **options)
     return buffer.getvalue()

@@ -545,6 +545,7 @@ SHOWN_BY = {
         "report": "cli/test_report_command.py::test_the_format_is_the_option_or_the_suffix",
     },
     "--format": {"report": "cli/test_report_command.py::test_the_format_is_the_option_or_the_suffix"},
+    "--images": {"report": "cli/test_report_command.py::test_images_of_a_sample_set"},
     "--title": {"report": "cli/test_report_command.py::test_the_title_the_confidence_and_the_paths"},
     "--with-paths": {"report": "cli/test_report_command.py::test_the_title_the_confidence_and_the_paths"},
     "--dry-run": {

@@ -11,6 +11,7 @@ import pytest
 from gate_worlds import report, row, write
 from processes import PATIENCE
 from report_worlds import number, reports, run_folder
+from worlds import images, npz
 
 
 def test_the_page_of_two_reports_and_what_reads_it_back(fdr_command, tmp_path: Path) -> None:
@@ -136,3 +137,19 @@ def test_it_needs_no_torch(tmp_path: Path, style: str) -> None:
         [sys.executable, "-c", code, style], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0 and done.stdout.strip() == "[]", done.stderr + done.stdout
+
+
+def test_images_of_a_sample_set(fdr_command, tmp_path: Path) -> None:
+    write(tmp_path / "r.json", report())
+    npz(tmp_path / "many.npz", images(60, side=12))
+    npz(tmp_path / "few.npz", images(3, side=300))
+    got = fdr_command("report", "r.json", "-o", "out.html", "--images", tmp_path / "many.npz", "--images", "few.npz")
+    assert got.code == 0, got.err
+    text = (tmp_path / "out.html").read_text()
+    assert text.count("data:image/webp;base64,") == 24 + 3 and str(tmp_path) not in text
+    assert 'alt="Image 24 of 24 of many.npz" width="12"' in text and 'alt="Image 1 of 3 of few.npz" width="256"' in text
+    before = (tmp_path / "out.html").read_bytes()
+    assert fdr_command("report", "r.json", "-o", "out.html", "--images", "many.npz", "--images", "few.npz").code == 0
+    assert (tmp_path / "out.html").read_bytes() == before
+    gone = fdr_command("report", "r.json", "-o", "out.html", "--images", "gone.npz")
+    assert gone.code == 2 and "gone.npz" in gone.err and (tmp_path / "out.html").read_bytes() == before

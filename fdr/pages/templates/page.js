@@ -63,6 +63,7 @@
       const large = dialog.querySelector("img");
       large.src = small.src;
       large.alt = small.alt;
+      large.style.imageRendering = small.naturalWidth < 300 ? "pixelated" : "auto";
       dialog.showModal();
     });
   }
