@@ -93,9 +93,10 @@ _deciding = _options.stack(
     _option(
         "lag_correction",
         "Carry the moving average along with the weights, so that it does not lag behind a generator that moves fast. "
-        "This needs one more forward pass, without gradient, and a copy of the weights. It pays in runs of some "
-        "hundred steps, not in long and slow ones.",
+        "This needs one more forward pass, without gradient, at every --lag-every steps, and a copy of the weights. It "
+        "pays in runs of some hundred steps, not in long and slow ones.",
     ),
+    _option("lag_every N", "Steps from one lag correction to the next."),
     _option("fill N", "Images to generate before the first step, to fill the population."),
     _option(
         "solver",

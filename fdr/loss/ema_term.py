@@ -187,7 +187,7 @@ class AbstractEmaTerm(AbstractTerm):
     def __init__(self, target: Target, is_unit: bool, population: EmaPopulation) -> None:
         super().__init__(target, is_unit)
         self.beta, self.is_debiased = population.beta, population.batch_weight == "debiased"
-        self.has_lag_correction = population.lag_correction
+        self.lag_correction = population.lag_correction
 
     def stepped(self, rows: Tensor) -> Entry:
         """Let a batch [B, d] enter the average."""
@@ -245,8 +245,8 @@ class AbstractEmaTerm(AbstractTerm):
         return replace(value, fd_debiased=float(value.fd - 2 * found.root_trace * excess * entry.squares))
 
     def _excess(self, entry: Entry, found: Transport) -> float:
-        """`debiased_value.excess_of` the population; NaN where the solver has no eigenvalues."""
-        if found.roots is None:
+        """`debiased_value.excess_of` the population; NaN without eigenvalues, or where the history is carried."""
+        if found.roots is None or self.lag_correction:
             return math.nan
         average = entry.average
         weights = Weights.of(entry.share, entry.squares, self.beta, average.num_steps, average.num_filled)

@@ -105,7 +105,9 @@ class FastEmaTerm(AbstractEmaTerm):
         return BasisMoments(entry.average, self._traces(entry)[1], absorbed(self.moments.basis, entry)[0])
 
     def _carried(self, carry: Carry) -> BasisMoments:
-        raise AssertionError
+        moments = self.moments
+        average = dataclasses.replace(moments.average, mean=carry.mean)
+        return BasisMoments(average, carry.moved_trace(moments.trace), _carried_basis(moments.basis, carry))
 
     def _traces(self, entry: Entry) -> tuple[Tensor, Tensor]:
         """tr S_q with the batch in it, (1 - a) tr S_q + a |X|_F^2 / B - a^2 |e|^2, for both shares of `entry`."""
@@ -123,8 +125,18 @@ class FastEmaTerm(AbstractEmaTerm):
         basis, solved = self.moments.basis, None
         if isinstance(basis, Frozen):
             solved = solve_frozen(basis, entry, entry.mean - self.target.mean)
-        basis, found = solved or solve_plain(basis, entry, trace)
+        basis, found = solved or solve_plain(basis, entry, trace, has_floor=self.lag_correction > 0)
         excess = self.moments.excess if found.roots is None else self._excess(entry, found)
         value = self._value_of(entry, trace, entry.recentred(found.moved.dtype), found, excess)
         self.pending = BasisMoments(entry.average, kept_trace, basis, excess)
         return value
+
+
+def _carried_basis(basis: Basis, carry: Carry) -> Basis:
+    """M of a history that is carried along (`lag.py`); a frozen basis moves D, in float32."""
+    if isinstance(basis, Plain):
+        return dataclasses.replace(basis, matrix=carry.moved(basis.matrix, basis.factor))
+    roots = basis.roots.float()
+    change, middle = ((rows.float() @ basis.high).div_(roots) for rows in (carry.change, carry.middle))
+    product = change.T @ middle / len(change)
+    return dataclasses.replace(basis, change=basis.change + product + product.T)

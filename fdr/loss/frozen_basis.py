@@ -40,6 +40,7 @@ import torch
 from fdr import frechet
 from fdr.loss.ema_term import Entry, updated
 from fdr.loss.expansion import Expansion, absorbed_change, sketched_norm
+from fdr.loss.lag import floored
 from fdr.loss.transport import Diagnostics, Transport
 
 if TYPE_CHECKING:
@@ -313,15 +314,20 @@ class Attempt:
 # ------------------------------------------------------------------------------------------------------------ refreshes
 
 
-def solve_plain(basis: Basis, entry: Entry, trace: Tensor) -> tuple[Basis, Transport]:
+def solve_plain(basis: Basis, entry: Entry, trace: Tensor, *, has_floor: bool = False) -> tuple[Basis, Transport]:
     """The exact solution, and the basis that is kept: one eigendecomposition M = V s^2 V^T in float64.
 
     P V [d, r] and s become the next frozen basis, unless M is singular or so badly conditioned that whitened features
     would be lost in the rounding of float32. Then M stays as it is, and the next step is exact as well. Directions with
     s = 0 are left out of M^{-1/2}.
+
+    With `has_floor`, eigenvalues are raised as in `transport.solve_floored`; M, which is kept, stays as it is.
     """
     plain, rows = absorbed(basis, entry)
     values, vectors = frechet.eigh(plain.matrix)
+    low = floored(plain.factor, rows, values, vectors) if has_floor else None
+    if low is not None:
+        return _kept_plain(basis, plain, entry), low
     if len(values) and not values[0] > frechet.MIN_RATIO * values[-1]:
         graded = frechet.graded_eigh(plain.matrix)
         is_regular = graded is not None
@@ -336,10 +342,15 @@ def solve_plain(basis: Basis, entry: Entry, trace: Tensor) -> tuple[Basis, Trans
     is_regular = is_regular and bool((noise <= MAX_NOISE).all())
     found = Transport(roots[kept].sum(), whitened @ turned.T, Diagnostics("plain", refreshed=True), roots[kept])
     if not is_regular:
-        matrix = entry.reweighted(basis.matrix64(), plain.matrix, entry.shift @ plain.factor)
-        return dataclasses.replace(plain, matrix=matrix), found
+        return _kept_plain(basis, plain, entry), found
     found = dataclasses.replace(found, diagnostics=Diagnostics("refresh", refreshed=True))
     return _kept_at_refresh(Frozen.at(turned, roots, plain.life), whitened, entry), found
+
+
+def _kept_plain(basis: Basis, plain: Plain, entry: Entry) -> Plain:
+    """The basis that is kept where it stays in float64; `plain` is that of the gradient's population."""
+    matrix = entry.reweighted(basis.matrix64(), plain.matrix, entry.shift @ plain.factor)
+    return dataclasses.replace(plain, matrix=matrix)
 
 
 def _kept_at_refresh(frozen: Frozen, whitened: Tensor, entry: Entry) -> Frozen:

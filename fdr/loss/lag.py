@@ -29,6 +29,7 @@ import torch
 
 from fdr.errors import InputError
 from fdr.loss.options import EmaPopulation, Population
+from fdr.loss.transport import FLOOR, Diagnostics, Transport
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,17 +73,8 @@ class Carry:
 def population_of(population: Population, weight: float) -> Population:
     """The population of an encoder; that of an encoder which is only watched is not carried, which saves its pass."""
     if isinstance(population, EmaPopulation) and not weight:
-        return replace(population, lag_correction=False)
+        return replace(population, lag_correction=0)
     return population
-
-
-def check_solver(solver: str) -> None:
-    """Raise `InputError` for a solver that cannot raise small eigenvalues of a history that is carried along."""
-    if solver == "newton-schulz":
-        raise InputError(
-            "The solver newton-schulz needs a positive definite covariance, which lag correction does not keep; choose "
-            "exact."
-        )
 
 
 def check_previous(population: Population, images: Tensor, previous: Tensor) -> None:
@@ -113,12 +105,28 @@ def check_same_noise(name: str, rows: Tensor, previous: Tensor) -> None:
 def missing_previous() -> InputError:
     """The error of a step of a population that is to be carried along, without images of the previous weights."""
     return InputError(
-        "The population holds steps and is to be carried along (lag_correction=True), but the images of the previous "
-        "weights are missing; call loss(images, previous=old_images), with what the weights of the last step that was "
-        "taken make of the same noise."
+        "The history is to be carried along at this step, but the images of the previous weights are missing; call "
+        "loss(images, previous=old_images), with what the weights of the last step that was taken (with "
+        "lag_correction=N, of N steps before) make of the same noise."
     )
 
 
 def joined(chunks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The features of all chunks of a batch by encoder; empty where the chunks are."""
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def floored(factor: Tensor, rows: Tensor, values: Tensor, vectors: Tensor) -> Transport | None:
+    """What `transport.solve_floored` finds, given P [d, r], (z - m_q) P [B, r], and eigenvalues and eigenvectors of M.
+
+    None where no eigenvalue is below the floor.
+    """
+    gram = factor.T @ factor
+    raised = torch.maximum(values, FLOOR * (gram @ vectors).square().sum(0))
+    is_low = raised > values
+    if not bool(is_low.any()):
+        return None
+    low, roots = vectors[:, is_low], raised.sqrt()
+    added = (raised - values)[is_low] @ (low * torch.linalg.solve(gram, low)).sum(0)
+    moved = (rows @ vectors / roots) @ (factor @ vectors).T
+    return Transport(roots.sum(), moved, Diagnostics("floored", refreshed=True), raised=added)

@@ -83,7 +83,8 @@ class LocalEmaTerm(AbstractEmaTerm):
         weight = entry.share / len(rows)
         gradient = leave_one_out(self.quadratic, sample, weight)
         self.pending = moments
-        return _value(self.quadratic, sample, gradient, 1 / len(rows) if self.is_unit else weight)
+        value = _value(self.quadratic, sample, gradient, 1 / len(rows) if self.is_unit else weight)
+        return replace(value, fd_debiased=None) if self.lag_correction else value
 
 
 class LocalBatchTerm(AbstractTerm):

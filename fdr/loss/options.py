@@ -33,23 +33,29 @@ class EmaPopulation:
 
     With `lag_correction` the history is carried along with the weights before a batch enters, so that it does not lag
     behind a generator that moves fast. Every call of the loss then takes `previous`, what the weights of the step
-    before make of the same noise (docs/populations.md).
+    before make of the same noise; with `lag_correction=2` every second call does, for half the cost, and so on
+    (docs/populations.md).
     """
 
     beta: float = 0.999
     batch_weight: str = "paper"
-    lag_correction: bool = False
+    lag_correction: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta < 1:
             raise InputError(f"beta is {self.beta}; expected at least 0 and below 1, such as 0.999.")
         if self.batch_weight not in BATCH_WEIGHTS:
             raise unknown("batch weight", self.batch_weight, BATCH_WEIGHTS)
+        if not isinstance(self.lag_correction, int) or self.lag_correction < 0:
+            raise InputError(
+                f"lag_correction is {self.lag_correction!r}; expected the number of steps from one correction to the "
+                "next, such as 1 or 2, or 0 for none."
+            )
 
     def __repr__(self) -> str:
         """The text that saved states are compared by; those of earlier versions name no field but beta."""
         weight = "" if self.batch_weight == "paper" else f", batch_weight={self.batch_weight!r}"
-        lag = ", lag_correction=True" if self.lag_correction else ""
+        lag = f", lag_correction={int(self.lag_correction)}" if self.lag_correction else ""
         return f"EmaPopulation(beta={self.beta!r}{weight}{lag})"
 
 
@@ -142,6 +148,11 @@ class LossOptions:
 
 def check_pairing(population: object, solver: str) -> None:
     """Raise `InputError` where the solver cannot work on the population."""
+    if solver == "newton-schulz" and getattr(population, "lag_correction", False):
+        raise InputError(
+            "The solver newton-schulz needs a positive definite covariance, which lag correction does not keep; choose "
+            "fast, exact or local."
+        )
     if solver != "local":
         return
     advice = "choose another solver, or EmaPopulation() or BatchPopulation() for this one"

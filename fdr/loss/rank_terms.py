@@ -24,7 +24,7 @@ from fdr.loss.class_term import ClassTerm
 from fdr.loss.debiased_term import DebiasedBatchTerm
 from fdr.loss.ema_term import AbstractEmaTerm, EmaTerm
 from fdr.loss.fast_term import FastEmaTerm
-from fdr.loss.lag import check_solver, missing_previous
+from fdr.loss.lag import missing_previous
 from fdr.loss.local_term import make_local
 from fdr.loss.options import BatchPopulation, EmaPopulation, LossOptions, Population, QueuePopulation, check_pairing
 from fdr.loss.queue_term import QueueTerm
@@ -245,11 +245,12 @@ class LossTerms:
 
 def _evaluated(term: AbstractTerm, rows: Tensor, previous: Tensor | None) -> TermValue:
     """The value of a term, after its history is carried along where it is to be."""
-    if not (isinstance(term, AbstractEmaTerm) and term.has_lag_correction):
+    if not (isinstance(term, AbstractEmaTerm) and term.lag_correction):
         return term.evaluate(rows)
     if previous is not None:
         return term.evaluate_carried(rows, previous)
-    if term.moments.average.num_steps:
+    steps = term.moments.average.num_steps
+    if steps and steps % term.lag_correction == 0:
         raise missing_previous()
     return term.evaluate(rows)
 
@@ -272,11 +273,10 @@ def make_term(
         return make_local(target, is_unit, population, reference, options.local_rho)
     solver = solve_newton_schulz if options.solver == "newton-schulz" else solve_exact
     if isinstance(population, EmaPopulation):
-        if population.lag_correction:
-            check_solver(options.solver)
-            return EmaTerm(target, is_unit, population, solve_floored)
         if options.solver == "fast":
             return FastEmaTerm(target, is_unit, population, first_life)
+        if population.lag_correction:
+            return EmaTerm(target, is_unit, population, solve_floored)
         return EmaTerm(target, is_unit, population, solver)
     if isinstance(population, QueuePopulation):
         return QueueTerm(target, is_unit, int(population.size), solver)

@@ -43,7 +43,7 @@ from fdr.training.options import TrainOptions, changed
 SCHEMA = "fdr-train/1"
 REFERENCE_NAME = "reference"
 LOCK_NAME = ".lock"
-ADDED = {"lag_correction", "conditional", "local_rho"}
+ADDED = {"lag_correction", "lag_every", "conditional", "local_rho"}
 """Options that runs of earlier states of fdr lack; their runs go on with the defaults."""
 CHECKPOINT_SCHEMA = "fdr-checkpoint/1"
 CHECKPOINTS = "checkpoints"

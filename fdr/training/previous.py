@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -61,13 +61,26 @@ class PreviousWeights:
             raise InputError("The weights of the step before in the checkpoint are not those of this generator.")
         self.stored = {name: value.to(tensors[name], copy=True) for name, value in stored.items()}
 
+    @torch.no_grad()
+    def check_repeats(self, make: Callable[[], Tensor], name: str) -> None:
+        """Raise `InputError` unless `make` makes the same images twice, in training mode; nothing is remembered."""
+        self.remember()
+        self._generator.train()
+        passes = []
+        for _ in range(2):
+            with self.in_place():
+                passes.append(make())
+        self._generator.eval()
+        self.stored.clear()
+        check_same(name, *passes)
+
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         saved = self._generator.state_dict().keys()  # constants, such as a fixed decoder, are in no state dict
         yield from ((name, p) for name, p in self._generator.named_parameters() if p.requires_grad)
         yield from ((name, buffer) for name, buffer in self._generator.named_buffers() if name in saved)
 
 
-def check_repeats(name: str, first: Tensor, second: Tensor) -> None:
+def check_same(name: str, first: Tensor, second: Tensor) -> None:
     """Raise `InputError` unless two passes of the same noise, under one seed and one set of weights, are equal."""
     spread = float((first - first.mean(0)).norm())
     gap = float((first - second).norm())

@@ -25,7 +25,7 @@ from fdr.training.alarms import FORWARD_SHARE, AlarmPlan
 from fdr.training.folder import CHECKPOINTS, EVALUATIONS, GRIDS, list_checkpoints
 from fdr.training.log import SilentView, View
 from fdr.training.options import RunOptions, TrainOptions, parse_population
-from fdr.training.step import Draws, Stepper, own_randomness
+from fdr.training.step import Draws, StepOutcome, Stepper, own_randomness
 from fdr.weights import ONLINE
 
 MEASURED = 64
@@ -208,15 +208,19 @@ def _costs(parts: Parts) -> Iterator[str]:
     stepper = Stepper(trial, parts.generator, parts.loss, parts.draws, ranks)
     stepper.check_gradient()
     stepper.check_repeats()
-    if stepper.previous is not None:
-        stepper.previous.remember()  # so that the step holds what the first one has not yet
     outcome = stepper.step(0, is_timed=True)
     parts.loss.discard()
     if outcome.fault is not None:
         yield f"warning: a step measured now would be skipped: {outcome.fault}"
         return
-    seconds, share = outcome.seconds, options.batch_size / size
-    networks, solver = (seconds["generator"] + seconds["encoders"]) * share, seconds["solver"]
+    share, solver = options.batch_size / size, outcome.seconds["solver"]
+    networks = _in_networks(outcome) * share
+    if stepper.previous is not None:
+        stepper.taken = 0  # this time there is a step before
+        extra = max(_in_networks(stepper.step(0, is_timed=True)) * share - networks, 0)
+        parts.loss.discard()
+        yield f"lag correction: {extra:.3g} s more in the networks, at every {options.lag_every} step(s)"
+        networks += extra / options.lag_every
     way, refreshes, solving = _solving(options, solver, share)
     yield f"a step: {networks:.3g} s in the networks, measured on {size} images; {way}"
     yield f"refreshes: {refreshes}"
@@ -251,6 +255,11 @@ def _solving(options: TrainOptions, seconds: float, share: float) -> tuple[str, 
 def _is_debiased_batch(options: TrainOptions) -> bool:
     """True for a gradient that needs the whole batch: a part of it may have too few images."""
     return parse_population(options.population) == BatchPopulation("debiased")
+
+
+def _in_networks(outcome: StepOutcome) -> float:
+    """Seconds that a step spends in the generator and in the encoders."""
+    return outcome.seconds["generator"] + outcome.seconds["encoders"] if outcome.fault is None else 0.0
 
 
 def _population_bytes(parts: Parts) -> int:

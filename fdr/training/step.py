@@ -17,7 +17,7 @@ from fdr.generators import Generator, labels_of, noise_of
 from fdr.loss import FDLoss, LossOutput
 from fdr.runtime import SOLO, TensorGroup, memory_for
 from fdr.training.options import TrainOptions
-from fdr.training.previous import PreviousWeights, check_repeats
+from fdr.training.previous import PreviousWeights
 from fdr.training.watch import BatchStatistics, batch_statistics
 
 RAMP = 0.05
@@ -70,7 +70,7 @@ class Stepper:
         )
         self.emas = WeightEmas(generator, options.ema_kimg if ranks.rank == 0 else (), options.batch_size)
         self.previous = PreviousWeights(generator) if options.lag_correction else None
-        """The weights of the last step that was taken; None without lag correction."""
+        """The weights of the last step that corrected the lag; None without lag correction."""
         self.taken = 0
         """Steps that were taken, and not skipped."""
         self._options, self._generator, self._loss = options, generator, loss
@@ -88,8 +88,9 @@ class Stepper:
         5. Otherwise take it (`_take`): clip the gradient, let AdamW change the parameters, commit the batch to the
            populations, and average the weights.
 
-        With lag correction, step 2 also makes the images of the same noise and labels under the weights of the last
-        step that was taken, without gradient, and step 5 keeps a copy of the weights before AdamW changes them.
+        At every `lag_every`-th step of a run with lag correction, part 2 also makes the images of the same noise and
+        labels under the weights of the last such step, without gradient, and part 5 keeps a copy of the weights before
+        AdamW changes them.
         """
         options, watch = self._options, Stopwatch(self._draws.device, is_timed)
         lr = learning_rate(number, peak=options.lr, warmup=options.warmup, steps=options.steps)
@@ -128,6 +129,7 @@ class Stepper:
         are taken at these events.
         """
         before = "encoders"
+        is_corrected = bool(self.previous) and self._corrects()
 
         def generate(chunk: int) -> Batch:
             watch.lap(before)
@@ -156,14 +158,18 @@ class Stepper:
             before = "generator"
 
         if self._options.chunks > 1:
-            out = self._loss.accumulate(generate, self._options.chunks, previous=remade if self.previous else None)
+            out = self._loss.accumulate(generate, self._options.chunks, previous=remade if is_corrected else None)
         else:
-            old_images = remade(0) if self.previous else None
+            old_images = remade(0) if is_corrected else None
             out = self._loss(generate(0), previous=old_images)
             out.total.backward()
         watch.lap("generator")
         watch.move(out.solver_seconds, "encoders", "solver")
         return out
+
+    def _corrects(self) -> bool:
+        """True at the steps that correct the lag, or would, if there were earlier ones."""
+        return self.taken % self._options.lag_every == 0
 
     def _chunk(self, number: int, chunk: int) -> tuple[Tensor, Tensor | None]:
         """Images and labels of a chunk of step `number`; passes that are repeated draw the same numbers."""
@@ -193,7 +199,7 @@ class Stepper:
         """Change parameters, populations and averages; `norm` is that of the gradient."""
         if self._options.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self._options.clip, torch.tensor(norm))
-        if self.previous is not None:
+        if self.previous is not None and self._corrects():
             self.previous.remember()
         self.optimizer.step()
         self._loss.commit()
@@ -215,20 +221,11 @@ class Stepper:
         if not is_reached:
             raise self._no_gradient()
 
-    @torch.no_grad()
     def check_repeats(self) -> None:
         """Raise `InputError` where lag correction is wanted and the generator draws noise of its own."""
-        if self.previous is None:
-            return
-        self.previous.remember()
-        self._generator.train()
-        passes = []
-        for _ in range(2):
-            with own_randomness(self._draws.device), self.previous.in_place():
-                passes.append(self._chunk(0, 0)[0])
-        self._generator.eval()
-        self.previous.stored.clear()
-        check_repeats(self._generator.name, *passes)
+        if self.previous is not None:
+            with own_randomness(self._draws.device):
+                self.previous.check_repeats(lambda: self._chunk(0, 0)[0], self._generator.name)
 
     def _no_gradient(self) -> InputError:
         return InputError(

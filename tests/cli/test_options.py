@@ -153,6 +153,7 @@ TRAINED = {
     "--ref": ("r.npz", "train.reference", "r.npz"),
     "--population": ("queue:64", "train.population", "queue:64"),
     "--lag-correction": (None, "train.lag_correction", True),
+    "--lag-every": ("5", "train.lag_every", 5),
     "--fill": ("17", "train.fill", 17),
     "--solver": ("exact", "train.solver", "exact"),
     "--eps": ("0.5", "train.eps", 0.5),

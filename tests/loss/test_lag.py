@@ -51,7 +51,12 @@ def test_with_the_same_noise_at_every_step_the_history_is_the_batch_at_the_prese
     mean, sigma = moments_of(features(11, latents))
     state = term.state_dict()
     assert torch.linalg.norm(state["mean"] - mean) <= 1e-14 * torch.linalg.norm(mean)
-    assert torch.linalg.norm(state["sigma"] - sigma) <= 1e-14 * torch.linalg.norm(sigma)
+    if solver == "exact":
+        assert torch.linalg.norm(state["sigma"] - sigma) <= 1e-14 * torch.linalg.norm(sigma)
+    else:
+        assert float(state["trace"]) == pytest.approx(float(sigma.trace()), rel=1e-13)
+        matrix = term.moments.basis.factor.T @ sigma @ term.moments.basis.factor
+        assert torch.linalg.norm(term.moments.basis.matrix64() - matrix) <= 1e-5 * torch.linalg.norm(matrix)
 
 
 def raw_moments(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -184,6 +189,74 @@ def test_the_correction_changes_the_gradient_of_a_generator_that_moves_and_no_ot
     carried = gradients(6, latents, POPULATION, is_still)
     gap = float((plain - carried).norm() / plain.norm())
     assert gap < 1e-11 if is_still else gap > 0.01
+
+
+@pytest.mark.parametrize("batch_weight", ["paper", "debiased"])
+def test_the_fast_solver_follows_the_exact_one(batch_weight: str) -> None:
+    """Its frozen basis is carried along in float32, between exact refreshes."""
+    population = fdr.EmaPopulation(0.999, batch_weight, lag_correction=True)
+    target = reference(DIM)
+    root = torch.from_numpy(np.linalg.cholesky(target.sigma))
+
+    def near(step: int, latents: Tensor) -> Tensor:
+        turn = torch.eye(DIM, dtype=torch.float64) + 0.0005 * step * drawn(43, DIM, DIM)
+        return latents @ turn @ root.T
+
+    fast, exact = (make_term(population, target, solver) for solver in ("fast", "exact"))
+    for term in (fast, exact):
+        term.fill(near(0, drawn(199, 40_000, DIM)))
+    routes = []
+    for step in range(40):
+        latents = drawn(200 + step, 200, DIM)
+        rows, before = near(step, latents), near(max(step - 1, 0), latents)
+        found, expected = (term.evaluate_carried(rows, before) for term in (fast, exact))
+        assert float(found.fd) == pytest.approx(float(expected.fd), abs=1e-4 * float(target.sigma.trace()))
+        assert torch.linalg.norm(found.gradient - expected.gradient) <= 2e-3 * torch.linalg.norm(expected.gradient)
+        routes.append(found.diagnostics.route)
+        fast.commit()
+        exact.commit()
+    assert routes.count("frozen") >= 15
+
+
+def test_the_fast_solver_raises_the_same_directions() -> None:
+    latents = lambda step: drawn(60 + step, 5, 8)  # noqa: E731
+    values = []
+    for solver in ("fast", "exact"):
+        term = make_term(POPULATION, reference(DIM), solver)
+        stepped(term, 3, latents, shrinking)
+        values.append(term.evaluate_carried(shrinking(3, latents(3)), shrinking(2, latents(3))))
+    fast, exact = values
+    assert fast.diagnostics.route == exact.diagnostics.route == "floored"
+    assert float(fast.fd) == pytest.approx(float(exact.fd), rel=1e-9)
+    assert torch.linalg.norm(fast.gradient - exact.gradient) <= 1e-8 * torch.linalg.norm(exact.gradient)
+    assert fast.fd_debiased is exact.fd_debiased is None
+
+
+@pytest.mark.parametrize("solver", ["exact", "fast"])
+def test_a_state_of_a_carried_history_goes_on_bit_for_bit(solver: str) -> None:
+    latents = lambda step: drawn(60 + step, SIZE, 8)  # noqa: E731
+    first, second = (make_term(POPULATION, reference(DIM), solver) for _ in range(2))
+    stepped(first, 3, latents)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for step in (3, 4):
+        values = []
+        for term in (first, second):
+            values.append(term.evaluate_carried(features(step, latents(step)), features(step - 1, latents(step))))
+            term.commit()
+        assert torch.equal(values[0].gradient, values[1].gradient) and values[0].fd == values[1].fd
+
+
+def test_a_history_may_be_carried_at_every_second_step_only() -> None:
+    population = fdr.EmaPopulation(BETA, lag_correction=2)
+    net, loss = generator(), make_loss(population=population)
+    for step in range(5):
+        images = net(noise(step))
+        if step in (2, 4):
+            with pytest.raises(InputError, match="images of the previous weights are missing"):
+                loss(images)
+        loss(images, previous=images.detach() if step in (2, 4) else None).total.backward()
+    with pytest.raises(InputError, match="lag_correction is -1"):
+        fdr.EmaPopulation(lag_correction=-1)
 
 
 def test_a_batch_that_is_dropped_leaves_the_history_where_it_was() -> None:

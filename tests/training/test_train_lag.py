@@ -25,7 +25,7 @@ from fdr.training.previous import PreviousWeights
 
 HERE = Path(__file__).parent
 STEPS = 5
-EVERY = RunOptions(device="cpu", log_every=1, checkpoint_every=1, keep=99, grid_every=None)
+EVERY = RunOptions(device="cpu", log_every=1, checkpoint_every=1, keep=99, grid_every=None, alarm_every=0)
 FORWARD = train_worlds.Net.forward
 
 
@@ -149,6 +149,15 @@ def test_it_changes_the_gradient_from_the_second_step_on(tmp_path: Path, monkeyp
     assert all(abs(a / b - 1) > 1e-3 for a, b in zip(carried[1:], plain[1:], strict=True))
 
 
+def test_every_second_step_may_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights are those of two steps before."""
+    passes = Passes(monkeypatch)
+    train(given(tmp_path, lag_every=2), tmp_path / "run", EVERY)
+    weights = [next(v for k, v in state_of(tmp_path / "run", s)["model"].items() if "first.w" in k) for s in range(6)]
+    old = [weight for _, weight, _, has_gradient in passes.seen[2:] if not has_gradient]
+    assert [[torch.equal(one, other) for other in weights].index(True) for one in old] == [0, 2]
+
+
 @pytest.mark.parametrize("chunks", [1, 2])
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, chunks: int) -> None:
     """With dropout and a normalisation, whose buffers see every batch once where no chunks repeat it."""
@@ -209,7 +218,8 @@ def test_noise_that_torchs_seed_fixes_is_no_noise_of_its_own(tmp_path: Path) -> 
     [
         ({"population": "queue:100"}, "the population is 'queue:100'; choose --population ema:BETA"),
         ({"population": "batch"}, "the population is 'batch'"),
-        ({"solver": "newton-schulz"}, "cannot be used with --solver newton-schulz"),
+        ({"lag_every": 0}, "--lag-every must be at least 1"),
+        ({"solver": "newton-schulz"}, "newton-schulz needs a positive definite covariance"),
     ],
 )
 def test_what_it_does_not_go_with_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -225,7 +235,8 @@ def test_a_dry_run_counts_the_weights_and_the_pass(tmp_path: Path, monkeypatch: 
     for is_corrected in (True, False):
         lines = plan(given(tmp_path, lag_correction=is_corrected), tmp_path / "run", EVERY, SOLO)
         texts[is_corrected] = "\n".join(lines)
-        assert passes[-2:] == [not is_corrected, True]
+        assert (passes[-3:] == [True, False, True]) == is_corrected
+        assert ("lag correction: " in texts[is_corrected]) == is_corrected
     assert "for parameters, the previous weights, AdamW, averages and populations" in texts[True]
     sizes = [float(text.split("checkpoints of ")[1].split(" kB")[0]) for text in (texts[True], texts[False])]
     assert sizes[0] - sizes[1] == pytest.approx(weights / 1e3, abs=0.11)
