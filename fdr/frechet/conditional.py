@@ -16,6 +16,7 @@ docs/conditional-fd.md derives all this.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from fdr.frechet.influence import combined, influence_of, stderr_from
 from fdr.frechet.labelled_moments import LabelledMoments
 from fdr.frechet.moments import Moments
 from fdr.frechet.whitening import Side, whiten
+from fdr.frechet.within_debiased import debiased_within
 from fdr.runtime import memory_for, named_arguments
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ class ConditionalFD:
     between: float
     """sum_c pi_c |m_c^q - m_c^p|^2 without the noise of the means; it may be negative."""
     within: float
-    """FD of the covariances within the classes, with the bias of FD (about D^2 / N)."""
+    """FD of the covariances within the classes, with the bias of FD (about D^2 / N) unless it was removed."""
     stderr: float | None
     """The standard error of `value`; None if the samples came without features or it was not asked for."""
     noise: float
@@ -85,17 +87,23 @@ def conditional_frechet_distance(
     device: str | torch.device | None = None,
     stderr: bool = True,
     max_rows: int | None = None,
+    debiased: bool = False,
 ) -> ConditionalFD:
     """FD_c of samples against a reference; classes are matched by name.
 
     The reference needs no features: a file with the moments of its classes is enough. S_W^p is over all its classes,
     S_W^q over those of both sides. The standard error is computed from `max_rows` random features of each side.
+    `debiased` removes the bias of the within part as well; it needs N - C >= D and features of the samples.
 
     Raises `InputError` where the samples have a class that the reference lacks, where no class has two images on both
     sides, and for other widths.
     """
     pair = _Pair.of(samples, reference)
-    within = frechet_terms(pair.samples, pair.reference, device=device).value
+    covariances = pair.samples, pair.reference
+    if debiased:
+        within = debiased_within(samples, reference, covariances, device_of(device))
+    else:
+        within = frechet_terms(*covariances, device=device).value
     terms, noise = pair.mean_terms()
     between = float(pair.shares @ terms)
     second = pair.second_orders()
@@ -152,6 +160,16 @@ def shrinkage_of(covariance: np.ndarray, dof: int) -> float:
     return min(1.0, (square + trace**2) / ((dof + 1) * excess))
 
 
+def check_known(names: Sequence[str], reference: Sequence[str]) -> None:
+    """Raise `InputError` where samples of the classes `names` have one that is not in those of the reference."""
+    unknown = sorted(set(names) - set(reference))
+    if unknown:
+        raise InputError(
+            f"The samples have {len(unknown)} classes that the reference lacks ({', '.join(unknown[:5])}); give a "
+            "reference with these classes, or leave their samples out."
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class _Pair:
     """Samples and reference over the classes that both have with two images or more."""
@@ -175,12 +193,7 @@ class _Pair:
                 "both sides need the same encoder and output."
             )
         at = ({name: i for i, name in enumerate(q.names)}, {name: i for i, name in enumerate(p.names)})
-        unknown = [name for name in q.names if name not in at[1]]
-        if unknown:
-            raise InputError(
-                f"The samples have {len(unknown)} classes that the reference lacks ({', '.join(unknown[:5])}); give a "
-                "reference with these classes, or leave their samples out."
-            )
+        check_known(q.names, p.names)
         names = tuple(
             name for name in p.names if name in at[0] and min(q.counts[at[0][name]], p.counts[at[1][name]]) >= MIN_COUNT
         )
@@ -333,9 +346,7 @@ def joint_moments(side: LabelledMoments, names: tuple[str, ...], scale: float) -
     not in `names`.
     """
     classes, total = side.classes, side.total
-    unknown = [name for name in classes.names if name not in names]
-    if unknown:
-        raise InputError(f"Class {unknown[0]!r} is none of the {len(names)} classes of the reference.")
+    check_known(classes.names, names)
     at = {name: place for place, name in enumerate(names)}
     code = scale * label_code(len(names))[[at[name] for name in classes.names]]
     mean = classes.shares @ code

@@ -160,7 +160,7 @@ def correct(
     ]
     theta = np.ones(len(ridges.x))
     for side, leverages in zip(sides, found, strict=True):
-        theta *= _theta_of_moments(side, ridges.h) if leverages is None else leverages.theta
+        theta *= theta_of_moments(side, ridges.h) if leverages is None else leverages.theta
     n = min(side.n for side in sides)
     spectral = spectral_sum(whitening.values, ridges, theta, n, whitening.dim)
     mean_term = float(np.square(samples.moments.mu - reference.moments.mu).sum())
@@ -172,7 +172,7 @@ def correct(
     return Estimate(value, low, high, raw, whitening, ridges, spectral, (found[0], found[1]))
 
 
-def _theta_of_moments(side: Side, h: np.ndarray) -> np.ndarray:
+def theta_of_moments(side: Side, h: np.ndarray) -> np.ndarray:
     """theta [K] of a side whose features are not known: 1 - kappa h / n, with kappa = 1 where there is no curve.
 
     1 for exact moments. Raises `InputError` for a side that is too small for this.

@@ -28,6 +28,7 @@ from fdr.frechet import (
 )
 from fdr.metrics.base import MAX_ROWS_BYTES, CollectedFeatures, Context, Labelled, Metric, Score
 from fdr.metrics.classes import Classes, listed, match_classes
+from fdr.metrics.debiased_fd import reference_bias
 from fdr.metrics.fd import STDERR_ROWS
 
 NUM_WORST = 5
@@ -36,9 +37,23 @@ NUM_WORST = 5
 
 def conditional_score(samples: Labelled, reference: Labelled | Moments, context: Context) -> Score:
     """sum_c pi_c |m_c^q - m_c^p|^2, without the noise of the means, + FD of the covariances within the classes."""
+    return _conditional_score(samples, reference, context, debiased=False)
+
+
+def debiased_conditional_score(samples: Labelled, reference: Labelled | Moments, context: Context) -> Score:
+    """The same without the bias of the FD of the covariances. The standard error is that of the biased one."""
+    return _conditional_score(samples, reference, context, debiased=True)
+
+
+def _conditional_score(samples: Labelled, reference: Labelled | Moments, context: Context, *, debiased: bool) -> Score:
     sides = _Sides.of(samples, reference, context.names[0])
     found = conditional_frechet_distance(
-        sides.samples, sides.reference, device=context.device, stderr=context.stderr, max_rows=STDERR_ROWS
+        sides.samples,
+        sides.reference,
+        device=context.device,
+        stderr=context.stderr,
+        max_rows=STDERR_ROWS,
+        debiased=debiased,
     )
     rows = _table(found)
     details = {
@@ -170,5 +185,11 @@ _OPTIONS: dict[str, Any] = {
     "takes_classes": True,
     "reference_settings": classes_setting,
 }
+DEBIASED_CONDITIONAL = Metric(
+    debiased_conditional_score,
+    CollectedFeatures,
+    settings={"est": "leverage"},
+    **{**_OPTIONS, "reference_settings": lambda reference: classes_setting(reference) | reference_bias(reference)},
+)
 CONDITIONAL = Metric(conditional_score, CollectedFeatures, **_OPTIONS)
 JOINT = Metric(joint_score, CollectedFeatures, settings={"scale": "variance"}, **_OPTIONS)

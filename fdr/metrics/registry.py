@@ -129,6 +129,13 @@ METRICS = {
         low=-math.inf,
         inception_label="Conditional FID",
     ),
+    "fd_conditional_debiased": MetricInfo(
+        "Conditional FD (debiased)",
+        "fdr.metrics.conditional_fd:DEBIASED_CONDITIONAL",
+        low=-math.inf,
+        inception_label="Conditional FID (debiased)",
+        is_size_free=True,
+    ),
     "fd_joint": MetricInfo("Joint FD", "fdr.metrics.conditional_fd:JOINT", inception_label="Joint FID"),
     "class_accuracy": MetricInfo(
         "Class accuracy", "fdr.metrics.class_accuracy:CLASS_ACCURACY", lower_is_better=False, high=1.0

@@ -13,7 +13,7 @@ from fdr.errors import InputError
 from fdr.frechet import LabelledMoments, Moments, frechet_distance, joint_features, label_code, label_scale
 from fdr.metrics import Context, Labelled, Score
 from fdr.metrics.class_accuracy import class_accuracy, linear_class_accuracy
-from fdr.metrics.conditional_fd import conditional_score, joint_score
+from fdr.metrics.conditional_fd import DEBIASED_CONDITIONAL, conditional_score, debiased_conditional_score, joint_score
 
 NAMES = ("ant", "bee", "cat")
 
@@ -129,11 +129,22 @@ def test_what_has_no_conditional_fd_is_refused_in_a_sentence() -> None:
     smaller = labelled(reference.collected[kept], reference.labels[kept])
     with pytest.raises(InputError, match="1 classes that the reference lacks"):
         conditional(samples, smaller)
-    with pytest.raises(InputError, match="Class '2' is none of the 2 classes of the reference"):
+    with pytest.raises(InputError, match=r"1 classes that the reference lacks \(2\)"):
         joint(samples, smaller)
     one_each = labelled(samples.collected[:3], [0, 1, 2])
     with pytest.raises(InputError, match="No class has two samples and two reference images"):
         conditional(one_each, reference)
+
+
+def test_the_debiased_one_leaves_the_class_means_as_they_are() -> None:
+    samples, reference = mixture(0), mixture(1)
+    context = Context(names=("fd_conditional_debiased",))
+    score, plain = debiased_conditional_score(samples, reference, context), conditional(samples, reference)
+    assert score.details["between"] == plain.details["between"] and score.stderr == plain.stderr
+    assert score.details["within"] < plain.details["within"]
+    settings = DEBIASED_CONDITIONAL.reference_settings
+    assert settings is not None and settings(None) == {"rb": "features"}
+    assert settings(stored(reference))["rb"] == "gaussian-90" and "lab" in settings(stored(reference))
 
 
 # Class accuracy

@@ -37,6 +37,7 @@ KNOWN = {
     "fd_per_class": ("FD per class", True, 0, math.inf),
     "fd_per_class_debiased": ("Debiased FD per class", True, -math.inf, math.inf),
     "fd_conditional": ("Conditional FD", True, -math.inf, math.inf), "fd_joint": ("Joint FD", True, 0, math.inf),
+    "fd_conditional_debiased": ("Conditional FD (debiased)", True, -math.inf, math.inf),
     "class_accuracy": ("Class accuracy", False, 0, 1),
     "class_accuracy_linear": ("Class accuracy (linear)", False, 0, 1),
     "cas_linear": ("Linear feature CAS", False, 0, 1), "cas_knn": ("k-NN feature CAS", False, 0, 1),
@@ -124,5 +125,6 @@ def test_the_distances_and_their_names_with_inception() -> None:
         "nfd": "neighbour FID",
         "fd_per_class": "FID per class", "fd_per_class_debiased": "Debiased FID per class",
         "fd_conditional": "Conditional FID", "fd_joint": "Joint FID",
+        "fd_conditional_debiased": "Conditional FID (debiased)",
         **{name: label.replace("KD", "KID") for name, (label, *_) in KNOWN.items() if name.startswith("kid")},
     }  # fmt: skip
