@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,11 @@ def build(
         network, code = load_program(architecture.kind, path, device), file_digest(path)
     named = Architecture(architecture.kind, architecture.target, architecture.arguments, code)
     return network.to(device).eval(), named
+
+
+def preset(name: str, arguments: Mapping[str, Any]) -> Architecture:
+    """The architecture of a preset, as `build` names it."""
+    return Architecture("factory", name, arguments, source_digest(getattr(PRESETS[name], "func", PRESETS[name])))
 
 
 def declared(network: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fdr.errors import InputError
+from fdr.errors import InputError, warn
 from fdr.generators.base import OUTSIDE_SHARE, OVERSHOOT, Generator
 from fdr.generators.labels import labels_of, noise_of
 from fdr.runtime import described, is_out_of_memory
@@ -50,7 +50,8 @@ def check_first_images(generator: Generator) -> None:
     """Make a few images, and set the generator's `image_size`.
 
     The last label is among theirs, which a network of fewer classes cannot take. Raises `InputError` if the result is
-    no batch of images, not finite, or outside of the declared range.
+    no batch of images, not finite, or outside of the declared range. A one-step form of a diffusion model that leaves
+    its range gets an `FdrWarning` instead.
     """
     refuse_empty(generator.network, generator.name)
     labels = None
@@ -102,11 +103,15 @@ def _check_range(generator: Generator, images: Tensor) -> None:
         return
     low, high = generator.spec.value_range
     least, most = (float(value) * (high - low) + low for value in images.aminmax())
-    advice = "declare -1:1" if low == 0 and least > -1.5 and most < 1.5 else "end it in a sigmoid or tanh"
-    raise InputError(
+    found = (
         f"{generator.name} makes values from {least:.3g} to {most:.3g}, {outside:.0%} of them outside of its value "
-        f"range {low:g}:{high:g}; {advice}."
+        f"range {low:g}:{high:g}"
     )
+    if getattr(generator.network, "may_leave_range", False):
+        warn(f"{found}: its one-step images are far from images yet; samples are clamped.")
+        return
+    advice = "declare -1:1" if low == 0 and least > -1.5 and most < 1.5 else "end it in a sigmoid or tanh"
+    raise InputError(f"{found}; {advice}.")
 
 
 def refuse_empty(network: nn.Module, name: str) -> None:

@@ -15,6 +15,7 @@ from fdr.generators.architectures import DECLARED, build, declared
 from fdr.generators.base import Architecture, Generator
 from fdr.generators.first_images import check_first_images
 from fdr.generators.objects import as_generator, spec_of
+from fdr.generators.one_step import names_pipeline, read_pipeline
 from fdr.generators.run_folder import INDEX_NAME, RunFolder, read_run_folder
 from fdr.runtime import as_path, memory_for, missing_path, named_arguments, refuse_stand_in
 from fdr.weights import (
@@ -49,7 +50,9 @@ def load_generator(
 
     `path` is a TorchScript archive, a torch.export file (.pt2), a run folder of fdr, or weights (.pt read with
     weights_only, .safetensors, a folder of shards). Weights need `arch`, "module:factory", which makes the network when
-    it is called with `arch_args`. `path` may also be a network, or a function of noise (and labels).
+    it is called with `arch_args`. `path` may also be a network, a function of noise (and labels), or a pipeline of
+    diffusers, whose denoiser becomes a one-step generator: a folder that its save_pretrained wrote, or with `arch`
+    "diffusers" a repository of the hub.
 
     `ema` selects one of several sets of weights by its label; "none" selects the trained weights. Without it the first
     average is taken, because papers measure averages, and an `FdrWarning` lists all sets. With `offline`, nothing that
@@ -76,6 +79,10 @@ def load_generator(
     target = runtime.resolve_device(device)
     given = {name: value for name, value in asked.items() if value is not None}
     named = None if arch is None else Architecture("factory", arch, dict(arch_args or {}))
+    if names_pipeline(place, str(path), arch):
+        with runtime.offline(offline):
+            network, architecture, taken = read_pipeline(str(path), {} if named is None else named.arguments)
+        return _checked(network.to(target), given, place.name, architecture, taken)
     if named is None and arch_args:
         raise InputError("Arguments of an architecture (--arch-args) need the architecture itself (--arch).")
     if not place.exists():
@@ -91,10 +98,20 @@ def load_generator(
         else:
             network, architecture, taken, stated = _from_file(place, named, ema, target)
             trained_on = None
-    spec = spec_of(place.name, network, {**declared(network), **stated, **given})
-    generator = Generator(
-        network, spec, name=place.name, architecture=architecture, weights=taken, trained_on=trained_on
-    )
+    return _checked(network, {**stated, **given}, place.name, architecture, taken, trained_on)
+
+
+def _checked(
+    network: nn.Module,
+    stated: Mapping[str, Any],
+    name: str,
+    architecture: Architecture,
+    taken: TakenWeights,
+    trained_on: Sequence[str] | None = None,
+) -> Generator:
+    """The generator of a network in eval mode, tried on a few samples."""
+    spec = spec_of(name, network, {**declared(network), **stated})
+    generator = Generator(network, spec, name=name, architecture=architecture, weights=taken, trained_on=trained_on)
     check_first_images(generator.eval())
     return generator
 

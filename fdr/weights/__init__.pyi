@@ -1,9 +1,12 @@
 from .checkpoints import INDEX_SUFFIX as INDEX_SUFFIX
 from .checkpoints import holds_weights as holds_weights
 from .checkpoints import load_weights as load_weights
+from .diffusers import AUTOENCODER as AUTOENCODER
+from .diffusers import DENOISER as DENOISER
 from .diffusers import folder_of as folder_of
 from .diffusers import is_repository as is_repository
 from .diffusers import load_model as load_model
+from .diffusers import model_of_config as model_of_config
 from .files import FoundWeights as FoundWeights
 from .files import WeightOptions as WeightOptions
 from .files import WeightsFile as WeightsFile
@@ -20,7 +23,9 @@ from .holdings import read_sums as read_sums
 from .holdings import verify as verify
 from .hub import CONFIG as CONFIG
 from .hub import ModelFiles as ModelFiles
+from .hub import file_in as file_in
 from .hub import needed_files as needed_files
+from .hub import read_json as read_json
 from .hub import resolve_files as resolve_files
 from .libraries import load_library as load_library
 from .libraries import quiet as quiet

@@ -1,4 +1,4 @@
-"""An autoencoder of diffusers: its files, in a folder or in a hub repository, and the model built from them."""
+"""An autoencoder or diffusion model of diffusers: its files, in a folder or a repository of the hub, and the model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,38 @@ from fdr.weights.libraries import load_library, silent
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 _REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)(@[\w./-]+)?")
-_WHAT = ("files of autoencoder", "file of autoencoder")
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a model is wanted as."""
+
+    noun: str
+    methods: tuple[str, ...]
+    """What it must have."""
+    place: str
+    """The subfolder of a pipeline that usually holds one."""
+
+    @property
+    def what(self) -> tuple[str, str]:
+        """Several files and one, for messages."""
+        return f"files of {self.noun}", f"file of {self.noun}"
+
+
+AUTOENCODER = Role("autoencoder", ("encode", "decode"), "vae")
+DENOISER = Role("diffusion model", ("forward",), "unet")
 
 
 @dataclass(frozen=True)
 class DiffusersModel:
-    """A model with `encode` and `decode`, in eval mode on the CPU; its parameters need no gradient."""
+    """A model in eval mode on the CPU; its parameters need no gradient."""
 
     model: torch.nn.Module
     class_name: str
     weights_digest: str
     config_digest: str
+    config: Mapping[str, Any]
+    """The content of config.json."""
 
 
 def is_repository(name: str) -> bool:
@@ -46,47 +67,64 @@ def folder_of(path: Path) -> Path | None:
     return next((folder for folder in (path, path / "vae") if (folder / CONFIG).is_file()), None)
 
 
-def load_model(name: str, folder: Path | None, options: WeightOptions) -> DiffusersModel:
+def load_model(name: str, folder: Path | None, options: WeightOptions, role: Role = AUTOENCODER) -> DiffusersModel:
     """The model in `folder`, or of the repository `name`: its class by config.json, its weights by .safetensors.
 
     Files are searched like those of encoders, the network last; `options.weights` takes the place of the weights.
-    Raises `InputError` without diffusers, and for a class that is no autoencoder; `WeightsError` for files that are
+    Raises `InputError` without diffusers, and for a class that has another `role`; `WeightsError` for files that are
     missing, damaged or do not fit.
     """
-    diffusers = load_library("diffusers", name, "Autoencoder")  # before anything is fetched
-    asked_by = f"Autoencoder {name!r}"
-    files = find_model(lambda file: _file(name, folder, file), (WEIGHTS, INDEX), options, name, asked_by)
+    diffusers = load_library("diffusers", name, role.noun.capitalize())  # before anything is fetched
+    asked_by = f"{role.noun.capitalize()} {name!r}"
+    files = find_model(lambda file: _file(name, folder, file, role), (WEIGHTS, INDEX), options, name, asked_by)
     for shard in files.shards:
         if shard.suffix != ".safetensors":
             raise WeightsError(f"{asked_by}: {str(shard)!r} is no .safetensors file, and no other is read; convert it.")
     settings = {key: value for key, value in files.config.items() if not key.startswith("_")}
     class_name = str(files.config.get("_class_name", ""))
-    model = _build(diffusers, name, class_name, files)
+    model = _build(diffusers, name, class_name, files, role)
     config = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    return DiffusersModel(model, class_name, files.digest, config)
+    return DiffusersModel(model, class_name, files.digest, config, files.config)
 
 
-def _file(name: str, folder: Path | None, file: str) -> WeightsFile:
+def model_of_config(class_name: str, config: Mapping[str, Any], asked_by: str) -> torch.nn.Module:
+    """A denoiser with random weights. Raises `InputError` for a class or a configuration that is none."""
+    diffusers = load_library("diffusers", asked_by, DENOISER.noun.capitalize())
+    kind = _class_of(diffusers, asked_by, class_name, DENOISER)
+    try:
+        with silent(diffusers):
+            return kind.from_config(dict(config))
+    except Exception as error:  # fields it does not know, sizes that do not agree
+        raise InputError(f"{asked_by} cannot be built from its configuration ({first_line(error)}).") from error
+
+
+def _file(name: str, folder: Path | None, file: str, role: Role) -> WeightsFile:
     if folder is not None:
-        return WeightsFile(str(folder.absolute() / file), what=_WHAT)
+        return WeightsFile(str(folder.absolute() / file), what=role.what)
     match = _REPOSITORY.fullmatch(name)
     assert match is not None
     repository, inside, revision = match.groups()
     published = file_in(f"{repository}{revision or ''}", f"{inside.removeprefix('/')}/{file}".removeprefix("/"))
-    return replace(published, what=_WHAT)
+    return replace(published, what=role.what)
 
 
-def _build(diffusers: Any, name: str, class_name: str, files: ModelFiles) -> torch.nn.Module:
+def _class_of(diffusers: Any, asked_by: str, class_name: str, role: Role) -> Any:
+    """The class of a model of that role."""
     kind = getattr(diffusers, class_name, None)
     is_model = isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin)
-    if not (is_model and hasattr(kind, "encode") and hasattr(kind, "decode")):
+    if not (is_model and all(hasattr(kind, method) for method in role.methods)):
         raise InputError(
-            f"Autoencoder {name!r}: config.json describes a {class_name or 'model without _class_name'}, which is no "
-            f"autoencoder of diffusers {diffusers.__version__}; name the folder of one, such as OWNER/NAME/vae."
+            f"{asked_by}: config.json describes a {class_name or 'model without _class_name'}, which is no {role.noun} "
+            f"of diffusers {diffusers.__version__}; name the folder of one, such as OWNER/NAME/{role.place}."
         )
+    return kind
+
+
+def _build(diffusers: Any, name: str, class_name: str, files: ModelFiles, role: Role) -> torch.nn.Module:
+    kind = _class_of(diffusers, f"{role.noun.capitalize()} {name!r}", class_name, role)
     with _one_folder(files) as folder, silent(diffusers):
         try:
-            model, info = kind.from_pretrained(  # type: ignore[union-attr]
+            model, info = kind.from_pretrained(
                 folder,
                 torch_dtype=torch.float32,
                 use_safetensors=True,
@@ -95,16 +133,16 @@ def _build(diffusers: Any, name: str, class_name: str, files: ModelFiles) -> tor
                 output_loading_info=True,
             )
         except Exception as error:  # sizes that do not agree, fields it does not know, a damaged file
-            raise _misfit(name, class_name, files, f"{type(error).__name__}: {first_line(error)}") from error
+            raise _misfit(name, class_name, files, role, f"{type(error).__name__}: {first_line(error)}") from error
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *(str(item[0]) for item in info["mismatched_keys"])]
     if wrong:
-        raise _misfit(name, class_name, files, f"{len(wrong)} names do not agree, {min(wrong)} among them")
+        raise _misfit(name, class_name, files, role, f"{len(wrong)} names do not agree, {min(wrong)} among them")
     return model.eval().requires_grad_(False)
 
 
-def _misfit(name: str, class_name: str, files: ModelFiles, why: str) -> WeightsError:
+def _misfit(name: str, class_name: str, files: ModelFiles, role: Role, why: str) -> WeightsError:
     return WeightsError(
-        f"{str(files.weights)!r} does not fit autoencoder {name!r}, an {class_name} by config.json ({why})"
+        f"{str(files.weights)!r} does not fit {role.noun} {name!r}, an {class_name} by config.json ({why})"
         "; fetch the files of one repository again."
     )
 

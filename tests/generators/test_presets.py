@@ -87,7 +87,7 @@ def vae(tmp_path_factory):
     return str(save_vae(tmp_path_factory.mktemp("vae")))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "diffusers"])  # that is built from files
 def test_number_of_parameters(name, vae):
     with torch.device("meta"):
         network = PRESETS[name](vae=vae) if name.startswith("imf") else PRESETS[name]()

@@ -69,9 +69,17 @@ def _make_jit(name: str, **sampling: Any) -> nn.Module:
     )
 
 
+def _make_one_step(**arguments: Any) -> nn.Module:
+    from fdr.generators.one_step import make_one_step
+
+    return make_one_step(**arguments)
+
+
 PRESETS: dict[str, Callable[..., nn.Module]] = {
     **{f"pmf-{name}": partial(_make_pmf, name) for name in _PMF_GUIDANCE},
     **{f"imf-{name}": partial(_make_imf, name) for name in _IMF},
     **{f"jit-{name}-256": partial(_make_jit, name) for name in _JIT},
+    "diffusers": partial(_make_one_step),
 }
-"""Called with `steps`, `omega`, `interval`, `noise_scale` where they shall differ from the preset's, iMF with `vae`."""
+"""Called with `steps`, `omega`, `interval`, `noise_scale` where they shall differ from the preset's, iMF with `vae`;
+"diffusers" with what `make_one_step` takes."""

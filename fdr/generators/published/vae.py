@@ -20,11 +20,15 @@ class LatentDecoder(nn.Module):
 
     Its weights are constants, buffers that no state dict holds: they move with the generator, are neither trained nor
     averaged, and neither checkpoints nor run folders repeat them. What tells two decoders apart is the digest that
-    `repr` shows, which makes it a part of the generator's own.
+    `repr` shows, which makes it a part of the generator's own. With `has_scale`, latents come as diffusion models of
+    diffusers make them: shifted and scaled by the factors of the autoencoder's configuration.
     """
 
-    def __init__(self, autoencoder: Any) -> None:
+    def __init__(self, autoencoder: Any, has_scale: bool = False) -> None:
         super().__init__()
+        config = autoencoder.config
+        self.scale = float(config.scaling_factor or 1.0) if has_scale else 1.0
+        self.shift = float(getattr(config, "shift_factor", None) or 0.0) if has_scale else 0.0
         self.post_quant_conv = autoencoder.post_quant_conv or nn.Identity()
         self.decoder = autoencoder.decoder
         digest = hashlib.sha256()
@@ -35,17 +39,18 @@ class LatentDecoder(nn.Module):
         self.train(False)
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.decoder(self.post_quant_conv(latents))
+        return self.decoder(self.post_quant_conv(latents / self.scale + self.shift))
 
     def train(self, mode: bool = True) -> LatentDecoder:
         """It stays as it samples, whatever is trained around it."""
         return super().train(False)
 
     def extra_repr(self) -> str:
-        return f"sha256={self.digest}"
+        scaled = "" if (self.scale, self.shift) == (1.0, 0.0) else f", scale={self.scale!r}, shift={self.shift!r}"
+        return f"sha256={self.digest}{scaled}"
 
 
-def load_decoder(source: str, channels: int) -> LatentDecoder:
+def load_decoder(source: str, channels: int, *, has_scale: bool = False) -> LatentDecoder:
     """The decoder of the autoencoder in a folder that `save_pretrained` wrote, or of a repository of the hub.
 
     `source` is a path, "owner/name" or "owner/name/folder"; a repository may end in "@revision". Its files are searched
@@ -67,7 +72,7 @@ def load_decoder(source: str, channels: int) -> LatentDecoder:
             f"The autoencoder {source!r} is an {found.class_name} with latents of {config.latent_channels} channels; "
             f"the generator makes those of an {CLASS} with {channels}."
         )
-    return LatentDecoder(found.model)
+    return LatentDecoder(found.model, has_scale)
 
 
 def _freeze(module: nn.Module) -> None:
