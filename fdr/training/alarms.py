@@ -234,7 +234,7 @@ class CollapseAlarm:
         )
         return (
             f"The {record.count} fresh images at step {record.step} have an FD of {name} of {fresh.value:.4g} ± "
-            f"{fresh.error:.2g} and {fresh.spread:.0%} of the reference's variance, and their population, which "
+            f"{fresh.error:.2g} and {100 * fresh.spread:.3g}% of the reference's variance, and their population, which "
             f"remembers older generators, has an FD of {population:.4g}: {what}; look at the grids, and train again "
             "with a lower --lr or a shorter --population."
         )
