@@ -91,7 +91,9 @@ def main() -> None:
     parser.add_argument("--betas", default="0.8,0.9,0.95")
     parser.add_argument("--measured", type=int, default=2000)
     parser.add_argument("--solver", default="exact")
-    parser.add_argument("--families", default="batch alone;queue;raw EMA;debiased EMA", help="semicolons between them")
+    parser.add_argument(
+        "--families", default="batch alone;queue;raw EMA;debiased EMA;local EMA", help="semicolons between them"
+    )
     options = parser.parse_args()
     betas = tuple(map(float, options.betas.split(",")))
     draw, moments = distribution(options, np.random.default_rng(0))

@@ -124,14 +124,20 @@ def families(cell: Cell, dim: int) -> list[Family]:
             for beta, size in zip(cell.betas, sizes, strict=True)
         ]
 
-    return [
-        [Side("batch alone", "", fdr.BatchPopulation(), cell.solver)],
+    def batch(family: str, solver: str = cell.solver, **options: Any) -> Family:
+        return [Side(family, "", fdr.BatchPopulation(**options), solver)]
+
+    found = [
+        batch("batch alone"),
+        batch("batch alone, local", "local"),
         [Side("queue", f"{size}", fdr.QueuePopulation(size), cell.solver, size) for size in sizes],
         averages("raw EMA"),
         averages("debiased EMA", batch_weight="debiased"),
+        averages("local EMA", "local"),
         averages("raw EMA, lag-corrected", lag_correction=True),
         averages("debiased EMA, lag-corrected", batch_weight="debiased", lag_correction=True),
     ]
+    return [*found, batch("batch alone, debiased", estimator="debiased")] if cell.batch_size > dim else found
 
 
 def effective_size(batch_size: int, beta: float) -> int:
