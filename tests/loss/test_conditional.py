@@ -279,6 +279,20 @@ def test_the_marginal_loss_cannot_exchange_labels_and_the_conditional_one_does()
     torch.testing.assert_close(tables[3.0][:, 0], torch.tensor([0.3, 0.7]).double(), atol=0.1, rtol=0)
 
 
+def test_lag_correction_leaves_the_class_means_alone() -> None:
+    net, found = ClassGenerator(), []
+    for population in (fdr.EmaPopulation(0.9), fdr.EmaPopulation(0.9, lag_correction=True)):
+        loss = make_conditional_loss(population=population)
+        for step in range(2):
+            images = net(noise(step), labels_of_step(step))
+            more = {"previous": 0.99 * images.detach()} if step and population.lag_correction else {}
+            out = loss(images, labels_of_step(step), **more)
+            loss.commit()
+        found.append(out)
+    assert found[0].class_distance == pytest.approx(found[1].class_distance)
+    assert found[0].fd != found[1].fd
+
+
 def test_watched_encoders_have_the_value_and_no_gradient() -> None:
     net, labels = ClassGenerator(), labels_of_step(0)
     loss = make_conditional_loss(weights={"e1": 0.0})
