@@ -207,9 +207,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-2, help="of Adam, with a cosine to 0 (default: 0.02)")
     parser.add_argument("--reference-images", type=int, default=2000)
     parser.add_argument("--images", type=int, default=400, help="images that a row is measured on (default: 400)")
-    parser.add_argument(
-        "--cache", type=Path, help="file for the features of the reference, which runs may share"
-    )
+    parser.add_argument("--cache", type=Path, help="file for the features of the reference, which runs may share")
     parser.add_argument("--side", type=int, default=64, help="pixels of SqueezeNet's input (default: 64)")
     parser.add_argument("--held-out-side", type=int, default=96, help="pixels of EfficientNet's input (default: 96)")
     parser.add_argument("--seed", type=int, default=0)
