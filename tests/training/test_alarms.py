@@ -23,7 +23,21 @@ from fdr.cli import run as command
 from fdr.errors import FdrWarning, InputError, RunError
 from fdr.frechet import Moments, frechet_distance
 from fdr.training import RunOptions, TrainOptions, plan, train
-from fdr.training.alarms import AlarmPlan, AlarmRecord, CollapseAlarm, FreshFD
+from fdr.training.alarms import (
+    ERRORS,
+    FLOOR,
+    LEAST_COUNT,
+    LEAST_SENSITIVITY,
+    MARGIN,
+    PAIRS,
+    REPEATS,
+    USUAL_COUNT,
+    USUAL_EVERY,
+    AlarmPlan,
+    AlarmRecord,
+    CollapseAlarm,
+    FreshFD,
+)
 from fdr.training.folder import checkpoint_path, list_checkpoints, load_checkpoint, save_checkpoint
 from fdr.training.fresh import fresh_fd
 
@@ -32,6 +46,7 @@ ENCODER = "py:train_worlds:tiny"
 DIM = 24
 SPREAD = torch.arange(1, DIM + 1, dtype=torch.float64) ** -0.5
 EXACT = Moments(np.zeros(DIM), np.diag(SPREAD.numpy() ** 2))
+PAGE = HERE.parents[1] / "docs" / "alarms.md"
 TRACE = float(SPREAD.square().sum())
 
 
@@ -90,6 +105,9 @@ def followed(draw: Draw, seed: int, beta: float, start: Draw = healthy) -> tuple
 def test_a_drifting_mode_that_the_population_does_not_show_is_seen_within_200_steps(beta: float) -> None:
     found, gaps = followed(collapsed, 0, beta)
     assert max(found) < 0.1 * TRACE, "the population looks well"
+    assert f"| beta {beta} | {found[59]:.3f} | {found[199]:.3f} | {max(found):.3f} |" in PAGE.read_text(
+        encoding="utf-8"
+    )
     assert gaps == list(range(20, 201, 20)), "every alarm has a gap, so that the third stops the run"
 
 
@@ -181,6 +199,14 @@ def test_a_chosen_plan() -> None:
         AlarmPlan.of(RunOptions(alarm_count=300), 64, {"b": 12, "a": 2048})
     with pytest.raises(InputError, match="Unknown on_collapse 'halt'"):
         RunOptions(on_collapse="halt")
+
+
+def test_the_page_has_the_thresholds_of_the_code() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert f"fresh FD − {ERRORS:g} errors  >  {1 + MARGIN:g} · FD of the population + {FLOOR:g} · tr S_p" in text
+    assert f"{REPEATS} alarms in a row (`REPEATS`), {LEAST_SENSITIVITY:.0%}".replace("%", " %") in text
+    assert f"{PAIRS} pairs of images" in text and f"every {USUAL_EVERY} steps or so" in text
+    assert f"at least {USUAL_COUNT} (`--alarm-images`)" in text and f"at least {LEAST_COUNT} images" in text
 
 
 # -------------------------------------------------------------------------------------------------------- by itself
@@ -406,7 +432,6 @@ def test_sensitivities_are_mean_distances_of_pairs(tmp_path: Path) -> None:
     train(chosen, tmp_path / "run", OFTEN)
     found = log_of(tmp_path / "run", "alarm")[0]
     from fdr.generators import load_generator
-    from fdr.training.alarms import PAIRS
     from fdr.training.step import Draws
 
     net = load_generator(chosen.gen, chosen.arch)
