@@ -53,7 +53,7 @@ THEMES_OF = {
     "stats": {"Output": "out name format num-images json", "Encoders and validation": "reps val noise-floor"},
     "train": {
         "Run": "gen out resume",
-        "Loss": "ref reps monitor population lag_correction lag_every fill conditional eps gradient solver",
+        "Loss": "ref reps monitor population lag-correction lag-every fill conditional eps gradient solver rho",
         "Optimization": "steps batch-size lr warmup-steps betas weight-decay clip ema-kimg seed max-skipped",
         "Evaluation": "eval-every eval-images",
         "Alarm": "alarm-every alarm-images on-collapse",

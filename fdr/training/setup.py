@@ -19,13 +19,22 @@ from fdr.generators import Architecture, Generator, check_architecture, load_gen
 from fdr.images import open_images
 from fdr.loss import BatchPopulation, EmaPopulation, FDLoss, LossOptions, QueuePopulation
 from fdr.references import names_images
-from fdr.runtime import Group, check_dtype, human_bytes, peak_memory, resolve_device, run_on_rank0, tensor_ranks
+from fdr.runtime import (
+    Group,
+    TensorGroup,
+    check_dtype,
+    human_bytes,
+    peak_memory,
+    resolve_device,
+    run_on_rank0,
+    tensor_ranks,
+)
 from fdr.training import folder
 from fdr.training.alarms import FORWARD_SHARE, AlarmPlan
 from fdr.training.folder import CHECKPOINTS, EVALUATIONS, GRIDS, list_checkpoints
 from fdr.training.log import SilentView, View
 from fdr.training.options import RunOptions, TrainOptions, parse_population
-from fdr.training.step import Draws, StepOutcome, Stepper, own_randomness
+from fdr.training.step import Draws, Stepper, Stopwatch, own_randomness
 from fdr.weights import ONLINE
 
 MEASURED = 64
@@ -213,12 +222,10 @@ def _costs(parts: Parts) -> Iterator[str]:
     if outcome.fault is not None:
         yield f"warning: a step measured now would be skipped: {outcome.fault}"
         return
-    share, solver = options.batch_size / size, outcome.seconds["solver"]
-    networks = _in_networks(outcome) * share
+    seconds, share = outcome.seconds, options.batch_size / size
+    networks, solver = (seconds["generator"] + seconds["encoders"]) * share, seconds["solver"]
     if stepper.previous is not None:
-        stepper.taken = 0  # this time there is a step before
-        extra = max(_in_networks(stepper.step(0, is_timed=True)) * share - networks, 0)
-        parts.loss.discard()
+        extra = _correction(parts, stepper, trial, ranks) * share
         yield f"lag correction: {extra:.3g} s more in the networks, at every {options.lag_every} step(s)"
         networks += extra / options.lag_every
     way, refreshes, solving = _solving(options, solver, share)
@@ -257,9 +264,16 @@ def _is_debiased_batch(options: TrainOptions) -> bool:
     return parse_population(options.population) == BatchPopulation("debiased")
 
 
-def _in_networks(outcome: StepOutcome) -> float:
-    """Seconds that a step spends in the generator and in the encoders."""
-    return outcome.seconds["generator"] + outcome.seconds["encoders"] if outcome.fault is None else 0.0
+def _correction(parts: Parts, stepper: Stepper, trial: TrainOptions, ranks: TensorGroup) -> float:
+    """The seconds of the pass that a lag correction needs: generator and encoders, without gradient."""
+    assert stepper.previous is not None
+    noise, labels = parts.draws.of_step(0, trial, ranks, 0)
+    watch = Stopwatch(parts.device, is_running=True)
+    with torch.no_grad(), stepper.previous.in_place():
+        images = stepper.images(noise, labels, "a lag correction")
+    parts.loss.features(images)
+    watch.lap("pass")
+    return watch.seconds["pass"]
 
 
 def _population_bytes(parts: Parts) -> int:

@@ -235,7 +235,7 @@ def test_a_dry_run_counts_the_weights_and_the_pass(tmp_path: Path, monkeypatch: 
     for is_corrected in (True, False):
         lines = plan(given(tmp_path, lag_correction=is_corrected), tmp_path / "run", EVERY, SOLO)
         texts[is_corrected] = "\n".join(lines)
-        assert (passes[-3:] == [True, False, True]) == is_corrected
+        assert passes[-2:] == ([True, False] if is_corrected else [True, True])
         assert ("lag correction: " in texts[is_corrected]) == is_corrected
     assert "for parameters, the previous weights, AdamW, averages and populations" in texts[True]
     sizes = [float(text.split("checkpoints of ")[1].split(" kB")[0]) for text in (texts[True], texts[False])]
