@@ -20,7 +20,12 @@ CLASSES = 8
 
 def dcgan(weights: Path) -> nn.Module:
     """A DCGAN: z [B, 100, 1, 1] -> images [B, 3, 64, 64] in [-1, 1], for `dcgan_faces64.safetensors`."""
-    return _upsampling((LATENT, 512, 256, 128, 64), weights)
+    return load_weights_of(dcgan_layers(), weights)
+
+
+def dcgan_layers() -> nn.Sequential:
+    """The network of `dcgan`, with random weights."""
+    return _upsampling((LATENT, 512, 256, 128, 64))
 
 
 def cdcgan(weights: Path) -> nn.Module:
@@ -28,19 +33,28 @@ def cdcgan(weights: Path) -> nn.Module:
 
     It is for `cdcgan_eyes128_f16.safetensors`; its weights become float32.
     """
-    return _upsampling((LATENT + CLASSES, 1024, 512, 256, 128, 64), weights, nn.Dropout(0.2))
+    return load_weights_of(cdcgan_layers(), weights)
 
 
-def _upsampling(widths: tuple[int, ...], weights: Path, *after_first: nn.Module) -> nn.Module:
-    """Transposed convolutions from 1 x 1 to 4 x 4 and then to twice the side each; in eval mode."""
+def cdcgan_layers() -> nn.Sequential:
+    """The network of `cdcgan`, with random weights."""
+    return _upsampling((LATENT + CLASSES, 1024, 512, 256, 128, 64), nn.Dropout(0.2))
+
+
+def load_weights_of(network: nn.Module, weights: Path) -> nn.Module:
+    """Load the weights of a GAN, as float32; the network is then in eval mode."""
+    network.load_state_dict({name.removeprefix("main."): value.float() for name, value in load_file(weights).items()})
+    return network.eval()
+
+
+def _upsampling(widths: tuple[int, ...], *after_first: nn.Module) -> nn.Sequential:
+    """Transposed convolutions from 1 x 1 to 4 x 4 and then to twice the side each."""
     layers: list[nn.Module] = []
     for number, (width, wider) in enumerate(itertools.pairwise(widths)):
         stride, padding = (1, 0) if number == 0 else (2, 1)
         layers += [nn.ConvTranspose2d(width, wider, 4, stride, padding, bias=False), nn.BatchNorm2d(wider), nn.ReLU()]
         layers += after_first if number == 0 else ()
-    network = nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], 3, 4, 2, 1, bias=False), nn.Tanh())
-    network.load_state_dict({name.removeprefix("main."): value.float() for name, value in load_file(weights).items()})
-    return network.eval()
+    return nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], 3, 4, 2, 1, bias=False), nn.Tanh())
 
 
 def efficientnet(weights: Path) -> nn.Module:
