@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -18,7 +15,15 @@ from fdr.metrics import mean_of, metric_info, peer_name
 from fdr.reports.checks import check_report
 from fdr.reports.embedded import json_of
 from fdr.reports.schema import result_key
-from fdr.runtime import as_path, decode_json, missing_path, quoted, write_atomically
+from fdr.reports.texts import (
+    format_value,
+    maybe_write,
+    report_to_html,
+    reports_to_csv,
+    reports_to_markdown,
+    reports_to_pandas,
+)
+from fdr.runtime import as_path, decode_json, missing_path, quoted
 
 SCHEMA = "fdr-report/1"
 SCHEMA_MANY = "fdr-reports/1"
@@ -58,6 +63,12 @@ class Result:
     def key(self) -> str:
         """The name of this number within its report."""
         return result_key(self.metric, self.encoder)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __str__(self) -> str:
+        return f"{self.key} {format_value(self)}"
 
 
 @dataclass(frozen=True)
@@ -158,6 +169,16 @@ class Report:
         """Read what `to_json` wrote. Raises `InputError` if the file is missing or is no sound report."""
         return _report_from_dict(_read_json(path), repr(os.fspath(path)))
 
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame with a row for each result, in full precision."""
+        return reports_to_pandas([self])
+
+    def _repr_html_(self) -> str:
+        return report_to_html(self)
+
+    def __str__(self) -> str:
+        return f"{self.samples['source']}: " + ", ".join(map(str, self.results))
+
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """One line for each result, in full precision."""
         return reports_to_csv([self], path)
@@ -239,95 +260,6 @@ def unique_names(names: Sequence[str]) -> list[str]:
     return found
 
 
-_CSV_COLUMNS = (
-    "samples", "metric", "encoder", "output", "value", "stderr", "interval_low", "interval_high", "count",
-    "reference", "reference_count", "lower_is_better", "spec_hash", "signature",
-)  # fmt: skip
-
-
-def reports_to_csv(reports: Sequence[Report], path: str | os.PathLike[str] | None = None) -> str:
-    """CSV (RFC 4180) with one line for each result of each sample set, in full precision."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_CSV_COLUMNS)
-    for report in reports:
-        for r in report:
-            low, high = r.interval or (None, None)
-            reference = report.reference["name"] if report.reference else None
-            row = (
-                report.samples["source"], r.metric, r.encoder or "+".join(r.encoders or ()), r.output, repr(r.value),
-                r.stderr, low, high, r.count, reference, r.reference_count, r.lower_is_better, r.spec_hash, r.signature,
-            )  # fmt: skip
-            writer.writerow(["" if cell is None else cell for cell in row])
-    return _maybe_write(buffer.getvalue(), path)
-
-
-def reports_to_markdown(reports: Sequence[Report], path: str | os.PathLike[str] | None = None) -> str:
-    """A Markdown table with one row for each result of each sample set, followed by notes and warnings."""
-    lines = ["| samples | metric | encoder | value | n | signature |", "|---|---|---|---:|---:|---|"]
-    for report in reports:
-        for r in report:
-            encoder = r.encoder or ", ".join(r.encoders or ())
-            cells = (
-                report.samples["source"],
-                metric_label(r),
-                encoder,
-                format_value(r),
-                str(r.count),
-                f"`{r.signature}`",
-            )
-            lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
-    notes = dict.fromkeys(note for report in reports for r in report for note in r.notes)
-    notes.update(dict.fromkeys(text for report in reports for text in report.warnings))
-    notes.update(
-        dict.fromkeys(
-            f"{f.key} of {report.samples['source']} failed: {f.sentence}" for report in reports for f in report.failed
-        )
-    )
-    lines += ["", *(f"- {note}" for note in notes)] if notes else []
-    return _maybe_write("\n".join(lines) + "\n", path)
-
-
-def metric_label(result: Result) -> str:
-    """The metric as people write it: FID for Inception, FD for other encoders, FDr^6, IS."""
-    info = metric_info(result.metric)
-    if info is None:
-        return result.metric
-    if mean_of(result.metric) is not None:
-        return info.label.replace("^k", f"^{result.k}")
-    label = info.inception_label if info.inception_label and is_inception(result.encoder) else info.label
-    return f"{label} ({result.metric[4:]})" if result.metric.startswith("ifd:") else label
-
-
-def is_inception(encoder: str | None) -> bool:
-    """True for the encoders whose FD may be called FID."""
-    return encoder is not None and encoder.split(":")[0] == "inception"
-
-
-def format_value(result: Result) -> str:
-    """The value with 5 significant digits, followed by its standard error and its interval if it has them."""
-    text = format_number(result.value)
-    if result.stderr is not None:
-        text += f" ± {format_stderr(result.stderr)}"
-    if result.interval is not None:
-        text += f" [{format_number(result.interval[0])}, {format_number(result.interval[1])}]"
-    return text
-
-
-def format_number(value: float, digits: int = 5) -> str:
-    """A number with so many significant digits, without an exponent if that is readable."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    if 1e-4 <= abs(value) < 1e7:
-        return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
-    return f"{value:.{digits - 1}e}"
-
-
-def format_stderr(value: float) -> str:
-    """A standard error with 2 significant digits: it is not known better than that."""
-    return format_number(value, 2)
-
-
 _RESULT_FIELDS = tuple(f.name for f in fields(Result))
 
 
@@ -353,7 +285,7 @@ def _write_json(data: Mapping[str, Any], path: str | os.PathLike[str] | None) ->
         text = json_text(data, allow_nan=False)
     except ValueError as error:
         raise InputError("A report value is not finite; JSON reports hold finite numbers only.") from error
-    return _maybe_write(text, path)
+    return maybe_write(text, path)
 
 
 def json_text(data: Any, **options: bool) -> str:
@@ -370,12 +302,6 @@ def utf8_data(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return (list if isinstance(data, list) else tuple)(map(utf8_data, data))
     return data
-
-
-def _maybe_write(text: str, path: str | os.PathLike[str] | None) -> str:
-    if path is not None:
-        write_atomically(as_path(path, "the report"), text)
-    return text
 
 
 def _read_json(path: str | os.PathLike[str]) -> Any:
