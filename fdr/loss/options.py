@@ -155,7 +155,7 @@ def check_pairing(population: object, solver: str) -> None:
         )
     if solver != "local":
         return
-    advice = "choose another solver, or EmaPopulation() or BatchPopulation() for this one"
+    advice = "choose another solver, or for this one an EMA (ema:0.9) or the batch alone (batch)"
     if isinstance(population, QueuePopulation):
         raise InputError(f"The solver local does not work on a queue: {advice}.")
     if getattr(population, "batch_weight", None) == "debiased" or getattr(population, "estimator", None) == "debiased":

@@ -198,7 +198,8 @@ def _contents(parts: Parts, run: Path, done: int) -> Iterator[str]:
     count = sum(parameter.numel() for parameter in generator.parameters())
     yield f"run: {run}, {'new' if not done else f'goes on at step {done}'}, {steps} steps on {parts.device}"
     yield f"generator: {generator.name}, {count:,} parameters, noise {list(generator.noise_shape)}"
-    yield f"loss: FD of {', '.join(trained)} to {parts.reference}" + (
+    what = "quadratic loss" if parts.options.solver == "local" else "FD"
+    yield f"loss: {what} of {', '.join(trained)} to {parts.reference}" + (
         f"; watched: {', '.join(watched)}" if watched else ""
     )
     if parts.options.conditional is not None:

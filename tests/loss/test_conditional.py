@@ -184,7 +184,7 @@ def test_chunks_with_other_labels_the_second_time_are_refused() -> None:
         make_conditional_loss().accumulate(lambda i: (net(noise(0), labels_of_step(0)), labels_of_step(next(calls))), 1)
 
 
-@pytest.mark.parametrize("solver", ["exact", "fast"])
+@pytest.mark.parametrize("solver", ["exact", "fast", "local"])
 def test_a_resumed_run_is_the_same_bit_for_bit(solver: str) -> None:
     def steps(loss: fdr.FDLoss, net: ClassGenerator, numbers: range) -> None:
         optimizer = torch.optim.SGD(net.parameters(), lr=0.05)

@@ -277,7 +277,7 @@ def test_what_cannot_be_is_one_sentence() -> None:
     with pytest.raises(InputError, match="needs four samples or more in the population; here they are worth 3"):
         local(BatchPopulation()).evaluate(drawn(3, 1))
     for population in (QueuePopulation(40), EmaPopulation(0.9, "debiased"), BatchPopulation("debiased")):
-        with pytest.raises(InputError, match=r"The solver local .*choose another solver, or EmaPopulation"):
+        with pytest.raises(InputError, match=r"The solver local .*choose another solver, or for this one an EMA"):
             local(population)
     for rho in (-1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match=r"rho is .*expected 0 or a number above it"):

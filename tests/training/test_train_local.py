@@ -87,6 +87,7 @@ def test_the_alarm_measures_fresh_images_and_compares_nothing(tmp_path: Path) ->
 def test_the_dry_run_has_no_refreshes(tmp_path: Path) -> None:
     lines = list(plan(given(tmp_path, solver="local"), tmp_path / "run", EVERY, SOLO))
     assert "refreshes: none" in lines
+    assert any(line.startswith(f"loss: quadratic loss of {ENCODER}") for line in lines)
     assert any("s in products of the solver local" in line for line in lines)
 
 
