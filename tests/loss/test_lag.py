@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loss_worlds import drawn, generator, gradient_of, make_loss, noise
+from loss_worlds import (
+    ClassGenerator,
+    drawn,
+    generator,
+    gradient_of,
+    labels_of_step,
+    make_conditional_loss,
+    make_loss,
+    noise,
+)
 from oracles import batch, make_term, moments_of, reference
 from torch import Tensor, nn
 
@@ -375,3 +384,28 @@ def test_previous_images_of_other_noise_are_refused() -> None:
 def test_newton_schulz_is_refused() -> None:
     with pytest.raises(InputError, match="lag correction does not keep"):
         make_loss(population=POPULATION, solver="newton-schulz")
+
+
+def test_a_conditional_loss_takes_the_previous_images_with_its_labels() -> None:
+    """In chunks too; the class means are not carried."""
+    net, old = ClassGenerator(), ClassGenerator()
+    with torch.no_grad():
+        for parameter in old.parameters():
+            parameter.mul_(0.9)
+    outs = []
+    for chunks in (1, 3):
+        loss = make_conditional_loss(population=POPULATION)
+        loss(old(noise(0), labels_of_step(0)), labels_of_step(0)).total.backward()
+        latents, labels = noise(1).chunk(chunks), labels_of_step(1).chunk(chunks)
+        made = [(net(z, y), y) for z, y in zip(latents, labels, strict=True)]
+        before = [old(z, y).detach() for z, y in zip(latents, labels, strict=True)]
+        if chunks == 1:
+            out = loss(*made[0], previous=before[0])
+            out.total.backward()
+        else:
+            out = loss.accumulate(made.__getitem__, chunks, previous=before.__getitem__)
+        outs.append((out, gradient_of(net)))
+    (whole, gradient), (parts, again) = outs
+    assert whole.fd == pytest.approx(parts.fd, rel=1e-10)
+    assert whole.class_distance == pytest.approx(parts.class_distance, rel=1e-10)
+    torch.testing.assert_close(gradient, again, rtol=1e-8, atol=1e-12)
