@@ -20,7 +20,7 @@ from fdr.training import SilentView, View
 if TYPE_CHECKING:
     from fdr.training import AlarmRecord, StepRecord
 
-_NUMBERS = ("FD", "since the start", "fresh FD", "FDr")
+_NUMBERS = ("FD", "since the start", "debiased", "fresh FD", "FDr")
 
 
 def view_for(quiet: bool, is_main: bool) -> View:
@@ -140,14 +140,9 @@ def _row(record: StepRecord, first: StepRecord, alarm: AlarmRecord | None, name:
     start, now = first.fd.get(name, 0.0), record.fd[name]
     change = f"{now / start - 1:+.1%}" if start > 0 else ""
     ratio = f"{record.fdr[name]:.4g}" if name in record.fdr else ""
-    return (
-        _title(record, name),
-        f"{now:.5g}",
-        change,
-        _fresh(alarm, name),
-        ratio,
-        "watched" if name in record.watched else "",
-    )
+    debiased = f"{record.fd_debiased[name]:.4g}" if name in record.fd_debiased else ""
+    is_watched = "watched" if name in record.watched else ""
+    return _title(record, name), f"{now:.5g}", change, debiased, _fresh(alarm, name), ratio, is_watched
 
 
 def _title(record: StepRecord, name: str) -> str:
@@ -163,9 +158,12 @@ def _fresh(alarm: AlarmRecord | None, name: str) -> str:
 
 def _fd_words(record: StepRecord, alarm: AlarmRecord | None, name: str) -> str:
     fresh = _fresh(alarm, name)
-    ratio = f" (FDr {record.fdr[name]:.4g})" if name in record.fdr else ""
-    return f"{'watched ' if name in record.watched else ''}{_title(record, name)} {record.fd[name]:.5g}{ratio}" + (
-        f" (fresh {fresh})" if fresh else ""
+    rows = {"debiased": record.fd_debiased, "FDr": record.fdr}
+    more = ", ".join(f"{word} {values[name]:.4g}" for word, values in rows.items() if name in values)
+    return (
+        f"{'watched ' if name in record.watched else ''}{_title(record, name)} {record.fd[name]:.5g}"
+        + (f" ({more})" if more else "")
+        + (f" (fresh {fresh})" if fresh else "")
     )
 
 

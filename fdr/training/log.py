@@ -64,6 +64,8 @@ class StepRecord:
     --conditional."""
     fdr_k: Mapping[str, float] = field(default_factory=dict)
     """FDr^k of "all" encoders, of those that were "trained" on, and of the "held_out" ones; see `group_means`."""
+    fd_debiased: Mapping[str, float] = field(default_factory=dict)
+    """FD by encoder without the bias of the population's number of samples, where it is known."""
 
 
 def group_means(fdr: Mapping[str, float], groups: Mapping[str, Sequence[str]]) -> dict[str, float]:

@@ -201,6 +201,7 @@ class _Run:
             fd=outcome.fd,
             fdr=outcome.fdr,
             class_distance=outcome.class_distance,
+            fd_debiased=outcome.fd_debiased,
             watched=watched,
             grad_norm=outcome.grad_norm,
             skipped=self.step - self.stepper.taken,

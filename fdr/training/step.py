@@ -48,6 +48,8 @@ class StepOutcome:
     """FDr by encoder, where the reference has a validation FD."""
     class_distance: Mapping[str, float] = field(default_factory=dict)
     """The distance of the class means by encoder; empty without --conditional."""
+    fd_debiased: Mapping[str, float] = field(default_factory=dict)
+    """`LossOutput.fd_debiased`."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds by part; empty unless the step is logged."""
     batch: BatchStatistics | None = None
@@ -110,7 +112,8 @@ class Stepper:
         except NonFiniteError as error:
             return StepOutcome(str(error), lr, math.nan, math.nan)
         norm = self._summed_gradient()
-        outcome = StepOutcome(None, lr, float(out.total.detach()), norm, out.fd, out.fdr, out.class_distance)
+        values = out.fd, out.fdr, out.class_distance, out.fd_debiased
+        outcome = StepOutcome(None, lr, float(out.total.detach()), norm, *values)
         outcome = replace(outcome, batch=self._batch, features=out.features)
         if not all(map(math.isfinite, (norm, outcome.loss, *out.fd.values()))):
             self._loss.discard()

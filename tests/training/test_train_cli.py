@@ -187,10 +187,12 @@ class TestView:
         view = PlainView()
         with view.running(100, 0):
             view.show(replace(RECORD, lr=0.01))
-            view.show(replace(RECORD, step=4))
+            view.show(replace(RECORD, step=4, fd_debiased={"w": -0.125, "a": 0.75}))
         first, last = capsys.readouterr().err.splitlines()
         assert first == "step 3/100, 9.0 images/s, 0 s left: a 1 (FDr 0.5), watched w 2; lr 0.01, solver 100%"
-        assert last.startswith("step 4/100, 9.0 images/s, 0 s left: a 1")
+        assert last.startswith(
+            "step 4/100, 9.0 images/s, 0 s left: a 1 (debiased 0.75, FDr 0.5), watched w 2 (debiased -0.125)"
+        )
 
     def test_a_line_every_30_s_where_no_step_is_logged(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -226,7 +228,13 @@ class TestView:
         with view.running(100, 0):
             view.show(RECORD)
             view.reached(4)
-            view.show(replace(RECORD, fd={"a": 0.5, "w": 3.0}, skipped=2))
+            view.show(replace(RECORD, fd={"a": 0.5, "w": 3.0}, skipped=2, fd_debiased={"a": 0.4375}))
         shown = capsys.readouterr().err
-        assert "-50.0%" in shown and "+50.0%" in shown and "watched" in shown and "2 skipped" in shown
+        assert (
+            "-50.0%" in shown
+            and "+50.0%" in shown
+            and "watched" in shown
+            and "2 skipped" in shown
+            and "0.4375" in shown
+        )
         assert "step 4/100" in shown

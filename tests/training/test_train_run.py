@@ -107,6 +107,7 @@ class TestRun:
         rows = log_of(world[1])
         assert rows[-1]["fd"]["py:train_worlds:tiny"] < rows[0]["fd"]["py:train_worlds:tiny"]
         assert rows[0]["watched"] == ["py:train_worlds:other"]
+        assert all(rows[-1]["fd_debiased"][name] < rows[-1]["fd"][name] for name in rows[-1]["fd"])
         assert rows[-1]["images"] == STEPS * 8 and rows[-1]["skipped"] == 0
         assert set(rows[0]["seconds"]) == {"generator", "encoders", "solver", "rest"}
 
