@@ -5,6 +5,7 @@
     python benchmarks/fd_loss.py --errors errors.json --exact-every 1         # all against exact: a quarter of an hour
     python benchmarks/fd_loss.py --errors errors.json --stop-after 300        # so much of it; next time it goes on
     python benchmarks/fd_loss.py --steps 3 --others 3        # local beside exact: a minute and a half
+    python benchmarks/fd_loss.py --batch-weights --steps 24 --fill 4096     # what the debiased batch weight costs
     python benchmarks/fd_loss.py --device cuda --json times.json
 
 All sides see the same batches of a generator of correlated Gaussian features that drifts towards the reference: its
@@ -21,6 +22,9 @@ are against `exact`, which makes an eigendecomposition in float64 of moments of 
 against M^{-1/2} after two chord steps from the first order (four products d x d x d). How far that is from the true one
 is estimated too, as "left", and at the steps with `exact` it is measured, as "of_expansion". What was found is in the
 file, the populations in one beside it; the same command goes on from there.
+
+With `--batch-weights` the two batch weights of an EMA take the same steps in turns, `fast` every step and `exact` those
+of `--others`. Ratios are of the medians of steps without estimate, chord steps or refresh, and of the sums of all.
 """
 
 from __future__ import annotations
@@ -44,6 +48,7 @@ from fdr.loss.ema_term import EmaTerm
 from fdr.loss.expansion import Expansion, sketched_norm
 from fdr.loss.fast_term import FastEmaTerm
 from fdr.loss.frozen_basis import Frozen
+from fdr.loss.options import BATCH_WEIGHTS
 from fdr.loss.rank_terms import make_term
 from fdr.loss.terms import AbstractTerm, TermValue
 from fdr.loss.transport import Diagnostics, Transport, frechet_loss
@@ -217,18 +222,67 @@ def timed(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def of_batch_weights(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds a step, evaluated and committed, by solver and batch weight."""
+    generator = Generator(options)
+    names = [(solver, weight) for solver in ("fast", "exact") for weight in BATCH_WEIGHTS]
+    terms = {
+        (solver, weight): make_term(
+            EmaPopulation(options.beta, weight),
+            generator.reference,
+            LossOptions(solver),
+            device=torch.device(options.device),
+        )
+        for solver, weight in names
+    }
+    for first in range(0, options.fill, 2048):
+        for term in terms.values():
+            term.fill(generator.batch(-1 - first, min(2048, options.fill - first)))
+    steady = torch.tensor((1 - options.beta) / (1 + options.beta) / options.batch, dtype=torch.float64)
+    for term in terms.values():  # the weights as they are when the fill is forgotten, from when on they differ
+        term.load_state_dict({**term.state_dict(), "squares": steady})
+    times: dict[tuple[str, str], list[tuple[float, bool]]] = {name: [] for name in names}
+    others = {round(x) for x in np.linspace(0, options.steps - 1, options.others)}
+    for step in range(options.steps):
+        rows = generator.batch(step, options.batch)
+        for name in names if step % 2 else names[::-1]:
+            if name[0] == "fast" or step in others:
+                elapsed, (value, _) = seconds(options.device, through_autograd, terms[name], rows)
+                commit, _ = seconds(options.device, terms[name].commit)
+                found = value.diagnostics
+                is_plain = name[0] == "exact" or (found.route == "frozen" and found.error_estimate is None)
+                times[name].append((elapsed + commit, is_plain))
+        print(
+            f"step {step}: " + ", ".join(f"{' '.join(n)} {t[-1][0]:.3g} s" for n, t in times.items() if t), flush=True
+        )
+    plain = {name: float(np.median([t for t, is_plain in of if is_plain])) for name, of in times.items()}
+    total = {name: sum(t for t, _ in of) for name, of in times.items()}
+    ratios = {
+        f"{solver}, {kind}": values[solver, "debiased"] / values[solver, "paper"]
+        for solver in ("fast", "exact")
+        for kind, values in {"median": plain, "sum": total}.items()
+    }
+    return {
+        **{name: getattr(options, name) for name in SETUP},
+        "threads": torch.get_num_threads(),
+        "median_seconds": {" ".join(name): value for name, value in plain.items()},
+        "debiased_over_paper": ratios,
+        "times": {" ".join(name): [t for t, _ in of] for name, of in times.items()},
+    }
+
+
 def expanded(term: FastEmaTerm, rows: Tensor) -> tuple[Tensor, float] | None:
     """The gradient of the pending step after two chord steps, and how far off it is; None in a refresh."""
     basis = term.pending.basis
     if not isinstance(basis, Frozen) or basis.schedule.age == 0:
         return None
-    entry = term.moments.average.stepped(rows.double(), term.beta)
+    entry = term.stepped(rows.double())
     centred = entry.recentred(torch.float32)
     first = Expansion(basis.roots.float(), basis.change)
     expansion, _ = first.after_chord_steps(first.correction())
     correction, scaled = expansion.correction(), centred @ basis.high
     moved = (scaled / first.roots - scaled @ correction) @ basis.high.T
-    mean = entry.average.mean
+    mean = entry.mean
     pull = mean - term.target.mean
     left = sketched_norm(expansion, correction, scaled, basis.high, 0) / float(
         torch.linalg.norm(centred - moved + pull)
@@ -321,8 +375,10 @@ def main() -> None:
     parser.add_argument("--exact-every", type=int, default=20, help="steps between comparisons with exact")
     parser.add_argument("--stop-after", type=float, default=float("inf"), help="seconds; the same command goes on")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch-weights", action="store_true", help="time the two batch weights of an EMA instead")
     options = parser.parse_args()
-    result = compared(options) if options.errors else timed(options)
+    measure = compared if options.errors else of_batch_weights if options.batch_weights else timed
+    result = measure(options)
     harness.write_json(options.json, **result)
     print(json.dumps({name: item for name, item in result.items() if name not in ("times", "fd")}, indent=1))
 

@@ -77,10 +77,14 @@ class Average:
         return self._entry(rows, len(rows) / total, None, weight=1.0, num_filled=total, squares=squares)
 
     def stepped(self, rows: Tensor, beta: float, is_debiased: bool = False) -> Entry:
-        """Let a batch [B, d] enter; `is_debiased` gives it the share `batch_share` in the gradient's population."""
+        """Let a batch [B, d] enter; `is_debiased` gives it the share `batch_share` in the gradient's population.
+
+        That share is never more than the one it is kept with. It would be more while a fill prevails that is worth
+        fewer samples than the window: the basis of the fast solver would then not outlast a step.
+        """
         weight, count = beta * self.weight + (1 - beta), len(rows)
         kept, before = (1 - beta) / weight, self._squares_before(count, beta)
-        share = batch_share(count * before) if is_debiased and self.weight > 0 else kept
+        share = min(batch_share(count * before), kept) if is_debiased and self.weight > 0 else kept
         squares = mixed(before, kept, count)
         own = squares if share == kept else mixed(before, share, count)
         return self._entry(rows, kept, (share, own), weight=weight, num_steps=self.num_steps + 1, squares=squares)
