@@ -119,7 +119,7 @@ _deciding = _options.stack(
     _options.option(
         "--conditional RATIO",
         "Train the classes of a class-conditional generator too: add the distance of the mean features of every class "
-        "to those of the reference, which must hold classes, with RATIO times the gradient of FD. 2 is a good start; "
+        "to those of the reference, which must hold classes, with RATIO times the gradient of FD. 8 is a good start; "
         "at 1 or less the two can cancel.  [default: no labels]",
         type=float,
     ),

@@ -76,7 +76,7 @@ class FDLoss:
     of those by encoder name. An encoder with weight 0 is only watched: its FD is computed, and it needs no gradient.
 
     `conditional` adds a term that compares the mean features of every class, so that labels get a gradient: its
-    gradient has the norm `conditional` times that of FD (2.0 is usual; None is no such term). The reference must hold
+    gradient has the norm `conditional` times that of FD (8.0 is usual; None is no such term). The reference must hold
     classes, and every batch comes with its labels.
 
     `weight_files` names the weight files of encoders that are given by name. `group` is the ranks that train together:
