@@ -226,7 +226,7 @@ class _Run:
         """Measure fresh images, with those of the step; return why the run should stop, or None."""
         fresh, not_finite = self.fresh.distances(self.step, outcome.features)
         # the quadratic loss of the solver local is no FD, and cannot be compared with that of fresh images
-        population = {} if self.options.solver == "local" else outcome.fd
+        population = {} if self.options.solver == "local" else {**outcome.fd, **outcome.fd_debiased}
         record = AlarmRecord(self.step, self.parts.alarms.count, fresh, population, not_finite)
         self._alarm(record)
         if self.collapse.in_a_row < REPEATS:

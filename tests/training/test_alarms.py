@@ -409,6 +409,12 @@ def test_a_checkpoint_of_before_there_were_alarms_goes_on(tmp_path: Path) -> Non
     assert load_checkpoint(checkpoint_path(run, 40))["alarms"]["in_a_row"] == 3
 
 
+def test_the_population_is_compared_without_its_bias(tmp_path: Path) -> None:
+    train(given(tmp_path, "train_worlds:Net", steps=10, population="ema:0.9"), tmp_path / "run", OFTEN)
+    (_, alarm), (step,) = log_of(tmp_path / "run", "alarm"), log_of(tmp_path / "run", "step")
+    assert alarm["population"] == step["fd_debiased"] and step["fd_debiased"][ENCODER] < step["fd"][ENCODER]
+
+
 def test_chunks_give_the_alarms_of_the_whole_batch(tmp_path: Path) -> None:
     for chunks in (1, 3):
         chosen = given(tmp_path, "train_worlds:Net", steps=10, chunks=chunks)
