@@ -204,14 +204,14 @@ def neighbours(place: tuple[int, int], count: int, most: int) -> Iterator[tuple[
 # ------------------------------------------------------------------------------------------------------------ tables
 
 
-def compare(name: str, cell: Cell, course: Course, rows: Rows, chosen: list[Family]) -> None:
-    """Tune, run and print one cell."""
+def compare(name: str, cell: Cell, course: Course, rows: Rows, chosen: list[Family], is_tuned: bool) -> None:
+    """Tune, run and print one cell; without tuning, every family has the middle of the grid."""
     runs, lines = Runs(cell, course, rows), []
     for label, generator in (("before", course.world.generator), ("the truth", course.truth)):
         if generator is not None:
             lines.append(line_of(label, "", "", [rows.row(label, partial(course.judge, generator, ERRORS))], course))
     for family in chosen:
-        window, power = tuned(runs, family)
+        window, power = tuned(runs, family) if is_tuned else (len(family) // 2, 0)
         side, edge = family[window], "" if LEAST_RATE < power < LARGEST_RATE else " (edge)"
         rate = f"{cell.lr * 2.0**power:.2g}{edge}"
         lines.append(line_of(side.family, side.window, rate, runs.report(side, power), course))
@@ -274,6 +274,7 @@ def main() -> None:
     parser.add_argument(
         "--every-window", action="store_true", help="a row for every window, with its own learning rate"
     )
+    parser.add_argument("--untuned", action="store_true", help="no walk: every row at the middle of the grid")
     for field in ("steps", "seeds", "tuning-seeds", "reference-count", "judged"):
         parser.add_argument(f"--{field}", type=int, help="instead of what the cell has")
     options = parser.parse_args()
@@ -294,7 +295,7 @@ def main() -> None:
         chosen = [sides for sides in families(cell, course.dim) if wanted is None or sides[0].family in wanted]
         if options.every_window:
             chosen = [[side] for sides in chosen for side in sides]
-        compare(name, cell, course, rows, chosen)
+        compare(name, cell, course, rows, chosen, not options.untuned)
     harness.write_json(options.json, cells=options.cells.split(","))
 
 
