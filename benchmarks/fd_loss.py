@@ -5,7 +5,7 @@
     python benchmarks/fd_loss.py --errors errors.json --exact-every 1         # all against exact: a quarter of an hour
     python benchmarks/fd_loss.py --errors errors.json --stop-after 300        # so much of it; next time it goes on
     python benchmarks/fd_loss.py --steps 3 --others 3        # local beside exact: a minute and a half
-    python benchmarks/fd_loss.py --batch-weights --steps 24 --fill 4096     # what the debiased batch weight costs
+    python benchmarks/fd_loss.py --batch-weights --steps 24 --fill 8192     # what the debiased batch weight costs
     python benchmarks/fd_loss.py --device cuda --json times.json
 
 All sides see the same batches of a generator of correlated Gaussian features that drifts towards the reference: its
