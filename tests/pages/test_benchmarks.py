@@ -19,7 +19,16 @@ for name in sys.argv[1:]:
     module = importlib.import_module(name)
     print(name, hasattr(module, "main"))
 """
-NO_SCRIPTS = {"harness", "populations", "post_training", "squeezenet", "cifar_networks", "gan_networks", "loss_worlds"}
+NO_SCRIPTS = {
+    "harness",
+    "populations",
+    "post_training",
+    "squeezenet",
+    "cifar_networks",
+    "gan_networks",
+    "loss_worlds",
+    "recipe_networks",
+}
 QUICK = {
     "fd_from_moments": ["--quick", "--repeats", "1"],
     "warm_run": ["--images", "300", "--dim", "64", "--repeats", "1"],
