@@ -30,6 +30,7 @@ _EXPORTS = {
     "Report": "fdr.reports",
     "debiased_frechet_distance": "fdr.frechet",
     "evaluate": "fdr.evaluation",
+    "explain": "fdr.explanation",
     "extract": "fdr.features",
     "fd_ratio": "fdr.frechet",
     "fdr_k": "fdr.frechet",

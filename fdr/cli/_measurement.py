@@ -37,6 +37,13 @@ class Measurement:
     drawn: Drawn | None = None
     """The generator to measure beside the samples."""
 
+    @classmethod
+    def of_fd(cls, reference: str, reps: str, images: _options.Images, computing: _computing.Computing) -> Measurement:
+        """The measurement of FD and nothing else."""
+        from fdr.neighbours import DEFAULT_MEMORY
+
+        return cls(reference, None, reps, "fd", None, None, DEFAULT_MEMORY, images, computing)
+
     def prepare(
         self,
         samples: Sequence[str],
@@ -128,8 +135,9 @@ def _by_encoder(reference: str, reps: str) -> str | dict[str, str]:
 
 _KINDS = dict.fromkeys(name.partition(":")[0] for name in METRICS)
 """The metrics without their variants."""
+_reference = _options.reference("What to compare with", " Files for several encoders: ENCODER=FILE,ENCODER=FILE.")
 _of_samples = _options.stack(
-    _options.reference("What to compare with", " Files for several encoders: ENCODER=FILE,ENCODER=FILE."),
+    _reference,
     _options.option(
         "--training-set IMAGES",
         "The images that the model was trained on, for metrics that compare with them; other metrics do not read it. "
@@ -177,3 +185,12 @@ measurement_of_files = _options.stack(
     _options.gather("measurement", Measurement, _FIELDS),
 )
 """`measurement` of a command that takes no generator."""
+measurement_of_fd = _options.stack(
+    _reference,
+    _options.reps,
+    _options.images_of("the random subset"),
+    _computing.computing(_computing.encoding, _computing.exact_order, _computing.no_cache),
+    _options.trust,
+    _options.gather("measurement", Measurement.of_fd, ("reference", "reps", "images", "computing")),
+)
+"""`measurement` of a command that measures FD alone and needs the features of every image."""

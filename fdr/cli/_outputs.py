@@ -161,7 +161,7 @@ class ReportFiles:
         return not any(map(is_stdout, (self.json_path, self.csv_path, self.markdown_path)))
 
 
-def all_of(*actions: Callable[[], None]) -> None:
+def all_of(*actions: Callable[[], object]) -> None:
     """Do all actions even when one fails; raise the first failure at the end."""
     failures = []
     for action in actions:
@@ -233,7 +233,7 @@ _READ_BY_NAME = frozenset(
     | {"model_index.json", "preprocessor_config.json", "package.json"}
 )
 """Names of JSON files that describe the files beside them."""
-_RESULT = re.compile(r'"schema"\s*:\s*"fdr-(report|reports|check|baseline|compare|panel|correlation)/')
+_RESULT = re.compile(r'"schema"\s*:\s*"fdr-(report|reports|check|baseline|compare|panel|correlation|explain)/')
 _HEAD_BYTES = 4096
 
 

@@ -162,8 +162,8 @@ class Evaluator:
         self.metrics = load_metrics(metrics) if stderr else without_stderr(load_metrics(metrics))
         self.protocol = protocol
         self._is_default_reference = is_default_reference
-        self.on_measured: Callable[[Mapping[tuple[str, str], Moments]], None] | None = None
-        """Called on rank 0 with the moments of each sample set, by (encoder, output), when its numbers are computed."""
+        self.on_measured: Callable[[Measurement], object] | None = None
+        """Called on rank 0 with what was collected of each sample set, when its numbers are computed."""
         self.image_options = image_options
         self.encoder_options = encoder_options
         self.extraction_options = extraction_options
@@ -270,7 +270,7 @@ class Evaluator:
                     planned = self._planner.rows(source, measured.count, stored)
                     results, failed = self._score(measured).rows(planned)
                     if self.on_measured is not None:
-                        self.on_measured(measured.moments)
+                        self.on_measured(measured)
             gathered = list(itertools.chain(*group.gather(texts)))
 
             def report() -> Report:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fdr.evaluation.evaluator import Evaluator
+from fdr.evaluation.measurement import Measurement
 from fdr.frechet import Influence, Moments, fd_influence
 from fdr.images import ImageSource
 from fdr.reports import Report
@@ -34,10 +35,8 @@ def measure_sets(evaluator: Evaluator, sources: Sequence[ImageSource]) -> list[M
     for source in sources:
         influences: dict[tuple[str, str], Influence] = {}
 
-        def keep(
-            moments: Mapping[tuple[str, str], Moments], into: dict[tuple[str, str], Influence] = influences
-        ) -> None:
-            into.update(_influences(evaluator, moments))
+        def keep(measured: Measurement, into: dict[tuple[str, str], Influence] = influences) -> None:
+            into.update(_influences(evaluator, measured.moments))
 
         evaluator.on_measured = keep
         try:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from fdr.encoders import AbstractEncoder, EncoderOptions
 from fdr.errors import InputError
 from fdr.evaluation.labels import labels_digest
@@ -157,6 +159,11 @@ class ReferenceSide:
     def _count(self) -> int | None:
         """The number of images that were measured; None before `prepare`."""
         return None if self._measured is None else self._measured.count
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The class of each image that was measured, int64 [M]; None before `prepare`, and without labels."""
+        return None if self._measured is None else self._measured.labels
 
     @property
     def label(self) -> str:

@@ -56,5 +56,6 @@ from .moments import Moments as Moments
 from .moments import moments_from_arrays as moments_from_arrays
 from .pathwise import DebiasedGradient as DebiasedGradient
 from .pathwise import debiased_gradient as debiased_gradient
+from .regimes import LEAST_COUNT as LEAST_COUNT
 from .sums import Sums as Sums
 from .whitening import has_rows as has_rows

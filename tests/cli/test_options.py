@@ -224,6 +224,9 @@ CORRELATE = {
     "--confidence": ("0.5", "correlate.confidence", 0.5),
     "--seed": ("4", "correlate.seed", 4),
 }
+EXPLAIN = {name: MEASUREMENT[name] for name in ("--ref", "--reps")} | {
+    name: MORE_COMPUTING[name] for name in ("--exact-order",)
+}
 CAS = {
     "--real": ("other.npz", "cas_sets.real.name", "other.npz"),
     "--val": ("other.npz", "cas_sets.validation.name", "other.npz"),
@@ -259,6 +262,7 @@ HANDED_ON: dict[str, list[tuple[list[str], dict[str, tuple[str | None, str, Any]
         (["a.npz", *GEN], MODEL),
     ],
     "cas": [(["a.npz", "--real", "a.npz", "--val", "a.npz", "-o", "run"], CAS)],
+    "explain": [(["a.npz", *SIZED], IMAGES | COMPUTING | EXPLAIN)],
     "panel": [
         (["--model", "m=*.npz", *SIZED], IMAGES | COMPUTING | MORE_COMPUTING | MEASUREMENT),
     ],
@@ -290,7 +294,8 @@ HANDED_ON: dict[str, list[tuple[list[str], dict[str, tuple[str | None, str, Any]
     "cache remove": [(["x"], STORE)],
 }
 for _bases in (
-    HANDED_ON[name] for name in ("eval", "check", "compare", "panel", "stats", "ifid", "recon", "sample", "train")
+    HANDED_ON[name]
+    for name in ("eval", "check", "compare", "explain", "panel", "stats", "ifid", "recon", "sample", "train")
 ):
     _bases[0][1].update(GPUS)
 
@@ -516,7 +521,9 @@ SHOWN_BY = {
     "--junit": {"check": "cli/test_check.py::test_files"},
     "--openmetrics": {"check": "cli/test_check.py::test_files"},
     "--no-annotations": {"check": "cli/test_check.py::test_github"},
+    "--show": {"explain": "cli/test_explain_command.py::test_the_terminal_shows_both_ends"},
     "--csv": {
+        "explain": "cli/test_explain_command.py::test_csv_and_json",
         "eval": "cli/test_eval.py::test_several_sample_sets_share_one_table",
         "ifid": "cli/test_options.py::test_csv_of_ifid",
         "recon": "cli/test_recon_command.py::test_two_folders",
@@ -530,6 +537,7 @@ SHOWN_BY = {
     "--resume": {"train": "training/test_train_cli.py::test_a_run_from_start_to_end"},
     "--trust": {
         "panel": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
+        "explain": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
         "ifid": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
         "recon": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
         "stats": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
@@ -553,6 +561,7 @@ SHOWN_BY = {
         "eval": "cli/test_eval.py::test_dry_run_computes_nothing",
         "check": "cli/test_check_samples.py::test_dry_run_measures_nothing",
         "compare": "cli/test_compare_samples.py::test_dry_run_measures_nothing",
+        "explain": "cli/test_explain_command.py::test_dry_run_measures_nothing",
         "panel": "cli/test_panel_command.py::test_samples_are_measured_first",
         "ifid": "cli/test_ifid_command.py::test_a_dry_run_says_what_would_be_done_and_writes_nothing",
         "recon": "cli/test_recon_command.py::test_a_dry_run",
@@ -594,6 +603,7 @@ SHOWN_BY = {
             "cli/test_options.py::test_json_in_a_file_and_on_stdout",
         ),
         "demo": "cli/test_options.py::test_the_folder_of_the_demo",
+        "explain": "cli/test_explain_command.py::test_csv_and_json",
         "cas": "cli/test_cas_command.py::test_the_command",
     },
     "--quiet": dict.fromkeys(
@@ -607,6 +617,7 @@ SHOWN_BY = {
                 "recon",
                 "check",
                 "compare",
+                "explain",
                 "panel",
                 "stats",
                 "convert",
@@ -704,6 +715,7 @@ def test_a_dry_run_writes_nothing(fdr_command, world: Path, arguments: list[Any]
         "ifid --vae haar --images a.npz",
         "recon a.npz a.npz",
         "panel --model m=a.npz --ref b.npz",
+        "explain a.npz --ref b.npz",
     ],
 )
 def test_trust_lets_a_configuration_name_code(

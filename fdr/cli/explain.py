@@ -1,0 +1,142 @@
+"""`fdr explain`: which images and which classes raise FD most?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fdr.cli import _options
+from fdr.cli._measurement import Measurement, announce_failures, measurement_of_fd
+from fdr.cli._outputs import all_of, is_stdout, write_json, write_text
+from fdr.cli._progress import progress_for
+from fdr.cli._render import print_notes, print_table
+
+if TYPE_CHECKING:
+    from fdr.explanation import ClassShare, EncoderInfluences, Explanation
+
+
+@click.command(
+    "explain",
+    cls=_options.Command,
+    epilog="Examples:\n\n  fdr explain samples.npz --ref real_images/ --reps dinov2\n\n"
+    "  fdr explain samples/ --ref stats.npz --reps inception,dinov2 --csv influences.csv --json explained.json",
+)
+@click.argument("samples", metavar="SAMPLES")
+@measurement_of_fd
+@_options.option(
+    "--show N", "Images, and classes, that the terminal lists from each end.", type=click.IntRange(1, 64), default=8
+)
+@_options.text_file("csv", "the influence of every image, in order, as CSV")
+@_options.text_file("json", "FD, the influence of every image and the table of classes as JSON")
+@_options.dry_run
+@_options.quiet
+def command(
+    samples: str,
+    measurement: Measurement,
+    show: int,
+    csv_path: Path | None,
+    json_path: Path | None,
+    dry_run: bool,
+    quiet: bool,
+) -> int:
+    """Say which images and which classes of SAMPLES raise FD most.
+
+    The influence of an image is the amount by which FD would fall if the image were left out. It is above 0 for an
+    image that raises FD and below 0 for one that lowers it. Samples with labels also give a table of classes; a
+    reference of images with labels adds the debiased FD of each class that has images enough. SAMPLES is any sample set
+    that fdr eval takes (docs/explain.md).
+    """
+    from fdr.explanation import explain_with, plan_of
+
+    with measurement.computing.on_ranks(progress_for(quiet)) as setup:
+        evaluator, (source,) = measurement.prepare([samples], setup, dry_run=dry_run)
+        if dry_run:
+            for line in plan_of(evaluator, source) if setup.is_main else ():
+                click.echo(line)
+            return 0
+        found = explain_with(evaluator, source)
+    if found is None:
+        return 0  # another rank prints
+    _write(found, csv_path, json_path, show)
+    return announce_failures([found.report])
+
+
+def _write(found: Explanation, csv_path: Path | None, json_path: Path | None, show: int) -> None:
+    actions: list[Callable[[], object]] = []
+    if csv_path is not None:
+        actions.append(lambda: write_text(csv_path, found.to_csv()))
+    if json_path is not None:
+        actions.append(lambda: write_json(json_path, found.to_dict()))
+    if not (is_stdout(csv_path) or is_stdout(json_path)):
+        actions.append(lambda: _print(found, show))
+    all_of(*actions)
+
+
+def _print(found: Explanation, show: int) -> None:
+    assert found.report.reference is not None
+    click.echo(f"samples    {found.report.samples['source']}\nreference  {found.report.reference['name']}")
+    for one in found.encoders:
+        click.echo()
+        for line in _summary(one):
+            click.echo(line)
+        _print_images(found, one, show)
+        if one.classes is not None:
+            _print_classes(one.classes, show)
+        for note in one.notes:
+            click.echo(f"note: {one.encoder}: {note}")
+    print_notes([found.report])
+
+
+def _summary(one: EncoderInfluences) -> Iterator[str]:
+    from fdr.reports import format_number, format_stderr
+
+    error = "" if one.stderr is None else f" ± {format_stderr(one.stderr)}"
+    images = "1 image" if one.worst_count == 1 else f"{one.worst_count} images"
+    yield f"{one.encoder}: FD {format_number(one.fd)}{error}, N = {len(one.rows)}"
+    yield (
+        f"The worst 1 % ({images}) carry {100 * one.worst_share:.1f} % of the influence that raises FD; FD of the "
+        f"others is {format_number(one.fd_without_worst)}."
+    )
+
+
+def _print_images(found: Explanation, one: EncoderInfluences, show: int) -> None:
+    """The most harmful images, then the least harmful ones."""
+    ranked = found.ranked(one)
+    worst, best = one.ends(show)
+    labelled = ["class"] if found.labels is not None else []
+    rows = []
+    for line in [*ranked[: len(worst)], *ranked[len(ranked) - len(best) :]]:
+        rows.append(
+            [str(line["rank"]), line["id"], *(line[name] for name in labelled), *_amounts(line["influence"], one)]
+        )
+    numbers = ("influence", "of FD")
+    print_table(("rank", "image", *labelled, *numbers), rows, right=("rank", *numbers))
+
+
+def _amounts(influence: float, one: EncoderInfluences) -> tuple[str, str]:
+    """An influence, and its share of FD."""
+    share = f"{100 * influence / one.fd:+.3g} %" if one.fd > 0 else ""
+    return f"{influence:+.4g}", share
+
+
+def _print_classes(classes: Sequence[ClassShare], show: int) -> None:
+    from fdr.reports import format_number
+
+    shown = classes if len(classes) <= 2 * show else [*classes[:show], *classes[-show:]]
+    rows = [
+        (
+            one.name,
+            str(one.count),
+            "" if one.reference_count is None else str(one.reference_count),
+            f"{one.influence:+.4g}",
+            "" if one.fd_debiased is None else format_number(one.fd_debiased),
+        )
+        for one in shown
+    ]
+    headers = ("class", "N", "N of reference", "influence", "debiased FD")
+    print_table(headers, rows, right=headers[1:])
+    if len(shown) < len(classes):
+        click.echo(f"{len(classes) - len(shown)} of {len(classes)} classes are not listed; --json has all.")

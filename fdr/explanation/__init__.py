@@ -1,0 +1,5 @@
+"""Which images and which classes raise a Fréchet distance most."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,159 @@
+"""Measures samples as `fdr eval` does, and says how each image moves FD.
+
+Leaving out sample a of N changes mean and covariance by one row. With x its centred feature, D = m_q - m_p and the
+optimal map T from the samples to the reference kept as it is (`fdr.frechet.whitening`),
+
+    FD - FD(without a) = (2 x^T D + x^T (I - T) x - mean) / (N - 1) + O(1 / N^2)
+
+the influence of `fdr.frechet.fd_influence` over N - 1. One eigendecomposition serves all images.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fdr.encoders import EncoderOptions
+from fdr.errors import InputError
+from fdr.evaluation import Evaluator, Measurement
+from fdr.explanation.class_table import class_shares, named_labels
+from fdr.explanation.results import EncoderInfluences, Explanation
+from fdr.features import ExtractionOptions
+from fdr.frechet import Moments, fd_influence, frechet_distance, has_rows
+from fdr.images import ImageOptions, ImageSource, open_images
+from fdr.neighbours import DEFAULT_MEMORY
+from fdr.references import DEFAULT_REFERENCE
+from fdr.reports import Report, Result
+from fdr.runtime import Progress, SilentProgress, as_path, memory_for, named_arguments
+
+WORST_SHARE = 0.01
+"""The share of the images whose part in FD is stated. Raising it states that of more images."""
+
+
+@named_arguments
+def explain(
+    samples: Any,
+    reference: Any = None,
+    encoders: Any = "inception",
+    *,
+    image_options: ImageOptions | None = None,
+    encoder_options: EncoderOptions | None = None,
+    weights: Mapping[str, Path] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+    progress: Progress | None = None,
+) -> Explanation:
+    """Say which images and which classes of a sample set raise its FD most.
+
+    Arguments are those of `fdr.evaluate`. `samples` is anything that `fdr.open_images` reads; a reference of images
+    with labels gives the debiased FD of every class that is large enough.
+
+    Raises `InputError` for anything unusable, such as samples whose features are too large to keep in memory.
+    """
+    options = image_options or ImageOptions()
+    shown = progress or SilentProgress()
+    folder = None if cache is None else as_path(cache, "the cache")
+    source = open_images(samples, options)
+    evaluator = Evaluator(
+        encoders,
+        DEFAULT_REFERENCE if reference is None else reference,
+        "fd",
+        image_options=options,
+        encoder_options=encoder_options or EncoderOptions(progress=shown),
+        extraction_options=ExtractionOptions(folder, batch_size, num_workers, shown),
+        weights=weights,
+        memory=memory,
+        is_default_reference=reference is None,
+    )
+    found = explain_with(evaluator, source)
+    assert found is not None
+    return found
+
+
+def explain_with(evaluator: Evaluator, source: ImageSource) -> Explanation | None:
+    """Explain the FD of an opened sample set with an evaluator of the metric `fd`; None on ranks other than 0."""
+    caught: list[Measurement] = []
+    evaluator.on_measured = caught.append
+    try:
+        report = evaluator.evaluate_source(source)
+    finally:
+        evaluator.on_measured = None
+    if not caught:
+        return None
+    measured = caught[0]
+    return Explanation(
+        report,
+        tuple(source.ids),
+        named_labels(source),
+        tuple(_influences(evaluator, source, measured, result) for result in _distances(report)),
+    )
+
+
+def plan_of(evaluator: Evaluator, source: ImageSource) -> Iterator[str]:
+    """Describe what `explain_with` would do, a line for each step; nothing is computed or written."""
+    yield from evaluator.plan([source])
+    yield f"influence of each of {len(source)} images on FD, for {len(evaluator.encoders)} encoder(s)"
+
+
+def _distances(report: Report) -> Iterator[Result]:
+    return (result for result in report if result.metric == "fd" and result.encoder is not None)
+
+
+@memory_for("the influence of each image on FD", "use --device cpu, fewer images, or an encoder of fewer dimensions")
+def _influences(evaluator: Evaluator, source: ImageSource, measured: Measurement, result: Result) -> EncoderInfluences:
+    encoder = next(one for one in evaluator.encoders if one.spec.name == result.encoder)
+    device, place = encoder.device, (encoder.spec.name, encoder.spec.output)
+    moments, reference = measured.moments[place], evaluator.reference.moments[place].moments
+    if not has_rows(moments):
+        raise InputError(
+            f"The influence of an image needs the features of all of them, and those of the {measured.count} images of "
+            f"{source.name} under {encoder.spec.name} are too large to keep in memory; explain fewer (--count)."
+        )
+    influence = fd_influence(moments, replace(reference, rows=None), device=device)
+    influences = influence.samples / (measured.count - 1)
+    count, share = _worst(influences)
+    features = _features(moments)
+    others = np.sort(np.argsort(-influences, kind="stable")[count:])
+    rest = Moments.from_features(features[others], device=device)
+    classes, notes = class_shares(influences, (features, reference.rows), measured, source, evaluator, place)
+    return EncoderInfluences(
+        *place,
+        result.value,
+        result.stderr,
+        influences,
+        good_rows(source, measured),
+        count,
+        share,
+        frechet_distance(rest, reference, device=device),
+        classes,
+        notes=notes,
+    )
+
+
+def _features(moments: Moments) -> np.ndarray:
+    """[N, D]"""
+    if moments.rows is not None:
+        return moments.rows
+    assert moments.factor is not None
+    return moments.factor + moments.mu
+
+
+def _worst(influences: np.ndarray) -> tuple[int, float]:
+    """The number of images in the worst 1 %, and their share in all influences above 0."""
+    count = max(1, round(WORST_SHARE * len(influences)))
+    above = float(influences[influences > 0].sum())
+    worst = np.sort(influences)[::-1][:count]
+    return count, float(worst[worst > 0].sum()) / above if above else 0.0
+
+
+def good_rows(source: ImageSource, measured: Measurement) -> np.ndarray:
+    """int64 [n]: the rows of the images that are not bad."""
+    bad = [image.row for image in measured.bad]
+    return np.delete(np.arange(len(source.ids)), bad)

@@ -1,0 +1,127 @@
+"""What an explanation consists of, and how it is written as CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fdr.reports import Report
+
+SCHEMA = "fdr-explain/1"
+COLUMNS = ("encoder", "output", "rank", "id", "row", "class", "influence")
+
+
+@dataclass(frozen=True)
+class ClassShare:
+    """One class of the samples."""
+
+    name: str
+    count: int
+    """Number of samples of the class."""
+    influence: float
+    """The sum of the influences of its images, in units of FD: above 0 for a class that raises FD."""
+    reference_count: int | None = None
+    """Number of reference images of the class; None for a reference without labels."""
+    fd_debiased: float | None = None
+    """Debiased FD between the samples and the reference images of the class; None where there are too few for it."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderInfluences:
+    """How each image moves FD under one encoder."""
+
+    encoder: str
+    output: str
+    fd: float
+    stderr: float | None
+    influences: np.ndarray
+    """float64 [N], in units of FD: to first order, by how much FD would fall if the image were left out."""
+    rows: np.ndarray
+    """int64 [N]: the row of each image in the sample set, without bad images."""
+    worst_count: int
+    """Number of images in the worst 1 %, at least 1."""
+    worst_share: float
+    """The share of the worst 1 % in the sum of all influences above 0."""
+    fd_without_worst: float
+    """FD of the other images, computed anew."""
+    classes: tuple[ClassShare, ...] | None = None
+    """The classes, from the one that raises FD most; None for samples without labels."""
+    nearest: np.ndarray | None = None
+    """int64 [N]: the row of the nearest reference image, where it was looked for, else -1; None without a search."""
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def ranking(self) -> np.ndarray:
+        """int64 [N]: positions of the images, from the one that raises FD most."""
+        return np.argsort(-self.influences, kind="stable")
+
+    def ends(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of the `count` most and the `count` least harmful images, worst and best first; fewer of a small
+        set, so that no image is in both."""
+        count = min(count, len(self.ranking) // 2)
+        return self.ranking[:count], self.ranking[::-1][:count]
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Which images of a sample set raise FD most, by encoder."""
+
+    report: Report
+    """The FD that is explained, with its signatures."""
+    ids: tuple[str, ...]
+    """The name of each row of the sample set, bad images included."""
+    labels: tuple[str, ...] | None
+    """The class of each row; None for samples without labels."""
+    encoders: tuple[EncoderInfluences, ...]
+
+    def ranked(self, found: EncoderInfluences) -> list[dict[str, Any]]:
+        """The images of one encoder, from the one that raises FD most."""
+        return [
+            {
+                "rank": rank,
+                "id": self.ids[row],
+                "row": row,
+                **({} if self.labels is None else {"class": self.labels[row]}),
+                "influence": float(found.influences[place]),
+            }
+            for rank, (place, row) in enumerate(
+                zip(found.ranking.tolist(), found.rows[found.ranking].tolist(), strict=True), start=1
+            )
+        ]
+
+    def to_csv(self) -> str:
+        """A line for each image and encoder, from the image that raises FD most."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", restval="")
+        writer.writeheader()
+        for found in self.encoders:
+            for line in self.ranked(found):
+                writer.writerow({"encoder": found.encoder, "output": found.output, **line})
+        return text.getvalue()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The explanation as JSON can write it; the report stands under `report`."""
+        return {
+            "schema": SCHEMA,
+            "report": self.report.to_dict(),
+            "encoders": [{**_facts(found), "images": self.ranked(found)} for found in self.encoders],
+        }
+
+
+def _facts(found: EncoderInfluences) -> Mapping[str, Any]:
+    return {
+        "encoder": found.encoder,
+        "output": found.output,
+        "fd": found.fd,
+        "stderr": found.stderr,
+        "n": len(found.rows),
+        "worst": {"n": found.worst_count, "share": found.worst_share, "fd_without": found.fd_without_worst},
+        "classes": None if found.classes is None else [asdict(one) for one in found.classes],
+        "notes": list(found.notes),
+    }

@@ -1,0 +1,60 @@
+"""`fdr explain`: what it prints and writes, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from worlds import images, npz
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> list[object]:
+    labels = np.arange(24) % 2
+    samples = npz(tmp_path / "s.npz", images(24, seed=1, side=32), arr_1=labels)
+    return [samples, "--ref", npz(tmp_path / "real.npz", images(30, side=32)), "--reps", "random", "-q"]
+
+
+def test_csv_and_json(fdr_command, plain: list[object], tmp_path: Path) -> None:
+    got = fdr_command("explain", *plain, "--csv", "i.csv", "--json", "e.json")
+    assert got.code == 0, got.err
+    lines = list(csv.DictReader((tmp_path / "i.csv").read_text().splitlines()))
+    data = json.loads((tmp_path / "e.json").read_text())
+    assert [line["id"] for line in lines] == [image["id"] for image in data["encoders"][0]["images"]]
+    assert len(lines) == 24 and {line["class"] for line in lines} == {"0", "1"}
+    values = [float(line["influence"]) for line in lines]
+    assert values == sorted(values, reverse=True) and values[0] > 0 > values[-1]
+    assert {row["name"]: row["count"] for row in data["encoders"][0]["classes"]} == {"0": 12, "1": 12}
+    assert fdr_command("eval", *plain, "--json", "eval.json").code == 0
+    assert data["report"]["results"] == json.loads((tmp_path / "eval.json").read_text())["results"]
+    alone = fdr_command("explain", *plain, "--json", "-")
+    assert json.loads(alone.out) == data
+
+
+def test_the_terminal_shows_both_ends(fdr_command, plain: list[object]) -> None:
+    got = fdr_command("explain", *plain, "--show", 2)
+    assert got.code == 0 and "random: FD " in got.out
+    assert "The worst 1 % (1 image) carry" in got.out
+    ranks = [line.split()[0] for line in got.out.splitlines() if "arr_0[" in line]
+    assert ranks == ["1", "2", "23", "24"]
+    assert "note: random: the reference is not images with labels" in got.out
+    assert "24 samples for" in got.out
+
+
+def test_several_encoders_have_a_part_each(fdr_command, plain: list[object]) -> None:
+    got = fdr_command("explain", *plain, "--reps", "random:1,random:2")
+    assert got.code == 2 or ("random:1: FD" in got.out and "random:2: FD" in got.out), got.err
+
+
+def test_dry_run_measures_nothing(fdr_command, plain: list[object], own_home: Path) -> None:
+    got = fdr_command("explain", *plain, "--dry-run")
+    assert got.code == 0 and "influence of each of 24 images on FD" in got.out
+    assert not (own_home / "fdr" / "features").exists()
+
+
+def test_a_generator_or_nothing_is_refused(fdr_command) -> None:
+    assert fdr_command("explain").code == 2
+    assert "No such option" in fdr_command("explain", "a.npz", "--metrics", "kid").err
