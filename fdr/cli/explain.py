@@ -10,7 +10,7 @@ import click
 
 from fdr.cli import _options
 from fdr.cli._measurement import Measurement, announce_failures, measurement_of_fd
-from fdr.cli._outputs import all_of, is_stdout, write_json, write_text
+from fdr.cli._outputs import Output, all_of, is_stdout, write_json, write_text
 from fdr.cli._progress import progress_for
 from fdr.cli._render import print_notes, print_table
 
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 @_options.option(
     "--show N", "Images, and classes, that the terminal lists from each end.", type=click.IntRange(1, 64), default=8
 )
+@_options.option(
+    "--picture FILE",
+    "Write a PNG of the most and the least harmful images, as many as --show says, each beside its nearest reference "
+    "image.",
+    type=Output("png"),
+)
 @_options.text_file("csv", "the influence of every image, in order, as CSV")
 @_options.text_file("json", "FD, the influence of every image and the table of classes as JSON")
 @_options.dry_run
@@ -37,6 +43,7 @@ def command(
     samples: str,
     measurement: Measurement,
     show: int,
+    picture: Path | None,
     csv_path: Path | None,
     json_path: Path | None,
     dry_run: bool,
@@ -49,18 +56,25 @@ def command(
     reference of images with labels adds the debiased FD of each class that has images enough. SAMPLES is any sample set
     that fdr eval takes (docs/explain.md).
     """
-    from fdr.explanation import explain_with, plan_of
+    from fdr.explanation import check_drawable, explain_with, plan_of, write_picture
 
     with measurement.computing.on_ranks(progress_for(quiet)) as setup:
         evaluator, (source,) = measurement.prepare([samples], setup, dry_run=dry_run)
+        if picture is not None:
+            check_drawable(source)
         if dry_run:
             for line in plan_of(evaluator, source) if setup.is_main else ():
                 click.echo(line)
             return 0
-        found = explain_with(evaluator, source)
+        found = explain_with(evaluator, source, show)
     if found is None:
         return 0  # another rank prints
-    _write(found, csv_path, json_path, show)
+    draws: list[Callable[[], object]] = []
+    if picture is not None:
+        draws.append(lambda: write_picture(found, source, evaluator.reference.images, picture, show))
+    all_of(lambda: _write(found, csv_path, json_path, show), *draws)
+    if picture is not None and not (is_stdout(csv_path) or is_stdout(json_path)):
+        click.echo(f"picture: {picture}")
     return announce_failures([found.report])
 
 
@@ -106,14 +120,14 @@ def _print_images(found: Explanation, one: EncoderInfluences, show: int) -> None
     """The most harmful images, then the least harmful ones."""
     ranked = found.ranked(one)
     worst, best = one.ends(show)
-    labelled = ["class"] if found.labels is not None else []
-    rows = []
-    for line in [*ranked[: len(worst)], *ranked[len(ranked) - len(best) :]]:
-        rows.append(
-            [str(line["rank"]), line["id"], *(line[name] for name in labelled), *_amounts(line["influence"], one)]
-        )
+    texts = [*(["class"] if found.labels is not None else []), *(["nearest"] if one.nearest else [])]
+    rows = [
+        [str(line["rank"]), line["id"], *_amounts(line["influence"], one), *(line[name] for name in texts)]
+        for line in [*ranked[: len(worst)], *ranked[len(ranked) - len(best) :]]
+    ]
     numbers = ("influence", "of FD")
-    print_table(("rank", "image", *labelled, *numbers), rows, right=("rank", *numbers))
+    headers = {"class": "class", "nearest": "nearest reference image"}
+    print_table(("rank", "image", *numbers, *(headers[name] for name in texts)), rows, right=("rank", *numbers))
 
 
 def _amounts(influence: float, one: EncoderInfluences) -> tuple[str, str]:

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from fdr.encoders import AbstractEncoder, EncoderOptions
 from fdr.errors import InputError
 from fdr.evaluation.labels import labels_digest
@@ -161,9 +159,9 @@ class ReferenceSide:
         return None if self._measured is None else self._measured.count
 
     @property
-    def labels(self) -> np.ndarray | None:
-        """The class of each image that was measured, int64 [M]; None before `prepare`, and without labels."""
-        return None if self._measured is None else self._measured.labels
+    def measured(self) -> Measurement | None:
+        """What was collected of the images, on rank 0 after `prepare`; None for a reference without images."""
+        return self._measured
 
     @property
     def label(self) -> str:

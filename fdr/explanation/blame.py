@@ -22,11 +22,11 @@ from fdr.encoders import EncoderOptions
 from fdr.errors import InputError
 from fdr.evaluation import Evaluator, Measurement
 from fdr.explanation.class_table import class_shares, named_labels
+from fdr.explanation.nearest import features_of, good_rows, with_nearest
 from fdr.explanation.results import EncoderInfluences, Explanation
 from fdr.features import ExtractionOptions
 from fdr.frechet import Moments, fd_influence, frechet_distance, has_rows
 from fdr.images import ImageOptions, ImageSource, open_images
-from fdr.neighbours import DEFAULT_MEMORY
 from fdr.references import DEFAULT_REFERENCE
 from fdr.reports import Report, Result
 from fdr.runtime import Progress, SilentProgress, as_path, memory_for, named_arguments
@@ -47,13 +47,14 @@ def explain(
     cache: str | os.PathLike[str] | None = None,
     batch_size: int | None = None,
     num_workers: int | None = None,
-    memory: int = DEFAULT_MEMORY,
+    ends: int = 8,
     progress: Progress | None = None,
 ) -> Explanation:
     """Say which images and which classes of a sample set raise its FD most.
 
     Arguments are those of `fdr.evaluate`. `samples` is anything that `fdr.open_images` reads; a reference of images
-    with labels gives the debiased FD of every class that is large enough.
+    with labels gives the debiased FD of every class that is large enough. Where the reference is images, the nearest
+    of them is found for each of the `ends` most and least harmful samples.
 
     Raises `InputError` for anything unusable, such as samples whose features are too large to keep in memory.
     """
@@ -69,16 +70,18 @@ def explain(
         encoder_options=encoder_options or EncoderOptions(progress=shown),
         extraction_options=ExtractionOptions(folder, batch_size, num_workers, shown),
         weights=weights,
-        memory=memory,
         is_default_reference=reference is None,
     )
-    found = explain_with(evaluator, source)
+    found = explain_with(evaluator, source, ends)
     assert found is not None
     return found
 
 
-def explain_with(evaluator: Evaluator, source: ImageSource) -> Explanation | None:
-    """Explain the FD of an opened sample set with an evaluator of the metric `fd`; None on ranks other than 0."""
+def explain_with(evaluator: Evaluator, source: ImageSource, ends: int) -> Explanation | None:
+    """Explain the FD of an opened sample set with an evaluator of the metric `fd`; None on ranks other than 0.
+
+    The nearest reference images are found for the `ends` most and least harmful images.
+    """
     caught: list[Measurement] = []
     evaluator.on_measured = caught.append
     try:
@@ -88,11 +91,14 @@ def explain_with(evaluator: Evaluator, source: ImageSource) -> Explanation | Non
     if not caught:
         return None
     measured = caught[0]
+    found = [_influences(evaluator, source, measured, result) for result in _distances(report)]
+    reference = evaluator.reference.images
     return Explanation(
         report,
         tuple(source.ids),
         named_labels(source),
-        tuple(_influences(evaluator, source, measured, result) for result in _distances(report)),
+        tuple(with_nearest(one, measured, evaluator, ends) for one in found),
+        () if reference is None else tuple(reference.ids),
     )
 
 
@@ -119,7 +125,7 @@ def _influences(evaluator: Evaluator, source: ImageSource, measured: Measurement
     influence = fd_influence(moments, replace(reference, rows=None), device=device)
     influences = influence.samples / (measured.count - 1)
     count, share = _worst(influences)
-    features = _features(moments)
+    features = features_of(moments)
     others = np.sort(np.argsort(-influences, kind="stable")[count:])
     rest = Moments.from_features(features[others], device=device)
     classes, notes = class_shares(influences, (features, reference.rows), measured, source, evaluator, place)
@@ -137,23 +143,9 @@ def _influences(evaluator: Evaluator, source: ImageSource, measured: Measurement
     )
 
 
-def _features(moments: Moments) -> np.ndarray:
-    """[N, D]"""
-    if moments.rows is not None:
-        return moments.rows
-    assert moments.factor is not None
-    return moments.factor + moments.mu
-
-
 def _worst(influences: np.ndarray) -> tuple[int, float]:
     """The number of images in the worst 1 %, and their share in all influences above 0."""
     count = max(1, round(WORST_SHARE * len(influences)))
     above = float(influences[influences > 0].sum())
     worst = np.sort(influences)[::-1][:count]
     return count, float(worst[worst > 0].sum()) / above if above else 0.0
-
-
-def good_rows(source: ImageSource, measured: Measurement) -> np.ndarray:
-    """int64 [n]: the rows of the images that are not bad."""
-    bad = [image.row for image in measured.bad]
-    return np.delete(np.arange(len(source.ids)), bad)

@@ -64,7 +64,8 @@ def _labelled(features: np.ndarray, labels: np.ndarray, source: ImageSource) -> 
 
 def _reference(features: np.ndarray | None, evaluator: Evaluator) -> Labelled | None:
     """The features of the reference with their labels; None where one of the two is not known."""
-    images, labels = evaluator.reference.images, evaluator.reference.labels
+    images, measured = evaluator.reference.images, evaluator.reference.measured
+    labels = None if measured is None else measured.labels
     return None if features is None or images is None or labels is None else _labelled(features, labels, images)
 
 

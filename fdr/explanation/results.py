@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from fdr.reports import Report
 
 SCHEMA = "fdr-explain/1"
-COLUMNS = ("encoder", "output", "rank", "id", "row", "class", "influence")
+COLUMNS = ("encoder", "output", "rank", "id", "row", "class", "influence", "nearest")
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ class EncoderInfluences:
     """FD of the other images, computed anew."""
     classes: tuple[ClassShare, ...] | None = None
     """The classes, from the one that raises FD most; None for samples without labels."""
-    nearest: np.ndarray | None = None
-    """int64 [N]: the row of the nearest reference image, where it was looked for, else -1; None without a search."""
+    nearest: Mapping[int, int] = field(default_factory=dict)
+    """The row of the nearest reference image by the position of the sample, for the images at both ends; empty where
+    the reference is no images."""
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -79,6 +80,8 @@ class Explanation:
     labels: tuple[str, ...] | None
     """The class of each row; None for samples without labels."""
     encoders: tuple[EncoderInfluences, ...]
+    reference_ids: tuple[str, ...] = ()
+    """The name of each row of the reference; empty where it is no images."""
 
     def ranked(self, found: EncoderInfluences) -> list[dict[str, Any]]:
         """The images of one encoder, from the one that raises FD most."""
@@ -89,6 +92,7 @@ class Explanation:
                 "row": row,
                 **({} if self.labels is None else {"class": self.labels[row]}),
                 "influence": float(found.influences[place]),
+                **({"nearest": self.reference_ids[found.nearest[place]]} if place in found.nearest else {}),
             }
             for rank, (place, row) in enumerate(
                 zip(found.ranking.tolist(), found.rows[found.ranking].tolist(), strict=True), start=1

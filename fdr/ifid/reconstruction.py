@@ -223,7 +223,7 @@ class Reconstruction:
             warnings.warn(f"The picture was not drawn: {error}", FdrWarning, stacklevel=3)
 
     def _draw(self, pairs: Pairs, places: np.ndarray, path: Path) -> None:
-        from fdr.ifid.picture import images_at, write_sheet
+        from fdr.images import images_at, write_sheet
 
         own = images_at(pairs.originals.source, pairs.originals.rows[places])
         made = images_at(pairs.source, places)

@@ -166,7 +166,8 @@ class InterpolatedFid:
     @memory_for("the picture", "leave out --picture")
     def _draw_picture(self, paired: Paired, path: Path) -> None:
         """Write a sheet of a few images beside their reconstructions, neighbours and interpolants."""
-        from fdr.ifid.picture import sheet, spread, write_sheet
+        from fdr.ifid.picture import sheet, spread
+        from fdr.images import write_sheet
 
         places = spread(len(paired.queries.rows))
         latents = gathered(paired.references, paired.draws.rows[places])

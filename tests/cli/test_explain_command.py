@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from worlds import images, npz
 
 
@@ -58,3 +59,13 @@ def test_dry_run_measures_nothing(fdr_command, plain: list[object], own_home: Pa
 def test_a_generator_or_nothing_is_refused(fdr_command) -> None:
     assert fdr_command("explain").code == 2
     assert "No such option" in fdr_command("explain", "a.npz", "--metrics", "kid").err
+
+
+def test_the_picture_pairs_images_with_their_nearest(fdr_command, plain: list[object], tmp_path: Path) -> None:
+    got = fdr_command("explain", *plain, "--show", 3, "--picture", "p.png", "--json", "e.json")
+    assert got.code == 0, got.err
+    assert "picture: p.png" in got.out
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.size == (4 * 132 + 4, 18 + 3 * 146 + 4)
+    listed = json.loads((tmp_path / "e.json").read_text())["encoders"][0]["images"]
+    assert [("nearest" in image) for image in listed] == [True] * 3 + [False] * 18 + [True] * 3

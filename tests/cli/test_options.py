@@ -530,6 +530,7 @@ SHOWN_BY = {
     },
     "--markdown": {"eval": "cli/test_eval.py::test_markdown", "check": "cli/test_check.py::test_files"},
     "--picture": {
+        "explain": "cli/test_explain_command.py::test_the_picture_pairs_images_with_their_nearest",
         "ifid": "cli/test_ifid_command.py::test_it_prints_the_distances_and_writes_what_was_asked_for",
         "recon": "cli/test_recon_command.py::test_two_folders",
     },

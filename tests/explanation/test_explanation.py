@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.linalg
+from PIL import Image
 from worlds import DIM, TinyEncoder, folder, images, npz
 
 import fdr
 from fdr.errors import InputError
-from fdr.explanation import Explanation
+from fdr.explanation import Explanation, write_picture
 from fdr.frechet import Moments
+from fdr.images import tiles_at
 
 COUNT = 300
 
@@ -181,3 +183,47 @@ def test_features_that_were_not_kept_are_one_sentence(monkeypatch: pytest.Monkey
     monkeypatch.setattr("fdr.metrics.base.MAX_ROWS_BYTES", 100)
     with pytest.raises(InputError, match=r"too large to keep in memory; explain fewer"):
         fdr.explain(list(images(60, seed=1)), list(images(50)), TinyEncoder())
+
+
+class TestNearest:
+    def test_it_is_the_least_distance_between_features(self, explained: Explanation) -> None:
+        own, other = features_of(drawn()), features_of(images(400))
+        (found,) = explained.encoders
+        assert set(found.nearest) == set(np.concatenate(found.ends(8)).tolist())
+        for place, row in found.nearest.items():
+            assert row == np.square(other - own[place]).sum(1).argmin()
+        assert explained.ranked(found)[0]["nearest"] == f"item[{found.nearest[int(found.ranking[0])]}]"
+        assert "nearest" not in explained.ranked(found)[COUNT // 2]
+
+    @pytest.mark.filterwarnings("default::fdr.errors.FdrWarning")
+    def test_rows_of_the_reference_count_its_bad_images(self, tmp_path: Path) -> None:
+        place = folder(tmp_path / "r", images(40))
+        (place / "0000.png").write_bytes(b"no image")
+        options = fdr.ImageOptions(on_bad="skip", max_bad=0.5)
+        found = fdr.explain(list(images(40)[1:]), place, TinyEncoder(), image_options=options).encoders[0]
+        assert all(row == own + 1 for own, row in found.nearest.items())
+
+    def test_a_reference_of_moments_has_none_and_says_so(self) -> None:
+        moments = Moments.from_features(features_of(images(50)).astype(np.float32))
+        found = fdr.explain(list(images(40, seed=1)), moments, TinyEncoder()).encoders[0]
+        assert not found.nearest and "the reference gives no features of images" in found.notes[-1]
+
+
+@pytest.mark.filterwarnings("default::fdr.errors.FdrWarning")
+def test_a_sheet_of_images_of_all_sizes(tmp_path: Path) -> None:
+    place = tmp_path / "s"
+    place.mkdir()
+    for index, (width, height) in enumerate([(16, 16), (40, 20), (300, 150), (500, 20)] * 5):
+        Image.fromarray(np.full((height, width, 3), 10 * index, np.uint8)).save(place / f"{index}.png")
+    source = fdr.open_images(place)
+    tiles = tiles_at(source, np.arange(4), 128, ["caption"] * 4)
+    assert tiles.shape == (4, 142, 128, 3)
+    is_image = [(tile[:128] < 250).all(2) for tile in tiles]
+    sizes = [(found.any(0).sum(), found.any(1).sum()) for found in is_image]
+    assert sizes == [(128, 128), (120, 60), (128, 64), (128, 5)]
+    found = fdr.explain(place, list(images(50)), TinyEncoder())
+    for reference in (None, fdr.open_images(list(images(50)))):
+        write_picture(found, source, reference, tmp_path / "p.png", 3)
+        with Image.open(tmp_path / "p.png") as picture:
+            columns = 2 if reference is None else 4
+            assert picture.size == (columns * 132 + 4, 18 + 3 * 146 + 4)

@@ -1,0 +1,90 @@
+"""Sheets of images: a PNG with titled columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fdr.images.base import ImageSource
+from fdr.runtime import atomic_path
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MIN_SIDE = 96
+"""Smaller images are enlarged by a whole factor, pixel by pixel."""
+_GAP, _TITLE, _CAPTION = 4, 18, 14
+
+
+def images_at(source: ImageSource, rows: np.ndarray) -> np.ndarray:
+    """uint8 [n, H, W, 3]: the images of some rows, all of one size."""
+    return np.stack(list(_each(source, rows)))
+
+
+def tiles_at(source: ImageSource, rows: np.ndarray, side: int, captions: Sequence[str] | None = None) -> np.ndarray:
+    """uint8 [n, H, side, 3]: the images of some rows, of any sizes, each centred in a white square of `side` pixels.
+
+    Larger images are made smaller, smaller ones are enlarged by a whole factor. `captions` [n] stand below the squares.
+    """
+    from PIL import Image, ImageDraw
+
+    found = []
+    for place, array in enumerate(_each(source, rows)):
+        canvas = Image.new("RGB", (side, side + (0 if captions is None else _CAPTION)), "white")
+        image = _fitted(array, side)
+        canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        if captions is not None:
+            pen = ImageDraw.Draw(canvas)
+            pen.text((1, side + 1), _fitting(pen, captions[place], side), fill="black")
+        found.append(np.asarray(canvas))
+    return np.stack(found)
+
+
+def write_sheet(columns: Mapping[str, np.ndarray], path: Path) -> None:
+    """Write a PNG with a titled column for each entry."""
+    from PIL import Image, ImageDraw
+
+    factor = max(1, -(-MIN_SIDE // min(next(iter(columns.values())).shape[1:3])))
+    enlarged = {name: images.repeat(factor, 1).repeat(factor, 2) for name, images in columns.items()}
+    count, height, width, _ = next(iter(enlarged.values())).shape
+    size = (len(columns) * (width + _GAP) + _GAP, _TITLE + count * (height + _GAP) + _GAP)
+    canvas = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(canvas)
+    for column, (name, images) in enumerate(enlarged.items()):
+        left = _GAP + column * (width + _GAP)
+        pen.text((left, 3), _fitting(pen, name, width), fill="black")
+        for row, image in enumerate(images):
+            canvas.paste(Image.fromarray(image), (left, _TITLE + _GAP + row * (height + _GAP)))
+    with atomic_path(path) as temporary:
+        canvas.save(temporary, format="PNG")
+
+
+def pixels(image: object) -> np.ndarray:
+    """uint8 [H, W, 3] of a tensor [3, H, W], uint8 or floats in [0, 1]."""
+    array = np.asarray(image).transpose(1, 2, 0)
+    return array if array.dtype == np.uint8 else np.rint(array * 255).astype(np.uint8)
+
+
+def _each(source: ImageSource, rows: np.ndarray) -> list[np.ndarray]:
+    return [pixels(next(source.batches(1, 0, row, row + 1)).images[0]) for row in rows.tolist()]
+
+
+def _fitted(array: np.ndarray, side: int) -> Image.Image:
+    from PIL import Image
+
+    image, longest = Image.fromarray(np.ascontiguousarray(array)), max(array.shape[:2])
+    if longest <= side:
+        factor = side // longest
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    size = [max(1, round(length * side / longest)) for length in image.size]
+    return image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+
+
+def _fitting(pen: object, text: str, width: int) -> str:
+    """The text, cut to the width of its column."""
+    while text and pen.textlength(text) > width:  # type: ignore[attr-defined]
+        text = text[:-1]
+    return text
