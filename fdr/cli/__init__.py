@@ -33,6 +33,7 @@ COMMANDS = {
         "Compare numbers of sample sets: are they comparable, and is the difference noise?",
     ),
     "explain": ("fdr.cli.explain", "Say which images and which classes of a sample set raise FD most."),
+    "audit": ("fdr.cli.audit", "Measure how much of an FD is won by matching class frequencies alone."),
     "panel": ("fdr.cli.panel", "Compare models over training seeds and sampling seeds: which gaps mean something?"),
     "report": ("fdr.cli.report", "Write reports and training runs as an HTML page, Markdown or LaTeX."),
     "correlate": ("fdr.cli.correlate", "Correlate two columns of a table, with intervals and a scatter plot."),

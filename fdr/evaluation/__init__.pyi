@@ -1,6 +1,11 @@
 from .adm_reference import check_adm_file as check_adm_file
 from .adm_reference import subset_of as subset_of
 from .adm_reference import write_adm_reference as write_adm_reference
+from .audit_sources import AuditedSets as AuditedSets
+from .audit_sources import open_audited_reference as open_audited_reference
+from .class_audit import ClassAudit as ClassAudit
+from .class_audit import Matching as Matching
+from .class_audit import audit_classes as audit_classes
 from .demo import REFERENCE_COUNT as REFERENCE_COUNT
 from .demo import SELF_CHECK_TOLERANCE as SELF_CHECK_TOLERANCE
 from .demo import contact_sheet as contact_sheet

@@ -58,4 +58,8 @@ from .pathwise import DebiasedGradient as DebiasedGradient
 from .pathwise import debiased_gradient as debiased_gradient
 from .regimes import LEAST_COUNT as LEAST_COUNT
 from .sums import Sums as Sums
+from .weighted import WeightedFD as WeightedFD
+from .weighted import effective_count as effective_count
+from .weighted import lowest_fd_weights as lowest_fd_weights
+from .weighted import weighted_moments as weighted_moments
 from .whitening import has_rows as has_rows

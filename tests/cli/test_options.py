@@ -237,6 +237,13 @@ CAS = {
     "--seed": ("5", "cas.seed", 5),
     "--device": ("cpu", "cas.device", "cpu"),
 }
+AUDIT = {
+    "--ref": ("other.npz", "audited.reference.name", "other.npz"),
+    "--reps": ("dinov2", "reps", "dinov2"),
+    "--held-out": ("dinov2", "reps", "inception,dinov2"),
+    "--top-n": ("3", "audit.top_n", 3),
+    "--steps": ("7", "audit.steps", 7),
+}
 FETCH = {
     "--to": ("usb", "fetch.to", Path("usb")),
     "--weights-dir": ("w", "fetch.options.weights_dir", Path("w")),
@@ -261,6 +268,7 @@ HANDED_ON: dict[str, list[tuple[list[str], dict[str, tuple[str | None, str, Any]
         (["a.npz", "other.npz", *SIZED], IMAGES | COMPUTING | MORE_COMPUTING | MEASUREMENT),
         (["a.npz", *GEN], MODEL),
     ],
+    "audit": [(["a.npz", "--ref", "a.npz", *SIZED], IMAGES | COMPUTING | AUDIT)],
     "cas": [(["a.npz", "--real", "a.npz", "--val", "a.npz", "-o", "run"], CAS)],
     "explain": [(["a.npz", *SIZED], IMAGES | COMPUTING | EXPLAIN)],
     "panel": [
@@ -295,7 +303,19 @@ HANDED_ON: dict[str, list[tuple[list[str], dict[str, tuple[str | None, str, Any]
 }
 for _bases in (
     HANDED_ON[name]
-    for name in ("eval", "check", "compare", "explain", "panel", "stats", "ifid", "recon", "sample", "train")
+    for name in (
+        "eval",
+        "check",
+        "compare",
+        "explain",
+        "audit",
+        "panel",
+        "stats",
+        "ifid",
+        "recon",
+        "sample",
+        "train",
+    )
 ):
     _bases[0][1].update(GPUS)
 
@@ -393,6 +413,16 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recorder:
         found.update(cas_sets=sets, out=out, cas=options)
         stop()
 
+    def audited(*arguments: Any) -> Any:
+        call = found.call(real["evaluation.AuditedSets"], arguments, {})
+        found.update(audited=call, images=call.samples.options, extraction=call.options)
+
+        def audit(**given: Any) -> Any:
+            found["audit"] = SimpleNamespace(**given)
+            stop()
+
+        return SimpleNamespace(audit=audit, plan=stop)
+
     def judge(reports: Any, options: Any, baseline: Any, nulls: Any) -> Any:
         found["gate"] = options
         stop()
@@ -430,6 +460,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recorder:
         "encoders.load_encoders": load_encoders,
         **{f"evaluation.{name}": writer(name) for name in ("write_reference", "write_reference_file")},
         "evaluation.write_adm_reference": writer("write_adm_reference"),
+        "evaluation.AuditedSets": audited,
         "ifid.open_autoencoder": open_autoencoder,
         "ifid.open_sets": open_sets,
         "ifid.InterpolatedFid": interpolated,
@@ -537,6 +568,7 @@ SHOWN_BY = {
     "--per-image": {"recon": "cli/test_recon_command.py::test_two_folders"},
     "--resume": {"train": "training/test_train_cli.py::test_a_run_from_start_to_end"},
     "--trust": {
+        "audit": "cli/test_audit_command.py::test_an_encoder_of_ones_own",
         "panel": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
         "explain": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
         "ifid": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
@@ -566,6 +598,7 @@ SHOWN_BY = {
         "panel": "cli/test_panel_command.py::test_samples_are_measured_first",
         "ifid": "cli/test_ifid_command.py::test_a_dry_run_says_what_would_be_done_and_writes_nothing",
         "recon": "cli/test_recon_command.py::test_a_dry_run",
+        "audit": "cli/test_audit_command.py::test_a_dry_run_computes_nothing",
         "sample": "cli/test_options.py::test_a_dry_run_writes_nothing",
         "stats": "cli/test_options.py::test_a_dry_run_writes_nothing",
         "convert": "cli/test_options.py::test_a_dry_run_writes_nothing",
@@ -606,6 +639,7 @@ SHOWN_BY = {
         "demo": "cli/test_options.py::test_the_folder_of_the_demo",
         "explain": "cli/test_explain_command.py::test_csv_and_json",
         "cas": "cli/test_cas_command.py::test_the_command",
+        "audit": "cli/test_audit_command.py::test_an_encoder_of_ones_own",
     },
     "--quiet": dict.fromkeys(
         [
@@ -614,6 +648,7 @@ SHOWN_BY = {
                 "sample",
                 "train",
                 "cas",
+                "audit",
                 "ifid",
                 "recon",
                 "check",

@@ -1,0 +1,217 @@
+"""How much of an FD can be won by matching classes alone (Kynkäänniemi et al. 2023, arXiv 2203.06026).
+
+The samples stay as they are and only their weights change: so that their predicted classes have the frequencies of the
+reference (Top-1), so that their Top-N classes have, or so that FD itself is as low as weights can make it, down to its
+noise floor: the bias that images of the reference's own distribution would have. What the last wins is the most that
+choosing among the samples can win, and the first says how much of that is class frequencies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fdr.errors import InputError
+from fdr.evaluation.class_matching import Histograms, best_weights, check_logits, top1_weights, top_n_weights
+from fdr.frechet import Moments, effective_count, frechet_distance, weighted_moments
+from fdr.runtime import Progress, memory_for
+
+SEED = 0
+"""Of the permutation that gives the weights to other samples."""
+TOP1, OPTIMISED = "top-1", "optimised"
+
+
+@dataclass(frozen=True)
+class Matching:
+    """One way to weight the samples."""
+
+    name: str
+    """"top-1", "top-5" (or another N), or "optimised"."""
+    weights: np.ndarray
+    """[N] with mean 1."""
+    fd: Mapping[str, float]
+    """FD of the weighted samples, by encoder."""
+    control: Mapping[str, float]
+    """FD of samples that have the same weights in a random order, by encoder: what unequal weights cost by themselves,
+    since they leave fewer effective samples."""
+    steps: int = 0
+    """Iterations of the optimisation; 0 for Top-1, which needs none."""
+
+    @property
+    def effective_count(self) -> float:
+        """How many equally weighted samples have as much noise (Kish 1965)."""
+        return effective_count(self.weights)
+
+
+@dataclass(frozen=True)
+class ClassAudit:
+    """How FD changes, under one encoder and held-out ones, when the classes of the samples are matched."""
+
+    encoder: str
+    """The encoder whose FD is optimised, and whose logits are the classes."""
+    held_out: tuple[str, ...]
+    reference_count: int
+    histograms: Histograms
+    fd: Mapping[str, float]
+    """FD of the samples as they are, by encoder."""
+    noise_floor: float
+    """The bias in the FD of `encoder`, where its optimisation ends; 0 if there are too few images to tell."""
+    matchings: tuple[Matching, ...]
+
+    def __getitem__(self, name: str) -> Matching:
+        """The matching "top-1", "top-5" or "optimised"."""
+        return next(one for one in self.matchings if one.name == name)
+
+    @property
+    def count(self) -> int:
+        """The number of samples."""
+        return len(self.matchings[0].weights)
+
+    def gain(self, name: str, encoder: str | None = None) -> float:
+        """How much a matching lowers FD, in units of FD; negative if it raises it."""
+        encoder = encoder or self.encoder
+        return self.fd[encoder] - self[name].fd[encoder]
+
+    def share(self, name: str = TOP1) -> float | None:
+        """The gain of a matching as a share of the gain of the optimised weights; None where they win nothing."""
+        most = self.gain(OPTIMISED)
+        return self.gain(name) / most if most > 0 and self[OPTIMISED].steps > 0 else None
+
+    def sentences(self) -> Iterator[str]:
+        """What a reader must know."""
+        yield self._on_histograms()
+        yield self._on_gain()
+        for name in self.held_out:
+            parts = [f"{self._label(one.name)} by {self._change(one, name)}" for one in self.matchings]
+            yield f"{name} (held out): the same weights change FD: {', '.join(parts)}."
+
+    def _on_histograms(self) -> str:
+        found = self.histograms
+        text = f"{found.distance:.1%} of the samples would need another class for the frequencies of the reference"
+        if len(found.missing):
+            many = "1 class has" if len(found.missing) == 1 else f"{len(found.missing)} classes have"
+            text += f"; {many} no sample and {found.missing_share:.1%} of the reference"
+        return text + "."
+
+    def _on_gain(self) -> str:
+        share, before, best = self.share(), self.fd[self.encoder], self[OPTIMISED].fd[self.encoder]
+        if share is None:
+            floor = f" (its noise floor is {self.noise_floor:.4g})" if self.noise_floor >= before else ""
+            return f"{self.encoder}: FD {before:.4g} leaves nothing that weights could win{floor}."
+        part = "none" if share <= 0 else "all" if share >= 1 else f"{share:.0%}"
+        return (
+            f"{self.encoder}: weights alone lower FD from {before:.4g} to {best:.4g}, and {part} of this gain over the "
+            f"unweighted samples is class frequencies (Top-1 matching: {self[TOP1].fd[self.encoder]:.4g})."
+        )
+
+    def _change(self, one: Matching, encoder: str) -> str:
+        before = self.fd[encoder]
+        found, control = one.fd[encoder] - before, one.control[encoder] - before
+        if before <= 0:
+            return f"{found:+.4g} (in a random order: {control:+.4g})"
+        return f"{found / before:+.1%} (in a random order: {control / before:+.1%})"
+
+    @staticmethod
+    def _label(name: str) -> str:
+        return "optimised weights" if name == OPTIMISED else f"{name.capitalize()} matching"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as JSON holds them, without the weights."""
+        found = self.histograms
+        return {
+            "encoder": self.encoder,
+            "held_out": list(self.held_out),
+            "count": self.count,
+            "reference_count": self.reference_count,
+            "classes": {
+                "distance": found.distance,
+                "missing": found.missing.tolist(),
+                "missing_share": found.missing_share,
+            },
+            "fd": dict(self.fd),
+            "noise_floor": self.noise_floor,
+            "matchings": [
+                {
+                    "name": one.name,
+                    "effective_count": one.effective_count,
+                    "steps": one.steps,
+                    "fd": dict(one.fd),
+                    "control": dict(one.control),
+                    "share_of_gain": self.share(one.name),
+                }
+                for one in self.matchings
+            ],
+            "sentences": list(self.sentences()),
+        }
+
+
+@memory_for("the audit of classes", "use --device cpu, fewer images, or an encoder of fewer dimensions")
+def audit_classes(
+    samples: Mapping[str, np.ndarray],
+    reference: Mapping[str, np.ndarray],
+    logits: tuple[np.ndarray, np.ndarray],
+    *,
+    top_n: int = 5,
+    steps: int = 100,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> ClassAudit:
+    """Weight the samples to match the classes of the reference, and measure every encoder's FD of what results.
+
+    `samples` and `reference` are features [N, D] and [M, D] by encoder, the rows of all encoders in one order. The
+    first encoder is optimised for, the others are held out. `logits` [N, C] and [M, C] are those of a classifier for
+    the samples and the reference. Raises `InputError` where shapes disagree or values are not finite.
+    """
+    _check(samples, reference, logits)
+    check_logits(*logits, top_n)
+    encoder, *held_out = samples
+    targets = {name: Moments.from_features(features) for name, features in reference.items()}
+    own = {name: Moments.from_features(features) for name, features in samples.items()}
+    histograms = Histograms.of(*logits)
+
+    def measured(name: str, weights: np.ndarray, taken: int = 0) -> Matching:
+        shuffled = np.random.default_rng(SEED).permutation(weights)
+        fd, control = (
+            {
+                one: frechet_distance(weighted_moments(samples[one], each, device=device), target, device=device)
+                for one, target in targets.items()
+            }
+            for each in (weights, shuffled)
+        )
+        return Matching(name, weights, fd, control, taken)
+
+    settings: dict[str, Any] = {"steps": steps, "device": device, "progress": progress}
+    optimised, taken, floor = best_weights(samples[encoder], reference[encoder], f"weights for {encoder}", **settings)
+    return ClassAudit(
+        encoder,
+        tuple(held_out),
+        len(logits[1]),
+        histograms,
+        {name: frechet_distance(own[name], target, device=device) for name, target in targets.items()},
+        floor,
+        (
+            measured(TOP1, top1_weights(logits[0], histograms)),
+            measured(f"top-{top_n}", *top_n_weights(*logits, top_n, **settings)),
+            measured(OPTIMISED, optimised, taken),
+        ),
+    )
+
+
+def _check(
+    samples: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], logits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    if not samples or set(samples) != set(reference):
+        raise InputError(
+            f"The samples have features of {', '.join(samples) or 'no encoder'} and the reference of "
+            f"{', '.join(reference) or 'no encoder'}; both need the same encoders."
+        )
+    for side, found, known in (("samples", samples, logits[0]), ("reference", reference, logits[1])):
+        for name, features in found.items():
+            if len(features) != len(known):
+                raise InputError(
+                    f"The {side} have {len(features)} rows of features of {name} and {len(known)} of logits; each "
+                    "image needs a row in both."
+                )

@@ -1,0 +1,135 @@
+"""Predicted classes of two sets, and weights of samples that give them the classes of a reference.
+
+The class of an image is the largest logit of a classifier, its Top-N classes the N largest (Kynkäänniemi et al. 2023,
+arXiv 2203.06026, section 3).
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fdr.errors import FdrWarning, InputError
+from fdr.frechet import Moments, debiased_frechet_distance, lowest_fd_weights
+from fdr.runtime import Progress
+
+
+@dataclass(frozen=True)
+class Histograms:
+    """The shares of the predicted (Top-1) classes."""
+
+    samples: np.ndarray
+    """float64 [C], sum 1."""
+    reference: np.ndarray
+    """float64 [C], sum 1."""
+
+    @classmethod
+    def of(cls, samples: np.ndarray, reference: np.ndarray) -> Histograms:
+        """The histograms of logits [N, C] and [M, C]."""
+        shares = (np.bincount(one.argmax(1), minlength=one.shape[1]) / len(one) for one in (samples, reference))
+        return cls(*shares)
+
+    @property
+    def distance(self) -> float:
+        """The total variation distance: the share of the samples that would need another class. Between 0 and 1."""
+        return float(np.abs(self.samples - self.reference).sum() / 2)
+
+    @property
+    def missing(self) -> np.ndarray:
+        """The classes of the reference that no sample has."""
+        return np.flatnonzero((self.reference > 0) & (self.samples == 0))
+
+    @property
+    def missing_share(self) -> float:
+        """The share of the reference in classes that no sample has."""
+        return float(self.reference[self.missing].sum())
+
+
+def check_logits(samples: np.ndarray, reference: np.ndarray, top_n: int) -> None:
+    """Raise `InputError` unless these are finite logits [N, C] and [M, C] with 1 < top_n < C."""
+    for name, one in (("samples", samples), ("reference", reference)):
+        if one.ndim != 2 or not np.isfinite(one).all():
+            raise InputError(f"The logits of the {name} must be finite numbers [N, C]; got shape {list(one.shape)}.")
+    if samples.shape[1] != reference.shape[1]:
+        raise InputError(
+            f"The samples have logits of {samples.shape[1]} classes and the reference of {reference.shape[1]}; both "
+            "need the same classifier."
+        )
+    if not 1 < top_n < samples.shape[1]:
+        raise InputError(
+            f"Top-{top_n} classes of a classifier with {samples.shape[1]} classes: N must be between 2 and "
+            f"{samples.shape[1] - 1}."
+        )
+
+
+def top1_weights(logits: np.ndarray, histograms: Histograms) -> np.ndarray:
+    """Weights [N], with mean 1, that give the samples the class histogram of the reference exactly.
+
+    Each counts as if it were chosen that many times, without the noise of a draw. What the reference has in classes
+    without samples is spread over the others in proportion.
+    """
+    own, wanted = histograms.samples, histograms.reference * (histograms.samples > 0)
+    if not wanted.sum() > 0:
+        raise InputError("The samples and the reference share no predicted class, so that none can be matched.")
+    ratio = np.divide(wanted / wanted.sum(), own, out=np.zeros_like(own), where=own > 0)
+    weights: np.ndarray = ratio[logits.argmax(1)]
+    return weights
+
+
+def top_n_weights(
+    samples: np.ndarray,
+    reference: np.ndarray,
+    top_n: int,
+    *,
+    steps: int,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[np.ndarray, int]:
+    """Weights [N] with the lowest FD between the indicators of the Top-N classes, and the iterations they took.
+
+    So the frequencies of the Top-N classes, and of their pairs, become those of the reference.
+    """
+    own, other = (indicators(logits, top_n).astype(np.float32) for logits in (samples, reference))
+    kept = own.any(0) & other.any(0)
+    if not kept.any():
+        raise InputError(f"The samples and the reference share no Top-{top_n} class, so that none can be matched.")
+    target, label = Moments.from_features(other[:, kept]), f"Top-{top_n} matching"
+    return lowest_fd_weights(own[:, kept], target, steps=steps, device=device, progress=progress, label=label)
+
+
+def best_weights(
+    samples: np.ndarray,
+    reference: np.ndarray,
+    label: str,
+    *,
+    steps: int,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[np.ndarray, int, float]:
+    """The weights [N] that bring FD of features down to its noise, the iterations they took, and that noise."""
+    target = Moments.from_features(reference)
+    floor = noise_floor(samples, replace(target, rows=reference), device)
+    weights, taken = lowest_fd_weights(
+        samples, target, steps=steps, floor=floor, device=device, progress=progress, label=label
+    )
+    return weights, taken, floor
+
+
+def noise_floor(samples: np.ndarray, reference: Moments, device: str | None = None) -> float:
+    """The part of FD that is bias from the numbers of images: raw FD less debiased FD; 0 where that has no value."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FdrWarning)  # they are about the debiased value, which is not shown
+        try:
+            found = debiased_frechet_distance(samples, reference, device=device, stderr=False)
+        except InputError:
+            return 0.0
+    return 0.0 if found.value is None else max(found.raw - found.value, 0.0)
+
+
+def indicators(logits: np.ndarray, top_n: int) -> np.ndarray:
+    """bool [N, C], True for the `top_n` largest logits of each row."""
+    found = np.zeros(logits.shape, bool)
+    np.put_along_axis(found, np.argpartition(-logits, top_n - 1, axis=1)[:, :top_n], True, axis=1)
+    return found
