@@ -58,6 +58,7 @@ from .pathwise import DebiasedGradient as DebiasedGradient
 from .pathwise import debiased_gradient as debiased_gradient
 from .regimes import LEAST_COUNT as LEAST_COUNT
 from .sums import Sums as Sums
+from .sums import chan_update as chan_update
 from .weighted import WeightedFD as WeightedFD
 from .weighted import effective_count as effective_count
 from .weighted import lowest_fd_weights as lowest_fd_weights

@@ -1,3 +1,4 @@
+from .encoders import LossEncoder as LossEncoder
 from .fd_loss import FDLoss as FDLoss
 from .options import GRADIENTS as GRADIENTS
 from .options import LOCAL_RHO as LOCAL_RHO
@@ -8,3 +9,6 @@ from .options import LossOptions as LossOptions
 from .options import QueuePopulation as QueuePopulation
 from .options import check_pairing as check_pairing
 from .output import LossOutput as LossOutput
+from .setup import load_named as load_named
+from .setup import references_of as references_of
+from .setup import warn_of_other_size as warn_of_other_size

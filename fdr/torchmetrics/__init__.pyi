@@ -1,0 +1,1 @@
+from .frechet import FrechetDistance as FrechetDistance
