@@ -25,7 +25,7 @@ from fdr.explanation.class_table import class_shares, named_labels
 from fdr.explanation.nearest import features_of, good_rows, with_nearest
 from fdr.explanation.results import EncoderInfluences, Explanation
 from fdr.features import ExtractionOptions
-from fdr.frechet import Moments, fd_influence, frechet_distance, has_rows
+from fdr.frechet import fd_influence, frechet_distance, has_rows, moments_without
 from fdr.images import ImageOptions, ImageSource, open_images
 from fdr.references import DEFAULT_REFERENCE
 from fdr.reports import Report, Result
@@ -126,8 +126,7 @@ def _influences(evaluator: Evaluator, source: ImageSource, measured: Measurement
     influences = influence.samples / (measured.count - 1)
     count, share = _worst(influences)
     features = features_of(moments)
-    others = np.sort(np.argsort(-influences, kind="stable")[count:])
-    rest = Moments.from_features(features[others], device=device)
+    rest = moments_without(moments, np.argsort(-influences, kind="stable")[:count])
     classes, notes = class_shares(influences, (features, reference.rows), measured, source, evaluator, place)
     return EncoderInfluences(
         *place,

@@ -59,6 +59,7 @@ from .pathwise import debiased_gradient as debiased_gradient
 from .regimes import LEAST_COUNT as LEAST_COUNT
 from .sums import Sums as Sums
 from .sums import chan_update as chan_update
+from .uncertainty import moments_without as moments_without
 from .weighted import WeightedFD as WeightedFD
 from .weighted import effective_count as effective_count
 from .weighted import lowest_fd_weights as lowest_fd_weights
