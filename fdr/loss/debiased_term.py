@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from fdr import frechet
 from fdr.frechet import Moments
-from fdr.loss.terms import AbstractTerm, TermValue, check_state
+from fdr.loss.terms import AbstractBatchTerm, TermValue
 from fdr.loss.transport import Diagnostics, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class DebiasedBatchTerm(AbstractTerm):
+class DebiasedBatchTerm(AbstractBatchTerm):
     """The leverage-corrected FD of the batch, for more samples than features that vary; it has no state."""
 
     def __init__(self, target: Target, is_unit: bool, reference: Moments) -> None:
         super().__init__(target, is_unit)
         self.reference = reference
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        check_state(state, {})
-
-    def _fill(self, rows: Tensor) -> None:
-        pass
-
     def _evaluate(self, rows: Tensor) -> TermValue:
         found = frechet.debiased_gradient(rows, self.reference, device=self.device)
         fd = torch.tensor(found.raw, dtype=torch.float64, device=self.device)
         return TermValue(fd, found.gradient, Diagnostics("leverages", refreshed=True), fd_debiased=found.value)
-
-    def _enter(self, pending: Any) -> None:
-        pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,7 +13,7 @@ from fdr.loss.ema_term import AbstractEmaTerm, Average, Entry, FullMoments
 from fdr.loss.lag import Carry
 from fdr.loss.options import BatchPopulation, EmaPopulation, Population
 from fdr.loss.quadratic import Quadratic, Sample, batch_gradient, leave_one_out, unbiased_loss
-from fdr.loss.terms import AbstractTerm, TermValue, check_state
+from fdr.loss.terms import AbstractBatchTerm, TermValue, check_state
 from fdr.loss.transport import Diagnostics, Target
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class LocalEmaTerm(AbstractEmaTerm):
         return replace(value, fd_debiased=None) if self.lag_correction else value
 
 
-class LocalBatchTerm(AbstractTerm):
+class LocalBatchTerm(AbstractBatchTerm):
     """The quadratic loss of the batch alone, without bias and without a state."""
 
     in_own_precision = True
@@ -96,15 +96,6 @@ class LocalBatchTerm(AbstractTerm):
         super().__init__(_without_factor(target), is_unit)
         self.quadratic = Quadratic.of(reference, rho, self.device)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        check_state(state, {})
-
-    def _fill(self, rows: Tensor) -> None:
-        pass
-
     def _evaluate(self, rows: Tensor) -> TermValue:
         turned, count = self.quadratic.turned(rows, self.target.mean), len(rows)
         mean = turned.mean(0)
@@ -112,9 +103,6 @@ class LocalBatchTerm(AbstractTerm):
         biased = (centred.T @ centred).double() / count
         sample = Sample.of(self.quadratic, centred, mean.double(), biased, 1 / count)
         return _value(self.quadratic, sample, batch_gradient(self.quadratic, sample), 1 / count)
-
-    def _enter(self, pending: Any) -> None:
-        pass
 
 
 def _value(quadratic: Quadratic, sample: Sample, gradient: Tensor, weight: float) -> TermValue:

@@ -161,12 +161,8 @@ class AbstractTerm(ABC):
         return TermValue(fd, gradient, found.diagnostics)
 
 
-class BatchTerm(AbstractTerm):
-    """The batch is the population, with biased moments and no state."""
-
-    def __init__(self, target: Target, is_unit: bool, solver: Solver) -> None:
-        super().__init__(target, is_unit)
-        self.solver = solver
+class AbstractBatchTerm(AbstractTerm):
+    """A term whose population is the batch alone: it has no state, and nothing fills it."""
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}
@@ -176,6 +172,17 @@ class BatchTerm(AbstractTerm):
 
     def _fill(self, rows: Tensor) -> None:
         pass
+
+    def _enter(self, pending: Any) -> None:
+        pass
+
+
+class BatchTerm(AbstractBatchTerm):
+    """The batch is the population, with biased moments and no state."""
+
+    def __init__(self, target: Target, is_unit: bool, solver: Solver) -> None:
+        super().__init__(target, is_unit)
+        self.solver = solver
 
     def _evaluate(self, rows: Tensor) -> TermValue:
         count = len(rows)
@@ -187,9 +194,6 @@ class BatchTerm(AbstractTerm):
             found = self.solver(self.target, centred.T @ centred / count, centred)
         influence = Influence(1 / count, 1 / count, share=1.0)
         return self._value(mean, centred.square().sum() / count, centred, found, influence)
-
-    def _enter(self, pending: Any) -> None:
-        pass
 
 
 def check_rows(features: Tensor, dim: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,13 +40,7 @@ class NormNet(train_worlds.Net):
         return nn.functional.interpolate(torch.sigmoid(self.last(hidden)).unflatten(1, (3, 8, 8)), scale_factor=2)
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.syspath_prepend(str(HERE))
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def given(folder: Path, **changes: Any) -> TrainOptions:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,7 @@ ENCODER = "py:train_worlds:tiny"
 KINDS = ({"solver": "local"}, {"solver": "local", "population": "batch"}, {"population": "batch:debiased"})
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.syspath_prepend(str(HERE))
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def given(folder: Path, **changes: Any) -> TrainOptions:

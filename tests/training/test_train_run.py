@@ -25,14 +25,7 @@ from fdr.training.folder import checkpoint_path, list_checkpoints, load_checkpoi
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch):
-    """The parameters are the same bit for bit with one number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.syspath_prepend(str(HERE))
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def final(run: Path, step: int = STEPS) -> dict[str, Any]:
