@@ -36,7 +36,7 @@ import fdr.images.procedural
 HERE = Path(__file__).parent
 SIDE, DRAWN, FLOW_STEPS = 16, 4096, 400
 GAN_RATE, FLOW_RATE = 2e-5, 1e-4
-"""Learning rates. At five or three times these the generator moves faster than its population forgets, and gets worse."""
+"""At three to five times these the generator moves faster than its population forgets, and gets worse."""
 SIZE = 0.2
 """Of the perturbation, relative to the root mean square of each weight tensor."""
 REAL, JUDGED = 4000, 2600
