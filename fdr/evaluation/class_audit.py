@@ -71,9 +71,13 @@ class ClassAudit:
         return len(self.matchings[0].weights)
 
     def gain(self, name: str, encoder: str | None = None) -> float:
-        """How much a matching lowers FD, in units of FD; negative if it raises it."""
-        encoder = encoder or self.encoder
-        return self.fd[encoder] - self[name].fd[encoder]
+        """How much a matching lowers FD, in units of FD; negative if it raises it.
+
+        It is counted from the FD of the same weights in a random order, so that the bias of fewer effective samples,
+        which both have, does not hide it.
+        """
+        encoder, found = encoder or self.encoder, self[name]
+        return found.control[encoder] - found.fd[encoder]
 
     def share(self, name: str = TOP1) -> float | None:
         """The gain of a matching as a share of the gain of the optimised weights; None where they win nothing."""
@@ -97,14 +101,16 @@ class ClassAudit:
         return text + "."
 
     def _on_gain(self) -> str:
-        share, before, best = self.share(), self.fd[self.encoder], self[OPTIMISED].fd[self.encoder]
+        share, before, best = self.share(), self.fd[self.encoder], self[OPTIMISED]
         if share is None:
             floor = f" (its noise floor is {self.noise_floor:.4g})" if self.noise_floor >= before else ""
             return f"{self.encoder}: FD {before:.4g} leaves nothing that weights could win{floor}."
         part = "none" if share <= 0 else "all" if share >= 1 else f"{share:.0%}"
+        first = self[TOP1]
         return (
-            f"{self.encoder}: weights alone lower FD from {before:.4g} to {best:.4g}, and {part} of this gain over the "
-            f"unweighted samples is class frequencies (Top-1 matching: {self[TOP1].fd[self.encoder]:.4g})."
+            f"{self.encoder}: weights alone lower FD from {best.control[self.encoder]:.4g} (in a random order) to "
+            f"{best.fd[self.encoder]:.4g}, and {part} of this gain is class frequencies (Top-1 matching: from "
+            f"{first.control[self.encoder]:.4g} to {first.fd[self.encoder]:.4g})."
         )
 
     def _change(self, one: Matching, encoder: str) -> str:

@@ -119,11 +119,11 @@ def test_a_class_without_samples_is_reported_and_spread_over_the_others() -> Non
 def test_the_sentences_give_the_share_and_the_held_out_change(wrong: ClassAudit) -> None:
     histograms, gain, held_out = wrong.sentences()
     assert "of the samples would need another class" in histograms
-    assert "of this gain over the unweighted samples is class frequencies" in gain and gain.startswith("seeing:")
+    assert "of this gain is class frequencies" in gain and gain.startswith("seeing:")
     assert held_out.startswith("blind (held out):") and "Top-1 matching by" in held_out
     data = wrong.to_dict()
     assert data["matchings"][0]["share_of_gain"] == wrong.share()
-    assert wrong.gain("top-1", "blind") == wrong.fd["blind"] - wrong["top-1"].fd["blind"]
+    assert wrong.gain("top-1", "blind") == wrong["top-1"].control["blind"] - wrong["top-1"].fd["blind"]
 
 
 def test_the_number_of_iterations_is_a_limit() -> None:
