@@ -196,7 +196,7 @@ def test_what_was_measured_is_shown_where_a_file_cannot_be_written(
 
 def test_a_picture_that_cannot_be_written_costs_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = fdr.interpolated_fid("haar", images(12), None, "random")
-    monkeypatch.setattr("fdr.ifid.picture.atomic_path", refused)
+    monkeypatch.setattr("fdr.images.sheet.atomic_path", refused)
     with pytest.warns(fdr.errors.FdrWarning, match="The picture was not drawn: There is not enough memory"):
         report = fdr.interpolated_fid("haar", images(12), None, "random", picture=tmp_path / "p.png")
     assert report["ifd"].value == numbers["ifd"].value
