@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 @_options.reps
 @_options.switch("--lpips", "Compute LPIPS as well.")
 @_options.option(
-    "--per-image FILE", "Write the scores of every image to FILE, as CSV.", type=Output("csv"), name="per_image"
+    "--per-image FILE",
+    "Write the scores of every image as CSV to FILE (- for stdout, in place of the tables).",
+    type=Output("csv"),
+    name="per_image",
 )
 @_options.option(
     "--picture FILE",
@@ -94,6 +97,9 @@ def command(
             return
         found = run.run(picture, worst)
         if found is None:
+            return
+        if per_image is not None and str(per_image) == "-":
+            files.write([found.report], lambda: click.echo(found.to_csv(), nl=False))
             return
         if per_image is not None:
             found.to_csv(per_image)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ PIPELINE = "model_index.json"
 PRESET = "diffusers"
 DENOISERS = ("unet", "transformer")
 """The names that pipelines have for the denoiser."""
+GIVEN = {"timestep": int, "vae": str}
+"""What a user may choose, with its type."""
 FLOW = "FlowMatchEulerDiscreteScheduler"
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 LEAST_SIGNAL = 1e-4
@@ -127,6 +130,11 @@ def read_pipeline(
     options = options or WeightOptions()
     place = Path(text).expanduser()
     asked_by = f"The pipeline {text!r}"
+    for key, value in given.items():
+        if key not in GIVEN or not isinstance(value, GIVEN[key]) or isinstance(value, bool):
+            raise InputError(
+                f"{asked_by} takes timestep=N and vae=FOLDER|OWNER/NAME as --arch-args; got {key}={value}."
+            )
     load_library("diffusers", text, "Generator")
     index = read_json(_found(place, text, PIPELINE, options), asked_by)
     parts = [part for part in DENOISERS if index.get(part)]
@@ -154,7 +162,7 @@ def read_pipeline(
 def _found(place: Path, text: str, name: str, options: WeightOptions) -> Path:
     """The path of a file of the pipeline, which is fetched if it is on the hub."""
     file = WeightsFile(str(place.absolute() / name)) if place.is_dir() else file_in(text, name)
-    return resolve(file, options, text).path
+    return resolve(replace(file, what=DENOISER.what), options, text).path
 
 
 def _settings(path: Path, asked_by: str) -> dict[str, Any]:

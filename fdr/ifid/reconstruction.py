@@ -52,13 +52,15 @@ class Reconstructed:
     qualities: Mapping[str, np.ndarray]
     """Each score [N] of the measured reconstructions."""
 
-    def to_csv(self, path: Path) -> None:
-        """Write a line for each image: its name and its scores, in full precision."""
+    def to_csv(self, path: Path | None = None) -> str:
+        """A line for each image: its name and its scores, in full precision. It is also written to `path` if given."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(("image", *self.qualities))
         writer.writerows(zip(self.ids, *(map(float, values) for values in self.qualities.values()), strict=True))
-        write_atomically(path, buffer.getvalue().encode())
+        if path is not None:
+            write_atomically(path, buffer.getvalue())
+        return buffer.getvalue()
 
     def worst(self, count: int, by: str | None = None) -> np.ndarray:
         """Positions of the `count` worst reconstructions, the worst first, by a score: LPIPS if it was measured, else

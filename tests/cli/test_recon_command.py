@@ -52,6 +52,14 @@ def test_two_folders(recon: Run, tmp_path: Path) -> None:
     assert Image.open(out["worst.png"]).size == (4 + 3 * (96 + 4), 18 + 4 + 3 * (96 + 4))
 
 
+def test_the_scores_of_images_on_stdout(recon: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own, made = npz(tmp_path / "own.npz", ORIGINALS), npz(tmp_path / "made.npz", MADE)
+    done = recon(own, made, "--per-image", "-", "-q")
+    assert done.code == 0 and done.out.startswith("image,psnr,ssim\n") and len(done.out.splitlines()) == 25
+    assert not (tmp_path / "-").exists()
+
+
 def test_an_autoencoder(recon: Run, fdr_command: Run, tmp_path: Path) -> None:
     own = npz(tmp_path / "own.npz", ORIGINALS)
     done = recon("--vae", "haar", own, "--json", tmp_path / "haar.json")

@@ -170,6 +170,18 @@ def test_a_timestep_that_does_not_exist(tmp_path: Path, timestep: int, sentence:
         fdr.load_generator(place, arch="diffusers", arch_args={"timestep": timestep})
 
 
+@pytest.mark.parametrize("given", [{"width": 3}, {"timestep": "late"}, {"vae": 5}, {"timestep": True}])
+def test_other_arguments_are_one_sentence(tmp_path: Path, given: dict[str, Any]) -> None:
+    place = pipeline(tmp_path / "p", unet(), diffusers.DDIMScheduler(prediction_type="sample"))
+    with pytest.raises(InputError, match="takes timestep=N and vae="):
+        fdr.load_generator(place, arch="diffusers", arch_args=given)
+
+
+def test_a_repository_that_is_not_here_is_a_diffusion_model() -> None:
+    with pytest.raises(fdr.WeightsError, match="files of diffusion model 'nobody/nothing'"):
+        fdr.load_generator("nobody/nothing", arch="diffusers", offline=True)
+
+
 def test_a_model_of_texts_is_refused(tmp_path: Path) -> None:
     place = pipeline(tmp_path / "p", unet(), diffusers.DDIMScheduler(prediction_type="sample"))
     torch.manual_seed(0)
