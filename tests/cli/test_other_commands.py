@@ -167,7 +167,8 @@ def test_interruption_is_130_and_one_line(tmp_path: Path) -> None:
         "import time, sys\nfrom fdr.encoders import random_net\n"
         "from fdr.cli import main\n"
         "import fdr.features.pipeline as e\n"
-        "def slow(*a):\n    print('computing', file=sys.stderr, flush=True); time.sleep(600)\n"
+        "def slow(*a):\n    print('computing', file=sys.stderr, flush=True)\n"
+        "    while True: time.sleep(0.1)\n"  # a signal just before one long sleep would be seen after it only
         "e.Pipeline._launch = slow\n"
         f"main(['eval', {str(source)!r}, '--ref', {str(source)!r}, '--reps', 'random', '--batch-size', '1'])"
     )
