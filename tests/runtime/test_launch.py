@@ -44,6 +44,13 @@ def found(sets: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> li
     return answered
 
 
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`evaluate` and `interpolate` set these in this process, too; they must be gone afterwards."""
+    monkeypatch.setattr("fdr.features.extraction.SHARD_SIZE", 16)
+    monkeypatch.setattr("fdr.ifid.latents.SHARD_SIZE", 16)
+
+
 def test_three_processes_give_the_report_of_one(sets: tuple[str, str], found: list[dict]) -> None:
     alone = evaluate(*sets, SOLO)
     assert [answer["rank"] for answer in found] == [0, 1, 2]
