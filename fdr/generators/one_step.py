@@ -148,7 +148,7 @@ def read_pipeline(
     found = load_model(f"{text}/{part}", place / part if is_local else None, options, DENOISER)
     arguments: dict[str, Any] = {
         "model": found.class_name,
-        "config": {key: value for key, value in found.config.items() if not key.startswith("_")},
+        "config": dict(found.config),
         "scheduler": str(index["scheduler"][1]),
         "scheduler_config": _settings(_found(place, text, "scheduler/scheduler_config.json", options), asked_by),
     }

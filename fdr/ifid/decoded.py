@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from fdr.encoders import AbstractEncoder
 from fdr.errors import InputError
+from fdr.features import Extraction, ExtractionOptions
 from fdr.ifid.autoencoders.base import LoadedAutoencoder
 from fdr.ifid.interpolation import interpolate
 from fdr.ifid.latents import LatentReader, Latents
 from fdr.ifid.options import IfidOptions
 from fdr.ifid.pairs import Paired, digest_of
-from fdr.images import ImageOptions, MadeSource, Selected
+from fdr.images import ImageOptions, ImageSource, MadeSource, Selected
 from fdr.runtime import Group, Progress
 
 Take = Callable[[int, int], Tensor]
@@ -79,6 +82,13 @@ class DecodedSource(MadeSource):
         if not self.autoencoder.is_cacheable:
             return None
         return digest_of(self._identity)
+
+
+def extraction_of(source: ImageSource, encoders: Sequence[AbstractEncoder], options: ExtractionOptions) -> Extraction:
+    """A pass over given or decoded images; what an autoencoder without an identity decodes is not cached."""
+    if isinstance(source, DecodedSource) and not source.autoencoder.is_cacheable:
+        options = replace(options, cache=None)
+    return Extraction(source, encoders, options=replace(options, moments_only=False))
 
 
 def decoded_sources(

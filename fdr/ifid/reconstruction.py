@@ -19,7 +19,7 @@ from fdr.evaluation import Measurement, Provenance, describe_samples, measure
 from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import Moments, fd_influence, has_rows
 from fdr.ifid.autoencoders.base import LoadedAutoencoder
-from fdr.ifid.decoded import DecodedSource, reconstructions
+from fdr.ifid.decoded import extraction_of, reconstructions
 from fdr.ifid.latents import LatentEncoder, encode, latents_folder
 from fdr.ifid.originals import Originals, first_size, match
 from fdr.ifid.quality import ENCODER, QualityEncoder, check_size
@@ -161,10 +161,7 @@ class Reconstruction:
         return QualityEncoder(pairs.originals, self.size, device, self.lpips, workers, matching=pairs.matching)
 
     def _pass(self, source: ImageSource, encoders: Sequence[AbstractEncoder]) -> Extraction:
-        options = self.extraction_options
-        if isinstance(source, DecodedSource) and not source.autoencoder.is_cacheable:
-            options = replace(options, cache=None)
-        return Extraction(source, encoders, options=options)
+        return extraction_of(source, encoders, self.extraction_options)
 
     def _report(
         self,

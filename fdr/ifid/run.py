@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from fdr.evaluation import Measurement, describe_samples, measure
 from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import Moments
 from fdr.ifid.autoencoders.base import LoadedAutoencoder
-from fdr.ifid.decoded import NEIGHBOURS, RECONSTRUCTIONS, DecodedSource, Take, between, decoded_sources
+from fdr.ifid.decoded import NEIGHBOURS, RECONSTRUCTIONS, DecodedSource, Take, between, decoded_sources, extraction_of
 from fdr.ifid.drawn import DrawnLatents, gather, gathered
 from fdr.ifid.latents import latents_folder
 from fdr.ifid.options import IfidOptions
@@ -136,10 +136,7 @@ class InterpolatedFid:
         return moments, qualities, originals
 
     def _pass(self, source: ImageSource, encoders: Sequence[AbstractEncoder]) -> Extraction:
-        options = self.extraction_options
-        if not self.autoencoder.is_cacheable and isinstance(source, DecodedSource):
-            options = replace(options, cache=None)
-        return Extraction(source, encoders, options=replace(options, moments_only=False))
+        return extraction_of(source, encoders, self.extraction_options)
 
     def _drawn(self, paired: Paired, folder: Path) -> DrawnLatents:
         """The file for the latents of the drawn neighbours."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fdr.errors import InputError
+from fdr.frechet import LEAST_COUNT
 from fdr.training.folder import checkpoint_path, list_checkpoints
 from fdr.training.options import RunOptions
 
@@ -38,7 +39,6 @@ Raising it warns earlier, and more often by mistake.
 """
 LEAST_RATIO = 0.25
 """The debiased FD needs at least this many images per feature, and at least `LEAST_COUNT`."""
-LEAST_COUNT = 100
 USUAL_RATIO, USUAL_COUNT = 0.5, 256
 """As many images per feature of the widest encoder, and at least as many images, are taken unless asked otherwise."""
 USUAL_EVERY = 100

@@ -54,7 +54,7 @@ class DiffusersModel:
     weights_digest: str
     config_digest: str
     config: Mapping[str, Any]
-    """The content of config.json."""
+    """The settings in config.json, without what the library notes of itself."""
 
 
 def is_repository(name: str) -> bool:
@@ -84,7 +84,7 @@ def load_model(name: str, folder: Path | None, options: WeightOptions, role: Rol
     class_name = str(files.config.get("_class_name", ""))
     model = _build(diffusers, name, class_name, files, role)
     config = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    return DiffusersModel(model, class_name, files.digest, config, files.config)
+    return DiffusersModel(model, class_name, files.digest, config, settings)
 
 
 def model_of_config(class_name: str, config: Mapping[str, Any], asked_by: str) -> torch.nn.Module:
