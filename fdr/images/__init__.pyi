@@ -2,6 +2,8 @@ from .array_file import read_header as read_header
 from .base import BadImage as BadImage
 from .base import ImageBatch as ImageBatch
 from .base import ImageSource as ImageSource
+from .captions import Captions as Captions
+from .captions import read_captions as read_captions
 from .files import expand_braces as expand_braces
 from .files import left_out_text as left_out_text
 from .ids import RowIds as RowIds
