@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     "--show N", "Images, and classes, that the terminal lists from each end.", type=click.IntRange(1, 64), default=8
 )
 @_options.option(
+    "--closest N",
+    "Also find the N images that lie nearest to a reference image, which are copies if the reference is the training "
+    "set. This compares all images with all reference images.",
+    type=click.IntRange(0, 64),
+    default=0,
+)
+@_options.option(
     "--picture FILE",
     "Write a PNG of the most and the least harmful images, as many as --show says, each beside its nearest reference "
     "image.",
@@ -43,6 +50,7 @@ def command(
     samples: str,
     measurement: Measurement,
     show: int,
+    closest: int,
     picture: Path | None,
     csv_path: Path | None,
     json_path: Path | None,
@@ -63,10 +71,10 @@ def command(
         if picture is not None:
             check_drawable(source)
         if dry_run:
-            for line in plan_of(evaluator, source) if setup.is_main else ():
+            for line in plan_of(evaluator, source, closest) if setup.is_main else ():
                 click.echo(line)
             return 0
-        found = explain_with(evaluator, source, show)
+        found = explain_with(evaluator, source, show, closest)
     if found is None:
         return 0  # another rank prints
     draws: list[Callable[[], object]] = []
@@ -97,6 +105,7 @@ def _print(found: Explanation, show: int) -> None:
         for line in _summary(one):
             click.echo(line)
         _print_images(found, one, show)
+        _print_closest(found, one)
         if one.classes is not None:
             _print_classes(one.classes, show)
         for note in one.notes:
@@ -128,6 +137,19 @@ def _print_images(found: Explanation, one: EncoderInfluences, show: int) -> None
     numbers = ("influence", "of FD")
     headers = {"class": "class", "nearest": "nearest reference image"}
     print_table(("rank", "image", *numbers, *(headers[name] for name in texts)), rows, right=("rank", *numbers))
+
+
+def _print_closest(found: Explanation, one: EncoderInfluences) -> None:
+    """The images nearest to a reference image, where they were asked for."""
+    if one.median_distance is None:
+        return
+    rows = [
+        [found.ids[one.rows[place]], f"{near.distance:.4g}", found.reference_ids[near.row]]
+        for place in one.closest
+        for near in [one.nearest[place]]
+    ]
+    print_table(("closest image", "distance", "nearest reference image"), rows, right=("distance",))
+    click.echo(f"The median distance of all images to their nearest reference image is {one.median_distance:.4g}.")
 
 
 def _amounts(influence: float, one: EncoderInfluences) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from fdr.encoders import EncoderOptions
 from fdr.errors import InputError
 from fdr.evaluation import Evaluator, Measurement
 from fdr.explanation.class_table import class_shares, named_labels
-from fdr.explanation.nearest import features_of, good_rows, with_nearest
+from fdr.explanation.nearest import check_closest, features_of, good_rows, with_nearest
 from fdr.explanation.results import EncoderInfluences, Explanation
 from fdr.features import ExtractionOptions
 from fdr.frechet import fd_influence, frechet_distance, has_rows, moments_without
@@ -48,13 +48,15 @@ def explain(
     batch_size: int | None = None,
     num_workers: int | None = None,
     ends: int = 8,
+    closest: int = 0,
     progress: Progress | None = None,
 ) -> Explanation:
     """Say which images and which classes of a sample set raise its FD most.
 
     Arguments are those of `fdr.evaluate`. `samples` is anything that `fdr.open_images` reads; a reference of images
     with labels gives the debiased FD of every class that is large enough. Where the reference is images, the nearest
-    of them is found for each of the `ends` most and least harmful samples.
+    of them is found for each of the `ends` most and least harmful samples. `closest` above 0 compares all samples with
+    all reference images and keeps so many that lie nearest to one: copies, if the reference is the training set.
 
     Raises `InputError` for anything unusable, such as samples whose features are too large to keep in memory.
     """
@@ -72,16 +74,18 @@ def explain(
         weights=weights,
         is_default_reference=reference is None,
     )
-    found = explain_with(evaluator, source, ends)
+    found = explain_with(evaluator, source, ends, closest)
     assert found is not None
     return found
 
 
-def explain_with(evaluator: Evaluator, source: ImageSource, ends: int) -> Explanation | None:
+def explain_with(evaluator: Evaluator, source: ImageSource, ends: int, closest: int = 0) -> Explanation | None:
     """Explain the FD of an opened sample set with an evaluator of the metric `fd`; None on ranks other than 0.
 
-    The nearest reference images are found for the `ends` most and least harmful images.
+    The nearest reference images are found for the `ends` most and least harmful images, and the `closest` images are
+    those that lie nearest to any of them.
     """
+    check_closest(evaluator, closest)
     caught: list[Measurement] = []
     evaluator.on_measured = caught.append
     try:
@@ -97,15 +101,18 @@ def explain_with(evaluator: Evaluator, source: ImageSource, ends: int) -> Explan
         report,
         tuple(source.ids),
         named_labels(source),
-        tuple(with_nearest(one, measured, evaluator, ends) for one in found),
+        tuple(with_nearest(one, measured, evaluator, ends, closest) for one in found),
         () if reference is None else tuple(reference.ids),
     )
 
 
-def plan_of(evaluator: Evaluator, source: ImageSource) -> Iterator[str]:
+def plan_of(evaluator: Evaluator, source: ImageSource, closest: int = 0) -> Iterator[str]:
     """Describe what `explain_with` would do, a line for each step; nothing is computed or written."""
+    check_closest(evaluator, closest)
     yield from evaluator.plan([source])
     yield f"influence of each of {len(source)} images on FD, for {len(evaluator.encoders)} encoder(s)"
+    if closest:
+        yield f"distances of all {len(source)} images to all reference images, for the {closest} nearest to one"
 
 
 def _distances(report: Report) -> Iterator[Result]:

@@ -38,7 +38,7 @@ def write_picture(
             prefix = f"{one.encoder}: " if len(found.encoders) > 1 else ""
             columns[f"{prefix}{title}"] = tiles_at(source, one.rows[places], SIDE, list(_captions(one, places)))
             if reference is not None and one.nearest:
-                rows = np.array([one.nearest[place] for place in places.tolist()])
+                rows = np.array([one.nearest[place].row for place in places.tolist()])
                 names = [found.reference_ids[row] for row in rows.tolist()]
                 columns[f"{prefix}{title}, nearest real"] = tiles_at(reference, rows, SIDE, names)
     write_sheet(columns, path)

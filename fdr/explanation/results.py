@@ -14,7 +14,7 @@ import numpy as np
 from fdr.reports import Report
 
 SCHEMA = "fdr-explain/1"
-COLUMNS = ("encoder", "output", "rank", "id", "row", "class", "influence", "nearest")
+COLUMNS = ("encoder", "output", "rank", "id", "row", "class", "influence", "nearest", "distance")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,16 @@ class ClassShare:
     """Number of reference images of the class; None for a reference without labels."""
     fd_debiased: float | None = None
     """Debiased FD between the samples and the reference images of the class; None where there are too few for it."""
+
+
+@dataclass(frozen=True)
+class Near:
+    """The reference image that is nearest to a sample."""
+
+    row: int
+    """Its row in the reference."""
+    distance: float
+    """The Euclidean distance between the features."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +62,14 @@ class EncoderInfluences:
     """FD of the other images, computed anew."""
     classes: tuple[ClassShare, ...] | None = None
     """The classes, from the one that raises FD most; None for samples without labels."""
-    nearest: Mapping[int, int] = field(default_factory=dict)
-    """The row of the nearest reference image by the position of the sample, for the images at both ends; empty where
-    the reference is no images."""
+    nearest: Mapping[int, Near] = field(default_factory=dict)
+    """The nearest reference image by the position of the sample, for the images at both ends and those of `closest`;
+    empty where the reference is no images."""
+    closest: tuple[int, ...] = ()
+    """Positions of the samples that lie nearest to a reference image, the nearest first; empty unless asked for."""
+    median_distance: float | None = None
+    """The median over all samples of the distance to the nearest reference image; None unless `closest` was asked
+    for."""
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -92,12 +107,16 @@ class Explanation:
                 "row": row,
                 **({} if self.labels is None else {"class": self.labels[row]}),
                 "influence": float(found.influences[place]),
-                **({"nearest": self.reference_ids[found.nearest[place]]} if place in found.nearest else {}),
+                **self._near(found, place),
             }
             for rank, (place, row) in enumerate(
                 zip(found.ranking.tolist(), found.rows[found.ranking].tolist(), strict=True), start=1
             )
         ]
+
+    def _near(self, found: EncoderInfluences, place: int) -> dict[str, Any]:
+        near = found.nearest.get(place)
+        return {} if near is None else {"nearest": self.reference_ids[near.row], "distance": near.distance}
 
     def to_csv(self) -> str:
         """A line for each image and encoder, from the image that raises FD most."""
@@ -114,8 +133,22 @@ class Explanation:
         return {
             "schema": SCHEMA,
             "report": self.report.to_dict(),
-            "encoders": [{**_facts(found), "images": self.ranked(found)} for found in self.encoders],
+            "encoders": [
+                {**_facts(found), **self._closest(found), "images": self.ranked(found)} for found in self.encoders
+            ],
         }
+
+    def _closest(self, found: EncoderInfluences) -> dict[str, Any]:
+        """The samples nearest to a reference image, where they were asked for."""
+        if found.median_distance is None:
+            return {}
+        rows = found.rows.tolist()
+        images = [
+            {"id": self.ids[rows[place]], "row": rows[place], "influence": float(found.influences[place]),
+             **self._near(found, place)}
+            for place in found.closest
+        ]  # fmt: skip
+        return {"closest": {"median_distance": found.median_distance, "images": images}}
 
 
 def _facts(found: EncoderInfluences) -> Mapping[str, Any]:

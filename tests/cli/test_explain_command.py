@@ -45,6 +45,18 @@ def test_the_terminal_shows_both_ends(fdr_command, plain: list[object]) -> None:
     assert "24 samples for" in got.out
 
 
+def test_the_closest_images_are_listed_and_written(fdr_command, plain: list[object], tmp_path: Path) -> None:
+    got = fdr_command("explain", *plain, "--closest", 3)
+    assert got.code == 0, got.err
+    assert "closest image" in got.out and "The median distance of all images" in got.out
+    assert fdr_command("explain", *plain, "--closest", 3, "--json", "e.json").code == 0
+    closest = json.loads((tmp_path / "e.json").read_text())["encoders"][0]["closest"]
+    distances = [image["distance"] for image in closest["images"]]
+    assert distances == sorted(distances) and len(distances) == 3 and distances[-1] <= closest["median_distance"]
+    planned = fdr_command("explain", *plain, "--closest", 3, "--dry-run")
+    assert "distances of all 24 images to all reference images" in planned.out
+
+
 def test_several_encoders_have_a_part_each(fdr_command, plain: list[object]) -> None:
     got = fdr_command("explain", *plain, "--reps", "random:1,random:2")
     assert got.code == 0 and "random:1: FD" in got.out and "random:2: FD" in got.out, got.err

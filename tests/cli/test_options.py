@@ -552,6 +552,9 @@ SHOWN_BY = {
     "--junit": {"check": "cli/test_check.py::test_files"},
     "--openmetrics": {"check": "cli/test_check.py::test_files"},
     "--no-annotations": {"check": "cli/test_check.py::test_github"},
+    "--closest": {
+        "explain": "cli/test_explain_command.py::test_the_closest_images_are_listed_and_written",
+    },
     "--show": {"explain": "cli/test_explain_command.py::test_the_terminal_shows_both_ends"},
     "--csv": {
         "explain": "cli/test_explain_command.py::test_csv_and_json",

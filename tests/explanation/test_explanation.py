@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.spatial
 from PIL import Image
 from worlds import DIM, TinyEncoder, folder, images, npz
 
@@ -190,9 +191,12 @@ class TestNearest:
         own, other = features_of(drawn()), features_of(images(400))
         (found,) = explained.encoders
         assert set(found.nearest) == set(np.concatenate(found.ends(8)).tolist())
-        for place, row in found.nearest.items():
-            assert row == np.square(other - own[place]).sum(1).argmin()
-        assert explained.ranked(found)[0]["nearest"] == f"item[{found.nearest[int(found.ranking[0])]}]"
+        for place, near in found.nearest.items():
+            squared = np.square(other - own[place]).sum(1)
+            assert near.row == squared.argmin() and near.distance == pytest.approx(squared.min() ** 0.5)
+        first = found.nearest[int(found.ranking[0])]
+        line = explained.ranked(found)[0]
+        assert (line["nearest"], line["distance"]) == (f"item[{first.row}]", first.distance)
         assert "nearest" not in explained.ranked(found)[COUNT // 2]
 
     @pytest.mark.filterwarnings("default::fdr.errors.FdrWarning")
@@ -201,12 +205,33 @@ class TestNearest:
         (place / "0000.png").write_bytes(b"no image")
         options = fdr.ImageOptions(on_bad="skip", max_bad=0.5)
         found = fdr.explain(list(images(40)[1:]), place, TinyEncoder(), image_options=options).encoders[0]
-        assert all(row == own + 1 for own, row in found.nearest.items())
+        assert all(near.row == own + 1 and near.distance == 0 for own, near in found.nearest.items())
 
     def test_a_reference_of_moments_has_none_and_says_so(self) -> None:
         moments = Moments.from_features(features_of(images(50)).astype(np.float32))
         found = fdr.explain(list(images(40, seed=1)), moments, TinyEncoder()).encoders[0]
         assert not found.nearest and "the reference gives no features of images" in found.notes[-1]
+
+    def test_the_closest_are_those_of_all_pairs(self) -> None:
+        samples = images(60, seed=1)
+        samples[9] = images(50)[3]
+        samples[9, 0, 0] ^= 1
+        found = fdr.explain(list(samples), list(images(50)), TinyEncoder(), closest=4)
+        (one,) = found.encoders
+        pairs = scipy.spatial.distance.cdist(features_of(samples), features_of(images(50)))
+        assert list(one.closest) == pairs.min(1).argsort(kind="stable")[:4].tolist() and one.closest[0] == 9
+        assert one.median_distance == pytest.approx(np.median(pairs.min(1)))
+        data = found.to_dict()["encoders"][0]
+        assert [image["id"] for image in data["closest"]["images"]] == [f"item[{place}]" for place in one.closest]
+        assert data["closest"]["images"][0]["nearest"] == "item[3]"
+        ends = fdr.explain(list(samples), list(images(50)), TinyEncoder())
+        assert "closest" not in ends.to_dict()["encoders"][0]
+        assert {place: one.nearest[place] for place in ends.encoders[0].nearest} == ends.encoders[0].nearest
+
+    def test_the_closest_need_reference_images(self) -> None:
+        moments = Moments.from_features(features_of(images(50)).astype(np.float32))
+        with pytest.raises(InputError, match="the reference is statistics; give images"):
+            fdr.explain(list(images(40, seed=1)), moments, TinyEncoder(), closest=2)
 
 
 @pytest.mark.filterwarnings("default::fdr.errors.FdrWarning")
