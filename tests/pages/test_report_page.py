@@ -135,10 +135,18 @@ def test_values_that_a_logarithm_does_not_have_are_named(page: str) -> None:
     assert "not on this axis: dinov2 of a (-0.500)" in render_page({"a": one})
 
 
-def test_classes_with_the_worst_first_and_small_ones_marked(page: str) -> None:
-    section = page[page.index("by class</h2>") :]
+def test_classes_with_the_worst_first_and_small_ones_marked() -> None:
+    alone = render_page({"base.npz": SETS["base.npz"]})
+    section = alone[alone.index("by class</h2>") :]
     assert section.index(">cat<") < section.index(">dog<") < section.index(">eel<")
     assert re.search(r"7\.000 ± 0\.50\*", section) and re.search(r"4\.000 ± 0\.10<", section)
+
+
+def test_classes_of_several_sets_stand_side_by_side(page: str) -> None:
+    assert page.count("by class</h2>") == 1
+    section = page[page.index("by class</h2>") :]
+    assert section.index(">dog<") < section.index(">cat<") < section.index(">eel<")
+    assert ">new.npz − base.npz<" in section and "−1.40 ± 0.71*" in section
 
 
 def test_of_many_classes_the_worst_and_the_best_are_shown() -> None:
