@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fdr.cli._progress import PLAIN_INTERVAL, PlainProgress, RichProgress, Task, human_seconds
 from fdr.cli._render import LiveTable
 from fdr.errors import FdrWarning
-from fdr.runtime import human_bytes
+from fdr.runtime import PLAIN_INTERVAL, PlainProgress, RichProgress, Task, human_bytes, human_seconds
 from fdr.training import SilentView, View
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from fdr.encoders.base import AbstractEncoder, EncoderOptions
 from fdr.encoders.catalogue import BUNDLES
 from fdr.encoders.registry import canonical_name, family_module, find_encoder, parse_encoders, plugin_factory
 from fdr.errors import InputError, unknown
-from fdr.runtime import Progress, SilentProgress, as_path, memory_for, named_arguments
+from fdr.runtime import Progress, as_path, as_progress, memory_for, named_arguments
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ def load_encoder(
     exact_order: bool = False,
     tf32: bool = False,
     offline: bool | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> AbstractEncoder:
     """The encoder of a name such as "inception", "dinov2" or "timm:resnet50.a1_in1k", ready to be called.
 
@@ -47,7 +47,7 @@ def load_encoder(
         exact_order=exact_order,
         tf32=tf32,
         offline=offline,
-        progress=progress or SilentProgress(),
+        progress=as_progress(progress),
     )
     return as_encoder(encoder, options)
 

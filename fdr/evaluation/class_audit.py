@@ -17,7 +17,7 @@ import numpy as np
 from fdr.errors import InputError
 from fdr.evaluation.class_matching import Histograms, best_weights, check_logits, top1_weights, top_n_weights
 from fdr.frechet import Moments, effective_count, frechet_distance, weighted_moments
-from fdr.runtime import Progress, memory_for
+from fdr.runtime import Progress, as_progress, memory_for
 
 SEED = 0
 """Of the permutation that gives the weights to other samples."""
@@ -163,7 +163,7 @@ def audit_classes(
     top_n: int = 5,
     steps: int = 100,
     device: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> ClassAudit:
     """Weight the samples to match the classes of the reference, and measure every encoder's FD of what results.
 
@@ -189,7 +189,7 @@ def audit_classes(
         )
         return Matching(name, weights, fd, control, taken)
 
-    settings: dict[str, Any] = {"steps": steps, "device": device, "progress": progress}
+    settings: dict[str, Any] = {"steps": steps, "device": device, "progress": as_progress(progress)}
     optimised, taken, floor = best_weights(samples[encoder], reference[encoder], f"weights for {encoder}", **settings)
     return ClassAudit(
         encoder,

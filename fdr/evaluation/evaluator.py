@@ -34,8 +34,8 @@ from fdr.runtime import (
     SOLO,
     Group,
     Progress,
-    SilentProgress,
     as_path,
+    as_progress,
     named_arguments,
     package_versions,
     propagate_failures,
@@ -66,7 +66,7 @@ def evaluate(
     stderr: bool = True,
     trained_on: str | Sequence[str] | None = None,
     training_set: Any = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     group: Group = SOLO,
     num_images: int | None = None,
     seed: int | None = None,
@@ -87,7 +87,8 @@ def evaluate(
     them and for the held-out ones as well. A run folder of `fdr train` says it by itself. `training_set` is the images
     that the model was trained on, for metrics that compare with them. `memory`, in bytes, is what metrics of nearest
     neighbours may hold at once; it does not change the result. `stderr=False` leaves out standard errors that cost
-    time.
+    time. `progress=True` shows on stderr how far the call is: as bars on a terminal and in a notebook with ipywidgets,
+    as lines elsewhere. An object with a method `task`, like `fdr.runtime.Progress`, is told instead.
 
     `samples` may also be a generator: one that `fdr.load_generator` gives or takes, or a pipeline of diffusers without
     a prompt. Then `num_images` (50,000) samples are made from `seed` and `labels`, the same as by `fdr eval --gen`.
@@ -103,7 +104,7 @@ def evaluate(
         None if cache is None else as_path(cache, "the cache"),
         batch_size,
         num_workers,
-        progress or SilentProgress(),
+        as_progress(progress),
         group=group,
     )
     chosen = None if protocol is None else find_protocol(protocol)

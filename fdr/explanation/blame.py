@@ -29,7 +29,7 @@ from fdr.frechet import fd_influence, frechet_distance, has_rows, moments_withou
 from fdr.images import ImageOptions, ImageSource, open_images
 from fdr.references import DEFAULT_REFERENCE
 from fdr.reports import Report, Result
-from fdr.runtime import Progress, SilentProgress, as_path, memory_for, named_arguments
+from fdr.runtime import Progress, as_path, as_progress, memory_for, named_arguments
 
 WORST_SHARE = 0.01
 """The share of the images whose part in FD is stated. Raising it states that of more images."""
@@ -49,7 +49,7 @@ def explain(
     num_workers: int | None = None,
     ends: int = 8,
     closest: int = 0,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Explanation:
     """Say which images and which classes of a sample set raise its FD most.
 
@@ -61,7 +61,7 @@ def explain(
     Raises `InputError` for anything unusable, such as samples whose features are too large to keep in memory.
     """
     options = image_options or ImageOptions()
-    shown = progress or SilentProgress()
+    shown = as_progress(progress)
     folder = None if cache is None else as_path(cache, "the cache")
     source = open_images(samples, options)
     evaluator = Evaluator(

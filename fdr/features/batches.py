@@ -11,7 +11,7 @@ import numpy as np
 from fdr.encoders import AbstractEncoder, EncoderOptions, as_encoder
 from fdr.features.extraction import Extraction, ExtractionOptions
 from fdr.images import BadImage, ImageOptions, open_images
-from fdr.runtime import Progress, SilentProgress, as_path, named_arguments
+from fdr.runtime import Progress, as_path, as_progress, named_arguments
 
 
 class Features:
@@ -74,7 +74,7 @@ def extract(
     batch_size: int | None = None,
     num_workers: int | None = None,
     image_options: ImageOptions | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Features:
     """Extract the features of `images` with one encoder or a list of encoders, and store them in the folder `cache`.
 
@@ -84,7 +84,7 @@ def extract(
     """
     is_many = isinstance(encoder, list | tuple)
     given = list(encoder) if isinstance(encoder, list | tuple) else [encoder]
-    shown = progress or SilentProgress()
+    shown = as_progress(progress)
     encoders = [as_encoder(item, EncoderOptions(progress=shown)) for item in given]
     options = ExtractionOptions(None if cache is None else as_path(cache, "the cache"), batch_size, num_workers, shown)
     return Features(Extraction(open_images(images, image_options or ImageOptions()), encoders, None, options), is_many)

@@ -26,7 +26,7 @@ from fdr.runtime import (
     Group,
     Progress,
     SharedTask,
-    SilentProgress,
+    as_progress,
     atomic_path,
     available_cpus,
     beside,
@@ -194,7 +194,7 @@ def sample_set(source: GeneratorSource, path: Path) -> SampleSet:
     return PngSamples(source, path)
 
 
-def write_samples(samples: SampleSet, progress: Progress | None = None, group: Group = SOLO) -> bool:
+def write_samples(samples: SampleSet, progress: Progress | bool | None = None, group: Group = SOLO) -> bool:
     """Make the missing images and publish the set. The ranks of `group` share the work.
 
     Returns False if the set was finished already. Raises `InputError` if something else has its name, `RunError` for a
@@ -204,7 +204,7 @@ def write_samples(samples: SampleSet, progress: Progress | None = None, group: G
         return False
     missing = run_on_rank0(group, samples.begin)
     total = len(samples.source)
-    with (progress or SilentProgress()).task(f"Sampling {samples.source.name}", total) as task:
+    with as_progress(progress).task(f"Sampling {samples.source.name}", total) as task:
         task.resume(total - sum(stop - start for start, stop in missing))
         shared = SharedTask(task, group)
         for start, stop in part_of(group, missing):

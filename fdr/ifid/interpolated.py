@@ -16,7 +16,7 @@ from fdr.ifid.run import InterpolatedFid
 from fdr.images import ImageOptions, ImageSource, open_images
 from fdr.metrics import load_lpips
 from fdr.reports import Report
-from fdr.runtime import SOLO, Group, Progress, SilentProgress, as_path, named_arguments
+from fdr.runtime import SOLO, Group, Progress, as_path, as_progress, named_arguments
 
 Encoders = str | AbstractEncoder | Any
 
@@ -35,7 +35,7 @@ def interpolated_fid(
     batch_size: int | None = None,
     num_workers: int | None = None,
     picture: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     group: Group = SOLO,
 ) -> Report:
     """iFID, rFID, FD of decoded neighbours, and PSNR, SSIM, MS-SSIM (and LPIPS) of reconstructions.
@@ -50,7 +50,7 @@ def interpolated_fid(
 
     Raises `InputError` for anything unusable, `RunError` when a run cannot finish.
     """
-    progress = progress or SilentProgress()
+    progress = as_progress(progress)
     options = ifid_options or IfidOptions()
     networks = encoder_options or EncoderOptions(progress=progress)
     given = list(encoders) if isinstance(encoders, list | tuple) else encoders

@@ -14,7 +14,7 @@ from fdr.ifid.interpolated import Encoders, like_encoders
 from fdr.ifid.reconstruction import Reconstructed, Reconstruction
 from fdr.images import ImageOptions, open_images
 from fdr.metrics import load_lpips
-from fdr.runtime import Progress, SilentProgress, as_path, named_arguments
+from fdr.runtime import Progress, as_path, as_progress, named_arguments
 
 
 @named_arguments
@@ -31,7 +31,7 @@ def measure_reconstructions(
     batch_size: int | None = None,
     num_workers: int | None = None,
     picture: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Reconstructed:
     """rFD under every encoder, and PSNR, SSIM, MS-SSIM (and LPIPS) of every reconstruction.
 
@@ -44,7 +44,7 @@ def measure_reconstructions(
     """
     if (reconstructions is None) == (autoencoder is None):
         raise InputError("Give either the reconstructions or an autoencoder that makes them.")
-    progress = progress or SilentProgress()
+    progress = as_progress(progress)
     networks = encoder_options or EncoderOptions(progress=progress)
     options = image_options or ImageOptions()
     made = (

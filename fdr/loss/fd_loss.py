@@ -31,7 +31,7 @@ from fdr.loss.setup import checked_weights, load_named, references_of, warn_of_o
 from fdr.loss.terms import TermValue
 from fdr.loss.transport import frechet_loss
 from fdr.references import DEFAULT_REFERENCE, moments_digest
-from fdr.runtime import Group, Progress, SilentProgress, named_arguments, tensor_ranks
+from fdr.runtime import Group, Progress, as_progress, named_arguments, tensor_ranks
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -190,7 +190,7 @@ class FDLoss:
 
     @torch.no_grad()
     def fill(
-        self, batches: Tensor | Iterable[Any], count: int | None = None, *, progress: Progress | None = None
+        self, batches: Tensor | Iterable[Any], count: int | None = None, *, progress: Progress | bool | None = None
     ) -> None:
         """Build the initial populations from generated images, without gradient.
 
@@ -200,7 +200,7 @@ class FDLoss:
         """
         self.discard()
         source, filled = _batches_of(batches), 0
-        with (progress or SilentProgress()).task("filling the populations", count) as task:
+        with as_progress(progress).task("filling the populations", count) as task:
             while count is None or filled < count:
                 added = self._filled(next(source, None), None if count is None else count - filled)
                 if not added:

@@ -11,6 +11,12 @@ from .atomic import staged as staged
 from .atomic import sweep_temporaries as sweep_temporaries
 from .atomic import sync_folder as sync_folder
 from .atomic import write_atomically as write_atomically
+from .bars import PLAIN_INTERVAL as PLAIN_INTERVAL
+from .bars import PlainProgress as PlainProgress
+from .bars import RichProgress as RichProgress
+from .bars import Task as Task
+from .bars import as_progress as as_progress
+from .bars import human_seconds as human_seconds
 from .devices import DTYPES as DTYPES
 from .devices import available_cpus as available_cpus
 from .devices import check_dtype as check_dtype

@@ -28,13 +28,12 @@ from worlds import folder, images, npz
 
 from fdr.cli import COMMANDS, cli
 from fdr.cli._computing import Computing
-from fdr.cli._progress import PlainProgress
 from fdr.errors import InputError, RunError
 from fdr.gate import GateOptions
 from fdr.ifid import IfidOptions
 from fdr.images import ImageOptions
 from fdr.reports import load_reports
-from fdr.runtime import SOLO, SilentProgress
+from fdr.runtime import SOLO, PlainProgress, SilentProgress
 from fdr.training import RunOptions, TrainOptions
 
 TESTS = Path(__file__).parents[1]
@@ -810,7 +809,7 @@ def test_quiet_reaches_what_shows_progress(
 
 
 def test_quiet_shows_neither_progress_nor_warnings(fdr_command, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fdr.cli._progress.PLAIN_INTERVAL", 0.0)
+    monkeypatch.setattr("fdr.runtime.bars.PLAIN_INTERVAL", 0.0)
     arguments = ["eval", "a.npz", "--ref", "a.npz", "--reps", "random", "--no-cache"]
     loud = fdr_command(*arguments)
     assert "warning" in loud.err and "24/24 images" in loud.err

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from generator_worlds import generator
 from worlds import TinyEncoder, folder, images, npz
 
 import fdr
-from fdr.cli import _progress
-from fdr.cli._progress import PlainProgress, RichProgress, human_seconds, shortened
+from fdr.errors import InputError
 from fdr.features import Extraction, ExtractionOptions
-from fdr.runtime import SOLO
+from fdr.generators import GeneratorSource, sample_set, write_samples
+from fdr.runtime import SOLO, PlainProgress, RichProgress, as_progress, human_seconds
+from fdr.runtime.bars import shortened
 
 LONG = "a_very_long_name_of_a_folder_with_samples_of_the_newest_run.npz: inception, dinov2, clip, siglip"
 
@@ -162,7 +169,7 @@ def test_the_reading_of_large_files_is_shown(kind: str, tmp_path: Path, monkeypa
 def test_a_command_shows_it(
     every_batch: None, fdr_command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_progress, "PLAIN_INTERVAL", 0.0)
+    monkeypatch.setattr("fdr.runtime.bars.PLAIN_INTERVAL", 0.0)
     npz(tmp_path / "a.npz", images(40, side=32))
     command = ["stats", "a.npz", "--reps", "random", "--batch-size", 8, "-o"]
     lines = fdr_command(*command, "out").err.splitlines()
@@ -177,3 +184,59 @@ def test_a_command_shows_it(
 )
 def test_times_in_words(seconds: float, text: str) -> None:
     assert human_seconds(seconds) == text
+
+
+CALLS: dict[str, Callable[[Path, Any], object]] = {
+    "evaluate": lambda path, shown: fdr.evaluate(path, path, TinyEncoder(), progress=shown),
+    "explain": lambda path, shown: fdr.explain(path, path, TinyEncoder(), ends=1, progress=shown),
+    "extract": lambda path, shown: [*fdr.extract(path, TinyEncoder(), progress=shown)],
+    "interpolated_fid": lambda path, shown: fdr.interpolated_fid(
+        "haar", path, encoders=[TinyEncoder()], ifid_options=fdr.IfidOptions(top_k=2), progress=shown
+    ),
+    "measure_reconstructions": lambda path, shown: fdr.measure_reconstructions(
+        path, path, TinyEncoder(), progress=shown
+    ),
+    "fill": lambda path, shown: fdr.FDLoss(
+        TinyEncoder(), fdr.Moments.from_features(np.eye(12)), population=fdr.EmaPopulation()
+    ).fill(torch.rand(20, 3, 16, 16), progress=shown),
+    "write_samples": lambda path, shown: write_samples(
+        sample_set(GeneratorSource(generator(), 6, seed=0), path.with_name("made.npz")), progress=shown
+    ),
+}
+"""Calls of the library that take long, by name."""
+
+
+@pytest.mark.filterwarnings("default::fdr.errors.FdrWarning")
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_shows_it_only_if_asked(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = npz(tmp_path / "a.npz", images(24))
+    for silent in (None, False):
+        CALLS[name](path, silent)
+        assert capsys.readouterr().err == ""
+        (tmp_path / "made.npz").unlink(missing_ok=True)
+    CALLS[name](path, True)
+    assert re.search(r": \d+(/\d+)? images", capsys.readouterr().err)
+
+
+def test_true_is_bars_on_a_terminal_and_in_a_notebook_and_lines_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(as_progress(True), PlainProgress)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert isinstance(as_progress(True), RichProgress)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    for found, kind in ((object(), RichProgress), (None, PlainProgress)):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, found=found: found)
+        assert type(as_progress(True)) is kind
+
+
+def test_an_object_of_ones_own_shows_it_as_well() -> None:
+    mine = Recorded()
+    assert as_progress(mine) is mine
+
+
+@pytest.mark.parametrize("wrong", ["bar", 1, object()])
+def test_anything_else_is_refused(wrong: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected True for bars on stderr"):
+        fdr.evaluate(npz(tmp_path / "a.npz", images(4)), encoders=TinyEncoder(), progress=wrong)

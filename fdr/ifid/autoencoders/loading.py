@@ -18,7 +18,7 @@ from fdr.errors import InputError, WeightsError
 from fdr.ifid.autoencoders import programs, weight_free
 from fdr.ifid.autoencoders.base import AutoencoderSpec, LoadedAutoencoder
 from fdr.ifid.autoencoders.objects import AutoencoderOptions, check_object, identity_of, wrap, wrap_object
-from fdr.runtime import Progress, SilentProgress, as_path, memory_for, missing_path, named_arguments, refuse_stand_in
+from fdr.runtime import Progress, as_path, as_progress, memory_for, missing_path, named_arguments, refuse_stand_in
 from fdr.weights import (
     CODE,
     CONFIG,
@@ -49,7 +49,7 @@ def load_autoencoder(
     arguments: Mapping[str, Any] | None = None,
     weights_dir: str | os.PathLike[str] | None = None,
     offline: bool | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> LoadedAutoencoder:
     """Load the autoencoder `name` in eval mode on `device` (None: a GPU if there is one).
 
@@ -76,7 +76,7 @@ def load_autoencoder(
         weights=None if weights is None else as_path(weights, "the weights"),
         weights_dir=None if weights_dir is None else as_path(weights_dir, "the folder of weights"),
         offline=offline,
-        progress=progress or SilentProgress(),
+        progress=as_progress(progress),
         arguments=dict(arguments or {}),
         device=device,
         dtype=dtype,
