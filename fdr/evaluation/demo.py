@@ -13,7 +13,7 @@ from fdr.evaluation.evaluator import Evaluator
 from fdr.evaluation.reference_writer import write_reference
 from fdr.features import ExtractionOptions
 from fdr.frechet import frechet_distance
-from fdr.images import ImageOptions, blurred, draw_set, noisy, open_images
+from fdr.images import ImageOptions, blurred, draw_set, noisy, open_images, write_grid
 from fdr.references import load_reference, registered_reference
 from fdr.reports import Report
 from fdr.runtime import Progress, SilentProgress, atomic_path
@@ -123,11 +123,6 @@ def _self_check(stats: Path, encoder: AbstractEncoder) -> float:
 
 def contact_sheet(folder: Path, path: Path, per_row: int = 16) -> None:
     """Write a PNG with the first images of every set, one row for each set."""
-    from PIL import Image
-
-    rows = []
-    for name in ("reference", *SETS):
-        images = np.load(os.fspath(folder / f"{name}.npz"), allow_pickle=False)["arr_0"][:per_row]
-        rows.append(np.concatenate(list(images), axis=1))
-    with atomic_path(path) as temporary:
-        Image.fromarray(np.concatenate(rows)).save(temporary, format="PNG")
+    files = (os.fspath(folder / f"{name}.npz") for name in ("reference", *SETS))
+    rows = [np.load(file, allow_pickle=False)["arr_0"][:per_row] for file in files]
+    write_grid(np.concatenate(rows), path, columns=len(rows[0]), margin=0)

@@ -21,8 +21,10 @@ from .records import IMAGE_RECORD as IMAGE_RECORD
 from .records import Preprocessing as Preprocessing
 from .records import as_records as as_records
 from .records import other_preprocessing as other_preprocessing
+from .sheet import grid_of as grid_of
 from .sheet import images_at as images_at
 from .sheet import pixels as pixels
 from .sheet import tiles_at as tiles_at
+from .sheet import write_grid as write_grid
 from .sheet import write_sheet as write_sheet
 from .tensor_file import holds_images as holds_images

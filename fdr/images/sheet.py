@@ -1,7 +1,8 @@
-"""Sheets of images: a PNG with titled columns."""
+"""Sheets of images: grids, and PNG files with titled columns."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 MIN_SIDE = 96
 """Smaller images are enlarged by a whole factor, pixel by pixel."""
+MARGIN = 2
+"""White pixels between the images of a grid."""
 _GAP, _TITLE, _CAPTION = 4, 18, 14
 
 
@@ -60,6 +63,29 @@ def write_sheet(columns: Mapping[str, np.ndarray], path: Path) -> None:
             canvas.paste(Image.fromarray(image), (left, _TITLE + _GAP + row * (height + _GAP)))
     with atomic_path(path) as temporary:
         canvas.save(temporary, format="PNG")
+
+
+def grid_of(images: np.ndarray, columns: int | None = None, margin: int = MARGIN) -> np.ndarray:
+    """uint8 [N, H, W, 3] -> one image with the images row by row, by default in about as many rows as columns."""
+    count, height, width, _ = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    whole = np.full((rows * (height + margin) - margin, columns * (width + margin) - margin, 3), 255, np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * (height + margin), index % columns * (width + margin)
+        whole[top : top + height, left : left + width] = image
+    return whole
+
+
+def write_grid(
+    images: np.ndarray, path: Path, columns: int | None = None, margin: int = MARGIN, factor: int = 1
+) -> None:
+    """Write the `grid_of` uint8 images [N, H, W, 3] as a PNG, enlarged by a whole factor, pixel by pixel."""
+    from PIL import Image
+
+    whole = grid_of(images, columns, margin).repeat(factor, 0).repeat(factor, 1)
+    with atomic_path(path) as temporary:
+        Image.fromarray(whole).save(temporary, format="PNG")
 
 
 def pixels(image: object) -> np.ndarray:

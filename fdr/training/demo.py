@@ -17,14 +17,13 @@ from fdr.errors import RunError
 from fdr.evaluation import Evaluator, save_images, write_reference
 from fdr.features import ExtractionOptions
 from fdr.generators import Generator, GeneratorSource, load_generator
-from fdr.images import ImageOptions, draw, open_images
+from fdr.images import ImageOptions, draw, grid_of, open_images, write_grid
 from fdr.reports import Report
-from fdr.runtime import atomic_path, resolve_device, write_atomically
+from fdr.runtime import resolve_device, write_atomically
 from fdr.training.demo_generator import SIDE, Pretraining, pretrain
 from fdr.training.log import SilentView, View
 from fdr.training.loop import train
 from fdr.training.options import RunOptions, TrainOptions
-from fdr.training.snapshots import sheet
 
 TRAINED = "random"
 PIXELS = "py:fdr.training.demo_generator:pixels"
@@ -183,8 +182,5 @@ def _save_grids(folder: Path, steps: int) -> None:
     from PIL import Image
 
     grids = [np.asarray(Image.open(folder / RUN / "grids" / f"step-{step:08d}.png")) for step in (0, steps)]
-    grids.append(sheet(np.load(folder / HELD_OUT_SET, allow_pickle=False)["arr_0"][:GRID_SIZE]))
-    margin = np.full((grids[0].shape[0], 8, 3), 255, np.uint8)
-    whole = np.concatenate([grids[0], margin, grids[1], margin, grids[2]], axis=1)
-    with atomic_path(folder / "before-after.png") as temporary:
-        Image.fromarray(whole.repeat(GRID_SCALE, 0).repeat(GRID_SCALE, 1)).save(temporary, format="PNG")
+    grids.append(grid_of(np.load(folder / HELD_OUT_SET, allow_pickle=False)["arr_0"][:GRID_SIZE]))
+    write_grid(np.stack(grids), folder / "before-after.png", columns=len(grids), margin=8, factor=GRID_SCALE)

@@ -18,6 +18,11 @@ SHARE = 0.02
 """Largest share of the run's time that the page takes. Raising it shows news of large runs earlier."""
 
 
+def check_page() -> None:
+    """Raise `InputError` without the libraries that the page needs."""
+    check_extra("--page was asked for; the page")
+
+
 class LivePage:
     """Writes the page at an evaluation, at other entries of the log when it is due, and at the end of the run.
 
@@ -26,7 +31,7 @@ class LivePage:
     """
 
     def __init__(self, run: Path) -> None:
-        check_extra("--page was asked for; the page")
+        check_page()
         self._run = run
         self._next = -math.inf
         self._has_failed = False

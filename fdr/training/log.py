@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import math
 import time
@@ -17,7 +17,7 @@ from fdr.frechet import fdr_k
 from fdr.runtime import Progress, SilentProgress, write_atomically
 from fdr.training.alarms import AlarmRecord
 from fdr.training.folder import LOG_NAME
-from fdr.training.live_page import LivePage
+from fdr.training.live_page import LivePage, check_page
 from fdr.training.options import RunOptions, TrainOptions
 
 
@@ -154,6 +154,18 @@ def scalars(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
+def check_sinks(run_options: RunOptions) -> None:
+    """Raise `InputError` for a library that a log or the page of a run needs and that is not installed."""
+    if run_options.page:
+        check_page()
+    for wanted, package, option in (
+        (run_options.tensorboard, "tensorboard", "--tensorboard"),
+        (run_options.wandb is not None, "wandb", "--wandb"),
+    ):
+        if wanted and importlib.util.find_spec(package) is None:
+            raise _missing(package, option, "it is not installed")
+
+
 def open_sinks(run: Path, options: TrainOptions, run_options: RunOptions, step: int) -> list[Sink]:
     """Open all that a run logs to, from `step` on. Raises `InputError` for a library that is not installed."""
     sinks: list[Sink] = []
@@ -231,10 +243,14 @@ def _library(module: str, package: str, option: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise InputError(
-            f"{option} was asked for, but {package} cannot be imported ({error}); install it, or leave {option} out: "
-            "log.jsonl has the same numbers."
-        ) from error
+        raise _missing(package, option, str(error)) from error
+
+
+def _missing(package: str, option: str, reason: str) -> InputError:
+    return InputError(
+        f"{option} was asked for, but {package} cannot be imported ({reason}); install it, or leave {option} out: "
+        "log.jsonl has the same numbers."
+    )
 
 
 def _is_kept(line: bytes, step: int) -> bool:

@@ -18,6 +18,7 @@ from fdr.features import ExtractionOptions
 from fdr.generators import Architecture, Generator, check_architecture, load_generator
 from fdr.images import open_images
 from fdr.loss import BatchPopulation, EmaPopulation, FDLoss, LossOptions, QueuePopulation
+from fdr.pages import PAGE_NAME
 from fdr.references import names_images
 from fdr.runtime import (
     Group,
@@ -32,7 +33,8 @@ from fdr.runtime import (
 from fdr.training import folder
 from fdr.training.alarms import FORWARD_SHARE, AlarmPlan
 from fdr.training.folder import CHECKPOINTS, EVALUATIONS, GRIDS, list_checkpoints
-from fdr.training.log import SilentView, View
+from fdr.training.live_page import LEAST_SECONDS
+from fdr.training.log import SilentView, View, check_sinks
 from fdr.training.options import RunOptions, TrainOptions, parse_population
 from fdr.training.step import Draws, Stepper, Stopwatch, own_randomness
 from fdr.weights import ONLINE
@@ -71,6 +73,7 @@ def build(
     options: TrainOptions, run: Path, run_options: RunOptions, group: Group, view: View, *, is_new: bool
 ) -> Parts:
     """Load everything. A resumed run takes the generator, and the moments of reference images, from its own folder."""
+    check_sinks(run_options)
     device = resolve_device(run_options.device)
     check_dtype(options.dtype, device)
     check_dtype(options.encoder_dtype, device)
@@ -302,6 +305,8 @@ def _files(parts: Parts, run: Path) -> Iterator[str]:
     if run_options.eval_every:
         every = f"every {run_options.eval_every} steps"
         yield f"files: {run / EVALUATIONS}: a report on {run_options.eval_count} images {every}"
+    if run_options.page:
+        yield f"files: {run / PAGE_NAME}: the page of the run, written again at most every {LEAST_SECONDS:g} s"
 
 
 def _words_of(seconds: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,17 +16,15 @@ from fdr.errors import FdrError
 from fdr.evaluation import Evaluator
 from fdr.features import ExtractionOptions
 from fdr.generators import GeneratorSource
-from fdr.images import ImageOptions, open_images
+from fdr.images import ImageOptions, open_images, write_grid
 from fdr.reports import reports_to_json
-from fdr.runtime import atomic_path, memory_for, write_atomically
+from fdr.runtime import memory_for, write_atomically
 from fdr.training.folder import EVALUATIONS, GRIDS, REALS_NAME
 from fdr.training.setup import Parts
 from fdr.training.step import stream_seed
 
 FILL_BATCH = 64
 """Images that are generated together without gradient. Raising it needs more memory."""
-MARGIN = 2
-"""White pixels between the images of a sheet."""
 
 
 class Snapshots:
@@ -45,7 +42,7 @@ class Snapshots:
         with evaluated(parts.generator), memory_for("the grid of samples", "lower --grid-size"):
             batches = parts.draws.batches("grid", options.grid_size, FILL_BATCH)
             images = [as_bytes(self._images_of(*batch, f"the grid of step {step}")) for batch in batches]
-        save_sheet(parts.run / GRIDS / f"step-{step:08d}.png", np.concatenate(images))
+        write_grid(np.concatenate(images), parts.run / GRIDS / f"step-{step:08d}.png")
 
     def reals(self) -> None:
         """Save as many reference images beside the grids, where the reference holds images."""
@@ -54,7 +51,7 @@ class Snapshots:
             return
         images = first_images(parts.options.reference, options.grid_size)
         if images is not None:
-            save_sheet(parts.run / GRIDS / REALS_NAME, images)
+            write_grid(images, parts.run / GRIDS / REALS_NAME)
 
     def evaluate(self, step: int) -> dict[str, Any]:
         """Evaluate the generator as `fdr eval` does, save the report, and return an entry for the log."""
@@ -113,23 +110,3 @@ def as_bytes(images: Tensor) -> np.ndarray:
     """Images [N, 3, H, W] in [0, 1] -> uint8 [N, H, W, 3], rounded as for PNG files; values outside are clamped."""
     rounded = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
     return rounded.permute(0, 2, 3, 1).cpu().numpy()
-
-
-def sheet(images: np.ndarray) -> np.ndarray:
-    """uint8 [N, H, W, 3] -> one image of about as many rows as columns, row by row."""
-    count, height, width, _ = images.shape
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    whole = np.full((rows * (height + MARGIN) - MARGIN, columns * (width + MARGIN) - MARGIN, 3), 255, np.uint8)
-    for index, image in enumerate(images):
-        top, left = index // columns * (height + MARGIN), index % columns * (width + MARGIN)
-        whole[top : top + height, left : left + width] = image
-    return whole
-
-
-def save_sheet(path: Path, images: np.ndarray) -> None:
-    """Save the `sheet` of uint8 images [N, H, W, 3] as a PNG."""
-    from PIL import Image
-
-    with atomic_path(path) as temporary:
-        Image.fromarray(sheet(images)).save(temporary, format="PNG")

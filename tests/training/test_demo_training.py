@@ -14,14 +14,13 @@ from PIL import Image
 import fdr
 from fdr.cli import run
 from fdr.errors import RunError
-from fdr.images import procedural
+from fdr.images import grid_of, procedural
 from fdr.reports import load_reports
 from fdr.runtime import SilentProgress
 from fdr.training import PIXELS, SIDE, TRAINED, WATCHED, run_training_demo
 from fdr.training import demo as demo_training
 from fdr.training.demo import TrainingSettings
 from fdr.training.demo_generator import Decoder, Pixels, Pretraining, _bound, _Encoder, pixels, pretrain
-from fdr.training.snapshots import sheet
 
 pytestmark = pytest.mark.filterwarnings("ignore::fdr.errors.FdrWarning")  # so few images are doubtful
 
@@ -99,7 +98,7 @@ def test_grids_are_before_after_and_held_out_images(demo, folder: Path) -> None:
     width = before.shape[1]
     np.testing.assert_array_equal(whole[:, :width], before)
     np.testing.assert_array_equal(whole[:, width + 8 : 2 * width + 8], after)
-    np.testing.assert_array_equal(whole[:, -width:], sheet(drawn(1, 64)))
+    np.testing.assert_array_equal(whole[:, -width:], grid_of(drawn(1, 64)))
     assert np.abs(before.astype(float) - after).mean() > 1
 
 

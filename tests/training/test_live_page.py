@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import train_worlds
 from report_worlds import run_folder
 
 from fdr.errors import FdrWarning, InputError
-from fdr.training import RunOptions, TrainOptions, live_page, train
+from fdr.runtime import SOLO
+from fdr.training import RunOptions, TrainOptions, live_page, plan, train
 from fdr.training.live_page import LivePage
-from fdr.training.log import JsonLines, open_sinks
+from fdr.training.log import JsonLines, check_sinks, open_sinks
 
 REFRESH = 'http-equiv="refresh"'
 
@@ -81,18 +83,49 @@ def test_it_reads_the_log_and_so_comes_last(tmp_path: Path, monkeypatch: pytest.
         open_sinks(tmp_path, options, RunOptions(page=True), 0)
 
 
+def chosen(folder: Path) -> TrainOptions:
+    return TrainOptions(
+        gen=str(train_worlds.weights(folder)), arch="train_worlds:Net", value_range=(0.0, 1.0),
+        reps=("py:train_worlds:tiny",), reference=str(train_worlds.reference(folder)), population="ema:0.9", fill=16,
+        steps=4, batch_size=8, lr=1e-3, warmup_steps=0, ema_kimg=(1.0,),
+    )  # fmt: skip
+
+
+def test_the_plan_names_the_page_and_a_missing_library_is_found_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    wanted = RunOptions(page=True, device="cpu")
+    options = chosen(tmp_path)
+    (line,) = [line for line in plan(options, tmp_path / "run", wanted, SOLO) if "report.html" in line]
+    assert line.startswith(f"files: {tmp_path / 'run' / 'report.html'}: the page of the run, written again")
+    monkeypatch.setattr("fdr.pages.page.EXTRA", ("no_such_library",))
+    monkeypatch.setattr("fdr.training.setup.load_encoders", None)
+    for act in (
+        lambda: list(plan(options, tmp_path / "run", wanted, SOLO)),
+        lambda: train(options, tmp_path / "run", wanted),
+    ):
+        with pytest.raises(InputError, match=r"--page was asked for; the page needs no_such_library"):
+            act()
+    assert not (tmp_path / "run" / "train.json").exists()
+
+
+@pytest.mark.parametrize(("package", "wanted"), [("tensorboard", {"tensorboard": True}), ("wandb", {"wandb": "p"})])
+def test_a_missing_library_of_a_log_is_found_as_early(
+    package: str, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == package else name)
+    with pytest.raises(InputError, match=rf"--{package} was asked for, but {package} cannot be imported"):
+        check_sinks(RunOptions(**wanted))
+
+
 @pytest.mark.filterwarnings("default:All values of the 16 samples:fdr.errors.FdrWarning")
 def test_a_run_with_a_page_ends_with_its_curves_its_grids_and_its_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    options = TrainOptions(
-        gen=str(train_worlds.weights(tmp_path)), arch="train_worlds:Net", value_range=(0.0, 1.0),
-        reps=("py:train_worlds:tiny",), reference=str(train_worlds.reference(tmp_path)), population="ema:0.9", fill=16,
-        steps=4, batch_size=8, lr=1e-3, warmup_steps=0, ema_kimg=(1.0,),
-    )  # fmt: skip
     train(
-        options,
+        chosen(tmp_path),
         tmp_path / "run",
         RunOptions(log_every=1, grid_every=4, grid_size=4, eval_every=4, eval_count=16, page=True),
     )

@@ -17,12 +17,13 @@ from PIL import Image
 from torch import nn
 
 from fdr.errors import InputError
+from fdr.images import write_grid
 from fdr.loss import BatchPopulation, EmaPopulation
 from fdr.training import RunOptions, StepRecord, TrainOptions, read_options
 from fdr.training.folder import check_folder, locked, write_options
 from fdr.training.log import JsonLines, TensorBoard, WeightsAndBiases, group_means, open_sinks, scalars
 from fdr.training.options import changed, parse_population
-from fdr.training.snapshots import as_bytes, save_sheet
+from fdr.training.snapshots import as_bytes
 from fdr.training.step import Draws, WeightEmas, decay_at, learning_rate, rows_of
 from fdr.training.watch import OverfitWatch
 
@@ -330,7 +331,7 @@ class TestLog:
 class TestGrid:
     def test_images_lie_row_by_row(self, tmp_path: Path) -> None:
         images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 6, 3), np.uint8)
-        save_sheet(tmp_path / "grid.png", images)
+        write_grid(images, tmp_path / "grid.png")
         sheet = np.asarray(Image.open(tmp_path / "grid.png"))
         assert sheet.shape == (2 * 4 + 2, 3 * 6 + 2 * 2, 3)
         assert [sheet[0, 0, 0], sheet[0, 8, 0], sheet[0, 16, 0], sheet[6, 0, 0], sheet[6, 8, 0]] == [0, 1, 2, 3, 4]

@@ -346,6 +346,7 @@ def test_the_plan_leaves_nothing(tmp_path: Path) -> None:
     lines = list(plan(given, tmp_path / "run", replace(SPARSE, eval_every=4), fdr.runtime.SOLO))
     assert not (tmp_path / "run").exists()
     text = "\n".join(lines)
+    assert "report.html" not in text
     for part in ("new, 12 steps on cpu", "FD of py:train_worlds:tiny", "watched: py:train_worlds:other", "a step: "):
         assert part in text
     for part in ("refreshes: ", "memory: ", "time: about ", "2 checkpoints of ", "a grid of 4 images", "a report on"):
