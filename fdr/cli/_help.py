@@ -51,6 +51,10 @@ THEMES_OF = {
         "Images": "protocol",
     },
     "sample": {"Samples": "gen num-images out labels seed"},
+    "report": {
+        "Output": "out format title images confidence with-paths",
+        "Shared formats": "dataset task model organization relationship source-url date",
+    },
     "stats": {"Output": "out name format num-images json", "Encoders and validation": "reps val noise-floor"},
     "train": {
         "Run": "gen out resume",

@@ -214,6 +214,7 @@ _TEXTS = {
         "HTML page", lambda head: head[:14].lower().startswith(("<!doctype html", "<html")), frozenset({".html"})
     ),
     "latex": _Text("LaTeX", lambda head: "\\" in head or head.startswith("%"), frozenset({".tex"})),
+    "yaml": _Text("YAML", lambda head: head.startswith(("-", "#", "[]")), frozenset({".yaml", ".yml"})),
     "junit": _Text("JUnit XML", lambda head: head.startswith("<") and "<testsuite" in head, frozenset({".xml"})),
     "openmetrics": _Text("OpenMetrics", lambda head: head.startswith("#"), frozenset({".prom", ".om"})),
 }

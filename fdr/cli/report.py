@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fdr.cli import _options
+from fdr.cli import _export, _options
 from fdr.cli._outputs import Output, check_written, is_stdout, write_text
 from fdr.errors import InputError
 
 if TYPE_CHECKING:
-    from fdr.pages import RunHistory
+    from fdr.pages import ExportOptions, RunHistory
     from fdr.reports import Report
 
-FORMATS = {"html": "html", "md": "markdown", "latex": "latex"}
+FORMATS = {"html": "html", "md": "markdown", "latex": "latex", "json": "json", "hf": "yaml", "eee": "json"}
 """Each format with the kind of file that it is."""
-_SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".markdown": "md", ".tex": "latex"}
+_SUFFIXES = {
+    ".html": "html", ".htm": "html", ".md": "md", ".markdown": "md", ".tex": "latex", ".json": "json", ".yaml": "hf",
+    ".yml": "hf",
+}  # fmt: skip
 
 
 @click.command(
@@ -30,12 +33,13 @@ _SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".markdown": "md", ".
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="REPORT|RUN|COMPARISON...")
 @_options.option(
-    "-o, --out FILE", "File to write. Markdown and LaTeX go to stdout if none is named.", type=Output("new")
+    "-o, --out FILE", "File to write. All formats but HTML go to stdout if none is named.", type=Output("new")
 )
 @_options.option(
     "--format FORMAT",
-    "html for a page, md for a comment on a pull request, latex for a table in a paper.  [default: as the suffix of "
-    "FILE says, else html]",
+    "html for a page, md for a comment on a pull request, latex for a table in a paper, json for the reports as one "
+    "file, hf for the .eval_results of a model on the Hugging Face Hub, eee for a record of Every Eval Ever.  "
+    "[default: as the suffix of FILE says, else html]",
     name="style",
     type=click.Choice(list(FORMATS)),
 )
@@ -47,6 +51,7 @@ _SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".markdown": "md", ".
 @_options.option("--title TEXT", "Title of the page.", default="fdr report")
 @_options.confidence("intervals, ties and verdicts")
 @_options.switch("--with-paths", "Keep absolute paths, which tell names of folders and users.")
+@_export.options
 def command(
     inputs: tuple[str, ...],
     out: Path | None,
@@ -55,6 +60,7 @@ def command(
     title: str,
     confidence: float,
     with_paths: bool,
+    export: Callable[[str, float], ExportOptions | None],
 ) -> None:
     """Write reports of fdr eval, and folders of fdr train, as one self-contained HTML page: the verdict, all numbers
     with intervals, charts, differences, classes, and the curves, warnings and sample grids of a run.
@@ -65,18 +71,21 @@ def command(
     The page loads nothing from elsewhere and holds its data: fdr show, fdr compare and fdr check read it as a report.
     An HTML page needs the extra "report" (pip install 'fdr-eval[report]'); nothing but --images needs torch.
     """
-    from fdr.pages import PageOptions, check_extra, names_of_sets, render_page
+    from fdr.pages import PageOptions, check_extra, names_of_sets, render_page, without_paths
 
     chosen = style or _SUFFIXES.get("" if out is None else out.suffix.lower(), "html")
     _check_out(out, chosen)
+    exported = export(chosen, confidence)
     if chosen == "html":
         check_extra()
     files, runs, compared = _read(inputs)
     sets = names_of_sets(files) or {name: one for run in runs for name, one in run.last_evaluation().items()}
     if chosen == "html":
         text = render_page(sets, runs, PageOptions(title, confidence, with_paths, images=images, compared=compared))
-    else:
+    elif chosen in ("md", "latex"):
         text = _table_text(sets, chosen, confidence, compared, with_paths)
+    else:
+        text = _export.text_of(sets if with_paths else without_paths(sets), chosen, exported, compared)
     write_text(Path("-") if out is None else out, text)
 
 

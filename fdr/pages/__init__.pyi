@@ -1,6 +1,10 @@
 from .compared import load_compared as load_compared
+from .every_eval_ever import every_eval_ever_json as every_eval_ever_json
+from .export_options import RELATIONSHIPS as RELATIONSHIPS
+from .export_options import ExportOptions as ExportOptions
 from .formats import table_to_latex as table_to_latex
 from .formats import table_to_markdown as table_to_markdown
+from .hugging_face import hugging_face_yaml as hugging_face_yaml
 from .page import PageOptions as PageOptions
 from .page import check_extra as check_extra
 from .page import names_of_sets as names_of_sets

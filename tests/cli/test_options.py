@@ -534,7 +534,10 @@ def test_every_field_of_the_library_has_an_option() -> None:
 
 SHOWN_BY = {
     "--baseline": {"check": "cli/test_check.py::test_pass_and_fail_by_baseline"},
-    "--model": {"panel": "cli/test_panel_command.py::test_spreads_ranks_and_verdicts"},
+    "--model": {
+        "panel": "cli/test_panel_command.py::test_spreads_ranks_and_verdicts",
+        "report": "cli/test_report_exports.py::test_each_option_reaches_its_format",
+    },
     "--null": {"check": "cli/test_check.py::test_a_budget_that_the_unchanged_model_breaks_is_refused"},
     "--update-baseline": {"check": "cli/test_check.py::test_the_baseline_file_is_written_and_guarded"},
     "--force": {"check": "cli/test_check.py::test_the_baseline_file_is_written_and_guarded"},
@@ -589,6 +592,12 @@ SHOWN_BY = {
         "report": "cli/test_report_command.py::test_the_format_is_the_option_or_the_suffix",
     },
     "--format": {"report": "cli/test_report_command.py::test_the_format_is_the_option_or_the_suffix"},
+    "--dataset": {"report": "cli/test_report_exports.py::test_each_option_reaches_its_format"},
+    "--task": {"report": "cli/test_report_exports.py::test_each_option_reaches_its_format"},
+    "--organization": {"report": "cli/test_report_exports.py::test_each_option_reaches_its_format"},
+    "--relationship": {"report": "cli/test_report_exports.py::test_each_option_reaches_its_format"},
+    "--source-url": {"report": "cli/test_report_exports.py::test_each_option_reaches_its_format"},
+    "--date": {"report": "cli/test_report_exports.py::test_each_option_reaches_its_format"},
     "--images": {"report": "cli/test_report_command.py::test_images_of_a_sample_set"},
     "--title": {"report": "cli/test_report_command.py::test_the_title_the_confidence_and_the_paths"},
     "--with-paths": {"report": "cli/test_report_command.py::test_the_title_the_confidence_and_the_paths"},
