@@ -32,3 +32,4 @@ from .registry import mean_of as mean_of
 from .registry import metric_info as metric_info
 from .registry import peer_name as peer_name
 from .registry import ratio_of as ratio_of
+from .sliced import mind_score as mind_score

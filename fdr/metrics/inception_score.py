@@ -1,4 +1,4 @@
-"""Inception Score (Salimans et al. 2016) in the two definitions that published tables use, by name.
+"""Inception Score (Salimans et al. 2016) in the three definitions that published tables use, by name.
 
 IS = exp(mean_x KL(p(y|x) || p(y))) per split, from the unbiased logits, in float64.
 """
@@ -16,6 +16,8 @@ from fdr.metrics.resampling import NUM_GROUPS, jackknife_stderr
 
 NUM_SPLITS = 10
 SHUFFLE_SEED = 2020
+FDEVAL_SEED = 0
+"""The seed of fd_evaluator's shuffle."""
 ADM_SPLIT_SIZE = 5000
 
 
@@ -39,17 +41,20 @@ class SplitScores:
 class CollectedSplits(AbstractCollector):
     """The Inception Score of every split, from sums of p and of p log p, and a count, for each group of its images.
 
-    `split_of` [N] is the split of each image. The groups of a split take its images in turn.
+    `split_of` [N] is the split of each image, -1 for one that does not count. The groups of a split take its images in
+    turn.
     """
 
     def __init__(self, split_of: np.ndarray) -> None:
-        sizes = np.bincount(split_of)
+        counted = np.flatnonzero(split_of >= 0)
+        sizes = np.bincount(split_of[counted])
         num_groups = min(NUM_GROUPS, int(sizes.min(initial=NUM_GROUPS)))
-        order = np.argsort(split_of, kind="stable")
+        order = counted[np.argsort(split_of[counted], kind="stable")]
         rank = np.empty(len(split_of), dtype=np.int64)
-        rank[order] = np.arange(len(split_of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         self._shape = len(sizes), max(num_groups, 1)
-        self._cell_of = split_of * self._shape[1] + rank % self._shape[1]
+        self._cell_of = np.full(len(split_of), -1, dtype=np.int64)
+        self._cell_of[counted] = split_of[counted] * self._shape[1] + rank[counted] % self._shape[1]
         self._counts = np.zeros(self._shape[0] * self._shape[1], dtype=np.int64)
         self._negative_entropy = np.zeros(len(self._counts))
         self._sums: np.ndarray | None = None
@@ -57,9 +62,10 @@ class CollectedSplits(AbstractCollector):
     def add(self, rows: np.ndarray, features: np.ndarray) -> None:
         if self._sums is None:
             self._sums = np.zeros((len(self._counts), features.shape[1]))
-        log_p = log_probabilities(features)
+        counted = self._cell_of[rows] >= 0
+        log_p = log_probabilities(features[counted])
         p = np.exp(log_p)
-        cells = self._cell_of[rows]
+        cells = self._cell_of[rows][counted]
         np.add.at(self._counts, cells, 1)
         np.add.at(self._negative_entropy, cells, (p * log_p).sum(axis=1))
         order = np.argsort(cells, kind="stable")
@@ -115,6 +121,18 @@ def shuffled_splits(num_rows: int | None) -> CollectedSplits:
     return CollectedSplits(split_of)
 
 
+def equal_splits(num_rows: int | None) -> CollectedSplits:
+    """fd_evaluator's ten splits of equal size of rows that RandomState(0) has shuffled; the rest does not count."""
+    num_rows = _known(num_rows)
+    if num_rows < NUM_SPLITS:
+        raise InputError(f"The Inception Score needs at least {NUM_SPLITS} images, one per split; got {num_rows}.")
+    size = num_rows // NUM_SPLITS
+    split_of = np.full(num_rows, -1, dtype=np.int64)
+    order = np.random.RandomState(FDEVAL_SEED).permutation(num_rows)
+    split_of[order[: size * NUM_SPLITS]] = np.repeat(np.arange(NUM_SPLITS), size)
+    return CollectedSplits(split_of)
+
+
 def consecutive_splits(num_rows: int | None) -> CollectedSplits:
     """The chunks of 5,000 rows in file order of the ADM evaluator."""
     return CollectedSplits(np.arange(_known(num_rows)) // ADM_SPLIT_SIZE)
@@ -136,9 +154,10 @@ def mean_and_spread(splits: SplitScores, reference: None, context: Context) -> S
 
 
 def mean_alone(splits: SplitScores, reference: None, context: Context) -> Score:
-    """The ADM evaluator's definition: the mean over the splits."""
+    """The definition of the ADM evaluator and of fd_evaluator: the mean over the splits."""
     return Score(float(splits.values.mean()), splits.stderr, details={"splits": len(splits.values)})
 
 
 IS = Metric(mean_and_spread, shuffled_splits, output="logits", needs_reference=False)
 IS_ADM = Metric(mean_alone, consecutive_splits, output="logits", needs_reference=False)
+IS_FDEVAL = Metric(mean_alone, equal_splits, output="logits", needs_reference=False)

@@ -112,6 +112,9 @@ METRICS = {
     ),
     "is": MetricInfo("IS", "fdr.metrics.inception_score:IS", lower_is_better=False, low=1.0),
     "is:adm": MetricInfo("IS (ADM)", "fdr.metrics.inception_score:IS_ADM", lower_is_better=False, low=1.0),
+    "is:fdeval": MetricInfo(
+        "IS (fd_evaluator)", "fdr.metrics.inception_score:IS_FDEVAL", lower_is_better=False, low=1.0
+    ),
     "is_inf": MetricInfo("IS_inf", "fdr.metrics.extrapolated:IS_INF", lower_is_better=False, low=-math.inf),
     "fd_per_class": MetricInfo(
         "FD per class", "fdr.metrics.fd_per_class:FD_PER_CLASS", inception_label="FID per class"

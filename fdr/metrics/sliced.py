@@ -29,27 +29,34 @@ CHUNK = 4096
 """Rows that are converted to float64 at once."""
 
 
-def mind(samples: np.ndarray, reference: np.ndarray, context: Context) -> Score:
+def mind_score(
+    samples: np.ndarray,
+    reference: np.ndarray,
+    context: Context,
+    *,
+    directions: int | None = None,
+    seed: int | None = None,
+) -> Score:
     """3 D times the mean over the directions of the squared 2-Wasserstein distance of features [N, D] and [M, D].
 
     Of the larger set a random subset of the size of the smaller one is taken. Subset and directions are those of
-    torch-fidelity.
+    torch-fidelity, unless another number of `directions` or another `seed` is given.
     """
     import torch
 
     _check(context, samples, reference)
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(SEED if seed is None else seed)
     size = min(len(samples), len(reference))
     taken = [
         side if len(side) == size else side[torch.randperm(len(side), generator=generator)[:size].numpy()]
         for side in (samples, reference)
     ]
-    found = _sliced(taken[0], taken[1], generator, context)
+    found = _sliced(taken[0], taken[1], generator, context, directions or DIRECTIONS)
     scale = 3 * samples.shape[1]
     notes: tuple[str, ...] = ()
     if len(samples) != len(reference):
         notes = (f"MIND compares sets of one size: {size} of {max(len(samples), len(reference))} images were drawn",)
-    details = {"directions": DIRECTIONS, "images": size, "direction_stderr": scale * found.direction_stderr}
+    details = {"directions": directions or DIRECTIONS, "images": size, "direction_stderr": scale * found.direction_stderr}
     stderr = None if found.stderr is None else scale * found.stderr
     return Score(scale * found.squared, stderr, details=details, notes=notes)
 
@@ -59,7 +66,7 @@ def sw2(samples: np.ndarray, reference: np.ndarray, context: Context) -> Score:
     import torch
 
     _check(context, samples, reference)
-    found = _sliced(samples, reference, torch.Generator().manual_seed(SEED), context)
+    found = _sliced(samples, reference, torch.Generator().manual_seed(SEED), context, DIRECTIONS)
     root = math.sqrt(found.squared)
     stderr = found.stderr / (2 * root) if found.stderr is not None and root > 0 else None
     details = {"directions": DIRECTIONS, "direction_stderr": found.direction_stderr / (2 * root) if root > 0 else 0.0}
@@ -77,11 +84,13 @@ class SlicedDistance:
     """The standard error from the images, for these directions; None if it was not wanted."""
 
 
-def _sliced(samples: np.ndarray, reference: np.ndarray, generator: torch.Generator, context: Context) -> SlicedDistance:
+def _sliced(
+    samples: np.ndarray, reference: np.ndarray, generator: torch.Generator, context: Context, count: int
+) -> SlicedDistance:
+    """W₂² over `count` directions that `generator` draws."""
     import torch
 
-    dim = samples.shape[1]
-    directions = torch.randn(DIRECTIONS, dim, generator=generator)
+    directions = torch.randn(count, samples.shape[1], generator=generator)
     directions = directions / directions.norm(dim=1, keepdim=True)
     device = resolve_device(context.device or "cpu")
     shift = torch.from_numpy(reference.mean(0, dtype=np.float64)).float()
@@ -89,7 +98,7 @@ def _sliced(samples: np.ndarray, reference: np.ndarray, generator: torch.Generat
     coupling = Coupling(len(samples), len(reference), device)
     squared, influences = [], [torch.zeros(len(side), dtype=torch.float64, device=device) for side in sides]
     size = max(1, PROJECTIONS // max(map(len, sides)))
-    with faithful_products(), context.progress.task(", ".join(context.names), DIRECTIONS, "directions") as task:
+    with faithful_products(), context.progress.task(", ".join(context.names), count, "directions") as task:
         for chunk in directions.to(device).split(size):
             x, y = (_sorted(chunk, side) for side in sides)
             squared.append(coupling.squared_distance(x.values, y.values))
@@ -98,8 +107,8 @@ def _sliced(samples: np.ndarray, reference: np.ndarray, generator: torch.Generat
                 _add_potential(influences[1], y, coupling.partners_of_y(x.values))
             task.advance(len(chunk))
     values = torch.cat(squared).cpu().numpy()
-    stderr = influence_stderr(*(found.cpu().numpy() / DIRECTIONS for found in influences)) if context.stderr else None
-    return SlicedDistance(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(DIRECTIONS), stderr)
+    stderr = influence_stderr(*(found.cpu().numpy() / count for found in influences)) if context.stderr else None
+    return SlicedDistance(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(count), stderr)
 
 
 @dataclass(frozen=True)
@@ -197,6 +206,6 @@ def _check(context: Context, *sides: np.ndarray) -> None:
         raise InputError(f"{context.names[0]} needs at least 2 images of either side; got {min(map(len, sides))}.")
 
 
-MIND = Metric(mind, CollectedFeatures, settings={"directions": str(DIRECTIONS), "seed": str(SEED)})
+MIND = Metric(mind_score, CollectedFeatures, settings={"directions": str(DIRECTIONS), "seed": str(SEED)})
 SW2 = Metric(sw2, CollectedFeatures, settings={"directions": str(DIRECTIONS), "seed": str(SEED)})
 SW_APPROX = Metric(sw_approx, rows="wanted")

@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 
 from fdr.errors import InputError
 from fdr.metrics import Context, Metric
-from fdr.metrics.inception_score import IS, IS_ADM
+from fdr.metrics.inception_score import IS, IS_ADM, IS_FDEVAL
 
 
 def scored(metric: Metric, logits: np.ndarray, batch: int = 64):
@@ -42,6 +42,39 @@ def test_adm_takes_consecutive_chunks_of_5000() -> None:
         marginal = np.exp(log_p).mean(axis=0)
         values.append(np.exp((np.exp(log_p) * (log_p - np.log(marginal))).sum(axis=1).mean()))
     assert scored(IS_ADM, logits).value == pytest.approx(np.mean(values), rel=1e-12)
+
+
+def score_of_fd_evaluator(logits: np.ndarray) -> float:
+    """Its definition: float32 softmax, ten equal splits of rows in the order of RandomState(0), log(p + 1e-10)."""
+    p = torch.softmax(torch.from_numpy(logits), dim=1).numpy()[np.random.RandomState(0).permutation(len(logits))]
+    size, values = len(p) // 10, []
+    for split in range(10):
+        part = p[split * size : (split + 1) * size]
+        divergence = part * (np.log(part + 1e-10) - np.log(part.mean(axis=0, keepdims=True) + 1e-10))
+        values.append(np.exp(divergence.sum(axis=1).mean()))
+    return float(np.mean(values))
+
+
+@pytest.mark.parametrize("count", [1003, 1000, 19])
+def test_equals_the_definition_of_fd_evaluator(logits: np.ndarray, count: int) -> None:
+    found = scored(IS_FDEVAL, logits[:count])
+    assert found.value == pytest.approx(score_of_fd_evaluator(logits[:count]), rel=1e-6)
+    assert found.details == {"splits": 10}
+
+
+def test_rows_beyond_ten_equal_splits_of_fd_evaluator_do_not_count(logits: np.ndarray) -> None:
+    left_out = np.random.RandomState(0).permutation(1003)[1000:]
+    changed = logits.copy()
+    changed[left_out] = 50.0
+    assert scored(IS_FDEVAL, changed).value == scored(IS_FDEVAL, logits, batch=1).value
+    changed[(left_out[0] + 1) % 1003] = 50.0
+    assert scored(IS_FDEVAL, changed).value != scored(IS_FDEVAL, logits).value
+
+
+@pytest.mark.parametrize("metric", [IS, IS_FDEVAL])
+def test_fewer_images_than_splits_are_refused(metric: Metric) -> None:
+    with pytest.raises(InputError, match="at least 10 images, one per split; got 9"):
+        metric.collector(9)
 
 
 def test_balanced_one_hot_predictions_score_the_number_of_classes() -> None:

@@ -42,6 +42,7 @@ KNOWN = {
     "class_accuracy_linear": ("Class accuracy (linear)", False, 0, 1),
     "cas_linear": ("Linear feature CAS", False, 0, 1), "cas_knn": ("k-NN feature CAS", False, 0, 1),
     "is": ("IS", False, 1, math.inf), "is:adm": ("IS (ADM)", False, 1, math.inf),
+    "is:fdeval": ("IS (fd_evaluator)", False, 1, math.inf),
     "fd_inf": ("FD_inf", True, -math.inf, math.inf), "is_inf": ("IS_inf", False, -math.inf, math.inf),
     "fdr": ("FDr", True, 0, math.inf), "fdr_k": ("FDr^k", True, 0, math.inf),
     "fdr_k:trained": ("FDr^k trained on", True, 0, math.inf),

@@ -12,7 +12,7 @@ from worlds import TinyEncoder, images, npz
 from fdr.errors import InputError
 from fdr.evaluation import evaluate
 from fdr.frechet import Moments
-from fdr.metrics import Context, Score, load_metrics, mean_score
+from fdr.metrics import Context, Score, load_metrics, mean_score, mind_score
 from fdr.metrics import sliced as module
 from fdr.reports import Report
 
@@ -32,9 +32,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PROJECTIONS", 500)
 
 
-def mind_by_definition(x: np.ndarray, y: np.ndarray, directions: int) -> float:
+def mind_by_definition(x: np.ndarray, y: np.ndarray, directions: int, seed: int = 2020) -> float:
     """As torch-fidelity's development version draws: rows of the larger set, then Gaussian directions in float32."""
-    generator, size = torch.Generator().manual_seed(2020), min(len(x), len(y))
+    generator, size = torch.Generator().manual_seed(seed), min(len(x), len(y))
     x, y = (
         side if len(side) == size else side[torch.randperm(len(side), generator=generator)[:size].numpy()]
         for side in (x, y)
@@ -54,6 +54,13 @@ def test_mind_is_that_of_its_definition(few: None, counts: tuple[int, int]) -> N
     assert [f"{min(counts)} of {max(counts)} images" in note for note in found.notes] == [True] * (
         counts[0] != counts[1]
     )
+
+
+def test_mind_of_other_directions_and_another_seed(few: None) -> None:
+    x, y = draw(0, 60, shift=5), draw(1, 47, shift=5.2)
+    found = mind_score(x, y, Context(), directions=25, seed=7)
+    assert found.value == pytest.approx(mind_by_definition(x, y, 25, 7), rel=1e-5)
+    assert found.value != score("mind", x, y).value and found.details["directions"] == 25
 
 
 def test_mind_of_the_same_images_is_zero_and_it_is_symmetric(few: None) -> None:
