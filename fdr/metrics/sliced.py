@@ -56,7 +56,11 @@ def mind_score(
     notes: tuple[str, ...] = ()
     if len(samples) != len(reference):
         notes = (f"MIND compares sets of one size: {size} of {max(len(samples), len(reference))} images were drawn",)
-    details = {"directions": directions or DIRECTIONS, "images": size, "direction_stderr": scale * found.direction_stderr}
+    details = {
+        "directions": directions or DIRECTIONS,
+        "images": size,
+        "direction_stderr": scale * found.direction_stderr,
+    }
     stderr = None if found.stderr is None else scale * found.stderr
     return Score(scale * found.squared, stderr, details=details, notes=notes)
 

@@ -33,6 +33,7 @@ from .environment import github_job as github_job
 from .environment import is_offline as is_offline
 from .environment import offline as offline
 from .environment import package_versions as package_versions
+from .environment import path_in_environment as path_in_environment
 from .environment import weights_dirs as weights_dirs
 from .failures import as_fdr_error as as_fdr_error
 from .failures import described as described

@@ -32,6 +32,12 @@ def _user_cache() -> Path:
     return Path(base).expanduser() if base else Path.home() / ".cache"
 
 
+def path_in_environment(name: str) -> Path | None:
+    """The path in the environment variable `name`, which another tool defines; None if it is unset or empty."""
+    text = os.environ.get(name, "").strip()
+    return Path(text).expanduser() if text else None
+
+
 def feature_cache_dir() -> Path:
     """Where feature caches live unless `--cache` names another folder."""
     return cache_home() / "features"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from metrics.peer_definitions import score_of_fd_evaluator
 from scipy.special import log_softmax
 
 from fdr.errors import InputError
@@ -42,17 +43,6 @@ def test_adm_takes_consecutive_chunks_of_5000() -> None:
         marginal = np.exp(log_p).mean(axis=0)
         values.append(np.exp((np.exp(log_p) * (log_p - np.log(marginal))).sum(axis=1).mean()))
     assert scored(IS_ADM, logits).value == pytest.approx(np.mean(values), rel=1e-12)
-
-
-def score_of_fd_evaluator(logits: np.ndarray) -> float:
-    """Its definition: float32 softmax, ten equal splits of rows in the order of RandomState(0), log(p + 1e-10)."""
-    p = torch.softmax(torch.from_numpy(logits), dim=1).numpy()[np.random.RandomState(0).permutation(len(logits))]
-    size, values = len(p) // 10, []
-    for split in range(10):
-        part = p[split * size : (split + 1) * size]
-        divergence = part * (np.log(part + 1e-10) - np.log(part.mean(axis=0, keepdims=True) + 1e-10))
-        values.append(np.exp(divergence.sum(axis=1).mean()))
-    return float(np.mean(values))
 
 
 @pytest.mark.parametrize("count", [1003, 1000, 19])

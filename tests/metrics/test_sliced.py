@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from metrics.peer_definitions import mind_by_definition
 from worlds import TinyEncoder, images, npz
 
 from fdr.errors import InputError
@@ -30,19 +30,6 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """40 directions, a few at a time."""
     monkeypatch.setattr(module, "DIRECTIONS", 40)
     monkeypatch.setattr(module, "PROJECTIONS", 500)
-
-
-def mind_by_definition(x: np.ndarray, y: np.ndarray, directions: int, seed: int = 2020) -> float:
-    """As torch-fidelity's development version draws: rows of the larger set, then Gaussian directions in float32."""
-    generator, size = torch.Generator().manual_seed(seed), min(len(x), len(y))
-    x, y = (
-        side if len(side) == size else side[torch.randperm(len(side), generator=generator)[:size].numpy()]
-        for side in (x, y)
-    )
-    u = torch.randn(directions, x.shape[1], generator=generator).double().numpy()
-    u /= np.linalg.norm(u, axis=1, keepdims=True)
-    gaps = np.sort(x.astype(float) @ u.T, axis=0) - np.sort(y.astype(float) @ u.T, axis=0)
-    return 3 * x.shape[1] * float((gaps**2).mean())
 
 
 @pytest.mark.parametrize("counts", [(60, 60), (60, 47), (31, 60)])
