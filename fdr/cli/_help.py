@@ -15,7 +15,7 @@ THEMES = {
     "Samples": "gen num-images images neighbours count neighbour-count seed",
     "Reference and metrics": "ref reps metrics",
     "Output": "report show json csv markdown junit openmetrics picture no-annotations name format",
-    "Details of metrics": "protocol training-set trained-on audit no-stderr",
+    "Details of metrics": "protocol training-set trained-on audit spectra no-stderr",
     "Images": "size crop transparency on-bad max-bad max-pixels",
     "Speed and devices": "device gpus batch-size num-workers dtype tf32 exact-order memory",
     "Encoders and weights": "offline weights-dir weights",

@@ -51,6 +51,7 @@ class Measurement:
         *,
         dry_run: bool,
         audit: bool = False,
+        spectra: bool = False,
         stderr: bool = True,
         are_compared: bool = False,
     ) -> tuple[Evaluator, list[ImageSource]]:
@@ -87,6 +88,7 @@ class Measurement:
             extraction_options=setup.extraction_options,
             weights=setup.weights,
             audit=audit,
+            spectra=spectra,
             training_set=self.training_set,
             stderr=stderr,
             trained_on=self.trained_on,

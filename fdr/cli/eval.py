@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 @measurement
 @_options.switch("--audit", "Compute every FD by a second method as well, and compare the two.")
 @_options.switch(
+    "--spectra",
+    "Keep eigenvalues of both covariances with every FD, for the chart of fdr report. At 2,048 dimensions they take as "
+    "long as FD itself.",
+)
+@_options.switch(
     "--no-stderr",
     "Leave out the standard errors of FD. Cached features are then not read again for FD alone, which is faster.",
 )
@@ -39,6 +44,7 @@ def command(
     samples: tuple[str, ...],
     measurement: Measurement,
     audit: bool,
+    spectra: bool,
     no_stderr: bool,
     files: ReportFiles,
     dry_run: bool,
@@ -53,7 +59,9 @@ def command(
     if not samples and measurement.drawn is None:
         raise click.UsageError("Name sample sets, or a generator with --gen.")
     with measurement.computing.on_ranks(progress_for(quiet)) as setup:
-        evaluator, sources = measurement.prepare(samples, setup, dry_run=dry_run, audit=audit, stderr=not no_stderr)
+        evaluator, sources = measurement.prepare(
+            samples, setup, dry_run=dry_run, audit=audit, spectra=spectra, stderr=not no_stderr
+        )
         if dry_run:
             for line in evaluator.plan(sources) if setup.is_main else ():
                 click.echo(line)

@@ -62,6 +62,7 @@ def evaluate(
     batch_size: int | None = None,
     num_workers: int | None = None,
     audit: bool = False,
+    spectra: bool = False,
     memory: int = DEFAULT_MEMORY,
     stderr: bool = True,
     trained_on: str | Sequence[str] | None = None,
@@ -86,7 +87,8 @@ def evaluate(
     size apply to both sides. `trained_on` names the encoders that the generator was trained on: FDr^k is then given for
     them and for the held-out ones as well. A run folder of `fdr train` says it by itself. `training_set` is the images
     that the model was trained on, for metrics that compare with them. `memory`, in bytes, is what metrics of nearest
-    neighbours may hold at once; it does not change the result. `stderr=False` leaves out standard errors that cost
+    neighbours may hold at once; it does not change the result. `spectra=True` adds eigenvalues of both covariances to
+    the details of FD, which `fdr report` draws. `stderr=False` leaves out standard errors that cost
     time. `progress=True` shows on stderr how far the call is: as bars on a terminal and in a notebook with ipywidgets,
     as lines elsewhere. An object with a method `task`, like `fdr.runtime.Progress`, is told instead.
 
@@ -127,6 +129,7 @@ def evaluate(
             weights=weights,
             extraction_options=extraction,
             audit=audit,
+            spectra=spectra,
             memory=memory,
             stderr=stderr,
             trained_on=trained_on,
@@ -153,6 +156,7 @@ class Evaluator:
         extraction_options: ExtractionOptions,
         weights: Mapping[str, Path] | None = None,
         audit: bool = False,
+        spectra: bool = False,
         memory: int = DEFAULT_MEMORY,
         stderr: bool = True,
         trained_on: str | Sequence[str] | None = None,
@@ -184,6 +188,7 @@ class Evaluator:
         self._context = Context(
             device=str(device) if device.type == "cuda" else None,
             audit=audit,
+            spectra=spectra,
             progress=extraction_options.progress,
             memory=memory,
             stderr=stderr,

@@ -57,6 +57,8 @@ from .moments import moments_from_arrays as moments_from_arrays
 from .pathwise import DebiasedGradient as DebiasedGradient
 from .pathwise import debiased_gradient as debiased_gradient
 from .regimes import LEAST_COUNT as LEAST_COUNT
+from .spectrum import eigenvalues as eigenvalues
+from .spectrum import spectrum_points as spectrum_points
 from .sums import Sums as Sums
 from .sums import chan_update as chan_update
 from .uncertainty import moments_without as moments_without

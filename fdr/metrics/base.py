@@ -59,6 +59,8 @@ class Context:
     audit: bool = False
     """True if the result must be checked by a second method, where there is one."""
     progress: Progress = field(default_factory=SilentProgress)
+    spectra: bool = False
+    """True if the eigenvalues of both covariances go into the details of FD."""
     stderr: bool = True
     """False if no standard error is wanted where it costs time."""
     memory: int = DEFAULT_MEMORY

@@ -7,8 +7,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from fdr.frechet import Influence, Moments, ValidationFD, fd_influence, fd_ratio, fdr_k, frechet_terms, has_rows
+from fdr.frechet import (
+    Influence,
+    Moments,
+    ValidationFD,
+    eigenvalues,
+    fd_influence,
+    fd_ratio,
+    fdr_k,
+    frechet_terms,
+    has_rows,
+    spectrum_points,
+)
 from fdr.metrics.base import MAX_ROWS_BYTES, Context, Metric, Score
+from fdr.runtime import resolve_device
 
 WIDE_ROUNDING = 0.01
 """FDr gets a note if the rounding of its denominator changes it by this share or more."""
@@ -31,6 +43,10 @@ def fd_score(samples: Moments, reference: Moments, context: Context) -> Score:
     }
     if terms.audit is not None:
         details["audit"] = terms.audit
+    if context.spectra:
+        device = resolve_device(context.device or "cpu")
+        sides = {"samples": samples, "reference": reference}
+        details["spectra"] = {name: spectrum_points(eigenvalues(side, device)) for name, side in sides.items()}
     influence = _influence(samples, reference, context)
     if influence is not None:
         details["noise"] = "samples" if influence.reference is None else "samples and reference"

@@ -20,6 +20,7 @@ from fdr.pages.formats import table_to_latex, table_to_markdown
 from fdr.pages.paths import without_folders
 from fdr.pages.pictures import Picture, grid_pictures, sample_pictures
 from fdr.pages.run_folder import RunHistory
+from fdr.pages.spectra import spectra_charts
 from fdr.pages.table import NumberTable, number_table
 from fdr.pages.training_charts import thinned, training_charts
 from fdr.pages.words import notes, verdict
@@ -133,7 +134,7 @@ def _of_sets(table: NumberTable) -> dict[str, Any]:
         "sentences": verdict(table),
         "cards": cards_of(table, lines),
         "lines": lines,
-        "charts": [] if is_empty else charts_of(table),
+        "charts": [] if is_empty else [*charts_of(table), *spectra_charts(table.sets)],
         "differences": differences_of(table),
         "classes": class_tables(table),
         "origins": origins(table.sets),

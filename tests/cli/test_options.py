@@ -255,7 +255,14 @@ SIZED = ["--size", "8"]
 HANDED_ON: dict[str, list[tuple[list[str], dict[str, tuple[str | None, str, Any]]]]] = {
     "eval": [
         (["a.npz", *SIZED], IMAGES | COMPUTING | MORE_COMPUTING | MEASUREMENT),
-        (["a.npz"], {"--audit": (None, "evaluator.audit", True), "--no-stderr": (None, "evaluator.stderr", False)}),
+        (
+            ["a.npz"],
+            {
+                "--audit": (None, "evaluator.audit", True),
+                "--spectra": (None, "evaluator.spectra", True),
+                "--no-stderr": (None, "evaluator.stderr", False),
+            },
+        ),
         (GEN, MODEL),
     ],
     "check": [

@@ -57,6 +57,21 @@ def test_an_audit_is_done_if_asked_for_and_not_else(samples: Path, real: Path) -
     assert audited.details["audit"] == pytest.approx(plain.value, rel=1e-9)
 
 
+def test_spectra_are_added_if_asked_for_and_change_nothing_else(samples: Path, real: Path) -> None:
+    plain, more = (evaluate(samples, real, TinyEncoder(), spectra=spectra)["fd"] for spectra in (False, True))
+    details = dict(more.details)
+    spectra = details.pop("spectra")
+    assert (more.value, more.stderr, more.signature, details) == (
+        plain.value, plain.stderr, plain.signature, dict(plain.details)
+    )  # fmt: skip
+    for side, path in (("samples", samples), ("reference", real)):
+        features = np.concatenate([batch.numpy() for batch in fdr.extract(path, TinyEncoder())]).astype(np.float64)
+        values = np.linalg.svd(features - features.mean(0), compute_uv=False) ** 2 / (len(features) - 1)
+        assert spectra[side]["rank"] == list(range(1, len(spectra[side]["rank"]) + 1))
+        found = spectra[side]["eigenvalue"]
+        np.testing.assert_allclose(found, values[: len(found)], rtol=1e-5)
+
+
 def test_the_batch_size_is_that_of_the_encoder(samples: Path, real: Path) -> None:
     for size, expected in ((8, {8}), (10, {10, 4, 2})):
         encoder = Watched()

@@ -130,6 +130,42 @@ def test_the_chart_has_a_line_at_the_validation_set_and_every_value(page: str) -
     assert "held out" in chart and "trained on" in chart
 
 
+def spectra(scale: float, dim: int = 40) -> dict[str, object]:
+    ranks = list(range(1, dim + 1))
+    sides = {"samples": scale, "reference": 1.0}
+    return {name: {"rank": ranks, "eigenvalue": [much / rank**2 for rank in ranks]} for name, much in sides.items()}
+
+
+def test_eigenvalues_of_samples_and_the_reference_once() -> None:
+    sets = {
+        name: report(number("fd", 2.0, details={"spectra": spectra(much)}), number("fd", 3.0, "clip"), samples=name)
+        for name, much in (("a.npz", 0.5), ("b.npz", 2.0))
+    }
+    text = render_page(sets)
+    (chart,) = [svg for svg in re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL) if "Eigenvalues" in svg]
+    (label,) = re.findall(r'aria-label="([^"]+)"', chart)
+    assert label == (
+        "Eigenvalues of the covariance, inception. reference from 1.00 at rank 1 to 0.000625 at rank 40; "
+        "a.npz from 0.500 at rank 1 to 0.000313 at rank 40; b.npz from 2.00 at rank 1 to 0.00125 at rank 40."
+    )
+    assert "vary too little in directions of that rank" in text
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        None,
+        3,
+        {},
+        {"samples": {}},
+        {"samples": {"rank": [1], "eigenvalue": [-1.0]}, "reference": {"rank": [1], "eigenvalue": [1.0]}},
+    ],
+)
+def test_without_eigenvalues_there_is_no_chart_of_them(found: object) -> None:
+    details = {} if found is None else {"spectra": found}
+    assert "Eigenvalues" not in render_page({"a.npz": report(number("fd", 2.0, details=details))})
+
+
 def test_values_that_a_logarithm_does_not_have_are_named(page: str) -> None:
     one = report(number("fd_debiased", -0.5, "dinov2", 0.7), number("fd_debiased", 0.5))
     assert "not on this axis: dinov2 of a (-0.500)" in render_page({"a": one})
