@@ -5,14 +5,14 @@ optimal map T from the samples to the reference kept as it is (`fdr.frechet.whit
 
     FD - FD(without a) = (2 x^T D + x^T (I - T) x - mean) / (N - 1) + O(1 / N^2)
 
-the influence of `fdr.frechet.fd_influence` over N - 1. One eigendecomposition serves all images.
+the influence of `fdr.frechet.sample_influences` over N - 1. One eigendecomposition serves all images, and the standard
+error of FD as well.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from fdr.explanation.class_table import class_shares, named_labels
 from fdr.explanation.nearest import check_closest, features_of, good_rows, with_nearest
 from fdr.explanation.results import EncoderInfluences, Explanation
 from fdr.features import ExtractionOptions
-from fdr.frechet import fd_influence, frechet_distance, has_rows, moments_without
+from fdr.frechet import frechet_distance, has_rows, moments_without, sample_influences
 from fdr.images import ImageOptions, ImageSource, open_images
 from fdr.references import DEFAULT_REFERENCE
 from fdr.reports import Report, Result
@@ -129,8 +129,7 @@ def _influences(evaluator: Evaluator, source: ImageSource, measured: Measurement
             f"The influence of an image needs the features of all of them, and those of the {measured.count} images of "
             f"{source.name} under {encoder.spec.name} are too large to keep in memory; explain fewer (--count)."
         )
-    influence = fd_influence(moments, replace(reference, rows=None), device=device)
-    influences = influence.samples / (measured.count - 1)
+    influences = sample_influences(moments, reference, device=device) / (measured.count - 1)
     count, share = _worst(influences)
     features = features_of(moments)
     rest = moments_without(moments, np.argsort(-influences, kind="stable")[:count])

@@ -56,6 +56,8 @@ from .moments import Moments as Moments
 from .moments import moments_from_arrays as moments_from_arrays
 from .pathwise import DebiasedGradient as DebiasedGradient
 from .pathwise import debiased_gradient as debiased_gradient
+from .per_sample import fd_gradients as fd_gradients
+from .per_sample import sample_influences as sample_influences
 from .regimes import LEAST_COUNT as LEAST_COUNT
 from .spectrum import eigenvalues as eigenvalues
 from .spectrum import spectrum_points as spectrum_points

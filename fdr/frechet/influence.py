@@ -27,7 +27,7 @@ import numpy as np
 from fdr.errors import InputError
 from fdr.frechet.distance import device_of
 from fdr.frechet.moments import Moments
-from fdr.frechet.whitening import Side, Whitening, whiten, whitened_chunks
+from fdr.frechet.whitening import Side, Whitening, whitened_chunks, whitening_of
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +79,7 @@ def fd_influence(
             "The standard error of FD needs the features of the samples, and their moments came without: "
             "dataclasses.replace(moments, rows=features) adds them."
         )
-    whitening = whiten(*sides, where)
+    whitening = whitening_of(samples, reference, where)
     parts = [
         side if max_rows is None or not side.has_all_rows or max_rows >= len(side.rows) else side.random_part(max_rows)
         for side in sides

@@ -88,17 +88,21 @@ def without(side: Side, left_out: np.ndarray) -> Side:
 
     It needs len(left_out) D^2 steps, where moments of the rest would need N D^2.
     """
-    moments = side.moments
-    assert moments.count is not None
     rest = np.ones(len(side.rows), dtype=bool)
     rest[left_out] = False
+    return Side(_moments_without(side, left_out), side.rows[rest])
+
+
+def _moments_without(side: Side, left_out: np.ndarray) -> Moments:
+    moments = side.moments
+    assert moments.count is not None
     part = as_numpy(side.rows[left_out]).astype(np.float64) - moments.mu
     kept = moments.count - len(left_out)
     shift = -part.sum(0) / kept
     sigma = (side.sigma * (moments.count - 1) - part.T @ part - kept * np.outer(shift, shift)) / (kept - 1)
     constant = sigma.diagonal() <= ROUNDING * side.sigma.diagonal()
     sigma[constant], sigma[:, constant] = 0, 0
-    return Side(Moments(moments.mu + shift, sigma, kept), side.rows[rest])
+    return Moments(moments.mu + shift, sigma, kept)
 
 
 def moments_without(moments: Moments, left_out: np.ndarray) -> Moments:
@@ -108,5 +112,5 @@ def moments_without(moments: Moments, left_out: np.ndarray) -> Moments:
     """
     side = Side.of(moments)
     if len(side.rows) - len(left_out) > moments.dim:
-        return without(side, left_out).moments
+        return _moments_without(side, left_out)
     return Moments.from_features(np.delete(as_numpy(side.rows), left_out, 0))

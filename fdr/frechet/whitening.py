@@ -110,6 +110,16 @@ class Whitening:
         return self.roots.square()
 
 
+def whitening_of(samples: Moments, reference: Moments, device: torch.device) -> Whitening:
+    """`whiten` of two moments. The last one is kept with the samples, so that its decomposition is made once."""
+    other, where, found = samples.derived.get("whitening", (None, None, None))
+    if other is not reference or where != str(device):
+        found = whiten(Side.of(samples), Side.of(reference), device)
+        samples.derived["whitening"] = (reference, str(device), found)
+    assert found is not None
+    return found
+
+
 def whiten(samples: Side, reference: Side, device: torch.device) -> Whitening:
     """The common basis; both covariances may be singular.
 
@@ -212,8 +222,8 @@ def centred_chunks(side: Side, device: torch.device, width: int = 0) -> Iterator
     size = max(64, CHUNK_VALUES // max(side.moments.dim, width))
     for start in range(0, len(side.rows), size):
         rows = slice(start, min(start + size, len(side.rows)))
-        block = side.rows[rows] if is_tensor(side.rows) else torch.from_numpy(np.array(side.rows[rows]))
-        yield rows, block.to(device, torch.float64) - mu
+        block = side.rows[rows].clone() if is_tensor(side.rows) else torch.from_numpy(np.array(side.rows[rows]))
+        yield rows, block.to(device, torch.float64).sub_(mu)
 
 
 def whitened_chunks(side: Side, projection: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
