@@ -31,7 +31,7 @@ _RENAMED = {
 }
 _NAMES = """
     reps ref metrics protocol count seed crop size transparency on-bad max-bad max-pixels quantize device dtype tf32
-    training-set
+    training-set prompts
     exact-order offline weights weights-dir cache no-cache moments-only batch-size num-workers encoder-batch-size
     gen arch arch-args ema noise-shape num-classes value-range labels num-images trust vae vae-args vae-weights mode
     top-k same-class memory compat no-clamp steps lr betas clip chunks weight-decay warmup-steps ema-kimg

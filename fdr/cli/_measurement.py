@@ -36,6 +36,8 @@ class Measurement:
     computing: _computing.Computing
     drawn: Drawn | None = None
     """The generator to measure beside the samples."""
+    prompts: str | None = None
+    """The file with the prompts of the samples."""
 
     @classmethod
     def of_fd(cls, reference: str, reps: str, images: _options.Images, computing: _computing.Computing) -> Measurement:
@@ -90,6 +92,7 @@ class Measurement:
             audit=audit,
             spectra=spectra,
             training_set=self.training_set,
+            prompts=self.prompts,
             stderr=stderr,
             trained_on=self.trained_on,
             memory=self.memory,
@@ -145,6 +148,11 @@ _of_samples = _options.stack(
         "The images that the model was trained on, for metrics that compare with them; other metrics do not read it. "
         "The cache keeps its features as well.",
     ),
+    _options.option(
+        "--prompts FILE",
+        "The prompts of the samples, for metrics that compare images with texts (clip_score): JSON lines, CSV, text "
+        "with one prompt a line, COCO's captions, or the meta_data.json of MJHQ-30K (docs/text-to-image.md).",
+    ),
     _options.reps,
     _options.listed(
         "--metrics NAMES",
@@ -171,7 +179,10 @@ _of_computing = _options.stack(
     _options.memory("metrics of nearest neighbours"),
     _options.trust,
 )
-_FIELDS = ("reference", "training_set", "reps", "metrics", "protocol", "trained_on", "memory", "images", "computing")
+_FIELDS = (
+    *("reference", "training_set", "prompts", "reps", "metrics", "protocol", "trained_on", "memory", "images"),
+    "computing",
+)
 measurement = _options.stack(
     drawn,
     _of_samples,

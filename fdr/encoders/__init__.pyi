@@ -18,3 +18,4 @@ from .registry import list_encoders as list_encoders
 from .registry import parse_encoders as parse_encoders
 from .registry import plugin_encoders as plugin_encoders
 from .registry import register_encoder as register_encoder
+from .texts import AbstractTexts as AbstractTexts

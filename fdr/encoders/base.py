@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from fdr.weights import WeightOptions
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from fdr.encoders.texts import AbstractTexts
 
 FEATURES_VERSION = 1
 """Raise it in a release that changes the features of an unchanged spec: cached features are then made again."""
@@ -97,6 +99,9 @@ class AbstractEncoder(ABC):
     """False when `spec.hash` does not identify the features, as with a plain function."""
     stored_dtype: str = "float32"
     """The dtype of outputs in the cache. One other than float32 must be part of the spec."""
+    load_texts: Callable[[], AbstractTexts] | None = None
+    """Loads the text tower of the same weights, whose embeddings lie in the space of the output "embedding"; None for
+    an encoder without one."""
 
     @abstractmethod
     def preprocess(self, images: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ tag says, with its own resize.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import warnings
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fdr import runtime
@@ -22,6 +24,7 @@ from fdr.encoders.base import EncoderOptions
 from fdr.encoders.catalogue import CLIP_MEAN, CLIP_STD, EncoderRow
 from fdr.encoders.network import NetworkEncoder, build_spec
 from fdr.encoders.registry import parse_open_name
+from fdr.encoders.texts import AbstractTexts
 from fdr.errors import FdrWarning, InputError, WeightsError, first_line, unknown
 from fdr.weights import WeightsFile, hub_file, load_library, quiet, resolve
 
@@ -59,11 +62,46 @@ def load(name: str, options: EncoderOptions) -> NetworkEncoder:
     row = _row_of(name, pretrained, model)
     digest = hashlib.sha256(json.dumps(pretrained.config, sort_keys=True).encode()).hexdigest()[:16]
     spec = build_spec(row, options, found.sha256, found.path, extra=(("config", digest),))
-    return NetworkEncoder(spec, (row.output,), model, _run, device)
+    encoder = NetworkEncoder(spec, (row.output,), model, _run, device)
+    encoder.load_texts = functools.partial(_Texts, open_clip, pretrained, encoder)
+    return encoder
 
 
 def _run(model: Any, inputs: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
     return dict.fromkeys(outputs, model.encode_image(inputs, normalize=False))
+
+
+class _Texts(AbstractTexts):
+    """OpenCLIP's `encode_text`, of the network that encodes the images. Raises `InputError` for an architecture whose
+    tokenizer OpenCLIP fetches from the hub.
+    """
+
+    tokenizer = "openclip"
+
+    def __init__(self, open_clip: ModuleType, pretrained: _Pretrained, encoder: NetworkEncoder) -> None:
+        config = pretrained.config.get("text_cfg", {})
+        if config.get("hf_tokenizer_name") or config.get("hf_model_name"):
+            raise InputError(
+                f"Encoder {encoder.spec.name!r} has a text tower whose tokenizer is fetched from the hub, which fdr "
+                "does not do; use a CLIP with OpenCLIP's own tokenizer, such as openclip:ViT-B-32-quickgelu/openai."
+            )
+        with quiet(""):
+            self._tokenizer = open_clip.get_tokenizer(pretrained.architecture)
+        self._model, self._device = encoder.network, encoder.device
+        self._is_bf16 = encoder.spec.dtype == "bf16"
+        self.max_tokens = int(self._tokenizer.context_length)
+
+    def tokens(self, prompts: Sequence[str]) -> list[list[int]]:
+        begin, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
+        return [[begin, *self._tokenizer.encode(prompt), end] for prompt in prompts]
+
+    def embed(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        rows = torch.zeros((len(tokens), self.max_tokens), dtype=torch.long)
+        for row, own in zip(rows, tokens, strict=True):
+            row[: len(own)] = torch.tensor(own)
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bf16):
+            model: Any = self._model
+            return model.encode_text(rows.to(self._device), normalize=False).float()
 
 
 def needed_files(name: str) -> tuple[WeightsFile, ...]:

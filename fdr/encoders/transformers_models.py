@@ -23,6 +23,8 @@ from fdr.encoders.catalogue import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMA
 from fdr.encoders.network import NetworkEncoder, build_spec
 from fdr.encoders.preprocessing import Preprocessing
 from fdr.encoders.registry import parse_open_name
+from fdr.encoders.texts import AbstractTexts
+from fdr.encoders.transformers_texts import TransformersTexts
 from fdr.errors import InputError, WeightsError, unknown
 from fdr.weights import ModelFiles, WeightsFile, load_library, resolve_files, silent
 
@@ -87,7 +89,18 @@ def load(name: str, options: EncoderOptions) -> NetworkEncoder:
     spec = build_spec(row, options, files.digest, files.weights, extra=(("config", config_digest),))
     num_prefix = ("cls" in outputs) + (getattr(model.config, "num_register_tokens", None) or 0)
     run = functools.partial(_run, _RUNNERS.get(model_type, _run_pixels), num_prefix)
-    return NetworkEncoder(spec, outputs, model, run, device)
+    encoder = NetworkEncoder(spec, outputs, model, run, device)
+    if model_type == "clip" and "text_config" in files.config:
+        encoder.load_texts = functools.partial(_load_texts, target, files, options, encoder)
+    return encoder
+
+
+def _load_texts(target: str, files: ModelFiles, options: EncoderOptions, encoder: NetworkEncoder) -> AbstractTexts:
+    """The text tower in the weight file of the image tower."""
+    config = {**files.config["text_config"], "projection_dim": files.config.get("projection_dim", 512)}
+    family = _Family("CLIPTextModelWithProjection", "CLIPTextConfig", "CLIP", ("embedding",))
+    model = _build(family, config, files, encoder.spec.name)
+    return TransformersTexts(target, options, encoder, model)
 
 
 def needed_files(name: str) -> tuple[WeightsFile, ...]:

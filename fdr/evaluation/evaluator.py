@@ -16,6 +16,7 @@ from fdr.errors import FdrWarning, InputError, collected_warnings, warn
 from fdr.evaluation.held_out import encoders_trained_on, named_encoders
 from fdr.evaluation.measurement import Key, Measurement, measure, outputs_of
 from fdr.evaluation.planning import Planner
+from fdr.evaluation.prompts import Prompts, as_captions, check_prompts
 from fdr.evaluation.protocols import Protocol, check_is_free, find_protocol
 from fdr.evaluation.reference_side import ReferenceSide, open_reference, open_training_set
 from fdr.evaluation.requested import Requested, need_of, without_stderr
@@ -67,6 +68,7 @@ def evaluate(
     stderr: bool = True,
     trained_on: str | Sequence[str] | None = None,
     training_set: Any = None,
+    prompts: Any = None,
     progress: Progress | bool | None = None,
     group: Group = SOLO,
     num_images: int | None = None,
@@ -86,11 +88,13 @@ def evaluate(
     `weights` gives weight files by encoder. `image_options.count` and `.seed` select among the samples only; crop and
     size apply to both sides. `trained_on` names the encoders that the generator was trained on: FDr^k is then given for
     them and for the held-out ones as well. A run folder of `fdr train` says it by itself. `training_set` is the images
-    that the model was trained on, for metrics that compare with them. `memory`, in bytes, is what metrics of nearest
-    neighbours may hold at once; it does not change the result. `spectra=True` adds eigenvalues of both covariances to
-    the details of FD, which `fdr report` draws. `stderr=False` leaves out standard errors that cost
-    time. `progress=True` shows on stderr how far the call is: as bars on a terminal and in a notebook with ipywidgets,
-    as lines elsewhere. An object with a method `task`, like `fdr.runtime.Progress`, is told instead.
+    that the model was trained on, for metrics that compare with them. `prompts` are those of the samples, for metrics
+    that compare images with texts: a file of captions, a list in the order of the images, or a dict by the names of the
+    images. `memory`, in bytes, is what metrics of nearest neighbours may hold at once; it does not change the result.
+    `spectra=True` adds eigenvalues of both covariances to the details of FD, which `fdr report` draws. `stderr=False`
+    leaves out standard errors that cost time. `progress=True` shows on stderr how far the call is: as bars on a
+    terminal and in a notebook with ipywidgets, as lines elsewhere. An object with a method `task`, like
+    `fdr.runtime.Progress`, is told instead.
 
     `samples` may also be a generator: one that `fdr.load_generator` gives or takes, or a pipeline of diffusers without
     a prompt. Then `num_images` (50,000) samples are made from `seed` and `labels`, the same as by `fdr eval --gen`.
@@ -134,6 +138,7 @@ def evaluate(
             stderr=stderr,
             trained_on=trained_on,
             training_set=training_set,
+            prompts=prompts,
             is_default_reference=reference is None,
         )
         report = evaluator.evaluate(source)
@@ -161,12 +166,16 @@ class Evaluator:
         stderr: bool = True,
         trained_on: str | Sequence[str] | None = None,
         training_set: Any = None,
+        prompts: Any = None,
         protocol: Protocol | None = None,
         is_default_reference: bool = False,
     ) -> None:
         self.metrics = load_metrics(metrics) if stderr else without_stderr(load_metrics(metrics))
         self.protocol = protocol
         self._is_default_reference = is_default_reference
+        self.captions = None if prompts is None else as_captions(prompts)
+        """The prompts of the samples."""
+        check_prompts(self.metrics, self.captions)
         self.on_measured: Callable[[Measurement], object] | None = None
         """Called on rank 0 with what was collected of each sample set, when its numbers are computed."""
         self.image_options = image_options
@@ -195,10 +204,12 @@ class Evaluator:
         )
         self._requested = Requested(self.metrics, self.encoders)
         self._requested.check_apply()
+        is_read = self.captions is not None and any(metric.prompt for metric in self.metrics.values())
+        self._prompts = Prompts(self.captions, self.encoders) if self.captions is not None and is_read else None
         with collected_warnings() as self.warnings:
             self.reference = self._open_side("reference", reference)
             self.training = self._open_side("training", training_set)
-        self._planner = Planner(self._requested, self.reference, self.training, self._trained_on)
+        self._planner = Planner(self._requested, self.reference, self.training, self._trained_on, self._prompts)
 
     def _open_side(self, side: Side, images: Any) -> ReferenceSide:
         """The reference or the training set, with what metrics need of it."""
@@ -214,8 +225,10 @@ class Evaluator:
         return found
 
     def check_source(self, source: ImageSource) -> None:
-        """Raise `InputError` if a metric needs the classes of the samples and they have none."""
+        """Raise `InputError` if a metric needs the classes of the samples, or their prompts, and they have none."""
         self._requested.check_labelled("samples", source)
+        if self._prompts is not None:
+            self._prompts.rows_of(source)
 
     def prepare_reference(self) -> None:
         """Measure the reference if it consists of images, and the training set if there is one. Done once; `evaluate`
@@ -274,7 +287,7 @@ class Evaluator:
                     for sentence in sanity_warnings(extraction, measured.moments, self.reference):
                         warnings.warn(sentence, FdrWarning, stacklevel=2)
                     planned = self._planner.rows(source, measured.count, stored)
-                    results, failed = self._score(measured).rows(planned)
+                    results, failed = self._score(source, measured).rows(planned)
                     if self.on_measured is not None:
                         self.on_measured(measured)
             gathered = list(itertools.chain(*group.gather(texts)))
@@ -301,15 +314,18 @@ class Evaluator:
         """The numbers that `evaluate_source` would give, with their signatures; nothing is computed."""
         return self._planner.rows(source, len(source), self._stored_moments(source))
 
-    def _score(self, measured: Measurement) -> Scoring:
+    def _score(self, source: ImageSource, measured: Measurement) -> Scoring:
         """The scores of all metrics and encoders; metrics that share their work are computed once."""
         scoring = Scoring()
         for encoder in self.encoders:
             for metric in dict.fromkeys(metric for _, metric, _ in self._requested.applied(encoder)):
-                scoring.compute(metric, encoder.spec.name, partial(self._arguments, metric, encoder, measured))
+                arguments = partial(self._arguments, metric, encoder, source, measured)
+                scoring.compute(metric, encoder.spec.name, arguments)
         return scoring
 
-    def _arguments(self, metric: Metric, encoder: AbstractEncoder, measured: Measurement) -> tuple[Any, Any, Context]:
+    def _arguments(
+        self, metric: Metric, encoder: AbstractEncoder, source: ImageSource, measured: Measurement
+    ) -> tuple[Any, Any, Context]:
         """What was collected of the samples and of the reference for a metric, and its context."""
         name, context = encoder.spec.name, replace(self._context, labels=measured.labels)
         samples = measured.of(name, need_of(metric, encoder, "samples"))
@@ -318,6 +334,8 @@ class Evaluator:
             reference = self.reference.collected(name, need_of(metric, encoder, "reference"))
         if metric.needs_training_set:
             context = replace(context, training=self.training.collected(name, need_of(metric, encoder, "training")))
+        if metric.prompt and self._prompts is not None:
+            context = replace(context, texts=self._prompts.texts(name, metric, source, measured.bad))
         return samples, reference, context
 
     def _report(
@@ -336,7 +354,7 @@ class Evaluator:
         sides = (self.reference.images, self.training.images)
         opened = [text for images in sides if images is not None for text in images.warnings]
         return Report(
-            samples=describe_samples(source, measured),
+            samples=describe_samples(source, measured) | ({} if self._prompts is None else self._prompts.described),
             reference=reference,
             results=results,
             run={

@@ -8,6 +8,7 @@ from functools import partial
 
 from fdr.evaluation.held_out import encoder_groups, encoders_trained_on
 from fdr.evaluation.measurement import Key
+from fdr.evaluation.prompts import Prompts
 from fdr.evaluation.reference_side import ReferenceSide
 from fdr.evaluation.requested import Requested, need_of
 from fdr.evaluation.results import PlannedResult, Provenance, Scores
@@ -28,6 +29,8 @@ class Planner:
     training: ReferenceSide
     trained_on: tuple[str, ...] | None
     """The encoders that the generator was trained on, if the user names them."""
+    prompts: Prompts | None = None
+    """The prompts of the samples, if a metric needs them."""
 
     def rows(self, source: ImageSource, count: int, stored: Collection[Key]) -> Iterator[PlannedResult]:
         """Every metric of every encoder, each followed by its ratio if it has one; then the means over the encoders.
@@ -43,6 +46,7 @@ class Planner:
                     **metric.settings_of(name),
                     **({"m": "stored"} if is_stored else {}),
                     **self._other_sets(metric),
+                    **(self.prompts.settings(spec.name) if metric.prompt and self.prompts is not None else {}),
                 }
                 notes = (STORED_NOTE.format(name=source.name),) if is_stored else ()
                 other = need_of(metric, encoder, "reference")

@@ -24,6 +24,8 @@ class Requested:
         """Raise `InputError` for a metric that reads an output which no encoder gives."""
         applied = {name for encoder in self.encoders for name, _, _ in self.applied(encoder)}
         for name, metric in self.metrics.items():
+            if name not in applied and metric.prompt:
+                raise _no_text_tower(name, self.encoders)
             if name not in applied:
                 encoders = ", ".join(encoder.spec.name for encoder in self.encoders)
                 example = next((row.name for row in ROWS if row.output == metric.output), "inception")
@@ -36,7 +38,8 @@ class Requested:
         """The metrics that apply to an encoder and read this side, by name, with what each needs of it."""
         for name, metric in self.metrics.items():
             need = metric.need(encoder.spec.output, encoder.outputs, side)
-            if need is not None and metric.needs(side):
+            reads_texts = not metric.prompt or encoder.load_texts is not None
+            if need is not None and metric.needs(side) and reads_texts:
                 yield name, metric, need
 
     def needs(self, side: Side = "samples") -> Needs:
@@ -51,6 +54,14 @@ class Requested:
         for name, metric in self.metrics.items():
             if source is not None and side in metric.labels:
                 check_labelled(source, side, name)
+
+
+def _no_text_tower(metric: str, encoders: Sequence[AbstractEncoder]) -> InputError:
+    names = ", ".join(encoder.spec.name for encoder in encoders)
+    return InputError(
+        f"Metric {metric!r} needs an encoder with a text tower, and {names} has none; use one of CLIP, such as "
+        "openclip:ViT-B-32-quickgelu/openai or hf:openai/clip-vit-large-patch14."
+    )
 
 
 def without_stderr(metrics: Mapping[str, Metric]) -> dict[str, Metric]:

@@ -99,6 +99,8 @@ class ImageSource(ABC):
         self.name = as_utf8(name)
         self.options = options
         self.rows = None if isinstance(ids, EndlessIds) else select(len(ids), options, name)
+        self.all_ids = ids
+        """The ids of all images, of which `ids` are the selected ones."""
         self.ids: Sequence[str] = ids if self.rows is None else Selected(ids, self.rows)
         self.labels = None if labels is None else np.asarray(labels.values, dtype=np.int64)[self.rows]
         self.class_names = None if labels is None else labels.names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,20 +56,20 @@ class Captions:
         images = None if self.images is None else [self.images[row] for row in rows]
         return Captions(self.source, prompts, names, categories, self.has_names, images)
 
-    def rows_of(self, ids: Sequence[str], source: str, *, may_leave_out: bool = False) -> list[int]:
+    def rows_of(self, ids: Sequence[str], source: str) -> list[int]:
         """The position of the prompt of each image of the set `source`, whose images are called `ids`.
 
         Names match by the path without its ending, or by the file name alone where that is unique, so that
-        "animals/3.png" has the prompt of "3.jpg". Without names on either side the order decides. Raises `InputError`
-        for images without a prompt and, unless the images are a subset (`may_leave_out`), for prompts without an image.
+        "animals/3.png" has the prompt of "3.jpg"; zeros before a number are ignored. Without names on either side the
+        order decides: that of the rows, or of the numbers in file names, so that 2.png comes before 10.png. Raises
+        `InputError` for images without a prompt, and for prompts without an image.
         """
         if not self.has_names or all(map(_is_row, ids)):
             self._check_counts(len(ids), source)
-            return list(range(len(ids)))
+            return _ranks(ids)
         places = _by_name(self.names, self.source)
         found = [_place(name, places) for name in ids]
-        missing = [name for name, row in zip(ids, found, strict=True) if row is None]
-        if missing:
+        if missing := [name for name, row in zip(ids, found, strict=True) if row is None]:
             raise InputError(
                 f"{len(missing)} of {len(ids)} images of {source} have no prompt in {self.source} ({_listed(missing)})"
                 f"; name each image like its prompt, such as {self.names[0]}."
@@ -80,11 +81,9 @@ class Captions:
                 f"{source} has several images for the prompt called {self.names[twice]!r} of {self.source}, and each "
                 "prompt belongs to one image; give every image a prompt of its own name."
             )
-        alone = sorted(set(range(len(self))) - set(rows))
-        if alone and not may_leave_out:
-            names = [self.names[row] for row in alone]
+        if alone := [self.names[row] for row in sorted(set(range(len(self))) - set(rows))]:
             raise InputError(
-                f"{len(alone)} of {len(self)} prompts of {self.source} have no image in {source} ({_listed(names)}); "
+                f"{len(alone)} of {len(self)} prompts of {self.source} have no image in {source} ({_listed(alone)}); "
                 "make the missing images, or leave these prompts out of the file."
             )
         return rows
@@ -147,17 +146,31 @@ def _by_name(names: Sequence[str], source: str) -> dict[str, int]:
     return short | {name: row for row, name in enumerate(whole)}
 
 
+def _ranks(ids: Sequence[str]) -> list[int]:
+    """The place of each id in the order of its parts, where numbers count as numbers."""
+
+    def parts(row: int) -> list[tuple[int, int, str]]:
+        pieces = re.findall(r"\d+|\D+", ids[row])
+        return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces]
+
+    ranks = [0] * len(ids)
+    for rank, row in enumerate(sorted(range(len(ids)), key=parts)):
+        ranks[row] = rank
+    return ranks
+
+
 def _place(name: str, places: dict[str, int]) -> int | None:
     whole = _stem(name)
     return places.get(whole, places.get(whole.rpartition("/")[2]))
 
 
 def _stem(name: str) -> str:
-    """The name without the ending of an image file; other dots belong to the name."""
+    """The name without the ending of an image file and without zeros before a number; other dots belong to it."""
     from fdr.images.decode import SUFFIXES
 
     path = PurePosixPath(name.replace("\\", "/"))
-    return (path.with_suffix("") if path.suffix.lower() in SUFFIXES else path).as_posix()
+    bare = path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
+    return (bare.with_name(str(int(bare.name))) if bare.name.isdecimal() else bare).as_posix()
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from .base import Metric as Metric
 from .base import Need as Need
 from .base import Score as Score
 from .base import Side as Side
+from .base import Texts as Texts
 from .classes import class_keys as class_keys
 from .classes import in_order as in_order
 from .classes import listed as listed

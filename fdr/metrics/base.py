@@ -49,6 +49,19 @@ class Labelled:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """The embeddings of the prompts of the samples, by the text tower of the encoder."""
+
+    embeddings: np.ndarray
+    """float32 [N, D], not normalised, in the order of the images and without bad images, as features are."""
+    is_cut: np.ndarray
+    """bool [N]: which prompts have more tokens than the tower reads."""
+    max_tokens: int
+    categories: np.ndarray | None = None
+    """The category of each prompt, str [N]; None if they have none."""
+
+
+@dataclass(frozen=True)
 class Context:
     """What a metric may use beside the data."""
 
@@ -69,6 +82,8 @@ class Context:
     """What was collected of the training set, for a metric that needs it."""
     labels: np.ndarray | None = None
     """The class of each sample [N], for a metric that notes how classes were drawn; None if the samples have none."""
+    texts: Texts | None = None
+    """The prompts of the samples, for a metric with a `prompt`."""
 
 
 class AbstractCollector(ABC):
@@ -214,6 +229,9 @@ class Metric:
     takes_classes: bool = False
     """True if a file of statistics with the moments of its classes is enough as the reference; it comes as `Moments`
     with `classes`, in place of `Labelled`."""
+    prompt: str = ""
+    """For a metric that compares samples with their prompts: the text that the encoder's text tower reads, with {} for
+    the prompt. The embeddings come as `context.texts`. Encoders without a text tower are left out."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Constants of the definition that signatures show: {"k": "3"}."""
     own_settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

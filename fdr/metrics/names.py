@@ -6,7 +6,7 @@ _OF_AUTOENCODERS = "is a number of an autoencoder; fdr ifid and fdr recon measur
 _NOT_YET = "is not offered yet"
 _FD = "is the metric fd"
 _WITH_INCEPTION = f"{_FD} of the encoder inception (--metrics fd --reps inception, and fd:inception in limits)"
-_NO_PROMPTS = "compares images with texts, and fdr measures images alone"
+_OTHER_PROMPTS = "is not offered; clip_score compares images with their prompts"
 
 PEER_NAMES = {
     **dict.fromkeys(("fid", "fid50k", "fid10k", "fid5k", "fid50k_full", "frechet_inception_distance"), _WITH_INCEPTION),
@@ -35,10 +35,9 @@ PEER_NAMES = {
         ("prdc", "prc", "pr", "pr50k3_full", "precision_recall", "precision_and_recall"),
         "stands for several metrics: precision, recall, density, coverage; prdc itself has precision:prdc, recall:prdc",
     ),
-    **dict.fromkeys(
-        ("clip", "clip_score", "clipscore", "image_reward", "imagereward", "pickscore", "hps"), _NO_PROMPTS
-    ),
-    **dict.fromkeys(("vqascore", "vqa_score", "geneval"), _NO_PROMPTS),
+    **dict.fromkeys(("clip", "clipscore", "clip_s", "clip_t"), "is the metric clip_score, with --prompts"),
+    **dict.fromkeys(("image_reward", "imagereward", "pickscore", "hps", "hpsv2", "hpsv3"), _OTHER_PROMPTS),
+    **dict.fromkeys(("vqascore", "vqa_score", "geneval"), _OTHER_PROMPTS),
     **dict.fromkeys(("ppl", "ppl2_wend", "perceptual_path_length", "fls"), _NOT_YET),
     **dict.fromkeys(("rarity", "topp&r", "gs", "nnd"), _NOT_YET),
     **dict.fromkeys(("ifd", "ifid", "rfd", "rfid", "nfd", "psnr", "ssim", "ms_ssim", "lpips"), _OF_AUTOENCODERS),

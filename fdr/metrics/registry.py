@@ -99,6 +99,16 @@ METRICS = {
     **_kid("kid:rbf_biased", " (RBF, biased)", "KID_RBF", is_biased=True),
     **_kid("kid:rbf_ustat", " (RBF, U-statistic)", "KID_RBF"),
     **_kid("kid:rbf_all", " (RBF, all pairs)", "KID_RBF_ALL"),
+    "clip_score": MetricInfo(
+        "CLIPScore", "fdr.metrics.clip_score:CLIP_SCORE", lower_is_better=False, high=100.0, is_size_free=True
+    ),
+    "clip_score:paper": MetricInfo(
+        "CLIPScore (w = 2.5)",
+        "fdr.metrics.clip_score:PAPER_CLIP_SCORE",
+        lower_is_better=False,
+        high=2.5,
+        is_size_free=True,
+    ),
     "cmmd": MetricInfo("CMMD", "fdr.metrics.cmmd:CMMD"),
     "mind": MetricInfo("MIND", "fdr.metrics.sliced:MIND", mean="mind_k"),
     "sw2": MetricInfo("SW2", "fdr.metrics.sliced:SW2"),

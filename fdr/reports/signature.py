@@ -6,8 +6,9 @@ Two numbers are comparable when their signatures agree apart from the version. K
 them (when not 0), `q` quantisation, `n` images, `ref` reference and its digest,
 `val` validation FD under FDr, `k` number of encoders or of neighbours, `d` rule of distances (when not exact), `m`
 "stored" where the sample file's own moments count, `train` training set and its digest, `lab` digest of the classes of
-the reference, `est` the estimator and `rb` what removes the reference's bias (both of a debiased FD), `v`
-version. Of an autoencoder: `ae` itself and the hash of its
+the reference, `txt` digest of the prompts, `tok` their tokenizer, `pre` the words before them, `mult` the factor of
+CLIPScore, `est` the estimator and `rb` what removes the reference's bias (both of a debiased FD), `v` version.
+Of an autoencoder: `ae` itself and the hash of its
 spec, `z` its posterior, `clamp` of decoded values, `nb` the set of the neighbours, `by` the distance that they are
 nearest by, `draw` the seed of their draw, `lat` what their latents are stored as, `mix` interpolation and alpha,
 `compat` a published code whose conventions hold. What each means for a comparison is in `fdr.comparison`.

@@ -14,6 +14,7 @@ from fdr.errors import InputError, first_line
 _ADVICE = {
     "timm": "reinstall timm and the torchvision that belongs to this torch",
     "transformers": "pip install 'transformers>=5,<6'",
+    "tokenizers": "pip install 'transformers>=5,<6', which brings it",
     "diffusers": "pip install 'diffusers>=0.36'",
     "open_clip": "pip install open_clip_torch, and the torchvision that belongs to this torch",
 }

@@ -97,6 +97,7 @@ MEASUREMENT = {
     "--protocol": ("adm", "evaluator.protocol.name", "adm"),
     "--trained-on": ("dinov2", "evaluator.trained_on", "dinov2"),
     "--training-set": ("t.npz", "evaluator.training_set", "t.npz"),
+    "--prompts": ("p.csv", "evaluator.prompts", "p.csv"),
     "--memory": ("64MB", "evaluator.memory", 64_000_000),
 }
 AUTOENCODER = {

@@ -143,13 +143,18 @@ def test_rows_of_arrays_have_the_prompt_at_their_place() -> None:
     assert unnamed.rows_of(["x.png", "y.png"], "samples") == [0, 1]
 
 
+def test_numbers_in_names_count_as_numbers() -> None:
+    assert named(["17", "4", "100"]).rows_of(["000004.png", "000017.png", "000100.png"], "samples") == [1, 0, 2]
+    unnamed = Captions("prompts.txt", ["a", "b", "c"], ["0", "1", "2"], has_names=False)
+    assert unnamed.rows_of(["10.png", "2.png", "9.png"], "samples") == [2, 0, 1]
+
+
 def test_partners_that_are_missing_are_counted_and_named() -> None:
     captions = named(NAMES)
     with pytest.raises(InputError, match=r"1 of 3 images of samples have no prompt in captions.csv \(c/9.png\)"):
         captions.rows_of(["a/1.png", "b/1.png", "c/9.png"], "samples")
     with pytest.raises(InputError, match=r"2 of 3 prompts of captions.csv have no image in samples \(a/2.jpg, b/1"):
         captions.rows_of(["a/1.png"], "samples")
-    assert captions.rows_of(["a/2.png"], "samples", may_leave_out=True) == [1]
     with pytest.raises(InputError, match=r"captions\.csv has 3 prompts and samples.npz 2 images, which are matched by"):
         captions.rows_of(["arr_0[0]", "arr_0[1]"], "samples.npz")
     with pytest.raises(InputError, match=r"several images for the prompt called 'x\.png'"):

@@ -1,0 +1,89 @@
+"""The prompts of the samples, and their embeddings by the text towers of the encoders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fdr.encoders import AbstractEncoder, AbstractTexts
+from fdr.errors import InputError
+from fdr.images import BadImage, Captions, ImageSource, read_captions
+from fdr.metrics import Metric, Texts
+
+
+def as_captions(prompts: Any) -> Captions:
+    """Captions as they are, those of a file, or prompts in memory: a list in the order of the images, or a dict by the
+    names of the images.
+    """
+    if isinstance(prompts, Captions):
+        return prompts
+    if isinstance(prompts, str | os.PathLike):
+        return read_captions(prompts)
+    is_named = isinstance(prompts, Mapping)
+    texts: list[Any] = (
+        list(prompts.values()) if is_named else list(prompts) if isinstance(prompts, Sequence) else [None]
+    )
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(
+            f"Prompts are a file, a list of texts, or a dict of texts by image name; got {type(prompts).__name__}."
+        )
+    names = list(map(str, prompts if is_named else range(len(texts))))
+    return Captions(f"{'dict' if is_named else 'list'} of {len(texts)} prompts", texts, names, has_names=is_named)
+
+
+class Prompts:
+    """The prompts of sample sets. Text towers are loaded at once, and every prompt is embedded at most once a tower."""
+
+    def __init__(self, captions: Captions, encoders: Sequence[AbstractEncoder]) -> None:
+        """Raises `InputError` or `WeightsError` for a text tower that cannot be loaded."""
+        self.captions = captions
+        self._towers: dict[str, AbstractTexts] = {
+            encoder.spec.name: encoder.load_texts() for encoder in encoders if encoder.load_texts is not None
+        }
+        self._embedded: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+
+    def rows_of(self, source: ImageSource) -> np.ndarray:
+        """int64 [N]: the position of the prompt of each selected image. Raises `InputError` where partners miss."""
+        if source.rows is None:
+            raise InputError(
+                f"{source.name} has no known length, so prompts cannot be matched with its images; give a folder, an "
+                "archive or an array."
+            )
+        return np.array(self.captions.rows_of(source.all_ids, source.name), np.int64)[source.rows]
+
+    def texts(self, encoder: str, metric: Metric, source: ImageSource, bad: Sequence[BadImage]) -> Texts:
+        """The embedded prompts of the images of `source` without its `bad` ones."""
+        rows = np.delete(self.rows_of(source), [image.row for image in bad])
+        embeddings, is_cut = self._all(encoder, metric.prompt)
+        given = self.captions.categories
+        categories = None if given is None else np.array(given)[rows]
+        return Texts(embeddings[rows], is_cut[rows], self._towers[encoder].max_tokens, categories)
+
+    def _all(self, encoder: str, prompt: str) -> tuple[np.ndarray, np.ndarray]:
+        key = encoder, prompt
+        if key not in self._embedded:
+            # not `format`: a prompt may hold braces
+            self._embedded[key] = self._towers[encoder]([prompt.replace("{}", text) for text in self.captions.prompts])
+        return self._embedded[key]
+
+    def settings(self, encoder: str) -> dict[str, str]:
+        """The fields of the signature: the digest of the prompts, and what identifies the tokenizer."""
+        return {"txt": self.captions.digest[:8], "tok": self._towers[encoder].tokenizer}
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What a report says of the samples beside their images."""
+        found = {"source": self.captions.source, "count": len(self.captions), "digest": self.captions.digest}
+        return {"prompts": found}
+
+
+def check_prompts(metrics: Mapping[str, Metric], captions: Captions | None) -> None:
+    """Raise `InputError` if a metric needs prompts and there are none."""
+    needy = [name for name, metric in metrics.items() if metric.prompt]
+    if needy and captions is None:
+        raise InputError(
+            f"Metric {needy[0]!r} compares images with their prompts; give them with --prompts, a file of captions."
+        )
