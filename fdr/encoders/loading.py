@@ -84,28 +84,41 @@ def load_encoders(
 ) -> list[AbstractEncoder]:
     """Encoder objects for names, comma-separated names, bundles, objects and callables, in order, once each.
 
-    A dict gives each callable its key as a name. `weights` gives weight files by encoder name. Raises `InputError` when
-    it names an encoder that is not asked for, and for a dict that calls a named encoder by another name.
+    A dict gives each callable its key as a name. `weights` gives weight files by encoder name; `options.weights` is the
+    file of the only encoder. Raises `InputError` for weights of an encoder that is not asked for, and for a dict that
+    calls a named encoder by another name.
     """
     if isinstance(encoders, Mapping):
         encoders = [_called_as_named(name, item, options) for name, item in encoders.items()]
     given = list(encoders) if isinstance(encoders, list | tuple) else [encoders]
-    files = {canonical_name(name): path for name, path in (weights or {}).items()}
+    wanted = [one for item in given for one in (parse_encoders(item) if isinstance(item, str) else [item])]
+    files = {canonical_name(name): path for name, path in (weights or {}).items()} or _only_file(wanted, options)
     loaded: dict[str, AbstractEncoder] = {}
-    for item in given:
-        for one in parse_encoders(item) if isinstance(item, str) else [item]:
-            file = files.pop(one, None) if isinstance(one, str) else None
-            if isinstance(one, str) and one in loaded:
-                continue
-            encoder = as_encoder(one, replace(options, weights=file))
-            if encoder.spec.name in loaded:
-                raise InputError(f"Two encoders are called {encoder.spec.name!r}; give one of them another name.")
-            loaded[encoder.spec.name] = encoder
+    for one in wanted:
+        file = files.pop(one, None) if isinstance(one, str) else None
+        if isinstance(one, str) and one in loaded:
+            continue
+        encoder = as_encoder(one, replace(options, weights=file))
+        if encoder.spec.name in loaded:
+            raise InputError(f"Two encoders are called {encoder.spec.name!r}; give one of them another name.")
+        loaded[encoder.spec.name] = encoder
     if files:
         raise unknown("encoder with explicit weights", next(iter(files)), loaded, "Name it in --reps, too.")
     if not loaded:
         raise InputError("No encoder was given; name at least one, for example inception.")
     return list(loaded.values())
+
+
+def _only_file(wanted: list[Any], options: EncoderOptions) -> dict[str, Path]:
+    """`options.weights` by the name of the only encoder. Raises `InputError` if it could be that of several."""
+    if options.weights is None:
+        return {}
+    if len(wanted) != 1 or not isinstance(wanted[0], str):
+        raise InputError(
+            "EncoderOptions(weights=...) is the file of one encoder that is called by its name; for several encoders "
+            "give weights={name: file}."
+        )
+    return {wanted[0]: options.weights}
 
 
 def _called_as_named(name: str, item: Any, options: EncoderOptions) -> Any:

@@ -18,7 +18,11 @@ from .labels import check_labelled as check_labelled
 from .labels import labels_digest as labels_digest
 from .labels import labels_of as labels_of
 from .measurement import Measurement as Measurement
+from .measurement import Needs as Needs
+from .measurement import kept_outputs as kept_outputs
 from .measurement import measure as measure
+from .measurement import measurement_of as measurement_of
+from .measurement import outputs_of as outputs_of
 from .paired import MeasuredSet as MeasuredSet
 from .paired import measure_sets as measure_sets
 from .protocols import PROTOCOLS as PROTOCOLS

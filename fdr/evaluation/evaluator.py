@@ -14,7 +14,7 @@ from typing import Any
 from fdr.encoders import AbstractEncoder, EncoderOptions, load_encoders
 from fdr.errors import FdrWarning, InputError, collected_warnings, warn
 from fdr.evaluation.held_out import encoders_trained_on, named_encoders
-from fdr.evaluation.measurement import Key, Measurement, measure, outputs_of
+from fdr.evaluation.measurement import Key, Measurement, Needs, measure, outputs_of
 from fdr.evaluation.planning import Planner
 from fdr.evaluation.prompts import Prompts, as_captions, check_prompts
 from fdr.evaluation.protocols import Protocol, check_is_free, find_protocol
@@ -297,6 +297,17 @@ class Evaluator:
                 return self._report(source, measured, results, failed, gathered)
 
             return run_on_rank0(group, report)
+
+    def needs(self, side: Side = "samples") -> Needs:
+        """What the metrics need of each encoder, for one set of images."""
+        return self._requested.needs(side)
+
+    def report_of(self, source: ImageSource, measured: Measurement) -> Report:
+        """The report of samples that were measured elsewhere, such as in a training loop, on this rank alone."""
+        self.prepare_reference()
+        with collected_warnings() as texts:
+            results, failed = self._score(measured).rows(self._planner.rows(source, measured.count, ()))
+        return self._report(source, measured, results, failed, texts)
 
     def _stored_moments(self, source: ImageSource) -> dict[Key, Moments]:
         """The moments in the sample file itself, if the protocol uses these instead of the images; else none."""

@@ -21,6 +21,8 @@ Needs = Mapping[str, Sequence[Need]]
 """What is collected of each encoder, by its name."""
 Key = tuple[str, Need]
 """(encoder, need)"""
+Features = tuple[str, str]
+"""(encoder, output)"""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,39 @@ def measure(extraction: Extraction, needs: Needs | None = None, *, keeps_going: 
     parts = _parts(needs, extraction.options.moments_only)
     measured = _measure(extraction, parts, _Attempts(keeps_going))
     return None if measured is None else _joined(needs, measured, extraction.source)
+
+
+def kept_outputs(needs: Needs) -> dict[str, tuple[str, ...]]:
+    """The outputs of each encoder whose features must be kept, because their moments are not enough."""
+    parts = _parts(needs, moments_only=False)
+    kept = {name: [need for need in wanted if not need.is_moments] for name, wanted in parts.items()}
+    return outputs_of(kept)
+
+
+def measurement_of(
+    source: ImageSource, needs: Needs, moments: Mapping[Features, Moments], features: Mapping[Features, np.ndarray]
+) -> Measurement:
+    """What `measure` gives, from what was collected elsewhere of all images of `source`, by (encoder, output).
+
+    `features` [N, D] are those of `kept_outputs` at least; `moments` those of the other outputs. Raises `InputError` if
+    no need can be met.
+    """
+    attempts = _Attempts(keeps_going=True)
+
+    def collected(key: Key) -> Any:
+        name, need = key
+        rows = features.get((name, need.output))
+        if rows is None:
+            return moments[name, need.output]
+        collector = need.collector(len(rows))
+        collector.add(np.arange(len(rows)), rows)
+        return collector.finish()
+
+    keys = [(name, need) for name, wanted in _parts(needs, moments_only=False).items() for need in wanted]
+    found = attempts.of(keys, collected)
+    if not found:
+        attempts.give_up()
+    return _joined(needs, Measurement(found, len(source), [], attempts.failures), source)
 
 
 def _parts(needs: Needs, moments_only: bool) -> Needs:

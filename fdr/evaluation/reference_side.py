@@ -133,8 +133,15 @@ class ReferenceSide:
         measured = measure(extraction, self._needs, keeps_going=True)
         self.image_set, self.preprocessing = image_set(extraction), extraction.preprocessing
         self._is_measured = True
-        if measured is None:
-            return
+        if measured is not None:
+            self._take(measured, source, digest)
+
+    def take(self, measured: Measurement, source: ImageSource) -> None:
+        """Use images that were measured elsewhere, in place of those that were taken before."""
+        self.images, self._name, self._is_measured = source, source.name, True
+        self._take(measured, source, source.digest or "")
+
+    def _take(self, measured: Measurement, source: ImageSource, digest: str) -> None:
         self._measured = measured
         for (name, output), moments in measured.moments.items():
             spec_hash = self._encoders[name].spec.hash

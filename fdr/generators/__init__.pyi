@@ -8,6 +8,7 @@ from .labels import NEIGHBOUR as NEIGHBOUR
 from .labels import POSTERIOR as POSTERIOR
 from .labels import Labels as Labels
 from .labels import labels_of as labels_of
+from .labels import network_seed as network_seed
 from .labels import noise_of as noise_of
 from .labels import uniform_of as uniform_of
 from .loading import load_generator as load_generator

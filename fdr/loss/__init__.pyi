@@ -1,4 +1,5 @@
 from .encoders import LossEncoder as LossEncoder
+from .encoders import modes_kept as modes_kept
 from .fd_loss import FDLoss as FDLoss
 from .options import GRADIENTS as GRADIENTS
 from .options import LOCAL_RHO as LOCAL_RHO

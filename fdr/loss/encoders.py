@@ -116,17 +116,30 @@ class LossEncoder:
             )
         return features
 
+    def outputs(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """The outputs `names` of the encoder for `images`, each [B, D]."""
+        chunks = [images] if self.batch_size is None else images.split(self.batch_size)
+        parts = [self._outputs(chunk, names) for chunk in chunks]
+        return {name: torch.cat([part[name] for part in parts]) for name in names}
+
+    def frozen(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the modules are in eval mode and their parameters need no gradient; both are restored at the end."""
+        return _frozen(self._modules)
+
     def _encode(self, images: Tensor) -> Tensor:
+        output = self._encoder.spec.output
+        return self._outputs(images, (output,))[output]
+
+    def _outputs(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         encoder, device = self._encoder, self._encoder.device
-        output = encoder.spec.output
         images = images.to(self._input_dtype(images))
-        with _frozen(self._modules), self._failures(len(images)):
+        with self.frozen(), self._failures(len(images)):
             with torch.autocast(device.type, enabled=False):  # the training loop around us may have switched it on
                 inputs = encoder.preprocess(images.cpu() if encoder.host_preprocess else images.to(device)).to(device)
             with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
-                features = self._forward(inputs, (output,))[output]
-        features = checked_features(features, len(images), self.name)
-        return features if features.dtype == torch.float64 else features.float()
+                found = self._forward(inputs, tuple(names))
+        features = {name: checked_features(found[name], len(images), self.name) for name in names}
+        return {name: one if one.dtype == torch.float64 else one.float() for name, one in features.items()}
 
     @contextlib.contextmanager
     def _failures(self, count: int) -> Iterator[None]:

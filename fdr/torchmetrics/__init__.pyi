@@ -1,1 +1,2 @@
+from .evaluation import Evaluation as Evaluation
 from .frechet import FrechetDistance as FrechetDistance

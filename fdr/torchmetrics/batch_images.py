@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fdr.errors import InputError
+from fdr.errors import InputError, RunError
+from fdr.images import ImageOptions, ImageSource, RowIds
+from fdr.runtime import Group, Progress
 
 ROUNDING = 1e-3
 """A float may lie this far outside [0, 1], as in `fdr.open_images`. Raising it accepts more rounding errors."""
@@ -20,25 +24,44 @@ def unit_images(images: Any, quantize: str) -> Tensor:
     """
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
         got = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise InputError(f"FrechetDistance takes images [B, 3, H, W], with one channel or three; got {got}.")
+        raise InputError(f"This metric takes images [B, 3, H, W], with one channel or three; got {got}.")
     if images.dtype == torch.uint8:
-        unit = images.float() / 255
+        unit = images.to(torch.float32, copy=True).div_(255)
     elif images.is_floating_point():
         unit = _in_range(images.detach().float())
-        unit = (unit * 255).round() / 255 if quantize == "uint8" else unit
+        unit = unit.mul_(255).round_().div_(255) if quantize == "uint8" else unit
     else:
         dtype = str(images.dtype).removeprefix("torch.")
-        raise InputError(f"FrechetDistance takes uint8 images, or floats in [0, 1]; got {dtype}.")
+        raise InputError(f"This metric takes uint8 images, or floats in [0, 1]; got {dtype}.")
     return unit.expand(-1, 3, -1, -1)
 
 
 def _in_range(images: Tensor) -> Tensor:
+    """A copy with rounding errors outside of [0, 1] removed."""
     if not images.numel():
         return images
     low, high = (float(value) for value in images.aminmax())
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also for NaN
         raise InputError(
-            f"FrechetDistance takes floats in [0, 1]; these reach from {low:.3g} to {high:.3g}: give (x + 1) / 2 where "
+            f"This metric takes floats in [0, 1]; these reach from {low:.3g} to {high:.3g}: give (x + 1) / 2 where "
             "[-1, 1] is their range, and (x + 1).div(2).clamp(0, 1) for a generator that overshoots."
         )
     return images.clamp(0, 1)
+
+
+class LoopImages(ImageSource):
+    """What a report says of images that passed through a loop and were not kept: their number and their classes."""
+
+    kind = "loop"
+    is_repeatable = False
+
+    def __init__(self, name: str, count: int, options: ImageOptions, labels: np.ndarray | None) -> None:
+        super().__init__(name, options, RowIds(("image", count)))
+        self.labels = labels
+        self.labels_from = None if labels is None else "update(labels=...)"
+
+    def _loaders(self, start: int, stop: int | None) -> Iterator[NoReturn]:
+        raise RunError(f"The {self.name} were not kept, so they cannot be read again.")
+
+    def _content_digest(self, group: Group, progress: Progress) -> None:
+        return None

@@ -273,3 +273,12 @@ def test_a_name_in_another_case_is_the_same_encoder():
 def test_plug_ins_that_differ_in_case_alone_stay_apart(monkeypatch):
     monkeypatch.setattr(registry, "_registered", {"MyNet": lambda: Pixels(), "mynet": lambda: Pixels(7)})
     assert [canonical_name(name) for name in ("MyNet", "mynet")] == ["MyNet", "mynet"]
+
+
+def test_a_weight_file_in_the_options_is_that_of_the_only_encoder(stub_family, tmp_path):
+    options = EncoderOptions(weights=tmp_path / "a.pth")
+    load_encoders("inception:clean", options)
+    assert [given.weights for _, given in stub_family] == [tmp_path / "a.pth"]
+    for several in ("inception,random", [lambda images: images.flatten(1)]):
+        with pytest.raises(InputError, match=r"is the file of one encoder that is called by its name"):
+            load_encoders(several, options)

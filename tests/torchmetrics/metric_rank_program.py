@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from worlds import TinyEncoder, images
 
-from fdr.torchmetrics import FrechetDistance
+from fdr.torchmetrics import Evaluation, FrechetDistance
 
 
 def tensors(count: int, seed: int) -> Tensor:
@@ -40,13 +40,24 @@ def filled(rank: int | None) -> FrechetDistance:
     return metric
 
 
+def evaluated(rank: int | None) -> Evaluation:
+    """A metric of kept features after its updates; the second rank has no real images."""
+    metric = Evaluation(TinyEncoder(), ["fd", "kid:all", "is"])
+    real, generated = parts(rank)
+    metric.update(real, real=True)
+    for batch in generated.split(7):
+        metric.update(batch)
+    return metric
+
+
 def main(folder: Path, rank: int) -> None:
     store = dist.FileStore(str(folder / "store"), 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(minutes=10))
     metric = filled(rank)
-    found = {"value": metric.compute().item(), "own": int(metric.generated_sums[0, 0])}
+    found = {"value": metric.compute().item(), "own": int(metric.metric_state["generated_sums:tiny:features"][0, 0])}
     metric.update(tensors(5, 2))  # goes on after the sync, from its own images
     found["after"] = metric.compute().item()
+    found["evaluation"] = {key: value.item() for key, value in evaluated(rank).compute().items()}
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 

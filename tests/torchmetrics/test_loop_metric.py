@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from metric_rank_program import filled, tensors
+from metric_rank_program import evaluated, filled, tensors
 from processes import exit_codes
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
@@ -40,6 +40,12 @@ class Pooled(nn.Module):
 
 def features(batch: Tensor) -> np.ndarray:
     return TinyEncoder()(batch.float() / 255)["features"].numpy().astype(np.float64)
+
+
+def sums(metric: FrechetDistance) -> Tensor:
+    """The sums of generated images."""
+    (name,) = (name for name in metric.metric_state if name.startswith("generated_sums"))
+    return getattr(metric, name)
 
 
 def offline(samples: np.ndarray, reference: Any, encoder: Any = None) -> float:
@@ -145,6 +151,9 @@ def test_two_processes_give_the_number_of_one(tmp_path: Path) -> None:
     for _ in range(2):
         alone.update(tensors(5, 2))
     assert found[0]["after"] == found[1]["after"] == pytest.approx(alone.compute().item(), rel=1e-10)
+    whole = {key: value.item() for key, value in evaluated(None).compute().items()}
+    assert set(whole) == {"fd:tiny", "kid:all:tiny", "is:tiny"}
+    assert found[0]["evaluation"] == found[1]["evaluation"] == pytest.approx(whole, rel=1e-9)
 
 
 def test_sums_can_be_merged_from_another_metric(reference: fdr.Moments) -> None:
@@ -185,7 +194,7 @@ def test_a_collection_keeps_encoders_and_references_apart(reference: fdr.Moments
     groups = sorted(sorted(group) for group in collection.compute_groups.values())
     assert groups == [["a", "b"], ["twin"], ["unrounded"]]
     collection.reset()
-    assert all(metric.generated_sums.count_nonzero() == 0 for metric in collection.values())
+    assert all(sums(metric).count_nonzero() == 0 for metric in collection.values())
 
 
 @pytest.mark.parametrize("encoder", ["random", TinyEncoder(), Pooled()], ids=["name", "object", "module"])
@@ -203,9 +212,9 @@ def test_copies_go_on_where_the_metric_was(encoder: Any) -> None:
 def test_a_pickle_of_a_named_encoder_has_no_network() -> None:
     metric = FrechetDistance("random")
     again = pickle.loads(pickle.dumps(metric))
-    assert again._encoder._loaded is None
+    assert again._evaluation.encoders._loaded is None
     again.update(tensors(4, 1))
-    assert again._encoder._loaded is not None
+    assert again._evaluation.encoders._loaded is not None
 
 
 def test_a_state_dict_carries_the_sums_to_a_metric_of_the_same_encoder(reference: fdr.Moments) -> None:
@@ -238,7 +247,7 @@ def test_the_sums_stay_float64_whatever_the_model_becomes(reference: fdr.Moments
         assert moved.compute() == plain.compute()
         moved.reset()
     moved.update(tensors(30, 1))  # after a reset within inference mode
-    assert moved.generated_sums.dtype == torch.float64 and moved.compute() == plain.compute()
+    assert sums(moved).dtype == torch.float64 and moved.compute() == plain.compute()
 
 
 def test_a_module_is_measured_in_eval_mode_and_left_as_it_was() -> None:
@@ -251,13 +260,13 @@ def test_a_module_is_measured_in_eval_mode_and_left_as_it_was() -> None:
 
 
 def test_the_encoder_follows_the_metric_to_another_device() -> None:
-    encoder = FrechetDistance("random")._encoder
+    encoder = FrechetDistance("random")._evaluation.encoders
     loaded = encoder._loaded
     encoder.move(torch.device("cpu"))
     assert encoder._loaded is loaded
     encoder.move(torch.device("meta"))
     assert encoder._loaded is None and encoder._options.device == "meta"  # loaded there when it is next used
-    fixed = FrechetDistance(TinyEncoder())._encoder
+    fixed = FrechetDistance(TinyEncoder())._evaluation.encoders
     fixed.move(torch.device("meta"))
     assert fixed.sums_device == torch.device("cpu")
 
@@ -290,7 +299,7 @@ def test_other_images_are_refused(given: Any, message: str, reference: fdr.Momen
     metric = FrechetDistance(TinyEncoder(), reference)
     with pytest.raises(InputError, match=message):
         metric.update(given)
-    assert metric.generated_sums.count_nonzero() == 0
+    assert sums(metric).count_nonzero() == 0
 
 
 def test_what_cannot_be_measured_is_refused(reference: fdr.Moments) -> None:
@@ -310,7 +319,7 @@ def test_what_cannot_be_measured_is_refused(reference: fdr.Moments) -> None:
     metric.update(tensors(1, 0))
     with pytest.raises(InputError, match="1 generated image given"):
         metric.compute()
-    assert metric.generated_sums.shape == (DIM + 2, DIM)
+    assert sums(metric).shape == (DIM + 2, DIM)
 
 
 def test_images_of_another_size_than_those_of_the_reference_are_a_warning() -> None:
