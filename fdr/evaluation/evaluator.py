@@ -306,7 +306,7 @@ class Evaluator:
         """The report of samples that were measured elsewhere, such as in a training loop, on this rank alone."""
         self.prepare_reference()
         with collected_warnings() as texts:
-            results, failed = self._score(measured).rows(self._planner.rows(source, measured.count, ()))
+            results, failed = self._score(source, measured).rows(self._planner.rows(source, measured.count, ()))
         return self._report(source, measured, results, failed, texts)
 
     def _stored_moments(self, source: ImageSource) -> dict[Key, Moments]:
