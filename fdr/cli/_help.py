@@ -30,7 +30,7 @@ THEMES_OF = {
         "update-baseline force",
     },
     "cas": {"Images": "real val", "Training": "recipe train-on steps seed device", "Output": "out json", "Samples": ""},
-    "audit": {"Audit": "reps held-out top-n steps"},
+    "audit": {"Audit": "reps held-out baseline top-n steps"},
     "compare": {"Comparison": "confidence"},
     "panel": {"Panel": "model confidence"},
     "ifid": {

@@ -13,10 +13,8 @@ from .comparability import match_sets as match_sets
 from .comparability import signature_differences as signature_differences
 from .effects import Effect as Effect
 from .effects import load_effects as load_effects
-from .paired import Combination as Combination
 from .paired import combinations as combinations
 from .paired import paired_errors as paired_errors
-from .paired import paired_stderr as paired_stderr
 from .panel import PanelNumber as PanelNumber
 from .panel import components as components
 from .panel import panel_notes as panel_notes

@@ -9,41 +9,25 @@ choosing among the samples can win, and the first says how much of that is class
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.evaluation.class_matching import Histograms, best_weights, check_logits, top1_weights, top_n_weights
-from fdr.frechet import Moments, effective_count, frechet_distance, weighted_moments
+from fdr.evaluation.baseline_gain import BaselineGain, ClassedFeatures, baseline_gain, check_counts
+from fdr.evaluation.class_matching import (
+    Histograms,
+    Matching,
+    best_weights,
+    check_logits,
+    top1_weights,
+    top_n_weights,
+)
+from fdr.frechet import Moments, frechet_distance
 from fdr.runtime import Progress, as_progress, memory_for
 
-SEED = 0
-"""Of the permutation that gives the weights to other samples."""
 TOP1, OPTIMISED = "top-1", "optimised"
-
-
-@dataclass(frozen=True)
-class Matching:
-    """One way to weight the samples."""
-
-    name: str
-    """"top-1", "top-5" (or another N), or "optimised"."""
-    weights: np.ndarray
-    """[N] with mean 1."""
-    fd: Mapping[str, float]
-    """FD of the weighted samples, by encoder."""
-    control: Mapping[str, float]
-    """FD of samples that have the same weights in a random order, by encoder: what unequal weights cost by themselves,
-    since they leave fewer effective samples."""
-    steps: int = 0
-    """Iterations of the optimisation; 0 for Top-1, which needs none."""
-
-    @property
-    def effective_count(self) -> float:
-        """How many equally weighted samples have as much noise (Kish 1965)."""
-        return effective_count(self.weights)
 
 
 @dataclass(frozen=True)
@@ -60,6 +44,8 @@ class ClassAudit:
     noise_floor: float
     """The bias in the FD of `encoder`, where its optimisation ends; 0 if there are too few images to tell."""
     matchings: tuple[Matching, ...]
+    baseline: BaselineGain | None = None
+    """The difference to a baseline, where there is one."""
 
     def __getitem__(self, name: str) -> Matching:
         """The matching "top-1", "top-5" or "optimised"."""
@@ -71,13 +57,8 @@ class ClassAudit:
         return len(self.matchings[0].weights)
 
     def gain(self, name: str, encoder: str | None = None) -> float:
-        """How much a matching lowers FD, in units of FD; negative if it raises it.
-
-        It is counted from the FD of the same weights in a random order, so that the bias of fewer effective samples,
-        which both have, does not hide it.
-        """
-        encoder, found = encoder or self.encoder, self[name]
-        return found.control[encoder] - found.fd[encoder]
+        """How much a matching lowers FD; see `Matching.gain`."""
+        return self[name].gain(encoder or self.encoder)
 
     def share(self, name: str = TOP1) -> float | None:
         """The gain of a matching as a share of the gain of the optimised weights; None where they win nothing."""
@@ -91,6 +72,8 @@ class ClassAudit:
         for name in self.held_out:
             parts = [f"{self._label(one.name)} by {self._change(one, name)}" for one in self.matchings]
             yield f"{name} (held out): the same weights change FD: {', '.join(parts)}."
+        if self.baseline is not None:
+            yield from self.baseline.sentences()
 
     def _on_histograms(self) -> str:
         found = self.histograms
@@ -150,6 +133,7 @@ class ClassAudit:
                 }
                 for one in self.matchings
             ],
+            **({} if self.baseline is None else {"baseline": self.baseline.to_dict()}),
             "sentences": list(self.sentences()),
         }
 
@@ -158,8 +142,9 @@ class ClassAudit:
 def audit_classes(
     samples: Mapping[str, np.ndarray],
     reference: Mapping[str, np.ndarray],
-    logits: tuple[np.ndarray, np.ndarray],
+    logits: tuple[np.ndarray, ...],
     *,
+    baseline: Mapping[str, np.ndarray] | None = None,
     top_n: int = 5,
     steps: int = 100,
     device: str | None = None,
@@ -169,55 +154,54 @@ def audit_classes(
 
     `samples` and `reference` are features [N, D] and [M, D] by encoder, the rows of all encoders in one order. The
     first encoder is optimised for, the others are held out. `logits` [N, C] and [M, C] are those of a classifier for
-    the samples and the reference. Raises `InputError` where shapes disagree or values are not finite.
+    the samples and the reference, and for the `baseline`, if there is one: features of another model's samples, as many
+    as of the first. Raises `InputError` where shapes disagree or values are not finite.
     """
-    _check(samples, reference, logits)
-    check_logits(*logits, top_n)
+    sets = {"samples": samples, "reference": reference} | ({} if baseline is None else {"baseline": baseline})
+    _check(sets, logits)
+    check_logits(logits, top_n)
     encoder, *held_out = samples
-    targets = {name: Moments.from_features(features) for name, features in reference.items()}
-    own = {name: Moments.from_features(features) for name, features in samples.items()}
-    histograms = Histograms.of(*logits)
+    targets = {name: replace(Moments.from_features(rows), rows=rows) for name, rows in reference.items()}
+    histograms = Histograms.of(logits[0], logits[1])
+    fd = {
+        name: frechet_distance(Moments.from_features(samples[name], device=device), target, device=device)
+        for name, target in targets.items()
+    }
 
     def measured(name: str, weights: np.ndarray, taken: int = 0) -> Matching:
-        shuffled = np.random.default_rng(SEED).permutation(weights)
-        fd, control = (
-            {
-                one: frechet_distance(weighted_moments(samples[one], each, device=device), target, device=device)
-                for one, target in targets.items()
-            }
-            for each in (weights, shuffled)
-        )
-        return Matching(name, weights, fd, control, taken)
+        return Matching.of(name, weights, samples, logits[0].argmax(1), targets, steps=taken, device=device)
 
     settings: dict[str, Any] = {"steps": steps, "device": device, "progress": as_progress(progress)}
-    optimised, taken, floor = best_weights(samples[encoder], reference[encoder], f"weights for {encoder}", **settings)
-    return ClassAudit(
-        encoder,
-        tuple(held_out),
-        len(logits[1]),
-        histograms,
-        {name: frechet_distance(own[name], target, device=device) for name, target in targets.items()},
-        floor,
-        (
-            measured(TOP1, top1_weights(logits[0], histograms)),
-            measured(f"top-{top_n}", *top_n_weights(*logits, top_n, **settings)),
-            measured(OPTIMISED, optimised, taken),
-        ),
+    top1 = measured(TOP1, top1_weights(logits[0], histograms))
+    found = None
+    if baseline is not None:
+        both = ClassedFeatures(samples, logits[0]), ClassedFeatures(baseline, logits[2])
+        found = baseline_gain(*both, targets, to_reference=histograms, fd=fd, top1=top1, device=device)
+    optimised, taken, floor = best_weights(samples[encoder], targets[encoder], f"weights for {encoder}", **settings)
+    matchings = (
+        top1,
+        measured(f"top-{top_n}", *top_n_weights(logits[0], logits[1], top_n, **settings)),
+        measured(OPTIMISED, optimised, taken),
     )
+    return ClassAudit(encoder, tuple(held_out), len(logits[1]), histograms, fd, floor, matchings, found)
 
 
-def _check(
-    samples: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], logits: tuple[np.ndarray, np.ndarray]
-) -> None:
-    if not samples or set(samples) != set(reference):
-        raise InputError(
-            f"The samples have features of {', '.join(samples) or 'no encoder'} and the reference of "
-            f"{', '.join(reference) or 'no encoder'}; both need the same encoders."
-        )
-    for side, found, known in (("samples", samples, logits[0]), ("reference", reference, logits[1])):
+def _check(sets: Mapping[str, Mapping[str, np.ndarray]], logits: tuple[np.ndarray, ...]) -> None:
+    samples = sets["samples"]
+    for side, found in sets.items():
+        if not samples or set(samples) != set(found):
+            raise InputError(
+                f"The samples have features of {', '.join(samples) or 'no encoder'} and the {side} of "
+                f"{', '.join(found) or 'no encoder'}; both need the same encoders."
+            )
+    if len(logits) != len(sets):
+        raise InputError(f"{len(sets)} sets of images need as many arrays of logits; got {len(logits)}.")
+    for (side, found), known in zip(sets.items(), logits, strict=True):
         for name, features in found.items():
             if len(features) != len(known):
                 raise InputError(
-                    f"The {side} have {len(features)} rows of features of {name} and {len(known)} of logits; each "
+                    f"The set {side!r} has {len(features)} rows of features of {name} and {len(known)} of logits; each "
                     "image needs a row in both."
                 )
+    if "baseline" in sets:
+        check_counts(len(logits[0]), len(logits[2]))

@@ -7,13 +7,81 @@ arXiv 2203.06026, section 3).
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from fdr.errors import FdrWarning, InputError
-from fdr.frechet import Moments, debiased_frechet_distance, lowest_fd_weights
+from fdr.frechet import (
+    Moments,
+    debiased_frechet_distance,
+    effective_count,
+    frechet_distance,
+    lowest_fd_weights,
+    weighted_moments,
+)
 from fdr.runtime import Progress
+
+SEED = 0
+"""Of the order that gives the weights to other samples."""
+GOLDEN = 0.6180339887498949
+"""Multiples of the golden ratio, modulo 1, are spread evenly in any run of them."""
+
+
+@dataclass(frozen=True)
+class Matching:
+    """One way to weight the samples."""
+
+    name: str
+    """"top-1", "top-5" (or another N), "optimised", or what a baseline is given."""
+    weights: np.ndarray
+    """[N] with mean 1."""
+    fd: Mapping[str, float]
+    """FD of the weighted samples, by encoder."""
+    control: Mapping[str, float]
+    """FD of samples that have the same weights in an order that ignores the images (`ignoring_order`), by encoder: what
+    unequal weights cost by themselves, since they leave fewer effective samples."""
+    steps: int = 0
+    """Iterations of the optimisation; 0 for Top-1, which needs none."""
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        weights: np.ndarray,
+        samples: Mapping[str, np.ndarray],
+        classes: np.ndarray,
+        targets: Mapping[str, Moments],
+        *,
+        steps: int = 0,
+        device: str | None = None,
+    ) -> Matching:
+        """Measure features [N, D] with these weights against the moments of the reference, by encoder.
+
+        `classes` [N] are the predicted classes.
+        """
+        fd, control = (
+            {
+                one: frechet_distance(weighted_moments(samples[one], each, device=device), target, device=device)
+                for one, target in targets.items()
+            }
+            for each in (weights, ignoring_order(weights, classes))
+        )
+        return cls(name, weights, fd, control, steps)
+
+    @property
+    def effective_count(self) -> float:
+        """How many equally weighted samples have as much noise (Kish 1965)."""
+        return effective_count(self.weights)
+
+    def gain(self, encoder: str) -> float:
+        """How much the weights lower FD, in units of FD; negative if they raise it.
+
+        It is counted from the FD of the same weights in a random order, so that the bias of fewer effective samples,
+        which both have, does not hide it.
+        """
+        return self.control[encoder] - self.fd[encoder]
 
 
 @dataclass(frozen=True)
@@ -47,16 +115,19 @@ class Histograms:
         return float(self.reference[self.missing].sum())
 
 
-def check_logits(samples: np.ndarray, reference: np.ndarray, top_n: int) -> None:
-    """Raise `InputError` unless these are finite logits [N, C] and [M, C] with 1 < top_n < C."""
-    for name, one in (("samples", samples), ("reference", reference)):
+def check_logits(logits: Sequence[np.ndarray], top_n: int) -> None:
+    """Raise `InputError` unless the samples, the reference and perhaps the baseline have finite logits [N, C] of the
+    same classes, with 1 < top_n < C.
+    """
+    samples = logits[0]
+    for name, one in zip(("samples", "reference", "baseline"), logits, strict=False):
         if one.ndim != 2 or not np.isfinite(one).all():
             raise InputError(f"The logits of the {name} must be finite numbers [N, C]; got shape {list(one.shape)}.")
-    if samples.shape[1] != reference.shape[1]:
-        raise InputError(
-            f"The samples have logits of {samples.shape[1]} classes and the reference of {reference.shape[1]}; both "
-            "need the same classifier."
-        )
+        if samples.shape[1] != one.shape[1]:
+            raise InputError(
+                f"The samples have logits of {samples.shape[1]} classes and the {name} of {one.shape[1]}; both need "
+                "the same classifier."
+            )
     if not 1 < top_n < samples.shape[1]:
         raise InputError(
             f"Top-{top_n} classes of a classifier with {samples.shape[1]} classes: N must be between 2 and "
@@ -64,7 +135,9 @@ def check_logits(samples: np.ndarray, reference: np.ndarray, top_n: int) -> None
         )
 
 
-def top1_weights(logits: np.ndarray, histograms: Histograms) -> np.ndarray:
+def top1_weights(
+    logits: np.ndarray, histograms: Histograms, names: tuple[str, str] = ("samples", "reference")
+) -> np.ndarray:
     """Weights [N], with mean 1, that give the samples the class histogram of the reference exactly.
 
     Each counts as if it were chosen that many times, without the noise of a draw. What the reference has in classes
@@ -72,10 +145,22 @@ def top1_weights(logits: np.ndarray, histograms: Histograms) -> np.ndarray:
     """
     own, wanted = histograms.samples, histograms.reference * (histograms.samples > 0)
     if not wanted.sum() > 0:
-        raise InputError("The samples and the reference share no predicted class, so that none can be matched.")
+        raise InputError(f"The {names[0]} and the {names[1]} share no predicted class, so that none can be matched.")
     ratio = np.divide(wanted / wanted.sum(), own, out=np.zeros_like(own), where=own > 0)
     weights: np.ndarray = ratio[logits.argmax(1)]
     return weights
+
+
+def ignoring_order(weights: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The weights [N] in an order that is random within each class [N] and spreads them evenly over the classes.
+
+    So the classes keep their frequencies, as far as their numbers of images allow, and only the weights are unequal.
+    """
+    by_class = np.lexsort((np.random.default_rng(SEED).random(len(classes)), classes))
+    ascending = np.argsort(np.arange(len(classes)) * GOLDEN % 1)
+    found = np.empty_like(weights)
+    found[by_class[ascending]] = np.sort(weights)
+    return found
 
 
 def top_n_weights(
@@ -101,16 +186,18 @@ def top_n_weights(
 
 def best_weights(
     samples: np.ndarray,
-    reference: np.ndarray,
+    target: Moments,
     label: str,
     *,
     steps: int,
     device: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, int, float]:
-    """The weights [N] that bring FD of features down to its noise, the iterations they took, and that noise."""
-    target = Moments.from_features(reference)
-    floor = noise_floor(samples, replace(target, rows=reference), device)
+    """The weights [N] that bring FD of features down to its noise, the iterations they took, and that noise.
+
+    `target` is moments with their rows.
+    """
+    floor = noise_floor(samples, target, device)
     weights, taken = lowest_fd_weights(
         samples, target, steps=steps, floor=floor, device=device, progress=progress, label=label
     )

@@ -1,6 +1,8 @@
 from .class_moments import ClassMoments as ClassMoments
 from .class_moments import ClassSums as ClassSums
 from .class_moments import label_code as label_code
+from .combination import Combination as Combination
+from .combination import paired_stderr as paired_stderr
 from .conditional import ConditionalFD as ConditionalFD
 from .conditional import conditional_frechet_distance as conditional_frechet_distance
 from .conditional import embedding_scale as embedding_scale

@@ -11,7 +11,6 @@ sum - 1; here it is N, so that equal weights give the FD of the samples and addi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,14 +20,18 @@ from fdr.frechet import linalg
 from fdr.frechet.covariance import rounding_of
 from fdr.frechet.distance import device_of
 from fdr.frechet.moments import Moments
+from fdr.frechet.weighted_rows import Rows, rows_of
 from fdr.runtime import Progress, SilentProgress
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-CHUNK_VALUES = 2**22
-"""Numbers in a block of features (32 MiB). Raising it takes more memory and gives larger products."""
+FLOAT32_TOLERANCE = 1e-6
+"""Passes over float32 features are in float32 where FD of equal weights changes by less than this share of itself.
+
+Raising it lets features of a worse condition use the faster passes.
+"""
 TOLERANCE = 1e-7
 """The optimisation ends where an iteration lowers FD by less than this share. Raising it ends earlier."""
 
@@ -39,9 +42,9 @@ def weighted_moments(features: np.ndarray, weights: np.ndarray, *, device: str |
     They have no count: weighted samples are no independent draws. Raises `InputError` for weights that are no weights.
     """
     shares = _shares(weights, len(features))
-    rows = _Rows(features, np.asarray(features[:1], np.float64)[0], device)
-    mean, sigma = rows.moments(linalg.as_float64(shares, rows.device))
-    return Moments(mean.cpu().numpy() + rows.offset.cpu().numpy(), sigma.cpu().numpy())
+    rows = rows_of(features, device_of(device))
+    mean, sigma = rows.moments(shares)
+    return Moments(mean.cpu().numpy() + rows.offset, sigma.cpu().numpy())
 
 
 def effective_count(weights: np.ndarray) -> float:
@@ -50,7 +53,11 @@ def effective_count(weights: np.ndarray) -> float:
 
 
 class WeightedFD:
-    """FD of features [N, D] to a reference as a function of log-weights [N]; see the top of the module."""
+    """FD of features [N, D] to a reference as a function of log-weights [N]; see the top of the module.
+
+    Up to N = D it works on matrices [N, N] and reads the features once. Beyond, a value takes two passes over them, in
+    float32 where they are float32 and `FLOAT32_TOLERANCE` allows it, else in float64.
+    """
 
     def __init__(self, features: np.ndarray, reference: Moments, *, device: str | torch.device | None = None) -> None:
         if features.ndim != 2 or features.shape[1] != reference.dim:
@@ -58,32 +65,84 @@ class WeightedFD:
                 f"Features of shape {list(features.shape)} cannot be compared with a reference of width "
                 f"{reference.dim}; both sides need the same encoder and output."
             )
-        self._rows = _Rows(features, reference.mu, device)
-        sigma = linalg.as_float64(reference.sigma.copy(), self._rows.device)
-        self._factor = linalg.eigen_factor(sigma, "reference covariance")
+        sigma = linalg.as_float64(reference.sigma.copy(), device_of(device))
+        lower = linalg.cholesky_factor(sigma)
+        factor = linalg.eigen_factor(sigma, "reference covariance") if lower is None else lower
         self._trace = float(sigma.trace())
+        self._route: _Gram | _Passes
+        if len(features) <= reference.dim:
+            self._route = _Gram(features, reference.mu, factor)
+        else:
+            self._route = self._passes(features, reference.mu, factor, lower is not None)
 
     def __call__(self, log_weights: np.ndarray) -> tuple[float, np.ndarray]:
-        """FD and its gradient [N] by the log-weights, from one eigendecomposition and two passes over the features."""
-        rows = self._rows
-        p = linalg.as_float64(softmax(log_weights), rows.device)
-        mean, sigma = rows.moments(p)
-        roots, half_map = self._map(sigma)
-        value = float(mean.square().sum() + sigma.trace()) + self._trace - 2 * float(roots.sum())
-        slope = p.new_empty(len(p))
-        for place, block in rows.blocks():
-            x = block - mean
-            spread = x.square().sum(1) - (x @ half_map).square().sum(1)
-            slope[place] = 2 * (x @ mean) + rows.correction * spread
-        return value, (p * (slope - p @ slope)).cpu().numpy()
+        """FD and its gradient [N] by the log-weights, from one eigendecomposition."""
+        p = softmax(log_weights)
+        value, slopes = self._route(p)
+        return value + self._trace, slopes - p * slopes.sum()
 
-    def _map(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """s [r], the square roots of the eigenvalues of F^T S F above rounding, and W [D, r] with T = W W^T."""
+    def _passes(self, features: np.ndarray, mean: np.ndarray, factor: Tensor, is_lower: bool) -> _Passes:
+        exact = _Passes(rows_of(features, factor.device), mean, factor, is_lower)
+        if features.dtype != np.float32 or factor.is_cuda:
+            return exact
+        quick = _Passes(rows_of(features, factor.device, exact=False), mean, factor, is_lower)
+        found, value = (each.moved(np.full(len(features), 1 / len(features)))[0] for each in (quick, exact))
+        return quick if abs(found - value) <= FLOAT32_TOLERANCE * abs(value + self._trace) else exact
+
+
+class _Gram:
+    """FD without the trace of S_r, and p_i dF/dp_i [N], from Y Y^T and (Y F)(Y F)^T for y = z - m_r, F F^T = S_r.
+
+    For K = N / (N - 1) diag(sqrt p) C Y S_r Y^T C^T diag(sqrt p), where C subtracts the weighted mean, the roots of the
+    eigenvalues of K are those of F^T S F, and N / (N - 1) p_i x_i^T T x_i is the i-th diagonal element of K^{1/2}.
+    """
+
+    def __init__(self, features: np.ndarray, mean: np.ndarray, factor: Tensor) -> None:
+        if len(features) < 2:
+            raise InputError(f"Got {len(features)} sample(s); a covariance needs at least 2.")
+        y = linalg.as_float64(np.asarray(features, np.float64) - mean, factor.device)
+        mapped = y @ factor
+        self._plain, self._mapped = y @ y.T, mapped @ mapped.T
+        self._correction = len(features) / (len(features) - 1)
+
+    def __call__(self, shares: np.ndarray) -> tuple[float, np.ndarray]:
+        p = linalg.as_float64(shares.copy(), self._plain.device)
+        along, means, squares = self._plain @ p, self._mapped @ p, self._plain.diagonal()
+        length, weights = float(p @ along), p.sqrt()
+        centred = self._mapped - means[:, None] - means + p @ means
+        values, vectors = linalg.faster_eigh(self._correction * weights[:, None] * centred * weights)
+        roots = values.clamp(min=0).sqrt() * _is_kept(values)
+        slopes = 2 * (along - length) + self._correction * (squares - 2 * along + length)
+        value = length + self._correction * (float(p @ squares) - length) - 2 * float(roots.sum())
+        return value, (p * slopes - vectors.square() @ roots).cpu().numpy()
+
+
+class _Passes:
+    """The same from the weighted moments, and from the map T = W W^T for the slope of every row."""
+
+    def __init__(self, rows: Rows, mean: np.ndarray, factor: Tensor, is_lower: bool) -> None:
+        self._rows, self._factor, self._is_lower = rows, factor, is_lower
+        self._offset = linalg.as_float64(rows.offset - mean, factor.device)
+
+    def __call__(self, shares: np.ndarray) -> tuple[float, np.ndarray]:
+        value, mean, half_map = self.moved(shares)
+        return value, shares * self._rows.slopes(mean, mean + self._offset, half_map)
+
+    def moved(self, shares: np.ndarray) -> tuple[float, Tensor, Tensor]:
+        """FD without the trace of S_r, the mean [D] less the offset of the rows, and W [D, r]."""
+        mean, sigma = self._rows.moments(shares)
+        traces = float((mean + self._offset).square().sum() + sigma.trace())
         factor = self._factor
-        values, vectors = linalg.faster_eigh(factor.T @ sigma @ factor)
-        kept = values > rounding_of(len(values), float(values[-1])) if len(values) else values > 0
+        congruent = linalg.congruence_(factor, sigma) if self._is_lower else factor.T @ sigma @ factor
+        values, vectors = linalg.faster_eigh(congruent)
+        kept = _is_kept(values)
         roots = values[kept].sqrt()
-        return roots, (factor @ vectors[:, kept]) / roots.sqrt()
+        return traces - 2 * float(roots.sum()), mean, (factor @ vectors[:, kept]) / roots.sqrt()
+
+
+def _is_kept(values: Tensor) -> Tensor:
+    """True for ascending eigenvalues [n] above rounding."""
+    return values > (rounding_of(len(values), float(values[-1])) if len(values) else 0.0)
 
 
 def lowest_fd_weights(
@@ -104,12 +163,13 @@ def lowest_fd_weights(
 
     distance, scale = WeightedFD(features, reference, device=device), len(features) ** 0.5
     start = np.zeros(len(features))
-    if distance(start)[0] <= floor:
+    first = distance(start)
+    if first[0] <= floor:
         return start + 1, 0
 
     def scaled(v: np.ndarray) -> tuple[float, np.ndarray]:
         """In v = w / sqrt(N) the first step, of length 1, changes a weight by a factor e."""
-        value, gradient = distance(scale * v)
+        value, gradient = distance(scale * v) if v.any() else first
         return value, scale * gradient
 
     with (progress or SilentProgress()).task(label, steps, "iterations") as task:
@@ -129,38 +189,6 @@ def softmax(log_weights: np.ndarray) -> np.ndarray:
     powers = np.exp(log_weights - log_weights.max())
     shares: np.ndarray = powers / powers.sum()
     return shares
-
-
-class _Rows:
-    """Features [N, D] that are read block by block, in float64 and less an offset near their mean."""
-
-    def __init__(self, features: np.ndarray, offset: np.ndarray, device: str | torch.device | None) -> None:
-        if len(features) < 2:
-            raise InputError(f"Got {len(features)} sample(s); a covariance needs at least 2.")
-        self._features = features
-        self.device = device_of(device)
-        self.offset = linalg.as_float64(offset.copy(), self.device)
-        self.correction = len(features) / (len(features) - 1)
-
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        import torch
-
-        size = max(64, CHUNK_VALUES // self._features.shape[1])
-        for start in range(0, len(self._features), size):
-            place = slice(start, start + size)
-            block = torch.from_numpy(np.array(self._features[place], np.float64)).to(self.device)
-            yield place, block - self.offset
-
-    def moments(self, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean [D], less the offset, and the covariance [D, D] with shares [N] that sum to 1."""
-        width = len(self.offset)
-        mean, second = self.offset.new_zeros(width), self.offset.new_zeros(width, width)
-        for place, block in self.blocks():
-            weighted = shares[place, None] * block
-            mean += weighted.sum(0)
-            second.addmm_(weighted.T, block)
-        sigma = self.correction * (second - mean[:, None] * mean)
-        return mean, (sigma + sigma.T) / 2
 
 
 def _shares(weights: np.ndarray, count: int) -> np.ndarray:

@@ -57,6 +57,37 @@ def test_a_dry_run_computes_nothing(audit: Run) -> None:
     assert "Top-2" in done.out and not Path("c").exists()
 
 
+def test_a_baseline(audit: Run, tmp_path: Path) -> None:
+    npz(tmp_path / "b.npz", images(40, seed=2))
+    done = audit(*MEASURED, *FAST, "--baseline", "b.npz", "--no-cache", "--json", "out.json")
+    assert done.code == 0, done.err
+    table = done.out[done.out.index("class frequencies") :]
+    for words in (("tiny", "samples", "their own"), ("baseline", "its own"), ("reference",)):
+        assert any(all(word in line for word in words) for line in table.splitlines()), (words, table)
+    data = json.loads((tmp_path / "out.json").read_text())
+    assert data["baseline"]["source"] == "b.npz" and data["baseline"]["count"] == 40
+    assert set(data["baseline"]["encoders"]) == set(data["fd"])
+    assert data["sentences"][-1] in done.out and "of the baseline" in data["sentences"][-1]
+    own = audit("--ref", "real.npz", *MEASURED[2:], *FAST, "--no-cache", "--json", "-")
+    assert json.loads(own.out)["matchings"] == data["matchings"], "a baseline does not change the audit"
+    assert "baseline: b.npz, 40 images" in audit(*MEASURED, "--baseline", "b.npz", "--no-cache", "--dry-run").out
+
+
+def test_a_baseline_that_does_not_fit_is_one_sentence(audit: Run, tmp_path: Path) -> None:
+    npz(tmp_path / "few.npz", images(30, seed=2))
+    npz(tmp_path / "large.npz", images(40, seed=2, side=32))
+    for other, sentence in (
+        ("few.npz", "There are 40 samples and 30 images of the baseline"),
+        ("a.npz", "The baseline a.npz has the images of the samples"),
+        ("large.npz", "The samples are 16 x 16 pixels and the images of the baseline are 32 x 32 pixels"),
+        ("no.npz", "no.npz does not exist"),
+    ):
+        done = audit(*MEASURED, *FAST, "--baseline", other, "--no-cache", "-q")
+        assert done.code == 2 and sentence in done.err, (other, done.err)
+    done = audit(*MEASURED, *FAST, "--baseline", "large.npz", "--size", "16", "--no-cache", "-q")
+    assert done.code == 0, done.err
+
+
 def test_what_cannot_be_audited_is_one_sentence(audit: Run, tmp_path: Path) -> None:
     draw = np.random.default_rng(0).normal(size=(9, 3))
     moments = Moments.from_features(draw)

@@ -13,8 +13,7 @@ from gate_worlds import report, write
 from worlds import folder, images, npz
 
 import fdr
-from fdr.comparison import Combination, paired_stderr
-from fdr.frechet import fd_influence
+from fdr.frechet import Combination, fd_influence, paired_stderr
 
 
 @pytest.fixture

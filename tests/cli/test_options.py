@@ -241,6 +241,7 @@ AUDIT = {
     "--ref": ("other.npz", "audited.reference.name", "other.npz"),
     "--reps": ("dinov2", "reps", "dinov2"),
     "--held-out": ("dinov2", "reps", "inception,dinov2"),
+    "--baseline": ("other.npz", "audited.baseline.name", "other.npz"),
     "--top-n": ("3", "audit.top_n", 3),
     "--steps": ("7", "audit.steps", 7),
 }

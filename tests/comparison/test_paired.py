@@ -11,8 +11,8 @@ import pytest
 from gate_worlds import report, row
 from scipy import stats
 
-from fdr.comparison import Combination, combinations, paired_errors, paired_stderr
-from fdr.frechet import Influence, Moments, fd_influence, frechet_distance
+from fdr.comparison import combinations, paired_errors
+from fdr.frechet import Combination, Influence, Moments, fd_influence, frechet_distance, paired_stderr
 
 N, M, DIM = 150, 100, 8
 

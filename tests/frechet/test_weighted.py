@@ -57,6 +57,51 @@ def test_the_gradient_is_that_of_finite_differences(reference_count: int) -> Non
         assert gradient[index] == pytest.approx(found, rel=1e-6, abs=1e-8)
 
 
+@pytest.mark.parametrize("reference_count", [200, 30], ids=["full-rank", "singular"])
+def test_fewer_images_than_features_give_the_same_without_a_pass(reference_count: int) -> None:
+    dim, step = 90, 1e-5
+    rows, w = features(1, N, dim), log_weights()
+    target = Moments.from_features(features(2, reference_count, dim))
+    distance = WeightedFD(rows, target)
+    value, gradient = distance(w)
+    assert value == pytest.approx(frechet_distance(weighted_moments(rows, np.exp(w)), target), rel=1e-9)
+    for index in (0, 7, 31):
+        moved = np.zeros(N)
+        moved[index] = step
+        found = (distance(w + moved)[0] - distance(w - moved)[0]) / (2 * step)
+        assert gradient[index] == pytest.approx(found, rel=1e-6, abs=1e-6)
+    assert abs(gradient.sum()) < 1e-12 * abs(gradient).sum()
+
+
+def test_float32_features_are_multiplied_in_float32_where_that_is_exact_enough() -> None:
+    rows, w = features(1, 3000, 20).astype(np.float32), log_weights(3000)
+    target = Moments.from_features(features(2, 3000, 20))
+    value, gradient = WeightedFD(rows, target)(w)
+    exact, slope = WeightedFD(rows.astype(np.float64), target)(w)
+    assert value == pytest.approx(exact, rel=1e-6) and value != exact
+    assert np.linalg.norm(gradient - slope) < 1e-3 * np.linalg.norm(slope)
+
+
+def test_float32_features_of_a_bad_condition_are_multiplied_in_float64() -> None:
+    draw = np.random.default_rng(0)
+    turn = np.linalg.qr(draw.normal(size=(20, 20)))[0]
+    scales = np.where(np.arange(20) < 10, 1e-5, 1.0)
+    rows = ((draw.normal(size=(3000, 20)) * scales) @ turn).astype(np.float32)
+    target, w = Moments.from_features(1e-3 * draw.normal(size=(3000, 20)) + rows), log_weights(3000)
+    exact = WeightedFD(rows.astype(np.float64), target)(w)[0]
+    assert WeightedFD(rows, target)(w)[0] == pytest.approx(exact, rel=1e-10)
+
+
+def test_the_weights_found_in_float32_are_as_good() -> None:
+    rows = features(1, 2000, 10).astype(np.float32)
+    target = Moments.from_features(features(2, 2000, 10))
+    exact = WeightedFD(rows.astype(np.float64), target)
+    start = exact(np.zeros(2000))[0]
+    (quick, _), (slow, _) = (lowest_fd_weights(one, target, steps=8) for one in (rows, rows.astype(np.float64)))
+    ends = [exact(np.log(one))[0] for one in (quick, slow)]
+    assert ends[0] == pytest.approx(ends[1], rel=1e-3) and ends[0] < 0.5 * start
+
+
 def test_equal_weights_are_no_weights_and_a_common_factor_changes_nothing() -> None:
     rows = features(1)
     target = Moments.from_features(features(2))
@@ -82,7 +127,7 @@ def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, w = features(1, 200), log_weights(200)
     target = Moments.from_features(features(2))
     whole = WeightedFD(rows, target)(w)
-    monkeypatch.setattr("fdr.frechet.weighted.CHUNK_VALUES", 1)
+    monkeypatch.setattr("fdr.frechet.weighted_rows.CHUNK_VALUES", 1)
     parts = WeightedFD(rows, target)(w)
     assert parts[0] == pytest.approx(whole[0], rel=1e-12) and parts[1] == pytest.approx(whole[1], rel=1e-9)
 
