@@ -1,4 +1,4 @@
-"""The options of `fdr report` for shared formats of results: what they need beside a report."""
+"""The options of `fdr report` for results of other tools, and for shared formats: what they need beside a report."""
 
 from __future__ import annotations
 
@@ -81,6 +81,25 @@ options = _options.theme(
     _options.option("--source-url URL", "Where the report, the images or the paper can be found (hf, eee)."),
     _options.option("--date DATE", "When the model was evaluated, such as 2026-11-28 (eee; may be left out for hf)."),
 )
+
+
+added = _options.option(
+    "--add BENCHMARK=FILE",
+    "Add the results that another tool wrote: geneval (evaluate_images.py), dpg_bench (compute_dpg_bench.py) or hpsv3 "
+    "(evaluate/benchmark.py). Of several sets, give one for each in their order, or - for none.",
+    multiple=True,
+)
+
+
+def files_of(given: Sequence[str]) -> Mapping[str, list[str]]:
+    """("geneval=a.jsonl", "geneval=b.jsonl") as {"geneval": ["a.jsonl", "b.jsonl"]}."""
+    files: dict[str, list[str]] = {}
+    for text in given:
+        name, separator, path = text.partition("=")
+        if not separator or not name.strip() or not path.strip():
+            raise click.UsageError(f"--add {text!r} is not BENCHMARK=FILE, such as geneval=results.jsonl.")
+        files.setdefault(name.strip(), []).append(path.strip())
+    return files
 
 
 def text_of(

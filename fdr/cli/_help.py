@@ -52,7 +52,7 @@ THEMES_OF = {
     },
     "sample": {"Samples": "gen num-images out labels seed"},
     "report": {
-        "Output": "out format title images confidence with-paths",
+        "Output": "out format add title images confidence with-paths",
         "Shared formats": "dataset task model organization relationship source-url date",
     },
     "stats": {"Output": "out name format num-images json", "Encoders and validation": "reps val noise-floor"},

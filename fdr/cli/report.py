@@ -48,6 +48,7 @@ _SUFFIXES = {
     "Show some images of this sample set, drawn with a fixed seed; may be given several times. This needs torch.",
     multiple=True,
 )
+@_export.added
 @_options.option("--title TEXT", "Title of the page.", default="fdr report")
 @_options.confidence("intervals, ties and verdicts")
 @_options.switch("--with-paths", "Keep absolute paths, which tell names of folders and users.")
@@ -57,6 +58,7 @@ def command(
     out: Path | None,
     style: str | None,
     images: tuple[str, ...],
+    add: tuple[str, ...],
     title: str,
     confidence: float,
     with_paths: bool,
@@ -71,7 +73,7 @@ def command(
     The page loads nothing from elsewhere and holds its data: fdr show, fdr compare and fdr check read it as a report.
     An HTML page needs the extra "report" (pip install 'fdr-eval[report]'); nothing but --images needs torch.
     """
-    from fdr.pages import PageOptions, check_extra, names_of_sets, render_page, without_paths
+    from fdr.pages import PageOptions, add_all, check_extra, names_of_sets, render_page, without_paths
 
     chosen = style or _SUFFIXES.get("" if out is None else out.suffix.lower(), "html")
     _check_out(out, chosen)
@@ -80,6 +82,7 @@ def command(
         check_extra()
     files, runs, compared = _read(inputs)
     sets = names_of_sets(files) or {name: one for run in runs for name, one in run.last_evaluation().items()}
+    sets = add_all(sets, _export.files_of(add))
     if chosen == "html":
         text = render_page(sets, runs, PageOptions(title, confidence, with_paths, images=images, compared=compared))
     elif chosen in ("md", "latex"):

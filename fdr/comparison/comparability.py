@@ -60,6 +60,9 @@ MEANINGS = {
     "centres": "the largest number of centres of the density",
     "seed": "the seed of what the metric draws",
     "l2": "the penalty on the weights of the classifier",
+    "tool": "the tool that measured it",
+    "tasks": "the tasks or categories",
+    "prompts": "the prompts",
     "v": "the version of fdr",
 }
 """What each field of a signature means, in words."""

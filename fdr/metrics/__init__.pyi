@@ -28,6 +28,7 @@ from .lpips import load_lpips as load_lpips
 from .registry import DERIVED as DERIVED
 from .registry import GROUPS as GROUPS
 from .registry import METRICS as METRICS
+from .registry import OF_OTHER_TOOLS as OF_OTHER_TOOLS
 from .registry import load_metrics as load_metrics
 from .registry import mean_of as mean_of
 from .registry import metric_info as metric_info

@@ -7,6 +7,7 @@ _NOT_YET = "is not offered yet"
 _FD = "is the metric fd"
 _WITH_INCEPTION = f"{_FD} of the encoder inception (--metrics fd --reps inception, and fd:inception in limits)"
 _OTHER_PROMPTS = "is not offered; clip_score compares images with their prompts"
+_ELSEWHERE = "is measured by a tool of its own; fdr report --add"
 
 PEER_NAMES = {
     **dict.fromkeys(("fid", "fid50k", "fid10k", "fid5k", "fid50k_full", "frechet_inception_distance"), _WITH_INCEPTION),
@@ -36,8 +37,11 @@ PEER_NAMES = {
         "stands for several metrics: precision, recall, density, coverage; prdc itself has precision:prdc, recall:prdc",
     ),
     **dict.fromkeys(("clip", "clipscore", "clip_s", "clip_t"), "is the metric clip_score, with --prompts"),
-    **dict.fromkeys(("image_reward", "imagereward", "pickscore", "hps", "hpsv2", "hpsv3"), _OTHER_PROMPTS),
-    **dict.fromkeys(("vqascore", "vqa_score", "geneval"), _OTHER_PROMPTS),
+    **dict.fromkeys(("image_reward", "imagereward", "pickscore", "hps", "hpsv2"), _OTHER_PROMPTS),
+    **dict.fromkeys(("vqascore", "vqa_score"), _OTHER_PROMPTS),
+    **dict.fromkeys(("geneval", "gen_eval"), f"{_ELSEWHERE} geneval=FILE reads its results"),
+    **dict.fromkeys(("dpg", "dpg_bench", "dpgbench"), f"{_ELSEWHERE} dpg_bench=FILE reads its results"),
+    **dict.fromkeys(("hpsv3", "hps_v3"), f"{_ELSEWHERE} hpsv3=FILE reads its results"),
     **dict.fromkeys(("ppl", "ppl2_wend", "perceptual_path_length", "fls"), _NOT_YET),
     **dict.fromkeys(("rarity", "topp&r", "gs", "nnd"), _NOT_YET),
     **dict.fromkeys(("ifd", "ifid", "rfd", "rfid", "nfd", "psnr", "ssim", "ms_ssim", "lpips"), _OF_AUTOENCODERS),

@@ -189,11 +189,18 @@ OF_AUTOENCODERS = {
 }
 """The metrics of `fdr ifid`; "ifd:0.25" is "ifd" at another alpha."""
 
+OF_OTHER_TOOLS = {
+    "geneval": MetricInfo("GenEval", lower_is_better=False, high=1.0, is_size_free=True),
+    "dpg_bench": MetricInfo("DPG-Bench", lower_is_better=False, high=100.0, is_size_free=True),
+    "hpsv3": MetricInfo("HPSv3", lower_is_better=False, low=-math.inf, is_size_free=True),
+}
+"""The benchmarks whose results `fdr report --add` reads; other tools measure them, on images of their own."""
+
 
 def metric_info(metric: str) -> MetricInfo | None:
     """What is known of "fd", "is:adm" or "ifd:0.25"; None for a metric that this version does not know."""
     name = "ifd" if metric.startswith("ifd:") else metric
-    return next((table[name] for table in (METRICS, DERIVED, OF_AUTOENCODERS) if name in table), None)
+    return next((table[name] for table in (METRICS, DERIVED, OF_AUTOENCODERS, OF_OTHER_TOOLS) if name in table), None)
 
 
 def ratio_of(metric: str) -> str | None:

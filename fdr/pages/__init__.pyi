@@ -5,6 +5,9 @@ from .export_options import ExportOptions as ExportOptions
 from .formats import table_to_latex as table_to_latex
 from .formats import table_to_markdown as table_to_markdown
 from .hugging_face import hugging_face_yaml as hugging_face_yaml
+from .imported.benchmarks import BENCHMARKS as BENCHMARKS
+from .imported.benchmarks import add_all as add_all
+from .imported.benchmarks import add_scores as add_scores
 from .page import PageOptions as PageOptions
 from .page import check_extra as check_extra
 from .page import names_of_sets as names_of_sets

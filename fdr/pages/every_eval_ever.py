@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fdr.metrics import metric_info
+from fdr.metrics import OF_OTHER_TOOLS, metric_info
 from fdr.pages.export_options import ExportOptions, check_stated, only_set
 from fdr.pages.table import bounds
 from fdr.reports import Report, Result, json_text, metric_label
@@ -91,7 +91,10 @@ def _result(row: Result, report: Report, options: ExportOptions, identity: str) 
 
 
 def _source_data(row: Result, report: Report, options: ExportOptions) -> dict[str, Any]:
-    """The real images that the samples are compared with."""
+    """The real images that the samples are compared with; the repository of a benchmark of another tool."""
+    if row.metric in OF_OTHER_TOOLS:
+        address = f"https://github.com/{row.details.get('tool', '')}"
+        return {"dataset_name": metric_label(row), "source_type": "url", "url": [address]}
     if options.dataset:
         name = options.dataset.rpartition("/")[2]
         return {"dataset_name": name, "source_type": "hf_dataset", "hf_repo": options.dataset}
@@ -116,7 +119,7 @@ def _metric_config(row: Result) -> dict[str, Any]:
     }
     return {
         "evaluation_description": f"{label}{of} of generated images, {_better(row)}",
-        "metric_id": f"fdr.{_dotted(row)}",
+        "metric_id": row.metric if row.metric in OF_OTHER_TOOLS else f"fdr.{_dotted(row)}",
         "metric_name": label,
         "metric_kind": "frechet_distance" if info is not None and info.is_distance else row.metric.partition(":")[0],
         "metric_parameters": {name: value for name, value in parameters.items() if value is not None},

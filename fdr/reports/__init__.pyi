@@ -16,6 +16,7 @@ from .schema import result_key as result_key
 from .signature import Origin as Origin
 from .signature import Signature as Signature
 from .signature import images_signature as images_signature
+from .signature import imported_signature as imported_signature
 from .signature import mean_signature as mean_signature
 from .signature import parse_signature as parse_signature
 from .signature import result_signature as result_signature

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fdr.errors import InputError
-from fdr.metrics import GROUPS, mean_of, metric_info, ratio_of
+from fdr.metrics import GROUPS, OF_OTHER_TOOLS, mean_of, metric_info, ratio_of
 from fdr.reports.schema import result_key, schema_problems
 from fdr.reports.signature import Signature, image_fields, parse_signature, short_digest
 from fdr.runtime import are_texts, is_count, is_number, quoted
@@ -143,7 +143,7 @@ def signature_names_the_number(report: Parts, row: Row) -> Iterator[str]:
 
 def counts(report: Parts, row: Row) -> Iterator[str]:
     count, signed = row.data["count"], row.signature.value("n")
-    if count != report.samples["count"]:
+    if count != report.samples["count"] and row.metric not in OF_OTHER_TOOLS:  # benchmarks have images of their own
         yield f"{row.key} is of {count} images, and the samples are {report.samples['count']}"
     if signed is not None and signed != str(count):
         yield f"{row.key} is of {count} images, and its signature says n:{signed}"

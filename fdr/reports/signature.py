@@ -11,7 +11,9 @@ CLIPScore, `est` the estimator and `rb` what removes the reference's bias (both 
 Of an autoencoder: `ae` itself and the hash of its
 spec, `z` its posterior, `clamp` of decoded values, `nb` the set of the neighbours, `by` the distance that they are
 nearest by, `draw` the seed of their draw, `lat` what their latents are stored as, `mix` interpolation and alpha,
-`compat` a published code whose conventions hold. What each means for a comparison is in `fdr.comparison`.
+`compat` a published code whose conventions hold. Of a benchmark that was read from a file of another tool: `tool` that
+tool, `tasks` its tasks or categories, `prompts` how many and a digest of them. What each means for a comparison is in
+`fdr.comparison`.
 """
 
 from __future__ import annotations
@@ -109,6 +111,12 @@ def result_signature(
 def images_signature(metric: str, policy: Mapping[str, str], count: int, settings: Mapping[str, str]) -> str:
     """The signature of a number that needs no encoder."""
     return _join(metric, {**settings, **image_fields(policy, count)})
+
+
+def imported_signature(metric: str, tool: str, settings: Mapping[str, str], count: int) -> str:
+    """The signature of a number that another tool measured. It has no version of fdr, which did not measure it."""
+    fields = {"tool": tool, **settings, "n": str(count)}
+    return "|".join([metric, *(f"{key}:{_escape(value)}" for key, value in fields.items())])
 
 
 def mean_signature(

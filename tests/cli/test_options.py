@@ -601,6 +601,7 @@ SHOWN_BY = {
         "report": "cli/test_report_command.py::test_the_format_is_the_option_or_the_suffix",
     },
     "--format": {"report": "cli/test_report_command.py::test_the_format_is_the_option_or_the_suffix"},
+    "--add": {"report": "cli/test_report_add.py::test_results_of_other_tools_stand_beside_fd"},
     "--dataset": {"report": "cli/test_report_exports.py::test_each_option_reaches_its_format"},
     "--task": {"report": "cli/test_report_exports.py::test_each_option_reaches_its_format"},
     "--organization": {"report": "cli/test_report_exports.py::test_each_option_reaches_its_format"},

@@ -15,7 +15,7 @@ from worlds import images, npz
 import fdr
 from fdr.cli import cli
 from fdr.encoders import ROWS
-from fdr.metrics.registry import DERIVED, METRICS, OF_AUTOENCODERS, metric_info
+from fdr.metrics.registry import DERIVED, METRICS, OF_AUTOENCODERS, OF_OTHER_TOOLS, metric_info
 from fdr.references import find_reference, registry
 from fdr.training import TrainOptions
 
@@ -35,7 +35,7 @@ def test_the_table_of_metrics() -> None:
     for names, _, better in rows(README, "| name | what | better |"):
         for name in re.findall(r"`([a-z0-9:_.]+)`", names):
             named[name] = "lower" in better if better in ("lower", "higher") else name == "lpips"
-    found = METRICS.keys() | DERIVED.keys() | OF_AUTOENCODERS.keys()
+    found = METRICS.keys() | DERIVED.keys() | OF_AUTOENCODERS.keys() | OF_OTHER_TOOLS.keys()
     variants = {f"{name}:{variant}" for name in ("precision", "recall") for variant in ("adm", "prdc")}
     assert named.keys() == found - variants, "the row of precision speaks of :adm and :prdc"
     for name, lower_is_better in named.items():
