@@ -4,7 +4,6 @@ from .autoencoders.loading import check_named_by_file as check_named_by_file
 from .autoencoders.loading import load_autoencoder as load_autoencoder
 from .autoencoders.loading import open_autoencoder as open_autoencoder
 from .interpolated import interpolated_fid as interpolated_fid
-from .interpolated import like_encoders as like_encoders
 from .interpolated import open_sets as open_sets
 from .options import REFERENCE_COMPAT as REFERENCE_COMPAT
 from .options import IfidOptions as IfidOptions
@@ -14,3 +13,4 @@ from .reconstructed import measure_reconstructions as measure_reconstructions
 from .reconstruction import Reconstructed as Reconstructed
 from .reconstruction import Reconstruction as Reconstruction
 from .run import InterpolatedFid as InterpolatedFid
+from .setup import like_encoders as like_encoders

@@ -7,18 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from fdr.encoders import AbstractEncoder, EncoderOptions, load_encoders
-from fdr.features import ExtractionOptions
-from fdr.ifid.autoencoders.loading import open_autoencoder
-from fdr.ifid.autoencoders.objects import AutoencoderOptions
+from fdr.encoders import EncoderOptions
 from fdr.ifid.options import IfidOptions
 from fdr.ifid.run import InterpolatedFid
+from fdr.ifid.setup import Encoders, Setup
 from fdr.images import ImageOptions, ImageSource, open_images
-from fdr.metrics import load_lpips
 from fdr.reports import Report
-from fdr.runtime import SOLO, Group, Progress, as_path, as_progress, named_arguments
-
-Encoders = str | AbstractEncoder | Any
+from fdr.runtime import SOLO, Group, Progress, as_path, named_arguments
 
 
 @named_arguments
@@ -50,24 +45,13 @@ def interpolated_fid(
 
     Raises `InputError` for anything unusable, `RunError` when a run cannot finish.
     """
-    progress = as_progress(progress)
     options = ifid_options or IfidOptions()
-    networks = encoder_options or EncoderOptions(progress=progress)
-    given = list(encoders) if isinstance(encoders, list | tuple) else encoders
-    loaded = open_autoencoder(autoencoder, like_encoders(networks, seed=options.seed))
+    setup = Setup.of(encoder_options, cache, batch_size, num_workers, progress, group)
+    loaded = setup.autoencoder(autoencoder, seed=options.seed)
     queries, others = open_sets(images, neighbours, image_options or ImageOptions())
-    folder = None if cache is None else as_path(cache, "the cache")
-    extraction = ExtractionOptions(folder, batch_size, num_workers, progress, group=group)
-    lpips = load_lpips(networks, device=networks.device, tf32=networks.tf32) if options.lpips else None
-    measured_with = load_encoders(given, networks, None)
-    run = InterpolatedFid(loaded, queries, others, measured_with, options, extraction, lpips)
+    lpips, measured_with = setup.lpips(options.lpips), setup.encoders(encoders)
+    run = InterpolatedFid(loaded, queries, others, measured_with, options, setup.extraction, lpips)
     return run.run(None if picture is None else as_path(picture, "the picture"))
-
-
-def like_encoders(options: EncoderOptions, **more: Any) -> AutoencoderOptions:
-    """Options of an autoencoder that is searched for, and runs, like the encoders; `more` are options of its own."""
-    names = ("weights_dir", "offline", "progress", "device", "dtype", "tf32")
-    return AutoencoderOptions(**{name: getattr(options, name) for name in names}, **more)
 
 
 def open_sets(

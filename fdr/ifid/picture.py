@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from fdr.errors import FdrError, warn
 from fdr.ifid.decoded import DecodedSource
 from fdr.ifid.latents import Latents
 from fdr.images import images_at, pixels
+from fdr.runtime import memory_for
 
 NUM_ROWS = 8
+
+
+def try_to_draw(draw: Callable[[], object]) -> None:
+    """Draw a picture; a failure is a warning only, so that it costs no result."""
+    try:
+        with memory_for("the picture", "leave out --picture"):
+            draw()
+    except FdrError as error:
+        warn(f"The picture was not drawn: {error}")
 
 
 def spread(count: int) -> np.ndarray:

@@ -6,15 +6,12 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from fdr.encoders import EncoderOptions, load_encoders
+from fdr.encoders import EncoderOptions
 from fdr.errors import InputError
-from fdr.features import ExtractionOptions
-from fdr.ifid.autoencoders.loading import open_autoencoder
-from fdr.ifid.interpolated import Encoders, like_encoders
 from fdr.ifid.reconstruction import Reconstructed, Reconstruction
+from fdr.ifid.setup import Encoders, Setup
 from fdr.images import ImageOptions, open_images
-from fdr.metrics import load_lpips
-from fdr.runtime import Progress, as_path, as_progress, named_arguments
+from fdr.runtime import Progress, as_path, named_arguments
 
 
 @named_arguments
@@ -44,23 +41,11 @@ def measure_reconstructions(
     """
     if (reconstructions is None) == (autoencoder is None):
         raise InputError("Give either the reconstructions or an autoencoder that makes them.")
-    progress = as_progress(progress)
-    networks = encoder_options or EncoderOptions(progress=progress)
     options = image_options or ImageOptions()
-    made = (
-        open_images(reconstructions, options)
-        if autoencoder is None
-        else open_autoencoder(autoencoder, like_encoders(networks))
-    )
-    given = list(encoders) if isinstance(encoders, list | tuple) else encoders
-    folder = None if cache is None else as_path(cache, "the cache")
-    run = Reconstruction(
-        open_images(originals, options),
-        made,
-        load_encoders(given, networks, None),
-        ExtractionOptions(folder, batch_size, num_workers, progress),
-        load_lpips(networks, device=networks.device, tf32=networks.tf32) if lpips else None,
-    )
+    setup = Setup.of(encoder_options, cache, batch_size, num_workers, progress)
+    made = open_images(reconstructions, options) if autoencoder is None else setup.autoencoder(autoencoder)
+    source = open_images(originals, options)
+    run = Reconstruction(source, made, setup.encoders(encoders), setup.extraction, setup.lpips(lpips))
     found = run.run(None if picture is None else as_path(picture, "the picture"))
     assert found is not None
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fdr.encoders import AbstractEncoder
-from fdr.errors import FdrError, FdrWarning, InputError, collected_warnings
+from fdr.errors import InputError, collected_warnings
 from fdr.evaluation import Measurement, Provenance, describe_samples, measure
 from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import Moments, fd_influence, has_rows
@@ -22,12 +21,13 @@ from fdr.ifid.autoencoders.base import LoadedAutoencoder
 from fdr.ifid.decoded import extraction_of, reconstructions
 from fdr.ifid.latents import LatentEncoder, encode, latents_folder
 from fdr.ifid.originals import Originals, first_size, match
+from fdr.ifid.picture import try_to_draw
 from fdr.ifid.quality import ENCODER, QualityEncoder, check_size
 from fdr.ifid.results import decoding_of, quality_results
-from fdr.images import ImageSource
+from fdr.images import ImageSource, images_at, write_sheet
 from fdr.metrics import CollectedFeatures, Context, Lpips, Need, fd_score, metric_info
 from fdr.reports import Origin, Report, Result
-from fdr.runtime import memory_for, package_versions, propagate_failures, run_on_rank0, write_atomically
+from fdr.runtime import package_versions, propagate_failures, run_on_rank0, write_atomically
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Reconstruction:
                 report = self._report(pairs, originals, found, values, gathered)
                 done = Reconstructed(report, [pairs.source.ids[row] for row in rows.tolist()], values)
                 if picture is not None:
-                    self._try_to_draw(pairs, rows[done.worst(num_worst)], picture)
+                    try_to_draw(lambda: self._draw(pairs, rows[done.worst(num_worst)], picture))
                 return done
 
             return run_on_rank0(self.group, result)
@@ -213,17 +213,7 @@ class Reconstruction:
             score = replace(score, stderr=error, details={**score.details, "noise": "pairs"})
         return Provenance(spec, spec.output, policy, found.count, origin, pairs.settings).row("rfd").result(score)
 
-    def _try_to_draw(self, pairs: Pairs, rows: np.ndarray, path: Path) -> None:
-        """Draw the picture; a failure is a warning only, so that it costs no result."""
-        try:
-            with memory_for("the picture", "leave out --picture"):
-                self._draw(pairs, rows, path)
-        except FdrError as error:
-            warnings.warn(f"The picture was not drawn: {error}", FdrWarning, stacklevel=3)
-
     def _draw(self, pairs: Pairs, places: np.ndarray, path: Path) -> None:
-        from fdr.images import images_at, write_sheet
-
         own = images_at(pairs.originals.source, pairs.originals.rows[places])
         made = images_at(pairs.source, places)
         difference = np.abs(own.astype(np.int16) - made).astype(np.uint8)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fdr.encoders import AbstractEncoder
-from fdr.errors import FdrError, FdrWarning, collected_warnings
+from fdr.errors import FdrWarning, collected_warnings
 from fdr.evaluation import Measurement, describe_samples, measure
 from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import Moments
@@ -22,9 +22,10 @@ from fdr.ifid.drawn import DrawnLatents, gather, gathered
 from fdr.ifid.latents import latents_folder
 from fdr.ifid.options import IfidOptions
 from fdr.ifid.pairs import FOLDER, Paired, Pairing, digest_of, labels_of
+from fdr.ifid.picture import sheet, spread, try_to_draw
 from fdr.ifid.quality import ENCODER, OUTSIDE, QualityEncoder
 from fdr.ifid.results import Scores, results
-from fdr.images import ImageSource
+from fdr.images import ImageSource, write_sheet
 from fdr.metrics import OVERSHOOT, CollectedFeatures, Lpips, Need
 from fdr.reports import Report
 from fdr.runtime import memory_for, package_versions, propagate_failures, run_on_rank0
@@ -77,7 +78,7 @@ class InterpolatedFid:
             all_texts = [text for part in self.group.gather(texts) for text in part]
             report = run_on_rank0(self.group, lambda: self._report(paired, originals, moments, qualities, all_texts))
             if picture is not None and self.group.rank == 0:
-                self._try_to_draw(paired, picture)
+                try_to_draw(lambda: self._draw(paired, picture))
             return report
 
     def _folder(self, stack: ExitStack) -> Path:
@@ -153,19 +154,8 @@ class InterpolatedFid:
 
     # The picture and the report
 
-    def _try_to_draw(self, paired: Paired, path: Path) -> None:
-        """Draw the picture; a failure is a warning only, so that it costs no result."""
-        try:
-            self._draw_picture(paired, path)
-        except FdrError as error:
-            warnings.warn(f"The picture was not drawn: {error}", FdrWarning, stacklevel=3)
-
-    @memory_for("the picture", "leave out --picture")
-    def _draw_picture(self, paired: Paired, path: Path) -> None:
+    def _draw(self, paired: Paired, path: Path) -> None:
         """Write a sheet of a few images beside their reconstructions, neighbours and interpolants."""
-        from fdr.ifid.picture import sheet, spread
-        from fdr.images import write_sheet
-
         places = spread(len(paired.queries.rows))
         latents = gathered(paired.references, paired.draws.rows[places])
         at = {int(place): latents[number] for number, place in enumerate(places)}

@@ -23,7 +23,7 @@ from fdr.ifid.drawn import DrawnLatents, gather
 from fdr.ifid.interpolation import Draws
 from fdr.ifid.latents import LatentEncoder
 from fdr.ifid.pairs import Paired, _identities
-from fdr.ifid.picture import sheet, spread
+from fdr.ifid.picture import sheet, spread, try_to_draw
 from fdr.ifid.quality import QualityEncoder
 from fdr.reports import parse_signature
 from fdr.runtime import SilentProgress
@@ -402,3 +402,23 @@ class TestSheet:
         columns = sheet(queries, sources, np.array([0]))
         assert list(columns) == ["originals", "decoded"] and (columns["originals"] == 7).all()
         np.testing.assert_array_equal(columns["decoded"][0, 0, 0], [0, 128, 255])
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (InputError("The folder is full"), "The picture was not drawn: The folder is full"),
+        (MemoryError(), "The picture was not drawn: There is not enough memory for the picture; leave out --picture"),
+    ],
+)
+def test_a_picture_that_fails_is_a_warning(error: Exception, sentence: str) -> None:
+    def draw() -> None:
+        raise error
+
+    with pytest.warns(FdrWarning, match=sentence):
+        try_to_draw(draw)
+
+
+def test_a_fault_of_ours_in_a_picture_is_no_warning() -> None:
+    with pytest.raises(ZeroDivisionError):
+        try_to_draw(lambda: 1 / 0)
