@@ -58,6 +58,7 @@ from .moments import Moments as Moments
 from .moments import moments_from_arrays as moments_from_arrays
 from .pathwise import DebiasedGradient as DebiasedGradient
 from .pathwise import debiased_gradient as debiased_gradient
+from .pathwise import exact_side as exact_side
 from .per_sample import fd_gradients as fd_gradients
 from .per_sample import sample_influences as sample_influences
 from .regimes import LEAST_COUNT as LEAST_COUNT

@@ -148,9 +148,9 @@ class Estimate:
 
 
 def correct(
-    samples: Side, reference: Side, device: torch.device, *, step: float | None = None, keep: bool = False
+    samples: Side, reference: Side, device: torch.device, *, step: float | None = None, keep: int = 0
 ) -> Estimate:
-    """FD_lev of two sides; `step` is that of the grid in log x, and `keep` keeps the tables of leverages."""
+    """FD_lev of two sides; `step` is that of the grid in log x, `keep` the number of tables of leverages to keep."""
     whitening = whiten(samples, reference, device)
     ridges = Ridges.over(whitening.values, step)
     sides = samples, reference

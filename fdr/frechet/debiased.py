@@ -143,7 +143,7 @@ def debias(
     regime = regime_of(sides, dim)
     has_value = regime != "refused" and (regime != "bracket" or extrapolate)
     method = _method(stderr, least / dim) if has_value else None
-    estimate = correct(samples, reference, device, keep=method == "influence")
+    estimate = correct(samples, reference, device, keep=3 if method == "influence" else 0)
     own, other = estimate.leverages
     assert own is not None
     found = DebiasedFD(

@@ -95,8 +95,8 @@ class Leverages:
     """The leverage h_a of each sample at the smallest ridge, [N]."""
     shares: np.ndarray
     """The part of each sample in the sum of g_a where h is half of its maximum, [N]."""
-    tables: tuple[Tensor, Tensor, Tensor] | None = None
-    """h_a, g_a and eta_a = -dh_a/dlog x, each [N, K], where they were asked for."""
+    tables: tuple[Tensor, ...] = ()
+    """As many as were asked for of h_a, g_a and eta_a = -dh_a/dlog x, each [N, K]."""
 
     @property
     def theta(self) -> np.ndarray:
@@ -104,14 +104,13 @@ class Leverages:
         return self.mean_h / self.mean_g
 
 
-def measure_leverages(side: Side, roots: Tensor, projection: Tensor, ridges: Ridges, keep: bool = False) -> Leverages:
-    """One pass over the rows of a side; `keep` keeps the tables."""
+def measure_leverages(side: Side, roots: Tensor, projection: Tensor, ridges: Ridges, keep: int = 0) -> Leverages:
+    """One pass over the rows of a side; `keep` is the number of `tables` to keep, from 0 to 3."""
     import torch
 
     n, count, (k, r) = float(side.n), len(side.rows), ridges.shrinkage.shape
     is_full = r == n
-    size = count if keep else 0
-    tables = projection.new_empty(size, k), projection.new_empty(size, k), projection.new_empty(size, k)
+    tables = tuple(projection.new_empty(count, k) for _ in range(keep))
     sums, second = projection.new_zeros(3, k), projection.new_zeros(r)
     largest, shares = projection.new_empty(count), projection.new_empty(count)
     middle = ridges.middle
@@ -124,15 +123,12 @@ def measure_leverages(side: Side, roots: Tensor, projection: Tensor, ridges: Rid
         g = h / rest.clamp(min=MIN_REST)
         sums += torch.stack([h.sum(0), g.sum(0), h.square().sum(0)])
         largest[rows], shares[rows] = h[:, 0], g[:, middle]
-        if keep:
-            for table, values in zip(tables, (h, g, squares @ (ridges.shrinkage * ridges.rest).T / n), strict=True):
-                table[rows] = values
+        for number, table in enumerate(tables):
+            table[rows] = (h, g)[number] if number < 2 else squares @ (ridges.shrinkage * ridges.rest).T / n
     check_fit(side, roots, second / count)
     mean_h, mean_g, mean_square = (sums / count).cpu().numpy()
     own = (shares / shares.sum()).cpu().numpy()
-    return Leverages(
-        mean_h, mean_g, mean_square / np.square(mean_h), largest.cpu().numpy(), own, tables if keep else None
-    )
+    return Leverages(mean_h, mean_g, mean_square / np.square(mean_h), largest.cpu().numpy(), own, tables)
 
 
 def leverage_curve(

@@ -52,16 +52,22 @@ class DebiasedGradient:
     """dFD_lev/dx [N, D], float64."""
 
 
+def exact_side(reference: Moments) -> Side:
+    """A reference whose moments are taken as exact; its factor is kept from one batch to the next."""
+    return Side(Moments(reference.mu, reference.sigma), None, kept={})
+
+
 def debiased_gradient(
-    samples: Any, reference: Moments, *, device: str | torch.device | None = None, step: float | None = None
+    samples: Any, reference: Moments | Side, *, device: str | torch.device | None = None, step: float | None = None
 ) -> DebiasedGradient:
     """The debiased FD of `samples` [N, D] and its gradient, towards a reference whose moments are taken as exact.
 
-    Memory is that of the features and the gradient in float64, three tables [N, K] with K near 60, and a few matrices
-    [D, D]. `step` is that of the grid of ridges in log x. Raises `InputError` where N is not above D, the number of
-    features that vary.
+    For many batches give `exact_side(reference)`, whose factor is computed once. Memory is that of the features and the
+    gradient in float64, two tables [N, K] with K near 60, and a few matrices [D, D]. `step` is that of the grid of
+    ridges in log x. Raises `InputError` where N is not above D, the number of features that vary.
     """
-    side, exact = Side.of(samples, device), Side(Moments(reference.mu, reference.sigma), None)
+    side = Side.of(samples, device)
+    exact = reference if isinstance(reference, Side) else exact_side(reference)
     shared, varying = shared_columns(side, exact)
     if len(shared) == 0:
         raise InputError("No feature of the reference varies among the samples; look at the images: all may be equal.")
@@ -71,7 +77,7 @@ def debiased_gradient(
             "samples than dimensions: use larger batches (with --chunks or FDLoss.accumulate), the population "
             "ema:0.9:debiased, or the solver local."
         )
-    estimate = correct(side, exact, device_of(device, samples), step=step, keep=True)
+    estimate = correct(side, exact, device_of(device, samples), step=step, keep=2)
     return DebiasedGradient(estimate.value, estimate.raw, _Pathwise.of(side, exact, estimate).gradient())
 
 
@@ -92,13 +98,14 @@ class _Pathwise:
     """d(v + r/2)/dl [r]."""
     factors: Tensor
     """d(v + r/2)/dgb / N [K]."""
-    tables: tuple[Tensor, Tensor, Tensor]
+    tables: tuple[Tensor, ...]
+    """h_a and g_a, each [N, K]."""
 
     @classmethod
     def of(cls, side: Side, reference: Side, estimate: Estimate) -> _Pathwise:
         """The parts of an estimate that has kept its tables."""
         own = estimate.leverages[0]
-        assert own is not None and own.tables is not None
+        assert own is not None
         whitening, ridges = estimate.whitening, estimate.ridges
         basis = whitening.projections[0] * whitening.roots
         inverse = ridges.shrinkage / whitening.values

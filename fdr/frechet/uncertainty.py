@@ -46,7 +46,6 @@ def corrected_influence(sides: tuple[Side, Side], estimate: Estimate) -> Influen
 def _influence_of(sides: tuple[Side, Side], index: int, estimate: Estimate, leverages: Leverages) -> np.ndarray:
     """IF_b = |x_b|^2 +- 2 x_b^T D - 2 infl_b - mean, [N]."""
     side, ridges = sides[index], estimate.ridges
-    assert leverages.tables is not None
     h, g, eta = leverages.tables
     count, n = len(side.rows), side.n
     root_u, slope = np.sqrt(estimate.spectral.u), ridges.slope

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +46,9 @@ class Side:
     moments: Moments
     rows: Any
     """The features [N, D], an array or a tensor; None where only their moments are known."""
+    kept: dict[tuple[bytes, str], Tensor | None] | None = field(default=None, compare=False)
+    """The Cholesky factor of the last call, by its features and device, for a side that meets many others; None keeps
+    none."""
 
     @classmethod
     def of(cls, features: Any, device: Any = None) -> Side:
@@ -132,14 +135,25 @@ def whiten(samples: Side, reference: Side, device: torch.device) -> Whitening:
     if len(columns) == 0:
         empty = torch.empty(samples.moments.dim, 0, dtype=torch.float64, device=device)
         return Whitening(empty[0], (empty, empty), dim)
-    lower = linalg.cholesky_factor(_covariance(reference, columns, device))
+    lower = _cholesky(reference, columns, device)
     if lower is not None:
         return _from_factor(samples, reference, columns, dim, lower, True)
-    lower = linalg.cholesky_factor(_covariance(samples, columns, device))
+    lower = _cholesky(samples, columns, device)
     if lower is not None:
         found = _from_factor(reference, samples, columns, dim, lower, True)
         return Whitening(found.roots, (found.projections[1], found.projections[0]), dim)
     return _from_factor(samples, reference, columns, dim, _singular_factor(reference, columns, device), False)
+
+
+def _cholesky(side: Side, columns: np.ndarray, device: torch.device) -> Tensor | None:
+    """The Cholesky factor [c, c] of the covariance over `columns`; None where it has none."""
+    if side.kept is None:
+        return linalg.cholesky_factor(_covariance(side, columns, device))
+    key = columns.tobytes(), str(device)
+    if key not in side.kept:
+        side.kept.clear()
+        side.kept[key] = linalg.cholesky_factor(_covariance(side, columns, device))
+    return side.kept[key]
 
 
 def _singular_factor(side: Side, columns: np.ndarray, device: torch.device) -> Tensor:

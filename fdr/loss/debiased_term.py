@@ -20,9 +20,9 @@ class DebiasedBatchTerm(AbstractBatchTerm):
 
     def __init__(self, target: Target, is_unit: bool, reference: Moments) -> None:
         super().__init__(target, is_unit)
-        self.reference = reference
+        self.exact = frechet.exact_side(reference)
 
     def _evaluate(self, rows: Tensor) -> TermValue:
-        found = frechet.debiased_gradient(rows, self.reference, device=self.device)
+        found = frechet.debiased_gradient(rows, self.exact, device=self.device)
         fd = torch.tensor(found.raw, dtype=torch.float64, device=self.device)
         return TermValue(fd, found.gradient, Diagnostics("leverages", refreshed=True), fd_debiased=found.value)

@@ -131,7 +131,7 @@ def test_a_leverage_without_its_own_sample_is_exact() -> None:
     whitening = whiten(side, Side.of(isotropic(6)), CPU)
     values = whitening.values
     ridges = Ridges(np.array([ridge]), 1.0, (values / (values + ridge))[None], (ridge / (values + ridge))[None])
-    found = measure_leverages(side, whitening.roots, whitening.projections[0], ridges, keep=True)
+    found = measure_leverages(side, whitening.roots, whitening.projections[0], ridges, keep=3)
     assert found.tables is not None
     others = np.delete(x, row, 0)
     centre = x[row] - others.mean(0)
@@ -301,7 +301,7 @@ def test_the_influence_function_gives_an_error_below_eight_d_as_well(count: int)
     exact, values, errors = Moments(np.zeros(dim), np.diag(spread**2)), [], []
     for _ in range(30):
         rows = generator.normal(size=(max(count, 100), dim))[:count] * spread * 1.3 + 0.3 * spread
-        estimate = correct(Side.of(rows), Side.of(exact), CPU, keep=True)
+        estimate = correct(Side.of(rows), Side.of(exact), CPU, keep=3)
         values.append(estimate.value)
         errors.append(corrected_influence((Side.of(rows), Side.of(exact)), estimate).stderr)
     assert 0.5 < np.mean(errors) / np.std(values, ddof=1) < 2.5

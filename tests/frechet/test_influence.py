@@ -51,7 +51,7 @@ def test_leaving_out_one_sample_moves_fd_by_its_influence() -> None:
 def test_leaving_out_one_sample_moves_the_debiased_fd_by_its_influence() -> None:
     x, y = two_sets()
     sides = Side.of(x), Side.of(y)
-    estimate = correct(*sides, CPU, step=0.25, keep=True)
+    estimate = correct(*sides, CPU, step=0.25, keep=3)
     found = corrected_influence(sides, estimate)
     left_out = [
         [estimate.value - correct(without(sides[0], np.array([i])), sides[1], CPU, step=0.25).value for i in range(60)],

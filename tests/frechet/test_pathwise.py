@@ -10,7 +10,7 @@ from torch import Tensor
 
 import fdr
 from fdr.errors import InputError
-from fdr.frechet import Moments, debiased_gradient, leverages
+from fdr.frechet import Moments, debiased_gradient, exact_side, leverages, linalg
 
 GRADED = Moments(np.zeros(16), np.diag(1 / np.arange(1, 17)))
 
@@ -106,3 +106,18 @@ def test_what_cannot_be_is_one_sentence() -> None:
     assert debiased_gradient(drawn(17), GRADED).gradient.isfinite().all()
     with pytest.raises(InputError, match="No feature of the reference varies among the samples"):
         debiased_gradient(torch.ones(20, 16, dtype=torch.float64), GRADED)
+
+
+def test_a_reference_that_stays_is_factored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second batch, and one in which another feature does not vary, have the gradient of a fresh reference."""
+    factored: list[int] = []
+    real = linalg.cholesky_factor
+    monkeypatch.setattr(linalg, "cholesky_factor", lambda matrix: factored.append(len(matrix)) or real(matrix))
+    kept, still = exact_side(GRADED), drawn(60, 3)
+    still[:, 5] = 0.25
+    for rows, times in ((drawn(40), 1), (drawn(60, 2), 1), (still, 2), (drawn(40), 3)):
+        found = debiased_gradient(rows, kept)
+        assert len(factored) == times
+        alone = debiased_gradient(rows, GRADED)
+        factored.pop()
+        assert torch.equal(found.gradient, alone.gradient) and found.value == alone.value
