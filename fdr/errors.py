@@ -17,6 +17,8 @@ _SURROGATES = re.compile(r"[\ud800-\udfff]")
 _QUOTED = re.compile(r"\\udc([89a-f][0-9a-f])")
 """The escape that `repr` writes for a byte of a file name that is not UTF-8."""
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_WRAPPERS = ("contextlib", "fdr.runtime.arguments")
+"""Modules whose functions wrap others; a warning is of the code that calls what they wrap."""
 _IS_COMMAND: ContextVar[bool] = ContextVar("_IS_COMMAND", default=False)
 _OPTION = re.compile(r"(?P<command>\bfdr [a-z]+ [^;,()]*)|(?<![\w-])--(?P<name>[a-z][a-z-]*)(?P<value>[ =][\w:.]+)?")
 _RENAMED = {
@@ -177,8 +179,11 @@ def first_line(error: BaseException) -> str:
 
 
 def warn(text: str) -> None:
-    """Give an `FdrWarning`, which the terminal and the report show."""
-    warnings.warn(text, FdrWarning, stacklevel=3)
+    """Give an `FdrWarning`, which the terminal and the report show, of the place that called the caller."""
+    level, frame = 3, sys._getframe(2)
+    while frame.f_globals.get("__name__") in _WRAPPERS and frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, FdrWarning, stacklevel=level)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fdr.cli import run
-from fdr.errors import FdrWarning, InputError, command_line
+from fdr.errors import FdrWarning, InputError, command_line, warn
+from fdr.runtime import memory_for, named_arguments
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,16 @@ def test_the_command_line_reads_options_as_typed(tmp_path, capsys) -> None:
     (tmp_path / "s" / "0.png").write_bytes(b"no image")
     assert run(["eval", str(tmp_path / "s"), "--reps", "random", "--ref", "demo"]) == 2
     assert "--on-bad skip" in capsys.readouterr().err
+
+
+@named_arguments
+@memory_for("a test", "do nothing")
+def _warned() -> None:
+    warn("something is doubtful")
+
+
+def test_a_warning_is_of_the_line_that_made_the_call() -> None:
+    """Not of the wrappers around the function that warns."""
+    with pytest.warns(FdrWarning, match="doubtful") as caught:
+        _warned()
+    assert caught[0].filename == __file__
