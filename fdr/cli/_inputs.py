@@ -10,7 +10,7 @@ import click
 
 from fdr.cli import _options
 from fdr.cli._measurement import Measurement, measurement
-from fdr.cli._outputs import write_text
+from fdr.cli._outputs import Output, write_text
 from fdr.cli._progress import progress_for
 from fdr.errors import InputError
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from fdr.reports import Report
 
 T = TypeVar("T")
+
+reports_of_samples = _options.option(
+    "--report FILE", "Write the reports of the sample sets to FILE, when samples were measured.", type=Output("json")
+)
 
 
 class InputCommand(_options.Command):

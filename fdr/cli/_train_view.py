@@ -89,8 +89,8 @@ class PlainView(PlainProgress):
             return
         self._printed = record
         fds = ", ".join(_fd_words(record, self._alarm, name) for name in record.fd)
-        means = _mean_words(record)
-        click.echo(f"{self._pace.words(record)}: {fds}{'; ' if means else ''}{means}; {_machine(record)}", err=True)
+        numbers = "; ".join(filter(None, (fds, _mean_words(record), _class_words(record), _machine(record))))
+        click.echo(f"{self._pace.words(record)}: {numbers}", err=True)
 
 
 class LiveView(RichProgress):
@@ -124,7 +124,7 @@ class LiveView(RichProgress):
     def show(self, record: StepRecord) -> None:
         self._first, self._record = self._first or record, record
         self._rows = [_row(record, self._first, self._alarm, name) for name in record.fd]
-        self._machine = "; ".join(filter(None, (_mean_words(record), _machine(record))))
+        self._machine = "; ".join(filter(None, (_mean_words(record), _class_words(record), _machine(record))))
         self._draw()
 
     def show_alarm(self, record: AlarmRecord) -> None:
@@ -170,6 +170,12 @@ def _mean_words(record: StepRecord) -> str:
     """ "FDr^3 1.2, of trained 0.9, of held-out 1.8"; empty for a single encoder, and without validation FDs."""
     words = {"all": f"FDr^{len(record.fd)}", "trained": "of trained", "held_out": "of held-out"}
     return ", ".join(f"{word} {record.fdr_k[group]:.4g}" for group, word in words.items() if group in record.fdr_k)
+
+
+def _class_words(record: StepRecord) -> str:
+    """ "class distance of inception 0.31, of clip 2.6"; empty without --conditional."""
+    words = ", ".join(f"of {name} {value:.4g}" for name, value in record.class_distance.items())
+    return f"class distance {words}" if words else ""
 
 
 def _machine(record: StepRecord) -> str:

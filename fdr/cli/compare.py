@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fdr.cli import _options
-from fdr.cli._inputs import InputCommand, measure_comparable, read_reports, write_reports
+from fdr.cli._inputs import InputCommand, measure_comparable, read_reports, reports_of_samples, write_reports
 from fdr.cli._measurement import Measurement, announce_failures, measurement
-from fdr.cli._outputs import Output, write_json
+from fdr.cli._outputs import write_json
 from fdr.cli._render import print_comparison, print_notes, print_rankings
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ Group = Mapping[str, "Report"]
 @click.argument("inputs", nargs=-1, metavar="SAMPLES|REPORT...")
 @_options.confidence("verdicts: a difference is significant if its p-value is below 1 - P")
 @measurement
-@_options.option(
-    "--report FILE", "Write the reports of the sample sets to FILE, when samples were measured.", type=Output("json")
-)
+@reports_of_samples
 @_options.json_out
 @_options.dry_run
 @_options.quiet

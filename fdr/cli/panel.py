@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from fdr.cli import _options
-from fdr.cli._inputs import is_json, measure_comparable, read_reports, write_reports
+from fdr.cli._inputs import is_json, measure_comparable, read_reports, reports_of_samples, write_reports
 from fdr.cli._measurement import Measurement, announce_failures, measurement_of_files
-from fdr.cli._outputs import Output, write_json
+from fdr.cli._outputs import write_json
 from fdr.cli._render import print_panel
 from fdr.errors import FdrError
 
@@ -49,9 +49,7 @@ class _Command(_options.Command):
 )
 @_options.confidence("verdicts: two models differ if the p-value is below 1 - P")
 @measurement_of_files
-@_options.option(
-    "--report FILE", "Write the reports of the sample sets to FILE, when samples were measured.", type=Output("json")
-)
+@reports_of_samples
 @_options.json_out
 @_options.dry_run
 @_options.quiet

@@ -182,11 +182,11 @@ class _Target:
 
     def check(self, source: ImageSource) -> None:
         """Raise the errors now that writing would raise later."""
-        from fdr.evaluation import check_adm_file, check_labelled, check_reference_file, check_reference_folder
+        from fdr.evaluation import check_adm_file, check_has_classes, check_reference_file, check_reference_folder
         from fdr.runtime import check_writable
 
         if self.labels:
-            check_labelled(source, "reference", "--labels")
+            check_has_classes(source)
         if self.is_adm:
             check_adm_file(self.path)
         elif self.is_file:

@@ -14,6 +14,7 @@ from .demo import save_images as save_images
 from .evaluator import Evaluator as Evaluator
 from .evaluator import evaluate as evaluate
 from .held_out import encoder_groups as encoder_groups
+from .labels import check_has_classes as check_has_classes
 from .labels import check_labelled as check_labelled
 from .labels import labels_digest as labels_digest
 from .labels import labels_of as labels_of

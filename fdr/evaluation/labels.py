@@ -26,14 +26,20 @@ def labels_of(source: ImageSource) -> np.ndarray | None:
 
 
 def check_labelled(source: ImageSource, side: str, metric: str) -> None:
-    """Raise `InputError` if `metric`, or an option, needs the classes of a source without labels. `side` is a key of
-    `SIDES`.
-    """
+    """Raise `InputError` if `metric` needs the classes of a source without labels. `side` is a key of `SIDES`."""
+    _check(source, f"Metric {metric!r} needs the class of every {SIDES[side]}")
+
+
+def check_has_classes(source: ImageSource) -> None:
+    """Raise `InputError` if a source whose moments of classes are to be stored has no labels."""
+    _check(source, "The moments of every class are to be stored (--labels)")
+
+
+def _check(source: ImageSource, need: str) -> None:
     if labels_of(source) is None:
-        what = metric if metric.startswith("--") else f"Metric {metric!r}"
         raise InputError(
-            f"{what} needs the class of every {SIDES[side]}, and {source.name} has no labels; give the images in one "
-            "folder per class, with a dataset.json, or in an npz with the labels as arr_1."
+            f"{need}, and {source.name} has no labels; give the images in one folder per class, with a dataset.json, "
+            "or in an npz with the labels as arr_1."
         )
 
 

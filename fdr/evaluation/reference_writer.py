@@ -13,7 +13,7 @@ from typing import Any
 
 from fdr.encoders import AbstractEncoder
 from fdr.errors import InputError
-from fdr.evaluation.labels import CollectedClasses, check_labelled
+from fdr.evaluation.labels import CollectedClasses, check_has_classes
 from fdr.evaluation.measurement import Measurement, Needs, measure
 from fdr.evaluation.random_rows import RandomRows
 from fdr.evaluation.reference_facts import density, noise_floor, validation_fds, with_curve
@@ -188,7 +188,7 @@ def _measure_and_write(
     if task.has_labels and options.moments_only:
         raise InputError("--moments-only sums all features alone, so it has no --labels; leave out one of the two.")
     if task.has_labels:
-        check_labelled(task.source, "reference", "--labels")
+        check_has_classes(task.source)
     sources = [task.source] if task.validation is None else [task.source, task.validation]
     with propagate_failures(options.group):
         for images in sources:

@@ -150,9 +150,7 @@ class LossEncoder:
             is_ours = isinstance(error, FdrError) or type(error).__module__.startswith("torch.utils.checkpoint")
             if is_ours or is_out_of_memory(error):  # the checkpoint stops its second forward pass by an exception
                 raise
-            raise RunError(
-                f"Encoder {self.name!r} failed on a batch of {count} images of the generator: {described(error)}."
-            ) from error
+            raise RunError(f"Encoder {self.name!r} failed on a batch of {count} images: {described(error)}.") from error
 
     def _input_dtype(self, images: Tensor) -> torch.dtype:
         if images.dtype != torch.float64 or not isinstance(self._encoder, CallableEncoder):

@@ -100,7 +100,9 @@ class _Run:
         specs = {name: encoder.spec for name, encoder in parts.encoders.items()}
         self.groups = dict(encoder_groups(specs, parts.generator.trained_on or ()))
         self.trained = [name for name, weight in parts.loss.weights.items() if weight]
-        self.watch, self.overfit_watch, self.collapse = Watch(), OverfitWatch(), CollapseAlarm()
+        measure = "quadratic loss" if parts.options.solver == "local" else "FD"
+        self.watch, self.overfit_watch = Watch(measure=measure), OverfitWatch(measure=measure)
+        self.collapse = CollapseAlarm()
         self.step, self.skipped_in_a_row = 0, 0
         self.sinks: list[Sink] = []
         self.clock = Clock()

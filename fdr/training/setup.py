@@ -257,7 +257,8 @@ def _solving(options: TrainOptions, seconds: float, share: float) -> tuple[str, 
         seconds *= share
         return f"{seconds:.3g} s in products of the solver local", "none", options.steps * seconds
     way = f"{seconds:.3g} s in an exact solution"
-    if options.solver == "exact" or _is_debiased_batch(options):
+    has_estimate = options.solver == "fast" and isinstance(parse_population(options.population), EmaPopulation)
+    if not has_estimate:
         return way, "every step", options.steps * seconds
     solves = math.ceil(options.steps / LONGEST_WAIT)
     return way, f"{solves} or more, as the error estimate asks", solves * seconds

@@ -72,6 +72,8 @@ class Watch:
     """FD by encoder at the first step that was taken."""
     still: dict[str, tuple[float, int]] = field(default_factory=dict)
     """By encoder: the last logged FD, and for how many logged steps in a row FD has been exactly that."""
+    measure: str = "FD"
+    """What sentences call the value of an encoder: "quadratic loss" for the solver local, whose value is no FD."""
 
     def record(self, step: int, grad_norm: float, fault: str | None, fd: Mapping[str, float] | None = None) -> None:
         """Record a step, by numbers that the step computes anyway; `fd` is that of every encoder."""
@@ -148,15 +150,16 @@ class Watch:
         if times < STILL:
             return None
         return (
-            f"The FD of {name} has been {value:.6g}, to the last digit, at {times} logged steps in a row: its features "
-            "do not change with the images."
+            f"The {self.measure} of {name} has been {value:.6g}, to the last digit, at {times} logged steps in a row: "
+            "its features do not change with the images."
         )
 
     def _diverged(self, name: str, value: float) -> str | None:
         first = self.first.setdefault(name, value)
         if not 0 < DIVERGED * first < value:
             return None
-        return f"The FD of {name} is {value / first:.3g} times that of the first step: lower --lr, or set --clip."
+        times = f"{value / first:.3g} times that of the first step"
+        return f"The {self.measure} of {name} is {times}: lower --lr, or set --clip."
 
 
 def _images(step: int, batch: BatchStatistics | None) -> str | None:
@@ -189,6 +192,8 @@ class OverfitWatch:
     """By watched encoder: step of its lowest FD, that FD, and the geometric mean of the trained FDs then."""
     reported: set[str] = field(default_factory=set)
     """Watched encoders that were reported and have not recovered since."""
+    measure: str = "FD"
+    """As in `Watch`."""
 
     def look(self, step: int, trained: Mapping[str, float], watched: Mapping[str, float]) -> list[str]:
         """One sentence for every watched encoder that has risen since the last call and was not reported yet."""
@@ -203,9 +208,9 @@ class OverfitWatch:
             elif value > (1 + RISE) * low and now < then and name not in self.reported:
                 self.reported.add(name)
                 sentences.append(
-                    f"Since step {since} the FD of the trained encoders fell by {1 - now / then:.1%}, but that of "
-                    f"{name}, which is watched, rose by {value / low - 1:.1%}: what improves may not be the images; "
-                    "look at the grids, train on more encoders, or stop."
+                    f"Since step {since} the {self.measure} of the trained encoders fell by {1 - now / then:.1%}, but "
+                    f"that of {name}, which is watched, rose by {value / low - 1:.1%}: what improves may not be the "
+                    "images; look at the grids, train on more encoders, or stop."
                 )
         return sentences
 

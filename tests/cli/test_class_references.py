@@ -54,7 +54,16 @@ def test_statistics_with_labels_serve_as_the_reference(tmp_path: Path, fdr_comma
         assert got.code == 2 and sentence in got.err and not (tmp_path / "t.npz").exists()
     npz(tmp_path / "plain.npz", images(8))
     got = fdr_command("stats", tmp_path / "plain.npz", "--labels", "-o", tmp_path / "t.h5")
-    assert got.code == 2 and "--labels needs the class of every reference image" in got.err
+    assert (
+        got.code == 2
+        and "The moments of every class are to be stored (--labels), and plain.npz has no labels" in got.err
+    )
+
+
+def test_moments_of_classes_need_labels(tmp_path: Path) -> None:
+    source = open_images(npz(tmp_path / "plain.npz", images(6)))
+    with pytest.raises(InputError, match=r"of every class are to be stored \(labels\), and plain\.npz has no"):
+        write_reference_file(source, ENCODER, tmp_path / "s.h5", labels=True)
 
 
 def test_classes_of_one_image_are_no_reference(tmp_path: Path) -> None:

@@ -223,6 +223,17 @@ class TestView:
         shown = capsys.readouterr().err
         assert "fresh FD" in shown and "1.25 ± 0.5" in shown and "FDr^2 1.5, of trained 0.5, of held-out 2.5" in shown
 
+    def test_distances_of_classes_are_shown(self, capsys: pytest.CaptureFixture[str]) -> None:
+        record = replace(RECORD, class_distance={"a": 0.25, "w": 3.0})
+        for view in (PlainView(), LiveView()):
+            with view.running(100, 0):
+                view.show(record)
+            shown = " ".join(capsys.readouterr().err.split())
+            assert "class distance of a 0.25, of w 3" in shown
+            with view.running(100, 0):
+                view.show(replace(RECORD, step=5))
+            assert "class distance" not in capsys.readouterr().err
+
     def test_live_table(self, capsys: pytest.CaptureFixture[str]) -> None:
         view = LiveView()
         with view.running(100, 0):

@@ -84,6 +84,21 @@ def test_the_dry_run_has_no_refreshes(tmp_path: Path) -> None:
     assert any("s in products of the solver local" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"solver": "fast"}, "1 or more, as the error estimate asks"),
+        ({"solver": "newton-schulz"}, "every step"),
+        ({"solver": "fast", "population": "queue:64"}, "every step"),
+        ({"solver": "exact"}, "every step"),
+    ],
+)
+def test_the_dry_run_speaks_of_an_error_estimate_where_there_is_one(
+    tmp_path: Path, options: dict[str, Any], expected: str
+) -> None:
+    assert f"refreshes: {expected}" in list(plan(given(tmp_path, **options), tmp_path / "run", EVERY, SOLO))
+
+
 def test_the_dry_run_of_a_debiased_batch_measures_the_whole_batch(tmp_path: Path) -> None:
     """64 images, which others are measured with, may be fewer than the features."""
     chosen = given(tmp_path, population="batch:debiased", batch_size=80, chunks=2)

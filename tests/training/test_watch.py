@@ -19,7 +19,7 @@ from fdr.cli import run as command
 from fdr.errors import FdrWarning, InputError, RunError
 from fdr.training import RunOptions, train
 from fdr.training.folder import checkpoint_path, list_checkpoints, load_checkpoint
-from fdr.training.watch import BatchStatistics, Watch, batch_statistics, fingerprint
+from fdr.training.watch import BatchStatistics, OverfitWatch, Watch, batch_statistics, fingerprint
 
 HERE = Path(__file__).parent
 OFTEN = RunOptions(device="cpu", log_every=1, checkpoint_every=5, grid_every=None)
@@ -208,6 +208,15 @@ class TestWatch:
         assert text.startswith("The FD of a has been 3, to the last digit, at 3 logged steps in a row")
         (text,) = watch.look(4, {"a": 31.0, "w": 99.0}, ["a"])
         assert text.startswith("The FD of a is 10.3 times that of the first step")
+
+    def test_the_loss_of_the_solver_local_is_called_no_fd(self) -> None:
+        watch, overfit = Watch(measure="quadratic loss"), OverfitWatch(measure="quadratic loss")
+        sentences = [text for step in (1, 2, 3) for text in watch.look(step, {"a": 3.0}, ["a"])]
+        sentences += watch.look(4, {"a": 31.0}, ["a"])
+        overfit.look(1, {"a": 10.0}, {"w": 1.0})
+        sentences += overfit.look(2, {"a": 9.0}, {"w": 2.0})
+        assert len(sentences) == 3 and all(" the quadratic loss of " in text.lower() for text in sentences[2:])
+        assert all(text.startswith("The quadratic loss of a ") for text in sentences[:2])
 
     def test_growth_counts_from_above_ten_times_the_first_distance(self) -> None:
         watch = Watch()
