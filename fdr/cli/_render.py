@@ -162,7 +162,7 @@ def report_table(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]
         label = labels.pop() if len(labels) == 1 else min(labels).replace("FID", "FD")
         columns[metric] = f"{label} {'↓' if result.lower_is_better else '↑'}"
     is_mixed = len({is_inception(result.encoder) for result in results if result.encoder}) > 1
-    rows: dict[tuple[int, str], dict[str, str]] = {}
+    rows: dict[tuple[int, str, str], dict[str, str]] = {}  # by set, encoder and number of images
 
     def named_encoder(name: str | None) -> str:
         return (name or "") + (" (FID)" if is_mixed and is_inception(name) else "")
@@ -176,16 +176,17 @@ def report_table(reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]
                 row = f"{metric_label(replace(result, metric=mean))} (mean of {result.k})"
             else:
                 row = named_encoder(result.encoder)
-            cells = rows.setdefault((index, row), {"n": str(result.count)})
+            cells = rows.setdefault((index, row, str(result.count)), {})
             cells[metric] = format_value(result)
         for failure in report.failed:
             if failure.encoder is not None:
-                cells = rows.setdefault((index, named_encoder(failure.encoder)), {"n": str(report.samples["count"])})
+                place = (index, named_encoder(failure.encoder), str(report.samples["count"]))
+                cells = rows.setdefault(place, {})
                 cells[failure.metric] = "failed"
                 columns.setdefault(failure.metric, _failed_column(failure.metric))
     table = [
-        [str(reports[index].samples["source"]), row, cells["n"], *(cells.get(metric, "") for metric in columns)]
-        for (index, row), cells in rows.items()
+        [str(reports[index].samples["source"]), row, count, *(cells.get(metric, "") for metric in columns)]
+        for (index, row, count), cells in rows.items()
     ]
     return ["samples", "encoder", "n", *columns.values()], table
 
@@ -316,7 +317,7 @@ def _notes(reports: Sequence[Report]) -> Iterable[str]:
     for report in reports:
         several = f"{report.samples['source']}: " if len(reports) > 1 else ""
         for result in report:
-            yield from (f"{several}{result.encoder}: {note}" for note in result.notes)
+            yield from (f"{several}{result.encoder or result.key}: {note}" for note in result.notes)
         skipped = report.samples["skipped"]
         if skipped:
             named = ", ".join(item["id"] for item in skipped[:5]) + (", ..." if len(skipped) > 5 else "")

@@ -55,6 +55,16 @@ def test_limits_and_comparisons_read_what_was_added(fdr_command, world: Path) ->
     assert checked.code == 0, checked.err
 
 
+def test_show_has_a_row_for_each_number_of_images(fdr_command, world: Path) -> None:
+    add = ("--add", "geneval=a.jsonl", "--add", "hpsv3=hps.json")
+    assert fdr_command("report", "base.json", *add, "-o", "all.json").code == 0
+    shown = fdr_command("show", "all.json").out
+    lines = [line.split() for line in shown.splitlines()]
+    images, compared = len(geneval_rows(prompts=30)), sum(map(len, hps_rewards().values()))
+    assert [line[1] for line in lines if line[:1] == ["base.npz"]][-2:] == [str(images), str(compared)], shown
+    assert "note: geneval: " in shown and "None" not in shown
+
+
 def test_exports_take_them_too(fdr_command, world: Path) -> None:
     add = ("--add", "geneval=b.jsonl")
     got = fdr_command("report", "new.json", *add, "--format", "hf", "--dataset", "a/b", "--task", "geneval=t")
