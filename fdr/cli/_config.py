@@ -23,7 +23,7 @@ OWN, PROJECT = "fdr.toml", "pyproject.toml"
 NO_PATHS = frozenset(
     {"name", "names", "reps", "monitor", "metrics", "protocol", "labels", "arch", "arch_args", "vae_args", "ema"}
     | {"ema_kimg", "betas", "entry", "encoder", "x_name", "y_name", "label", "population", "wandb", "maxima", "minima"}
-    | {"tolerances", "allow", "cache", "weights_dir", "device", "shell", "trained_on"}
+    | {"tolerances", "allow", "cache", "weights_dir", "device", "shell", "trained_on", "pipeline_args"}
 )
 """Parameters whose text is never a path, even if a file has that name, and folders that are only searched."""
 
@@ -216,8 +216,10 @@ def check_origins(ctx: click.Context, is_trusting: bool) -> None:
     if arch is not None and ":" in arch and find_declared(GENERATORS, arch) is None:
         raise untrusted(where, arch, f"--arch {arch}")
     if "gen" in configured:
-        from fdr.generators import check_not_program
+        from fdr.generators import check_not_program, names_object
 
+        if names_object(str(configured["gen"])):
+            raise untrusted(where, str(configured["gen"]), f"--gen {configured['gen']}")
         check_not_program(Path(configured["gen"]).expanduser(), where)
     if "vae" in configured:
         from fdr.ifid import check_named_by_file

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,8 +15,9 @@ from fdr.cli._options import Decorator, flag, gather, is_typed, key_values, opti
 if TYPE_CHECKING:
     from fdr.encoders import EncoderOptions
     from fdr.evaluation import Evaluator
-    from fdr.generators import Generator
-    from fdr.images import ImageSource
+    from fdr.features import ExtractionOptions
+    from fdr.generators import Generator, SampleSource
+    from fdr.images import ImageOptions, ImageSource
 
 
 def _noise_shape(ctx: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
@@ -39,8 +40,8 @@ class Model:
     num_classes: int | None
     value_range: tuple[float, float] | None
 
-    def load(self, path: Path, options: EncoderOptions) -> Generator:
-        """The generator in `path`, on the device of `options`."""
+    def load(self, path: object, options: EncoderOptions) -> Generator:
+        """The generator in `path`, or the object, on the device of `options`."""
         from fdr.generators import load_generator
 
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -83,44 +84,112 @@ labels = option(
     "Class labels of the samples: drawn at random, every class equally often, or class K for all.",
     default="random",
 )
+GEN = (
+    "a checkpoint (.pt or .safetensors, with --arch), a TorchScript or torch.export file (.pt2), a run folder of fdr "
+    "train, a pipeline of diffusers (its folder, or OWNER/NAME of the hub), or MODULE:NAME, an object in Python"
+)
+"""What --gen may be."""
 
 
 def num_images(meaning: str) -> Decorator:
     """--num-images of a generator, with what is done with them."""
-    return option("-n, --num-images N", meaning, type=int, default=50_000)
+    return option("-n, --num-images N", f"{meaning}  [default: 50000, or one for each prompt]", type=int)
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The samples of a generator that are made while they are measured."""
+    """Samples that a generator makes."""
 
-    path: Path
-    num_images: int
+    gen: str
+    num_images: int | None
     labels: str
     model: Model
+    pipeline_args: Mapping[str, object]
+    prompts: Path | None
 
-    def source(self, evaluator: Evaluator) -> ImageSource:
-        """The samples, made on the device of the first encoder, in batches of its size."""
-        from dataclasses import replace
+    def source(self, evaluator: Evaluator) -> SampleSource:
+        """The samples for an evaluation, made on the device of the first encoder."""
+        options = replace(evaluator.encoder_options, device=str(evaluator.encoders[0].device))
+        images = evaluator.image_options
+        return self.samples(options, evaluator.extraction_options, images, images.seed)
 
-        from fdr.generators import GeneratorSource
+    def samples(
+        self, encoder_options: EncoderOptions, extraction: ExtractionOptions, images: ImageOptions, seed: int
+    ) -> SampleSource:
+        """The samples, made on the device of `encoder_options`, in batches of the size that `extraction` says."""
+        from fdr.generators import GeneratorSource, find_named, is_pipeline, names_whole_pipeline
 
-        device = evaluator.encoders[0].device
+        named = find_named(self.gen) if self.model.arch is None else None
+        is_whole = named is None and self.model.arch is None and names_whole_pipeline(self.gen)
+        sampling: dict[str, Any] = {"seed": seed, "labels": self.labels, "options": images}
+        if is_whole or is_pipeline(named):
+            return self._of_pipeline(named, encoder_options, extraction, sampling)
+        for name in ("pipeline_args", "prompts"):
+            if getattr(self, name):
+                raise click.UsageError(
+                    f"{flag(name)} goes with a pipeline of diffusers that is run as a whole, without --arch; "
+                    f"{self.gen} is another generator."
+                )
+        generator = self.model.load(Path(self.gen) if named is None else named, encoder_options)
+        size = extraction.batch_size_on(generator.device.type)
         return GeneratorSource(
-            self.model.load(self.path, replace(evaluator.encoder_options, device=str(device))),
-            self.num_images,
-            seed=evaluator.image_options.seed,
-            labels=self.labels,
-            batch_size=evaluator.extraction_options.batch_size_on(device.type),
-            options=evaluator.image_options,
+            generator, 50_000 if self.num_images is None else self.num_images, batch_size=size, **sampling
         )
 
+    def _of_pipeline(
+        self, named: Any, encoder_options: EncoderOptions, extraction: ExtractionOptions, sampling: dict[str, Any]
+    ) -> SampleSource:
+        """The samples of a pipeline that is run as a whole."""
+        from fdr.generators import MAX_BATCH, PipelineSource, load_pipeline
+        from fdr.images import read_captions
 
-def _drawn(gen: Path | None, num_images: int, labels: str, model: Model) -> Drawn | None:
+        for name in ("arch_args", "ema", "noise_shape", "value_range", *(() if named is None else ("pipeline_args",))):
+            if is_typed(name):
+                raise click.UsageError(f"{flag(name)} does not go with {self.gen}, a pipeline that is run as a whole.")
+        captions = None if self.prompts is None else read_captions(self.prompts)
+        classes = self.model.num_classes
+        if named is None:
+            device, offline = encoder_options.device, encoder_options.offline
+            named = load_pipeline(self.gen, self.pipeline_args, num_classes=classes, device=device, offline=offline)
+        size = extraction.batch_size or MAX_BATCH
+        return PipelineSource(named, classes, self.num_images, captions=captions, batch_size=size, **sampling)
+
+
+def announce_pipeline(source: ImageSource) -> None:
+    """Say on stderr how a pipeline is run, unless --quiet was given."""
+    from fdr.generators import PipelineSource
+
+    if isinstance(source, PipelineSource) and not click.get_current_context().params.get("quiet"):
+        once = ""
+        if source.loaded is not None and source.prompts is None:
+            once = "; --arch diffusers would make each image in one step"
+        click.echo(f"fdr: note: samples are made by the whole pipeline, {source.described}{once}.", err=True)
+
+
+_sampler = stack(
+    labels,
+    option(
+        "--pipeline-args KEY=VALUE",
+        "Arguments of a pipeline of diffusers, such as num_inference_steps=50 or guidance_scale=7.5; also "
+        "scheduler=CLASS and dtype=bf16. Values are JSON or text. May be repeated, or several given in quotes.",
+        multiple=True,
+        callback=key_values,
+    ),
+    option(
+        "--prompts FILE",
+        "The texts that a pipeline makes images of, one sample for each: JSON lines with file_name and prompt, CSV, or "
+        "a text file (docs/text-to-image.md).",
+        type=click.Path(path_type=Path),
+    ),
+)
+_FIELDS = ("gen", "num_images", "labels", "model", "pipeline_args", "prompts")
+
+
+def _drawn(gen: str | None, model: Model, **values: Any) -> Drawn | None:
     """The samples that --gen asks for. Raises `UsageError` for an option about a generator without --gen."""
     if gen is not None:
-        return Drawn(gen, num_images, labels, model)
-    for name in ("num_images", "labels", *(field.name for field in fields(Model))):
+        return Drawn(gen, model=model, **values)
+    for name in (*values, *(field.name for field in fields(Model))):
         if is_typed(name):
             others = " To take a subset of sample sets, use --count." if name == "num_images" else ""
             raise click.UsageError(f"{flag(name)} goes with --gen, the generator that it is about.{others}")
@@ -129,13 +198,20 @@ def _drawn(gen: Path | None, num_images: int, labels: str, model: Model) -> Draw
 
 drawn: Decorator = stack(
     option(
-        "--gen PATH",
+        "--gen PATH|OWNER/NAME",
         "Measure a generator. It makes its samples during the run: those that fdr sample makes from the same --seed.",
-        type=click.Path(path_type=Path),
     ),
     num_images("Number of samples to make with --gen."),
-    labels,
+    _sampler,
     model,
-    gather("drawn", _drawn, ("gen", "num_images", "labels", "model")),
+    gather("drawn", _drawn, _FIELDS),
 )
 """The options of `Drawn`, as the argument `drawn` of a command; None without --gen."""
+sampled: Decorator = stack(
+    option("--gen PATH|OWNER/NAME", f"The generator: {GEN}.", required=True),
+    num_images("Number of samples; the first N samples of a seed are always the same."),
+    _sampler,
+    model,
+    gather("drawn", Drawn, _FIELDS),
+)
+"""The options of `Drawn` for a command that only samples."""

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from fdr.cli import _computing, _options, completion
-from fdr.cli._generator import Drawn, drawn
+from fdr.cli._generator import Drawn, announce_pipeline, drawn
 from fdr.evaluation import PROTOCOLS, check_is_free, find_protocol
 from fdr.metrics import METRICS
 
@@ -101,6 +101,8 @@ class Measurement:
         )
         if self.drawn is not None:
             sources.append(self.drawn.source(evaluator))
+            if setup.is_main:
+                announce_pipeline(sources[-1])
         for source in sources:
             evaluator.check_source(source)
         return evaluator, sources

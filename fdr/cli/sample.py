@@ -20,16 +20,10 @@ if TYPE_CHECKING:
     "sample",
     cls=_options.Command,
     epilog="Examples:\n\n  fdr sample --gen runs/a -n 50000 -o samples.npz\n\n"
-    "  fdr sample --gen weights.safetensors --arch my_model:build --arch-args width=256 --labels balanced -o samples/",
+    "  fdr sample --gen weights.safetensors --arch my_model:build --labels balanced -o samples/\n\n"
+    "  fdr sample --gen stable-diffusion/ --prompts captions.jsonl --pipeline-args num_inference_steps=50 -o samples/",
 )
-@_options.option(
-    "--gen PATH",
-    "The generator: a checkpoint (.pt or .safetensors, with --arch), a TorchScript or torch.export file (.pt2), "
-    "or a run folder of fdr train.",
-    required=True,
-    type=click.Path(path_type=Path),
-)
-@_generator.num_images("Number of samples; the first N samples of a seed are always the same.")
+@_generator.sampled
 @_options.option(
     "-o, --out PATH",
     "Where to write: an .npz in the layout of ADM (arr_0 for images, arr_1 for labels if there are classes), or a "
@@ -37,9 +31,7 @@ if TYPE_CHECKING:
     required=True,
     type=Output("new"),
 )
-@_generator.labels
 @_options.option("--seed N", "Seed for noise and labels.", type=int, default=0)
-@_generator.model
 @_computing.computing(
     _computing.device, _computing.gpus("the samples"), _computing.batch_size("Samples per forward pass")
 )
@@ -47,12 +39,9 @@ if TYPE_CHECKING:
 @_options.trust
 @_options.quiet
 def command(
-    gen: Path,
-    num_images: int,
+    drawn: _generator.Drawn,
     out: Path,
-    labels: str,
     seed: int,
-    model: _generator.Model,
     computing: _computing.Computing,
     dry_run: bool,
     quiet: bool,
@@ -62,13 +51,12 @@ def command(
     The noise and label of sample i depend only on the seed and i, not on the batch size, the device or the number of
     GPUs. To resume a killed run, repeat the command.
     """
-    from fdr.generators import GeneratorSource, sample_set, write_samples
+    from fdr.generators import sample_set, write_samples
+    from fdr.images import ImageOptions
 
     progress = progress_for(quiet)
     with computing.on_ranks(progress) as setup:
-        generator = model.load(gen, setup.encoder_options)
-        size = setup.extraction_options.batch_size_on(generator.device.type)
-        source = GeneratorSource(generator, num_images, seed=seed, labels=labels, batch_size=size)
+        source = drawn.samples(setup.encoder_options, setup.extraction_options, ImageOptions(), seed)
         samples = sample_set(source, out)
         if dry_run:
             if setup.is_main:
@@ -81,11 +69,13 @@ def command(
 
 def _described(samples: SampleSet) -> str:
     source = samples.source
-    height, width = source.generator.image_size or (0, 0)
     made = source.made_by
+    size = "" if source.image_size is None else " {1} x {0}".format(*source.image_size)
     of = "" if made["labels"] is None else f", labels {made['labels']}"
+    if source.prompts is not None:
+        of += f", {min(len(source), len(source.prompts.captions))} prompts"
     return (
-        f"{len(source)} samples {width} x {height} of {source.name} ({made['weights']}), seed {source.seed}{of}; "
+        f"{len(source)} samples{size} of {source.described}, seed {source.seed}{of}; "
         f"digest {source.digest[:8] if source.digest else 'unknown'}"
     )
 
@@ -95,6 +85,6 @@ def _plan(samples: SampleSet) -> str:
         return f"{samples.path} is finished: {_described(samples)}"
     total = len(samples.source)
     done = total - sum(stop - start for start, stop in samples.missing())
-    height, width = samples.source.generator.image_size or (0, 0)
-    size = human_bytes(total * height * width * 3)
-    return f"would write {_described(samples)}; {size} of pixels to {samples.path}, {done} samples are there"
+    height, width = samples.source.image_size or (0, 0)
+    size = f"; {human_bytes(total * height * width * 3)} of pixels" if height else ";"
+    return f"would write {_described(samples)}{size} to {samples.path}, {done} samples are there"

@@ -11,9 +11,17 @@ from .labels import labels_of as labels_of
 from .labels import network_seed as network_seed
 from .labels import noise_of as noise_of
 from .labels import uniform_of as uniform_of
+from .loaded_pipeline import LoadedPipeline as LoadedPipeline
+from .loaded_pipeline import load_pipeline as load_pipeline
+from .loaded_pipeline import names_whole_pipeline as names_whole_pipeline
 from .loading import load_generator as load_generator
 from .objects import GeneratorOptions as GeneratorOptions
+from .objects import find_named as find_named
+from .objects import names_object as names_object
 from .objects import samples_of as samples_of
+from .pipelines import MAX_BATCH as MAX_BATCH
+from .pipelines import PipelineSource as PipelineSource
+from .pipelines import is_pipeline as is_pipeline
 from .run_folder import read_run_folder as read_run_folder
 from .run_folder import save_generator as save_generator
 from .samples import SampleSet as SampleSet

@@ -124,13 +124,7 @@ class Generator(nn.Module):
         """
         with failures_named(self.name, where):
             images = self(noise, labels)
-        size = (images.shape[2], images.shape[3])
-        if self.image_size not in (None, size):
-            raise RunError(
-                f"{self.name} made images of {_times(size)} in {where}, and of {_times(self.image_size)} before; all "
-                "its images must be of one size."
-            )
-        self.image_size = size
+        self.image_size = one_size(images, self.image_size, self.name, where)
         return images
 
     def _images(self, made: Any, count: int) -> Tensor:
@@ -161,6 +155,17 @@ class Generator(nn.Module):
             decisive |= {"arguments": dict(self.architecture.arguments), "code": self.architecture.digest}
         digest.update(json.dumps(decisive, sort_keys=True).encode())
         return digest.hexdigest()
+
+
+def one_size(images: Any, before: tuple[int, int] | None, name: str, where: str) -> tuple[int, int]:
+    """(H, W) of images [B, 3, H, W]. Raises `RunError` if those `before` had another size."""
+    size = (images.shape[2], images.shape[3])
+    if before not in (None, size):
+        raise RunError(
+            f"{name} made images of {_times(size)} in {where}, and of {_times(before)} before; all its images must be "
+            "of one size."
+        )
+    return size
 
 
 @contextlib.contextmanager

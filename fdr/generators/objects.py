@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +19,16 @@ from fdr.generators.architectures import declared, needs_labels
 from fdr.generators.base import Generator, GeneratorSpec
 from fdr.generators.first_images import check_first_images
 from fdr.generators.labels import Labels
+from fdr.generators.loaded_pipeline import LoadedPipeline
 from fdr.generators.pipelines import PipelineSource, is_pipeline
+from fdr.generators.prompts import captions_of
 from fdr.generators.source import DEFAULT_COUNT, GeneratorSource
 from fdr.images import ImageOptions, ImageSource
+from fdr.weights import find_factory
 
 ACCEPTED = (
     "a Generator (fdr.load_generator), an nn.Module or function of noise [B, *noise_shape] (and labels [B]) that "
-    "returns images [B, 3, H, W], or a pipeline of diffusers without a prompt"
+    "returns images [B, 3, H, W], or a pipeline of diffusers (an object, or fdr.load_pipeline)"
 )
 """What a generator may be, for messages."""
 
@@ -44,10 +49,35 @@ class CalledFunction(nn.Module):
 
 def is_generator(value: Any) -> bool:
     """True for a network, and for a callable that is not a collection of images."""
-    if isinstance(value, nn.Module):
+    if isinstance(value, nn.Module | LoadedPipeline):
         return True
     holds = any(hasattr(value, name) for name in ("__getitem__", "__iter__", "__array__"))
     return callable(value) and not holds and not isinstance(value, ImageSource)
+
+
+_OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def names_object(text: str) -> bool:
+    """True for "module:name", an object in Python, unless there is a file of that name."""
+    return _OBJECT.fullmatch(text) is not None and not Path(text).exists()
+
+
+def find_named(text: str) -> Any:
+    """The object that "module:name" names, imported from the current folder too; None for any other text.
+
+    Raises `InputError` if the import fails, if there is no such object, and if it makes no images.
+    """
+    if not names_object(text):
+        return None
+    module, _, name = text.partition(":")
+    value = find_factory(module, name, f"The generator {text!r}")
+    if inspect.isclass(value) and issubclass(value, nn.Module):
+        raise InputError(
+            f"{text} is the class of a network; name its weights with --gen and the class with --arch, or name an "
+            "object of it."
+        )
+    return value
 
 
 def as_generator(
@@ -118,6 +148,8 @@ class GeneratorOptions:
     noise_shape: Sequence[int] | int | None = None
     num_classes: int | None = None
     value_range: tuple[float, float] | None = None
+    prompts: Any = None
+    """A file of captions, `Captions`, or a list of texts, for a pipeline that makes images of texts."""
 
 
 @contextlib.contextmanager
@@ -133,21 +165,24 @@ def samples_of(value: Any, batch_size: int, options: ImageOptions, drawn: Genera
             raise InputError(f"{', '.join(given)}: only a generator has this; got a {type(value).__name__}.")
         yield value
         return
-    count: int = given.pop("num_images", DEFAULT_COUNT)
+    count: int | None = given.pop("num_images", None)
+    captions = captions_of(given.pop("prompts", None))
     sampling: dict[str, Any] = {"seed": given.pop("seed", 0), "labels": given.pop("labels", "random")}
     sampling |= {"batch_size": batch_size, "options": options}
     if is_pipeline(value):
         classes = given.pop("num_classes", None)
         if given:
             raise InputError(f"A pipeline draws its own noise; leave out {', '.join(given)}.")
-        yield PipelineSource(value, classes, count, **sampling)
+        yield PipelineSource(value, classes, count, captions=captions, **sampling)
         return
+    if captions is not None:
+        raise InputError("Prompts are for a pipeline, which is called with prompt and generator; leave out --prompts.")
     parts = list(value.modules()) if isinstance(value, nn.Module) else []
     modes = [part.training for part in parts]
     try:
         generator = as_generator(value, **given)
         generator.eval()
-        yield GeneratorSource(generator, count, **sampling)
+        yield GeneratorSource(generator, DEFAULT_COUNT if count is None else count, **sampling)
     finally:
         for part, mode in zip(parts, modes, strict=True):
             part.training = mode

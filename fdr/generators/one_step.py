@@ -27,6 +27,7 @@ from fdr.generators.base import Architecture
 from fdr.generators.published.vae import load_decoder
 from fdr.weights import (
     DENOISER,
+    PIPELINE,
     TakenWeights,
     WeightOptions,
     WeightsFile,
@@ -39,7 +40,6 @@ from fdr.weights import (
     resolve,
 )
 
-PIPELINE = "model_index.json"
 PRESET = "diffusers"
 DENOISERS = ("unet", "transformer")
 """The names that pipelines have for the denoiser."""
@@ -68,7 +68,7 @@ class OneStep(nn.Module):
         size = config.sample_size
         sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
         self.noise_shape = (int(config.in_channels), *map(int, sides))
-        self.num_classes = _num_classes(config)
+        self.num_classes = num_classes_of(config)
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         steps = torch.full((len(noise),), self.timestep, device=noise.device)
@@ -169,7 +169,7 @@ def _settings(path: Path, asked_by: str) -> dict[str, Any]:
     return {key: value for key, value in read_json(path, asked_by).items() if not key.startswith("_")}
 
 
-def _num_classes(config: Any) -> int | None:
+def num_classes_of(config: Any) -> int | None:
     """The number of classes of a denoiser; None for an unconditional one."""
     for name in ("num_class_embeds", "num_embeds_ada_norm"):
         count = getattr(config, name, None)

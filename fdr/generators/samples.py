@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.generators.source import GeneratorSource
+from fdr.generators.source import SampleSource
 from fdr.runtime import (
     DAMAGE,
     SOLO,
@@ -41,14 +41,16 @@ from fdr.runtime import (
 
 PART_SIZE = 1024
 """Images in one part. Raising it makes a killed run lose more images of an npz."""
-SETTINGS = "samples.json"
+SETTINGS, METADATA = "samples.json", "metadata.jsonl"
+PART = "part_size"
+"""The field of the settings of an unfinished output with the number of samples in a part."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # as the time of all members, so that the same samples give the same file
 
 
 class SampleSet(ABC):
     """The images of `source`, written to the file or folder `path`. A subclass is one format."""
 
-    def __init__(self, source: GeneratorSource, path: Path) -> None:
+    def __init__(self, source: SampleSource, path: Path) -> None:
         if not source.is_repeatable:
             raise InputError(f"The code of {source.name} cannot be read, so its samples could not be resumed.")
         self.source = source
@@ -73,14 +75,19 @@ class SampleSet(ABC):
 
         Raises `InputError` if the folder has parts of other samples.
         """
-        total = len(self.source)
-        spans = [(start, min(start + PART_SIZE, total)) for start in range(0, total, PART_SIZE)]
-        if not self.parts.is_dir():
-            return spans
         if (self.parts / SETTINGS).is_file():  # otherwise the run was killed before it wrote anything
             self._check_same(_read_json(self.parts / SETTINGS), self.parts, "finish those first, or remove the folder")
-        found = {entry.name for entry in os.scandir(self.parts)}
+        total, size = len(self.source), self.part_size
+        spans = [(start, min(start + size, total)) for start in range(0, total, size)]
+        found = {path.relative_to(self.parts).as_posix() for path in self.parts.rglob("*")}
         return [span for span in spans if not self._has(found, *span)]
+
+    @property
+    def part_size(self) -> int:
+        """The samples in one part: as many as in the parts that a killed run left, whatever its batch size was."""
+        left = _read_json(self.parts / SETTINGS)
+        size = left.get(PART) if isinstance(left, dict) else None
+        return size if isinstance(size, int) and size > 0 else self.source.part_size or PART_SIZE
 
     def begin(self) -> list[tuple[int, int]]:
         """Make the folder of parts unless a killed run has left one, and return the parts that are missing."""
@@ -89,7 +96,7 @@ class SampleSet(ABC):
             self.parts.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_error(self.path, error) from error
-        write_atomically(self.parts / SETTINGS, _json(self.settings))
+        write_atomically(self.parts / SETTINGS, _json({**self.settings, PART: self.part_size}))
         return missing
 
     def _check_same(self, found: Any, where: Path, advice: str) -> None:
@@ -140,7 +147,7 @@ class NpzSamples(SampleSet):
             np.save(file, np.stack(images))
 
     def publish(self) -> None:
-        starts = range(0, len(self.source), PART_SIZE)
+        starts = range(0, len(self.source), self.part_size)
         parts = [np.load(self.parts / self._part(start), mmap_mode="r") for start in starts]
         labels = self.source.labels_at(0, len(self.source))
         with atomic_path(self.path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
@@ -152,10 +159,14 @@ class NpzSamples(SampleSet):
 
 
 class PngSamples(SampleSet):
-    """A folder of PNG files 00000000.png, 00000001.png, ..., and samples.json with the settings and labels."""
+    """A folder of PNG files and samples.json, with the settings and labels.
+
+    The files are 00000000.png, 00000001.png, ..., or are called as their prompts are, which metadata.jsonl then lists.
+    """
 
     def _name(self, index: int) -> str:
-        return f"{index:08d}.png"
+        prompts = self.source.prompts
+        return f"{index:08d}.png" if prompts is None else f"{prompts.names[index]}.png"
 
     def _has(self, found: set[str], start: int, stop: int) -> bool:
         return all(self._name(index) in found for index in range(start, stop))
@@ -173,7 +184,9 @@ class PngSamples(SampleSet):
         labels = self.source.labels_at(0, len(self.source))
         settings = self.settings if labels is None else {**self.settings, "class_of": labels.tolist()}
         write_atomically(self.parts / SETTINGS, _json(settings))
-        for left in self.parts.glob(".*"):  # files that a killed run did not finish
+        if self.source.prompts is not None:
+            write_atomically(self.parts / METADATA, self.source.prompts.metadata())
+        for left in self.parts.rglob(".*"):  # files that a killed run did not finish
             left.unlink(missing_ok=True)
         try:
             os.replace(self.parts, self.path)
@@ -182,7 +195,7 @@ class PngSamples(SampleSet):
         sync_folder(self.path.parent)
 
 
-def sample_set(source: GeneratorSource, path: Path) -> SampleSet:
+def sample_set(source: SampleSource, path: Path) -> SampleSet:
     """The format that `path` asks for: ".npz" means one file; no suffix, or an existing folder, means PNG files.
 
     Raises `InputError` for any other suffix.
@@ -229,12 +242,14 @@ def _write_png(folder: Path, named: tuple[str, np.ndarray]) -> None:
     from PIL import Image
 
     name, image = named
-    temporary = folder / f".{name}.{os.getpid()}"
+    path = folder / name
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # a name may have a folder: animals/3
         Image.fromarray(image).save(temporary, format="PNG", compress_level=3)
-        os.replace(temporary, folder / name)
+        os.replace(temporary, path)
     except OSError as error:
-        raise write_error(folder / name, error) from error
+        raise write_error(path, error) from error
 
 
 def _add(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...], parts: Sequence[np.ndarray]) -> None:

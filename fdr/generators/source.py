@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from fdr.errors import InputError
 from fdr.generators.base import Generator
 from fdr.generators.labels import SAMPLING_VERSION, Labels, check_labels, labels_of, network_seed, noise_of
+from fdr.generators.prompts import Prompts
 from fdr.images import ImageOptions, MadeSource, RowIds
 from fdr.runtime import Group, Progress
 
@@ -23,10 +25,12 @@ DEFAULT_COUNT = 50_000
 class SampleSource(MadeSource):
     """Samples 0 to count - 1 of a seed, as images that went through an 8-bit file (with quantize="uint8").
 
-    Values outside of [0, 1] are clamped. Subclasses give `_made`, `made_by` and `_content_digest`.
+    Values outside of [0, 1] are clamped. Subclasses give `_made`, `made_by`, `described` and `_content_digest`.
     """
 
     kind = "generator"
+    part_size: int | None = None
+    """Samples in one part of an output, where that is not as many as usual."""
 
     def __init__(
         self,
@@ -38,14 +42,17 @@ class SampleSource(MadeSource):
         labels: Labels,
         batch_size: int,
         options: ImageOptions,
+        prompts: Prompts | None = None,
     ) -> None:
         if options.count is not None:
             raise InputError("A generator makes as many images as asked for (--num-images); leave out --count.")
         for what, value, least in (("number of images", count, 1), ("batch size", batch_size, 1), ("seed", seed, 0)):
             if value < least:
                 raise InputError(f"The {what} is {value}; it must be at least {least}.")
-        super().__init__(name, options, RowIds(("sample", count)))
-        self.seed, self.batch_size, self.num_classes = seed, batch_size, num_classes
+        super().__init__(name, options, RowIds(("sample", count)) if prompts is None else prompts.names)
+        self.seed, self.batch_size, self.num_classes, self.prompts = seed, batch_size, num_classes, prompts
+        self.image_size: tuple[int, int] | None = None
+        """(H, W); None until the first images are made."""
         self.label_policy = check_labels(labels, num_classes)
 
     def labels_at(self, start: int, stop: int) -> np.ndarray | None:
@@ -53,6 +60,16 @@ class SampleSource(MadeSource):
         if self.num_classes is None:
             return None
         return labels_of(self.label_policy, self.seed, range(start, stop), self.num_classes).numpy()
+
+    @property
+    @abstractmethod
+    def made_by(self) -> dict[str, Any]:
+        """How these samples are made, for reports and for files of samples."""
+
+    @property
+    @abstractmethod
+    def described(self) -> str:
+        """The name, with the weights that were taken or the class of the pipeline, for messages."""
 
 
 class GeneratorSource(SampleSource):
@@ -77,14 +94,13 @@ class GeneratorSource(SampleSource):
             batch_size=batch_size,
             options=options or ImageOptions(),
         )
-        self.generator = generator
+        self.generator, self.image_size = generator, generator.image_size
         self._code = generator.digest()
         self.warnings = [generator.weights.note] if generator.weights.note else []
         self.is_repeatable = self._code is not None  # code that cannot be read could change between two passes
 
     @property
     def made_by(self) -> dict[str, Any]:
-        """How these samples are made, for reports and for files of samples."""
         return {
             "generator": self.name,
             "weights": self.generator.weights.label,
@@ -96,6 +112,10 @@ class GeneratorSource(SampleSource):
             **({} if self.generator.trained_on is None else {"trained_on": list(self.generator.trained_on)}),
         }
 
+    @property
+    def described(self) -> str:
+        return f"{self.name} ({self.generator.weights.label})"
+
     def _made(self, start: int, stop: int) -> np.ndarray:
         """float32 [stop - start, 3, H, W], clamped to [0, 1]; values that are not finite stay."""
         device, labels = self.generator.device, self.labels_at(start, stop)
@@ -106,6 +126,7 @@ class GeneratorSource(SampleSource):
         with torch.no_grad(), torch.random.fork_rng([device] if is_cuda else []), current:
             torch.manual_seed(network_seed(self.seed, start))
             images = self.generator.run(noise, classes, f"samples {start} to {stop - 1}")
+            self.image_size = self.generator.image_size
             return images.clamp(0, 1).cpu().numpy()
 
     def _content_digest(self, group: Group, progress: Progress) -> str | None:

@@ -31,6 +31,9 @@ from .libraries import load_library as load_library
 from .libraries import quiet as quiet
 from .libraries import silent as silent
 from .lpips_weights import lpips_files as lpips_files
+from .pipelines import PIPELINE as PIPELINE
+from .pipelines import PipelineParts as PipelineParts
+from .pipelines import load_parts as load_parts
 from .programs import ExportedProgram as ExportedProgram
 from .programs import ScriptedProgram as ScriptedProgram
 from .programs import load_program as load_program

@@ -147,17 +147,22 @@ def _misfit(name: str, class_name: str, files: ModelFiles, role: Role, why: str)
     )
 
 
-@contextlib.contextmanager
-def _one_folder(files: ModelFiles) -> Iterator[Path]:
+def _one_folder(files: ModelFiles) -> contextlib.AbstractContextManager[Path]:
     """The files side by side under the names that diffusers looks for, wherever they were found."""
+    names = {CONFIG: files.config_path}
+    if files.weights in files.shards:
+        names[WEIGHTS] = files.weights
+    else:
+        names |= {INDEX: files.weights} | {path.name: path for path in files.shards}
+    return linked(names)
+
+
+@contextlib.contextmanager
+def linked(files: Mapping[str, Path]) -> Iterator[Path]:
+    """A temporary folder with these files, and no others, under these names."""
     with tempfile.TemporaryDirectory(prefix="fdr-") as temporary:
         folder = Path(temporary)
-        names = {CONFIG: files.config_path}
-        if files.weights in files.shards:
-            names[WEIGHTS] = files.weights
-        else:
-            names |= {INDEX: files.weights} | {path.name: path for path in files.shards}
-        for file, path in names.items():
+        for file, path in files.items():
             try:
                 (folder / file).symlink_to(path.absolute())
             except OSError:  # a system without links

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import inspect
 import os
@@ -9,6 +10,7 @@ import socket
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -126,7 +128,7 @@ def _copy(response: http.client.HTTPResponse, out: BinaryIO, task: ProgressTask)
 
 def fetch_from_hub(repo: str, filename: str, revision: str | None = None, *, progress: Progress) -> Path:
     """Fetch a hub file into the hub's own cache, which resumes by itself. Raises `FetchError` or `RunError`."""
-    from huggingface_hub import constants, errors, hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
 
     _check_route(constants.ENDPOINT)
     # hub < 1.1 has no such parameter and draws its own bar
@@ -134,8 +136,36 @@ def fetch_from_hub(repo: str, filename: str, revision: str | None = None, *, pro
     options: dict[str, Any] = {"tqdm_class": _hub_bar(progress)} if "tqdm_class" in known else {}
     if revision is not None:
         options["revision"] = revision
-    try:
+    with _hub_failures(repo, filename, revision):
         return Path(hf_hub_download(repo, filename, **options))
+
+
+def hub_files(repo: str, revision: str | None = None) -> list[str]:
+    """The names of all files of a hub repository. Raises `FetchError` or `RunError`."""
+    from huggingface_hub import HfApi, constants
+
+    _check_route(constants.ENDPOINT)
+    with _hub_failures(repo, "of files", revision):
+        return list(HfApi().list_repo_files(repo, revision=revision))
+
+
+def cached_folder(repo: str, revision: str | None = None) -> Path | None:
+    """The folder in the hub's own cache with what is there of a repository; None without one. Uses no network."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, local_files_only=True))
+    except (errors.LocalEntryNotFoundError, OSError, ValueError):
+        return None
+
+
+@contextlib.contextmanager
+def _hub_failures(repo: str, filename: str, revision: str | None) -> Iterator[None]:
+    """Turn what huggingface_hub raises into `FetchError` or `RunError`."""
+    from huggingface_hub import errors
+
+    try:
+        yield
     except errors.GatedRepoError as error:
         raise FetchError(f"{repo} asks for its terms to be accepted: log in with `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:
