@@ -159,10 +159,9 @@ def announce_pipeline(source: ImageSource) -> None:
     """Say on stderr how a pipeline is run, unless --quiet was given."""
     from fdr.generators import PipelineSource
 
-    if isinstance(source, PipelineSource) and not click.get_current_context().params.get("quiet"):
-        once = ""
-        if source.loaded is not None and source.prompts is None:
-            once = "; --arch diffusers would make each image in one step"
+    is_quiet = click.get_current_context().params.get("quiet")
+    if isinstance(source, PipelineSource) and source.loaded is not None and not is_quiet:
+        once = "" if source.prompts is not None else "; --arch diffusers would make each image in one step"
         click.echo(f"fdr: note: samples are made by the whole pipeline, {source.described}{once}.", err=True)
 
 

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 )
 @_options.option("--seed N", "Seed for noise and labels.", type=int, default=0)
 @_computing.computing(
-    _computing.device, _computing.gpus("the samples"), _computing.batch_size("Samples per forward pass")
+    _computing.device,
+    _computing.gpus("the samples"),
+    _computing.batch_size("Samples per forward pass"),
+    _options.offline,
 )
 @_options.dry_run
 @_options.trust

@@ -25,7 +25,7 @@ from fdr.evaluation.sanity import sanity_warnings
 from fdr.evaluation.scoring import Scoring
 from fdr.features import Extraction, ExtractionOptions, cached_rows
 from fdr.frechet import Moments
-from fdr.generators import GeneratorOptions, Labels, samples_of
+from fdr.generators import MAX_BATCH, GeneratorOptions, Labels, LoadedPipeline, samples_of
 from fdr.images import ImageOptions, ImageSource
 from fdr.metrics import Context, Metric, Side, load_metrics
 from fdr.neighbours import DEFAULT_MEMORY
@@ -77,6 +77,7 @@ def evaluate(
     noise_shape: Sequence[int] | int | None = None,
     num_classes: int | None = None,
     value_range: tuple[float, float] | None = None,
+    prompts: Any = None,
 ) -> Report:
     """Evaluate one sample set. Arguments and files are checked before the first image is decoded.
 
@@ -96,9 +97,11 @@ def evaluate(
     terminal and in a notebook with ipywidgets, as lines elsewhere. An object with a method `task`, like
     `fdr.runtime.Progress`, is told instead.
 
-    `samples` may also be a generator: one that `fdr.load_generator` gives or takes, or a pipeline of diffusers without
-    a prompt. Then `num_images` (50,000) samples are made from `seed` and `labels`, the same as by `fdr eval --gen`.
-    `noise_shape`, `num_classes` and `value_range` are for a generator that does not declare them.
+    `samples` may also be a generator: one that `fdr.load_generator` gives or takes, or a pipeline of diffusers, as an
+    object or from `fdr.load_pipeline`. Then `num_images` (50,000) samples are made from `seed` and `labels`, the same
+    as by `fdr eval --gen`. `noise_shape`, `num_classes` and `value_range` are for a generator that does not declare
+    them. `prompts`, a file of captions, `Captions` or a list of texts, are for a pipeline that makes images of texts:
+    sample i has prompt i, and without `num_images` every prompt has one.
 
     Under torchrun, `group=fdr.join_ranks()` divides the images among the ranks. All ranks make the same call and get
     the same report.
@@ -121,7 +124,9 @@ def evaluate(
     image_options = image_options or ImageOptions()
     encoder_options = encoder_options or EncoderOptions(progress=extraction.progress)
     size = extraction.batch_size_on(resolve_device(encoder_options.device).type)
-    drawn = GeneratorOptions(num_images, seed, labels, noise_shape, num_classes, value_range)
+    if batch_size is None and isinstance(samples, LoadedPipeline):
+        size = MAX_BATCH
+    drawn = GeneratorOptions(num_images, seed, labels, noise_shape, num_classes, value_range, prompts)
     with samples_of(samples, size, image_options, drawn) as source:
         evaluator = Evaluator(
             DEFAULT_ENCODER if encoders is None else encoders,

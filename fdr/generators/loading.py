@@ -82,7 +82,7 @@ def load_generator(
     if names_pipeline(place, str(path), arch):
         with runtime.offline(offline):
             network, architecture, taken = read_pipeline(str(path), {} if named is None else named.arguments)
-        return _checked(network.to(target), given, place.name, architecture, taken)
+        return _checked(network.to(target), given, f"{place.name} (one step)", architecture, taken)
     if named is None and arch_args:
         raise InputError("Arguments of an architecture (--arch-args) need the architecture itself (--arch).")
     if not place.exists():

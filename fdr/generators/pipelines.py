@@ -64,11 +64,12 @@ class PipelineSource(SampleSource):
     ) -> None:
         self.loaded = pipeline if isinstance(pipeline, LoadedPipeline) else None
         self._pipeline: Any = pipeline.pipeline if isinstance(pipeline, LoadedPipeline) else pipeline
+        self._object = getattr(self._pipeline, "func", self._pipeline)  # of a functools.partial
         self._arguments: Mapping[str, Any] = {} if self.loaded is None else self.loaded.arguments
         self._called = inspect.signature(self._pipeline).parameters
-        name = (
-            type(getattr(self._pipeline, "func", self._pipeline)).__name__ if self.loaded is None else _name(pipeline)
-        )
+        name = getattr(self._object, "__name__", type(self._object).__name__)
+        if self.loaded is not None:
+            name = _name(self.loaded)
         if num_classes is None and self.loaded is not None:
             num_classes = self.loaded.num_classes
         self._check_inputs(name, num_classes, captions)
@@ -133,7 +134,7 @@ class PipelineSource(SampleSource):
         arguments = {**self._arguments, **self._inputs(start, stop)}
         devices = [self.device] if self.device.type == "cuda" else []
         where = f"samples {start} to {stop - 1}"
-        with failures_named(self.name, where), torch.no_grad(), _silent(self._pipeline), torch.random.fork_rng(devices):
+        with failures_named(self.name, where), torch.no_grad(), _silent(self._object), torch.random.fork_rng(devices):
             torch.manual_seed(network_seed(self.seed, start))  # for what does not draw from our generators
             try:
                 made = self._pipeline(generator=draws, **arguments)
@@ -170,7 +171,7 @@ class PipelineSource(SampleSource):
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-def _name(loaded: Any) -> str:
+def _name(loaded: LoadedPipeline) -> str:
     steps = loaded.shown.get("num_inference_steps")
     return f"{loaded.name} ({type(loaded.pipeline).__name__ if steps is None else f'{steps} steps'})"
 

@@ -201,6 +201,7 @@ SAMPLED = {
     "--device": ("cpu", "generator.device", "cpu"),
     "--batch-size": ("3", "drawn.batch_size", 3),
     "--seed": ("5", "drawn.seed", 5),
+    "--offline": (None, "generator.offline", True),
     "--out": ("other.npz", "out", Path("other.npz")),
 }
 STATS = {
@@ -574,6 +575,13 @@ SHOWN_BY = {
         "recon": "cli/test_recon_command.py::test_two_folders",
     },
     "--markdown": {"eval": "cli/test_eval.py::test_markdown", "check": "cli/test_check.py::test_files"},
+    **{
+        option: dict.fromkeys(["eval", "check", "compare", "sample"], f"cli/test_pipeline_commands.py::test_{name}")
+        for option, name in {
+            "--pipeline-args": "arguments_of_a_pipeline_change_its_images",
+            "--prompts": "prompts_are_sampled_and_measured",
+        }.items()
+    },
     "--picture": {
         "explain": "cli/test_explain_command.py::test_the_picture_pairs_images_with_their_nearest",
         "ifid": "cli/test_ifid_command.py::test_it_prints_the_distances_and_writes_what_was_asked_for",

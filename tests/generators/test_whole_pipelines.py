@@ -1,0 +1,403 @@
+"""Pipelines of diffusers that are run as a whole: diffusers itself is the oracle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pipeline_worlds as worlds
+import pytest
+import torch
+from PIL import Image
+from thread_ranks import on_ranks
+
+import fdr
+from fdr.errors import InputError, RunError, WeightsError
+from fdr.generators import LoadedPipeline, PipelineSource, load_pipeline, sample_set, write_samples
+from fdr.generators import pipelines as module
+from fdr.generators.labels import network_seed
+from fdr.generators.loaded_pipeline import names_whole_pipeline
+from fdr.images import Captions, ImageOptions, read_captions
+
+diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+KINDS = ("ddpm", "dit", "sd")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    place = tmp_path_factory.mktemp("pipelines")
+    return {kind: worlds.save(kind, place / kind) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def loaded(folders: Mapping[str, Path]) -> Mapping[str, LoadedPipeline]:
+    return {kind: load_pipeline(folders[kind], worlds.ARGUMENTS[kind], device="cpu") for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory: pytest.TempPathFactory) -> Captions:
+    return read_captions(worlds.captions(tmp_path_factory.mktemp("captions") / "captions.jsonl"))
+
+
+def source(loaded: LoadedPipeline, count: int | None = 4, captions: Captions | None = None, **more: Any) -> Any:
+    options = {"seed": 3, "labels": "random", "batch_size": 2, "options": ImageOptions(), **more}
+    is_of_texts = type(loaded.pipeline).__name__ == "StableDiffusionPipeline"
+    return PipelineSource(loaded, None, count, captions=captions if is_of_texts else None, **options)
+
+
+def images(of: PipelineSource) -> np.ndarray:
+    return np.concatenate([np.stack([image.numpy() for image in batch.images]) for batch in of.batches(2, 0)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_images_are_those_of_diffusers(
+    folders: Mapping[str, Path], loaded: Mapping[str, LoadedPipeline], captions: Captions, kind: str
+) -> None:
+    ours = source(loaded[kind], captions=captions, options=ImageOptions(quantize="none"))
+    theirs = diffusers.DiffusionPipeline.from_pretrained(folders[kind])
+    theirs.set_progress_bar_config(disable=True)
+    draws = [torch.Generator().manual_seed(network_seed(3, row)) for row in range(4)]
+    given = {"ddpm": {"batch_size": 4}, "dit": {"class_labels": None}, "sd": {"prompt": captions.prompts}}[kind]
+    if kind == "dit":
+        labels = ours.labels_at(0, 4)
+        assert labels is not None
+        given["class_labels"] = labels.tolist()
+    expected = theirs(generator=draws, output_type="np", **given, **worlds.ARGUMENTS[kind]).images
+    np.testing.assert_allclose(images(ours).transpose(0, 2, 3, 1), expected, atol=1e-5)
+    assert expected.std() > 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_depends_on_its_seed_and_number_alone(
+    loaded: Mapping[str, LoadedPipeline], captions: Captions, kind: str
+) -> None:
+    four = images(source(loaded[kind], captions=captions)).astype(int)
+    for other in (source(loaded[kind], captions=captions, batch_size=3), source(loaded[kind], 3, captions)):
+        made = images(other).astype(int)
+        assert abs(made - four[: len(made)]).max() <= 1  # a value between two grey levels
+    assert abs(images(source(loaded[kind], captions=captions, seed=4)) - four).max() > 1
+    assert all(abs(four[0] - one).max() > 1 for one in four[1:])
+
+
+def test_the_prompt_is_seen(loaded: Mapping[str, LoadedPipeline], captions: Captions) -> None:
+    other = Captions("c", [*captions.prompts[:3], "the sky"], captions.names)
+    first, second = (images(source(loaded["sd"], captions=one)).astype(int) for one in (captions, other))
+    assert abs(first[:3] - second[:3]).max() <= 1 < abs(first[3] - second[3]).max()
+
+
+def changed_weights(folder: Path, to: Path) -> Path:
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
+    with torch.no_grad():
+        next(pipeline.vae.decoder.parameters()).mul_(2)
+    pipeline.save_pretrained(to)
+    return to
+
+
+def test_the_digest_covers_what_moves_the_images(
+    folders: Mapping[str, Path], loaded: Mapping[str, LoadedPipeline], captions: Captions, tmp_path: Path
+) -> None:
+    given = worlds.ARGUMENTS["sd"]
+    same = load_pipeline(folders["sd"], dict(reversed(given.items())), device="cpu")
+    assert same.digest == loaded["sd"].digest
+    others = [
+        load_pipeline(folders["sd"], {**given, **more}, device="cpu")
+        for more in (
+            {"num_inference_steps": 2},
+            {"guidance_scale": 2.0},
+            {"negative_prompt": "blurry"},
+            {"scheduler": "EulerAncestralDiscreteScheduler"},
+            {"dtype": "bf16"},
+        )
+    ]
+    others.append(load_pipeline(changed_weights(folders["sd"], tmp_path / "other"), given, device="cpu"))
+    tokenizer = tmp_path / "other" / "tokenizer" / "tokenizer_config.json"
+    tokenizer.write_text(json.dumps({**json.loads(tokenizer.read_text()), "model_max_length": 12}))
+    others.append(load_pipeline(tmp_path / "other", given, device="cpu"))
+    first = source(same, captions=captions)
+    digests = {source(one, captions=captions).digest for one in others}
+    assert len(digests) == len(others) and first.digest not in digests
+    pixels = [images(source(one, captions=captions)) for one in (same, *others[:-1])]
+    assert len({one.tobytes() for one in pixels}) == len(pixels)
+    assert source(same, captions=captions, seed=4).digest != first.digest
+    assert source(same, captions=captions.take([1, 0, 2, 3])).digest != first.digest
+    assert source(same, 3, captions).digest != first.digest
+
+
+def test_reports_say_how_the_pipeline_was_run(loaded: Mapping[str, LoadedPipeline], captions: Captions) -> None:
+    made = source(load_pipeline_defaults(loaded["sd"]), captions=captions).made_by
+    assert made["arguments"] == {"num_inference_steps": 50, "guidance_scale": 7.5}
+    assert made["pipeline"] == "StableDiffusionPipeline" and made["scheduler"] == "DDIMScheduler"
+    assert made["prompts"] == captions.digest and made["diffusers"] == diffusers.__version__
+    of = source(loaded["dit"], labels="balanced")
+    assert of.num_classes == worlds.NUM_CLASSES and of.made_by["labels"] == "balanced"
+    assert of.labels_at(0, 4).tolist() == [0, 1, 2, 3]
+    report = fdr.evaluate(loaded["dit"], np.zeros((9, 8, 8, 3), np.uint8), "random", num_images=4, labels=2, seed=3)
+    assert report.samples["source"] == "dit (3 steps)" and report.samples["made_by"]["labels"] == 2
+
+
+def load_pipeline_defaults(loaded: LoadedPipeline) -> LoadedPipeline:
+    from dataclasses import replace
+
+    return replace(loaded, arguments={})
+
+
+def test_evaluate_takes_prompts(loaded: Mapping[str, LoadedPipeline], captions: Captions, tmp_path: Path) -> None:
+    def measured(pipeline: Any, prompts: Any, **more: Any) -> float:
+        real = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3)).astype(np.uint8)
+        return fdr.evaluate(pipeline, real, "random", prompts=prompts, seed=1, **more)["fd", "random"].value
+
+    of_file = measured(loaded["sd"], worlds.captions(tmp_path / "c.jsonl"), cache=tmp_path / "cache")
+    assert of_file == measured(loaded["sd"], captions, cache=tmp_path / "cache")
+    assert of_file == pytest.approx(measured(loaded["sd"], captions.prompts), rel=1e-6)
+    assert of_file != pytest.approx(measured(loaded["sd"], captions.prompts[::-1], num_images=3), rel=1e-3)
+
+    def called(prompt: list[str], generator: Any, output_type: str) -> Any:
+        return loaded["sd"].pipeline(prompt, generator=generator, output_type=output_type, **worlds.ARGUMENTS["sd"])
+
+    assert measured(called, captions) == pytest.approx(of_file, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "pngs"])
+def test_an_interrupted_run_resumes_with_another_batch_size(
+    loaded: Mapping[str, LoadedPipeline], captions: Captions, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEAST_PART", 3)
+    write_samples(sample_set(source(loaded["sd"], 9, captions, batch_size=3), tmp_path / "whole" / name))
+    broken = source(loaded["sd"], 9, captions, batch_size=3)
+    make = broken._made
+
+    def failing(start: int, stop: int) -> Any:
+        if start >= 3:
+            raise KeyboardInterrupt
+        return make(start, stop)
+
+    broken._made = failing
+    with pytest.raises(KeyboardInterrupt):
+        write_samples(sample_set(broken, tmp_path / name))
+    again = sample_set(source(loaded["sd"], 9, captions, batch_size=2), tmp_path / name)
+    assert again.missing() == [(3, 6), (6, 9)]
+    assert write_samples(again)
+    made, whole = (fdr.open_images(tmp_path / place / name) for place in ("", "whole"))
+    for batch, other in zip(made.batches(9, 0), whole.batches(9, 0), strict=True):
+        assert all(abs(a.int() - b.int()).max() <= 1 for a, b in zip(batch.images, other.images, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_ranks_write_what_one_does(
+    loaded: Mapping[str, LoadedPipeline], captions: Captions, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEAST_PART", 2)
+    write_samples(sample_set(source(loaded[kind], 6, captions), tmp_path / "whole.npz"))
+    lock = __import__("threading").Lock()  # threads stand in for processes, and a pipeline is not safe in threads
+
+    def run(group: Any) -> bool:
+        one = source(loaded[kind], 6, captions)
+        make = one._made
+
+        def alone(start: int, stop: int) -> Any:
+            with lock:
+                return make(start, stop)
+
+        one._made = alone
+        return write_samples(sample_set(one, tmp_path / "a.npz"), group=group)
+
+    assert on_ranks(2, run) == [True, True]
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+def test_files_are_called_as_their_prompts(
+    loaded: Mapping[str, LoadedPipeline], captions: Captions, tmp_path: Path
+) -> None:
+    assert write_samples(sample_set(source(loaded["sd"], 6, captions), tmp_path / "a"))
+    names = ["animals/cat", "dog", "x-1.5", "9", "animals/cat-1", "dog-1"]
+    lines = [json.loads(line) for line in (tmp_path / "a" / "metadata.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"file_name": f"{name}.png", "prompt": prompt}
+        for name, prompt in zip(names, [*captions.prompts, *captions.prompts[:2]], strict=True)
+    ]
+    of = source(loaded["sd"], 6, captions)
+    assert list(of.ids) == names
+    for name, image in zip(names, images(of), strict=True):
+        assert np.array_equal(np.array(Image.open(tmp_path / "a" / f"{name}.png")), image.transpose(1, 2, 0))
+    again = read_captions(tmp_path / "a" / "metadata.jsonl")
+    assert len(again.rows_of(fdr.open_images(tmp_path / "a").ids, "a")) == 6
+    assert abs(images(of)[0].astype(int) - images(of)[4]).max() > 1  # another seed for the second image of a prompt
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["../a", "b"], r"calls an image '\.\./a', which is no name for a file of a folder"),
+        (["/etc/a.png", "b"], "no name for a file"),
+        ([".hidden", "b"], "no name for a file"),
+        (["a\n", "b"], "no name for a file"),
+        (["c:a", "b"], "no name for a file"),
+        (["a.png", "a.jpg"], "two samples the name 'a'"),
+    ],
+)
+def test_names_that_no_file_can_have(loaded: Mapping[str, LoadedPipeline], names: list[str], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        source(loaded["sd"], 2, Captions("c.jsonl", ["x", "y"], names))
+
+
+def test_prompts_without_names_are_numbered(loaded: Mapping[str, LoadedPipeline]) -> None:
+    captions = Captions("c.txt", ["x", "y"], ["0", "1"], has_names=False)
+    assert list(source(loaded["sd"], 3, captions).ids) == ["00000000", "00000001", "00000000-1"]
+
+
+def edited(folder: Path, to: Path, file: str, **settings: Any) -> Path:
+    import shutil
+
+    shutil.copytree(folder, to)
+    data = {**json.loads((to / file).read_text()), **settings}
+    (to / file).write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
+    return to
+
+
+INDEX = "model_index.json"
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "settings", "sentence"),
+    [
+        (
+            "ddpm",
+            INDEX,
+            {"_class_name": ["pipeline", "Mine"]},
+            r'of a class of its own \(\["pipeline", "Mine"\]\), and fdr',
+        ),
+        ("ddpm", INDEX, {"_class_name": "MyPipeline"}, "MyPipeline, which is no pipeline of diffusers"),
+        ("ddpm", INDEX, {"_class_name": "DDIMScheduler"}, "DDIMScheduler, which is no pipeline of diffusers"),
+        ("ddpm", INDEX, {"unet": ["my_unet", "Net"]}, "part 'unet', Net of my_unet; fdr makes parts of diffusers and"),
+        ("ddpm", INDEX, {"unet": ["os", "system"]}, "part 'unet', system of os"),
+        ("ddpm", INDEX, {"unet": ["diffusers", "Nothing"]}, None),
+        ("ddpm", INDEX, {"unet": ["transformers", "AutoModel"]}, "neither a network nor a tokenizer"),
+        ("ddpm", INDEX, {"../unet": ["diffusers", "UNet2DModel"]}, r"part '\.\./unet'"),
+        ("ddpm", INDEX, {"unet": None}, "cannot be made of its parts"),
+        ("ddpm", "unet/config.json", {"_class_name": "Mine"}, "config.json describes a Mine"),
+        ("ddpm", "unet/config.json", {"block_out_channels": [8, 12]}, "does not fit diffusion model"),
+        (
+            "ddpm",
+            "scheduler/scheduler_config.json",
+            {"beta_schedule": "none such"},
+            "cannot be made from its configuration",
+        ),
+        ("sd", "text_encoder/config.json", {"hidden_size": 32}, "does not fit network"),
+    ],
+)
+def test_what_a_folder_holds_that_cannot_be_run(
+    folders: Mapping[str, Path], tmp_path: Path, kind: str, file: str, settings: dict[str, Any], sentence: str | None
+) -> None:
+    place = edited(folders[kind], tmp_path / "edited", file, **settings)
+    if sentence is None:  # the class is that of the part's own description
+        assert load_pipeline(place, device="cpu").digest
+        return
+    with pytest.raises((InputError, WeightsError), match=sentence) as error:
+        load_pipeline(place, device="cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_weights_in_pickles_are_not_read(folders: Mapping[str, Path], tmp_path: Path) -> None:
+    place = edited(folders["ddpm"], tmp_path / "edited", INDEX)
+    (place / "unet" / "diffusion_pytorch_model.safetensors").rename(place / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(WeightsError, match=r"files of diffusion model '.*edited/unet' were not found.*safetensors"):
+        load_pipeline(place, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "sentence"),
+    [
+        ("ddpm", {"steps": 3}, "Unknown argument 'steps'; .*num_inference_steps.*a DDPMPipeline, takes none"),
+        ("sd", {"prompt": "a cat"}, "gets prompt from fdr; give prompts with prompts"),
+        ("ddpm", {"batch_size": 3}, "gets batch_size from fdr; leave it out"),
+        ("ddpm", {"dtype": "int8"}, "dtype is 'int8'; expected float32, bf16, float16"),
+        ("ddpm", {"scheduler": "DDIMSchedulr"}, "Unknown scheduler 'DDIMSchedulr'; did you mean .*'DDIMScheduler'"),
+    ],
+)
+def test_arguments_that_are_none(folders: Mapping[str, Path], kind: str, given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        load_pipeline(folders[kind], given, device="cpu")
+
+
+def test_inputs_that_do_not_fit_the_pipeline(loaded: Mapping[str, LoadedPipeline], captions: Captions) -> None:
+    with pytest.raises(InputError, match=r"sd \(3 steps\) makes images of texts; give a file of them with prompts"):
+        source(loaded["sd"])
+    with pytest.raises(InputError, match="makes images without texts; leave out prompts"):
+        fdr.evaluate(loaded["ddpm"], prompts=captions)
+    with pytest.raises(InputError, match="takes no class labels; leave out num_classes"):
+        fdr.evaluate(loaded["ddpm"], num_classes=3)
+    with pytest.raises(InputError, match="Prompts are for a pipeline"):
+        fdr.evaluate(lambda noise: noise, prompts=captions, noise_shape=3)
+    with pytest.raises(InputError, match="Prompts are a file of captions, or a list of texts; got a int"):
+        fdr.evaluate(loaded["sd"], prompts=3)
+
+    def edits(prompt: list[str], image: Any, generator: Any) -> None: ...
+
+    with pytest.raises(InputError, match="needs image beside texts and labels"):
+        fdr.evaluate(edits, prompts=captions)
+    with pytest.raises(RunError, match=r"ddpm \(3 steps\) failed in samples 0 to 1 \(ValueError: no luck"):
+        broken = source(loaded["ddpm"])
+        broken._pipeline = lambda **_: (_ for _ in ()).throw(ValueError("no luck"))
+        images(broken)
+
+
+def test_names_of_pipelines(folders: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    assert names_whole_pipeline(str(folders["ddpm"])) and names_whole_pipeline("google/ddpm-cifar10-32")
+    assert names_whole_pipeline("owner/name@main")
+    for other in (str(tmp_path), "runs/a", "weights/a.safetensors", "a/b/c", "name", "/a/b", "a.pt2"):
+        assert not names_whole_pipeline(other)
+
+
+def test_a_repository_is_fetched_once_and_without_code(
+    folders: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    from fdr.weights import pipelines
+
+    stored, fetched = tmp_path / "hub", []
+    files = [path.relative_to(folders["sd"]).as_posix() for path in folders["sd"].rglob("*") if path.is_file()]
+    extra = ["unet/model.fp16.safetensors", "unet/diffusion_pytorch_model.bin", "pipeline.py", "vae/x.py", "a.ckpt"]
+
+    def fetch(repo: str, file: str, revision: str | None, **_: Any) -> Path:
+        assert (repo, revision) == ("owner/name", "v1")
+        fetched.append(file)
+        (stored / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folders["sd"] / file, stored / file)
+        return stored / file
+
+    monkeypatch.setattr(pipelines, "hub_files", lambda *_: [*files, *extra])
+    monkeypatch.setattr(pipelines, "fetch_from_hub", fetch)
+    monkeypatch.setattr(pipelines, "cached_folder", lambda *_: stored if stored.exists() else None)
+    with pytest.raises(WeightsError, match=r"There is no pipeline 'owner/name@v1': .* the run is offline"):
+        load_pipeline("owner/name@v1", offline=True)
+    found = load_pipeline("owner/name@v1", worlds.ARGUMENTS["sd"], device="cpu", offline=False)
+    assert sorted(fetched) == sorted(files)
+    assert found.digest == load_pipeline(folders["sd"], worlds.ARGUMENTS["sd"], device="cpu").digest
+    fetched.clear()
+    load_pipeline("owner/name@v1", device="cpu", offline=True)
+    assert not fetched
+    (stored / "unet" / "diffusion_pytorch_model.safetensors").unlink()  # as after a killed download
+    load_pipeline("owner/name@v1", device="cpu", offline=False)
+    assert "unet/diffusion_pytorch_model.safetensors" in fetched
+    monkeypatch.setattr(pipelines, "hub_files", lambda *_: ["model.safetensors"])
+    shutil.rmtree(stored)
+    with pytest.raises(WeightsError, match=r"the repository of the hub has no model_index.json"):
+        load_pipeline("owner/name@v1", device="cpu", offline=False)
+
+
+def test_an_object_keeps_its_progress_bar_setting() -> None:
+    pipeline = worlds.ddpm()
+    pipeline.set_progress_bar_config(desc="mine")
+    report = fdr.evaluate(
+        partial(pipeline, num_inference_steps=2), np.zeros((9, 8, 8, 3), np.uint8), "random", num_images=2
+    )
+    assert report.samples["count"] == 2 and pipeline._progress_bar_config == {"desc": "mine"}
