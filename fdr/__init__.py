@@ -42,6 +42,7 @@ _EXPORTS = {
     "measure_reconstructions": "fdr.ifid",
     "load_encoder": "fdr.encoders",
     "load_generator": "fdr.generators",
+    "load_pipeline": "fdr.generators",
     "load_reference": "fdr.references",
     "open_images": "fdr.images",
     "open_statistics": "fdr.references",

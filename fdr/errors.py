@@ -37,7 +37,7 @@ _NAMES = """
     exact-order offline weights weights-dir cache no-cache moments-only batch-size num-workers encoder-batch-size
     gen arch arch-args ema noise-shape num-classes value-range labels num-images trust vae vae-args vae-weights mode
     top-k same-class memory compat no-clamp steps lr betas clip chunks weight-decay warmup-steps ema-kimg
-    alarm-every alarm-images on-collapse pipeline-args prompts
+    alarm-every alarm-images on-collapse pipeline-args
 """
 _ARGUMENTS = {name: _RENAMED.get(name, name.replace("-", "_")) for name in _NAMES.split()}
 """Options that are also arguments in Python, with the name that each has there."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fdr.evaluation import Evaluator
     from fdr.features import ExtractionOptions
     from fdr.generators import Generator, SampleSource
-    from fdr.images import ImageOptions, ImageSource
+    from fdr.images import Captions, ImageOptions, ImageSource
 
 
 def _noise_shape(ctx: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
@@ -105,16 +105,20 @@ class Drawn:
     labels: str
     model: Model
     pipeline_args: Mapping[str, object]
-    prompts: Path | None
 
     def source(self, evaluator: Evaluator) -> SampleSource:
         """The samples for an evaluation, made on the device of the first encoder."""
         options = replace(evaluator.encoder_options, device=str(evaluator.encoders[0].device))
         images = evaluator.image_options
-        return self.samples(options, evaluator.extraction_options, images, images.seed)
+        return self.samples(options, evaluator.extraction_options, images, images.seed, evaluator.captions)
 
     def samples(
-        self, encoder_options: EncoderOptions, extraction: ExtractionOptions, images: ImageOptions, seed: int
+        self,
+        encoder_options: EncoderOptions,
+        extraction: ExtractionOptions,
+        images: ImageOptions,
+        seed: int,
+        captions: Captions | None,
     ) -> SampleSource:
         """The samples, made on the device of `encoder_options`, in batches of the size that `extraction` says."""
         from fdr.generators import GeneratorSource, find_named, is_pipeline, names_whole_pipeline
@@ -123,13 +127,12 @@ class Drawn:
         is_whole = named is None and self.model.arch is None and names_whole_pipeline(self.gen)
         sampling: dict[str, Any] = {"seed": seed, "labels": self.labels, "options": images}
         if is_whole or is_pipeline(named):
-            return self._of_pipeline(named, encoder_options, extraction, sampling)
-        for name in ("pipeline_args", "prompts"):
-            if getattr(self, name):
-                raise click.UsageError(
-                    f"{flag(name)} goes with a pipeline of diffusers that is run as a whole, without --arch; "
-                    f"{self.gen} is another generator."
-                )
+            return self._of_pipeline(named, encoder_options, extraction, {**sampling, "captions": captions})
+        if self.pipeline_args:
+            raise click.UsageError(
+                "--pipeline-args goes with a pipeline of diffusers that is run as a whole, without --arch; "
+                f"{self.gen} is another generator."
+            )
         generator = self.model.load(Path(self.gen) if named is None else named, encoder_options)
         size = extraction.batch_size_on(generator.device.type)
         return GeneratorSource(
@@ -141,18 +144,16 @@ class Drawn:
     ) -> SampleSource:
         """The samples of a pipeline that is run as a whole."""
         from fdr.generators import MAX_BATCH, PipelineSource, load_pipeline
-        from fdr.images import read_captions
 
         for name in ("arch_args", "ema", "noise_shape", "value_range", *(() if named is None else ("pipeline_args",))):
             if is_typed(name):
                 raise click.UsageError(f"{flag(name)} does not go with {self.gen}, a pipeline that is run as a whole.")
-        captions = None if self.prompts is None else read_captions(self.prompts)
         classes = self.model.num_classes
         if named is None:
             device, offline = encoder_options.device, encoder_options.offline
             named = load_pipeline(self.gen, self.pipeline_args, num_classes=classes, device=device, offline=offline)
-        size = extraction.batch_size or MAX_BATCH
-        return PipelineSource(named, classes, self.num_images, captions=captions, batch_size=size, **sampling)
+        size = MAX_BATCH if extraction.batch_size is None else extraction.batch_size
+        return PipelineSource(named, classes, self.num_images, batch_size=size, **sampling)
 
 
 def announce_pipeline(source: ImageSource) -> None:
@@ -174,14 +175,8 @@ _sampler = stack(
         multiple=True,
         callback=key_values,
     ),
-    option(
-        "--prompts FILE",
-        "The texts that a pipeline makes images of, one sample for each: JSON lines with file_name and prompt, CSV, or "
-        "a text file (docs/text-to-image.md).",
-        type=click.Path(path_type=Path),
-    ),
 )
-_FIELDS = ("gen", "num_images", "labels", "model", "pipeline_args", "prompts")
+_FIELDS = ("gen", "num_images", "labels", "model", "pipeline_args")
 
 
 def _drawn(gen: str | None, model: Model, **values: Any) -> Drawn | None:

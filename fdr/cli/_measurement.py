@@ -152,8 +152,9 @@ _of_samples = _options.stack(
     ),
     _options.option(
         "--prompts FILE",
-        "The prompts of the samples, for metrics that compare images with texts (clip_score): JSON lines, CSV, text "
-        "with one prompt a line, COCO's captions, or the meta_data.json of MJHQ-30K (docs/text-to-image.md).",
+        "The prompts of the samples, for metrics that compare images with texts (clip_score), and for a pipeline that "
+        "makes images of texts: JSON lines, CSV, text with one prompt a line, COCO's captions, or the meta_data.json "
+        "of MJHQ-30K (docs/text-to-image.md).",
     ),
     _options.reps,
     _options.listed(

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 )
 @_generator.sampled
 @_options.option(
+    "--prompts FILE",
+    "The texts that a pipeline makes images of, one sample for each: JSON lines with prompt and file_name, CSV, text "
+    "with one prompt a line, COCO's captions, or the meta_data.json of MJHQ-30K (docs/text-to-image.md).",
+    type=click.Path(path_type=Path),
+)
+@_options.option(
     "-o, --out PATH",
     "Where to write: an .npz in the layout of ADM (arr_0 for images, arr_1 for labels if there are classes), or a "
     "folder of PNG files.",
@@ -43,6 +49,7 @@ if TYPE_CHECKING:
 @_options.quiet
 def command(
     drawn: _generator.Drawn,
+    prompts: Path | None,
     out: Path,
     seed: int,
     computing: _computing.Computing,
@@ -55,11 +62,14 @@ def command(
     GPUs. To resume a killed run, repeat the command.
     """
     from fdr.generators import sample_set, write_samples
-    from fdr.images import ImageOptions
+    from fdr.images import ImageOptions, read_captions
 
+    captions = None if prompts is None else read_captions(prompts)
     progress = progress_for(quiet)
     with computing.on_ranks(progress) as setup:
-        source = drawn.samples(setup.encoder_options, setup.extraction_options, ImageOptions(), seed)
+        source = drawn.samples(setup.encoder_options, setup.extraction_options, ImageOptions(), seed, captions)
+        if captions is not None and source.prompts is None:
+            raise click.UsageError(f"--prompts goes with a pipeline that makes images of texts; {drawn.gen} is none.")
         samples = sample_set(source, out)
         if dry_run:
             if setup.is_main:

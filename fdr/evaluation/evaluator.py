@@ -77,7 +77,6 @@ def evaluate(
     noise_shape: Sequence[int] | int | None = None,
     num_classes: int | None = None,
     value_range: tuple[float, float] | None = None,
-    prompts: Any = None,
 ) -> Report:
     """Evaluate one sample set. Arguments and files are checked before the first image is decoded.
 
@@ -100,8 +99,8 @@ def evaluate(
     `samples` may also be a generator: one that `fdr.load_generator` gives or takes, or a pipeline of diffusers, as an
     object or from `fdr.load_pipeline`. Then `num_images` (50,000) samples are made from `seed` and `labels`, the same
     as by `fdr eval --gen`. `noise_shape`, `num_classes` and `value_range` are for a generator that does not declare
-    them. `prompts`, a file of captions, `Captions` or a list of texts, are for a pipeline that makes images of texts:
-    sample i has prompt i, and without `num_images` every prompt has one.
+    them. A pipeline that makes images of texts makes sample i from prompt i of `prompts`, and without `num_images` one
+    of each.
 
     Under torchrun, `group=fdr.join_ranks()` divides the images among the ranks. All ranks make the same call and get
     the same report.
@@ -126,8 +125,9 @@ def evaluate(
     size = extraction.batch_size_on(resolve_device(encoder_options.device).type)
     if batch_size is None and isinstance(samples, LoadedPipeline):
         size = MAX_BATCH
-    drawn = GeneratorOptions(num_images, seed, labels, noise_shape, num_classes, value_range, prompts)
-    with samples_of(samples, size, image_options, drawn) as source:
+    drawn = GeneratorOptions(num_images, seed, labels, noise_shape, num_classes, value_range)
+    captions = None if prompts is None else as_captions(prompts)
+    with samples_of(samples, size, image_options, drawn, captions) as source:
         evaluator = Evaluator(
             DEFAULT_ENCODER if encoders is None else encoders,
             default_reference if reference is None else reference,
@@ -143,7 +143,7 @@ def evaluate(
             stderr=stderr,
             trained_on=trained_on,
             training_set=training_set,
-            prompts=prompts,
+            prompts=captions,
             is_default_reference=reference is None,
         )
         report = evaluator.evaluate(source)

@@ -10,6 +10,7 @@ import numpy as np
 
 from fdr.encoders import AbstractEncoder, AbstractTexts
 from fdr.errors import InputError
+from fdr.generators import SampleSource
 from fdr.images import BadImage, Captions, ImageSource, read_captions
 from fdr.metrics import Metric, Texts
 
@@ -52,6 +53,8 @@ class Prompts:
                 f"{source.name} has no known length, so prompts cannot be matched with its images; give a folder, an "
                 "archive or an array."
             )
+        if isinstance(source, SampleSource) and source.prompts is not None:  # made from these prompts
+            return np.array([source.prompts.row(number) for number in range(len(source))], np.int64)
         return np.array(self.captions.rows_of(source.all_ids, source.name), np.int64)[source.rows]
 
     def texts(self, encoder: str, metric: Metric, source: ImageSource, bad: Sequence[BadImage]) -> Texts:

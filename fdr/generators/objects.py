@@ -21,9 +21,8 @@ from fdr.generators.first_images import check_first_images
 from fdr.generators.labels import Labels
 from fdr.generators.loaded_pipeline import LoadedPipeline
 from fdr.generators.pipelines import PipelineSource, is_pipeline
-from fdr.generators.prompts import captions_of
 from fdr.generators.source import DEFAULT_COUNT, GeneratorSource
-from fdr.images import ImageOptions, ImageSource
+from fdr.images import Captions, ImageOptions, ImageSource
 from fdr.weights import find_factory
 
 ACCEPTED = (
@@ -148,13 +147,15 @@ class GeneratorOptions:
     noise_shape: Sequence[int] | int | None = None
     num_classes: int | None = None
     value_range: tuple[float, float] | None = None
-    prompts: Any = None
-    """A file of captions, `Captions`, or a list of texts, for a pipeline that makes images of texts."""
 
 
 @contextlib.contextmanager
-def samples_of(value: Any, batch_size: int, options: ImageOptions, drawn: GeneratorOptions) -> Iterator[Any]:
+def samples_of(
+    value: Any, batch_size: int, options: ImageOptions, drawn: GeneratorOptions, captions: Captions | None = None
+) -> Iterator[Any]:
     """The samples of a generator as a source of images; any other value is given back as it is.
+
+    `captions` are the texts that a pipeline makes images of, and no concern of other generators.
 
     A network is put into eval mode, and afterwards into the mode it was in. Raises `InputError` if `drawn` says
     something about images that need no generator.
@@ -166,7 +167,6 @@ def samples_of(value: Any, batch_size: int, options: ImageOptions, drawn: Genera
         yield value
         return
     count: int | None = given.pop("num_images", None)
-    captions = captions_of(given.pop("prompts", None))
     sampling: dict[str, Any] = {"seed": given.pop("seed", 0), "labels": given.pop("labels", "random")}
     sampling |= {"batch_size": batch_size, "options": options}
     if is_pipeline(value):
@@ -175,8 +175,6 @@ def samples_of(value: Any, batch_size: int, options: ImageOptions, drawn: Genera
             raise InputError(f"A pipeline draws its own noise; leave out {', '.join(given)}.")
         yield PipelineSource(value, classes, count, captions=captions, **sampling)
         return
-    if captions is not None:
-        raise InputError("Prompts are for a pipeline, which is called with prompt and generator; leave out --prompts.")
     parts = list(value.modules()) if isinstance(value, nn.Module) else []
     modes = [part.training for part in parts]
     try:

@@ -17,7 +17,7 @@ from fdr.errors import InputError
 from fdr.generators.base import OUTSIDE_SHARE, OVERSHOOT, failures_named, one_size
 from fdr.generators.labels import SAMPLING_VERSION, network_seed
 from fdr.generators.loaded_pipeline import LoadedPipeline
-from fdr.generators.prompts import Prompts
+from fdr.generators.prompts import SamplePrompts
 from fdr.generators.source import DEFAULT_COUNT, SampleSource
 from fdr.images import Captions
 from fdr.runtime import Group, Progress
@@ -75,7 +75,7 @@ class PipelineSource(SampleSource):
         self._check_inputs(name, num_classes, captions)
         if count is None:
             count = DEFAULT_COUNT if captions is None else len(captions)
-        prompts = None if captions is None else Prompts(captions, count)
+        prompts = None if captions is None else SamplePrompts(captions, count)
         super().__init__(name, num_classes, count, prompts=prompts, **sampling)
         self.is_repeatable = self.loaded is not None
 

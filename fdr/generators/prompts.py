@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any
 
 from fdr.errors import InputError
-from fdr.images import Captions, read_captions
+from fdr.images import Captions
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """What is dropped from a name. Other dots belong to it."""
 
 
 @dataclass(frozen=True)
-class Prompts:
+class SamplePrompts:
     """Sample i has the prompt i modulo P, for P captions."""
 
     captions: Captions
@@ -33,7 +30,11 @@ class Prompts:
     def texts(self, start: int, stop: int) -> list[str]:
         """The prompts of samples start..stop."""
         prompts = self.captions.prompts
-        return [prompts[row % len(prompts)] for row in range(start, stop)]
+        return [prompts[self.row(number)] for number in range(start, stop)]
+
+    def row(self, number: int) -> int:
+        """The position of the caption of a sample."""
+        return number % len(self.captions)
 
     @cached_property
     def names(self) -> list[str]:
@@ -62,20 +63,9 @@ class Prompts:
         for row, (name, prompt) in enumerate(zip(self.names, self.texts(0, self.count), strict=True)):
             line = {"file_name": f"{name}.png", "prompt": prompt}
             if captions.categories is not None:
-                line["category"] = captions.categories[row % len(captions)]
+                line["category"] = captions.categories[self.row(row)]
             lines.append(json.dumps(line, ensure_ascii=False))
         return "".join(f"{line}\n" for line in lines).encode()
-
-
-def captions_of(given: Any) -> Captions | None:
-    """The captions in a file, or those that are given as `Captions` or as a list of texts."""
-    if given is None or isinstance(given, Captions):
-        return given
-    if isinstance(given, str | os.PathLike):
-        return read_captions(given)
-    if isinstance(given, Sequence) and given and all(isinstance(text, str) for text in given):
-        return Captions("the prompts", list(given), list(map(str, range(len(given)))), has_names=False)
-    raise InputError(f"Prompts are a file of captions, or a list of texts; got a {type(given).__name__}.")
 
 
 def _stem(name: str, source: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from fdr.errors import InputError
 from fdr.generators.base import Generator
 from fdr.generators.labels import SAMPLING_VERSION, Labels, check_labels, labels_of, network_seed, noise_of
-from fdr.generators.prompts import Prompts
+from fdr.generators.prompts import SamplePrompts
 from fdr.images import ImageOptions, MadeSource, RowIds
 from fdr.runtime import Group, Progress
 
@@ -42,7 +42,7 @@ class SampleSource(MadeSource):
         labels: Labels,
         batch_size: int,
         options: ImageOptions,
-        prompts: Prompts | None = None,
+        prompts: SamplePrompts | None = None,
     ) -> None:
         if options.count is not None:
             raise InputError("A generator makes as many images as asked for (--num-images); leave out --count.")

@@ -365,7 +365,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recorder:
             found.update(extraction=call.extraction_options, weights=call.weights)
             self.encoders = [SimpleNamespace(device=torch.device("cpu"))]
             self.image_options, self.encoder_options = call.image_options, call.encoder_options
-            self.extraction_options = call.extraction_options
+            self.extraction_options, self.captions = call.extraction_options, None
 
         plan = planned = evaluate_source = stop
 
@@ -378,7 +378,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recorder:
 
     def source(*arguments: Any, **given: Any) -> Any:
         found["drawn"] = found.call(real["generators.GeneratorSource"], arguments, given)
-        return SimpleNamespace(name="g")
+        return SimpleNamespace(name="g", prompts=None)
 
     def load_encoders(reps: str, options: Any, weights: Any) -> list[Any]:
         found.update(reps=reps, encoder=options, weights=weights)
@@ -575,13 +575,11 @@ SHOWN_BY = {
         "recon": "cli/test_recon_command.py::test_two_folders",
     },
     "--markdown": {"eval": "cli/test_eval.py::test_markdown", "check": "cli/test_check.py::test_files"},
-    **{
-        option: dict.fromkeys(["eval", "check", "compare", "sample"], f"cli/test_pipeline_commands.py::test_{name}")
-        for option, name in {
-            "--pipeline-args": "arguments_of_a_pipeline_change_its_images",
-            "--prompts": "prompts_are_sampled_and_measured",
-        }.items()
-    },
+    "--pipeline-args": dict.fromkeys(
+        ["eval", "check", "compare", "sample"],
+        "cli/test_pipeline_commands.py::test_arguments_of_a_pipeline_change_its_images",
+    ),
+    "--prompts": {"sample": "cli/test_pipeline_commands.py::test_prompts_are_sampled_and_measured"},
     "--picture": {
         "explain": "cli/test_explain_command.py::test_the_picture_pairs_images_with_their_nearest",
         "ifid": "cli/test_ifid_command.py::test_it_prints_the_distances_and_writes_what_was_asked_for",

@@ -186,6 +186,10 @@ def test_objects_in_python(fdr_command: Any, place: Path) -> None:
     assert done.code == 0 and "painted" in done.out, done.err
     kept = fdr_command("sample", "--gen", "my_drawings:net", "-n", 5, "-o", "net.npz", "--device", "cpu", "-q")
     assert kept.code == 0 and np.load(place / "net.npz")["arr_0"].shape == (5, 8, 8, 3), kept.err
+    given = ("--gen", "my_drawings:net", "--device", "cpu", "-q", "-o", "b.npz")
+    for option, value in (("--prompts", "captions.jsonl"), ("--pipeline-args", "a=1")):
+        refused = fdr_command("sample", *given, option, value)
+        assert refused.code == 2 and f"{option} goes with a pipeline" in refused.err
     refused = fdr_command("sample", "--gen", "my_drawings:Net", "-n", 5, "-o", "b.npz", "-q")
     assert refused.code == 2 and "my_drawings:Net is the class of a network" in refused.err
 

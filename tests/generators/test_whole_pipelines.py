@@ -17,6 +17,7 @@ from thread_ranks import on_ranks
 
 import fdr
 from fdr.errors import InputError, RunError, WeightsError
+from fdr.evaluation.prompts import Prompts
 from fdr.generators import LoadedPipeline, PipelineSource, load_pipeline, sample_set, write_samples
 from fdr.generators import pipelines as module
 from fdr.generators.labels import network_seed
@@ -223,6 +224,7 @@ def test_files_are_called_as_their_prompts(
     ]
     of = source(loaded["sd"], 6, captions)
     assert list(of.ids) == names
+    assert Prompts(captions, []).rows_of(of).tolist() == [0, 1, 2, 3, 0, 1]
     for name, image in zip(names, images(of), strict=True):
         assert np.array_equal(np.array(Image.open(tmp_path / "a" / f"{name}.png")), image.transpose(1, 2, 0))
     again = read_captions(tmp_path / "a" / "metadata.jsonl")
@@ -332,9 +334,7 @@ def test_inputs_that_do_not_fit_the_pipeline(loaded: Mapping[str, LoadedPipeline
         fdr.evaluate(loaded["ddpm"], prompts=captions)
     with pytest.raises(InputError, match="takes no class labels; leave out num_classes"):
         fdr.evaluate(loaded["ddpm"], num_classes=3)
-    with pytest.raises(InputError, match="Prompts are for a pipeline"):
-        fdr.evaluate(lambda noise: noise, prompts=captions, noise_shape=3)
-    with pytest.raises(InputError, match="Prompts are a file of captions, or a list of texts; got a int"):
+    with pytest.raises(InputError, match=r"Prompts are a file, a list of texts, or a dict .*; got int"):
         fdr.evaluate(loaded["sd"], prompts=3)
 
     def edits(prompt: list[str], image: Any, generator: Any) -> None: ...
