@@ -62,6 +62,11 @@ class LoopMetric(Metric, ABC):
         self.add_state("source", self._identity(), dist_reduce_fx="max")
         self.to(self._evaluation.encoders.sums_device)
 
+    @property
+    def takes_real(self) -> bool:
+        """True for a metric without a reference, which needs real images."""
+        return self._evaluation.takes_real
+
     def reset(self) -> None:
         """Forget all images, except real ones where `reset_real_features` is False."""
         kept = {} if self.reset_real_features else {name: getattr(self, name) for name in self._states("reference")}

@@ -157,7 +157,7 @@ def run_on_rank0(group: Group, function: Callable[[], T]) -> T:
     return group.broadcast(function() if group.rank == 0 else None)  # type: ignore[return-value]
 
 
-def part_of(group: Group, items: Sequence[T]) -> Sequence[T]:
+def part_of(group: Group | TensorGroup, items: Sequence[T]) -> Sequence[T]:
     """This rank's contiguous part of `items`; the parts of two ranks differ in length by one at most."""
     return items[len(items) * group.rank // group.size : len(items) * (group.rank + 1) // group.size]
 
