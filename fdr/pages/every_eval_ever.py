@@ -127,8 +127,13 @@ def _metric_config(row: Result) -> dict[str, Any]:
         "score_type": "continuous",
         "min_score": _bound(min(low, row.value)),  # rounding may put a value just outside
         "max_score": _bound(max(high, row.value)),
-        "additional_details": _texts({"signature": row.signature, "spec_hash": row.spec_hash}),
+        "additional_details": _texts({"signature": row.signature, "spec_hash": row.spec_hash} | _of_file(row)),
     }
+
+
+def _of_file(row: Result) -> dict[str, Any]:
+    """Where the number of another tool was read."""
+    return {name: row.details.get(name) for name in ("tool", "file", "sha256")} if row.metric in OF_OTHER_TOOLS else {}
 
 
 def _dotted(row: Result) -> str:

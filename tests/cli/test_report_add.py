@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from benchmark_worlds import dpg_answers, geneval_rows, hps_file, hps_rewards, write_dpg, write_geneval, write_hps
+from processes import PATIENCE
 from report_worlds import reports
 
 from fdr.reports import load_reports
@@ -89,6 +92,20 @@ def test_exports_take_them_too(fdr_command, world: Path) -> None:
 def test_one_sentence_for_what_cannot_be_added(fdr_command, world: Path, arguments: tuple, words: str) -> None:
     got = fdr_command("report", "--format", "json", *arguments)
     assert got.code == 2 and words in " ".join(got.err.split()) and "Traceback" not in got.err, got.err
+
+
+def test_nothing_of_it_needs_torch_or_numpy(world: Path) -> None:
+    added = "['report', 'new.json', '--add', 'geneval=a.jsonl', '--add', 'hpsv3=hps.json', '--add', 'dpg_bench=dpg.txt'"
+    code = (
+        "import sys; from fdr.cli import run\n"
+        f"assert run({added}, '-o', 'all.json']) == 0\n"
+        f"assert run({added}, '-o', 'x.yaml', '--dataset', 'a/b', '--task', 'geneval=t']) == 0\n"
+        f"assert run({added}, '-o', 'y.json', '--format', 'eee', '--model', 'a/b', '--organization', 'c',\n"
+        "           '--relationship', 'other', '--date', '2026-11-28']) == 0\n"
+        "print(sorted({'torch', 'scipy', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=world, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0 and done.stdout.strip() == "[]", done.stderr + done.stdout
 
 
 def test_eval_says_who_measures_them(fdr_command, world: Path) -> None:

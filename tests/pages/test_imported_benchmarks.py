@@ -29,7 +29,8 @@ from fdr.metrics import OF_OTHER_TOOLS
 from fdr.pages import BENCHMARKS, add_all, add_scores, number_table, render_page
 from fdr.reports import Report, Result, parse_signature
 
-BASE = report(number("fd", 2.0))
+POLICY = {"quantize": "uint8", "crop": "none", "alpha": "drop"}
+BASE = report(number("fd", 2.0), facts={"policy": POLICY, "subset": {"count": 50000, "seed": 0}})
 
 
 def added(name: str, path: Path) -> Result:
@@ -76,6 +77,16 @@ def test_dpg_bench_is_the_score_of_its_last_line(tmp_path: Path) -> None:
         "global",
         "other",
     }
+
+
+def test_four_images_in_one_picture_are_one_image_of_dpg_bench(tmp_path: Path) -> None:
+    crops = {"a": [0.25, 0.5, 1.0, 0.75], "b": [1.0, 1.0, 0.0, 0.5]}
+    lines = [f"out, 4/{name}.png, {', '.join(map(str, found))}, {np.mean(found)}" for name, found in crops.items()]
+    text = "\n".join([*lines, "Model: out, 4", "L1 category scores:", f"DPG-Bench score: {62.5}"])
+    (tmp_path / "dpg.txt").write_text(text)
+    result = added("dpg_bench", tmp_path / "dpg.txt")
+    assert (result.value, result.count, result.stderr) == (62.5, 2, 0.0)
+    assert result.details["classes"] == {}
 
 
 def test_hpsv3_is_the_mean_of_the_means_of_the_categories(tmp_path: Path) -> None:
