@@ -14,16 +14,17 @@ from typing import Any
 from fdr.encoders import AbstractEncoder, EncoderOptions, load_encoders
 from fdr.errors import FdrWarning, InputError, collected_warnings, warn
 from fdr.evaluation.held_out import encoders_trained_on, named_encoders
-from fdr.evaluation.measurement import Key, Measurement, Needs, measure, outputs_of
+from fdr.evaluation.measurement import Key, Measurement, Needs, outputs_of
 from fdr.evaluation.planning import Planner
 from fdr.evaluation.prompts import Prompts, as_captions, check_prompts
 from fdr.evaluation.protocols import Protocol, check_is_free, find_protocol
 from fdr.evaluation.reference_side import ReferenceSide, open_reference, open_training_set
+from fdr.evaluation.remaining import measure_remaining
 from fdr.evaluation.requested import Requested, need_of, without_stderr
 from fdr.evaluation.results import PlannedResult, describe_samples
 from fdr.evaluation.sanity import sanity_warnings
 from fdr.evaluation.scoring import Scoring
-from fdr.features import Extraction, ExtractionOptions, cached_rows
+from fdr.features import ExtractionOptions, cached_rows
 from fdr.frechet import Moments
 from fdr.generators import MAX_BATCH, GeneratorOptions, Labels, LoadedPipeline, samples_of
 from fdr.images import ImageOptions, ImageSource
@@ -283,8 +284,7 @@ class Evaluator:
                     name: [need for need in wanted if (name, need) not in stored]
                     for name, wanted in self._requested.needs().items()
                 }
-                extraction = Extraction(source, self.encoders, outputs_of(needs), self.extraction_options)
-                measured = measure(extraction, needs, keeps_going=True)
+                extraction, measured = measure_remaining(source, self.encoders, needs, self.extraction_options)
                 results: tuple[Result, ...] = ()
                 failed: tuple[Failure, ...] = ()
                 if measured is not None:

@@ -10,9 +10,10 @@ from typing import Any
 from fdr.encoders import AbstractEncoder, EncoderOptions
 from fdr.errors import InputError
 from fdr.evaluation.labels import labels_digest
-from fdr.evaluation.measurement import Measurement, Needs, measure, outputs_of
+from fdr.evaluation.measurement import Measurement, Needs, outputs_of
+from fdr.evaluation.remaining import measure_remaining
 from fdr.evaluation.sanity import ImageSet, image_set
-from fdr.features import Extraction, ExtractionOptions
+from fdr.features import ExtractionOptions
 from fdr.frechet import Moments, ValidationFD
 from fdr.images import ImageOptions, ImageSource, Preprocessing, open_images
 from fdr.metrics import Need
@@ -129,8 +130,7 @@ class ReferenceSide:
         source = self.images
         digest = source.find_digest(self._extraction_options.group, self._extraction_options.progress) or ""
         encoders = [self._encoders[name] for name in self._needs]
-        extraction = Extraction(source, encoders, self.outputs, self._extraction_options)
-        measured = measure(extraction, self._needs, keeps_going=True)
+        extraction, measured = measure_remaining(source, encoders, self._needs, self._extraction_options)
         self.image_set, self.preprocessing = image_set(extraction), extraction.preprocessing
         self._is_measured = True
         if measured is not None:

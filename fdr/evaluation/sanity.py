@@ -79,6 +79,8 @@ def sanity_warnings(
     about_images = list(image_warnings(images, reference_images, None if share is None else float(share)))
     yield from about_images
     for (encoder, output), reference in references.items():
+        if encoder not in samples.encoders:  # it failed on the samples
+            continue
         is_main = output == samples.encoders[encoder].spec.output
         own = moments.get((encoder, output))
         sentence = collapsed(own, reference, encoder) if own and is_main and not about_images else None

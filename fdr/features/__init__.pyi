@@ -14,3 +14,4 @@ from .extraction import Extraction as Extraction
 from .extraction import ExtractionOptions as ExtractionOptions
 from .extraction import FeatureBlock as FeatureBlock
 from .extraction import cached_rows as cached_rows
+from .pipeline import EncoderFailure as EncoderFailure

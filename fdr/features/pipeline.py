@@ -34,6 +34,14 @@ _BATCHES_IN_FLIGHT = 4
 """Forward batches that a GPU has queued while the host stores and sums the features of earlier ones."""
 
 
+class EncoderFailure(RunError):
+    """An encoder that failed in a pass; the others may do without it."""
+
+    def __init__(self, encoder: str, text: str) -> None:
+        super().__init__(text)
+        self.encoder = encoder
+
+
 @dataclass(frozen=True)
 class ComputedShard:
     """The features of rows start..stop of the selection."""
@@ -242,18 +250,19 @@ class Pipeline:
 
     @contextlib.contextmanager
     def _failures_of(self, name: str, rows: list[int]) -> Iterator[None]:
-        """Turn any error of an encoder into a `RunError` that names the encoder and the batch `rows`."""
+        """Turn any error of an encoder into an `EncoderFailure` that names the encoder and the batch `rows`."""
         try:
             yield
-        except RunError:
-            raise
+        except RunError as error:
+            raise EncoderFailure(name, str(error)) from error
         except (Exception, SystemExit) as error:  # a user's encoder may raise anything
             batch = f"a batch of {len(rows)} images (the first is {self.source.ids[rows[0]]})"
             if is_out_of_memory(error):
                 advice = "lower --batch-size, or choose another --device or --dtype"
-                raise out_of_memory(error, f"encoder {name!r} on {batch}", advice) from error
+                raise EncoderFailure(name, str(out_of_memory(error, f"encoder {name!r} on {batch}", advice))) from error
             reason = str(error).rstrip(".") if isinstance(error, FdrError) else described(error)
-            raise RunError(f"Encoder {name!r} failed on {batch}: {reason}. What was cached stays.") from error
+            text = f"Encoder {name!r} failed on {batch}: {reason}. What was cached stays."
+            raise EncoderFailure(name, text) from error
 
     def _check_shape(self, name: str, output: str, shape: tuple[int, ...], count: int) -> None:
         """Raise `InputError` unless there is one row per image, as wide as in all other batches."""
@@ -278,9 +287,10 @@ class Pipeline:
         if not finite.all():
             first = rows[int(np.flatnonzero(~finite)[0])]
             label = self.source.ids[first]
-            raise RunError(
+            raise EncoderFailure(
+                name,
                 f"{name} gave non-finite {output!r} features for {int((~finite).sum())} of {len(finite)} images of a "
-                f"batch (the first is {label}); check the weights, or compute in float32 (--dtype)."
+                f"batch (the first is {label}); check the weights, or compute in float32 (--dtype).",
             )
 
     def _no_rows(self, name: str) -> dict[str, np.ndarray]:
