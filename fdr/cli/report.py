@@ -13,7 +13,7 @@ from fdr.cli._outputs import Output, check_written, is_stdout, write_text
 from fdr.errors import InputError
 
 if TYPE_CHECKING:
-    from fdr.pages import ExportOptions, RunHistory
+    from fdr.pages import ExportOptions
     from fdr.reports import Report
 
 FORMATS = {"html": "html", "md": "markdown", "latex": "latex", "json": "json", "hf": "yaml", "eee": "json"}
@@ -29,9 +29,10 @@ _SUFFIXES = {
     cls=_options.Command,
     epilog="Examples:\n\n  fdr report out.json --images samples.npz -o report.html\n\n"
     "  fdr report base.json new.json -o compared.html\n\n"
+    "  fdr report new.json explained.json --images new.npz --reference-images real/ -o report.html\n\n"
     "  fdr report runs/a -o run.html\n\n  fdr report base.json new.json --format md",
 )
-@click.argument("inputs", nargs=-1, required=True, metavar="REPORT|RUN|COMPARISON...")
+@click.argument("inputs", nargs=-1, required=True, metavar="REPORT|RUN|COMPARISON|EXPLANATION...")
 @_options.option(
     "-o, --out FILE", "File to write. All formats but HTML go to stdout if none is named.", type=Output("new")
 )
@@ -45,7 +46,13 @@ _SUFFIXES = {
 )
 @_options.option(
     "--images SAMPLES",
-    "Show some images of this sample set, drawn with a fixed seed; may be given several times. This needs torch.",
+    "Show some images of this sample set, drawn with a fixed seed, and those that an explanation names; may be given "
+    "several times. This needs torch.",
+    multiple=True,
+)
+@_options.option(
+    "--reference-images REF",
+    "Show the nearest reference images beside those of an explanation; may be given several times. This needs torch.",
     multiple=True,
 )
 @_export.added
@@ -58,6 +65,7 @@ def command(
     out: Path | None,
     style: str | None,
     images: tuple[str, ...],
+    reference_images: tuple[str, ...],
     add: tuple[str, ...],
     title: str,
     confidence: float,
@@ -68,23 +76,44 @@ def command(
     with intervals, charts, differences, classes, and the curves, warnings and sample grids of a run.
 
     The first sample set is the one that the others are compared with. Differences take the noise of two sets as
-    independent, unless the file of fdr compare SAMPLES --json is given as well, which pairs them.
+    independent, unless the file of fdr compare SAMPLES --json is given as well, which pairs them. The file of fdr
+    explain --json adds the images that raise FD most, and those nearest to the reference.
 
     The page loads nothing from elsewhere and holds its data: fdr show, fdr compare and fdr check read it as a report.
-    An HTML page needs the extra "report" (pip install 'fdr-eval[report]'); nothing but --images needs torch.
+    An HTML page needs the extra "report" (pip install 'fdr-eval[report]'); nothing but images needs torch.
     """
-    from fdr.pages import PageOptions, add_all, check_extra, names_of_sets, render_page, without_paths
+    from fdr.pages import (
+        PageOptions,
+        add_all,
+        check_extra,
+        names_of_sets,
+        read_inputs,
+        render_page,
+        with_explained,
+        without_paths,
+    )
 
     chosen = style or _SUFFIXES.get("" if out is None else out.suffix.lower(), "html")
     _check_out(out, chosen)
     exported = export(chosen, confidence)
     if chosen == "html":
         check_extra()
-    files, runs, compared = _read(inputs)
-    sets = names_of_sets(files) or {name: one for run in runs for name, one in run.last_evaluation().items()}
+    given = read_inputs(inputs)
+    runs, compared = given.runs, given.compared
+    sets = with_explained(names_of_sets(given.files), given.explained)
+    sets = sets or {name: one for run in runs for name, one in run.last_evaluation().items()}
     sets = add_all(sets, _export.files_of(add))
     if chosen == "html":
-        text = render_page(sets, runs, PageOptions(title, confidence, with_paths, images=images, compared=compared))
+        page = PageOptions(
+            title,
+            confidence,
+            with_paths,
+            images=images,
+            reference_images=reference_images,
+            compared=compared,
+            explained=given.explained,
+        )
+        text = render_page(sets, runs, page)
     elif chosen in ("md", "latex"):
         text = _table_text(sets, chosen, confidence, compared, with_paths)
     else:
@@ -97,24 +126,6 @@ def _check_out(out: Path | None, style: str) -> None:
         raise click.UsageError("Name the file of the page with -o, for example -o report.html.")
     if out is not None and not is_stdout(out):
         check_written("out", out, FORMATS[style])
-
-
-def _read(inputs: Sequence[str]) -> tuple[dict[str, list[Report]], list[RunHistory], list[Mapping[str, Any]]]:
-    """The reports of each file, the runs, and the comparisons."""
-    from fdr.pages import is_run_folder, load_compared, read_run
-    from fdr.reports import load_reports, unique_names
-
-    folders = [item for item in inputs if Path(item).is_dir()]
-    for item in folders:
-        if not is_run_folder(Path(item)):
-            raise InputError(
-                f"{item!r} is a folder and no run of fdr train; name a report or a folder with train.json."
-            )
-    others = {item: load_compared(Path(item)) for item in inputs if item not in folders}
-    names = [item for item in inputs if item in others and others[item] is None]
-    files = dict(zip(unique_names(names), map(load_reports, names), strict=True))
-    runs = [read_run(Path(item)) for item in dict.fromkeys(folders)]
-    return files, runs, [data for data in others.values() if data is not None]
 
 
 def _table_text(

@@ -144,8 +144,9 @@ class Explanation:
             return {}
         rows = found.rows.tolist()
         images = [
-            {"id": self.ids[rows[place]], "row": rows[place], "influence": float(found.influences[place]),
-             **self._near(found, place)}
+            {"id": self.ids[rows[place]], "row": rows[place],
+             **({} if self.labels is None else {"class": self.labels[rows[place]]}),
+             "influence": float(found.influences[place]), **self._near(found, place)}
             for place in found.closest
         ]  # fmt: skip
         return {"closest": {"median_distance": found.median_distance, "images": images}}

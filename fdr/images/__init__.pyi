@@ -2,6 +2,7 @@ from .array_file import read_header as read_header
 from .base import BadImage as BadImage
 from .base import ImageBatch as ImageBatch
 from .base import ImageSource as ImageSource
+from .base import select as select
 from .captions import Captions as Captions
 from .captions import read_captions as read_captions
 from .files import expand_braces as expand_braces
@@ -23,6 +24,7 @@ from .records import as_records as as_records
 from .records import other_preprocessing as other_preprocessing
 from .sheet import grid_of as grid_of
 from .sheet import images_at as images_at
+from .sheet import images_by_row as images_by_row
 from .sheet import pixels as pixels
 from .sheet import tiles_at as tiles_at
 from .sheet import write_grid as write_grid

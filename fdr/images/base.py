@@ -87,6 +87,8 @@ class ImageSource(ABC):
     """The one file that holds all images, for an array file."""
     is_repeatable: bool = True
     """False when the images can be read once only."""
+    is_indexed: bool = True
+    """False if images are made, or given, one after the other, so that some rows alone are no source of their own."""
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ class IterableSource(ImageSource):
     def __init__(self, value: Iterable[Any], options: ImageOptions) -> None:
         count = options.count
         name = type(value).__name__ if count is None else f"first {count} of {type(value).__name__}"
+        self.is_indexed = False
         super().__init__(name, options, EndlessIds() if count is None else RowIds(("item", count)))
         self._value = value
         self.is_repeatable = not isinstance(value, Iterator)

@@ -21,6 +21,7 @@ class MadeSource(ImageSource):
     uninterrupted pass. Subclasses set `batch_size` and give `_made`.
     """
 
+    is_indexed = False
     batch_size: int
     is_clamped: bool = True
     """False if values may lie outside of [0, 1]. They are then used unchanged."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fdr.images.base import ImageSource
+from fdr.images.ids import Selected
 from fdr.runtime import atomic_path
 
 if TYPE_CHECKING:
@@ -94,8 +96,24 @@ def pixels(image: object) -> np.ndarray:
     return array if array.dtype == np.uint8 else np.rint(array * 255).astype(np.uint8)
 
 
+def images_by_row(source: ImageSource, rows: np.ndarray) -> dict[int, np.ndarray]:
+    """uint8 [H, W, 3] by row, of any sizes, without bad images where the source skips those.
+
+    Files are read in one pass, because some formats have no other way to an image than through those before it.
+    """
+    wanted = np.unique(rows)
+    if not source.is_indexed or source.rows is None:
+        batches = (batch for row in wanted.tolist() for batch in source.batches(1, 0, row, row + 1))
+        return {batch.rows[0]: pixels(batch.images[0]) for batch in batches if batch.rows}
+    part = copy.copy(source)
+    part.rows, part.ids = source.rows[wanted], Selected(source.ids, wanted)
+    read = ((row, image) for batch in part.batches(8) for row, image in zip(batch.rows, batch.images, strict=True))
+    return {int(wanted[row]): pixels(image) for row, image in read}
+
+
 def _each(source: ImageSource, rows: np.ndarray) -> list[np.ndarray]:
-    return [pixels(next(source.batches(1, 0, row, row + 1)).images[0]) for row in rows.tolist()]
+    found = images_by_row(source, rows)
+    return [found[row] for row in rows.tolist()]
 
 
 def _fitted(array: np.ndarray, side: int) -> Image.Image:

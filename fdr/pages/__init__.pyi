@@ -1,5 +1,7 @@
 from .compared import load_compared as load_compared
 from .every_eval_ever import every_eval_ever_json as every_eval_ever_json
+from .explained import Explained as Explained
+from .explained import with_explained as with_explained
 from .export_options import RELATIONSHIPS as RELATIONSHIPS
 from .export_options import ExportOptions as ExportOptions
 from .formats import table_to_latex as table_to_latex
@@ -8,6 +10,8 @@ from .hugging_face import hugging_face_yaml as hugging_face_yaml
 from .imported.benchmarks import BENCHMARKS as BENCHMARKS
 from .imported.benchmarks import add_all as add_all
 from .imported.benchmarks import add_scores as add_scores
+from .inputs import Inputs as Inputs
+from .inputs import read_inputs as read_inputs
 from .page import PageOptions as PageOptions
 from .page import check_extra as check_extra
 from .page import names_of_sets as names_of_sets

@@ -92,16 +92,21 @@ def _is_side(key: str) -> bool:
 
 
 def _table(name: str, row: Result, classes: Mapping[str, Mapping[str, Any]]) -> ClassTable:
+    return class_table(f"{_title(row)}{f', {name}' if name else ''}", classes, row.lower_is_better)
+
+
+def class_table(title: str, classes: Mapping[str, Mapping[str, Any]], lower_is_better: bool = True) -> ClassTable:
+    """The table of one number by class, with what else is known of each; the first number decides the order."""
+
     def worst_first(key: str) -> float:
         value = _value(classes[key])
-        return float("inf") if value is None else -value[1] if row.lower_is_better else value[1]
+        return float("inf") if value is None else -value[1] if lower_is_better else value[1]
 
     order = sorted(classes, key=worst_first)
     shown, left = _ends(order)
     keys = tuple(dict.fromkeys(key for part in classes.values() for key in part if key != "stderr"))
     keys = tuple(key for key in keys if any(not isinstance(part.get(key), list | Mapping) for part in classes.values()))
     rows = tuple((ClassCell(key, key), *_cells(classes[key], keys)) for key in shown)
-    title = f"{_title(row)}{f', {name}' if name else ''}"
     heads = ("class", *(key.replace("_", " ") for key in keys))
     return ClassTable(title, heads, rows, " ".join(filter(None, (left, _small(rows)))))
 

@@ -29,15 +29,24 @@ def load_compared(path: Path) -> Mapping[str, Any] | None:
         data = decode_json(path.read_bytes())
     except (OSError, ValueError):
         return None
-    if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
-        return None
+    is_one = isinstance(data, Mapping) and data.get("schema") == SCHEMA
+    return compared_from(data, repr(str(path))) if is_one else None
+
+
+def compared_from(data: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """The comparison in the JSON of the file `where`. Raises `InputError` if it is damaged, or of another version."""
+    if data.get("schema") != SCHEMA:
+        raise InputError(
+            f"{where} is a comparison of schema {data.get('schema')!r}, expected {SCHEMA!r}; another version of fdr "
+            "wrote it, so run fdr compare again with this one."
+        )
     problems = list(field_problems("the file", data, {"rankings": TABLES}))
     for ranking in () if problems else data["rankings"]:
         problems += field_problems("a ranking", ranking, _RANKING)
         for pair in () if problems else ranking["pairs"]:
             problems += field_problems(f"a pair of {ranking['key']}", pair, _PAIR)
     if problems:
-        raise InputError(f"Damaged comparison {str(path)!r}: {problems[0]}; write it again with fdr compare --json.")
+        raise InputError(f"Damaged comparison {where}: {problems[0]}; write it again with fdr compare --json.")
     return data
 
 

@@ -14,9 +14,12 @@ from fdr._version import __version__
 from fdr.comparison import CONFIDENCE
 from fdr.errors import InputError
 from fdr.pages.charts import Chart, charts_of
-from fdr.pages.class_tables import class_tables
+from fdr.pages.class_tables import ClassTable, class_tables
 from fdr.pages.contents import cards_of, differences_of, lines_of, origins
+from fdr.pages.explained import Explained, with_explained
 from fdr.pages.formats import table_to_latex, table_to_markdown
+from fdr.pages.image_sets import ImageSet, open_samples_shown
+from fdr.pages.pairs import class_influences, pair_sections, subjects_of
 from fdr.pages.paths import without_folders
 from fdr.pages.pictures import Picture, grid_pictures, sample_pictures
 from fdr.pages.run_folder import RunHistory
@@ -44,6 +47,10 @@ class PageOptions:
     """Seconds after which a browser loads the page again, for a run that goes on; None for never."""
     images: Sequence[str] = ()
     """Sample sets, as `fdr.images.open_images` takes them, of which the page shows some images. They need torch."""
+    reference_images: Sequence[str] = ()
+    """References in the same way, of which it shows those beside the images of explanations."""
+    explained: Sequence[Explained] = ()
+    """Explanations of sets, which `read_inputs` read."""
     compared: Sequence[Mapping[str, Any]] = ()
     """Comparisons of the same sets that `load_compared` read, whose differences are paired."""
 
@@ -95,9 +102,13 @@ def render_page(sets: Mapping[str, Report], runs: Sequence[RunHistory] = (), opt
     """
     options = options or PageOptions()
     check_extra()
+    sets = with_explained(sets, options.explained)
     if not sets and not runs:
         raise InputError("A page needs a report or a run folder; none was given.")
     shown = dict(sets) if options.with_paths else without_paths(sets)
+    samples = open_samples_shown(options.images, sets)
+    names = dict(zip(sets, shown, strict=True))
+    subjects = subjects_of(options.explained, sets, names, samples, options.reference_images)
     compared = options.compared if options.with_paths else without_folders(options.compared)
     table = number_table(shown, options.confidence, compared)
     import jinja2
@@ -114,17 +125,21 @@ def render_page(sets: Mapping[str, Report], runs: Sequence[RunHistory] = (), opt
         style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        **_of_sets(table),
-        galleries=[
-            (name if options.with_paths else without_folders(name), sample_pictures(name)) for name in options.images
-        ],
+        **_of_sets(table, class_influences(subjects)),
+        galleries=[_gallery(one, options) for one in samples],
+        harmful=pair_sections(subjects, options.with_paths),
         runs=[_section(run, f"r{number}", options) for number, run in enumerate(runs)],
         data=embedded_json(_data(list(shown.values()))) if shown else "",
         run_data=embedded_json([_run_data(run) for run in runs]) if runs else "",
     )
 
 
-def _of_sets(table: NumberTable) -> dict[str, Any]:
+def _gallery(images: ImageSet, options: PageOptions) -> tuple[str, str, list[Picture]]:
+    keep = (lambda text: text) if options.with_paths else without_folders
+    return keep(images.path), keep(images.remark), sample_pictures(images)
+
+
+def _of_sets(table: NumberTable, influences: Sequence[ClassTable]) -> dict[str, Any]:
     """The parts of the page about sample sets."""
     lines = lines_of(table)
     is_empty = not table.names
@@ -136,7 +151,7 @@ def _of_sets(table: NumberTable) -> dict[str, Any]:
         "lines": lines,
         "charts": [] if is_empty else [*charts_of(table), *spectra_charts(table.sets)],
         "differences": differences_of(table),
-        "classes": class_tables(table),
+        "classes": [*class_tables(table), *influences],
         "origins": origins(table.sets),
         "notes": notes(table) if not is_empty else [],
         "markdown": "" if is_empty else table_to_markdown(table),

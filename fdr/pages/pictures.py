@@ -7,10 +7,14 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fdr.errors import InputError
+from fdr.pages.image_sets import ImageSet
 from fdr.pages.run_folder import RunHistory
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAX_GRIDS = 6
 """Grids of a run that a page shows. Raising it makes larger pages."""
@@ -18,6 +22,8 @@ MAX_SIDE = 1024
 """Larger pictures are made smaller to this many pixels. Raising it makes larger pages."""
 NUM_SAMPLES, SAMPLE_SIDE = 24, 256
 """Images that are shown of a sample set, and the pixels that they are scaled to if they are larger."""
+MANY = 200
+"""More images than this, of harmful ones and neighbours, are shown smaller. Raising it makes larger pages."""
 LOSSLESS_BYTES = 120_000
 """A grid is stored without loss if that takes no more than this, an image of a sample set if it takes a tenth."""
 QUALITY = 80
@@ -50,22 +56,29 @@ def spread(steps: Sequence[int], most: int = MAX_GRIDS) -> list[int]:
     return [steps[round(index * (len(steps) - 1) / (most - 1))] for index in range(most)]
 
 
-def sample_pictures(path: str) -> list[Picture]:
+def sample_pictures(images: ImageSet) -> list[Picture]:
     """Some images of a sample set, drawn with a fixed seed. Raises `InputError` if they cannot be read. Needs torch."""
+    from fdr.images import ImageOptions, images_by_row, select
+
+    source = images.source
+    chosen = select(len(source), ImageOptions(count=min(NUM_SAMPLES, len(source))), source.name)
+    found = images_by_row(source, chosen).values()
+    return [
+        embedded(image, "", f"Image {number} of {len(found)}", SAMPLE_SIDE)
+        for number, image in enumerate(found, start=1)
+    ]
+
+
+def side_for(count: int) -> int:
+    """The pixels that so many images may be wide and high, so that together they stay small."""
+    return min(SAMPLE_SIDE, int(SAMPLE_SIDE * (MANY / max(count, 1)) ** 0.5))
+
+
+def embedded(array: np.ndarray, title: str, alt: str, side: int) -> Picture:
+    """The picture of one image, uint8 [H, W, 3], at most `side` pixels wide and high."""
     from PIL import Image
 
-    from fdr.images import ImageOptions, open_images
-
-    try:
-        source = open_images(path, ImageOptions(count=NUM_SAMPLES))
-    except InputError:  # a set of fewer images; any other error comes again
-        source = open_images(path)
-    batch = next(iter(source.batches(NUM_SAMPLES)))
-    images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in batch.images]
-    return [
-        _embedded(image, "", f"Image {number} of {len(images)}", SAMPLE_SIDE, LOSSLESS_BYTES // 10)
-        for number, image in enumerate(images, start=1)
-    ]
+    return _embedded(Image.fromarray(array), title, alt, side, LOSSLESS_BYTES // 10)
 
 
 def picture(path: Path, title: str, alt: str) -> Picture:

@@ -615,6 +615,7 @@ SHOWN_BY = {
     "--source-url": {"report": "cli/test_report_exports.py::test_each_option_reaches_its_format"},
     "--date": {"report": "cli/test_report_exports.py::test_each_option_reaches_its_format"},
     "--images": {"report": "cli/test_report_command.py::test_images_of_a_sample_set"},
+    "--reference-images": {"report": "cli/test_report_command.py::test_an_explanation_with_its_images"},
     "--title": {"report": "cli/test_report_command.py::test_the_title_the_confidence_and_the_paths"},
     "--with-paths": {"report": "cli/test_report_command.py::test_the_title_the_confidence_and_the_paths"},
     "--dry-run": {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from explained_worlds import explanation, measured, write_explanation
 from gate_worlds import report, row, write
 from processes import PATIENCE
 from report_worlds import number, reports, run_folder
@@ -137,6 +139,37 @@ def test_it_needs_no_torch(tmp_path: Path, style: str) -> None:
         [sys.executable, "-c", code, style], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0 and done.stdout.strip() == "[]", done.stderr + done.stdout
+
+
+def test_an_explanation_with_its_images(fdr_command, tmp_path: Path) -> None:
+    sets = [npz(tmp_path / "s.npz", images(24, seed=1)), "--ref", npz(tmp_path / "real.npz", images(30))]
+    made = fdr_command("explain", *sets, "--reps", "random", "--closest", 3, "--show", 4, "--json", "e.json", "-q")
+    assert made.code == 0, made.err
+    own, real = ("--images", tmp_path / "s.npz"), ("--reference-images", tmp_path / "real.npz")
+    for options, pictures in (((), (0, 0)), (own, (7, 0)), (real, (0, 7)), ((*own, *real), (7, 7))):
+        got = fdr_command("report", "e.json", "-o", "out.html", *options)
+        assert (got.code, got.err) == (0, "")
+        text = (tmp_path / "out.html").read_text()
+        assert (text.count('alt="Sample arr_0'), text.count('alt="Reference image arr_0')) == pictures
+        assert str(tmp_path) not in text and "Images that raise FD most" in text
+    assert fdr_command("report", "e.json", "--format", "md").code == 0
+
+
+def test_reports_of_two_versions_are_one_sentence(fdr_command, tmp_path: Path) -> None:
+    write(tmp_path / "now.json", report())
+    (tmp_path / "later.json").write_text(json.dumps(report().to_dict() | {"schema": "fdr-report/2"}))
+    got = fdr_command("report", "now.json", "later.json", "-o", "x.html")
+    assert got.code == 2 and got.err.count("\n") == 1 and not (tmp_path / "x.html").exists()
+    assert "schema is 'fdr-report/2', expected 'fdr-report/1'; another version of fdr wrote it" in got.err
+
+
+@pytest.mark.parametrize("option", ["--images", "--reference-images"])
+def test_images_that_have_moved(fdr_command, tmp_path: Path, option: str) -> None:
+    write_explanation(tmp_path / "e.json", explanation(measured(tmp_path)))
+    got = fdr_command("report", "e.json", "-o", "x.html", option, "gone/real.npz")
+    assert got.code == 2 and got.err.count("\n") == 1 and not (tmp_path / "x.html").exists()
+    assert f"The images of {option} cannot be shown: gone/real.npz does not exist" in got.err
+    assert f"if they have moved since they were measured, name the place where they are now with {option}." in got.err
 
 
 def test_images_of_a_sample_set(fdr_command, tmp_path: Path) -> None:

@@ -394,8 +394,10 @@ class TestSheet:
                 return values
 
         class Batches:
+            is_indexed = False
+
             def batches(self, *given: Any) -> Iterator[Any]:
-                yield SimpleNamespace(images=[torch.full((3, 2, 2), 7, dtype=torch.uint8)])
+                yield SimpleNamespace(rows=[5], images=[torch.full((3, 2, 2), 7, dtype=torch.uint8)])
 
         queries: Any = SimpleNamespace(rows=np.array([5]), source=Batches())
         sources: Any = {"decoded": Source()}

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from explained_worlds import explanation, measured
 from report_worlds import model, reports, run_folder
 
 from fdr.pages import PageOptions, names_of_sets, read_run, render_page
+from fdr.pages.explained import explained_from
 from fdr.reports import load_reports
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -34,7 +36,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("page")
     files = {str(path): load_reports(path) for path in reports(folder)}
     sets = names_of_sets(files) | {"a-very-long-name-" * 6 + ".npz": model("x", 1.1)}
-    text = render_page(sets, [read_run(run_folder(folder / "run"))], PageOptions(title="Ours"))
+    of = measured(folder)
+    paths = {"images": [str(folder / "samples.npz")], "reference_images": [str(folder / "real.npz")]}
+    options = PageOptions(title="Ours", explained=[explained_from(explanation(of), "e")], **paths)
+    text = render_page(sets | {"samples.npz": of}, [read_run(run_folder(folder / "run"))], options)
     (folder / "page.html").write_text(text)
     return (folder / "page.html").as_uri()
 
@@ -109,9 +114,23 @@ def test_a_number_unfolds_to_its_signature(opened: Any) -> None:
     assert signature.is_visible() and signature.inner_text().startswith("fdr|enc:inception|")
 
 
+@pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
+def test_an_image_stands_beside_its_nearest_and_opens_in_full_size(opened: Any, viewport: dict[str, int]) -> None:
+    page = opened(viewport=viewport)
+    pair = page.locator("figure.pair").first
+    own, near = (pair.locator("img").nth(index) for index in range(2))
+    boxes = [each.bounding_box() for each in (own, near)]
+    assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"] and boxes[0]["width"] >= 60
+    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+    near.click()
+    large = page.locator("dialog img")
+    assert large.is_visible() and large.get_attribute("alt") == "Reference image arr_0[0]"
+    assert large.bounding_box()["width"] > 2 * boxes[1]["width"]
+
+
 def test_a_grid_opens_in_full_size_and_closes(opened: Any) -> None:
     page = opened()
-    tile = page.locator(".tile img").first
+    tile = page.locator("figure.tile img[alt^='Samples at step']").first
     small = tile.bounding_box()["width"]
     tile.click()
     large = page.locator("dialog img")
