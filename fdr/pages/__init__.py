@@ -1,4 +1,7 @@
-"""Pages: reports and run folders as one self-contained HTML page, as a Markdown comment, and as a LaTeX table."""
+"""Pages: reports and run folders as one self-contained HTML page, a Markdown comment, a LaTeX table or a shared format.
+
+Results of other tools can stand beside them.
+"""
 
 import lazy_loader
 

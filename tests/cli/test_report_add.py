@@ -13,6 +13,7 @@ from benchmark_worlds import dpg_answers, geneval_rows, hps_file, hps_rewards, w
 from processes import PATIENCE
 from report_worlds import reports
 
+from fdr.metrics import peer_name
 from fdr.reports import load_reports
 
 
@@ -108,6 +109,6 @@ def test_nothing_of_it_needs_torch_or_numpy(world: Path) -> None:
     assert done.returncode == 0 and done.stdout.strip() == "[]", done.stderr + done.stdout
 
 
-def test_eval_says_who_measures_them(fdr_command, world: Path) -> None:
-    got = fdr_command("eval", "x.npz", "--metrics", "geneval")
-    assert got.code == 2 and "fdr report --add geneval=FILE reads its results" in " ".join(got.err.split())
+def test_their_names_as_metrics_say_who_measures_them() -> None:
+    for name, key in (("GenEval", "geneval"), ("dpg-bench", "dpg_bench"), ("HPSv3", "hpsv3")):
+        assert f"fdr report --add {key}=FILE reads its results" in str(peer_name(name))
