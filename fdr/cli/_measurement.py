@@ -173,7 +173,8 @@ _of_samples = _options.stack(
     _options.listed(
         "--trained-on NAMES",
         "The encoders that the generator was trained on, such as those of an FD loss. FDr^k is then given for them "
-        "and for the held-out encoders apart.  [default: what a run folder of fdr train says]",
+        "and for the held-out encoders apart.  [default: what a run folder of fdr train says, and what fdr sample made "
+        "of it]",
         shell_complete=completion.encoders,
     ),
 )

@@ -88,10 +88,11 @@ def evaluate(
     metrics and has a default reference of its own. With `cache`, features are kept there and a killed run resumes.
     `weights` gives weight files by encoder. `image_options.count` and `.seed` select among the samples only; crop and
     size apply to both sides. `trained_on` names the encoders that the generator was trained on: FDr^k is then given for
-    them and for the held-out ones as well. A run folder of `fdr train` says it by itself. `training_set` is the images
-    that the model was trained on, for metrics that compare with them. `prompts` are those of the samples, for metrics
-    that compare images with texts: a file of captions, a list in the order of the images, or a dict by the names of the
-    images. `memory`, in bytes, is what metrics of nearest neighbours may hold at once; it does not change the result.
+    them and for the held-out ones as well. A run folder of `fdr train` says it by itself, and so do files that `fdr
+    sample` made of it. `training_set` is the images that the model was trained on, for metrics that compare with them.
+    `prompts` are those of the samples, for metrics that compare images with texts: a file of captions, a list in the
+    order of the images, or a dict by the names of the images. `memory`, in bytes, is what metrics of nearest neighbours
+    may hold at once; it does not change the result.
     `spectra=True` adds eigenvalues of both covariances to the details of FD, which `fdr report` draws. `stderr=False`
     leaves out standard errors that cost time. `progress=True` shows on stderr how far the call is: as bars on a
     terminal and in a notebook with ipywidgets, as lines elsewhere. An object with a method `task`, like

@@ -22,7 +22,7 @@ def named_encoders(given: str | Sequence[str], measured: Collection[str]) -> tup
 
 def encoders_trained_on(source: ImageSource, given: Sequence[str] | None) -> tuple[str, ...] | None:
     """The encoders that the user names, else those in the provenance of the samples; None if neither says."""
-    stated = (source.made_by or {}).get("trained_on") if given is None else given
+    stated = (source.made_by or {}).get("trained_on", source.trained_on) if given is None else given
     return None if stated is None else tuple(stated)
 
 

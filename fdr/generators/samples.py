@@ -41,7 +41,7 @@ from fdr.runtime import (
 
 PART_SIZE = 1024
 """Images in one part. Raising it makes a killed run lose more images of an npz."""
-SETTINGS, METADATA = "samples.json", "metadata.jsonl"
+SETTINGS, LABELS, METADATA = "samples.json", "dataset.json", "metadata.jsonl"
 PART = "part_size"
 """The field of the settings of an unfinished output with the number of samples in a part."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # as the time of all members, so that the same samples give the same file
@@ -159,7 +159,7 @@ class NpzSamples(SampleSet):
 
 
 class PngSamples(SampleSet):
-    """A folder of PNG files and samples.json, with the settings and labels.
+    """A folder of PNG files, samples.json with the settings, and dataset.json with the labels if there are classes.
 
     The files are 00000000.png, 00000001.png, ..., or are called as their prompts are, which metadata.jsonl then lists.
     """
@@ -184,6 +184,9 @@ class PngSamples(SampleSet):
         labels = self.source.labels_at(0, len(self.source))
         settings = self.settings if labels is None else {**self.settings, "class_of": labels.tolist()}
         write_atomically(self.parts / SETTINGS, _json(settings))
+        if labels is not None:  # as StyleGAN and EDM have it, so that others read the labels, too
+            pairs = [[self._name(index), label] for index, label in enumerate(labels.tolist())]
+            write_atomically(self.parts / LABELS, json.dumps({"labels": pairs}).encode())
         if self.source.prompts is not None:
             write_atomically(self.parts / METADATA, self.source.prompts.metadata())
         for left in self.parts.rglob(".*"):  # files that a killed run did not finish

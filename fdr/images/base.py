@@ -89,6 +89,8 @@ class ImageSource(ABC):
     """False when the images can be read once only."""
     is_indexed: bool = True
     """False if images are made, or given, one after the other, so that some rows alone are no source of their own."""
+    trained_on: tuple[str, ...] | None = None
+    """The encoders that the generator of the images was trained on, where `fdr sample` wrote them beside the images."""
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from fdr.images.base import ImageSource
 from fdr.images.decode import SUFFIXES
 from fdr.images.files import BRACES, Place, expand_braces, matches, names_several
 from fdr.images.options import ImageOptions
+from fdr.images.provenance import stated_training
 from fdr.runtime import as_path, missing_path, named_arguments, refuse_stand_in
 
 
@@ -31,6 +32,8 @@ def open_images(source: Any, options: ImageOptions | None = None) -> ImageSource
     with collected_warnings() as texts:
         found = _open(source, options or ImageOptions())
     found.warnings = texts
+    if isinstance(source, str | os.PathLike):
+        found.trained_on = stated_training(as_path(source, "the images").expanduser())
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from generator_worlds import Plain
-from worlds import TinyEncoder, images
+from worlds import TinyEncoder, folder, images
 
 import fdr
 from fdr.cli._render import report_table
@@ -20,7 +20,7 @@ from fdr.errors import InputError
 from fdr.evaluation import write_reference
 from fdr.evaluation.held_out import encoder_groups, encoders_trained_on, named_encoders
 from fdr.gate import GateOptions, judge
-from fdr.generators import load_generator, save_generator
+from fdr.generators import GeneratorSource, load_generator, sample_set, save_generator, write_samples
 from fdr.images import open_images
 from fdr.reports import Report, parse_signature
 
@@ -118,8 +118,8 @@ def test_the_same_weights_with_another_resize_are_not_held_out() -> None:
     }
 
 
-def source(made_by: Any) -> Any:
-    return SimpleNamespace(made_by=made_by)
+def source(made_by: Any, trained_on: Any = None) -> Any:
+    return SimpleNamespace(made_by=made_by, trained_on=trained_on)
 
 
 @pytest.mark.parametrize(("made_by", "given", "found"), [
@@ -132,6 +132,29 @@ def source(made_by: Any) -> Any:
 ])  # fmt: skip
 def test_the_user_overrides_what_the_samples_say(made_by: Any, given: Sequence[str] | None, found: Any) -> None:
     assert encoders_trained_on(source(made_by), given) == found
+    if made_by is None:
+        assert encoders_trained_on(source(None, ("c",)), given) == given or ("c",)
+
+
+@pytest.mark.filterwarnings("ignore:The samples are 8 x 8 pixels:fdr.errors.FdrWarning")
+@pytest.mark.parametrize("name", ["a.npz", "pngs"])
+def test_files_of_samples_say_what_their_generator_was_trained_on(tmp_path: Path, reference: Path, name: str) -> None:
+    torch.save(Plain().state_dict(), tmp_path / "w.pt")
+    made = load_generator(tmp_path / "w.pt", "generator_worlds:Plain")
+    made.trained_on = ("two",)
+    write_samples(sample_set(GeneratorSource(made, 50), tmp_path / name))
+    assert open_images(tmp_path / name).trained_on == ("two",)
+    report = fdr.evaluate(tmp_path / name, reference, ENCODERS)
+    assert means(report)["fdr_k:held_out"] == ("one", "three") and report.run["trained_on"] == ["two"]
+    other = fdr.evaluate(tmp_path / name, reference, ENCODERS, trained_on="one")
+    assert other.run["trained_on"] == ["one"]
+
+
+@pytest.mark.parametrize("text", ["{", "3", '{"trained_on": ["a"]}', '{"generator": "g", "trained_on": [3]}', "{}"])
+def test_a_statement_that_is_none_is_left_alone(tmp_path: Path, text: str) -> None:
+    folder(tmp_path / "a", images(3))
+    (tmp_path / "a" / "samples.json").write_text(text)
+    assert open_images(tmp_path / "a").trained_on is None
 
 
 def test_a_run_folder_keeps_what_its_generator_was_trained_on(tmp_path: Path) -> None:

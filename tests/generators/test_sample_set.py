@@ -58,6 +58,8 @@ def test_a_folder_of_png_holds_the_same_images(tmp_path):
     read = np.stack([np.array(Image.open(tmp_path / "pngs" / name)) for name in names])
     assert np.array_equal(read, array["arr_0"])
     assert json.loads((tmp_path / "pngs" / "samples.json").read_text())["class_of"] == array["arr_1"].tolist()
+    opened = [fdr.open_images(tmp_path / name) for name in ("a.npz", "pngs")]
+    assert opened[0].labels.tolist() == opened[1].labels.tolist()
 
 
 def test_without_classes_there_are_no_labels(tmp_path):
