@@ -12,7 +12,7 @@ import pytest
 import torch
 from drawn_features import det_features
 from oracles import make_term, reference
-from test_frozen_basis import Drift, gap, hazards
+from test_frozen_basis import Drift, assert_equal_steps, gap, hazards
 
 from fdr.errors import InputError
 from fdr.frechet import Moments
@@ -294,13 +294,7 @@ def test_chord_steps_of_the_gradients_population() -> None:
 def test_hazards_are_as_the_exact_solver_has_them(name: str) -> None:
     target, batches = hazards()[name]
     fast, exact = (make_term(EmaPopulation(0.9, "debiased"), target, solver) for solver in ("fast", "exact"))
-    for rows in batches:
-        a, b = fast.evaluate(rows), exact.evaluate(rows)
-        assert bool(a.fd.isfinite()) and bool(a.gradient.isfinite().all())
-        assert float(a.fd) == pytest.approx(float(b.fd), rel=1e-5)
-        assert gap(a.gradient, b.gradient) < 1e-3
-        fast.commit()
-        exact.commit()
+    assert_equal_steps(fast, exact, batches)
 
 
 def test_the_memory_of_a_pending_step_is_that_of_the_papers_weight() -> None:

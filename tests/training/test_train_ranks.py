@@ -6,7 +6,7 @@ tests/training/test_train_cli.py compares two real ranks with one; this file is 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,18 +27,11 @@ from fdr.training.log import SilentView
 from fdr.training.loop import _Run
 from fdr.training.step import stream_seed
 
-HERE = Path(__file__).parent
 EVERY = RunOptions(device="cpu", log_every=1, checkpoint_every=1, keep=99, grid_every=None, alarm_every=0)
 FORWARD = train_worlds.Net.forward
 
 
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.syspath_prepend(str(HERE))
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Second(Solo):

@@ -21,20 +21,13 @@ from fdr.training import RunOptions, train
 from fdr.training.folder import checkpoint_path, list_checkpoints, load_checkpoint
 from fdr.training.watch import BatchStatistics, OverfitWatch, Watch, batch_statistics, fingerprint
 
-HERE = Path(__file__).parent
 OFTEN = RunOptions(device="cpu", log_every=1, checkpoint_every=5, grid_every=None)
 STEPS = 6
 FORWARD = train_worlds.Net.forward
 Change = Callable[[nn.Module, Tensor], Tensor]
 
 
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.syspath_prepend(str(HERE))
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, change: Callable[[nn.Module, Tensor], Any]) -> None:
