@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     "explain",
     cls=_options.Command,
     epilog="Examples:\n\n  fdr explain samples.npz --ref real_images/ --reps dinov2\n\n"
+    "  fdr explain samples/ --ref real_images/ --reps dinov2 --picture worst.png --heat-maps\n\n"
     "  fdr explain samples/ --ref stats.npz --reps inception,dinov2 --csv influences.csv --json explained.json",
 )
 @click.argument("samples", metavar="SAMPLES")
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
     "image.",
     type=Output("png"),
 )
+@_options.switch(
+    "--heat-maps",
+    "Show where in the same images the encoder sees what FD is most sensitive to. --picture and --json take them up. "
+    "It needs an encoder with a spatial output.",
+)
 @_options.text_file("csv", "the influence of every image, in order, as CSV")
 @_options.text_file("json", "FD, the influence of every image and the table of classes as JSON")
 @_options.dry_run
@@ -52,6 +58,7 @@ def command(
     show: int,
     closest: int,
     picture: Path | None,
+    heat_maps: bool,
     csv_path: Path | None,
     json_path: Path | None,
     dry_run: bool,
@@ -66,15 +73,17 @@ def command(
     """
     from fdr.explanation import check_drawable, explain_with, plan_of, write_picture
 
+    if heat_maps and picture is None and json_path is None:
+        raise click.UsageError("--heat-maps goes with --picture, which shows them, or --json, which stores them.")
     with measurement.computing.on_ranks(progress_for(quiet)) as setup:
         evaluator, (source,) = measurement.prepare([samples], setup, dry_run=dry_run)
         if picture is not None:
             check_drawable(source)
         if dry_run:
-            for line in plan_of(evaluator, source, closest) if setup.is_main else ():
+            for line in plan_of(evaluator, source, closest, heat_maps=heat_maps) if setup.is_main else ():
                 click.echo(line)
             return 0
-        found = explain_with(evaluator, source, show, closest)
+        found = explain_with(evaluator, source, show, closest, heat_maps=heat_maps)
     if found is None:
         return 0  # another rank prints
     draws: list[Callable[[], object]] = []

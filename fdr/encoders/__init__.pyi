@@ -18,4 +18,8 @@ from .registry import list_encoders as list_encoders
 from .registry import parse_encoders as parse_encoders
 from .registry import plugin_encoders as plugin_encoders
 from .registry import register_encoder as register_encoder
+from .spatial import SpatialLayer as SpatialLayer
+from .spatial import find_spatial_layer as find_spatial_layer
 from .texts import AbstractTexts as AbstractTexts
+from .view import View as View
+from .view import view_of as view_of

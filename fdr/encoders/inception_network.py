@@ -79,6 +79,8 @@ class InceptionNetwork(nn.Module):
             if block.pool_conv is not None:
                 units[block.pool_conv.name] = _ConvUnit(block.pool_conv, block.pool)
             self.add_module(block.name, nn.ModuleDict(units))
+        self.last_map = nn.Identity()
+        """The output of the last block, [B, 2048, 8, 8], passes through it, so that a hook can read it."""
         self.fc = nn.Linear(POOL_DIM, NUM_CLASSES)
 
     def forward(self, x: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
@@ -110,7 +112,7 @@ class InceptionNetwork(nn.Module):
             if block.name == SPATIAL_BLOCK and "spatial" in outputs:
                 found["spatial"] = _spatial(parts[0])
             x = torch.cat(parts, 1)
-        return found | _head(x, self.fc.weight, outputs)
+        return found | _head(self.last_map(x), self.fc.weight, outputs)
 
 
 class FoldedInception(nn.Module):

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fdr import runtime
 from fdr.encoders.base import AbstractEncoder, EncoderOptions, EncoderSpec
@@ -56,6 +56,8 @@ class RandomEncoder(AbstractEncoder):
         self.spec = spec
         self.device = device
         self._kernels = [kernel.to(device) for kernel in _kernels(seed)]
+        self._last_map = nn.Identity()
+        """The output of the last stage, [B, 48, 8, 8], passes through it, so that a hook can read it."""
 
     def preprocess(self, images: Tensor) -> Tensor:
         return 2 * bicubic_antialias(images, self.spec.input_size) - 1
@@ -65,6 +67,7 @@ class RandomEncoder(AbstractEncoder):
         parts: list[Tensor] = []
         for stage, kernel in enumerate(self._kernels):
             x = F.relu(F.conv2d(x, kernel, stride=2 if stage else 1, padding=1))
+            x = self._last_map(x) if stage == len(WIDTHS) - 1 else x
             variance = x.var(dim=(2, 3), correction=0)
             parts += [x.mean(dim=(2, 3)), torch.sqrt(variance + STD_FLOOR**2)]
         return {"features": torch.cat(parts, 1)} if "features" in outputs else {}

@@ -1,8 +1,10 @@
 from .blame import explain as explain
 from .blame import explain_with as explain_with
 from .blame import plan_of as plan_of
+from .colours import overlay as overlay
 from .picture import check_drawable as check_drawable
 from .picture import write_picture as write_picture
 from .results import ClassShare as ClassShare
 from .results import EncoderInfluences as EncoderInfluences
 from .results import Explanation as Explanation
+from .results import HeatMap as HeatMap

@@ -22,6 +22,7 @@ from fdr.encoders import EncoderOptions
 from fdr.errors import InputError
 from fdr.evaluation import Evaluator, Measurement
 from fdr.explanation.class_table import class_shares, named_labels
+from fdr.explanation.heat_maps import spatial_layers, with_heat_maps
 from fdr.explanation.nearest import check_closest, features_of, good_rows, with_nearest
 from fdr.explanation.results import EncoderInfluences, Explanation
 from fdr.features import ExtractionOptions
@@ -49,6 +50,7 @@ def explain(
     num_workers: int | None = None,
     ends: int = 8,
     closest: int = 0,
+    heat_maps: bool = False,
     progress: Progress | bool | None = None,
 ) -> Explanation:
     """Say which images and which classes of a sample set raise its FD most.
@@ -57,8 +59,10 @@ def explain(
     with labels gives the debiased FD of every class that is large enough. Where the reference is images, the nearest
     of them is found for each of the `ends` most and least harmful samples. `closest` above 0 compares all samples with
     all reference images and keeps so many that lie nearest to one: copies, if the reference is the training set.
+    `heat_maps` adds what FD looks at in each of the images at both ends.
 
-    Raises `InputError` for anything unusable, such as samples whose features are too large to keep in memory.
+    Raises `InputError` for anything unusable, such as samples whose features are too large to keep in memory, or
+    heat-maps of an encoder without a spatial output.
     """
     options = image_options or ImageOptions()
     shown = as_progress(progress)
@@ -74,18 +78,21 @@ def explain(
         weights=weights,
         is_default_reference=reference is None,
     )
-    found = explain_with(evaluator, source, ends, closest)
+    found = explain_with(evaluator, source, ends, closest, heat_maps=heat_maps)
     assert found is not None
     return found
 
 
-def explain_with(evaluator: Evaluator, source: ImageSource, ends: int, closest: int = 0) -> Explanation | None:
+def explain_with(
+    evaluator: Evaluator, source: ImageSource, ends: int, closest: int = 0, *, heat_maps: bool = False
+) -> Explanation | None:
     """Explain the FD of an opened sample set with an evaluator of the metric `fd`; None on ranks other than 0.
 
-    The nearest reference images are found for the `ends` most and least harmful images, and the `closest` images are
-    those that lie nearest to any of them.
+    The nearest reference images, and the heat-maps if they are wanted, are found for the `ends` most and least harmful
+    images. The `closest` images are those that lie nearest to any reference image.
     """
     check_closest(evaluator, closest)
+    layers = spatial_layers(evaluator, source) if heat_maps else {}
     caught: list[Measurement] = []
     evaluator.on_measured = caught.append
     try:
@@ -96,23 +103,28 @@ def explain_with(evaluator: Evaluator, source: ImageSource, ends: int, closest: 
         return None
     measured = caught[0]
     found = [_influences(evaluator, source, measured, result) for result in _distances(report)]
+    found = [with_nearest(one, measured, evaluator, ends, closest) for one in found]
+    if heat_maps:
+        found = [with_heat_maps(one, measured, evaluator, source, layers[one.encoder], ends) for one in found]
     reference = evaluator.reference.images
     return Explanation(
         report,
         tuple(source.ids),
         named_labels(source),
-        tuple(with_nearest(one, measured, evaluator, ends, closest) for one in found),
+        tuple(found),
         () if reference is None else tuple(reference.ids),
     )
 
 
-def plan_of(evaluator: Evaluator, source: ImageSource, closest: int = 0) -> Iterator[str]:
+def plan_of(evaluator: Evaluator, source: ImageSource, closest: int = 0, *, heat_maps: bool = False) -> Iterator[str]:
     """Describe what `explain_with` would do, a line for each step; nothing is computed or written."""
     check_closest(evaluator, closest)
     yield from evaluator.plan([source])
     yield f"influence of each of {len(source)} images on FD, for {len(evaluator.encoders)} encoder(s)"
     if closest:
         yield f"distances of all {len(source)} images to all reference images, for the {closest} nearest to one"
+    if heat_maps:
+        yield "heat-maps of the most and the least harmful images, by one backward pass for each"
 
 
 def _distances(report: Report) -> Iterator[Result]:

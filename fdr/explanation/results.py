@@ -43,6 +43,24 @@ class Near:
 
 
 @dataclass(frozen=True, eq=False)
+class HeatMap:
+    """What FD under one encoder looks at in one image (docs/explain.md)."""
+
+    values: np.ndarray
+    """float32 [h, w] in [0, 1], from the position that matters least to the one that matters most in this image."""
+    box: tuple[float, float, float, float]
+    """Left, top, right and bottom of the map in shares of the image's width and height. It is not 0, 0, 1, 1 where the
+    encoder crops the image, or pads it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The map as JSON can write it, to four decimals."""
+        return {
+            "box": [round(side, 4) for side in self.box],
+            "values": np.round(self.values.astype(np.float64), 4).tolist(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
 class EncoderInfluences:
     """How each image moves FD under one encoder."""
 
@@ -71,6 +89,10 @@ class EncoderInfluences:
     """The median over all samples of the distance to the nearest reference image; None unless `closest` was asked
     for."""
     notes: tuple[str, ...] = ()
+    heat_maps: Mapping[int, HeatMap] = field(default_factory=dict)
+    """What FD looks at by the position of the sample, for the images at both ends; empty unless it was asked for."""
+    heat_map_layer: str | None = None
+    """The layer of the encoder that the heat-maps are of."""
 
     @cached_property
     def ranking(self) -> np.ndarray:
@@ -108,6 +130,7 @@ class Explanation:
                 **({} if self.labels is None else {"class": self.labels[row]}),
                 "influence": float(found.influences[place]),
                 **self._near(found, place),
+                **({"heat_map": found.heat_maps[place].to_dict()} if place in found.heat_maps else {}),
             }
             for rank, (place, row) in enumerate(
                 zip(found.ranking.tolist(), found.rows[found.ranking].tolist(), strict=True), start=1
@@ -121,7 +144,7 @@ class Explanation:
     def to_csv(self) -> str:
         """A line for each image and encoder, from the image that raises FD most."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", restval="")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", restval="", extrasaction="ignore")
         writer.writeheader()
         for found in self.encoders:
             for line in self.ranked(found):
@@ -162,4 +185,5 @@ def _facts(found: EncoderInfluences) -> Mapping[str, Any]:
         "worst": {"n": found.worst_count, "share": found.worst_share, "fd_without": found.fd_without_worst},
         "classes": None if found.classes is None else [asdict(one) for one in found.classes],
         "notes": list(found.notes),
+        **({} if found.heat_map_layer is None else {"heat_map_layer": found.heat_map_layer}),
     }

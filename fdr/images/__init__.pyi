@@ -23,6 +23,7 @@ from .records import Preprocessing as Preprocessing
 from .records import as_records as as_records
 from .records import other_preprocessing as other_preprocessing
 from .sheet import grid_of as grid_of
+from .sheet import images_again as images_again
 from .sheet import images_at as images_at
 from .sheet import images_by_row as images_by_row
 from .sheet import pixels as pixels

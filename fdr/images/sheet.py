@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fdr.errors import InputError, RunError
 from fdr.images.base import ImageSource
 from fdr.images.ids import Selected
 from fdr.runtime import atomic_path
@@ -21,12 +22,12 @@ MIN_SIDE = 96
 """Smaller images are enlarged by a whole factor, pixel by pixel."""
 MARGIN = 2
 """White pixels between the images of a grid."""
-_GAP, _TITLE, _CAPTION = 4, 18, 14
+_GAP, _TITLE, _LINE, _CAPTION = 4, 18, 13, 14
 
 
 def images_at(source: ImageSource, rows: np.ndarray) -> np.ndarray:
     """uint8 [n, H, W, 3]: the images of some rows, all of one size."""
-    return np.stack(list(_each(source, rows)))
+    return np.stack(images_again(source, rows))
 
 
 def tiles_at(source: ImageSource, rows: np.ndarray, side: int, captions: Sequence[str] | None = None) -> np.ndarray:
@@ -37,7 +38,7 @@ def tiles_at(source: ImageSource, rows: np.ndarray, side: int, captions: Sequenc
     from PIL import Image, ImageDraw
 
     found = []
-    for place, array in enumerate(_each(source, rows)):
+    for place, array in enumerate(images_again(source, rows)):
         canvas = Image.new("RGB", (side, side + (0 if captions is None else _CAPTION)), "white")
         image = _fitted(array, side)
         canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
@@ -49,20 +50,22 @@ def tiles_at(source: ImageSource, rows: np.ndarray, side: int, captions: Sequenc
 
 
 def write_sheet(columns: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write a PNG with a titled column for each entry."""
+    """Write a PNG with a titled column for each entry. A title may have several lines."""
     from PIL import Image, ImageDraw
 
     factor = max(1, -(-MIN_SIDE // min(next(iter(columns.values())).shape[1:3])))
     enlarged = {name: images.repeat(factor, 1).repeat(factor, 2) for name, images in columns.items()}
     count, height, width, _ = next(iter(enlarged.values())).shape
-    size = (len(columns) * (width + _GAP) + _GAP, _TITLE + count * (height + _GAP) + _GAP)
+    title = _TITLE + _LINE * max(name.count("\n") for name in columns)
+    size = (len(columns) * (width + _GAP) + _GAP, title + count * (height + _GAP) + _GAP)
     canvas = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(canvas)
     for column, (name, images) in enumerate(enlarged.items()):
         left = _GAP + column * (width + _GAP)
-        pen.text((left, 3), _fitting(pen, name, width), fill="black")
+        for line, text in enumerate(name.split("\n")):
+            pen.text((left, 3 + line * _LINE), _fitting(pen, text, width), fill="black")
         for row, image in enumerate(images):
-            canvas.paste(Image.fromarray(image), (left, _TITLE + _GAP + row * (height + _GAP)))
+            canvas.paste(Image.fromarray(image), (left, title + _GAP + row * (height + _GAP)))
     with atomic_path(path) as temporary:
         canvas.save(temporary, format="PNG")
 
@@ -111,8 +114,23 @@ def images_by_row(source: ImageSource, rows: np.ndarray) -> dict[int, np.ndarray
     return {int(wanted[row]): pixels(image) for row, image in read}
 
 
-def _each(source: ImageSource, rows: np.ndarray) -> list[np.ndarray]:
-    found = images_by_row(source, rows)
+def images_again(source: ImageSource, rows: np.ndarray) -> list[np.ndarray]:
+    """uint8 [H, W, 3] of rows that were read before, in the order of `rows`.
+
+    Raises `RunError` for one that cannot be read again.
+    """
+    reason = ""
+    try:
+        found = images_by_row(source, rows)
+    except (InputError, RunError) as error:
+        found, reason = {}, f" ({str(error.__cause__ or error).rstrip('.')})"
+    for row in rows.tolist():
+        if row not in found:
+            which = source.name if reason else f"{source.ids[row]} of {source.name}"
+            raise RunError(
+                f"{which} was measured and cannot be read any more{reason}; images were moved, removed or changed "
+                "since: put them back, or measure those that are there now."
+            )
     return [found[row] for row in rows.tolist()]
 
 

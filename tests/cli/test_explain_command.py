@@ -81,3 +81,31 @@ def test_the_picture_pairs_images_with_their_nearest(fdr_command, plain: list[ob
         assert picture.size == (4 * 132 + 4, 18 + 3 * 146 + 4)
     listed = json.loads((tmp_path / "e.json").read_text())["encoders"][0]["images"]
     assert [("nearest" in image) for image in listed] == [True] * 3 + [False] * 18 + [True] * 3
+
+
+def test_heat_maps_are_in_the_picture_and_in_json(fdr_command, plain: list[object], tmp_path: Path) -> None:
+    got = fdr_command("explain", *plain, "--show", 3, "--heat-maps", "--picture", "p.png", "--json", "e.json")
+    assert got.code == 0, got.err
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.size == (6 * 132 + 4, 18 + 3 * 146 + 4)
+    (one,) = json.loads((tmp_path / "e.json").read_text())["encoders"]
+    assert one["heat_map_layer"] == "last_map"
+    maps = [np.array(image["heat_map"]["values"]) for image in one["images"] if "heat_map" in image]
+    assert {array.shape for array in maps} == {(8, 8)} and len(maps) == 6
+    assert all(array.min() == 0 and array.max() == 1 for array in maps)
+    several = fdr_command("explain", *plain, "--reps", "random:1", "--heat-maps", "--picture", "q.png")
+    assert several.code == 0, several.err
+    with Image.open(tmp_path / "q.png") as picture:
+        assert picture.size == (12 * 132 + 4, 18 + 13 + 8 * 146 + 4)
+
+
+def test_heat_maps_that_nothing_shows_or_that_no_encoder_has_are_refused(
+    fdr_command, plain: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = fdr_command("explain", *plain, "--heat-maps")
+    assert alone.code == 2 and "--heat-maps goes with --picture, which shows them, or --json" in alone.err
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "flat.py").write_text("def make():\n    return lambda images: images.flatten(1)[:, :4]\n")
+    flat = fdr_command("explain", *plain, "--reps", "py:flat:make", "--heat-maps", "--picture", "p.png")
+    assert flat.code == 2 and "Encoder 'py:flat:make' has no spatial output for heat-maps" in flat.err
+    assert len(flat.err.strip().splitlines()) == 1

@@ -574,6 +574,7 @@ SHOWN_BY = {
         "ifid": "cli/test_options.py::test_csv_of_ifid",
         "recon": "cli/test_recon_command.py::test_two_folders",
     },
+    "--heat-maps": {"explain": "cli/test_explain_command.py::test_heat_maps_are_in_the_picture_and_in_json"},
     "--markdown": {"eval": "cli/test_eval.py::test_markdown", "check": "cli/test_check.py::test_files"},
     "--pipeline-args": dict.fromkeys(
         ["eval", "check", "compare", "sample"],

@@ -13,7 +13,7 @@ import torch
 from inception_state import make_inception_state, save_inception_state
 from torch import Tensor
 
-from fdr.encoders import EncoderOptions, as_encoder
+from fdr.encoders import EncoderOptions, as_encoder, find_spatial_layer
 from fdr.encoders.catalogue import INCEPTION_WEIGHTS
 from fdr.encoders.inception import InceptionEncoder, load
 from fdr.encoders.inception_network import FoldedInception, InceptionNetwork
@@ -117,6 +117,22 @@ def test_exact_order_is_exact_for_channels_last_images_too(weights: Path, images
         plain = network(images[:1] / 255, ["pool"])["pool"]
         permuted = network((images[:1] / 255).contiguous(memory_format=torch.channels_last), ["pool"])["pool"]
     assert torch.equal(plain, permuted)
+
+
+def test_both_networks_give_the_map_of_the_last_block(weights: Path, images: Tensor) -> None:
+    """The pooled features are the mean of the map, so that the gradient is the same at all 8 x 8 positions."""
+    maps = {}
+    direction = torch.randn(1, 2048, generator=torch.Generator().manual_seed(0))
+    for exact_order in (False, True):
+        network = encoder(weights, exact_order=exact_order)
+        inputs = network.preprocess(images[:1] / 255)
+        layer = find_spatial_layer(network, inputs)
+        assert layer.name.endswith("last_map") and layer.layout.grid == (8, 8)
+        maps[exact_order], gradient = layer.activations(network, inputs, direction)
+        torch.testing.assert_close(gradient, (direction / 64)[..., None, None].expand(-1, -1, 8, 8))
+        pool = network(images[:1] / 255, ["pool"])["pool"]
+        torch.testing.assert_close(maps[exact_order].mean((2, 3)), pool, rtol=1e-4, atol=1e-5)
+    assert deviation(maps[False], maps[True]) < PARITY
 
 
 @pytest.mark.parametrize("exact_order", [False, True])
