@@ -12,14 +12,14 @@ MOST_WITHOUT_THEMES = 11
 REST = "General"
 """The heading of the options that no theme names."""
 THEMES = {
-    "Samples": "gen num-images images neighbours count neighbour-count seed",
+    "Samples": "gen num-images prompts images neighbours count neighbour-count seed",
     "Reference and metrics": "ref reps metrics",
     "Output": "report show json csv markdown junit openmetrics picture no-annotations name format",
     "Details of metrics": "protocol training-set trained-on audit spectra no-stderr",
     "Images": "size crop transparency on-bad max-bad max-pixels",
     "Speed and devices": "device gpus batch-size num-workers dtype tf32 exact-order memory",
     "Encoders and weights": "offline weights-dir weights",
-    "Generator": "labels arch arch-args ema noise-shape num-classes value-range",
+    "Generator": "labels arch arch-args pipeline-args ema noise-shape num-classes value-range",
     "Cache": "cache no-cache moments-only",
     REST: "dry-run quiet trust help",
 }
