@@ -106,8 +106,14 @@ class Drawn:
     model: Model
     pipeline_args: Mapping[str, object]
 
-    def source(self, evaluator: Evaluator) -> SampleSource:
+    def source(self, evaluator: Evaluator) -> ImageSource:
         """The samples for an evaluation, made on the device of the first encoder."""
+        from fdr.generators import find_named
+        from fdr.images import open_images, takes_nothing
+
+        function = find_named(self.gen) if self.model.arch is None else None
+        if takes_nothing(function):
+            return open_images(function, replace(evaluator.image_options, count=self.num_images))
         options = replace(evaluator.encoder_options, device=str(evaluator.encoders[0].device))
         images = evaluator.image_options
         return self.samples(options, evaluator.extraction_options, images, images.seed, evaluator.captions)

@@ -22,7 +22,7 @@ from fdr.generators.labels import Labels
 from fdr.generators.loaded_pipeline import LoadedPipeline
 from fdr.generators.pipelines import PipelineSource, is_pipeline
 from fdr.generators.source import DEFAULT_COUNT, GeneratorSource
-from fdr.images import Captions, ImageOptions, ImageSource
+from fdr.images import Captions, ImageOptions, ImageSource, takes_nothing
 from fdr.weights import find_factory
 
 ACCEPTED = (
@@ -47,9 +47,11 @@ class CalledFunction(nn.Module):
 
 
 def is_generator(value: Any) -> bool:
-    """True for a network, and for a callable that is not a collection of images."""
+    """True for a network, and for a callable that is neither a collection of images nor takes no arguments."""
     if isinstance(value, nn.Module | LoadedPipeline):
         return True
+    if takes_nothing(value):
+        return False
     holds = any(hasattr(value, name) for name in ("__getitem__", "__iter__", "__array__"))
     return callable(value) and not holds and not isinstance(value, ImageSource)
 

@@ -22,6 +22,7 @@ from .records import IMAGE_RECORD as IMAGE_RECORD
 from .records import Preprocessing as Preprocessing
 from .records import as_records as as_records
 from .records import other_preprocessing as other_preprocessing
+from .registry import takes_nothing as takes_nothing
 from .sheet import grid_of as grid_of
 from .sheet import images_again as images_again
 from .sheet import images_at as images_at

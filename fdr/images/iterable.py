@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from fdr.errors import InputError
@@ -52,6 +52,24 @@ class IterableSource(ImageSource):
 
     def _content_digest(self, group: Group, progress: Progress) -> None:
         return None
+
+
+class _Returned(Iterable[Any]):
+    """What a function returns, which is called for every pass."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._function())
+
+
+def open_function(function: Callable[[], Any], options: ImageOptions) -> IterableSource:
+    """The images of the iterable that a function without arguments returns."""
+    source = IterableSource(_Returned(function), options)
+    name = getattr(function, "__name__", type(function).__name__)
+    source.name = source.name.replace(_Returned.__name__, name)
+    return source
 
 
 def _unbatched(value: Any) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -70,6 +71,16 @@ def _is_sequence(value: Any) -> bool:
     return hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, bytes | Mapping)
 
 
+def takes_nothing(value: Any) -> bool:
+    """True for a function without arguments, which gives an iterable of images. A class or a network is none."""
+    if isinstance(value, type) or not callable(value) or hasattr(value, "forward"):
+        return False
+    try:
+        return not inspect.signature(value).parameters
+    except (TypeError, ValueError):  # a builtin
+        return False
+
+
 NAME_KINDS = [
     SourceKind("fdr.images.hf_dataset:open_named", "hf-dataset:NAME", lambda text: str(text).startswith("hf-dataset:")),
 ]
@@ -101,5 +112,6 @@ VALUE_KINDS = [
     SourceKind(
         "fdr.images.iterable:IterableSource", "an iterable of images", lambda value: isinstance(value, Iterable)
     ),
+    SourceKind("fdr.images.iterable:open_function", "a function that returns one", takes_nothing),
 ]
 """Objects in Python."""

@@ -12,6 +12,7 @@ import torch
 from generator_worlds import Classes, Plain, generator, seeded, weights
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 import fdr
 from fdr.errors import FdrWarning, InputError, RunError
@@ -174,6 +175,58 @@ def test_pipelines_that_return_something_else(form: Any, sentence: str) -> None:
     pipeline.form = form
     with pytest.raises((InputError, RunError), match=rf"Pipeline, in samples 0 to 19, .*{sentence}"):
         measure(pipeline, num_images=20)
+
+
+class Items(Dataset[Any]):
+    """Images and their numbers."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index >= 12:
+            raise IndexError
+        return torch.from_numpy(REAL[index]).permute(2, 0, 1), index
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(Items())
+
+
+def loader() -> Any:
+    return DataLoader(Items(), batch_size=5)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        Items(),
+        Stream(),
+        loader(),
+        DataLoader(Stream(), batch_size=5),
+        Subset(Items(), range(12)),
+        loader,
+        lambda: REAL[:12],
+    ],
+    ids=["map", "stream", "loader", "loader of a stream", "subset", "function", "function of an array"],
+)
+def test_datasets_and_functions_measure_as_their_images_do(samples: Any) -> None:
+    report = measure(samples, metrics="fd,precision")
+    expected = measure(REAL[:12], metrics="fd,precision")
+    assert [row.value for row in report] == [row.value for row in expected]
+    assert report.samples["count"] == 12
+    with pytest.raises(InputError, match="num_images: only a generator has this"):
+        measure(samples, num_images=3)
+
+
+def test_a_function_of_images_is_called_for_every_pass() -> None:
+    source = fdr.open_images(loader, fdr.ImageOptions(count=7))
+    assert source.name == "first 7 of loader" and source.is_repeatable
+    first, again = ([image for batch in source.batches(4, 0) for image in batch.images] for _ in range(2))
+    assert len(first) == 7 and all(map(torch.equal, first, again))
+    with pytest.raises(InputError, match="gave no images"):
+        measure(lambda: iter([]))
 
 
 @pytest.mark.slow
