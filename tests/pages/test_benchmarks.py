@@ -46,6 +46,7 @@ QUICK = {
     "correlation_intervals": ["--rows", "8", "--trials", "3"],
     "fd_loss_bias": ["--dim", "4", "--betas", "0.8", "--measured", "3"],
     "fd_loss_populations": ["--cells", "linear", "--steps", "6", "--seeds", "2", "--tuning-seeds", "1"],
+    "loop_metrics": ["--network", "none", "--images", "8", "--batch-size", "4", "--size", "32", "--repeats", "1"],
     "paired_comparison": ["--dim", "4", "--draws", "2"],
 }
 
