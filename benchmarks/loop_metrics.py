@@ -5,11 +5,11 @@
     python benchmarks/loop_metrics.py --network none           # without a network: what the metrics themselves cost
     python benchmarks/loop_metrics.py --json out.json
 
-Both metrics get the same images in the same batches, half of them as real ones. With `--network inception` each runs its
-own implementation of FID-Inception with the same random weights and TensorFlow's resize. With `--network none` both call
-the same function, which returns 2,048 given features, so that the time is that of checking images and summing features.
-Every turn is a process of its own with one thread, the metrics take turns, and shown are medians. `update` and `compute`
-are processor seconds of all images; memory is the peak of the process, from the first update on.
+Both metrics get the same images in the same batches, half of them as real ones. With `--network inception` each runs
+its own implementation of FID-Inception with the same random weights and TensorFlow's resize. With `--network none` both
+call the same function, which returns 2,048 given features, so that the time is that of checking images and summing
+features. Every turn is a process of its own with one thread, the metrics take turns, and shown are medians. `update`
+and `compute` are processor seconds of all images; memory is the peak of the process, from the first update on.
 """
 
 from __future__ import annotations

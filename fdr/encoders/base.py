@@ -103,6 +103,10 @@ class AbstractEncoder(ABC):
     """Loads the text tower of the same weights, whose embeddings lie in the space of the output "embedding"; None for
     an encoder without one."""
 
+    def __repr__(self) -> str:
+        width = f" [B, {self.spec.dim}]" if self.spec.dim else ""
+        return f"<{type(self).__name__} {self.spec.name!r}: {self.spec.output}{width}, on {self.device}>"
+
     @abstractmethod
     def preprocess(self, images: Tensor) -> Tensor:
         """float32 [B, 3, H, W] in [0, 1], any H and W -> network input [B, 3, h, w], on the device of `images`.

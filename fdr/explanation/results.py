@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fdr.reports import Report
+from fdr.explanation.notebook import explanation_to_html
+from fdr.reports import Report, data_frame, format_number
 
 SCHEMA = "fdr-explain/1"
 COLUMNS = ("encoder", "output", "rank", "id", "row", "class", "influence", "nearest", "distance")
@@ -99,6 +100,9 @@ class EncoderInfluences:
         """int64 [N]: positions of the images, from the one that raises FD most."""
         return np.argsort(-self.influences, kind="stable")
 
+    def __repr__(self) -> str:
+        return f"<EncoderInfluences {self.encoder}: FD {format_number(self.fd)}, {len(self.rows)} images>"
+
     def ends(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Positions of the `count` most and the `count` least harmful images, worst and best first; fewer of a small
         set, so that no image is in both."""
@@ -140,6 +144,25 @@ class Explanation:
     def _near(self, found: EncoderInfluences, place: int) -> dict[str, Any]:
         near = found.nearest.get(place)
         return {} if near is None else {"nearest": self.reference_ids[near.row], "distance": near.distance}
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{found.encoder} FD {format_number(found.fd)}" for found in self.encoders)
+        return f"<Explanation of {self.report.samples['source']}: {parts}, {len(self.ids)} images>"
+
+    def _repr_html_(self) -> str:
+        return explanation_to_html(self)
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame with a row for each image and encoder, from the image that raises FD most.
+
+        Raises `InputError` if pandas is not installed.
+        """
+        rows = [
+            {"encoder": found.encoder, "output": found.output, **image}
+            for found in self.encoders
+            for image in self.ranked(found)
+        ]
+        return data_frame(rows, COLUMNS)
 
     def to_csv(self) -> str:
         """A line for each image and encoder, from the image that raises FD most."""

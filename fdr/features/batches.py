@@ -45,6 +45,10 @@ class Features:
         encoders = list(self._extraction.encoders.values())
         return {} if self._is_many else self._extraction.provenance(encoders[0])
 
+    def __repr__(self) -> str:
+        count = "" if self.num_images is None else f" of {self.num_images} images"
+        return f"<Features{count} of {self._extraction.source.name} by {', '.join(self._extraction.encoders)}>"
+
     def __len__(self) -> int:
         if self.num_images is None:
             raise TypeError(f"{self._extraction.source.name} has no known length")

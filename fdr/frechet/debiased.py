@@ -63,6 +63,17 @@ class DebiasedFD:
     warnings: tuple[str, ...] = ()
     """What may make the value wrong."""
 
+    def __float__(self) -> float:
+        """The value. Raises `InputError` where there is none."""
+        if self.value is None:
+            bounds = (
+                "" if self.bracket is None else f"; it lies between {self.bracket[0]:.4g} and {self.bracket[1]:.4g}"
+            )
+            raise InputError(
+                f"There are too few images for a debiased FD ({self.ratio:.3g} for each dimension){bounds}."
+            )
+        return self.value
+
     @property
     def correction_share(self) -> float:
         """The part of the raw FD that was removed: 0.9 says that nine tenths of it were bias."""

@@ -20,6 +20,7 @@ from .signature import imported_signature as imported_signature
 from .signature import mean_signature as mean_signature
 from .signature import parse_signature as parse_signature
 from .signature import result_signature as result_signature
+from .texts import data_frame as data_frame
 from .texts import format_number as format_number
 from .texts import format_stderr as format_stderr
 from .texts import format_value as format_value

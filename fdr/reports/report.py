@@ -70,6 +70,9 @@ class Result:
     def __str__(self) -> str:
         return f"{self.key} {format_value(self)}"
 
+    def __repr__(self) -> str:
+        return f"<Result {self}, {self.count} images>"
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -178,6 +181,16 @@ class Report:
 
     def __str__(self) -> str:
         return f"{self.samples['source']}: " + ", ".join(map(str, self.results))
+
+    def __repr__(self) -> str:
+        return f"<Report {self}>"
+
+    def __float__(self) -> float:
+        """The value of the only result. Raises `InputError` for several."""
+        if len(self.results) != 1:
+            names = ", ".join(result.key for result in self.results)
+            raise InputError(f"The report holds {len(self.results)} numbers ({names}); name one: float(report[...]).")
+        return float(self.results[0])
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """One line for each result, in full precision."""

@@ -131,13 +131,16 @@ def reports_to_pandas(reports: Sequence[Report]) -> Any:
 
     Raises `InputError` if pandas is not installed.
     """
+    return data_frame([_values(report, result) for report in reports for result in report], _CSV_COLUMNS)
+
+
+def data_frame(rows: Sequence[Any], columns: Sequence[str]) -> Any:
+    """A pandas DataFrame of rows or dicts. Raises `InputError` if pandas is not installed."""
     try:
         import pandas
     except ImportError as error:
         raise InputError("to_pandas needs pandas: pip install pandas.") from error
-    return pandas.DataFrame(
-        [_values(report, result) for report in reports for result in report], columns=list(_CSV_COLUMNS)
-    )
+    return pandas.DataFrame(list(rows), columns=list(columns))
 
 
 def _values(report: Report, r: Result) -> tuple[Any, ...]:

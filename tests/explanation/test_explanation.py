@@ -19,6 +19,7 @@ from fdr.errors import InputError
 from fdr.explanation import Explanation, write_picture
 from fdr.frechet import Moments
 from fdr.images import tiles_at
+from fdr.reports import format_number
 
 COUNT = 300
 
@@ -129,6 +130,25 @@ def test_the_table_as_csv_and_json(explained: Explanation) -> None:
     assert [float(line["influence"]) for line in lines] == [image["influence"] for image in one["images"]]
     assert [image["rank"] for image in one["images"]] == list(range(1, COUNT + 1))
     assert lines[0]["class"] == "" and one["classes"] is None and "no labels" in one["notes"][0]
+
+
+@pytest.mark.filterwarnings("default:.*one colour:fdr.errors.FdrWarning")
+def test_a_notebook_shows_the_worst_images(explained: Explanation) -> None:
+    (found,) = explained.encoders
+    text = explained._repr_html_()
+    first, *_ = explained.ranked(found)
+    assert text.count("<tr>") == 11 and f"<td>{first['id']}</td>" in text and "script" not in text
+    assert repr(explained).startswith("<Explanation of ") and len(repr(explained)) < 200
+    assert repr(found) == f"<EncoderInfluences {found.encoder}: FD {format_number(found.fd)}, {len(found.rows)} images>"
+
+
+@pytest.mark.filterwarnings("default:.*one colour:fdr.errors.FdrWarning")
+def test_a_data_frame_has_a_row_for_each_image(explained: Explanation) -> None:
+    pytest.importorskip("pandas")
+    frame = explained.to_pandas()
+    lines = list(csv.DictReader(io.StringIO(explained.to_csv())))
+    assert list(frame.columns) == list(lines[0]) and frame.id.tolist() == [line["id"] for line in lines]
+    assert frame.influence.tolist() == [float(line["influence"]) for line in lines]
 
 
 @pytest.fixture(scope="module")

@@ -216,3 +216,9 @@ def test_too_many_bad_images_end_a_pass_early() -> None:
     with pytest.raises(RunError, match="at least 3 of 64 images are bad"):
         list(fdr.extract(items, encoder, image_options=fdr.ImageOptions(on_bad="skip")))
     assert encoder.num_seen < 40
+
+
+def test_features_and_encoders_are_readable_at_a_prompt() -> None:
+    encoder = TinyEncoder()
+    assert repr(fdr.extract(images(4), encoder)) == "<Features of 4 images of array by tiny>"
+    assert repr(encoder) == f"<TinyEncoder 'tiny': features [B, {DIM}], on cpu>"

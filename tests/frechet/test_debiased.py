@@ -286,6 +286,10 @@ def test_a_bracket_gives_a_value_on_request_alone() -> None:
     reference = isotropic(300)
     refused = debiased(x, reference, stderr=False)
     assert refused.value is None and refused.regime == "bracket" and refused.bracket is not None
+    with pytest.raises(
+        InputError, match=r"too few images for a debiased FD \(.* for each dimension\); it lies between"
+    ):
+        float(refused)
     assert "100 images for 300 dimensions" in refused.notes[-1]
     with pytest.warns(FdrWarning, match="systematic error"):
         found = debiased(x, reference, stderr=False, extrapolate=True)

@@ -11,6 +11,7 @@ import pytest
 from worlds import TinyEncoder, images
 
 import fdr
+from fdr.errors import InputError
 from fdr.reports import Report, reports_to_pandas
 
 
@@ -24,6 +25,14 @@ def test_a_result_is_a_number_and_reads_like_one(report: Report) -> None:
     assert float(fd) == fd.value and np.float64(fd) == fd.value
     assert str(fd).startswith("fd:tiny ") and "±" in str(fd)
     assert str(report).startswith(f"{report.samples['source']}: fd:tiny ")
+
+
+def test_reports_and_results_are_readable_at_a_prompt(report: Report) -> None:
+    assert repr(report["fd"]) == f"<Result {report['fd']}, 40 images>"
+    assert repr(report) == f"<Report {report}>" and "signature" not in repr(report)
+    assert float(fdr.Report(report.samples, None, report.results[:1])) == report["fd"].value
+    with pytest.raises(InputError, match=r"holds 3 numbers \(fd:tiny, precision:tiny, recall:tiny\); name one"):
+        float(report)
 
 
 def test_a_data_frame_has_the_columns_and_the_numbers_of_the_csv(report: Report) -> None:
