@@ -14,7 +14,7 @@ REST = "General"
 THEMES = {
     "Samples": "gen num-images prompts images neighbours count neighbour-count seed",
     "Reference and metrics": "ref reps metrics",
-    "Output": "report show json csv markdown junit openmetrics picture no-annotations name format",
+    "Output": "report show closest json csv markdown junit openmetrics picture no-annotations name format",
     "Details of metrics": "protocol training-set trained-on audit spectra no-stderr",
     "Images": "size crop transparency on-bad max-bad max-pixels",
     "Speed and devices": "device gpus batch-size num-workers dtype tf32 exact-order memory",
