@@ -40,11 +40,21 @@ class Measurement:
     """The file with the prompts of the samples."""
 
     @classmethod
-    def of_fd(cls, reference: str, reps: str, images: _options.Images, computing: _computing.Computing) -> Measurement:
+    def of_fd(
+        cls,
+        reference: str,
+        reps: str,
+        images: _options.Images,
+        computing: _computing.Computing,
+        drawn: Drawn | None,
+        prompts: str | None,
+    ) -> Measurement:
         """The measurement of FD and nothing else."""
         from fdr.neighbours import DEFAULT_MEMORY
 
-        return cls(reference, None, reps, "fd", None, None, DEFAULT_MEMORY, images, computing)
+        if prompts is not None and drawn is None:
+            raise click.UsageError("--prompts goes with --gen, the pipeline that makes images of them.")
+        return cls(reference, None, reps, "fd", None, None, DEFAULT_MEMORY, images, computing, drawn, prompts)
 
     def prepare(
         self,
@@ -203,11 +213,13 @@ measurement_of_files = _options.stack(
 )
 """`measurement` of a command that takes no generator."""
 measurement_of_fd = _options.stack(
+    drawn,
+    _options.option("--prompts FILE", "The prompts of a pipeline that makes images of texts (docs/text-to-image.md)."),
     _reference,
     _options.reps,
-    _options.images_of("the random subset"),
+    _options.images_of("the random subset, and with --gen for noise and labels"),
     _computing.computing(_computing.encoding, _computing.exact_order, _computing.no_cache),
     _options.trust,
-    _options.gather("measurement", Measurement.of_fd, ("reference", "reps", "images", "computing")),
+    _options.gather("measurement", Measurement.of_fd, ("reference", "reps", "images", "computing", "drawn", "prompts")),
 )
 """`measurement` of a command that measures FD alone and needs the features of every image."""

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     cls=_options.Command,
     epilog="Examples:\n\n  fdr explain samples.npz --ref real_images/ --reps dinov2\n\n"
     "  fdr explain samples/ --ref real_images/ --reps dinov2 --picture worst.png --heat-maps\n\n"
-    "  fdr explain samples/ --ref stats.npz --reps inception,dinov2 --csv influences.csv --json explained.json",
+    "  fdr explain samples/ --ref stats.npz --reps inception,dinov2 --csv influences.csv --json explained.json\n\n"
+    "  fdr explain --gen runs/a --ref real_images/ --reps dinov2 --picture worst.png",
 )
-@click.argument("samples", metavar="SAMPLES")
+@click.argument("samples", metavar="SAMPLES", nargs=-1)
 @measurement_of_fd
 @_options.option(
     "--show N", "Images, and classes, that the terminal lists from each end.", type=click.IntRange(1, 64), default=8
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 @_options.dry_run
 @_options.quiet
 def command(
-    samples: str,
+    samples: tuple[str, ...],
     measurement: Measurement,
     show: int,
     closest: int,
@@ -64,19 +65,20 @@ def command(
     dry_run: bool,
     quiet: bool,
 ) -> int:
-    """Say which images and which classes of SAMPLES raise FD most.
+    """Say which images and which classes of SAMPLES, or of a generator (--gen), raise FD most.
 
     The influence of an image is the amount by which FD would fall if the image were left out. It is above 0 for an
     image that raises FD and below 0 for one that lowers it. Samples with labels also give a table of classes; a
-    reference of images with labels adds the debiased FD of each class that has images enough. SAMPLES is any sample set
-    that fdr eval takes (docs/explain.md).
+    reference of images with labels adds the debiased FD of each class that has images enough. SAMPLES is one sample
+    set, of any kind that fdr eval takes (docs/explain.md).
     """
     from fdr.explanation import check_drawable, explain_with, plan_of, write_picture
 
+    _check_one_set(samples, measurement)
     if heat_maps and picture is None and json_path is None:
         raise click.UsageError("--heat-maps goes with --picture, which shows them, or --json, which stores them.")
     with measurement.computing.on_ranks(progress_for(quiet)) as setup:
-        evaluator, (source,) = measurement.prepare([samples], setup, dry_run=dry_run)
+        evaluator, (source,) = measurement.prepare(samples, setup, dry_run=dry_run)
         if picture is not None:
             check_drawable(source)
         if dry_run:
@@ -93,6 +95,17 @@ def command(
     if picture is not None and not (is_stdout(csv_path) or is_stdout(json_path)):
         click.echo(f"picture: {picture}")
     return announce_failures([found.report])
+
+
+def _check_one_set(samples: tuple[str, ...], measurement: Measurement) -> None:
+    count = len(samples) + (measurement.drawn is not None)
+    if count == 0:
+        raise click.UsageError("Name a sample set, or a generator with --gen.")
+    if count > 1:
+        raise click.UsageError(
+            f"fdr explain explains one sample set, and {count} were named, but an influence belongs to its set. Run it "
+            "once for each."
+        )
 
 
 def _write(found: Explanation, csv_path: Path | None, json_path: Path | None, show: int) -> None:

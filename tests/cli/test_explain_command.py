@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from generator_worlds import Classes, weights
 from PIL import Image
 from worlds import images, npz
 
@@ -68,8 +69,29 @@ def test_dry_run_measures_nothing(fdr_command, plain: list[object], own_home: Pa
     assert not (own_home / "fdr" / "features").exists()
 
 
-def test_a_generator_or_nothing_is_refused(fdr_command) -> None:
-    assert fdr_command("explain").code == 2
+def test_a_generator_is_explained_as_its_samples(fdr_command, tmp_path: Path) -> None:
+    """The classes of its samples are known, and an image is made again for the picture and its heat-map."""
+    real = npz(tmp_path / "real.npz", images(30, side=4))
+    made = ["--gen", weights(tmp_path / "g.safetensors", Classes), "--arch", "generator_worlds:Classes", "-n", 20]
+    options = ["--ref", real, "--reps", "random", "-q", "--seed", 3]
+    got = fdr_command("explain", *made, *options, "--show", 2, "--heat-maps", "--picture", "p.png", "--json", "e.json")
+    assert got.code == 0, got.err
+    assert fdr_command("sample", *made, "--seed", 3, "-o", "s.npz", "-q").code == 0
+    same = fdr_command("explain", "s.npz", *options, "--json", "same.json")
+    assert same.code == 0, same.err
+    (one,), (other,) = (json.loads((tmp_path / name).read_text())["encoders"] for name in ("e.json", "same.json"))
+    assert [image["row"] for image in one["images"]] == [image["row"] for image in other["images"]]
+    assert sum(row["count"] for row in one["classes"]) == 20 and len(one["classes"]) > 1
+    assert "heat_map" in one["images"][0] and (tmp_path / "p.png").exists()
+
+
+def test_no_set_or_several_are_refused(fdr_command, plain: list[object]) -> None:
+    nothing = fdr_command("explain")
+    assert nothing.code == 2 and "Name a sample set, or a generator with --gen" in nothing.err
+    several = fdr_command("explain", "other.npz", *plain)
+    assert several.code == 2 and "explains one sample set, and 2 were named" in several.err
+    prompts = fdr_command("explain", *plain, "--prompts", "p.txt")
+    assert prompts.code == 2 and "--prompts goes with --gen" in prompts.err
     assert "No such option" in fdr_command("explain", "a.npz", "--metrics", "kid").err
 
 

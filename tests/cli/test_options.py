@@ -279,7 +279,10 @@ HANDED_ON: dict[str, list[tuple[list[str], dict[str, tuple[str | None, str, Any]
     ],
     "audit": [(["a.npz", "--ref", "a.npz", *SIZED], IMAGES | COMPUTING | AUDIT)],
     "cas": [(["a.npz", "--real", "a.npz", "--val", "a.npz", "-o", "run"], CAS)],
-    "explain": [(["a.npz", *SIZED], IMAGES | COMPUTING | EXPLAIN)],
+    "explain": [
+        (["a.npz", *SIZED], IMAGES | COMPUTING | EXPLAIN),
+        (GEN, MODEL | {"--prompts": MEASUREMENT["--prompts"]}),
+    ],
     "panel": [
         (["--model", "m=*.npz", *SIZED], IMAGES | COMPUTING | MORE_COMPUTING | MEASUREMENT),
     ],
@@ -577,7 +580,7 @@ SHOWN_BY = {
     "--heat-maps": {"explain": "cli/test_explain_command.py::test_heat_maps_are_in_the_picture_and_in_json"},
     "--markdown": {"eval": "cli/test_eval.py::test_markdown", "check": "cli/test_check.py::test_files"},
     "--pipeline-args": dict.fromkeys(
-        ["eval", "check", "compare", "sample"],
+        ["eval", "check", "compare", "explain", "sample"],
         "cli/test_pipeline_commands.py::test_arguments_of_a_pipeline_change_its_images",
     ),
     "--prompts": {"sample": "cli/test_pipeline_commands.py::test_prompts_are_sampled_and_measured"},
@@ -591,7 +594,6 @@ SHOWN_BY = {
     "--trust": {
         "audit": "cli/test_audit_command.py::test_an_encoder_of_ones_own",
         "panel": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
-        "explain": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
         "ifid": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
         "recon": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
         "stats": "cli/test_options.py::test_trust_lets_a_configuration_name_code",
