@@ -12,10 +12,10 @@ MOST_WITHOUT_THEMES = 11
 REST = "General"
 """The heading of the options that no theme names."""
 THEMES = {
-    "Samples": "gen num-images prompts images neighbours count neighbour-count seed",
+    "Samples": "gen num-images images neighbours count neighbour-count seed",
     "Reference and metrics": "ref reps metrics",
-    "Output": "report show closest json csv markdown junit openmetrics picture no-annotations name format",
-    "Details of metrics": "protocol training-set trained-on audit spectra no-stderr",
+    "Output": "report show closest heat-maps json csv markdown junit openmetrics picture no-annotations name format",
+    "Details of metrics": "prompts protocol training-set trained-on audit spectra no-stderr",
     "Images": "size crop transparency on-bad max-bad max-pixels",
     "Speed and devices": "device gpus batch-size num-workers dtype tf32 exact-order memory",
     "Encoders and weights": "offline weights-dir weights",
@@ -50,9 +50,9 @@ THEMES_OF = {
         "Output": "per-image picture worst",
         "Images": "protocol",
     },
-    "sample": {"Samples": "gen num-images out labels seed"},
+    "sample": {"Samples": "gen num-images prompts out labels seed"},
     "report": {
-        "Output": "out format add title images confidence with-paths",
+        "Output": "out format add title images reference-images confidence with-paths",
         "Shared formats": "dataset task model organization relationship source-url date",
     },
     "stats": {"Output": "out name format num-images json", "Encoders and validation": "reps val noise-floor"},
