@@ -23,6 +23,7 @@ from fdr.runtime import as_fdr_error
 COMMANDS = {
     "eval": ("fdr.cli.eval", "Measure samples against a reference: FD, FDr, FDr^k, Inception Score."),
     "sample": ("fdr.cli.sample", "Generate samples and write them as npz or PNG files; resumable."),
+    "captions": ("fdr.cli.captions", "Select the prompts of an evaluation, such as COCO-30k, and write them as CSV."),
     "train": ("fdr.cli.train", "Post-train a generator with FD as its loss; resumable."),
     "recon": ("fdr.cli.recon", "Measure reconstructions against their originals: rFID, PSNR, SSIM, LPIPS."),
     "ifid": ("fdr.cli.ifid", "Measure an autoencoder: iFID, rFID, PSNR, SSIM."),

@@ -13,7 +13,6 @@ from click.core import ParameterSource
 from fdr.cli import _computing, _options, completion
 from fdr.cli._generator import Drawn, announce_pipeline, drawn
 from fdr.evaluation import PROTOCOLS, check_is_free, find_protocol
-from fdr.metrics import METRICS
 
 if TYPE_CHECKING:
     from fdr.evaluation import Evaluator
@@ -79,16 +78,18 @@ class Measurement:
         protocol = None if self.protocol is None else find_protocol(self.protocol)
         reference, reps, metrics = self.reference, self.reps, self.metrics
         if protocol is not None:
-            check_is_free(protocol, _options.is_typed("reps"), _options.is_typed("metrics"))
-            reps, metrics = protocol.encoder, ",".join(protocol.metrics)
+            typed = {name: _options.is_typed(name) for name in ("reps", "metrics")}
+            check_is_free(protocol, *typed.values())
+            reps = reps if typed["reps"] else protocol.encoder
+            metrics = metrics if typed["metrics"] else ",".join(protocol.metrics)
         is_default = _options.source_of("reference") is ParameterSource.DEFAULT
         if is_default:
-            reference = reference if protocol is None else protocol.reference
+            reference = reference if protocol is None else protocol.default_reference()
             if not are_compared:
                 _refuse_two_folders(samples, reference)
             if setup.is_main and any(metric.needs_reference for metric in load_metrics(metrics).values()):
                 _options.announce_default_reference(reference)
-        options = self.images.options()
+        options = self.images.options() if protocol is None else protocol.options(self.images.options())
         sources = [open_samples(item, options) for item in samples]
         setup.check_files(reps, reference, dry_run=dry_run)
         evaluator = Evaluator(
@@ -150,8 +151,6 @@ def _by_encoder(reference: str, reps: str) -> str | dict[str, str]:
     return found
 
 
-_KINDS = dict.fromkeys(name.partition(":")[0] for name in METRICS)
-"""The metrics without their variants."""
 _reference = _options.reference("What to compare with", " Files for several encoders: ENCODER=FILE,ENCODER=FILE.")
 _of_samples = _options.stack(
     _reference,
@@ -162,22 +161,24 @@ _of_samples = _options.stack(
     ),
     _options.option(
         "--prompts FILE",
-        "The prompts of the samples, for metrics that compare images with texts (clip_score), and for a pipeline that "
-        "makes images of texts: JSON lines, CSV, text with one prompt a line, COCO's captions, or the meta_data.json "
-        "of MJHQ-30K (docs/text-to-image.md).",
+        "The prompts of the samples, for clip_score and for a pipeline that makes images of texts: a file of captions, "
+        "or coco-30k:captions_val2014.json (docs/text-to-image.md).",
     ),
     _options.reps,
     _options.listed(
         "--metrics NAMES",
-        f"What to compute, separated by commas: {', '.join(_KINDS)}. "
-        "Variants follow a colon (kid:rbf; docs/metrics.md). fd includes FDr where the reference has a validation FD.",
+        "What to compute, separated by commas: fd, fd_debiased, precision, recall, density, coverage, kid, cmmd, mind, "
+        "vendi, is, clip_score, ... docs/metrics.md lists them all, and the variants after a colon (kid:rbf). fd "
+        "includes FDr where the reference has a validation FD.",
         shell_complete=completion.metrics,
         default="fd",
     ),
     _options.option(
         "--protocol",
         "Repeat a published evaluation, in place of --reps and --metrics. adm gives the five numbers of ADM's "
-        "evaluator, against its reference npz as --ref (default: imagenet256:adm).",
+        "evaluator, against its reference npz as --ref (default: imagenet256:adm). coco-30k and mjhq-30k give the "
+        "zero-shot FID and CLIPScore of text-to-image models, unless --reps and --metrics ask for others "
+        "(docs/text-to-image.md).",
         type=click.Choice(list(PROTOCOLS)),
     ),
     _options.listed(

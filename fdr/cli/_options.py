@@ -241,8 +241,9 @@ def images_of(seed_for: str) -> Decorator:
         option("--seed N", f"Seed for {seed_for}.", type=int, default=0),
         option(
             "--crop",
-            "How to crop images before any encoder sees them; adm is the centre crop of guided-diffusion.",
-            type=click.Choice(["none", "center", "center-bilinear", "adm"]),
+            "How to crop images before any encoder sees them: the centre square of guided-diffusion (adm), or of COCO "
+            "evaluations (lanczos), or the centre after a bicubic or bilinear resize.",
+            type=click.Choice(["none", "center", "center-bilinear", "lanczos", "adm"]),
             default="none",
         ),
         option(

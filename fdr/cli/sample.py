@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 @_options.option(
     "--prompts FILE",
     "The texts that a pipeline makes images of, one sample for each: JSON lines with prompt and file_name, CSV, text "
-    "with one prompt a line, COCO's captions, or the meta_data.json of MJHQ-30K (docs/text-to-image.md).",
-    type=click.Path(path_type=Path),
+    "with one prompt a line, or the set of a published file, coco-30k:captions_val2014.json or "
+    "mjhq-30k:meta_data.json (docs/text-to-image.md).",
 )
 @_options.option(
     "-o, --out PATH",
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @_options.quiet
 def command(
     drawn: _generator.Drawn,
-    prompts: Path | None,
+    prompts: str | None,
     out: Path,
     seed: int,
     computing: _computing.Computing,
@@ -62,9 +62,9 @@ def command(
     GPUs. To resume a killed run, repeat the command.
     """
     from fdr.generators import sample_set, write_samples
-    from fdr.images import ImageOptions, read_captions
+    from fdr.images import ImageOptions, select_captions
 
-    captions = None if prompts is None else read_captions(prompts)
+    captions = None if prompts is None else select_captions(prompts)
     progress = progress_for(quiet)
     with computing.on_ranks(progress) as setup:
         source = drawn.samples(setup.encoder_options, setup.extraction_options, ImageOptions(), seed, captions)

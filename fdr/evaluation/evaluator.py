@@ -16,8 +16,8 @@ from fdr.errors import FdrWarning, InputError, collected_warnings, warn
 from fdr.evaluation.held_out import encoders_trained_on, named_encoders
 from fdr.evaluation.measurement import Key, Measurement, Needs, outputs_of
 from fdr.evaluation.planning import Planner
-from fdr.evaluation.prompts import Prompts, as_captions, check_prompts
-from fdr.evaluation.protocols import Protocol, check_is_free, find_protocol
+from fdr.evaluation.prompts import as_captions, check_prompts, read_prompts
+from fdr.evaluation.protocols import Protocol, check_is_free, find_protocol, warn_of_departures
 from fdr.evaluation.reference_side import ReferenceSide, open_reference, open_training_set
 from fdr.evaluation.remaining import measure_remaining
 from fdr.evaluation.requested import Requested, need_of, without_stderr
@@ -84,19 +84,18 @@ def evaluate(
     `samples` and image references are anything that `fdr.open_images` reads. `reference` may also be a registry name, a
     statistics file, a folder of `fdr stats`, `Moments`, or a dict of these by encoder name. `encoders` are names
     ("inception", "fdr6"), encoder objects, callables from images [B, 3, H, W] in [0, 1] to [B, D], or a dict that gives
-    each callable a name. The defaults are imagenet256, inception and FD. A `protocol` ("adm") fixes encoders and
-    metrics and has a default reference of its own. With `cache`, features are kept there and a killed run resumes.
-    `weights` gives weight files by encoder. `image_options.count` and `.seed` select among the samples only; crop and
-    size apply to both sides. `trained_on` names the encoders that the generator was trained on: FDr^k is then given for
-    them and for the held-out ones as well. A run folder of `fdr train` says it by itself, and so do files that `fdr
-    sample` made of it. `training_set` is the images that the model was trained on, for metrics that compare with them.
-    `prompts` are those of the samples, for metrics that compare images with texts: a file of captions, a list in the
-    order of the images, or a dict by the names of the images. `memory`, in bytes, is what metrics of nearest neighbours
-    may hold at once; it does not change the result.
+    each callable a name. The defaults are imagenet256, inception and FD. A `protocol` ("adm", "coco-30k", "mjhq-30k")
+    gives encoders and metrics, and perhaps a reference, a crop and a size. With `cache`, features are kept there and a
+    killed run resumes. `weights` gives weight files by encoder. `image_options.count` and `.seed` select among the
+    samples only; crop and size apply to both sides. `trained_on` names the encoders that the generator was trained on:
+    FDr^k is then given for them and for the held-out ones as well. A run folder of `fdr train` says it by itself,
+    and so do files that `fdr sample` made of it. `training_set` is the images that the model was trained on, for
+    metrics that compare with them. `prompts` are those of the samples, for metrics that read texts: a file of captions,
+    a list in the order of the images, or a dict by their names. `memory`, in bytes, is what metrics of nearest
+    neighbours may hold; it does not change the result.
     `spectra=True` adds eigenvalues of both covariances to the details of FD, which `fdr report` draws. `stderr=False`
-    leaves out standard errors that cost time. `progress=True` shows on stderr how far the call is: as bars on a
-    terminal and in a notebook with ipywidgets, as lines elsewhere. An object with a method `task`, like
-    `fdr.runtime.Progress`, is told instead.
+    leaves out standard errors that cost time. `progress=True` shows on stderr how far the call is, as bars on a
+    terminal and in notebooks; an object with a method `task`, like `fdr.runtime.Progress`, is told instead.
 
     `samples` may also be a generator: one that `fdr.load_generator` gives or takes, or a pipeline of diffusers, as an
     object or from `fdr.load_pipeline`. Then `num_images` (50,000) samples are made from `seed` and `labels`, the same
@@ -118,11 +117,13 @@ def evaluate(
         group=group,
     )
     chosen = None if protocol is None else find_protocol(protocol)
+    image_options, is_default = image_options or ImageOptions(), reference is None
     if chosen is not None:
         check_is_free(chosen, encoders is not None, metrics is not None)
-        encoders, metrics = chosen.encoder, chosen.metrics
-    default_reference = DEFAULT_REFERENCE if chosen is None else chosen.reference
-    image_options = image_options or ImageOptions()
+        encoders, metrics = encoders or chosen.encoder, metrics or chosen.metrics
+        image_options = chosen.options(image_options)
+    if is_default:
+        reference = DEFAULT_REFERENCE if chosen is None else chosen.default_reference()
     encoder_options = encoder_options or EncoderOptions(progress=extraction.progress)
     size = extraction.batch_size_on(resolve_device(encoder_options.device).type)
     if batch_size is None and isinstance(samples, LoadedPipeline):
@@ -132,7 +133,7 @@ def evaluate(
     with samples_of(samples, size, image_options, drawn, captions) as source:
         evaluator = Evaluator(
             DEFAULT_ENCODER if encoders is None else encoders,
-            default_reference if reference is None else reference,
+            reference,
             DEFAULT_METRIC if metrics is None else metrics,
             protocol=chosen,
             image_options=image_options,
@@ -146,7 +147,7 @@ def evaluate(
             trained_on=trained_on,
             training_set=training_set,
             prompts=captions,
-            is_default_reference=reference is None,
+            is_default_reference=is_default,
         )
         report = evaluator.evaluate(source)
     for failure in report.failed:
@@ -182,7 +183,7 @@ class Evaluator:
         self._is_default_reference = is_default_reference
         self.captions = None if prompts is None else as_captions(prompts)
         """The prompts of the samples."""
-        check_prompts(self.metrics, self.captions)
+        check_prompts(self.metrics, self.captions, protocol)
         self.on_measured: Callable[[Measurement], object] | None = None
         """Called on rank 0 with what was collected of each sample set, when its numbers are computed."""
         self.image_options = image_options
@@ -211,8 +212,7 @@ class Evaluator:
         )
         self._requested = Requested(self.metrics, self.encoders)
         self._requested.check_apply()
-        is_read = self.captions is not None and any(metric.prompt for metric in self.metrics.values())
-        self._prompts = Prompts(self.captions, self.encoders) if self.captions is not None and is_read else None
+        self._prompts = read_prompts(self.metrics, self.captions, self.encoders)
         with collected_warnings() as self.warnings:
             self.reference = self._open_side("reference", reference)
             self.training = self._open_side("training", training_set)
@@ -292,6 +292,8 @@ class Evaluator:
                     measured = replace(measured, collected={**measured.collected, **stored})
                     for sentence in sanity_warnings(extraction, measured.moments, self.reference):
                         warnings.warn(sentence, FdrWarning, stacklevel=2)
+                    given = measured.count, (self.reference.describe() or {}).get("count")
+                    warn_of_departures(self.protocol, *given, extraction.preprocessing, self.captions)
                     planned = self._planner.rows(source, measured.count, stored)
                     results, failed = self._score(source, measured).rows(planned)
                     if self.on_measured is not None:

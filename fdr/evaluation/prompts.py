@@ -10,8 +10,9 @@ import numpy as np
 
 from fdr.encoders import AbstractEncoder, AbstractTexts
 from fdr.errors import InputError
+from fdr.evaluation.protocols import Protocol
 from fdr.generators import SampleSource
-from fdr.images import BadImage, Captions, ImageSource, read_captions
+from fdr.images import BadImage, Captions, ImageSource, select_captions
 from fdr.metrics import Metric, Texts
 
 
@@ -22,7 +23,7 @@ def as_captions(prompts: Any) -> Captions:
     if isinstance(prompts, Captions):
         return prompts
     if isinstance(prompts, str | os.PathLike):
-        return read_captions(prompts)
+        return select_captions(prompts)
     is_named = isinstance(prompts, Mapping)
     texts: list[Any] = (
         list(prompts.values()) if is_named else list(prompts) if isinstance(prompts, Sequence) else [None]
@@ -83,10 +84,17 @@ class Prompts:
         return {"prompts": found}
 
 
-def check_prompts(metrics: Mapping[str, Metric], captions: Captions | None) -> None:
+def read_prompts(
+    metrics: Mapping[str, Metric], captions: Captions | None, encoders: Sequence[AbstractEncoder]
+) -> Prompts | None:
+    """The prompts if a metric reads them, else None."""
+    is_read = any(metric.prompt for metric in metrics.values())
+    return Prompts(captions, encoders) if is_read and captions is not None else None
+
+
+def check_prompts(metrics: Mapping[str, Metric], captions: Captions | None, protocol: Protocol | None) -> None:
     """Raise `InputError` if a metric needs prompts and there are none."""
     needy = [name for name, metric in metrics.items() if metric.prompt]
     if needy and captions is None:
-        raise InputError(
-            f"Metric {needy[0]!r} compares images with their prompts; give them with --prompts, a file of captions."
-        )
+        what = "a file of captions" if protocol is None or not protocol.prompts else f"such as {protocol.prompts}"
+        raise InputError(f"Metric {needy[0]!r} compares images with their prompts; give them with --prompts, {what}.")

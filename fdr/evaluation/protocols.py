@@ -1,10 +1,15 @@
-"""Published evaluation protocols: one name selects the encoder, the metrics and their order."""
+"""Published evaluation protocols: one name selects the encoders, the metrics, and how images are read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from fdr.errors import InputError, unknown
+from fdr.errors import InputError, unknown, warn
+
+if TYPE_CHECKING:
+    from fdr.images import Captions, ImageOptions, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -14,12 +19,62 @@ class Protocol:
     name: str
     title: str
     encoder: str
+    """The encoders, separated by commas."""
     metrics: tuple[str, ...]
     """The metrics, in the order in which the original code prints them."""
-    reference: str
-    """The reference that is used if the user names none."""
+    reference: str | None
+    """The reference that is used if the user names none; None if one must be named."""
     takes_stored_moments: bool = False
     """True if moments (`mu`, `sigma`, `mu_s`, `sigma_s`) in a sample file are used instead of its images."""
+    is_fixed: bool = True
+    """False if the user may choose other encoders and metrics."""
+    crop: str = "none"
+    """With `size`, how images of both sides are cropped and resized."""
+    size: int | None = None
+    side: int | None = None
+    """The side of the samples in pixels, where they are measured as they are."""
+    count: int | None = None
+    """The number of samples."""
+    reference_count: int | None = None
+    real: str = ""
+    """The real images, in words."""
+    prompts: str = ""
+    """The prompts, as they are given to --prompts."""
+
+    def options(self, given: ImageOptions) -> ImageOptions:
+        """The given options with the crop and size of the protocol. Raises `InputError` for options with their own."""
+        if self.size is None:
+            return given
+        if given.size is not None or given.crop != "none":
+            raise InputError(f"Protocol {self.name!r} sets --size and --crop; leave them out, or the protocol.")
+        return replace(given, crop=self.crop, size=self.size)
+
+    def default_reference(self) -> str:
+        """The reference if the user names none. Raises `InputError` if one must be named."""
+        if self.reference is None:
+            raise InputError(f"Protocol {self.name!r} compares with {self.real}; give these images with --ref.")
+        return self.reference
+
+    def departures(
+        self, count: int, reference_count: int | None, pixels: Preprocessing | None, captions: Captions | None
+    ) -> Iterator[str]:
+        """A sentence for each way in which sets depart from the protocol.
+
+        `count` and `pixels` are the number and the size of the samples; what is None is not known.
+        """
+        end = "so that the numbers are not comparable with published ones."
+        if self.count is not None and count != self.count:
+            yield f"{self.name} has {self.count:,} samples, and {count:,} were measured: FID rises as N falls, {end}"
+        if self.reference_count is not None and reference_count not in (None, self.reference_count):
+            yield f"{self.name} compares with {self.real}, and the reference has {reference_count:,} images, {end}"
+        if captions is not None and self.count is not None and len(captions) != self.count:
+            yield f"{self.name} has {self.count:,} prompts, and {captions.source} has {len(captions):,}, {end}"
+        if self.side is not None and pixels is not None and not _is_square(pixels, self.side):
+            yield f"{self.name} has samples of {self.side} x {self.side} pixels, and these are {pixels}, {end}"
+
+
+def _is_square(pixels: Preprocessing, side: int) -> bool:
+    return pixels.is_uniform and (pixels.width, pixels.height) == (side, side)
 
 
 ADM = Protocol(
@@ -30,7 +85,34 @@ ADM = Protocol(
     "imagenet256:adm",
     takes_stored_moments=True,
 )
-PROTOCOLS = {protocol.name: protocol for protocol in (ADM,)}
+COCO_30K = Protocol(
+    "coco-30k",
+    "zero-shot FID-30K on COCO (Saharia et al. 2022), as the code of GigaGAN computes it (Kang et al. 2023)",
+    "inception:clean,openclip:ViT-B-32-quickgelu/openai",
+    ("fd", "clip_score"),
+    None,
+    is_fixed=False,
+    crop="lanczos",
+    size=256,
+    count=30_000,
+    reference_count=40_504,
+    real="all 40,504 images of COCO val2014",
+    prompts="coco-30k:captions_val2014.json",
+)
+MJHQ_30K = Protocol(
+    "mjhq-30k",
+    "MJHQ-30K (Li et al. 2024): images as they are, at 1024 pixels",
+    "inception:clean,openclip:ViT-L-14-quickgelu/openai",
+    ("fd", "clip_score"),
+    None,
+    is_fixed=False,
+    side=1024,
+    count=30_000,
+    reference_count=30_000,
+    real="the 30,000 images of mjhq30k_imgs",
+    prompts="mjhq-30k:meta_data.json",
+)
+PROTOCOLS = {protocol.name: protocol for protocol in (ADM, COCO_30K, MJHQ_30K)}
 
 
 def find_protocol(name: str | Protocol) -> Protocol:
@@ -48,5 +130,18 @@ def check_is_free(protocol: Protocol, has_encoders: bool, has_metrics: bool) -> 
         (has_encoders, "--reps", protocol.encoder),
         (has_metrics, "--metrics", ", ".join(protocol.metrics)),
     ):
-        if is_chosen:
+        if is_chosen and protocol.is_fixed:
             raise InputError(f"Protocol {protocol.name!r} measures {fixed} alone; leave out {option}, or the protocol.")
+
+
+def warn_of_departures(
+    protocol: Protocol | None,
+    count: int,
+    reference_count: int | None,
+    pixels: Preprocessing | None,
+    captions: Captions | None,
+) -> None:
+    """Warn of each way in which sets depart from a protocol; see `Protocol.departures`."""
+    if protocol is not None:
+        for sentence in protocol.departures(count, reference_count, pixels, captions):
+            warn(sentence)

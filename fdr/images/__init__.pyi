@@ -3,6 +3,8 @@ from .base import BadImage as BadImage
 from .base import ImageBatch as ImageBatch
 from .base import ImageSource as ImageSource
 from .base import select as select
+from .caption_sets import CAPTION_SETS as CAPTION_SETS
+from .caption_sets import select_captions as select_captions
 from .captions import Captions as Captions
 from .captions import read_captions as read_captions
 from .files import expand_braces as expand_braces

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import re
@@ -47,6 +49,20 @@ class Captions:
         """sha256 of names, prompts and categories, in their order."""
         content = json.dumps([self.names, self.prompts, self.categories])
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def to_csv(self) -> str:
+        """The captions as CSV with a header, which `read_captions` reads as the same captions."""
+        columns = {
+            **({"file_name": self.names} if self.has_names else {}),
+            "prompt": self.prompts,
+            **({} if self.categories is None else {"category": self.categories}),
+            **({} if self.images is None else {"real_image": self.images}),
+        }
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+        return buffer.getvalue()
 
     def take(self, rows: Sequence[int]) -> Captions:
         """The captions at these positions, in this order. Prompts without names are numbered anew."""

@@ -19,7 +19,8 @@ class ImageOptions:
     """The size of a random subset without replacement; None takes all images."""
     seed: int = 0
     crop: str = "none"
-    """"none" (with `size`: squash to size x size), "center", "center-bilinear" or "adm"; see `fdr.images.resize`."""
+    """"none" (with `size`: squash to size x size), "center", "center-bilinear", "lanczos" or "adm"; see
+    `fdr.images.resize`."""
     size: int | None = None
     alpha: str = "drop"
     """"drop" ignores transparency, as all peers do; "white" and "black" composite over that colour."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-BILINEAR, BICUBIC, BOX = 2, 3, 4
+LANCZOS, BILINEAR, BICUBIC, BOX = 1, 2, 3, 4
 """Filters by Pillow's numbers, since Pillow is imported only where images are resized."""
 
 
@@ -38,6 +38,16 @@ def center_crop(image: Image, size: int, resample: int = BICUBIC) -> Image:
     wide, high = int(size * width / short), int(size * height / short)
     offset = round((wide - size) / 2.0), round((high - size) / 2.0)
     return _resize_and_crop(image, (wide, high), offset, size, resample)
+
+
+def lanczos_crop(image: Image, size: int) -> Image:
+    """The largest centre square, halves rounded to even, then Lanczos to size x size.
+
+    GigaGAN (Kang et al. 2023) and later work crop COCO in this way.
+    """
+    short = min(image.size)
+    left, top = (round((side - short) / 2.0) for side in image.size)
+    return resize(image.crop((left, top, left + short, top + short)), (size, size), LANCZOS)
 
 
 def adm_crop(image: Image, size: int) -> Image:
@@ -69,6 +79,7 @@ CROPS: dict[str, Callable[[Image, int], Image]] = {
     "none": squash,
     "center": center_crop,
     "center-bilinear": functools.partial(center_crop, resample=BILINEAR),
+    "lanczos": lanczos_crop,
     "adm": adm_crop,
 }
 """The functions RGB image -> RGB image of size x size, by the name of the crop."""

@@ -552,6 +552,7 @@ SHOWN_BY = {
         "report": "cli/test_report_exports.py::test_each_option_reaches_its_format",
     },
     "--null": {"check": "cli/test_check.py::test_a_budget_that_the_unchanged_model_breaks_is_refused"},
+    "--seed": {"captions": "cli/test_captions_command.py::test_the_seed_decides_the_draw"},
     "--update-baseline": {"check": "cli/test_check.py::test_the_baseline_file_is_written_and_guarded"},
     "--force": {"check": "cli/test_check.py::test_the_baseline_file_is_written_and_guarded"},
     "--report": {
@@ -606,6 +607,7 @@ SHOWN_BY = {
     "--all": {"cache remove": "cli/test_eval.py::test_cache_commands"},
     "--train": {"demo": "training/test_demo_training.py::test_the_command"},
     "--out": {
+        "captions": "cli/test_captions_command.py::test_the_captions_of_a_set_are_written_as_csv",
         "demo": "cli/test_options.py::test_the_folder_of_the_demo",
         "report": "cli/test_report_command.py::test_the_format_is_the_option_or_the_suffix",
     },

@@ -218,7 +218,7 @@ def test_a_protocol_fixes_encoder_and_metrics(samples: Path, real: Path) -> None
             fdr.evaluate(samples, real, protocol="adm", **chosen)
     with pytest.raises(InputError, match=r"Unknown protocol 'amd'; did you mean 'adm'"):
         fdr.evaluate(samples, real, protocol="amd")
-    assert find_protocol("adm") is ADM and PROTOCOLS == {"adm": ADM}
+    assert find_protocol("adm") is ADM and PROTOCOLS["adm"] is ADM
 
 
 @pytest.mark.filterwarnings("default:The samples are 32 x 32 pixels:fdr.errors.FdrWarning")

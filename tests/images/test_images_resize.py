@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from image_worlds import encoded, photo, read_all, write_files
 from PIL import Image
 from PIL.Image import Resampling
+from torchvision.transforms.functional import center_crop as center_square
 
 from fdr.images import ImageOptions, open_images
-from fdr.images.resize import adm_crop, center_crop, resize, squash
+from fdr.images.resize import adm_crop, center_crop, lanczos_crop, resize, squash
 
 
 def bicubic(x: float) -> float:
@@ -93,26 +94,42 @@ def test_center_crop_is_the_middle_of_the_whole_resized_image(height, width, siz
     assert np.array_equal(found, whole[top : top + size, left : left + size])
 
 
+def lanczos(x):
+    return np.sinc(x) * np.sinc(x / 3) if -3 < x < 3 else 0.0
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(height=st.integers(3, 120), width=st.integers(3, 120), size=st.integers(1, 40))
+def test_lanczos_crop_is_the_resized_middle_of_the_image(height, width, size):
+    pixels = photo(2, height, width)
+    short = min(height, width)
+    top, left = round((height - short) / 2), round((width - short) / 2)
+    square = np.ascontiguousarray(pixels[top : top + short, left : left + short])
+    found = np.array(lanczos_crop(Image.fromarray(pixels), size))
+    assert np.abs(found.astype(int) - emulated(square, size, size, lanczos, 3.0)).max() <= 1
+    assert np.array_equal(square, np.array(center_square(Image.fromarray(pixels), short)))
+
+
 def test_an_image_of_the_final_size_is_left_alone():
     pixels = photo(3, 24, 24)
-    for function in (adm_crop, center_crop, squash):
+    for function in (adm_crop, center_crop, lanczos_crop, squash):
         assert np.array_equal(np.array(function(Image.fromarray(pixels), 24)), pixels)
 
 
-@pytest.mark.parametrize("crop", ["none", "center", "adm"])
+@pytest.mark.parametrize("crop", ["none", "center", "lanczos", "adm"])
 def test_options_crop_files_and_arrays_alike(tmp_path, crop):
     arrays = [photo(0, 40, 61), photo(1, 90, 33), photo(2, 9, 17)]
     write_files(tmp_path, {f"{i}.png": encoded(array) for i, array in enumerate(arrays)})
     options = ImageOptions(crop=crop, size=16)
     found = read_all(open_images(tmp_path, options))
-    function = {"none": squash, "center": center_crop, "adm": adm_crop}[crop]
+    function = {"none": squash, "center": center_crop, "lanczos": lanczos_crop, "adm": adm_crop}[crop]
     for image, array in zip(found, arrays, strict=True):
         assert image.shape == (16, 16, 3)
         assert np.array_equal(image, np.array(function(Image.fromarray(array), 16)))
     for image, array in zip(read_all(open_images(arrays, options)), found, strict=True):
         assert np.array_equal(image, array)
     policy = open_images(tmp_path, options).policy
-    assert policy["crop"] == {"none": "squash-16", "center": "center-16", "adm": "adm-16"}[crop]
+    assert policy["crop"] == f"{'squash' if crop == 'none' else crop}-16"
     assert policy["pillow"] and "pillow" not in open_images(tmp_path).policy
 
 
