@@ -292,8 +292,7 @@ class Evaluator:
                     measured = replace(measured, collected={**measured.collected, **stored})
                     for sentence in sanity_warnings(extraction, measured.moments, self.reference):
                         warnings.warn(sentence, FdrWarning, stacklevel=2)
-                    given = measured.count, (self.reference.describe() or {}).get("count")
-                    warn_of_departures(self.protocol, *given, extraction.preprocessing, self.captions)
+                    warn_of_departures(self.protocol, measured, self.reference, extraction.preprocessing, self.captions)
                     planned = self._planner.rows(source, measured.count, stored)
                     results, failed = self._score(source, measured).rows(planned)
                     if self.on_measured is not None:

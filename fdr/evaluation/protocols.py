@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from fdr.errors import InputError, unknown, warn
 
 if TYPE_CHECKING:
+    from fdr.evaluation.measurement import Measurement
+    from fdr.evaluation.reference_side import ReferenceSide
     from fdr.images import Captions, ImageOptions, Preprocessing
 
 
@@ -136,12 +138,13 @@ def check_is_free(protocol: Protocol, has_encoders: bool, has_metrics: bool) -> 
 
 def warn_of_departures(
     protocol: Protocol | None,
-    count: int,
-    reference_count: int | None,
+    measured: Measurement,
+    reference: ReferenceSide,
     pixels: Preprocessing | None,
     captions: Captions | None,
 ) -> None:
-    """Warn of each way in which sets depart from a protocol; see `Protocol.departures`."""
+    """Warn of each way in which what was measured departs from a protocol, if there is one."""
     if protocol is not None:
-        for sentence in protocol.departures(count, reference_count, pixels, captions):
+        reference_count = (reference.describe() or {}).get("count")
+        for sentence in protocol.departures(measured.count, reference_count, pixels, captions):
             warn(sentence)
