@@ -19,9 +19,9 @@ from fdr.pages.contents import cards_of, differences_of, lines_of, origins
 from fdr.pages.explained import Explained, with_explained
 from fdr.pages.formats import table_to_latex, table_to_markdown
 from fdr.pages.image_sets import ImageSet, open_samples_shown
-from fdr.pages.pairs import class_influences, pair_sections, subjects_of
+from fdr.pages.pairs import class_influences, pair_sections, picture_count, subjects_of
 from fdr.pages.paths import without_folders
-from fdr.pages.pictures import Picture, grid_pictures, sample_pictures
+from fdr.pages.pictures import NUM_SAMPLES, Picture, PictureSize, grid_pictures, sample_pictures
 from fdr.pages.run_folder import RunHistory
 from fdr.pages.spectra import spectra_charts
 from fdr.pages.table import NumberTable, number_table
@@ -110,6 +110,7 @@ def render_page(sets: Mapping[str, Report], runs: Sequence[RunHistory] = (), opt
     names = dict(zip(sets, shown, strict=True))
     subjects = subjects_of(options.explained, sets, names, samples, options.reference_images)
     compared = options.compared if options.with_paths else without_folders(options.compared)
+    size = PictureSize.of_many(NUM_SAMPLES * len(samples) + picture_count(subjects))
     table = number_table(shown, options.confidence, compared)
     import jinja2
 
@@ -126,17 +127,17 @@ def render_page(sets: Mapping[str, Report], runs: Sequence[RunHistory] = (), opt
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         **_of_sets(table, class_influences(subjects)),
-        galleries=[_gallery(one, options) for one in samples],
-        harmful=pair_sections(subjects, options.with_paths),
+        galleries=[_gallery(one, size, options) for one in samples],
+        harmful=pair_sections(subjects, size, options.with_paths),
         runs=[_section(run, f"r{number}", options) for number, run in enumerate(runs)],
         data=embedded_json(_data(list(shown.values()))) if shown else "",
         run_data=embedded_json([_run_data(run) for run in runs]) if runs else "",
     )
 
 
-def _gallery(images: ImageSet, options: PageOptions) -> tuple[str, str, list[Picture]]:
+def _gallery(images: ImageSet, size: PictureSize, options: PageOptions) -> tuple[str, str, list[Picture]]:
     keep = (lambda text: text) if options.with_paths else without_folders
-    return keep(images.path), keep(images.remark), sample_pictures(images)
+    return keep(images.path), keep(images.remark), sample_pictures(images, size)
 
 
 def _of_sets(table: NumberTable, influences: Sequence[ClassTable]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from fdr.pages.class_tables import ClassTable, class_table
 from fdr.pages.explained import Explained, ExplainedEncoder, ExplainedImage, set_of
 from fdr.pages.image_sets import ImageSet, open_references_shown
 from fdr.pages.paths import without_folders
-from fdr.pages.pictures import Picture, embedded, side_for
+from fdr.pages.pictures import Picture, PictureSize, embedded
 from fdr.reports import Report, format_number
 
 HARMFUL, CLOSEST = "Images that raise FD most", "Images that lie nearest to a reference image"
@@ -96,11 +96,21 @@ def _is_reference(images: ImageSet, one: Explained) -> bool:
     return not images.remark and digest in (None, images.source.digest)
 
 
-def pair_sections(subjects: Sequence[Subject], with_paths: bool) -> list[tuple[str, list[PairTable]]]:
+def picture_count(subjects: Sequence[Subject]) -> int:
+    """The number of pictures in the sections of these explanations."""
+    return sum(
+        (len(one.worst) + len(one.closest)) * ((each.samples is not None) + (each.reference is not None))
+        for each in subjects
+        for one in each.explained.encoders
+    )
+
+
+def pair_sections(
+    subjects: Sequence[Subject], size: PictureSize, with_paths: bool
+) -> list[tuple[str, list[PairTable]]]:
     """(heading, tables) of the most harmful images and of those nearest to the reference, without empty ones."""
     encoders = [(subject, one) for subject in subjects for one in subject.explained.encoders]
-    side = side_for(2 * sum(len(one.worst) + len(one.closest) for _, one in encoders))
-    writers = [_Writer(subject, one, side, with_paths) for subject, one in encoders]
+    writers = [_Writer(subject, one, size, with_paths) for subject, one in encoders]
     sections = [
         (HARMFUL, [writer.harmful() for writer in writers if writer.one.worst]),
         (CLOSEST, [writer.closest() for writer in writers if writer.one.closest]),
@@ -110,11 +120,11 @@ def pair_sections(subjects: Sequence[Subject], with_paths: bool) -> list[tuple[s
 
 @dataclass(frozen=True)
 class _Writer:
-    """Writes the tables of one explanation under one encoder, with pictures of at most `side` pixels."""
+    """Writes the tables of one explanation under one encoder, with pictures of a size."""
 
     subject: Subject
     one: ExplainedEncoder
-    side: int
+    size: PictureSize
     with_paths: bool
 
     def harmful(self) -> PairTable:
@@ -163,7 +173,7 @@ class _Writer:
         )
 
     def _picture(self, found: Mapping[str, Any], name: str | None, what: str) -> Picture | None:
-        return embedded(found[name], "", f"{what} {self._kept(name)}", self.side) if name and name in found else None
+        return embedded(found[name], f"{what} {self._kept(name)}", self.size) if name and name in found else None
 
     def _cells(self, image: ExplainedImage, median: float = 0.0) -> dict[str, Cell]:
         """What is known of an image, by the heading of its column; "" for what is not."""

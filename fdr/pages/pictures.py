@@ -23,9 +23,9 @@ MAX_SIDE = 1024
 NUM_SAMPLES, SAMPLE_SIDE = 24, 256
 """Images that are shown of a sample set, and the pixels that they are scaled to if they are larger."""
 MANY = 200
-"""More images than this, of harmful ones and neighbours, are shown smaller. Raising it makes larger pages."""
+"""More images than this, of sample sets and explanations together, are smaller. Raising it makes larger pages."""
 LOSSLESS_BYTES = 120_000
-"""A grid is stored without loss if that takes no more than this, an image of a sample set if it takes a tenth."""
+"""A grid is stored without loss if that takes no more than this, a single image if it takes a tenth, or less."""
 QUALITY = 80
 
 
@@ -56,29 +56,37 @@ def spread(steps: Sequence[int], most: int = MAX_GRIDS) -> list[int]:
     return [steps[round(index * (len(steps) - 1) / (most - 1))] for index in range(most)]
 
 
-def sample_pictures(images: ImageSet) -> list[Picture]:
+@dataclass(frozen=True)
+class PictureSize:
+    """How large the picture of a single image may be."""
+
+    side: int = SAMPLE_SIDE
+    """Pixels that it may be wide and high."""
+    lossless: int = LOSSLESS_BYTES // 10
+    """Bytes that it may take without loss."""
+
+    @classmethod
+    def of_many(cls, count: int) -> PictureSize:
+        """The size with which `count` pictures together stay small."""
+        share = min(1.0, MANY / max(count, 1))
+        return cls(int(SAMPLE_SIDE * share**0.5), int(LOSSLESS_BYTES / 10 * share))
+
+
+def sample_pictures(images: ImageSet, size: PictureSize) -> list[Picture]:
     """Some images of a sample set, drawn with a fixed seed. Raises `InputError` if they cannot be read. Needs torch."""
     from fdr.images import ImageOptions, images_by_row, select
 
     source = images.source
     chosen = select(len(source), ImageOptions(count=min(NUM_SAMPLES, len(source))), source.name)
     found = images_by_row(source, chosen).values()
-    return [
-        embedded(image, "", f"Image {number} of {len(found)}", SAMPLE_SIDE)
-        for number, image in enumerate(found, start=1)
-    ]
+    return [embedded(image, f"Image {number} of {len(found)}", size) for number, image in enumerate(found, start=1)]
 
 
-def side_for(count: int) -> int:
-    """The pixels that so many images may be wide and high, so that together they stay small."""
-    return min(SAMPLE_SIDE, int(SAMPLE_SIDE * (MANY / max(count, 1)) ** 0.5))
-
-
-def embedded(array: np.ndarray, title: str, alt: str, side: int) -> Picture:
-    """The picture of one image, uint8 [H, W, 3], at most `side` pixels wide and high."""
+def embedded(array: np.ndarray, alt: str, size: PictureSize) -> Picture:
+    """The picture of one image, uint8 [H, W, 3]."""
     from PIL import Image
 
-    return _embedded(Image.fromarray(array), title, alt, side, LOSSLESS_BYTES // 10)
+    return _embedded(Image.fromarray(array), "", alt, size.side, size.lossless)
 
 
 def picture(path: Path, title: str, alt: str) -> Picture:

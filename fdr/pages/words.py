@@ -35,7 +35,7 @@ def verdict(table: NumberTable) -> list[Sentence]:
     sentences = list(_against_first(table)) if len(table.names) > 1 else list(_alone(table))
     failed = [f"{entry.failure.key} of {name}" for name, _, row in table.columns() for entry in row if entry.failure]
     if failed:
-        sentences.append(Sentence("worse", f"{len(failed)} could not be computed: {', '.join(failed)}."))
+        sentences.append(Sentence("worse", f"{len(failed)} could not be computed: {_list(failed)}."))
     return sentences
 
 

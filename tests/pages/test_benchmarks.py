@@ -42,6 +42,7 @@ QUICK = {
     "neighbours": ["--queries", "40", "--references", "300", "--dim", "64"],
     "debiased_fd_cost": ["--samples", "300", "--dim", "32", "--repeats", "1"],
     "debiased_fd": ["--dim", "6", "--ratios", "4,10", "--draws", "2", "--kinds", "relu"],
+    "report_page": ["--images", "120", "--dim", "16", "--models", "1", "--encoders", "1"],
     "explain": ["--images", "300", "--dim", "32"],
     "correlation_intervals": ["--rows", "8", "--trials", "3"],
     "fd_loss_bias": ["--dim", "4", "--betas", "0.8", "--measured", "3"],

@@ -21,7 +21,7 @@ from fdr.errors import FdrWarning, InputError
 from fdr.pages import PageOptions, read_inputs, render_page
 from fdr.pages.explained import NUM_SHOWN, explained_from
 from fdr.pages.image_sets import open_samples_shown
-from fdr.pages.pictures import MANY, SAMPLE_SIDE, side_for
+from fdr.pages.pictures import LOSSLESS_BYTES, MANY, SAMPLE_SIDE, PictureSize
 from fdr.reports import Report
 
 HARMFUL, CLOSEST = "<h2>Images that raise FD most", "<h2>Images that lie nearest to a reference image"
@@ -120,8 +120,8 @@ def test_names_are_escaped_paths_are_cut_and_equal_input_gives_equal_bytes(of: R
 
 
 def test_many_pictures_are_smaller() -> None:
-    assert side_for(0) == side_for(MANY) == SAMPLE_SIDE
-    assert side_for(4 * MANY) == SAMPLE_SIDE // 2
+    assert PictureSize.of_many(0) == PictureSize.of_many(MANY) == PictureSize(SAMPLE_SIDE, LOSSLESS_BYTES // 10)
+    assert PictureSize.of_many(4 * MANY) == PictureSize(SAMPLE_SIDE // 2, LOSSLESS_BYTES // 40)
 
 
 class TestWhatIsRefused:
