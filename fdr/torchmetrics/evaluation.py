@@ -18,8 +18,9 @@ from fdr.torchmetrics.loop_metric import FEATURE_MEMORY, LoopMetric
 class Evaluation(LoopMetric):
     """The numbers of `fdr.evaluate` for the images of a loop: several encoders and metrics, each image encoded once.
 
-    `encoders`, `metrics`, `reference`, `training_set`, `weights` and `memory` are those of `fdr.evaluate`; without a
-    reference, the real images come through `update(..., real=True)`. The other options are those of `FrechetDistance`.
+    `encoders`, `metrics`, `reference`, `training_set`, `prompts`, `weights` and `memory` are those of `fdr.evaluate`;
+    without a reference, the real images come through `update(..., real=True)`. The other options are those of
+    `FrechetDistance`.
 
     Metrics that need moments only (fd, sfid) keep float64 sums. Others (kid, precision, fd_debiased, is, ...) keep the
     features of all images, float32 [N, D] for each encoder, up to `feature_memory` bytes over all ranks. Ranks are
@@ -36,6 +37,7 @@ class Evaluation(LoopMetric):
         reference: Any = None,
         *,
         training_set: Any = None,
+        prompts: Any = None,
         encoder_options: EncoderOptions | None = None,
         weights: Mapping[str, Path] | None = None,
         quantize: str = "uint8",
@@ -51,6 +53,7 @@ class Evaluation(LoopMetric):
             metrics,
             reference,
             training_set=training_set,
+            prompts=prompts,
             weights=weights,
             encoder_options=encoder_options or EncoderOptions(),
             quantize=quantize,

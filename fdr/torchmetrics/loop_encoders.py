@@ -71,18 +71,19 @@ class LoopEncoders:
         stated = encoder.spec.dim or getattr(getattr(encoder, "function", None), "num_features", None)
         return int(stated) if stated else None
 
-    def move(self, device: torch.device) -> None:
+    def move(self, device: torch.device) -> bool:
         """Run on `device` from now on: a named encoder is loaded there when it is next used, a module is moved there.
 
-        An `AbstractEncoder` object stays where its owner has put it.
+        An `AbstractEncoder` object stays where its owner has put it. Returns False if nothing has to move.
         """
         if self._loaded is not None:
             items = self._items
             moved = [encoder for encoder in self._loaded if not any(encoder is item for item in items)]
             if all(_is_same(encoder.device, device) for encoder in moved):
-                return
+                return False
         self._options = replace(self._options, device=str(device))
         self._loaded = None
+        return True
 
     @torch.no_grad()
     def __call__(self, images: Tensor, outputs: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], Tensor]:

@@ -65,6 +65,7 @@ class LoopSetup:
     metrics: Any
     reference: Any
     training_set: Any = None
+    prompts: Any = None
     weights: Mapping[str, Path] | None = None
     encoder_options: EncoderOptions = field(default_factory=EncoderOptions)
     quantize: str = "uint8"
@@ -113,14 +114,13 @@ class LoopEvaluation:
                 memory=setup.memory,
                 stderr=False,
                 training_set=setup.training_set,
+                prompts=setup.prompts,
             )
         return self._opened
 
     def move(self, device: Any) -> None:
         """Run on another device from now on."""
-        before = self.encoders.encoders
-        self.encoders.move(device)
-        if self.encoders.encoders is not before:
+        if self.encoders.move(device):
             self._opened = None
 
     def width(self, slot: Slot) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 from abc import ABC
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from fdr.errors import InputError
 from fdr.frechet import as_numpy
 from fdr.reports import Report
-from fdr.runtime import tensor_ranks
+from fdr.runtime import synonyms, tensor_ranks
 from fdr.torchmetrics.batch_images import unit_images
 from fdr.torchmetrics.loop_evaluation import WORDS, Collected, LoopEvaluation, LoopSetup, LoopSide, Slot
 from fdr.torchmetrics.packed_sums import add_features, check_features, merged, moments_of, no_sums
@@ -47,6 +48,7 @@ class LoopMetric(Metric, ABC):
     def __init__(
         self, setup: LoopSetup, reset_real_features: bool, feature_memory: int, metric_options: Mapping[str, Any]
     ) -> None:
+        self._check_names(metric_options)
         super().__init__(**metric_options)
         self.reset_real_features = reset_real_features
         self.feature_memory = feature_memory
@@ -61,6 +63,14 @@ class LoopMetric(Metric, ABC):
             self.add_state(_labels_state(side), [], dist_reduce_fx="cat")
         self.add_state("source", self._identity(), dist_reduce_fx="max")
         self.to(self._evaluation.encoders.sums_device)
+
+    @classmethod
+    def _check_names(cls, given: Iterable[str]) -> None:
+        """Raise `InputError` for a name that another tool has for an argument; torchmetrics refuses other names."""
+        own = inspect.signature(cls.__init__).parameters
+        for name in given:
+            for meant in synonyms(name, own):
+                raise InputError(f"{cls.__name__} has no argument {name!r}; did you mean {meant!r}?")
 
     @property
     def takes_real(self) -> bool:

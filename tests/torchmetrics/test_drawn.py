@@ -88,11 +88,18 @@ def test_random_numbers_go_on_after_a_generator_that_fails() -> None:
 def test_labels_are_those_of_samples_of_fdr() -> None:
     metric = FrechetDistance(TinyEncoder(), images(30, side=8))
     seen: dict[str, list[int]] = {}
-    for name, labels in (("balanced", "balanced"), ("random", "random"), ("one", 2), ("own", [1, 0] * 5)):
+    for name, labels in (
+        ("balanced", "balanced"),
+        ("random", "random"),
+        ("one", 2),
+        ("own", [1, 0] * 5),
+        ("numbers", range(10)),
+    ):
         generator = Generator()
         evaluate_samples(metric, generator, 10, batch_size=4, labels=labels, num_classes=3)
         seen[name] = torch.cat([labels for _, labels in generator.asked if labels is not None]).tolist()
     assert seen["balanced"] == [0, 1, 2] * 3 + [0] and seen["one"] == [2] * 10 and seen["own"] == [1, 0] * 5
+    assert seen["numbers"] == list(range(10))
     assert seen["random"] == fdr.generators.labels_of("random", 0, range(10), 3).tolist()
 
 

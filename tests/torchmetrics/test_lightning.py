@@ -55,10 +55,12 @@ class Model(lightning.LightningModule):
         return self.made[-1]
 
 
-def trained(callbacks: list[Any], folder: Path, rate: float = 0.1, **options: Any) -> tuple[Model, Any]:
+def trained(
+    callbacks: list[Any], folder: Path, rate: float = 0.1, kind: type[Model] = Model, **options: Any
+) -> tuple[Any, Any]:
     """A model after two short epochs, and its trainer."""
     lightning.seed_everything(0, verbose=False)
-    model, batches = Model(rate), DataLoader([torch.rand(3 * SIDE * SIDE) for _ in range(4)], batch_size=2)
+    model, batches = kind(rate), DataLoader([torch.rand(3 * SIDE * SIDE) for _ in range(4)], batch_size=2)
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     fixed = {"max_epochs": 2, "accelerator": "cpu", "default_root_dir": folder, **quiet}
     with warnings.catch_warnings():
@@ -104,6 +106,25 @@ ranks = {"devices": 2, "strategy": "ddp_fork"}
 _, trainer = program.trained([program.callback(after="train")], sys.argv[1], 0.0, max_epochs=1, **ranks)
 print(json.dumps({key: value.item() for key, value in trainer.callback_metrics.items()}))
 """
+
+
+class Logged(Model):
+    """A model that updates a metric in its validation steps, and logs the metric itself."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(rate)
+        self.distance = FrechetDistance(TinyEncoder(), REFERENCE)
+
+    def validation_step(self, batch: Tensor, index: int) -> None:
+        self.distance(self.sample(6, None))
+        self.log("distance", self.distance, on_step=False, on_epoch=True)
+
+
+def test_lightning_logs_a_metric_of_the_module_itself(tmp_path: Path) -> None:
+    model, trainer = trained([], tmp_path, kind=Logged, max_epochs=1, num_sanity_val_steps=0)
+    expected = fdr.evaluate(torch.cat(model.made), REFERENCE, [TinyEncoder()], "fd")["fd"].value
+    assert trainer.callback_metrics["distance"].item() == pytest.approx(expected, rel=1e-6)
+    assert len(model.made) == 2 and model.distance.update_count == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that are forked")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clip_worlds import GivenClip, coloured
 from metric_rank_program import tensors
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -111,6 +112,25 @@ def test_a_training_set_is_that_of_an_evaluation() -> None:
     assert plain(metric.compute()) == pytest.approx(values(expected), rel=1e-6)
 
 
+def test_prompts_belong_to_the_images_in_their_order() -> None:
+    pictures, prompts = coloured((255, 128), (2, 255), (2, 0)), ["1 0", "0 1", "1 1"]
+    expected = fdr.evaluate(pictures, None, GivenClip(), "clip_score", prompts=prompts)
+    metric = Evaluation(GivenClip(), "clip_score", prompts=prompts)
+    metric.update(torch.from_numpy(pictures).permute(0, 3, 1, 2))
+    assert plain(metric.compute()) == pytest.approx(values(expected), rel=1e-6)
+    assert metric.report is not None and metric.report.results[0].signature == expected.results[0].signature
+    metric.update(tensors(2, 0))
+    with pytest.raises(InputError, match="3 prompts"):
+        metric.compute()
+
+
+def test_names_of_other_tools_are_answered_with_those_of_the_arguments() -> None:
+    with pytest.raises(InputError, match="Evaluation has no argument 'reps'; did you mean 'encoders'"):
+        Evaluation(reps=["random"])
+    with pytest.raises(InputError, match="FrechetDistance has no argument 'feature_extractor'; did you mean 'encoder'"):
+        FrechetDistance(feature_extractor=TinyEncoder())
+
+
 def labelled_files(folder: Path) -> tuple[Path, Path]:
     paths = folder / "samples.npz", folder / "real.npz"
     for path, count, seed in zip(paths, (NUM_MADE, NUM_REAL), (1, 0), strict=True):
@@ -177,6 +197,7 @@ def test_a_number_that_cannot_be_computed_is_left_out_with_a_warning() -> None:
 def test_copies_go_on_where_the_metric_was(given: Any) -> None:
     metric = Evaluation(given, ["fd", "kid:all"], images(20, 0))
     metric.update(tensors(10, 1))
+    metric.compute()
     copies = [copy.deepcopy(metric), metric.clone(), pickle.loads(pickle.dumps(metric))]
     for one in (metric, *copies):
         one.update(tensors(8, 2))
