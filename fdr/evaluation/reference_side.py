@@ -278,7 +278,7 @@ def _images_in(found: Reference, options: ImageOptions, lacks: str) -> ImageSour
         try:
             return open_images(found.path, options)
         except InputError as error:
-            reason = str(error).rstrip(".")
+            reason = str(error).partition("; ")[0].rstrip(".")  # what to do about images is said here
     if lacks == "classes":
         raise InputError(
             f"Conditional metrics need the moments of each class, and the reference {found.name!r} holds those of all "
