@@ -15,6 +15,9 @@ import fdr
 import fdr.features.extraction
 import fdr.ifid.latents
 from fdr.errors import FdrError, InputError, PeerError
+from fdr.evaluation import AuditedSets
+from fdr.features import ExtractionOptions
+from fdr.images import open_images
 from fdr.runtime import Group
 
 METRICS = ("fd", "is", "precision", "recall")
@@ -43,6 +46,13 @@ def interpolate(samples: str, neighbours: str, group: Group) -> dict[str, float]
     return {result.metric: result.value for result in report}
 
 
+def audit(samples: str, reference: str, group: Group, encoder: TinyEncoder) -> dict[str, Any] | None:
+    """The report of an audit of classes; None on ranks other than 0."""
+    options = ExtractionOptions(batch_size=8, group=group, shard_size=16)
+    sets = AuditedSets(open_images(samples), open_images(reference), [encoder], options)
+    return sets.audit(top_n=2, steps=3)
+
+
 def answer(encoder: TinyEncoder) -> tuple[dict[str, Any], int]:
     """What this rank has to say, and its exit code."""
     group = fdr.join_ranks()
@@ -50,12 +60,16 @@ def answer(encoder: TinyEncoder) -> tuple[dict[str, Any], int]:
         values = evaluate(sys.argv[2], sys.argv[3], group, encoder)
         seen = encoder.num_seen
         interpolated = interpolate(sys.argv[2], sys.argv[3], group) if "ifid" in sys.argv else {}
+        audited = audit(sys.argv[2], sys.argv[3], group, encoder) if "audit" in sys.argv else None
     except PeerError as error:
         return {"peer": str(error)}, error.exit_code
     except FdrError as error:
         return {"own": str(error)}, error.exit_code
     group.leave()
-    return {"rank": group.rank, "seen": seen, "values": values, "ifid": interpolated}, 0
+    again = encoder.num_seen - seen
+    return {
+        "rank": group.rank, "seen": seen, "values": values, "ifid": interpolated, "audit": audited, "again": again
+    }, 0  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -34,6 +34,10 @@ Raising it lets features of a worse condition use the faster passes.
 """
 TOLERANCE = 1e-7
 """The optimisation ends where an iteration lowers FD by less than this share. Raising it ends earlier."""
+LAST_ITERATIONS = 3
+LAST_SHARE = 1e-3
+"""It also ends where the last `LAST_ITERATIONS` together have won less than this share of all that was won. Lowering it
+takes many iterations, which win little."""
 
 
 def weighted_moments(features: np.ndarray, weights: np.ndarray, *, device: str | torch.device | None = None) -> Moments:
@@ -172,16 +176,24 @@ def lowest_fd_weights(
         value, gradient = distance(scale * v) if v.any() else first
         return value, scale * gradient
 
+    values = [first[0]]
     with (progress or SilentProgress()).task(label, steps, "iterations") as task:
 
         def taken(intermediate_result: Any) -> None:
             task.advance(1)
-            if intermediate_result.fun <= floor:
+            values.append(float(intermediate_result.fun))
+            if values[-1] <= floor or _has_slowed(values):
                 raise StopIteration
 
         options = {"maxiter": steps, "ftol": TOLERANCE, "gtol": 0.0}
         found = minimize(scaled, start, jac=True, method="L-BFGS-B", callback=taken, options=options)
     return len(features) * softmax(scale * found.x), int(found.nit)
+
+
+def _has_slowed(values: list[float]) -> bool:
+    """True where the last iterations have won next to nothing."""
+    last = values[-1 - LAST_ITERATIONS :]
+    return len(values) > LAST_ITERATIONS and last[0] - last[-1] < LAST_SHARE * (values[0] - values[-1])
 
 
 def softmax(log_weights: np.ndarray) -> np.ndarray:

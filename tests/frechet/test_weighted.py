@@ -102,6 +102,16 @@ def test_the_weights_found_in_float32_are_as_good() -> None:
     assert ends[0] == pytest.approx(ends[1], rel=1e-3) and ends[0] < 0.5 * start
 
 
+def test_it_ends_where_the_last_iterations_win_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, target = features(1), Moments.from_features(features(2))
+    before = WeightedFD(rows, target)(np.zeros(N))[0]
+    found, steps = lowest_fd_weights(rows, target)
+    monkeypatch.setattr("fdr.frechet.weighted.LAST_SHARE", 0.0)
+    longer, more = lowest_fd_weights(rows, target)
+    after, least = (WeightedFD(rows, target)(np.log(one))[0] for one in (found, longer))
+    assert steps < more and 0 <= after - least < 5e-3 * (before - least)
+
+
 def test_equal_weights_are_no_weights_and_a_common_factor_changes_nothing() -> None:
     rows = features(1)
     target = Moments.from_features(features(2))

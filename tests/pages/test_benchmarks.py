@@ -28,6 +28,7 @@ NO_SCRIPTS = {
     "gan_networks",
     "loss_worlds",
     "recipe_networks",
+    "audit_worlds",
 }
 QUICK = {
     "fd_from_moments": ["--quick", "--repeats", "1"],
@@ -43,6 +44,7 @@ QUICK = {
     "debiased_fd_cost": ["--samples", "300", "--dim", "32", "--repeats", "1"],
     "debiased_fd": ["--dim", "6", "--ratios", "4,10", "--draws", "2", "--kinds", "relu"],
     "report_page": ["--images", "120", "--dim", "16", "--models", "1", "--encoders", "1"],
+    "audit_cost": ["--images", "300", "--dim", "32"],
     "explain": ["--images", "300", "--dim", "32"],
     "correlation_intervals": ["--rows", "8", "--trials", "3"],
     "fd_loss_bias": ["--dim", "4", "--betas", "0.8", "--measured", "3"],

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from processes import PATIENCE, ended, exit_codes
-from rank_program import evaluate, interpolate
-from worlds import images, npz
+from rank_program import audit, evaluate, interpolate
+from worlds import TinyEncoder, images, npz
 
 from fdr.cli import run
 from fdr.cli._ranks import _watch, start_ranks
@@ -38,8 +38,8 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def found(sets: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """What three ranks say that evaluate and then interpolate."""
-    answered, codes = answers(tmp_path_factory.mktemp("ranks"), 3, *sets, "ifid")
+    """What three ranks say that evaluate, then interpolate, and then audit."""
+    answered, codes = answers(tmp_path_factory.mktemp("ranks"), 3, *sets, "ifid", "audit")
     assert codes == [0, 0, 0], answered
     return answered
 
@@ -64,6 +64,20 @@ def test_three_processes_interpolate_as_one(sets: tuple[str, str], found: list[d
     alone = interpolate(*sets, SOLO)
     for answer in found:
         assert answer["ifid"] == pytest.approx(alone, rel=1e-9)
+
+
+def test_three_processes_audit_as_one(sets: tuple[str, str], found: list[dict]) -> None:
+    """They divide the images among them; rank 0 alone has the report, for which the others wait."""
+    alone = audit(*sets, SOLO, TinyEncoder())
+    assert alone is not None
+    assert [answer["audit"] is None for answer in found] == [False, True, True]
+    assert sum(answer["again"] for answer in found) == 125 and min(answer["again"] for answer in found) > 0
+    together = found[0]["audit"]
+    assert together["fd"] == pytest.approx(alone["fd"], rel=1e-9)
+    assert together["samples"]["digest"] == alone["samples"]["digest"]
+    for one, other in zip(together["matchings"], alone["matchings"], strict=True):
+        assert one["fd"] == pytest.approx(other["fd"], rel=1e-6)
+        assert one["control"] == pytest.approx(other["control"], rel=1e-6)
 
 
 def test_torchrun(sets: tuple[str, str], tmp_path: Path) -> None:
