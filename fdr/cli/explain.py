@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "  fdr explain samples/ --ref stats.npz --reps inception,dinov2 --csv influences.csv --json explained.json\n\n"
     "  fdr explain --gen runs/a --ref real_images/ --reps dinov2 --picture worst.png",
 )
-@click.argument("samples", metavar="SAMPLES", nargs=-1)
+@click.argument("samples", metavar="[SAMPLES]", nargs=-1)
 @measurement_of_fd
 @_options.option(
     "--show N", "Images, and classes, that the terminal lists from each end.", type=click.IntRange(1, 64), default=8
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
 )
 @_options.switch(
     "--heat-maps",
-    "Show where in the same images the encoder sees what FD is most sensitive to. --picture and --json take them up. "
-    "It needs an encoder with a spatial output.",
+    "Add maps of what FD looks at in the most and the least harmful images, to --picture and --json. They need an "
+    "encoder with a spatial output (docs/explain.md).",
 )
 @_options.text_file("csv", "the influence of every image, in order, as CSV")
-@_options.text_file("json", "FD, the influence of every image and the table of classes as JSON")
+@_options.text_file("json", "FD, the influence of every image, the table of classes and heat-maps as JSON")
 @_options.dry_run
 @_options.quiet
 def command(

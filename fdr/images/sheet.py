@@ -119,19 +119,29 @@ def images_again(source: ImageSource, rows: np.ndarray) -> list[np.ndarray]:
 
     Raises `RunError` for one that cannot be read again.
     """
-    reason = ""
+    failure: InputError | RunError | None = None
     try:
         found = images_by_row(source, rows)
     except (InputError, RunError) as error:
-        found, reason = {}, f" ({str(error.__cause__ or error).rstrip('.')})"
+        found, failure = {}, error
     for row in rows.tolist():
-        if row not in found:
-            which = source.name if reason else f"{source.ids[row]} of {source.name}"
+        if row not in found and (reason := _fault(source, row)) is not None:
             raise RunError(
-                f"{which} was measured and cannot be read any more{reason}; images were moved, removed or changed "
-                "since: put them back, or measure those that are there now."
+                f"{source.ids[row]} of {source.name} was measured and is not there any more: {reason}. Images were "
+                "moved, removed or changed since; put them back, or measure those that are there now."
             )
+    if failure is not None:
+        raise failure
     return [found[row] for row in rows.tolist()]
+
+
+def _fault(source: ImageSource, row: int) -> str | None:
+    """Why the image of a row cannot be read; None if it can."""
+    try:
+        bad = next(source.batches(1, 0, row, row + 1)).bad
+    except (InputError, RunError) as error:
+        return str(error.__cause__ or error).rstrip(".")
+    return bad[0].reason if bad else None
 
 
 def _fitted(array: np.ndarray, side: int) -> Image.Image:

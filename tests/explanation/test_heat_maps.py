@@ -135,7 +135,9 @@ class TestBadInput:
         found, source = fdr.explain(place, list(images(60)), Grid(relu=True), ends=2), fdr.open_images(place, options)
         for path in place.iterdir():
             path.rename(tmp_path / path.name)
-        with pytest.raises(RunError, match=r".*s.* was measured and cannot be read any more.*; images were moved"):
+        with pytest.raises(
+            RunError, match=r"^\d+\.png of s was measured and is not there any more: .*No such file.* Images were moved"
+        ):
             write_picture(found, source, None, tmp_path / "p.png", 2)
 
 
