@@ -38,9 +38,9 @@ def gpus(divided: str) -> Decorator:
     )
 
 
-def batch_size(meaning: str) -> Decorator:
-    """--batch-size, with what is in a batch."""
-    return option("--batch-size N", f"{meaning}.  [default: 32 on a CPU, 128 on a GPU]", type=int)
+def batch_size(meaning: str, others: str = "") -> Decorator:
+    """--batch-size, with what is in a batch, and the defaults of `others` than networks."""
+    return option("--batch-size N", f"{meaning}.  [default: 32 on a CPU, 128 on a GPU{others}]", type=int)
 
 
 exact_order = switch(

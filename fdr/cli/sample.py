@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @_computing.computing(
     _computing.device,
     _computing.gpus("the samples"),
-    _computing.batch_size("Samples per forward pass"),
+    _computing.batch_size("Samples per forward pass", ", 16 for a whole pipeline"),
     _options.offline,
 )
 @_options.dry_run

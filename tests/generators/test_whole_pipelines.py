@@ -291,6 +291,9 @@ INDEX = "model_index.json"
             "cannot be made from its configuration",
         ),
         ("sd", "text_encoder/config.json", {"hidden_size": 32}, "does not fit network"),
+        ("sd", "text_encoder/config.json", {"hidden_act": "evil"}, "cannot be made from its configuration"),
+        ("ddpm", "unet/config.json", {"quantization_config": {"quant_method": "evil"}}, "does not fit diffusion model"),
+        ("sd", "tokenizer/tokenizer.json", {"model": {"type": "evil"}}, "cannot be made from its files"),
     ],
 )
 def test_what_a_folder_holds_that_cannot_be_run(
@@ -303,6 +306,33 @@ def test_what_a_folder_holds_that_cannot_be_run(
     with pytest.raises((InputError, WeightsError), match=sentence) as error:
         load_pipeline(place, device="cpu")
     assert "\n" not in str(error.value)
+
+
+EVIL = "import pathlib\npathlib.Path({marker!r}).touch()\nclass Net: ...\nclass Tokenizer: ...\n"
+
+
+def test_no_code_of_a_folder_is_run(
+    folders: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = tmp_path / "was run"
+    place = edited(folders["sd"], tmp_path / "edited", INDEX, custom_pipeline="evil", trust_remote_code=True)
+    for part, file in (
+        ("text_encoder", "config.json"),
+        ("tokenizer", "tokenizer_config.json"),
+        ("unet", "config.json"),
+    ):
+        (place / part / "evil.py").write_text(EVIL.format(marker=str(marker)))
+        data = json.loads((place / part / file).read_text())
+        kinds = {"AutoModel": "evil.Net", "AutoConfig": "evil.Net", "AutoTokenizer": ["evil.Tokenizer", None]}
+        data |= {"auto_map": kinds, "trust_remote_code": True}
+        if part == "text_encoder":
+            data |= {"attn_implementation": "evil/kernel", "_attn_implementation": "evil/kernel"}
+        (place / part / file).write_text(json.dumps(data))
+    for name in ("pipeline.py", "evil.py"):
+        (place / name).write_text(EVIL.format(marker=str(marker)))
+    monkeypatch.chdir(place)
+    made = load_pipeline(place, worlds.ARGUMENTS["sd"], device="cpu")
+    assert type(made.pipeline.text_encoder).__module__.startswith("transformers.") and not marker.exists()
 
 
 def test_weights_in_pickles_are_not_read(folders: Mapping[str, Path], tmp_path: Path) -> None:
