@@ -44,6 +44,8 @@ class LoadedPipeline:
     digest: str
     """sha256 over weights, configurations, arguments, precision and those versions."""
     num_classes: int | None = None
+    left_out: tuple[str, ...] = ()
+    """Parts of the pipeline that do not run."""
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def load_pipeline(
         pipeline.to(target, PRECISIONS[dtype])
     name = Path(text).expanduser().resolve().name if Path(text).expanduser().exists() else text
     classes = num_classes if num_classes is not None else _classes(pipeline)
-    return LoadedPipeline(name, pipeline, given, scheduler, dtype, versions, digest, classes)
+    return LoadedPipeline(name, pipeline, given, scheduler, dtype, versions, digest, classes, found.left_out)
 
 
 def _made(diffusers: Any, found: PipelineParts, scheduler: str | None, asked_by: str) -> tuple[Any, str]:

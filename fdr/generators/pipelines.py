@@ -113,6 +113,7 @@ class PipelineSource(SampleSource):
                 **self.loaded.versions,
                 "digest": self.loaded.digest,
             }
+            made |= {"left_out": list(self.loaded.left_out)} if self.loaded.left_out else {}
         return made
 
     @property

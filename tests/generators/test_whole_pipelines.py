@@ -308,6 +308,18 @@ def test_what_a_folder_holds_that_cannot_be_run(
     assert "\n" not in str(error.value)
 
 
+def test_a_safety_checker_is_left_out(
+    folders: Mapping[str, Path], loaded: Mapping[str, LoadedPipeline], captions: Captions, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
+    settings |= {"feature_extractor": ["transformers", "CLIPImageProcessor"], "requires_safety_checker": True}
+    place = edited(folders["sd"], tmp_path / "edited", INDEX, **settings)
+    made = source(load_pipeline(place, worlds.ARGUMENTS["sd"], device="cpu"), captions=captions)
+    assert made.made_by["left_out"] == ["safety_checker", "feature_extractor"]
+    assert "left_out" not in source(loaded["sd"], captions=captions).made_by
+    assert np.array_equal(images(made), images(source(loaded["sd"], captions=captions)))
+
+
 EVIL = "import pathlib\npathlib.Path({marker!r}).touch()\nclass Net: ...\nclass Tokenizer: ...\n"
 
 
