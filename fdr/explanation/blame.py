@@ -73,7 +73,7 @@ def explain(
         DEFAULT_REFERENCE if reference is None else reference,
         "fd",
         image_options=options,
-        encoder_options=encoder_options or EncoderOptions(progress=shown),
+        encoder_options=(encoder_options or EncoderOptions()).shown_by(shown),
         extraction_options=ExtractionOptions(folder, batch_size, num_workers, shown),
         weights=weights,
         is_default_reference=reference is None,

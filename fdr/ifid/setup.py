@@ -39,7 +39,7 @@ class Setup:
         shown = as_progress(progress)
         folder = None if cache is None else as_path(cache, "the cache")
         extraction = ExtractionOptions(folder, batch_size, num_workers, shown, group=group)
-        return cls(encoder_options or EncoderOptions(progress=shown), extraction)
+        return cls((encoder_options or EncoderOptions()).shown_by(shown), extraction)
 
     def encoders(self, given: Encoders | Sequence[Encoders]) -> list[AbstractEncoder]:
         return load_encoders(list(given) if isinstance(given, list | tuple) else given, self.networks, None)

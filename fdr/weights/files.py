@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from fdr import runtime
 from fdr.errors import FdrWarning, WeightsError
@@ -29,6 +30,10 @@ class WeightOptions:
     offline: bool | None = None
     """True never touches the network; None follows the environment."""
     progress: Progress = field(default_factory=SilentProgress)
+
+    def shown_by(self, progress: Progress) -> Self:
+        """These options with `progress` for files that are fetched, unless they have a progress of their own."""
+        return replace(self, progress=progress) if isinstance(self.progress, SilentProgress) else self
 
 
 @dataclass(frozen=True)

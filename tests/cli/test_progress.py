@@ -240,3 +240,25 @@ def test_an_object_of_ones_own_shows_it_as_well() -> None:
 def test_anything_else_is_refused(wrong: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected True for bars on stderr"):
         fdr.evaluate(npz(tmp_path / "a.npz", images(4)), encoders=TinyEncoder(), progress=wrong)
+
+
+@pytest.mark.parametrize("module", ["fdr.evaluation.evaluator", "fdr.ifid.setup"])
+def test_files_that_a_call_fetches_are_shown_as_well(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the options of the encoders are given, unless these show their files themselves."""
+    asked: list[Any] = []
+
+    def load(encoders: Any, options: fdr.EncoderOptions, *_: Any) -> Any:
+        asked.append(options.progress)
+        raise InputError("that is all")
+
+    monkeypatch.setattr(f"{module}.load_encoders", load)
+    path, mine, own = npz(tmp_path / "a.npz", images(4)), Recorded(), Recorded()
+    for options in (None, fdr.EncoderOptions(device="cpu"), fdr.EncoderOptions(progress=own)):
+        with pytest.raises(InputError, match="that is all"):
+            if module == "fdr.ifid.setup":
+                fdr.measure_reconstructions(path, path, "random", encoder_options=options, progress=mine)
+            else:
+                fdr.evaluate(path, path, "random", encoder_options=options, progress=mine)
+    assert asked == [mine, mine, own]
