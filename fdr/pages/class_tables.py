@@ -40,6 +40,11 @@ class ClassTable:
     rows: tuple[tuple[ClassCell, ...], ...]
     caption: str
 
+    @property
+    def cells(self) -> list[list[tuple[str, float | str]]]:
+        """The text and the key of every cell, with a mark at values of small classes."""
+        return [[(f"{cell.text}*" if cell.is_small else cell.text, cell.sort) for cell in row] for row in self.rows]
+
 
 @dataclass(frozen=True)
 class ClassColumn:

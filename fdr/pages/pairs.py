@@ -23,6 +23,7 @@ _HINT = {
 
 Cell = tuple[str, float | str]
 """A text, and the number or text that its column is sorted by."""
+_NUMBERS = ("influence", "of FD", "distance", "of the median")
 _CLASS_COLUMNS = ("influence", "count", "reference_count", "fd_debiased")
 
 
@@ -45,7 +46,13 @@ class PairTable:
     pairs: tuple[Pair, ...]
     headers: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    hints: tuple[str, ...]
+    notes: tuple[str, ...]
+    """What else could be shown, and what the explanation notes."""
+
+    @property
+    def right(self) -> list[int]:
+        """The columns of numbers."""
+        return [place for place, name in enumerate(self.headers) if name in _NUMBERS]
 
     @property
     def has_both(self) -> bool:
@@ -134,8 +141,9 @@ class _Writer:
             f"{100 * one.worst_share:.3g} % of the influence that raises it; FD of the others is "
             f"{format_number(one.fd_without, 4)}."
         )
-        hints = [] if one.median_distance is not None else ["closest"]
-        return self._table(one.worst, [self._cells(image) for image in one.worst], text, hints)
+        hints = [] if one.median_distance is not None else [_HINT["closest"]]
+        notes = [*hints, *map(self._kept, one.notes)]
+        return self._table(one.worst, [self._cells(image) for image in one.worst], text, notes)
 
     def closest(self) -> PairTable:
         one, median = self.one, self.one.median_distance or 0.0
@@ -146,7 +154,7 @@ class _Writer:
         return self._table(one.closest, [self._cells(image, median) for image in one.closest], text, [])
 
     def _table(
-        self, images: Sequence[ExplainedImage], cells: Sequence[dict[str, Cell]], text: str, hints: Sequence[str]
+        self, images: Sequence[ExplainedImage], cells: Sequence[dict[str, Cell]], text: str, notes: Sequence[str]
     ) -> PairTable:
         near = [image.nearest for image in images if image.nearest is not None]
         samples, reference = self.subject.samples, self.subject.reference
@@ -162,14 +170,14 @@ class _Writer:
             for number, (image, facts) in enumerate(zip(images, cells, strict=True), start=1)
         )
         columns = tuple(name for name in cells[0] if any(facts[name][0] for facts in cells))
-        lacking = [*([] if own else ["samples"]), *([] if other or not near else ["reference"]), *hints]
+        lacking = [*([] if own else [_HINT["samples"]]), *([] if other or not near else [_HINT["reference"]]), *notes]
         return PairTable(
             f"{self.subject.name}, {self.one.encoder}",
             text,
             pairs,
             columns,
             tuple(tuple(facts[name] for name in columns) for facts in cells),
-            tuple(_HINT[name] for name in lacking),
+            tuple(lacking),
         )
 
     def _picture(self, found: Mapping[str, Any], name: str | None, what: str) -> Picture | None:

@@ -85,7 +85,7 @@ def test_without_images_the_numbers_and_a_hint_are_shown(of: Report) -> None:
     section = text[text.index(HARMFUL) :]
     assert CLOSEST not in text and "<img" not in section.replace('<img alt="">', "")
     assert '<details class="fold" open><summary>The 4 images as a table' in section
-    for hint in ("--images SAMPLES shows", "--reference-images FOLDER shows", "--closest N finds"):
+    for hint in ("--images SAMPLES shows", "--reference-images FOLDER shows", "--closest N finds", "a note</p>"):
         assert hint in section
 
 
