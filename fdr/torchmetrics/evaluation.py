@@ -24,8 +24,8 @@ class Evaluation(LoopMetric):
 
     Metrics that need moments only (fd, sfid) keep float64 sums. Others (kid, precision, fd_debiased, is, ...) keep the
     features of all images, float32 [N, D] for each encoder, up to `feature_memory` bytes over all ranks. Ranks are
-    merged in their order: the numbers are those of the images of rank 0, then rank 1, and so on. There are no standard
-    errors.
+    merged in their order: the numbers are those of the images of rank 0, then rank 1, and so on. Standard errors that
+    cost time are left out of the report.
 
     Raises `InputError` for anything unusable, and `WeightsError` for weights that are missing.
     """

@@ -64,6 +64,11 @@ class LoopMetric(Metric, ABC):
         self.add_state("source", self._identity(), dist_reduce_fx="max")
         self.to(self._evaluation.encoders.sums_device)
 
+    def extra_repr(self) -> str:
+        """What stands between the brackets of `repr`."""
+        evaluation = self._evaluation
+        return f"{', '.join(evaluation.encoders.specs)}; {', '.join(evaluation.evaluator.metrics)}"
+
     @classmethod
     def _check_names(cls, given: Iterable[str]) -> None:
         """Raise `InputError` for a name that another tool has for an argument; torchmetrics refuses other names."""

@@ -64,7 +64,9 @@ def _finish(axis: Any, metric: str, num_steps: int, num_lines: int) -> None:
     axis.set_ylabel(f"{info.label} ({'lower' if info.lower_is_better else 'higher'} is better)")
     if math.isfinite(best):
         axis.axhline(best, linestyle="--", color="0.4", linewidth=1)
-        axis.annotate("best", (1, best), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.4")
+        place, side = ("bottom", 2) if info.lower_is_better else ("top", -2)
+        where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right", "va": place}
+        axis.annotate("best", (1, best), (-4, side), color="0.4", **where)
     axis.grid(True, alpha=0.3)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("step")

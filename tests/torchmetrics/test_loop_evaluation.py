@@ -12,7 +12,7 @@ import pytest
 import torch
 from clip_worlds import GivenClip, coloured
 from metric_rank_program import tensors
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from worlds import TinyEncoder, images
 
@@ -74,6 +74,7 @@ def test_the_report_of_the_last_number_has_the_signatures_of_an_evaluation(offli
 
 def test_metrics_of_moments_keep_sums_only() -> None:
     metric = filled(Evaluation(encoders(), ["fd"]))
+    assert repr(metric) == "Evaluation(tiny, twin; fd)"
     states = metric.metric_state
     assert {name.split(":")[0] for name in states if name != "source"} == {"generated_sums", "real_sums"}
     expected = fdr.evaluate(images(NUM_MADE, 1), images(NUM_REAL, 0), encoders(), "fd")
@@ -168,6 +169,14 @@ def test_real_images_can_stay() -> None:
     whole.reset()
     with pytest.raises(InputError, match="0 real images given"):
         filled(whole, real=False).compute()
+
+
+def test_a_module_measures_reference_and_samples_in_eval_mode_and_is_left_as_it_was() -> None:
+    module = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.5)).train()
+    metric = Evaluation(module, ["fd", "kid:all"], images(20, 0), num_features=12)
+    metric.update(tensors(20, 0))
+    found = plain(metric.compute())
+    assert next(value for key, value in found.items() if key.startswith("fd")) == 0 and module[2].training
 
 
 def test_features_that_grow_too_large_are_refused_and_what_was_collected_stays() -> None:
