@@ -101,6 +101,7 @@ def _seeded(seed: int) -> Iterator[None]:
     """Random numbers of Python, NumPy and torch from this seed; those of the program go on afterwards as before."""
     python, host = random.getstate(), torch.get_rng_state()
     numpy = np.random.get_state()  # noqa: NPY002 - a user's generator may draw from the global state
+    apple = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     devices: Sequence[Tensor] = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ()
     try:
         random.seed(seed)
@@ -111,5 +112,7 @@ def _seeded(seed: int) -> Iterator[None]:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
         torch.set_rng_state(host)
+        if apple is not None:
+            torch.mps.set_rng_state(apple)
         if devices:
             torch.cuda.set_rng_state_all(devices)
