@@ -24,7 +24,7 @@ class TransformersTexts(AbstractTexts):
     def __init__(self, target: str, options: WeightOptions, encoder: NetworkEncoder, model: Any) -> None:
         """`target` is the repository or folder of `encoder`, and `model` the text tower."""
         name = encoder.spec.name
-        file = replace(file_in(target, TOKENIZER), what=("tokenizer of encoder", "tokenizer of encoder"))
+        file = replace(file_in(target, TOKENIZER), what=("files of the tokenizer of encoder", "tokenizer of encoder"))
         path = resolve(file, replace(options, weights=None), name).path
         try:
             self._tokenizer = load_library("tokenizers", name).Tokenizer.from_file(str(path))

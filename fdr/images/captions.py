@@ -86,9 +86,12 @@ class Captions:
         places = _by_name(self.names, self.source)
         found = [_place(name, places) for name in ids]
         if missing := [name for name, row in zip(ids, found, strict=True) if row is None]:
+            advice = f"name each image like its prompt, such as {self.names[0]}"
+            if self.images is not None and _stem(missing[0]) in map(_stem, self.images):
+                advice = f"select one caption of each image, with coco-30k:{self.source}"
             raise InputError(
                 f"{len(missing)} of {len(ids)} images of {source} have no prompt in {self.source} ({_listed(missing)})"
-                f"; name each image like its prompt, such as {self.names[0]}."
+                f"; {advice}."
             )
         rows = [row for row in found if row is not None]
         twice = next((row for row, count in Counter(rows).items() if count > 1), None)
