@@ -120,7 +120,8 @@ def _measure(
         return []
     group = {name: one.report for name, one in measured.items()}
     write_reports(report, list(group.values()))
-    paired = paired_errors(group, {name: one.influences for name, one in measured.items()})
+    influences = {name: one.influences for name, one in measured.items()}
+    paired = paired_errors(group, influences, {name: one.scores for name, one in measured.items()})
     return [_compared(group, confidence, paired)]
 
 

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from fdr.comparison.significance import pairs_of
 from fdr.frechet import Combination, Influence, paired_stderr
 from fdr.metrics import METRICS, mean_of
 from fdr.reports import Report, Result
+
+if TYPE_CHECKING:
+    import numpy as np
 
 OF_FD = ("fd", "sfid", "fd_debiased")
 """Metrics whose influence function is that of FD."""
@@ -58,17 +62,33 @@ def _ratio_of(metric: str) -> bool:
 
 
 def paired_errors(
-    reports: Mapping[str, Report], influences: Mapping[str, Mapping[Place, Influence]]
+    reports: Mapping[str, Report],
+    influences: Mapping[str, Mapping[Place, Influence]],
+    scores: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> dict[tuple[str, str], dict[str, float]]:
-    """The paired standard errors of every two sets, by their names and the key of the number, for `rank_reports`."""
+    """The paired standard errors of every two sets, by their names and the key of the number, for `rank_reports`.
+
+    `scores` are those of each prompt, float64 [P], of the numbers that are means over them, by set and key.
+    """
     numbers = {name: combinations(report, influences[name]) for name, report in reports.items()}
     found: dict[tuple[str, str], dict[str, float]] = {}
     for a, b in pairs_of(list(reports)):
-        found[a, b] = {}
+        found[a, b] = {} if scores is None else _by_prompt(scores[a], scores[b])
         for key in [key for key in numbers[a] if key in numbers[b]]:
             error = paired_stderr(numbers[a][key], numbers[b][key])
             if error is not None:
                 found[a, b][key] = error * _scale(key, (reports[a], reports[b]), (numbers[a][key], numbers[b][key]))
+    return found
+
+
+def _by_prompt(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The standard error of the mean difference over the prompts that both sets have an image of."""
+    found = {}
+    for key in a.keys() & b.keys():
+        differences = b[key] - a[key]
+        known = differences[differences == differences]  # NaN where a prompt has no image
+        if len(known) > 1:
+            found[key] = float(known.std(ddof=1)) / math.sqrt(len(known))
     return found
 
 

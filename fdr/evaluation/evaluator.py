@@ -210,32 +210,32 @@ class Evaluator:
             memory=memory,
             stderr=stderr,
         )
-        self._requested = Requested(self.metrics, self.encoders)
-        self._requested.check_apply()
-        self._prompts = read_prompts(self.metrics, self.captions, self.encoders)
+        self.requested = Requested(self.metrics, self.encoders)
+        self.requested.check_apply()
+        self.prompts = read_prompts(self.metrics, self.captions, self.encoders)
         with collected_warnings() as self.warnings:
             self.reference = self._open_side("reference", reference)
             self.training = self._open_side("training", training_set)
-        self._planner = Planner(self._requested, self.reference, self.training, self._trained_on, self._prompts)
+        self._planner = Planner(self.requested, self.reference, self.training, self._trained_on, self.prompts)
 
     def _open_side(self, side: Side, images: Any) -> ReferenceSide:
         """The reference or the training set, with what metrics need of it."""
         found = ReferenceSide(
             images,
             self.encoders,
-            self._requested.needs(side),
+            self.requested.needs(side),
             image_options=self.image_options,
             encoder_options=self.encoder_options,
             extraction_options=self.extraction_options,
         )
-        self._requested.check_labelled(side, found.images)
+        self.requested.check_labelled(side, found.images)
         return found
 
     def check_source(self, source: ImageSource) -> None:
         """Raise `InputError` if a metric needs the classes of the samples, or their prompts, and they have none."""
-        self._requested.check_labelled("samples", source)
-        if self._prompts is not None:
-            self._prompts.rows_of(source)
+        self.requested.check_labelled("samples", source)
+        if self.prompts is not None:
+            self.prompts.rows_of(source)
 
     def prepare_reference(self) -> None:
         """Measure the reference if it consists of images, and the training set if there is one. Done once; `evaluate`
@@ -255,7 +255,7 @@ class Evaluator:
         if self.training.images is not None:
             yield "training set: " + self._plan_of(self.training.images, self.training.outputs)
         for source in sources:
-            yield "samples: " + self._plan_of(source, outputs_of(self._requested.needs()))
+            yield "samples: " + self._plan_of(source, outputs_of(self.requested.needs()))
 
     def _plan_of(self, source: ImageSource, outputs: Mapping[str, tuple[str, ...]]) -> str:
         cache = self.extraction_options.cache
@@ -283,7 +283,7 @@ class Evaluator:
                 stored = self._stored_moments(source)
                 needs = {
                     name: [need for need in wanted if (name, need) not in stored]
-                    for name, wanted in self._requested.needs().items()
+                    for name, wanted in self.requested.needs().items()
                 }
                 extraction, measured = measure_remaining(source, self.encoders, needs, self.extraction_options)
                 results: tuple[Result, ...] = ()
@@ -307,7 +307,7 @@ class Evaluator:
 
     def needs(self, side: Side = "samples") -> Needs:
         """What the metrics need of each encoder, for one set of images."""
-        return self._requested.needs(side)
+        return self.requested.needs(side)
 
     def report_of(self, source: ImageSource, measured: Measurement) -> Report:
         """The report of samples that were measured elsewhere, such as in a training loop, on this rank alone."""
@@ -324,7 +324,7 @@ class Evaluator:
         return {
             (encoder.spec.name, need): find_reference(source.path, encoder, output=need.output).moments
             for encoder in self.encoders
-            for need in self._requested.needs()[encoder.spec.name]
+            for need in self.requested.needs()[encoder.spec.name]
             if need.is_moments
         }
 
@@ -336,7 +336,7 @@ class Evaluator:
         """The scores of all metrics and encoders; metrics that share their work are computed once."""
         scoring = Scoring()
         for encoder in self.encoders:
-            for metric in dict.fromkeys(metric for _, metric, _ in self._requested.applied(encoder)):
+            for metric in dict.fromkeys(metric for _, metric, _ in self.requested.applied(encoder)):
                 arguments = partial(self._arguments, metric, encoder, source, measured)
                 scoring.compute(metric, encoder.spec.name, arguments)
         return scoring
@@ -352,8 +352,8 @@ class Evaluator:
             reference = self.reference.collected(name, need_of(metric, encoder, "reference"))
         if metric.needs_training_set:
             context = replace(context, training=self.training.collected(name, need_of(metric, encoder, "training")))
-        if metric.prompt and self._prompts is not None:
-            context = replace(context, texts=self._prompts.texts(name, metric, source, measured.bad))
+        if metric.prompt and self.prompts is not None:
+            context = replace(context, texts=self.prompts.texts(name, metric, source, measured.bad))
         return samples, reference, context
 
     def _report(
@@ -372,7 +372,7 @@ class Evaluator:
         sides = (self.reference.images, self.training.images)
         opened = [text for images in sides if images is not None for text in images.warnings]
         return Report(
-            samples=describe_samples(source, measured) | ({} if self._prompts is None else self._prompts.described),
+            samples=describe_samples(source, measured) | ({} if self.prompts is None else self.prompts.described),
             reference=reference,
             results=results,
             run={

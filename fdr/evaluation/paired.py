@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from fdr.evaluation.evaluator import Evaluator
 from fdr.evaluation.measurement import Measurement
@@ -27,6 +30,9 @@ class MeasuredSet:
     influences: Mapping[tuple[str, str], Influence]
     """By (encoder, output); without those whose features were not kept, as with --moments-only. Empty on ranks other
     than 0."""
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """The score of each prompt, float64 [P], of numbers that are means over images, by their key; as `Prompts.scores`
+    has them."""
 
 
 def measure_sets(evaluator: Evaluator, sources: Sequence[ImageSource]) -> list[MeasuredSet]:
@@ -34,13 +40,16 @@ def measure_sets(evaluator: Evaluator, sources: Sequence[ImageSource]) -> list[M
     found = []
     for source in sources:
         influences: dict[tuple[str, str], Influence] = {}
+        scores: dict[str, np.ndarray] = {}
 
-        def keep(measured: Measurement, into: dict[tuple[str, str], Influence] = influences) -> None:
-            into.update(_influences(evaluator, measured.moments))
+        def keep(measured: Measurement, source: ImageSource = source, into: Any = (influences, scores)) -> None:
+            into[0].update(_influences(evaluator, measured.moments))
+            if evaluator.prompts is not None:
+                into[1].update(evaluator.prompts.scores(evaluator.requested, source, measured))
 
         evaluator.on_measured = keep
         try:
-            found.append(MeasuredSet(evaluator.evaluate_source(source), influences))
+            found.append(MeasuredSet(evaluator.evaluate_source(source), influences, scores))
         finally:
             evaluator.on_measured = None
     return found

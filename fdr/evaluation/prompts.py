@@ -10,10 +10,13 @@ import numpy as np
 
 from fdr.encoders import AbstractEncoder, AbstractTexts
 from fdr.errors import InputError
+from fdr.evaluation.measurement import Measurement
 from fdr.evaluation.protocols import Protocol
+from fdr.evaluation.requested import Requested
 from fdr.generators import SampleSource
 from fdr.images import BadImage, Captions, ImageSource, select_captions
-from fdr.metrics import Metric, Texts
+from fdr.metrics import Context, Metric, Texts
+from fdr.reports import result_key
 
 
 def as_captions(prompts: Any) -> Captions:
@@ -72,6 +75,24 @@ class Prompts:
             # not `format`: a prompt may hold braces
             self._embedded[key] = self._towers[encoder]([prompt.replace("{}", text) for text in self.captions.prompts])
         return self._embedded[key]
+
+    def scores(self, requested: Requested, source: ImageSource, measured: Measurement) -> dict[str, np.ndarray]:
+        """The mean score of each prompt, float64 [P], for every number that is a mean over images, by its key.
+
+        Prompts without a measured image have NaN.
+        """
+        found = {}
+        rows = np.delete(self.rows_of(source), [image.row for image in measured.bad])
+        for encoder in requested.encoders:
+            name = encoder.spec.name
+            for metric_name, metric, need in requested.applied(encoder):
+                if metric.image_scores is not None and (name, need) in measured.collected:
+                    texts = self.texts(name, metric, source, measured.bad)
+                    scores = metric.image_scores(measured.collected[name, need], Context(texts=texts))
+                    counts = np.bincount(rows, minlength=len(self.captions)).astype(np.float64)
+                    sums = np.bincount(rows, scores, minlength=len(self.captions))
+                    found[result_key(metric_name, name)] = sums / np.where(counts > 0, counts, np.nan)
+        return found
 
     def settings(self, encoder: str) -> dict[str, str]:
         """The fields of the signature: the digest of the prompts, and what identifies the tokenizer."""

@@ -232,6 +232,9 @@ class Metric:
     prompt: str = ""
     """For a metric that compares samples with their prompts: the text that the encoder's text tower reads, with {} for
     the prompt. The embeddings come as `context.texts`. Encoders without a text tower are left out."""
+    image_scores: Callable[[Any, Context], np.ndarray] | None = None
+    """For a metric with a `prompt` that is a mean over the samples: `image_scores(samples, context)`, float64 [N], the
+    score of each. Sets of the same prompts are then compared prompt by prompt."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Constants of the definition that signatures show: {"k": "3"}."""
     own_settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -40,10 +40,20 @@ def cosines(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     return found
 
 
-def _clip_score(w: float, samples: np.ndarray, context: Context) -> Score:
+def image_scores(samples: np.ndarray, context: Context, w: float = W) -> np.ndarray:
+    """float64 [N]: w max(cos, 0) of each image and its prompt."""
+    assert context.texts is not None
+    return w * np.maximum(cosines(samples, context.texts.embeddings), 0)
+
+
+def paper_image_scores(samples: np.ndarray, context: Context) -> np.ndarray:
+    """float64 [N]: 2.5 max(cos, 0) of each image and its prompt."""
+    return image_scores(samples, context, PAPER_W)
+
+
+def _clip_score(scores: np.ndarray, context: Context) -> Score:
     texts = context.texts
     assert texts is not None
-    scores = w * np.maximum(cosines(samples, texts.embeddings), 0)
     details: dict[str, Any] = {"cut_prompts": int(texts.is_cut.sum())}
     if texts.categories is not None:
         details["classes"] = _by_category(scores, texts.categories)
@@ -74,16 +84,22 @@ def _notes(texts: Texts) -> tuple[str, ...]:
 
 def clip_score(samples: np.ndarray, reference: None, context: Context) -> Score:
     """The mean of 100 max(cos, 0) over images, from 0 to 100, with its standard error."""
-    return _clip_score(W, samples, context)
+    return _clip_score(image_scores(samples, context), context)
 
 
 def paper_clip_score(samples: np.ndarray, reference: None, context: Context) -> Score:
     """The mean of 2.5 max(cos, 0) over images, from 0 to 2.5, for prompts after "A photo depicts"."""
-    return _clip_score(PAPER_W, samples, context)
+    return _clip_score(paper_image_scores(samples, context), context)
 
 
 CLIP_SCORE = Metric(
-    clip_score, CollectedFeatures, output="embedding", needs_reference=False, prompt="{}", settings={"mult": f"{W:g}"}
+    clip_score,
+    CollectedFeatures,
+    output="embedding",
+    needs_reference=False,
+    prompt="{}",
+    image_scores=image_scores,
+    settings={"mult": f"{W:g}"},
 )
 PAPER_CLIP_SCORE = Metric(
     paper_clip_score,
@@ -91,5 +107,6 @@ PAPER_CLIP_SCORE = Metric(
     output="embedding",
     needs_reference=False,
     prompt=PREFIX,
+    image_scores=paper_image_scores,
     settings={"mult": f"{PAPER_W:g}", "pre": PREFIX.removesuffix(" {}")},
 )

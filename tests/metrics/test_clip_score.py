@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import pytest
+import scipy.stats
 import torch
 import torchmetrics.multimodal
 import transformers
@@ -18,8 +19,11 @@ from safetensors.torch import save_file
 from worlds import TinyEncoder, folder, images, npz
 
 import fdr
+from fdr.comparison import paired_errors
+from fdr.encoders import EncoderOptions
 from fdr.errors import InputError, WeightsError
-from fdr.evaluation import evaluate
+from fdr.evaluation import Evaluator, evaluate, measure_sets
+from fdr.features import ExtractionOptions
 from fdr.images import Captions, ImageOptions
 
 PROMPTS = ["a red bus", "two dogs", "photo of a green house", "Zebra", "a cat", "a cat", "blue!"]
@@ -244,6 +248,34 @@ def test_the_prompts_and_their_tokenizer_are_in_the_signature_and_the_report(tmp
     finally:
         tokenizer.write_text(text)
     assert again.value == row.value and again.signature != row.signature
+
+
+def test_sets_of_the_same_prompts_are_compared_prompt_by_prompt(tmp_path: Path) -> None:
+    first = coloured((255, 128), (255, 200), (255, 255), (100, 255), (2, 255))
+    second = coloured((255, 150), (255, 210), (200, 255), (100, 230), (9, 255))
+    prompts = captions(["1 0", "2 1", "1 1", "1 2", "0 1"])
+    paths = [folder(tmp_path / name, array) for name, array in (("a", first), ("b", second))]
+    (tmp_path / "b" / "0003.png").write_bytes(b"no image")
+    options = ImageOptions(on_bad="skip", max_bad=0.5)
+    evaluator = Evaluator(
+        GivenClip(),
+        None,
+        "clip_score",
+        image_options=options,
+        encoder_options=EncoderOptions(),
+        extraction_options=ExtractionOptions(),
+        prompts=prompts,
+    )
+    measured = dict(zip("ab", measure_sets(evaluator, [fdr.open_images(path, options) for path in paths]), strict=True))
+    scores = {name: one.scores[f"{KEY}:given"] for name, one in measured.items()}
+    assert scores["a"].mean() == pytest.approx(measured["a"].report[KEY].value, rel=1e-12)
+    assert np.isnan(scores["b"]).tolist() == [False, False, False, True, False]
+    reports = {name: one.report for name, one in measured.items()}
+    found = paired_errors(reports, {"a": {}, "b": {}}, {name: one.scores for name, one in measured.items()})
+    differences = np.delete(scores["b"] - scores["a"], 3)
+    expected = scipy.stats.sem(differences)
+    assert found["a", "b"][f"{KEY}:given"] == pytest.approx(expected, rel=1e-12)
+    assert expected < np.hypot(*(report[KEY].stderr for report in reports.values()))
 
 
 # Errors
