@@ -16,6 +16,7 @@ from fdr.evaluation.measurement import measure, outputs_of
 from fdr.features import Extraction, ExtractionOptions
 from fdr.images import ImageOptions, ImageSource, Preprocessing, open_images
 from fdr.metrics import CollectedFeatures, Need
+from fdr.references import names_images
 from fdr.runtime import propagate_failures
 
 LOGITS = "logits"
@@ -141,7 +142,9 @@ class AuditedSets:
 
 def open_audited_reference(reference: str, options: ImageOptions) -> ImageSource:
     """The images of a reference; crop and size apply to them, a subset does not. Raises `InputError` for statistics."""
-    try:
-        return open_images(reference, replace(options, count=None, seed=0))
-    except InputError as error:
-        raise InputError(f"An audit needs images of the reference, for their predicted classes. {error}") from error
+    if not names_images(reference):
+        raise InputError(
+            f"An audit needs images of the reference, for their predicted classes, and {reference} has statistics "
+            "alone; give the folder or the file of its images."
+        )
+    return open_images(reference, replace(options, count=None, seed=0))

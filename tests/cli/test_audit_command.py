@@ -95,7 +95,9 @@ def test_what_cannot_be_audited_is_one_sentence(audit: Run, tmp_path: Path) -> N
     moments.save(tmp_path / "s.npz")
     for arguments, sentence in (
         (("--ref", "real.npz", "--reps", "random"), "needs an encoder with the output 'logits', and random gives"),
-        (("--ref", "s.npz", "--reps", "py:worlds:TinyEncoder"), "An audit needs images of the reference"),
+        (("--ref", "s.npz", "--reps", "py:worlds:TinyEncoder"), "predicted classes, and s.npz has statistics alone"),
+        (("--ref", "imagenet256", "--reps", "py:worlds:TinyEncoder"), "and imagenet256 has statistics alone"),
+        (("--ref", "nothing", "--reps", "py:worlds:TinyEncoder"), "nothing"),
         (("--ref", "real.npz", "--reps", "random,inception"), "--reps takes one encoder here"),
         ((*MEASURED[:4], "--held-out", "py:worlds:TinyEncoder"), "is audited and held out at once"),
         ((*MEASURED[:4], "--held-out", "random"), "random has the weights of tiny"),  # both say seed:0
