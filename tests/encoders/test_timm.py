@@ -131,6 +131,20 @@ def test_features_equal_timms_own(preset, sibling, weights_of):
         assert value.std() > 0.01
 
 
+@pytest.mark.parametrize("preset", SIBLINGS)
+def test_features_equal_those_of_values_from_0_to_255(preset, sibling):
+    """fd_evaluator resizes and normalises in 0 to 255, and an image of the right size is not resized."""
+    encoder = sibling(preset)
+    config, size = timm.get_pretrained_cfg(encoder.spec.model), encoder.spec.input_size
+    images = (IMAGES * 255).round()
+    mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (config.mean, config.std))
+    inputs = torch.nn.functional.interpolate(images, (size, size), mode="bicubic", align_corners=False, antialias=True)
+    with torch.inference_mode():
+        found = encoder(images / 255)[encoder.spec.output]
+        expected = encoder.forward((inputs - mean) / std, [encoder.spec.output])[encoder.spec.output]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["resnet10t.c3_in1k", "mobilenetv3_small_050.lamb_in1k", "vit_tiny_patch16_224"])
 def test_any_timm_model_gives_its_own_pooled_features(name, weights_of):
     encoder = load(f"timm:{name}", options(weights_of(name)))
