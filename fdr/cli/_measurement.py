@@ -84,7 +84,7 @@ class Measurement:
             metrics = metrics if typed["metrics"] else ",".join(protocol.metrics)
         is_default = _options.source_of("reference") is ParameterSource.DEFAULT
         if is_default:
-            reference = reference if protocol is None else protocol.default_reference()
+            reference = reference if protocol is None else protocol.default_reference(metrics)
             if not are_compared:
                 _refuse_two_folders(samples, reference)
             if setup.is_main and any(metric.needs_reference for metric in load_metrics(metrics).values()):

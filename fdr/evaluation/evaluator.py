@@ -123,7 +123,7 @@ def evaluate(
         encoders, metrics = encoders or chosen.encoder, metrics or chosen.metrics
         image_options = chosen.options(image_options)
     if is_default:
-        reference = DEFAULT_REFERENCE if chosen is None else chosen.default_reference()
+        reference = DEFAULT_REFERENCE if chosen is None else chosen.default_reference(metrics or chosen.metrics)
     encoder_options = (encoder_options or EncoderOptions()).shown_by(extraction.progress)
     size = extraction.batch_size_on(resolve_device(encoder_options.device).type)
     if batch_size is None and isinstance(samples, LoadedPipeline):

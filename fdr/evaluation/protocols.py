@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -51,11 +51,16 @@ class Protocol:
             raise InputError(f"Protocol {self.name!r} sets --size and --crop; leave them out, or the protocol.")
         return replace(given, crop=self.crop, size=self.size)
 
-    def default_reference(self) -> str:
-        """The reference if the user names none. Raises `InputError` if one must be named."""
-        if self.reference is None:
+    def default_reference(self, metrics: str | Sequence[str]) -> str:
+        """The reference of the metrics if the user names none, "" if they read none. Raises `InputError` if one must be
+        named."""
+        from fdr.metrics import load_metrics
+
+        if self.reference is not None:
+            return self.reference
+        if any(metric.needs_reference for metric in load_metrics(metrics).values()):
             raise InputError(f"Protocol {self.name!r} compares with {self.real}; give these images with --ref.")
-        return self.reference
+        return ""
 
     def departures(
         self, count: int, reference_count: int | None, pixels: Preprocessing | None, captions: Captions | None

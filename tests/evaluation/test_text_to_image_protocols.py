@@ -100,5 +100,7 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path, real: Path) -> None:
     samples = folder(tmp_path / "s", images(NUM, side=20))
     with pytest.raises(InputError, match="compares with all 40,504 images of COCO val2014; give these images with ref"):
         fdr.evaluate(samples, None, GivenClip(), protocol="coco-30k", prompts=prompts())
+    report = fdr.evaluate(samples, None, GivenClip(), "clip_score", protocol=COCO, prompts=prompts())
+    assert report.reference is None
     with pytest.raises(InputError, match=r"give them with prompts, such as coco-30k:captions_val2014\.json"):
         fdr.evaluate(samples, real, GivenClip(), protocol="coco-30k")

@@ -16,6 +16,7 @@ from clip_worlds import CONTEXT, GivenClip, coloured, tiny_clip
 from open_clip import pretrained as tags
 from PIL import Image
 from safetensors.torch import save_file
+from thread_ranks import on_ranks
 from worlds import TinyEncoder, folder, images, npz
 
 import fdr
@@ -25,6 +26,7 @@ from fdr.errors import InputError, WeightsError
 from fdr.evaluation import Evaluator, evaluate, measure_sets
 from fdr.features import ExtractionOptions
 from fdr.images import Captions, ImageOptions
+from fdr.runtime import Group
 
 PROMPTS = ["a red bus", "two dogs", "photo of a green house", "Zebra", "a cat", "a cat", "blue!"]
 LONG = "a red bus and a red dog and a red cat"
@@ -230,6 +232,19 @@ def test_batches_do_not_change_the_score_and_each_prompt_is_embedded_once(tmp_pa
     }
     assert len(values) == 1
     assert encoder.tower.num_embedded == 3 * 3  # three runs, and three different prompts in each
+
+
+def test_ranks_give_the_score_of_one(tmp_path: Path) -> None:
+    samples = folder(tmp_path / "s", coloured(*[(255, 120 + 9 * row) for row in range(7)]))
+    prompts = captions(["1 0", "0 1", "2 1", "1 2", "1 1", "1 0", "0 1"])
+    alone = evaluate(samples, None, GivenClip(), "clip_score", prompts=prompts)[KEY]
+    encoders = [GivenClip(), GivenClip()]
+
+    def run(group: Group) -> fdr.Report:
+        return evaluate(samples, None, encoders[group.rank], "clip_score", prompts=prompts, group=group)
+
+    for report in on_ranks(2, run):
+        assert (report[KEY].value, report[KEY].stderr) == (alone.value, alone.stderr)
 
 
 def test_the_prompts_and_their_tokenizer_are_in_the_signature_and_the_report(tmp_path: Path, clip: Path) -> None:
