@@ -20,8 +20,15 @@ from typing import Any
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.evaluation.class_matching import Histograms, Matching, top1_weights
-from fdr.frechet import Combination, Moments, fd_influence, frechet_distance, paired_stderr
+from fdr.evaluation.class_matching import Distance, Histograms, Matching, top1_weights
+from fdr.frechet import (
+    Combination,
+    Moments,
+    distance_by_weights,
+    fd_influence,
+    frechet_distance,
+    paired_stderr,
+)
 
 COUNT_TOLERANCE = 0.01
 """The number of samples and that of the baseline may differ by this share, such as by unreadable images.
@@ -143,42 +150,51 @@ class ClassedFeatures:
     logits: np.ndarray
 
 
+@dataclass(frozen=True)
+class KnownOfSamples:
+    """What the audit of the samples has found."""
+
+    histograms: Histograms
+    fd: Mapping[str, float]
+    distances: Mapping[str, Distance]
+    top1: Matching
+
+
 def baseline_gain(
     samples: ClassedFeatures,
     baseline: ClassedFeatures,
     targets: Mapping[str, Moments],
+    known: KnownOfSamples,
     *,
-    to_reference: Histograms,
-    fd: Mapping[str, float],
-    top1: Matching,
     device: str | None = None,
 ) -> BaselineGain:
-    """Divide the difference of FD between samples and a baseline.
-
-    `targets` are moments of the reference with their rows. `to_reference`, `fd` and `top1` are what is known of the
-    samples: their histograms, their FD by encoder, and their Top-1 matching.
-    """
+    """Divide the difference of FD between samples and a baseline. `targets` are moments of the reference with rows."""
+    own, real = known.histograms.samples, known.histograms.reference
     other = Histograms.of(baseline.logits, samples.logits).samples
+    distances = {
+        name: distance_by_weights(baseline.features[name], target, device=device) for name, target in targets.items()
+    }
 
     def matched(of: ClassedFeatures, histograms: Histograms, *names: str) -> Matching:
         weights = top1_weights(of.logits, histograms, (names[0], names[1]))
-        return Matching.of(name_of(*names), weights, of.features, of.logits.argmax(1), targets, device=device)
+        by_weights = distances if of is baseline else known.distances
+        return Matching.of(name_of(*names), weights, of.logits.argmax(1), by_weights)
 
-    found = Histograms(other, to_reference.samples)
+    found = Histograms(other, own)
     forward = matched(baseline, found, "baseline", "samples")
-    backward = matched(samples, Histograms(to_reference.samples, other), "samples", "baseline")
-    both = matched(baseline, Histograms(other, to_reference.reference), "baseline", "reference")
+    backward = matched(samples, Histograms(own, other), "samples", "baseline")
+    both = matched(baseline, Histograms(other, real), "baseline", "reference")
     moments = {name: replace(Moments.from_features(rows), rows=rows) for name, rows in baseline.features.items()}
     return BaselineGain(
         tuple(targets),
         len(baseline.logits),
         found,
-        fd,
+        known.fd,
         {name: frechet_distance(moments[name], target, device=device) for name, target in targets.items()},
         {name: _stderr(samples.features[name], moments[name], target, device) for name, target in targets.items()},
         forward,
         backward,
-        (replace(top1, name=name_of("samples", "reference")), both),
+        (replace(known.top1, name=name_of("samples", "reference")), both),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.evaluation.baseline_gain import BaselineGain, ClassedFeatures, baseline_gain, check_counts
+from fdr.evaluation.baseline_gain import BaselineGain, ClassedFeatures, KnownOfSamples, baseline_gain, check_counts
 from fdr.evaluation.class_matching import (
     Histograms,
     Matching,
@@ -24,7 +24,7 @@ from fdr.evaluation.class_matching import (
     top1_weights,
     top_n_weights,
 )
-from fdr.frechet import Moments, frechet_distance
+from fdr.frechet import Moments, distance_by_weights, frechet_distance
 from fdr.runtime import Progress, as_progress, memory_for
 
 TOP1, OPTIMISED = "top-1", "optimised"
@@ -168,15 +168,18 @@ def audit_classes(
         for name, target in targets.items()
     }
 
+    distances = {name: distance_by_weights(samples[name], target, device=device) for name, target in targets.items()}
+
     def measured(name: str, weights: np.ndarray, taken: int = 0) -> Matching:
-        return Matching.of(name, weights, samples, logits[0].argmax(1), targets, steps=taken, device=device)
+        return Matching.of(name, weights, logits[0].argmax(1), distances, taken)
 
     settings: dict[str, Any] = {"steps": steps, "device": device, "progress": as_progress(progress)}
     top1 = measured(TOP1, top1_weights(logits[0], histograms))
     found = None
     if baseline is not None:
         both = ClassedFeatures(samples, logits[0]), ClassedFeatures(baseline, logits[2])
-        found = baseline_gain(*both, targets, to_reference=histograms, fd=fd, top1=top1, device=device)
+        known = KnownOfSamples(histograms, fd, distances, top1)
+        found = baseline_gain(*both, targets, known, device=device)
     optimised, taken, floor = best_weights(samples[encoder], targets[encoder], f"weights for {encoder}", **settings)
     matchings = (
         top1,

@@ -7,7 +7,7 @@ arXiv 2203.06026, section 3).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,7 @@ from fdr.frechet import (
     Moments,
     debiased_frechet_distance,
     effective_count,
-    frechet_distance,
     lowest_fd_weights,
-    weighted_moments,
 )
 from fdr.runtime import Progress
 
@@ -27,6 +25,10 @@ SEED = 0
 """Of the order that gives the weights to other samples."""
 GOLDEN = 0.6180339887498949
 """Multiples of the golden ratio, modulo 1, are spread evenly in any run of them."""
+
+
+Distance = Callable[[np.ndarray], float]
+"""FD of one set of samples as a function of their weights."""
 
 
 @dataclass(frozen=True)
@@ -47,27 +49,11 @@ class Matching:
 
     @classmethod
     def of(
-        cls,
-        name: str,
-        weights: np.ndarray,
-        samples: Mapping[str, np.ndarray],
-        classes: np.ndarray,
-        targets: Mapping[str, Moments],
-        *,
-        steps: int = 0,
-        device: str | None = None,
+        cls, name: str, weights: np.ndarray, classes: np.ndarray, distances: Mapping[str, Distance], steps: int = 0
     ) -> Matching:
-        """Measure features [N, D] with these weights against the moments of the reference, by encoder.
-
-        `classes` [N] are the predicted classes.
-        """
-        fd, control = (
-            {
-                one: frechet_distance(weighted_moments(samples[one], each, device=device), target, device=device)
-                for one, target in targets.items()
-            }
-            for each in (weights, ignoring_order(weights, classes))
-        )
+        """Measure the weights [N] of samples with predicted `classes` [N]; `distances` are FD of them, by encoder."""
+        shuffled = ignoring_order(weights, classes)
+        fd, control = ({one: of(each) for one, of in distances.items()} for each in (weights, shuffled))
         return cls(name, weights, fd, control, steps)
 
     @property
