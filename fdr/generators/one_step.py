@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,13 @@ from fdr.weights import (
     PIPELINE,
     TakenWeights,
     WeightOptions,
-    WeightsFile,
-    file_in,
     is_repository,
     load_library,
     load_model,
     model_of_config,
+    part_folder,
+    pipeline_folder,
     read_json,
-    resolve,
 )
 
 PRESET = "diffusers"
@@ -128,7 +126,6 @@ def read_pipeline(
     Raises `InputError` for a pipeline that needs more than noise and labels, `WeightsError` for damaged files.
     """
     options = options or WeightOptions()
-    place = Path(text).expanduser()
     asked_by = f"The pipeline {text!r}"
     for key, value in given.items():
         if key not in GIVEN or not isinstance(value, GIVEN[key]) or isinstance(value, bool):
@@ -136,7 +133,8 @@ def read_pipeline(
                 f"{asked_by} takes timestep=N and vae=FOLDER|OWNER/NAME as --arch-args; got {key}={value}."
             )
     load_library("diffusers", text, "Generator")
-    index = read_json(_found(place, text, PIPELINE, options), asked_by)
+    place = pipeline_folder(text, options, (*DENOISERS, "scheduler", "vae"))
+    index = read_json(place / PIPELINE, asked_by)
     parts = [part for part in DENOISERS if index.get(part)]
     if len(parts) != 1 or "scheduler" not in index:
         listed = ", ".join(key for key in index if not key.startswith("_"))
@@ -144,25 +142,20 @@ def read_pipeline(
             f"{asked_by} has the parts {listed}; a one-step generator is made of a unet or transformer and a scheduler."
         )
     (part,) = parts
-    is_local = place.is_dir()
-    found = load_model(f"{text}/{part}", place / part if is_local else None, options, DENOISER)
+    found = load_model(f"{text}/{part}", part_folder(place, part), options, DENOISER)
     arguments: dict[str, Any] = {
         "model": found.class_name,
         "config": dict(found.config),
         "scheduler": str(index["scheduler"][1]),
-        "scheduler_config": _settings(_found(place, text, "scheduler/scheduler_config.json", options), asked_by),
+        "scheduler_config": _settings(part_folder(place, "scheduler") / "scheduler_config.json", asked_by),
     }
     if index.get("vae"):
-        arguments["vae"] = str(place / "vae") if is_local else f"{text}/vae"
+        repository, _, revision = text.partition("@")
+        of_hub = f"{repository}/vae@{revision}" if revision else f"{repository}/vae"
+        arguments["vae"] = str(place / "vae") if Path(text).expanduser().is_dir() else of_hub
     arguments |= given
     network = make_one_step(**arguments, denoiser=found.model.requires_grad_(True))
     return network, preset(PRESET, arguments), TakenWeights()
-
-
-def _found(place: Path, text: str, name: str, options: WeightOptions) -> Path:
-    """The path of a file of the pipeline, which is fetched if it is on the hub."""
-    file = WeightsFile(str(place.absolute() / name)) if place.is_dir() else file_in(text, name)
-    return resolve(replace(file, what=DENOISER.what), options, text).path
 
 
 def _settings(path: Path, asked_by: str) -> dict[str, Any]:

@@ -52,7 +52,10 @@ class SampleSet(ABC):
 
     def __init__(self, source: SampleSource, path: Path) -> None:
         if not source.is_repeatable:
-            raise InputError(f"The code of {source.name} cannot be read, so its samples could not be resumed.")
+            raise InputError(
+                f"The code of {source.name} cannot be read, so its samples could not be resumed; measure it with fdr "
+                "eval --gen, or make it an nn.Module in a file."
+            )
         self.source = source
         self.path = path
         self.parts = beside(path, ".parts")

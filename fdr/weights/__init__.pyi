@@ -34,6 +34,8 @@ from .lpips_weights import lpips_files as lpips_files
 from .pipelines import PIPELINE as PIPELINE
 from .pipelines import PipelineParts as PipelineParts
 from .pipelines import load_parts as load_parts
+from .pipelines import part_folder as part_folder
+from .pipelines import pipeline_folder as pipeline_folder
 from .programs import ExportedProgram as ExportedProgram
 from .programs import ScriptedProgram as ScriptedProgram
 from .programs import load_program as load_program

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,10 +94,10 @@ def parts_of(index: Mapping[str, Any], text: str) -> dict[str, tuple[str, str]]:
     return named
 
 
-def pipeline_folder(text: str, options: WeightOptions) -> Path:
+def pipeline_folder(text: str, options: WeightOptions, only: Collection[str] | None = None) -> Path:
     """The folder of a pipeline: `text` itself, a folder OWNER--NAME for weights, the hub's cache, or fetched into it.
 
-    Raises `WeightsError` if it is nowhere.
+    With `only`, no other parts are fetched. Raises `WeightsError` if it is nowhere.
     """
     place = Path(text).expanduser()
     if (place / PIPELINE).is_file():
@@ -108,26 +108,38 @@ def pipeline_folder(text: str, options: WeightOptions) -> Path:
         if (folder / name / PIPELINE).is_file():
             return folder / name
     cached = cached_folder(repository, revision or None)
-    if cached is not None and _is_whole(cached, text):
+    if cached is not None and _is_whole(cached, text, only):
         return cached
     where = f"There is no pipeline {text!r}: it is no folder with {PIPELINE} on this machine, and"
     if runtime.is_offline(options.offline):
-        raise WeightsError(f"{where} the run is offline; name a folder that save_pretrained wrote.")
+        raise WeightsError(
+            f"{where} the run is offline; name a folder that save_pretrained wrote, or fetch it where there is a "
+            f"network: hf download {repository}{f' --revision {revision}' if revision else ''}."
+        )
     try:
-        return _fetched(repository, revision or None, text, options)
+        return _fetched(repository, revision or None, text, options, only)
     except FetchError as error:
         raise WeightsError(f"{where} {error}.") from error
 
 
-def _fetched(repository: str, revision: str | None, text: str, options: WeightOptions) -> Path:
+def part_folder(folder: Path, name: str) -> Path:
+    """The folder of a part. Without one of its name, its files lie beside model_index.json, as in old pipelines."""
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def _fetched(
+    repository: str, revision: str | None, text: str, options: WeightOptions, only: Collection[str] | None
+) -> Path:
     files = hub_files(repository, revision)
     if PIPELINE not in files:
         raise FetchError(f"the repository of the hub has no {PIPELINE}, so it is no pipeline of diffusers")
     index = fetch_from_hub(repository, PIPELINE, revision, progress=options.progress)
-    named = parts_of(read_json(index, f"The pipeline {text!r}"), text)
+    named = _wanted(read_json(index, f"The pipeline {text!r}"), text, only)
+    folders = {file.partition("/")[0] for file in files if "/" in file}
+    places = {name if name in folders else "" for name in named}
     for file in sorted(files):
-        part, _, name = file.partition("/")
-        if part in named and "/" not in name and _is_read(name):
+        place, _, name = file.rpartition("/")
+        if place in places and _is_read(name):
             fetch_from_hub(repository, file, revision, progress=options.progress)
     return index.parent
 
@@ -137,13 +149,17 @@ def _is_read(name: str) -> bool:
     return _WEIGHTS.fullmatch(name) is not None or (name.endswith(_TEXTS) and ".index." not in name)
 
 
-def _is_whole(folder: Path, text: str) -> bool:
+def _wanted(index: Mapping[str, Any], text: str, only: Collection[str] | None) -> dict[str, tuple[str, str]]:
+    return {name: kind for name, kind in parts_of(index, text).items() if only is None or name in only}
+
+
+def _is_whole(folder: Path, text: str, only: Collection[str] | None) -> bool:
     """True if a folder in the hub's cache has files of every part; a killed download leaves some without."""
     if not (folder / PIPELINE).is_file():
         return False
-    named = parts_of(read_json(folder / PIPELINE, f"The pipeline {text!r}"), text)
+    named = _wanted(read_json(folder / PIPELINE, f"The pipeline {text!r}"), text, only)
     for name, (_, kind) in named.items():
-        found = [path.name for path in folder.joinpath(name).glob("*")]
+        found = [path.name for path in part_folder(folder, name).glob("*") if path.name != PIPELINE]
         is_network = CONFIG in found and "Scheduler" not in kind
         if not found or (is_network and not any(map(_WEIGHTS.fullmatch, found))):
             return False
@@ -156,14 +172,15 @@ def _is_part(value: Any) -> bool:
 
 def _load(text: str, folder: Path, name: str, library: str, class_name: str, options: WeightOptions) -> tuple[Any, str]:
     """One part and its digest."""
+    place = part_folder(folder, name)
     if library == "transformers":
-        return _load_of_transformers(f"{text}/{name}", folder / name, class_name)
+        return _load_of_transformers(f"{text}/{name}", place, class_name)
     diffusers = load_library("diffusers", text, "Generator")
     kind = getattr(diffusers, class_name, None)
     if isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin):
-        return _scheduler(diffusers, kind, folder / name, f"The scheduler {text + '/' + name!r}")
-    if (folder / name / CONFIG).is_file():
-        found = load_model(f"{text}/{name}", folder / name, options, _ROLES.get(name, NETWORK))
+        return _scheduler(diffusers, kind, place, f"The scheduler {text + '/' + name!r}")
+    if (place / CONFIG).is_file():
+        found = load_model(f"{text}/{name}", place, options, _ROLES.get(name, NETWORK))
         return found.model, f"{found.class_name} {found.weights_digest} {found.config_digest}"
     raise WeightsError(
         f"The pipeline {text!r} has no {name}/{CONFIG}, the description of its part {name!r}; copy or fetch it again."

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -195,7 +198,7 @@ def test_two_ranks_write_what_one_does(
 ) -> None:
     monkeypatch.setattr(module, "LEAST_PART", 2)
     write_samples(sample_set(source(loaded[kind], 6, captions), tmp_path / "whole.npz"))
-    lock = __import__("threading").Lock()  # threads stand in for processes, and a pipeline is not safe in threads
+    lock = threading.Lock()  # threads stand in for processes, and a pipeline is not safe in threads
 
     def run(group: Any) -> bool:
         one = source(loaded[kind], 6, captions)
@@ -254,7 +257,6 @@ def test_prompts_without_names_are_numbered(loaded: Mapping[str, LoadedPipeline]
 
 
 def edited(folder: Path, to: Path, file: str, **settings: Any) -> Path:
-    import shutil
 
     shutil.copytree(folder, to)
     data = {**json.loads((to / file).read_text()), **settings}
@@ -401,7 +403,6 @@ def test_names_of_pipelines(folders: Mapping[str, Path], tmp_path: Path, monkeyp
 def test_a_repository_is_fetched_once_and_without_code(
     folders: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
 
     from fdr.weights import pipelines
 
@@ -434,6 +435,66 @@ def test_a_repository_is_fetched_once_and_without_code(
     shutil.rmtree(stored)
     with pytest.raises(WeightsError, match=r"the repository of the hub has no model_index.json"):
         load_pipeline("owner/name@v1", device="cpu", offline=False)
+
+
+def test_the_cache_of_the_hub_is_read(
+    folders: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    from huggingface_hub import HfApi, constants, errors
+
+    from fdr.weights import download
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    commit = "0" * 40
+    repository = tmp_path / "models--owner--name"
+    shutil.copytree(folders["ddpm"], repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    found = load_pipeline("owner/name", worlds.ARGUMENTS["ddpm"], device="cpu", offline=True)
+    assert found.name == "owner/name" and load_pipeline(f"owner/name@{commit}", device="cpu", offline=True).digest
+    with pytest.raises(WeightsError, match="hf download owner/other --revision v2"):
+        load_pipeline("owner/other@v2", device="cpu", offline=True)
+    monkeypatch.setattr(download, "_check_route", lambda _: None)
+    response = SimpleNamespace(headers={}, status_code=404, url="", request=None)
+    for error, sentence in (
+        (errors.RepositoryNotFoundError("gone", response=response), "the hub has no repository owner/other"),
+        (ConnectionError("reset"), "the connection to the hub broke"),
+    ):
+        monkeypatch.setattr(HfApi, "list_repo_files", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
+        with pytest.raises(WeightsError, match=sentence):
+            load_pipeline("owner/other", device="cpu", offline=False)
+
+
+def test_a_pipeline_of_the_first_kind_has_its_files_side_by_side(
+    folders: Mapping[str, Path], loaded: Mapping[str, LoadedPipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    from fdr.weights import pipelines
+
+    place = tmp_path / "old"
+    place.mkdir()
+    for file in folders["ddpm"].rglob("*.*"):
+        if file.is_file():
+            shutil.copyfile(file, place / file.name)
+    old = load_pipeline(place, worlds.ARGUMENTS["ddpm"], device="cpu")
+    assert old.digest == loaded["ddpm"].digest
+    stored = tmp_path / "hub"
+    stored.mkdir()
+    monkeypatch.setattr(pipelines, "cached_folder", lambda *_: None)
+    monkeypatch.setattr(pipelines, "hub_files", lambda *_: [path.name for path in place.iterdir()] + ["evil.py"])
+
+    def fetch(repo: str, file: str, revision: str | None, **_: Any) -> Path:
+        return Path(shutil.copyfile(place / file, stored / file))
+
+    monkeypatch.setattr(pipelines, "fetch_from_hub", fetch)
+    assert load_pipeline("owner/name", worlds.ARGUMENTS["ddpm"], device="cpu", offline=False).digest == old.digest
+    with pytest.warns(fdr.errors.FdrWarning, match="one-step images are far from images"):
+        once = [
+            fdr.load_generator(one, "diffusers", offline=False, device="cpu")
+            for one in (str(folders["ddpm"]), str(place), "owner/name")
+        ]
+    assert len({one.digest() for one in once}) == 1
 
 
 def test_an_object_keeps_its_progress_bar_setting() -> None:
