@@ -16,9 +16,16 @@ from worlds import images, npz
 
 import fdr
 from fdr.cli import run
-from fdr.encoders import EncoderOptions
+from fdr.encoders import EncoderOptions, find_spatial_layer
 from fdr.encoders.resize import HOST_RESIZES, RESIZES
-from fdr.frechet import LabelledMoments, conditional_frechet_distance, fd_influence, frechet_terms
+from fdr.frechet import (
+    LabelledMoments,
+    conditional_frechet_distance,
+    fd_gradients,
+    fd_influence,
+    frechet_terms,
+    sample_influences,
+)
 from fdr.metrics import CollectedFeatures, Context, load_metrics
 from fdr.runtime.ranks.tensor_group import TensorRanks
 
@@ -61,6 +68,25 @@ def test_the_debiased_fd_and_its_error_equal_the_cpu_s(count: int, dim: int) -> 
     both = [replace(fdr.Moments.from_features(z), rows=z) for z in (x, y)]
     stated = [fd_influence(*both, device=device).stderr for device in ("cpu", "cuda")]
     assert stated[1] == pytest.approx(stated[0], rel=1e-8)
+    for each in (lambda where: sample_influences(*both, device=where), lambda where: gradients(both, where)):
+        on_cpu, on_gpu = each("cpu"), each("cuda")
+        np.testing.assert_allclose(on_gpu, on_cpu, rtol=0, atol=1e-9 * np.abs(on_cpu).max())
+
+
+def gradients(both: list[fdr.Moments], device: str) -> np.ndarray:
+    both = [replace(moments) for moments in both]  # nothing that was computed on another device
+    return fd_gradients(both[0], both[1], np.arange(5), device=device)
+
+
+def test_heat_maps_of_a_gpu_equal_the_cpu_s() -> None:
+    values = []
+    for device in ("cpu", "cuda"):
+        encoder = fdr.load_encoder("random", device=device)
+        inputs = encoder.preprocess(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(device))
+        layer = find_spatial_layer(encoder, inputs)
+        values.append([each.cpu() for each in layer.activations(encoder, inputs, torch.ones(1, 256))])
+    for on_cpu, on_gpu in zip(*values, strict=True):
+        torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-5)
 
 
 def test_the_conditional_fd_and_its_error_equal_the_cpu_s() -> None:

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -124,36 +124,33 @@ class _Record:
     """The numbers of class and register tokens that the network declares."""
 
 
-@dataclass
 class _Recorder:
     """A hook that lists the outputs of one module."""
 
-    name: str
-    prefixes: tuple[int, ...]
-    records: list[_Record]
-    calls: int = 0
+    def __init__(self, name: str, prefixes: tuple[int, ...], records: list[_Record]) -> None:
+        self._name, self._prefixes, self._records = name, prefixes, records
+        self._calls = 0
 
     def __call__(self, module: nn.Module, arguments: Any, output: Any) -> None:
         tensor = _tensor_in(output)
         if tensor is not None and tensor.requires_grad:
-            self.records.append(_Record(self.name, module, self.calls, tensor, self.prefixes))
-        self.calls += 1
+            self._records.append(_Record(self._name, module, self._calls, tensor, self._prefixes))
+        self._calls += 1
 
 
-@dataclass
 class _Tap:
     """A hook that cuts the graph at one output of a module: what follows is differentiated, what comes before is not.
 
     What follows gets a copy, which it may overwrite.
     """
 
-    call: int
-    calls: int = 0
-    leaf: Tensor | None = field(default=None)
+    def __init__(self, call: int) -> None:
+        self._left = call
+        self.leaf: Tensor | None = None
 
     def __call__(self, module: nn.Module, arguments: Any, output: Any) -> Any:
-        self.calls += 1
-        if self.calls - 1 != self.call:
+        self._left -= 1
+        if self._left != -1:
             return output
         tensor = _tensor_in(output)
         assert tensor is not None

@@ -12,7 +12,7 @@ error of FD as well.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ from fdr.explanation.nearest import check_closest, features_of, good_rows, with_
 from fdr.explanation.results import EncoderInfluences, Explanation
 from fdr.features import ExtractionOptions
 from fdr.frechet import frechet_distance, has_rows, moments_without, sample_influences
+from fdr.generators import GeneratorOptions, Labels, samples_of
 from fdr.images import ImageOptions, ImageSource, open_images
 from fdr.references import DEFAULT_REFERENCE
 from fdr.reports import Report, Result
-from fdr.runtime import Progress, as_path, as_progress, memory_for, named_arguments
+from fdr.runtime import Progress, as_path, as_progress, memory_for, named_arguments, resolve_device
 
 WORST_SHARE = 0.01
 """The share of the images whose part in FD is stated. Raising it states that of more images."""
@@ -52,14 +53,21 @@ def explain(
     closest: int = 0,
     heat_maps: bool = False,
     progress: Progress | bool | None = None,
+    num_images: int | None = None,
+    seed: int | None = None,
+    labels: Labels | None = None,
+    noise_shape: Sequence[int] | int | None = None,
+    num_classes: int | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> Explanation:
     """Say which images and which classes of a sample set raise its FD most.
 
-    Arguments are those of `fdr.evaluate`. `samples` is anything that `fdr.open_images` reads; a reference of images
-    with labels gives the debiased FD of every class that is large enough. Where the reference is images, the nearest
-    of them is found for each of the `ends` most and least harmful samples. `closest` above 0 compares all samples with
-    all reference images and keeps so many that lie nearest to one: copies, if the reference is the training set.
-    `heat_maps` adds what FD looks at in each of the images at both ends.
+    Arguments are those of `fdr.evaluate`. `samples` is anything that `fdr.open_images` reads, or a generator, whose
+    samples `num_images` and the arguments after it describe. A reference of images with labels gives the debiased FD of
+    every class that is large enough. Where the reference is images, the nearest of them is found for each of the `ends`
+    most and least harmful samples. `closest` above 0 compares all samples with all reference images and keeps so many
+    that lie nearest to one: copies, if the reference is the training set. `heat_maps` adds what FD looks at in each of
+    the images at both ends.
 
     Raises `InputError` for anything unusable, such as samples whose features are too large to keep in memory, or
     heat-maps of an encoder without a spatial output.
@@ -67,18 +75,23 @@ def explain(
     options = image_options or ImageOptions()
     shown = as_progress(progress)
     folder = None if cache is None else as_path(cache, "the cache")
-    source = open_images(samples, options)
-    evaluator = Evaluator(
-        encoders,
-        DEFAULT_REFERENCE if reference is None else reference,
-        "fd",
-        image_options=options,
-        encoder_options=(encoder_options or EncoderOptions()).shown_by(shown),
-        extraction_options=ExtractionOptions(folder, batch_size, num_workers, shown),
-        weights=weights,
-        is_default_reference=reference is None,
-    )
-    found = explain_with(evaluator, source, ends, closest, heat_maps=heat_maps)
+    extraction = ExtractionOptions(folder, batch_size, num_workers, shown)
+    encoding = (encoder_options or EncoderOptions()).shown_by(shown)
+    drawn = GeneratorOptions(num_images, seed, labels, noise_shape, num_classes, value_range)
+    size = extraction.batch_size_on(resolve_device(encoding.device).type)
+    with samples_of(samples, size, options, drawn) as given:
+        source = open_images(given, options)
+        evaluator = Evaluator(
+            encoders,
+            DEFAULT_REFERENCE if reference is None else reference,
+            "fd",
+            image_options=options,
+            encoder_options=encoding,
+            extraction_options=extraction,
+            weights=weights,
+            is_default_reference=reference is None,
+        )
+        found = explain_with(evaluator, source, ends, closest, heat_maps=heat_maps)
     assert found is not None
     return found
 

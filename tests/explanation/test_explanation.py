@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.spatial
+from generator_worlds import Classes, generator
 from PIL import Image
 from worlds import DIM, TinyEncoder, folder, images, npz
 
@@ -18,6 +19,7 @@ import fdr
 from fdr.errors import InputError
 from fdr.explanation import Explanation, write_picture
 from fdr.frechet import Moments
+from fdr.generators import GeneratorSource
 from fdr.images import tiles_at
 from fdr.reports import format_number
 
@@ -272,3 +274,13 @@ def test_a_sheet_of_images_of_all_sizes(tmp_path: Path) -> None:
         with Image.open(tmp_path / "p.png") as picture:
             columns = 2 if reference is None else 4
             assert picture.size == (columns * 132 + 4, 18 + 3 * 146 + 4)
+
+
+def test_a_generator_is_explained_as_its_samples(tmp_path: Path) -> None:
+    network = generator(Classes)
+    found = fdr.explain(network, list(images(40, side=4)), TinyEncoder(), num_images=30, seed=5, heat_maps=False)
+    same = fdr.explain(GeneratorSource(network, 30, seed=5), list(images(40, side=4)), TinyEncoder())
+    assert found.encoders[0].influences.tolist() == same.encoders[0].influences.tolist()
+    assert found.labels is not None and found.encoders[0].classes is not None
+    with pytest.raises(InputError, match="num_images: only a generator has this"):
+        fdr.explain(list(images(40)), list(images(40)), TinyEncoder(), num_images=30)
