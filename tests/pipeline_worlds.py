@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 PIXELS: dict[str, Any] = {
@@ -100,3 +101,18 @@ def captions(path: Path) -> Path:
     lines = [("animals/cat.jpg", "a cat"), ("dog.png", "a dog"), ("x-1.5", "a tree"), ("9", "the sea")]
     path.write_text("".join(json.dumps({"file_name": name, "prompt": text}) + "\n" for name, text in lines))
     return path
+
+
+def source(loaded: Any, count: int | None = 4, captions: Any = None, **more: Any) -> Any:
+    """Samples of a loaded pipeline; captions are for the one that takes texts."""
+    from fdr.generators import PipelineSource
+    from fdr.images import ImageOptions
+
+    options = {"seed": 3, "labels": "random", "batch_size": 2, "options": ImageOptions(), **more}
+    is_of_texts = type(loaded.pipeline).__name__ == "StableDiffusionPipeline"
+    return PipelineSource(loaded, None, count, captions=captions if is_of_texts else None, **options)
+
+
+def images(of: Any) -> np.ndarray:
+    """[N, 3, H, W]: all images of a source."""
+    return np.concatenate([np.stack([image.numpy() for image in batch.images]) for batch in of.batches(2, 0)])

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,47 +14,21 @@ import pipeline_worlds as worlds
 import pytest
 import torch
 from PIL import Image
+from pipeline_worlds import images, source
 from thread_ranks import on_ranks
 
 import fdr
-from fdr.errors import InputError, RunError, WeightsError
+from fdr.errors import InputError, RunError
 from fdr.evaluation.prompts import Prompts
-from fdr.generators import LoadedPipeline, PipelineSource, load_pipeline, sample_set, write_samples
+from fdr.generators import LoadedPipeline, load_pipeline, sample_set, write_samples
 from fdr.generators import pipelines as module
 from fdr.generators.labels import network_seed
-from fdr.generators.loaded_pipeline import names_whole_pipeline
 from fdr.images import Captions, ImageOptions, read_captions
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 KINDS = ("ddpm", "dit", "sd")
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    place = tmp_path_factory.mktemp("pipelines")
-    return {kind: worlds.save(kind, place / kind) for kind in KINDS}
-
-
-@pytest.fixture(scope="module")
-def loaded(folders: Mapping[str, Path]) -> Mapping[str, LoadedPipeline]:
-    return {kind: load_pipeline(folders[kind], worlds.ARGUMENTS[kind], device="cpu") for kind in KINDS}
-
-
-@pytest.fixture(scope="module")
-def captions(tmp_path_factory: pytest.TempPathFactory) -> Captions:
-    return read_captions(worlds.captions(tmp_path_factory.mktemp("captions") / "captions.jsonl"))
-
-
-def source(loaded: LoadedPipeline, count: int | None = 4, captions: Captions | None = None, **more: Any) -> Any:
-    options = {"seed": 3, "labels": "random", "batch_size": 2, "options": ImageOptions(), **more}
-    is_of_texts = type(loaded.pipeline).__name__ == "StableDiffusionPipeline"
-    return PipelineSource(loaded, None, count, captions=captions if is_of_texts else None, **options)
-
-
-def images(of: PipelineSource) -> np.ndarray:
-    return np.concatenate([np.stack([image.numpy() for image in batch.images]) for batch in of.batches(2, 0)])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -256,121 +228,6 @@ def test_prompts_without_names_are_numbered(loaded: Mapping[str, LoadedPipeline]
     assert list(source(loaded["sd"], 3, captions).ids) == ["00000000", "00000001", "00000000-1"]
 
 
-def edited(folder: Path, to: Path, file: str, **settings: Any) -> Path:
-
-    shutil.copytree(folder, to)
-    data = {**json.loads((to / file).read_text()), **settings}
-    (to / file).write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
-    return to
-
-
-INDEX = "model_index.json"
-
-
-@pytest.mark.parametrize(
-    ("kind", "file", "settings", "sentence"),
-    [
-        (
-            "ddpm",
-            INDEX,
-            {"_class_name": ["pipeline", "Mine"]},
-            r'of a class of its own \(\["pipeline", "Mine"\]\), and fdr',
-        ),
-        ("ddpm", INDEX, {"_class_name": "MyPipeline"}, "MyPipeline, which is no pipeline of diffusers"),
-        ("ddpm", INDEX, {"_class_name": "DDIMScheduler"}, "DDIMScheduler, which is no pipeline of diffusers"),
-        ("ddpm", INDEX, {"unet": ["my_unet", "Net"]}, "part 'unet', Net of my_unet; fdr makes parts of diffusers and"),
-        ("ddpm", INDEX, {"unet": ["os", "system"]}, "part 'unet', system of os"),
-        ("ddpm", INDEX, {"unet": ["diffusers", "Nothing"]}, None),
-        ("ddpm", INDEX, {"unet": ["transformers", "AutoModel"]}, "neither a network nor a tokenizer"),
-        ("ddpm", INDEX, {"../unet": ["diffusers", "UNet2DModel"]}, r"part '\.\./unet'"),
-        ("ddpm", INDEX, {"unet": None}, "cannot be made of its parts"),
-        ("ddpm", "unet/config.json", {"_class_name": "Mine"}, "config.json describes a Mine"),
-        ("ddpm", "unet/config.json", {"block_out_channels": [8, 12]}, "does not fit diffusion model"),
-        (
-            "ddpm",
-            "scheduler/scheduler_config.json",
-            {"beta_schedule": "none such"},
-            "cannot be made from its configuration",
-        ),
-        ("sd", "text_encoder/config.json", {"hidden_size": 32}, "does not fit network"),
-        ("sd", "text_encoder/config.json", {"hidden_act": "evil"}, "cannot be made from its configuration"),
-        ("ddpm", "unet/config.json", {"quantization_config": {"quant_method": "evil"}}, "does not fit diffusion model"),
-        ("sd", "tokenizer/tokenizer.json", {"model": {"type": "evil"}}, "cannot be made from its files"),
-    ],
-)
-def test_what_a_folder_holds_that_cannot_be_run(
-    folders: Mapping[str, Path], tmp_path: Path, kind: str, file: str, settings: dict[str, Any], sentence: str | None
-) -> None:
-    place = edited(folders[kind], tmp_path / "edited", file, **settings)
-    if sentence is None:  # the class is that of the part's own description
-        assert load_pipeline(place, device="cpu").digest
-        return
-    with pytest.raises((InputError, WeightsError), match=sentence) as error:
-        load_pipeline(place, device="cpu")
-    assert "\n" not in str(error.value)
-
-
-def test_a_safety_checker_is_left_out(
-    folders: Mapping[str, Path], loaded: Mapping[str, LoadedPipeline], captions: Captions, tmp_path: Path
-) -> None:
-    settings: dict[str, Any] = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
-    settings |= {"feature_extractor": ["transformers", "CLIPImageProcessor"], "requires_safety_checker": True}
-    place = edited(folders["sd"], tmp_path / "edited", INDEX, **settings)
-    made = source(load_pipeline(place, worlds.ARGUMENTS["sd"], device="cpu"), captions=captions)
-    assert made.made_by["left_out"] == ["safety_checker", "feature_extractor"]
-    assert "left_out" not in source(loaded["sd"], captions=captions).made_by
-    assert np.array_equal(images(made), images(source(loaded["sd"], captions=captions)))
-
-
-EVIL = "import pathlib\npathlib.Path({marker!r}).touch()\nclass Net: ...\nclass Tokenizer: ...\n"
-
-
-def test_no_code_of_a_folder_is_run(
-    folders: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    marker = tmp_path / "was run"
-    place = edited(folders["sd"], tmp_path / "edited", INDEX, custom_pipeline="evil", trust_remote_code=True)
-    for part, file in (
-        ("text_encoder", "config.json"),
-        ("tokenizer", "tokenizer_config.json"),
-        ("unet", "config.json"),
-    ):
-        (place / part / "evil.py").write_text(EVIL.format(marker=str(marker)))
-        data = json.loads((place / part / file).read_text())
-        kinds = {"AutoModel": "evil.Net", "AutoConfig": "evil.Net", "AutoTokenizer": ["evil.Tokenizer", None]}
-        data |= {"auto_map": kinds, "trust_remote_code": True}
-        if part == "text_encoder":
-            data |= {"attn_implementation": "evil/kernel", "_attn_implementation": "evil/kernel"}
-        (place / part / file).write_text(json.dumps(data))
-    for name in ("pipeline.py", "evil.py"):
-        (place / name).write_text(EVIL.format(marker=str(marker)))
-    monkeypatch.chdir(place)
-    made = load_pipeline(place, worlds.ARGUMENTS["sd"], device="cpu")
-    assert type(made.pipeline.text_encoder).__module__.startswith("transformers.") and not marker.exists()
-
-
-def test_weights_in_pickles_are_not_read(folders: Mapping[str, Path], tmp_path: Path) -> None:
-    place = edited(folders["ddpm"], tmp_path / "edited", INDEX)
-    (place / "unet" / "diffusion_pytorch_model.safetensors").rename(place / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(WeightsError, match=r"files of diffusion model '.*edited/unet' were not found.*safetensors"):
-        load_pipeline(place, device="cpu")
-
-
-@pytest.mark.parametrize(
-    ("kind", "given", "sentence"),
-    [
-        ("ddpm", {"steps": 3}, "Unknown argument 'steps'; .*num_inference_steps.*a DDPMPipeline, takes none"),
-        ("sd", {"prompt": "a cat"}, "gets prompt from fdr; give prompts with prompts"),
-        ("ddpm", {"batch_size": 3}, "gets batch_size from fdr; leave it out"),
-        ("ddpm", {"dtype": "int8"}, "dtype is 'int8'; expected float32, bf16, float16"),
-        ("ddpm", {"scheduler": "DDIMSchedulr"}, "Unknown scheduler 'DDIMSchedulr'; did you mean .*'DDIMScheduler'"),
-    ],
-)
-def test_arguments_that_are_none(folders: Mapping[str, Path], kind: str, given: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(InputError, match=sentence):
-        load_pipeline(folders[kind], given, device="cpu")
-
-
 def test_inputs_that_do_not_fit_the_pipeline(loaded: Mapping[str, LoadedPipeline], captions: Captions) -> None:
     with pytest.raises(InputError, match=r"sd \(3 steps\) makes images of texts; give a file of them with prompts"):
         source(loaded["sd"])
@@ -389,112 +246,6 @@ def test_inputs_that_do_not_fit_the_pipeline(loaded: Mapping[str, LoadedPipeline
         broken = source(loaded["ddpm"])
         broken._pipeline = lambda **_: (_ for _ in ()).throw(ValueError("no luck"))
         images(broken)
-
-
-def test_names_of_pipelines(folders: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs").mkdir()
-    assert names_whole_pipeline(str(folders["ddpm"])) and names_whole_pipeline("google/ddpm-cifar10-32")
-    assert names_whole_pipeline("owner/name@main")
-    for other in (str(tmp_path), "runs/a", "weights/a.safetensors", "a/b/c", "name", "/a/b", "a.pt2"):
-        assert not names_whole_pipeline(other)
-
-
-def test_a_repository_is_fetched_once_and_without_code(
-    folders: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-
-    from fdr.weights import pipelines
-
-    stored, fetched = tmp_path / "hub", []
-    files = [path.relative_to(folders["sd"]).as_posix() for path in folders["sd"].rglob("*") if path.is_file()]
-    extra = ["unet/model.fp16.safetensors", "unet/diffusion_pytorch_model.bin", "pipeline.py", "vae/x.py", "a.ckpt"]
-
-    def fetch(repo: str, file: str, revision: str | None, **_: Any) -> Path:
-        assert (repo, revision) == ("owner/name", "v1")
-        fetched.append(file)
-        (stored / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folders["sd"] / file, stored / file)
-        return stored / file
-
-    monkeypatch.setattr(pipelines, "hub_files", lambda *_: [*files, *extra])
-    monkeypatch.setattr(pipelines, "fetch_from_hub", fetch)
-    monkeypatch.setattr(pipelines, "cached_folder", lambda *_: stored if stored.exists() else None)
-    with pytest.raises(WeightsError, match=r"There is no pipeline 'owner/name@v1': .* the run is offline"):
-        load_pipeline("owner/name@v1", offline=True)
-    found = load_pipeline("owner/name@v1", worlds.ARGUMENTS["sd"], device="cpu", offline=False)
-    assert sorted(fetched) == sorted(files)
-    assert found.digest == load_pipeline(folders["sd"], worlds.ARGUMENTS["sd"], device="cpu").digest
-    fetched.clear()
-    load_pipeline("owner/name@v1", device="cpu", offline=True)
-    assert not fetched
-    (stored / "unet" / "diffusion_pytorch_model.safetensors").unlink()  # as after a killed download
-    load_pipeline("owner/name@v1", device="cpu", offline=False)
-    assert "unet/diffusion_pytorch_model.safetensors" in fetched
-    monkeypatch.setattr(pipelines, "hub_files", lambda *_: ["model.safetensors"])
-    shutil.rmtree(stored)
-    with pytest.raises(WeightsError, match=r"the repository of the hub has no model_index.json"):
-        load_pipeline("owner/name@v1", device="cpu", offline=False)
-
-
-def test_the_cache_of_the_hub_is_read(
-    folders: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-
-    from huggingface_hub import HfApi, constants, errors
-
-    from fdr.weights import download
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    commit = "0" * 40
-    repository = tmp_path / "models--owner--name"
-    shutil.copytree(folders["ddpm"], repository / "snapshots" / commit)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
-    found = load_pipeline("owner/name", worlds.ARGUMENTS["ddpm"], device="cpu", offline=True)
-    assert found.name == "owner/name" and load_pipeline(f"owner/name@{commit}", device="cpu", offline=True).digest
-    with pytest.raises(WeightsError, match="hf download owner/other --revision v2"):
-        load_pipeline("owner/other@v2", device="cpu", offline=True)
-    monkeypatch.setattr(download, "_check_route", lambda _: None)
-    response = SimpleNamespace(headers={}, status_code=404, url="", request=None)
-    for error, sentence in (
-        (errors.RepositoryNotFoundError("gone", response=response), "the hub has no repository owner/other"),
-        (ConnectionError("reset"), "the connection to the hub broke"),
-    ):
-        monkeypatch.setattr(HfApi, "list_repo_files", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
-        with pytest.raises(WeightsError, match=sentence):
-            load_pipeline("owner/other", device="cpu", offline=False)
-
-
-def test_a_pipeline_of_the_first_kind_has_its_files_side_by_side(
-    folders: Mapping[str, Path], loaded: Mapping[str, LoadedPipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-
-    from fdr.weights import pipelines
-
-    place = tmp_path / "old"
-    place.mkdir()
-    for file in folders["ddpm"].rglob("*.*"):
-        if file.is_file():
-            shutil.copyfile(file, place / file.name)
-    old = load_pipeline(place, worlds.ARGUMENTS["ddpm"], device="cpu")
-    assert old.digest == loaded["ddpm"].digest
-    stored = tmp_path / "hub"
-    stored.mkdir()
-    monkeypatch.setattr(pipelines, "cached_folder", lambda *_: None)
-    monkeypatch.setattr(pipelines, "hub_files", lambda *_: [path.name for path in place.iterdir()] + ["evil.py"])
-
-    def fetch(repo: str, file: str, revision: str | None, **_: Any) -> Path:
-        return Path(shutil.copyfile(place / file, stored / file))
-
-    monkeypatch.setattr(pipelines, "fetch_from_hub", fetch)
-    assert load_pipeline("owner/name", worlds.ARGUMENTS["ddpm"], device="cpu", offline=False).digest == old.digest
-    with pytest.warns(fdr.errors.FdrWarning, match="one-step images are far from images"):
-        once = [
-            fdr.load_generator(one, "diffusers", offline=False, device="cpu")
-            for one in (str(folders["ddpm"]), str(place), "owner/name")
-        ]
-    assert len({one.digest() for one in once}) == 1
 
 
 def test_an_object_keeps_its_progress_bar_setting() -> None:
