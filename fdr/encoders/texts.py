@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fdr.runtime import Progress, SilentProgress
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -31,18 +33,25 @@ class AbstractTexts(ABC):
     def embed(self, tokens: Sequence[Sequence[int]]) -> Tensor:
         """float32 [n, D]: the embeddings of prompts with at most `max_tokens` tokens, not normalised."""
 
-    def __call__(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, prompts: Sequence[str], progress: Progress | None = None, title: str = "prompts"
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The embeddings of prompts, float32 [n, D], and which of them were cut, bool [n].
 
-        Equal prompts are embedded once, and prompts of like length share a batch.
+        Equal prompts are embedded once, and prompts of like length share a batch. `progress` shows how far it is.
         """
         unique, places = np.unique(np.array(prompts, dtype=object), return_inverse=True)
         tokens = self.tokens(unique.tolist())
         is_cut = np.array([len(one) > self.max_tokens for one in tokens])
         cut = [[*one[: self.max_tokens - 1], one[-1]] if len(one) > self.max_tokens else one for one in tokens]
         order = sorted(range(len(cut)), key=lambda row: len(cut[row]))
-        parts = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
-        found = np.concatenate([self.embed([cut[row] for row in part]).cpu().numpy() for part in parts])
+        parts = []
+        with (progress or SilentProgress()).task(title, len(order), unit="prompts") as task:
+            for start in range(0, len(order), BATCH_SIZE):
+                batch = [cut[row] for row in order[start : start + BATCH_SIZE]]
+                parts.append(self.embed(batch).cpu().numpy())
+                task.advance(len(batch))
+        found = np.concatenate(parts)
         embeddings = np.empty_like(found)
         embeddings[order] = found
         return embeddings[places], is_cut[places]

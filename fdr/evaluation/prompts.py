@@ -17,6 +17,7 @@ from fdr.generators import SampleSource
 from fdr.images import BadImage, Captions, ImageSource, select_captions
 from fdr.metrics import Context, Metric, Texts
 from fdr.reports import result_key
+from fdr.runtime import Progress
 
 
 def as_captions(prompts: Any) -> Captions:
@@ -42,9 +43,9 @@ def as_captions(prompts: Any) -> Captions:
 class Prompts:
     """The prompts of sample sets. Text towers are loaded at once, and every prompt is embedded at most once a tower."""
 
-    def __init__(self, captions: Captions, encoders: Sequence[AbstractEncoder]) -> None:
+    def __init__(self, captions: Captions, encoders: Sequence[AbstractEncoder], progress: Progress) -> None:
         """Raises `InputError` or `WeightsError` for a text tower that cannot be loaded."""
-        self.captions = captions
+        self.captions, self._progress = captions, progress
         self._towers: dict[str, AbstractTexts] = {
             encoder.spec.name: encoder.load_texts() for encoder in encoders if encoder.load_texts is not None
         }
@@ -73,7 +74,8 @@ class Prompts:
         key = encoder, prompt
         if key not in self._embedded:
             # not `format`: a prompt may hold braces
-            self._embedded[key] = self._towers[encoder]([prompt.replace("{}", text) for text in self.captions.prompts])
+            texts = [prompt.replace("{}", text) for text in self.captions.prompts]
+            self._embedded[key] = self._towers[encoder](texts, self._progress, f"{self.captions.source}: {encoder}")
         return self._embedded[key]
 
     def scores(self, requested: Requested, source: ImageSource, measured: Measurement) -> dict[str, np.ndarray]:
@@ -106,11 +108,14 @@ class Prompts:
 
 
 def read_prompts(
-    metrics: Mapping[str, Metric], captions: Captions | None, encoders: Sequence[AbstractEncoder]
+    metrics: Mapping[str, Metric],
+    captions: Captions | None,
+    encoders: Sequence[AbstractEncoder],
+    progress: Progress,
 ) -> Prompts | None:
     """The prompts if a metric reads them, else None."""
     is_read = any(metric.prompt for metric in metrics.values())
-    return Prompts(captions, encoders) if is_read and captions is not None else None
+    return Prompts(captions, encoders, progress) if is_read and captions is not None else None
 
 
 def check_prompts(metrics: Mapping[str, Metric], captions: Captions | None, protocol: Protocol | None) -> None:
