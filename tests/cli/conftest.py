@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from option_recorder import Recorder, record
 
 from fdr.cli import run
 
@@ -34,3 +35,9 @@ def fdr_command(
         return Outcome(code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recorder:
+    """What the library is called with in place of computing anything."""
+    return record(monkeypatch, tmp_path)
