@@ -37,6 +37,7 @@ class Model(lightning.LightningModule):
         self.rate = rate
         self.layers = nn.Sequential(nn.Linear(4, 3 * SIDE * SIDE), nn.Dropout(0.5), nn.Sigmoid())
         self.made: list[Tensor] = []
+        self.labels: list[Tensor | None] = []
         self.modes: list[bool] = []
 
     def training_step(self, batch: Tensor, index: int) -> Tensor:
@@ -51,6 +52,7 @@ class Model(lightning.LightningModule):
 
     def sample(self, count: int, labels: Tensor | None) -> Tensor:
         assert not self.layers.training
+        self.labels.append(labels)
         self.made.append(self.layers(torch.randn(count, 4)).view(count, 3, SIDE, SIDE))
         return self.made[-1]
 
@@ -125,6 +127,13 @@ def test_lightning_logs_a_metric_of_the_module_itself(tmp_path: Path) -> None:
     expected = fdr.evaluate(torch.cat(model.made), REFERENCE, [TinyEncoder()], "fd")["fd"].value
     assert trainer.callback_metrics["distance"].item() == pytest.approx(expected, rel=1e-6)
     assert len(model.made) == 2 and model.distance.update_count == 0
+
+
+def test_seed_and_labels_reach_the_model(tmp_path: Path) -> None:
+    plain, _ = trained([callback()], tmp_path, 0.0, max_epochs=1)
+    model, _ = trained([callback(seed=7, labels="balanced", num_classes=3)], tmp_path, 0.0, max_epochs=1)
+    assert torch.cat(model.labels).tolist() == [0, 1, 2] * 4 and set(plain.labels) == {None}
+    assert not torch.cat(model.made).equal(torch.cat(plain.made))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that are forked")

@@ -132,6 +132,14 @@ def test_names_of_other_tools_are_answered_with_those_of_the_arguments() -> None
         FrechetDistance(feature_extractor=TinyEncoder())
 
 
+def test_options_of_an_evaluation_reach_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="explicit weights 'inception'"):
+        Evaluation("random", weights={"inception": tmp_path / "w.pth"})
+    metric = Evaluation([TinyEncoder()], "precision", memory=2**20, batch_size=3)
+    evaluator = metric._evaluation.evaluator
+    assert evaluator._context.memory == 2**20 and evaluator.extraction_options.batch_size == 3
+
+
 def labelled_files(folder: Path) -> tuple[Path, Path]:
     paths = folder / "samples.npz", folder / "real.npz"
     for path, count, seed in zip(paths, (NUM_MADE, NUM_REAL), (1, 0), strict=True):

@@ -24,6 +24,7 @@ from worlds import DIM, TinyEncoder, images
 import fdr
 from fdr.errors import FdrWarning, InputError
 from fdr.torchmetrics import FrechetDistance
+from fdr.torchmetrics.packed_sums import add_features, merged, moments_of, no_sums
 
 PROGRAM = Path(__file__).with_name("metric_rank_program.py")
 
@@ -108,6 +109,23 @@ def test_several_updates_are_one_and_a_reset_forgets(reference: fdr.Moments) -> 
         metric.update(batch)
     metric.update(tensors(1, 1)[:0])
     assert metric.compute().item() == pytest.approx(whole, rel=1e-12)
+
+
+def test_sums_lose_no_digits_to_a_large_mean() -> None:
+    """Batches of any size, far from 0 and drifting, beside the two passes of NumPy over all rows in float64."""
+    random = np.random.default_rng(0)
+    rows = (random.normal(size=(900, 5)) * 1e-2 + 1e3 + np.linspace(0, 1, 900)[:, None]).astype(np.float32)
+    packed = no_sums(5)
+    for batch in torch.from_numpy(rows).split([1, 1, 3, 95, 500, 300]):
+        add_features(packed, batch)
+    moments = moments_of(packed)
+    assert moments.count == 900
+    np.testing.assert_allclose(moments.mu, rows.astype(np.float64).mean(0), rtol=1e-15)
+    np.testing.assert_allclose(moments.sigma, np.cov(rows.astype(np.float64), rowvar=False), rtol=1e-11)
+    parts = [no_sums(5), no_sums(5), no_sums(5)]
+    add_features(parts[0], torch.from_numpy(rows[:700]))
+    add_features(parts[2], torch.from_numpy(rows[700:]))
+    np.testing.assert_allclose(merged(torch.stack(parts)), packed, rtol=1e-11)
 
 
 def test_real_images_can_stay() -> None:
