@@ -130,14 +130,17 @@ def explain_with(
 
 
 def plan_of(evaluator: Evaluator, source: ImageSource, closest: int = 0, *, heat_maps: bool = False) -> Iterator[str]:
-    """Describe what `explain_with` would do, a line for each step; nothing is computed or written."""
+    """Describe what `explain_with` would do, a line for each step. Nothing is written, and nothing computed but the
+    spatial layers of heat-maps, for which one image is encoded.
+    """
     check_closest(evaluator, closest)
     yield from evaluator.plan([source])
     yield f"influence of each of {len(source)} images on FD, for {len(evaluator.encoders)} encoder(s)"
     if closest:
         yield f"distances of all {len(source)} images to all reference images, for the {closest} nearest to one"
-    if heat_maps:
-        yield "heat-maps of the most and the least harmful images, by one backward pass for each"
+    for name, found in (spatial_layers(evaluator, source) if heat_maps else {}).items():
+        height, width = found.layer.layout.grid
+        yield f"heat-maps of the most and least harmful images, from {found.layer.name} of {name} ({height} x {width})"
 
 
 def _distances(report: Report) -> Iterator[Result]:

@@ -64,8 +64,9 @@ def test_several_encoders_have_a_part_each(fdr_command, plain: list[object]) -> 
 
 
 def test_dry_run_measures_nothing(fdr_command, plain: list[object], own_home: Path) -> None:
-    got = fdr_command("explain", *plain, "--dry-run")
+    got = fdr_command("explain", *plain, "--dry-run", "--heat-maps", "--picture", "p.png")
     assert got.code == 0 and "influence of each of 24 images on FD" in got.out
+    assert "from last_map of random (8 x 8)" in got.out
     assert not (own_home / "fdr" / "features").exists()
 
 
