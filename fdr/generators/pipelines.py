@@ -72,6 +72,7 @@ class PipelineSource(SampleSource):
             name = _name(self.loaded)
         if num_classes is None and self.loaded is not None:
             num_classes = self.loaded.num_classes
+        num_classes = num_classes or None  # 0: without labels
         self._check_inputs(name, num_classes, captions)
         if count is None:
             count = DEFAULT_COUNT if captions is None else len(captions)
@@ -88,7 +89,8 @@ class PipelineSource(SampleSource):
             raise InputError(f"{name} makes images of texts; give a file of them with --prompts.")
         if num_classes is not None and "class_labels" not in called:
             raise InputError(f"{name} takes no class labels; leave out --num-classes.")
-        if "class_labels" in called and num_classes is None:
+        may_have_none = self.loaded is not None and "batch_size" in called  # and the network has no classes
+        if "class_labels" in called and num_classes is None and not may_have_none:
             raise InputError(f"{name} takes class labels; say how many classes with --num-classes.")
         for item in called.values():
             is_needed = item.default is item.empty and item.kind not in (item.VAR_KEYWORD, item.VAR_POSITIONAL)
@@ -128,7 +130,7 @@ class PipelineSource(SampleSource):
     @property
     def device(self) -> torch.device:
         """Where the pipeline computes."""
-        return torch.device(getattr(self._pipeline, "device", "cpu"))
+        return torch.device(getattr(self._object, "device", "cpu"))
 
     def _made(self, start: int, stop: int) -> np.ndarray:
         draws = [torch.Generator().manual_seed(network_seed(self.seed, row)) for row in range(start, stop)]
@@ -157,9 +159,10 @@ class PipelineSource(SampleSource):
             for name, value in self._arguments.items():  # a pipeline wants as many negative prompts as prompts
                 if name.startswith("negative_prompt") and isinstance(value, str):
                     inputs[name] = [value] * count
-        elif labels is not None:
+            return inputs
+        if labels is not None:
             inputs["class_labels"] = labels.tolist()
-        else:
+        if labels is None or "batch_size" in self._called:
             inputs["batch_size"] = count
         return inputs
 

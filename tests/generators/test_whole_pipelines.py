@@ -123,6 +123,19 @@ def load_pipeline_defaults(loaded: LoadedPipeline) -> LoadedPipeline:
     return replace(loaded, arguments={})
 
 
+@pytest.mark.parametrize("num_classes", [None, 5])
+def test_a_pipeline_may_take_labels(tmp_path: Path, num_classes: int | None) -> None:
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DModel(**worlds.PIXELS, in_channels=3, out_channels=3, num_class_embeds=num_classes)
+    made = diffusers.ConsistencyModelPipeline(unet, diffusers.CMStochasticIterativeScheduler())
+    made.save_pretrained(tmp_path / "cm")
+    of = source(load_pipeline(tmp_path / "cm", device="cpu"))
+    assert of.num_classes == num_classes and images(of).shape == (4, 3, 8, 8)
+    if num_classes is not None:
+        other = source(of.loaded, labels=3)
+        assert (images(other) != images(of)).any() and other.digest != of.digest
+
+
 def test_evaluate_takes_prompts(loaded: Mapping[str, LoadedPipeline], captions: Captions, tmp_path: Path) -> None:
     def measured(pipeline: Any, prompts: Any, **more: Any) -> float:
         real = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3)).astype(np.uint8)
@@ -235,6 +248,8 @@ def test_inputs_that_do_not_fit_the_pipeline(loaded: Mapping[str, LoadedPipeline
         fdr.evaluate(loaded["ddpm"], prompts=captions)
     with pytest.raises(InputError, match="takes no class labels; leave out num_classes"):
         fdr.evaluate(loaded["ddpm"], num_classes=3)
+    with pytest.raises(InputError, match="takes class labels; say how many classes with num_classes"):
+        fdr.evaluate(loaded["dit"], num_classes=0)
     with pytest.raises(InputError, match=r"Prompts are a file, a list of texts, or a dict .*; got int"):
         fdr.evaluate(loaded["sd"], prompts=3)
 
