@@ -22,7 +22,16 @@ from fdr.references.formats.recognise import is_statistics_file, open_statistics
 from fdr.references.index import INDEX_NAME, indexed_file, read_index, reference_folder
 from fdr.references.local_files import published_file
 from fdr.references.manifest import known_as, registry
-from fdr.runtime import Progress, SilentProgress, as_path, file_digest, missing_path, named_arguments, near_names
+from fdr.runtime import (
+    Progress,
+    SilentProgress,
+    as_path,
+    as_progress,
+    file_digest,
+    missing_path,
+    named_arguments,
+    near_names,
+)
 from fdr.weights import WeightOptions, resolve
 
 if TYPE_CHECKING:
@@ -121,6 +130,7 @@ def load_reference(
     output: str | None = None,
     weights_dir: str | os.PathLike[str] | None = None,
     offline: bool | None = None,
+    progress: Progress | bool | None = None,
 ) -> Moments:
     """The reference moments for `encoder`: from the registry, a statistics file, or a folder of `fdr stats`.
 
@@ -128,7 +138,8 @@ def load_reference(
 
     Raises `InputError` when nothing fits the encoder: an unknown name, another width, another encoder spec.
     """
-    return find_reference(reference, encoder, output=output, weights_dir=weights_dir, offline=offline).moments
+    places: dict[str, Any] = {"weights_dir": weights_dir, "offline": offline}
+    return find_reference(reference, encoder, output=output, progress=as_progress(progress), **places).moments
 
 
 def find_reference(

@@ -21,7 +21,7 @@ import fdr
 from fdr.errors import InputError
 from fdr.features import Extraction, ExtractionOptions
 from fdr.generators import GeneratorSource, sample_set, write_samples
-from fdr.runtime import SOLO, PlainProgress, RichProgress, as_progress, human_seconds
+from fdr.runtime import SOLO, PlainProgress, RichProgress, SilentProgress, as_progress, human_seconds
 from fdr.runtime.bars import shortened
 
 LONG = "a_very_long_name_of_a_folder_with_samples_of_the_newest_run.npz: inception, dinov2, clip, siglip"
@@ -240,6 +240,20 @@ def test_an_object_of_ones_own_shows_it_as_well() -> None:
 def test_anything_else_is_refused(wrong: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected True for bars on stderr"):
         fdr.evaluate(npz(tmp_path / "a.npz", images(4)), encoders=TinyEncoder(), progress=wrong)
+
+
+def test_a_reference_that_is_fetched_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def resolve(file: Any, options: Any, *_: Any) -> Any:
+        asked.append(options.progress)
+        raise InputError("that is all")
+
+    monkeypatch.setattr("fdr.references.find.resolve", resolve)
+    for shown in (True, None):
+        with pytest.raises(InputError, match="that is all"):
+            fdr.load_reference("imagenet256", "inception", progress=shown)
+    assert [type(one) for one in asked] == [PlainProgress, SilentProgress]
 
 
 @pytest.mark.parametrize("module", ["fdr.evaluation.evaluator", "fdr.ifid.setup"])
