@@ -15,9 +15,9 @@ from fdr.reports import Report, format_number
 
 HARMFUL, CLOSEST = "Images that raise FD most", "Images that lie nearest to a reference image"
 _HINT = {
-    "samples": "fdr report --images SAMPLES shows the images",
-    "reference": "fdr report --reference-images FOLDER shows the reference images beside them",
-    "closest": "fdr explain --closest N finds the images that lie nearest to a reference image",
+    "samples": "fdr report --images SAMPLES shows the images.",
+    "reference": "fdr report --reference-images FOLDER shows the reference images beside them.",
+    "closest": "fdr explain --closest N finds the images that lie nearest to a reference image.",
 }
 
 
