@@ -10,12 +10,21 @@ from typing import Any
 
 from fdr.errors import InputError
 from fdr.reports import Report, reports_from_dict
-from fdr.runtime import NUMBER, TABLE, TABLES, TEXT, TEXTS, field_problems
+from fdr.runtime import NUMBER, TABLE, TABLES, TEXT, TEXTS, Kind, field_problems, is_number
 
 SCHEMA = "fdr-explain/1"
 NUM_SHOWN = 12
 """Most harmful images, and images nearest to the reference, that a page shows for each encoder. Raising it makes larger
 pages."""
+
+
+def _is_grid(values: Any) -> bool:
+    """True for rows of equal length, of numbers from 0 to 1."""
+    rows = values if isinstance(values, list) and values and all(isinstance(row, list) for row in values) else [[]]
+    is_even = len(rows[0]) > 0 and all(len(row) == len(rows[0]) for row in rows)
+    return is_even and all(is_number(value) and 0 <= value <= 1 for row in rows for value in row)
+
+
 _WHOLE = {"report": TABLE, "encoders": TABLES}
 _ENCODER = {
     "encoder": TEXT, "output": TEXT, "fd": NUMBER, "n": NUMBER, "worst": TABLE, "images": TABLES,
@@ -25,8 +34,12 @@ _WORST = {"n": NUMBER, "share": NUMBER, "fd_without": NUMBER}
 _CLOSEST = {"median_distance": NUMBER, "images": TABLES}
 _IMAGE = {
     "id": TEXT, "influence": NUMBER, "class": TEXT.or_nothing, "nearest": TEXT.or_nothing,
-    "distance": NUMBER.or_nothing,
+    "distance": NUMBER.or_nothing, "heat_map": TABLE.or_nothing,
 }  # fmt: skip
+_HEAT_MAP = {
+    "values": Kind(_is_grid, "a list of rows of numbers from 0 to 1"),
+    "box": Kind(lambda box: isinstance(box, list) and len(box) == 4 and all(map(is_number, box)), "four numbers"),
+}
 _CLASS = {
     "name": TEXT, "count": NUMBER, "influence": NUMBER, "reference_count": NUMBER.or_nothing,
     "fd_debiased": NUMBER.or_nothing,
@@ -45,6 +58,8 @@ class ExplainedImage:
     """The nearest reference image; None where it is not known."""
     distance: float | None
     """The distance to it, between features."""
+    heat_map: Mapping[str, Any] | None = None
+    """`values` [h, w] in [0, 1] and `box` (left, top, right, bottom in shares of the image) of its heat-map, if any."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +130,10 @@ def _images(lines: Sequence[Mapping[str, Any]], where: str) -> tuple[ExplainedIm
     shown = list(islice(lines, NUM_SHOWN))
     for line in shown:
         _check(where, "an image", line, _IMAGE)
-    return tuple(
-        ExplainedImage(line["id"], line["influence"], line.get("class"), line.get("nearest"), line.get("distance"))
-        for line in shown
-    )
+        if line.get("heat_map") is not None:
+            _check(where, "a heat-map", line["heat_map"], _HEAT_MAP)
+    names = ("class", "nearest", "distance", "heat_map")
+    return tuple(ExplainedImage(line["id"], line["influence"], *map(line.get, names)) for line in shown)
 
 
 def _with_nearest(images: tuple[ExplainedImage, ...]) -> tuple[ExplainedImage, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fdr.pages.class_tables import ClassTable, class_table
 from fdr.pages.explained import Explained, ExplainedEncoder, ExplainedImage, set_of
@@ -12,6 +12,9 @@ from fdr.pages.image_sets import ImageSet, open_references_shown
 from fdr.pages.paths import without_folders
 from fdr.pages.pictures import Picture, PictureSize, embedded
 from fdr.reports import Report, format_number
+
+if TYPE_CHECKING:
+    import numpy as np
 
 HARMFUL, CLOSEST = "Images that raise FD most", "Images that lie nearest to a reference image"
 _HINT = {
@@ -32,6 +35,8 @@ class Pair:
     """An image of a sample set and its nearest reference image."""
 
     sample: Picture | None
+    heat_map: Picture | None
+    """What FD looks at in it."""
     reference: Picture | None
     title: str
     lines: tuple[str, ...]
@@ -55,9 +60,18 @@ class PairTable:
         return [place for place, name in enumerate(self.headers) if name in _NUMBERS]
 
     @property
-    def has_both(self) -> bool:
-        """True if some image stands beside its nearest reference image."""
-        return any(pair.sample is not None and pair.reference is not None for pair in self.pairs)
+    def beside(self) -> str:
+        """What stands beside the images, in words; "" if nothing does."""
+        shown = [pair for pair in self.pairs if pair.sample is not None]
+        found = {
+            "a heat-map of what FD looks at in it": any(pair.heat_map for pair in shown),
+            "its nearest reference image": any(pair.reference for pair in shown),
+        }
+        return " and ".join(words for words, is_there in found.items() if is_there)
+
+    @property
+    def has_heat_maps(self) -> bool:
+        return any(pair.heat_map is not None for pair in self.pairs)
 
     @property
     def has_pictures(self) -> bool:
@@ -106,9 +120,10 @@ def _is_reference(images: ImageSet, one: Explained) -> bool:
 def picture_count(subjects: Sequence[Subject]) -> int:
     """The number of pictures in the sections of these explanations."""
     return sum(
-        (len(one.worst) + len(one.closest)) * ((each.samples is not None) + (each.reference is not None))
+        (1 + (image.heat_map is not None)) * (each.samples is not None) + (each.reference is not None)
         for each in subjects
         for one in each.explained.encoders
+        for image in (*one.worst, *one.closest)
     )
 
 
@@ -163,6 +178,7 @@ class _Writer:
         pairs = tuple(
             Pair(
                 self._picture(own, image.id, "Sample"),
+                self._heat_map(own.get(image.id), image),
                 self._picture(other, image.nearest, "Reference image"),
                 f"{number}. {facts['image'][0]}",
                 tuple(_lines(facts)),
@@ -182,6 +198,17 @@ class _Writer:
 
     def _picture(self, found: Mapping[str, Any], name: str | None, what: str) -> Picture | None:
         return embedded(found[name], f"{what} {self._kept(name)}", self.size) if name and name in found else None
+
+    def _heat_map(self, pixels: np.ndarray | None, image: ExplainedImage) -> Picture | None:
+        if pixels is None or image.heat_map is None:
+            return None
+        import numpy as np
+
+        from fdr.explanation import HeatMap, overlay
+
+        values, box = np.array(image.heat_map["values"], np.float32), tuple(image.heat_map["box"])
+        drawn = overlay(pixels, HeatMap(values, box), self.size.side)
+        return embedded(drawn, f"Heat-map of sample {self._kept(image.id)}", self.size)
 
     def _cells(self, image: ExplainedImage, median: float = 0.0) -> dict[str, Cell]:
         """What is known of an image, by the heading of its column; "" for what is not."""

@@ -59,7 +59,23 @@ def test_harmful_images_stand_beside_their_nearest_reference_image(of: Report) -
         "The worst 1 % (1 image of 30) carry 12.5 % of the influence that raises it; FD of the others is 1.50"
         in section
     )
-    assert "stands left of its nearest reference image" in section
+    assert "To the right of each image stands its nearest reference image." in section
+
+
+def test_heat_maps_stand_between_them(of: Report) -> None:
+    data = explanation(of)
+    for at, image in enumerate(data["encoders"][0]["images"][:4]):
+        image["heat_map"] = {"box": [0.0, 0.0, 1.0, 1.0], "values": [[0.0, 0.25], [0.5, 1.0 - at / 10]]}
+    text = page_of(of, data, images=["samples.npz"], reference_images=["real.npz"])
+    section = text[text.index(HARMFUL) : text.index(CLOSEST)]
+    first = data["encoders"][0]["images"][0]["id"]
+    (heat,) = pictures(section, f"Heat-map of sample {first}")
+    assert heat.shape[:2] == (SAMPLE_SIDE, SAMPLE_SIDE)  # the small image is enlarged
+    assert heat[-20:, -20:].mean() > heat[:20, :20].mean() + 30  # light where the map is 1
+    order = [section.index(f'alt="{alt}') for alt in (f"Sample {first}", f"Heat-map of sample {first}", "Reference")]
+    assert order == sorted(order) and '<div class="pairs of-three">' in section
+    assert "stands a heat-map of what FD looks at in it and its nearest reference image." in section
+    assert "of-three" not in text[text.index(CLOSEST) :]
 
 
 def test_images_nearest_to_the_reference_come_by_distance(of: Report) -> None:
@@ -139,11 +155,19 @@ class TestWhatIsRefused:
             ({"schema": "fdr-report/2"}, "schema is 'fdr-report/2', expected 'fdr-report/1'; another version of fdr"),
             ({"schema": "fdr-reports/2"}, "schema is 'fdr-reports/2', expected 'fdr-report/1'; another version of fdr"),
             ({"encoders": [{}]}, "Damaged explanation 'e.json': an encoder has no encoder, which is a text"),
+            (
+                {"encoders": [{"heat": {"box": [0, 0, 1, 1], "values": [[0.5], [2.0]]}}]},
+                "values of a heat-map is [[0.5], [2.0]]",
+            ),
             ({"report": 3}, "Damaged explanation 'e.json': report of the explanation is 3"),
         ],
     )
     def test_other_versions_and_damage_are_one_sentence(self, of: Report, changed: dict, words: str) -> None:
-        write_explanation(Path("e.json"), explanation(of) | changed)
+        data = explanation(of)
+        if (heat := (changed.get("encoders") or [{}])[0].get("heat")) is not None:
+            data["encoders"][0]["images"][0]["heat_map"] = heat
+            changed = {}
+        write_explanation(Path("e.json"), data | changed)
         with pytest.raises(InputError) as caught:
             read_inputs(["e.json"])
         assert words in str(caught.value) and str(caught.value).endswith(".")
