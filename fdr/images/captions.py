@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from fdr.errors import InputError
+from fdr.errors import InputError, as_utf8
 from fdr.images.caption_files import Records, read_records
 from fdr.runtime import as_path
 
 SHOWN = 3
 """Names that an error lists."""
+MAX_CHARACTERS = 20_000
+"""A longer prompt is refused. Raising it lets a file with one endless word keep a tokenizer busy for hours."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,13 @@ def _check(captions: Captions) -> None:
             f"{len(empty)} of {len(captions)} prompts of {captions.source} are empty ({_listed(empty)}); write them, "
             "or remove these records."
         )
+    for name, prompt in zip(captions.names, captions.prompts, strict=True):
+        if len(prompt) > MAX_CHARACTERS or as_utf8(prompt) != prompt:
+            found = f"has {len(prompt):,} characters" if len(prompt) > MAX_CHARACTERS else "is no Unicode text"
+            raise InputError(
+                f"The prompt {name!r} of {captions.source} {found}; expected a text of up to {MAX_CHARACTERS:,} "
+                "characters."
+            )
     twice = [name for name, count in Counter(captions.names).items() if count > 1]
     if twice:
         raise InputError(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pipeline_worlds as worlds
 import pytest
+from clip_worlds import tiny_clip
 from PIL import Image
 from worlds import images, npz
+
+from fdr.images import CAPTION_SETS, caption_sets, select_captions
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -97,6 +101,26 @@ def test_arguments_of_a_pipeline_change_its_images(fdr_command: Any, place: Path
     again = fdr_command(*call, "--pipeline-args", "num_inference_steps=3", "-o", "a.npz")
     assert again.code == 2 and "holds samples with arguments {'num_inference_steps': 2}; asked for was" in again.err
     assert again.err.count("\n") == 1
+
+
+def test_the_captions_of_coco_are_sampled_and_measured_by_name(
+    fdr_command: Any, place: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(caption_sets.CAPTION_SETS, "coco-30k", replace(CAPTION_SETS["coco-30k"], count=3, total=5))
+    named = [{"id": i, "file_name": f"COCO_val2014_{i:012d}.jpg"} for i in range(5)]
+    captions = [{"id": 9 * i + j, "image_id": i, "caption": f"a red dog {j}"} for i in range(5) for j in range(2)]
+    (place / "c.json").write_text(json.dumps({"images": named, "annotations": captions}))
+    done = fdr_command("sample", "--gen", "sd", "--prompts", "coco-30k:c.json", *FEW, "-o", "out")
+    assert done.code == 0, done.err
+    expected = select_captions(f"coco-30k:{place / 'c.json'}")
+    assert sorted(path.stem for path in (place / "out").glob("*.png")) == expected.names
+    clip = tiny_clip(tmp_path_factory.mktemp("clip"))
+    shared = ("--reps", f"hf:{clip}", "--metrics", "clip_score", "--no-cache", "--prompts", "coco-30k:c.json")
+    for more, name in ((["out"], "a.json"), (["--gen", "sd", *FEW], "b.json")):
+        measured = fdr_command("eval", *more, *shared, "--json", name)
+        assert measured.code == 0, measured.err
+    values = [json.loads((place / name).read_text())["results"][0]["value"] for name in ("a.json", "b.json")]
+    assert values[0] == pytest.approx(values[1], abs=1e-3)
 
 
 def test_prompts_are_sampled_and_measured(fdr_command: Any, place: Path) -> None:

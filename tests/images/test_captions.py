@@ -95,6 +95,8 @@ def test_digest_covers_the_contents(field: str) -> None:
         ("c.jsonl", '{"text": "a"}\n{"text": "b", "category": "x"}', "Line 2 of .* has a category, unlike"),
         ("c.jsonl", '{"text": "a", "id": 1}\n{"text": "b", "id": 1}', "several prompts for each of 1 names \\(1\\)"),
         ("c.jsonl", "", "has no prompts"),
+        ("c.jsonl", '{"text": "\\ud800"}', "The prompt '0' of .* is no Unicode text; expected"),
+        ("c.txt", "x" * 20_001, "The prompt '0' of .* has 20,001 characters; expected a text of up to 20,000"),
         ("c.txt", "a\n\nb\n", "1 of 3 prompts of .* are empty \\(1\\)"),
         ("c.csv", "a bus\na dog\n", "has no column prompt, caption or text, but 'a bus'"),
         ("c.csv", "prompt,id\na bus,1,2\n", "Record 2 of .* has 3 fields, and its header 2"),
