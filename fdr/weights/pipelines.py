@@ -17,7 +17,7 @@ from typing import Any
 from fdr import runtime
 from fdr.errors import InputError, WeightsError, first_line
 from fdr.runtime import file_digest
-from fdr.weights.diffusers import AUTOENCODER, DENOISER, Role, linked, load_model
+from fdr.weights.diffusers import AUTOENCODER, DENOISER, Role, is_repository, linked, load_model
 from fdr.weights.download import FetchError, cached_folder, fetch_from_hub, hub_files
 from fdr.weights.files import WeightOptions
 from fdr.weights.hub import CONFIG, INDEX, WEIGHTS, file_in, find_model, read_json
@@ -102,6 +102,10 @@ def pipeline_folder(text: str, options: WeightOptions, only: Collection[str] | N
     place = Path(text).expanduser()
     if (place / PIPELINE).is_file():
         return place
+    if place.exists() or not is_repository(text):
+        raise InputError(
+            f"{text!r} is no pipeline of diffusers, which is a folder with {PIPELINE}, or OWNER/NAME of the hub."
+        )
     repository, _, revision = text.partition("@")
     name = text.replace("/", "--")
     for folder in runtime.weights_dirs(options.weights_dir):
@@ -110,16 +114,17 @@ def pipeline_folder(text: str, options: WeightOptions, only: Collection[str] | N
     cached = cached_folder(repository, revision or None)
     if cached is not None and _is_whole(cached, text, only):
         return cached
-    where = f"There is no pipeline {text!r}: it is no folder with {PIPELINE} on this machine, and"
+    where = f"There is no file or folder {text!r}, and"
     if runtime.is_offline(options.offline):
+        of = f"{repository} --revision {revision}" if revision else repository
         raise WeightsError(
-            f"{where} the run is offline; name a folder that save_pretrained wrote, or fetch it where there is a "
-            f"network: hf download {repository}{f' --revision {revision}' if revision else ''}."
+            f"{where} the run is offline, so that no pipeline of this name can be fetched from the hub; fetch it where "
+            f"there is a network: hf download {of}."
         )
     try:
         return _fetched(repository, revision or None, text, options, only)
     except FetchError as error:
-        raise WeightsError(f"{where} {error}.") from error
+        raise WeightsError(f"{where} no pipeline of this name could be fetched from the hub: {error}.") from error
 
 
 def part_folder(folder: Path, name: str) -> Path:

@@ -165,7 +165,7 @@ def test_prompts_are_sampled_and_measured(fdr_command: Any, place: Path) -> None
         (("--gen", "ddpm", "--labels", "3"), "Class 3 was asked for, but the generator is unconditional"),
         (
             ("--gen", "owner/name", "--offline"),
-            "There is no pipeline 'owner/name': it is no folder with model_index.json",
+            "There is no file or folder 'owner/name', and the run is offline",
         ),
         (("--gen", "no/such/path"), "The generator no/such/path does not exist"),
         (("--gen", "sd", "--prompts", "none.jsonl"), "none.jsonl does not exist"),

@@ -178,7 +178,7 @@ def test_other_arguments_are_one_sentence(tmp_path: Path, given: dict[str, Any])
 
 
 def test_a_repository_that_is_not_here_is_a_diffusion_model() -> None:
-    with pytest.raises(fdr.WeightsError, match="There is no pipeline 'nobody/nothing'"):
+    with pytest.raises(fdr.WeightsError, match="There is no file or folder 'nobody/nothing'"):
         fdr.load_generator("nobody/nothing", arch="diffusers", offline=True)
 
 

@@ -141,6 +141,12 @@ def test_arguments_that_are_none(folders: Mapping[str, Path], kind: str, given: 
         load_pipeline(folders[kind], given, device="cpu")
 
 
+def test_places_without_a_pipeline(tmp_path: Path) -> None:
+    for name in (str(tmp_path), "name", "a/b/c/d@e@f"):
+        with pytest.raises(InputError, match=r"is no pipeline of diffusers, which is a folder with model_index.json"):
+            load_pipeline(name)
+
+
 def test_names_of_pipelines(folders: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
@@ -170,7 +176,7 @@ def test_a_repository_is_fetched_once_and_without_code(
     monkeypatch.setattr(pipelines, "hub_files", lambda *_: [*files, *extra])
     monkeypatch.setattr(pipelines, "fetch_from_hub", fetch)
     monkeypatch.setattr(pipelines, "cached_folder", lambda *_: stored if stored.exists() else None)
-    with pytest.raises(WeightsError, match=r"There is no pipeline 'owner/name@v1': .* the run is offline"):
+    with pytest.raises(WeightsError, match=r"There is no file or folder 'owner/name@v1', and the run is offline"):
         load_pipeline("owner/name@v1", offline=True)
     found = load_pipeline("owner/name@v1", worlds.ARGUMENTS["sd"], device="cpu", offline=False)
     assert sorted(fetched) == sorted(files)
