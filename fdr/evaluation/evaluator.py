@@ -95,7 +95,7 @@ def evaluate(
     neighbours may hold; it does not change the result.
     `spectra=True` adds eigenvalues of both covariances to the details of FD, which `fdr report` draws. `stderr=False`
     leaves out standard errors that cost time. `progress=True` shows on stderr how far the call is, as bars on a
-    terminal and in notebooks; an object with a method `task`, like `fdr.runtime.Progress`, is told instead.
+    terminal and in notebooks; an object with a method `task`, like `fdr.runtime.Progress`, receives it instead.
 
     `samples` may also be a generator: one that `fdr.load_generator` gives or takes, or a pipeline of diffusers, as an
     object or from `fdr.load_pipeline`. Then `num_images` (50,000) samples are made from `seed` and `labels`, the same
