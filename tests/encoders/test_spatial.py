@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
+import open_clip
 import pytest
 import timm
 import torch
@@ -13,6 +15,7 @@ from tiny_timm import CLIP_B32, DINOV2
 from torch import Tensor, nn
 
 from fdr.encoders import AbstractEncoder, EncoderSpec, find_spatial_layer, load_encoder, view_of
+from fdr.encoders.network import NetworkEncoder
 from fdr.encoders.preprocessing import Preprocessing
 from fdr.encoders.timm_models import encoder_of
 from fdr.encoders.transformers_models import _run, _run_pixels
@@ -31,11 +34,27 @@ def of_timm(name: str, output: str = "features", size: int = 56, **sizes) -> Abs
     return encoder_of(spec(output, size), model, CPU)
 
 
+def of_openclip() -> AbstractEncoder:
+    vision = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32}
+    text = {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1}
+    torch.manual_seed(0)
+    model = open_clip.model.CLIP(24, vision, text).eval().requires_grad_(False)
+
+    def run(network: nn.Module, inputs: Tensor, outputs) -> dict[str, Tensor]:
+        return {name: network.encode_image(inputs) for name in outputs}
+
+    return NetworkEncoder(spec("embedding", 32), ("embedding",), model, run, CPU)
+
+
+def of_siglip() -> AbstractEncoder:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**sizes, image_size=32, patch_size=8))
+    run = functools.partial(_run, _run_pixels, 0)
+    return NetworkEncoder(spec("attention-pool", 32), ("attention-pool",), model.eval().requires_grad_(False), run, CPU)
+
+
 def of_transformers(output: str) -> AbstractEncoder:
-    import functools
-
-    from fdr.encoders.network import NetworkEncoder
-
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = transformers.Dinov2WithRegistersConfig(**sizes, image_size=56, patch_size=14, num_register_tokens=3)
     torch.manual_seed(0)
@@ -83,6 +102,8 @@ CASES: dict[str, tuple[Callable[[], AbstractEncoder], int, str, str, tuple[int, 
     ),
     "ConvNet of timm": (lambda: of_timm("convnext_atto", depths=(1, 1, 1, 1)), 64, "norm_pre", "map", (2, 2), 0),
     "registers of transformers": (lambda: of_transformers("cls"), 56, "encoder.layer.1.norm1", "tokens", (4, 4), 4),
+    "SigLIP of transformers": (of_siglip, 32, "post_layernorm", "tokens", (4, 4), 0),
+    "OpenCLIP": (of_openclip, 32, "visual.transformer.resblocks.1.ln_1", "tokens", (4, 4), 1),
     "mean of transformers": (lambda: of_transformers("mean"), 56, "layernorm", "tokens", (4, 4), 4),
     "ResNet": (lambda: of_torchvision(torchvision.models.resnet18), 64, "layer4", "map", (2, 2), 0),
     "Swin": (lambda: of_torchvision(small_swin), 64, "permute", "map", (8, 8), 0),
