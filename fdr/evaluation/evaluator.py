@@ -212,7 +212,7 @@ class Evaluator:
         )
         self.requested = Requested(self.metrics, self.encoders)
         self.requested.check_apply()
-        self.prompts = read_prompts(self.metrics, self.captions, self.encoders, extraction_options.progress)
+        self.prompts = read_prompts(self.metrics, self.captions, self.encoders, extraction_options)
         with collected_warnings() as self.warnings:
             self.reference = self._open_side("reference", reference)
             self.training = self._open_side("training", training_set)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from fdr.errors import InputError
 from fdr.evaluation.measurement import Measurement
 from fdr.evaluation.protocols import Protocol
 from fdr.evaluation.requested import Requested
+from fdr.evaluation.text_cache import kept
+from fdr.features import ExtractionOptions
 from fdr.generators import SampleSource
 from fdr.images import BadImage, Captions, ImageSource, select_captions
 from fdr.metrics import Context, Metric, Texts
 from fdr.reports import result_key
-from fdr.runtime import Progress
 
 
 def as_captions(prompts: Any) -> Captions:
@@ -43,11 +45,12 @@ def as_captions(prompts: Any) -> Captions:
 class Prompts:
     """The prompts of sample sets. Text towers are loaded at once, and every prompt is embedded at most once a tower."""
 
-    def __init__(self, captions: Captions, encoders: Sequence[AbstractEncoder], progress: Progress) -> None:
+    def __init__(self, captions: Captions, encoders: Sequence[AbstractEncoder], options: ExtractionOptions) -> None:
         """Raises `InputError` or `WeightsError` for a text tower that cannot be loaded."""
-        self.captions, self._progress = captions, progress
+        self.captions, self._options = captions, options
+        self._encoders = {encoder.spec.name: encoder for encoder in encoders if encoder.load_texts is not None}
         self._towers: dict[str, AbstractTexts] = {
-            encoder.spec.name: encoder.load_texts() for encoder in encoders if encoder.load_texts is not None
+            name: encoder.load_texts() for name, encoder in self._encoders.items() if encoder.load_texts is not None
         }
         self._embedded: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
 
@@ -73,9 +76,13 @@ class Prompts:
     def _all(self, encoder: str, prompt: str) -> tuple[np.ndarray, np.ndarray]:
         key = encoder, prompt
         if key not in self._embedded:
+            own, tower = self._encoders[encoder], self._towers[encoder]
             # not `format`: a prompt may hold braces
             texts = [prompt.replace("{}", text) for text in self.captions.prompts]
-            self._embedded[key] = self._towers[encoder](texts, self._progress, f"{self.captions.source}: {encoder}")
+            cache = self._options.cache if own.is_cacheable else None
+            title = f"{self.captions.source}: {encoder}"
+            embed = partial(tower, texts, self._options.progress, title)
+            self._embedded[key] = kept(cache, own.spec, tower.tokenizer, texts, embed)
         return self._embedded[key]
 
     def scores(self, requested: Requested, source: ImageSource, measured: Measurement) -> dict[str, np.ndarray]:
@@ -111,11 +118,11 @@ def read_prompts(
     metrics: Mapping[str, Metric],
     captions: Captions | None,
     encoders: Sequence[AbstractEncoder],
-    progress: Progress,
+    options: ExtractionOptions,
 ) -> Prompts | None:
     """The prompts if a metric reads them, else None."""
     is_read = any(metric.prompt for metric in metrics.values())
-    return Prompts(captions, encoders, progress) if is_read and captions is not None else None
+    return Prompts(captions, encoders, options) if is_read and captions is not None else None
 
 
 def check_prompts(metrics: Mapping[str, Metric], captions: Captions | None, protocol: Protocol | None) -> None:

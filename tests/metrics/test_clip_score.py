@@ -234,6 +234,25 @@ def test_batches_do_not_change_the_score_and_each_prompt_is_embedded_once(tmp_pa
     assert encoder.tower.num_embedded == 3 * 3  # three runs, and three different prompts in each
 
 
+def test_embeddings_of_prompts_are_kept_in_the_cache(tmp_path: Path) -> None:
+    encoder, samples = GivenClip(), npz(tmp_path / "s.npz", coloured((255, 128), (2, 255), (9, 99)))
+
+    def score(prompts: list[str], metric: str = "clip_score") -> tuple[float, int]:
+        before = encoder.tower.num_embedded
+        report = evaluate(samples, None, encoder, metric, prompts=prompts, cache=tmp_path / "c")
+        return report[metric].value, encoder.tower.num_embedded - before
+
+    first = score(["1 0", "0 1", "1 1"])
+    assert first[1] == 3 and score(["1 0", "0 1", "1 1"]) == (first[0], 0)
+    assert score(["1 0", "0 1", "2 1"])[1] == 3
+    assert score(["1 0", "0 1", "1 1"], "clip_score:paper")[1] == 3  # other words before the prompts
+    encoder.tower.tokenizer = "another"
+    assert score(["1 0", "0 1", "1 1"])[1] == 3
+    for file in (tmp_path / "c" / "texts").iterdir():
+        file.write_bytes(file.read_bytes()[:60])
+    assert score(["1 0", "0 1", "1 1"]) == (first[0], 3)
+
+
 def test_ranks_give_the_score_of_one(tmp_path: Path) -> None:
     samples = folder(tmp_path / "s", coloured(*[(255, 120 + 9 * row) for row in range(7)]))
     prompts = captions(["1 0", "0 1", "2 1", "1 2", "1 1", "1 0", "0 1"])
