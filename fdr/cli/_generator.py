@@ -108,12 +108,12 @@ class Drawn:
 
     def source(self, evaluator: Evaluator) -> ImageSource:
         """The samples for an evaluation, made on the device of the first encoder."""
-        from fdr.generators import find_named
-        from fdr.images import open_images, takes_nothing
+        from fdr.generators import find_named, is_generator
+        from fdr.images import open_images
 
-        function = find_named(self.gen) if self.model.arch is None else None
-        if takes_nothing(function):
-            return open_images(function, replace(evaluator.image_options, count=self.num_images))
+        named = find_named(self.gen) if self.model.arch is None else None
+        if named is not None and not is_generator(named):  # a data set, or a function that returns images
+            return open_images(named, replace(evaluator.image_options, count=self.num_images))
         options = replace(evaluator.encoder_options, device=str(evaluator.encoders[0].device))
         images = evaluator.image_options
         return self.samples(options, evaluator.extraction_options, images, images.seed, evaluator.captions)
@@ -199,7 +199,8 @@ def _drawn(gen: str | None, model: Model, **values: Any) -> Drawn | None:
 drawn: Decorator = stack(
     option(
         "--gen PATH|OWNER/NAME",
-        "Measure a generator. It makes its samples during the run: those that fdr sample makes from the same --seed.",
+        "Measure a generator: a checkpoint, a run folder, a pipeline of diffusers, ... (see fdr sample). It makes its "
+        "samples during the run: those that fdr sample makes from the same --seed.",
     ),
     num_images("Number of samples to make with --gen."),
     _sampler,

@@ -17,6 +17,7 @@ from .loaded_pipeline import names_whole_pipeline as names_whole_pipeline
 from .loading import load_generator as load_generator
 from .objects import GeneratorOptions as GeneratorOptions
 from .objects import find_named as find_named
+from .objects import is_generator as is_generator
 from .objects import names_object as names_object
 from .objects import samples_of as samples_of
 from .pipelines import MAX_BATCH as MAX_BATCH

@@ -23,7 +23,7 @@ from fdr.generators.loaded_pipeline import LoadedPipeline
 from fdr.generators.pipelines import PipelineSource, is_pipeline
 from fdr.generators.source import DEFAULT_COUNT, GeneratorSource
 from fdr.images import Captions, ImageOptions, ImageSource, takes_nothing
-from fdr.weights import find_factory
+from fdr.weights import find_object
 
 ACCEPTED = (
     "a Generator (fdr.load_generator), an nn.Module or function of noise [B, *noise_shape] (and labels [B]) that "
@@ -67,12 +67,12 @@ def names_object(text: str) -> bool:
 def find_named(text: str) -> Any:
     """The object that "module:name" names, imported from the current folder too; None for any other text.
 
-    Raises `InputError` if the import fails, if there is no such object, and if it makes no images.
+    Raises `InputError` if the import fails, if there is no such object, and for the class of a network.
     """
     if not names_object(text):
         return None
     module, _, name = text.partition(":")
-    value = find_factory(module, name, f"The generator {text!r}")
+    value = find_object(module, name, f"The generator {text!r}")
     if inspect.isclass(value) and issubclass(value, nn.Module):
         raise InputError(
             f"{text} is the class of a network; name its weights with --gen and the class with --arch, or name an "

@@ -62,6 +62,7 @@ from .user_code import UNKNOWN as UNKNOWN
 from .user_code import call_factory as call_factory
 from .user_code import digest_state as digest_state
 from .user_code import find_factory as find_factory
+from .user_code import find_object as find_object
 from .user_code import made_digest as made_digest
 from .user_code import module_digest as module_digest
 from .user_code import source_digest as source_digest

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fdr.errors import FdrError, InputError, first_line, unknown
@@ -26,21 +27,35 @@ def find_factory(module_name: str, factory_name: str, asked_by: str) -> Callable
 
     Raises `InputError` when the import fails or the module has no such callable.
     """
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a user's module may raise anything when it is imported
-        raise InputError(
-            f"{asked_by}: importing {module_name!r} failed with {type(error).__name__}: {first_line(error)}; it is "
-            "looked for in the current folder and among the installed packages."
-        ) from error
+    module = import_user_module(module_name, asked_by)
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         choices = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise unknown(f"factory of module {module_name}", factory_name, choices, f"Asked for by {asked_by}.")
     return factory
+
+
+def find_object(module_name: str, name: str, asked_by: str) -> Any:
+    """Any object `name` of a module. Raises `InputError` as `find_factory` does."""
+    module = import_user_module(module_name, asked_by)
+    if not hasattr(module, name):
+        choices = [key for key in vars(module) if not key.startswith("_")]
+        raise unknown(f"object of module {module_name}", name, choices, f"Asked for by {asked_by}.")
+    return getattr(module, name)
+
+
+def import_user_module(module_name: str, asked_by: str) -> ModuleType:
+    """Import a module, from the current folder too. Raises `InputError` when that fails."""
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything when it is imported
+        raise InputError(
+            f"{asked_by}: importing {module_name!r} failed with {type(error).__name__}: {first_line(error)}; it is "
+            "looked for in the current folder and among the installed packages."
+        ) from error
 
 
 def call_factory(

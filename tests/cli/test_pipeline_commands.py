@@ -198,6 +198,8 @@ net = Net()
 def pictures():
     return iter(torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
 
+dataset = torch.utils.data.TensorDataset(torch.rand(9, 3, 8, 8))
+
 def painted(prompt, generator):
     return [torch.full((8, 8, 3), len(text) / 9).numpy() for text in prompt]
 """
@@ -213,11 +215,16 @@ def test_objects_in_python(fdr_command: Any, place: Path) -> None:
     assert done.code == 0 and "painted" in done.out, done.err
     kept = fdr_command("sample", "--gen", "my_drawings:net", "-n", 5, "-o", "net.npz", "--device", "cpu", "-q")
     assert kept.code == 0 and np.load(place / "net.npz")["arr_0"].shape == (5, 8, 8, 3), kept.err
-    given = ("eval", "--gen", "my_drawings:pictures", *MEASURED, "--device", "cpu", "-q")
-    for count in (9, 5):
-        done = fdr_command(*given, *(() if count == 9 else ("-n", count)), "--json", "a.json")
-        assert done.code == 0, done.err
-        assert json.loads((place / "a.json").read_text())["samples"]["count"] == count
+    for name in ("pictures", "dataset"):
+        given = ("eval", "--gen", f"my_drawings:{name}", *MEASURED, "--device", "cpu", "-q")
+        for count in (9, 5):
+            done = fdr_command(*given, *(() if count == 9 else ("-n", count)), "--json", "a.json")
+            assert done.code == 0, done.err
+            assert json.loads((place / "a.json").read_text())["samples"]["count"] == count
+        refused = fdr_command("sample", "--gen", f"my_drawings:{name}", "-o", "b.npz", "-q")
+        assert refused.code == 2 and "A generator is a Generator" in refused.err
+    refused = fdr_command("sample", "--gen", "my_drawings:nett", "-o", "b.npz", "-q")
+    assert refused.code == 2 and "Unknown object of module my_drawings 'nett'; did you mean 'net'" in refused.err
     given = ("--gen", "my_drawings:net", "--device", "cpu", "-q", "-o", "b.npz")
     for option, value in (("--prompts", "captions.jsonl"), ("--pipeline-args", "a=1")):
         refused = fdr_command("sample", *given, option, value)
