@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from generator_worlds import Plain
+from generator_worlds import Plain, seeded
 from worlds import TinyEncoder, folder, images
 
 import fdr
@@ -139,7 +139,7 @@ def test_the_user_overrides_what_the_samples_say(made_by: Any, given: Sequence[s
 @pytest.mark.filterwarnings("ignore:The samples are 8 x 8 pixels:fdr.errors.FdrWarning")
 @pytest.mark.parametrize("name", ["a.npz", "pngs"])
 def test_files_of_samples_say_what_their_generator_was_trained_on(tmp_path: Path, reference: Path, name: str) -> None:
-    torch.save(Plain().state_dict(), tmp_path / "w.pt")
+    torch.save(seeded().state_dict(), tmp_path / "w.pt")
     made = load_generator(tmp_path / "w.pt", "generator_worlds:Plain")
     made.trained_on = ("two",)
     write_samples(sample_set(GeneratorSource(made, 50), tmp_path / name))
@@ -158,7 +158,7 @@ def test_a_statement_that_is_none_is_left_alone(tmp_path: Path, text: str) -> No
 
 
 def test_a_run_folder_keeps_what_its_generator_was_trained_on(tmp_path: Path) -> None:
-    torch.save(Plain().state_dict(), tmp_path / "w.pt")
+    torch.save(seeded().state_dict(), tmp_path / "w.pt")
     made = load_generator(tmp_path / "w.pt", "generator_worlds:Plain")
     save_generator(tmp_path / "run", made)
     assert "trained_on" not in json.loads((tmp_path / "run" / "generator.json").read_text())
