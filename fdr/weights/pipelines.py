@@ -185,10 +185,24 @@ def _load(text: str, folder: Path, name: str, library: str, class_name: str, opt
     if isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin):
         return _scheduler(diffusers, kind, place, f"The scheduler {text + '/' + name!r}")
     if (place / CONFIG).is_file():
+        _check_weights(place, f"{text}/{name}")
         found = load_model(f"{text}/{name}", place, options, _ROLES.get(name, NETWORK))
         return found.model, f"{found.class_name} {found.weights_digest} {found.config_digest}"
     raise WeightsError(
         f"The pipeline {text!r} has no {name}/{CONFIG}, the description of its part {name!r}; copy or fetch it again."
+    )
+
+
+def _check_weights(folder: Path, name: str) -> None:
+    """Raise `WeightsError` for a part whose weights are only in files that are not read."""
+    files = sorted(path.name for path in folder.glob("*"))
+    if any(map(_WEIGHTS.fullmatch, files)):
+        return
+    others = [file for file in files if file.endswith((".bin", ".safetensors", ".ckpt", ".pt", ".msgpack", ".h5"))]
+    held = f"holds {', '.join(others[:2])}" if others else "has no weights"
+    raise WeightsError(
+        f"The part {name!r} of a pipeline {held}; fdr reads .safetensors alone, and none of a variant: load it with "
+        "diffusers and save it again with pipeline.save_pretrained(folder)."
     )
 
 
@@ -220,6 +234,7 @@ def _network(transformers: Any, kind: Any, name: str, folder: Path) -> tuple[Any
     import torch
 
     asked_by = f"Network {name!r}"
+    _check_weights(folder, name)
     place = str(folder.absolute())
     files = find_model(
         lambda file: replace(file_in(place, file), what=NETWORK.what), (WEIGHTS, INDEX), WeightOptions(), name, asked_by

@@ -122,8 +122,16 @@ def test_no_code_of_a_folder_is_run(
 def test_weights_in_pickles_are_not_read(folders: Mapping[str, Path], tmp_path: Path) -> None:
     place = edited(folders["ddpm"], tmp_path / "edited", INDEX)
     (place / "unet" / "diffusion_pytorch_model.safetensors").rename(place / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(WeightsError, match=r"files of diffusion model '.*edited/unet' were not found.*safetensors"):
+    sentence = r"edited/unet' of a pipeline holds diffusion_pytorch_model.bin; fdr reads .safetensors alone"
+    with pytest.raises(WeightsError, match=sentence):
         load_pipeline(place, device="cpu")
+    (place / "unet" / "diffusion_pytorch_model.bin").unlink()
+    with pytest.raises(WeightsError, match="of a pipeline has no weights; fdr reads"):
+        load_pipeline(place, device="cpu")
+    other = edited(folders["sd"], tmp_path / "variant", INDEX)
+    (other / "text_encoder" / "model.safetensors").rename(other / "text_encoder" / "model.fp16.safetensors")
+    with pytest.raises(WeightsError, match=r"text_encoder' of a pipeline holds model.fp16.safetensors; fdr reads"):
+        load_pipeline(other, device="cpu")
 
 
 @pytest.mark.parametrize(
