@@ -32,6 +32,8 @@ class World:
     """A name, and the images."""
     samples: tuple[str, np.ndarray]
     baseline: tuple[str, np.ndarray]
+    labels: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    """The true classes of the samples, the reference and the baseline, where they are known."""
 
 
 def photos(data: Path, count: int) -> World:
@@ -47,7 +49,8 @@ def photos(data: Path, count: int) -> World:
     wrong = np.rint(count * np.array(RARE)).astype(int)
     parts = ranks < each, (ranks >= each) & (ranks < 2 * each), (ranks >= 2 * each) & (ranks < 2 * each + wrong[labels])
     equal, other, unequal = (images[part] for part in parts)
-    return World(("photos", equal), ("other photos", other), ("unequal classes", unequal))
+    known = labels[parts[1]], labels[parts[0]], labels[parts[2]]
+    return World(("photos", equal), ("other photos", other), ("unequal classes", unequal), known)
 
 
 def digits(data: Path, count: int) -> World:

@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 
 from fdr.errors import InputError
-from fdr.evaluation.class_matching import Distance, Histograms, Matching, top1_weights
+from fdr.evaluation.class_matching import Distance, Histograms, Matching, distances_by_weights, top1_weights
 from fdr.frechet import (
     Combination,
     Moments,
-    distance_by_weights,
     fd_influence,
     frechet_distance,
     paired_stderr,
@@ -171,9 +170,7 @@ def baseline_gain(
     """Divide the difference of FD between samples and a baseline. `targets` are moments of the reference with rows."""
     own, real = known.histograms.samples, known.histograms.reference
     other = Histograms.of(baseline.logits, samples.logits).samples
-    distances = {
-        name: distance_by_weights(baseline.features[name], target, device=device) for name, target in targets.items()
-    }
+    distances = distances_by_weights(baseline.features, targets, device)
 
     def matched(of: ClassedFeatures, histograms: Histograms, *names: str) -> Matching:
         weights = top1_weights(of.logits, histograms, (names[0], names[1]))

@@ -21,10 +21,11 @@ from fdr.evaluation.class_matching import (
     Matching,
     best_weights,
     check_logits,
+    distances_by_weights,
     top1_weights,
     top_n_weights,
 )
-from fdr.frechet import Moments, distance_by_weights, frechet_distance
+from fdr.frechet import Moments, frechet_distance
 from fdr.runtime import Progress, as_progress, memory_for
 
 TOP1, OPTIMISED = "top-1", "optimised"
@@ -167,8 +168,7 @@ def audit_classes(
         name: frechet_distance(Moments.from_features(samples[name], device=device), target, device=device)
         for name, target in targets.items()
     }
-
-    distances = {name: distance_by_weights(samples[name], target, device=device) for name, target in targets.items()}
+    distances = distances_by_weights(samples, targets, device)
 
     def measured(name: str, weights: np.ndarray, taken: int = 0) -> Matching:
         return Matching.of(name, weights, logits[0].argmax(1), distances, taken)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -17,7 +18,9 @@ from fdr.frechet import (
     Moments,
     debiased_frechet_distance,
     effective_count,
+    frechet_distance,
     lowest_fd_weights,
+    weighted_moments,
 )
 from fdr.runtime import Progress
 
@@ -29,6 +32,21 @@ GOLDEN = 0.6180339887498949
 
 Distance = Callable[[np.ndarray], float]
 """FD of one set of samples as a function of their weights."""
+
+
+def distances_by_weights(
+    samples: Mapping[str, np.ndarray], targets: Mapping[str, Moments], device: str | None = None
+) -> dict[str, Distance]:
+    """FD of features [N, D] to the moments of a reference, by encoder, as a function of weights [N] of any sum.
+
+    It is that of the weighted moments, which keeps digits that the optimisation gives away where features hardly vary.
+    """
+
+    def of(name: str, weights: np.ndarray) -> float:
+        moments = weighted_moments(samples[name], weights, device=device)
+        return frechet_distance(moments, targets[name], device=device)
+
+    return {name: partial(of, name) for name in targets}
 
 
 @dataclass(frozen=True)

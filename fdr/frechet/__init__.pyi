@@ -68,7 +68,6 @@ from .sums import Sums as Sums
 from .sums import chan_update as chan_update
 from .uncertainty import moments_without as moments_without
 from .weighted import WeightedFD as WeightedFD
-from .weighted import distance_by_weights as distance_by_weights
 from .weighted import effective_count as effective_count
 from .weighted import lowest_fd_weights as lowest_fd_weights
 from .weighted import weighted_moments as weighted_moments

@@ -11,7 +11,6 @@ sum - 1; here it is N, so that equal weights give the FD of the samples and addi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import numpy as np
 from fdr.errors import InputError
 from fdr.frechet import linalg
 from fdr.frechet.covariance import rounding_of
-from fdr.frechet.distance import device_of, frechet_distance
+from fdr.frechet.distance import device_of
 from fdr.frechet.moments import Moments
 from fdr.frechet.weighted_rows import Rows, rows_of
 from fdr.runtime import Progress, SilentProgress
@@ -50,20 +49,6 @@ def weighted_moments(features: np.ndarray, weights: np.ndarray, *, device: str |
     rows = rows_of(features, device_of(device))
     mean, sigma = rows.moments(shares)
     return Moments(mean.cpu().numpy() + rows.offset, sigma.cpu().numpy())
-
-
-def distance_by_weights(
-    features: np.ndarray, reference: Moments, *, device: str | torch.device | None = None
-) -> Callable[[np.ndarray], float]:
-    """FD of features [N, D] to a reference, as a function of weights [N] >= 0 of any sum."""
-    if len(features) <= reference.dim:
-        distance = WeightedFD(features, reference, device=device)
-        return lambda weights: distance.value(_shares(weights, len(features)))
-
-    def of_moments(weights: np.ndarray) -> float:
-        return frechet_distance(weighted_moments(features, weights, device=device), reference, device=device)
-
-    return of_moments
 
 
 def effective_count(weights: np.ndarray) -> float:
@@ -100,11 +85,6 @@ class WeightedFD:
         value, slopes = self._route(p)
         return value + self._trace, slopes - p * slopes.sum()
 
-    def value(self, shares: np.ndarray) -> float:
-        """FD alone, for shares [N] >= 0 that sum to 1."""
-        route = self._route
-        return self._trace + (route.value(shares) if isinstance(route, _Gram) else route.moved(shares)[0])
-
     def _passes(self, features: np.ndarray, mean: np.ndarray, factor: Tensor, is_lower: bool) -> _Passes:
         exact = _Passes(rows_of(features, factor.device), mean, factor, is_lower)
         if features.dtype != np.float32 or factor.is_cuda:
@@ -131,28 +111,14 @@ class _Gram:
 
     def __call__(self, shares: np.ndarray) -> tuple[float, np.ndarray]:
         p = linalg.as_float64(shares.copy(), self._plain.device)
-        values, vectors = linalg.faster_eigh(self._kernel(p))
-        along, roots = self._plain @ p, _roots(values)
-        length = float(p @ along)
-        slopes = 2 * (along - length) + self._correction * (self._plain.diagonal() - 2 * along + length)
-        return self._value(p, roots), (p * slopes - vectors.square() @ roots).cpu().numpy()
-
-    def value(self, shares: np.ndarray) -> float:
-        """The first number alone, for shares [N] >= 0."""
-        import torch
-
-        p = linalg.as_float64(shares.copy(), self._plain.device)
-        return self._value(p, _roots(torch.linalg.eigvalsh(self._kernel(p))))
-
-    def _kernel(self, p: Tensor) -> Tensor:
-        """K [N, N]."""
-        means, weights = self._mapped @ p, p.sqrt()
+        along, means, squares = self._plain @ p, self._mapped @ p, self._plain.diagonal()
+        length, weights = float(p @ along), p.sqrt()
         centred = self._mapped - means[:, None] - means + p @ means
-        return self._correction * weights[:, None] * centred * weights
-
-    def _value(self, p: Tensor, roots: Tensor) -> float:
-        length = float(p @ (self._plain @ p))
-        return length + self._correction * (float(p @ self._plain.diagonal()) - length) - 2 * float(roots.sum())
+        values, vectors = linalg.faster_eigh(self._correction * weights[:, None] * centred * weights)
+        roots = values.clamp(min=0).sqrt() * _is_kept(values)
+        slopes = 2 * (along - length) + self._correction * (squares - 2 * along + length)
+        value = length + self._correction * (float(p @ squares) - length) - 2 * float(roots.sum())
+        return value, (p * slopes - vectors.square() @ roots).cpu().numpy()
 
 
 class _Passes:
@@ -176,11 +142,6 @@ class _Passes:
         kept = _is_kept(values)
         roots = values[kept].sqrt()
         return traces - 2 * float(roots.sum()), mean, (factor @ vectors[:, kept]) / roots.sqrt()
-
-
-def _roots(values: Tensor) -> Tensor:
-    """The square roots of ascending eigenvalues [n]; 0 for those that are rounding."""
-    return values.clamp(min=0).sqrt() * _is_kept(values)
 
 
 def _is_kept(values: Tensor) -> Tensor:

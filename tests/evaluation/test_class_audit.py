@@ -10,6 +10,8 @@ import pytest
 
 from fdr.errors import InputError
 from fdr.evaluation import ClassAudit, audit_classes
+from fdr.evaluation.class_matching import distances_by_weights
+from fdr.frechet import Moments, frechet_distance
 
 PAGE = Path(__file__).parents[2] / "docs" / "audit.md"
 K, D = 6, 8
@@ -124,6 +126,15 @@ def test_the_sentences_give_the_share_and_the_held_out_change(wrong: ClassAudit)
     data = wrong.to_dict()
     assert data["matchings"][0]["share_of_gain"] == wrong.share()
     assert wrong.gain("top-1", "blind") == wrong["top-1"].control["blind"] - wrong["top-1"].fd["blind"]
+
+
+def test_fd_under_weights_keeps_its_digits_where_most_features_hardly_vary() -> None:
+    """Equal weights give FD itself, with fewer images than features and variances that fall by 1e10."""
+    scales = 10.0 ** np.linspace(0, -5, 60)
+    rows, other = (np.random.default_rng(seed).normal(size=(50, 60)) * scales for seed in (1, 2))
+    target = Moments.from_features(other)
+    (found,) = (of(np.ones(50)) for of in distances_by_weights({"one": rows}, {"one": target}).values())
+    assert found == pytest.approx(frechet_distance(Moments.from_features(rows), target), rel=1e-7)
 
 
 def test_the_number_of_iterations_is_a_limit() -> None:

@@ -10,7 +10,6 @@ from fdr.errors import InputError
 from fdr.frechet import (
     Moments,
     WeightedFD,
-    distance_by_weights,
     effective_count,
     frechet_distance,
     lowest_fd_weights,
@@ -56,19 +55,6 @@ def test_the_gradient_is_that_of_finite_differences(reference_count: int) -> Non
         moved[index] = step
         found = (distance(w + moved)[0] - distance(w - moved)[0]) / (2 * step)
         assert gradient[index] == pytest.approx(found, rel=1e-6, abs=1e-8)
-
-
-@pytest.mark.parametrize("dim", [5, 90], ids=["more-images", "more-features"])
-def test_the_distance_by_weights_takes_any_weights(dim: int) -> None:
-    rows, weights = features(1, N, dim), np.exp(log_weights())
-    weights[:7] = 0
-    target = Moments.from_features(features(2, 200, dim))
-    found = distance_by_weights(rows, target)
-    assert found(weights) == pytest.approx(frechet_distance(weighted_moments(rows, weights), target), rel=1e-9)
-    assert found(3 * weights) == pytest.approx(found(weights), rel=1e-12)
-    assert found(np.ones(N)) == pytest.approx(frechet_distance(Moments.from_features(rows), target), rel=1e-9)
-    with pytest.raises(InputError, match="Weights must be"):
-        found(-weights)
 
 
 @pytest.mark.parametrize("reference_count", [200, 30], ids=["full-rank", "singular"])
