@@ -17,7 +17,7 @@ from fdr.metrics.base import CollectedFeatures, Context, Metric, Score, Texts
 W = 100.0
 """The scale of torchmetrics, which most tables have."""
 PAPER_W = 2.5
-"""The scale of Hessel et al. 2021, equation 1."""
+"""The scale of Hessel et al. 2021, section 3."""
 PREFIX = "A photo depicts {}"
 """Their prompt, section 3."""
 ROWS = 4096
