@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BY_ENCODER = (("fdr_debiased", "fdr"), ("fd_debiased", "fd"))
-"""What the dot plots show: the first metric of each pair that the reports have."""
+"""What the dot plots show: the first metric of each pair of which the reports have a value above 0."""
 _GROUP_ORDER = ("held out", "", "trained on")
 
 
@@ -39,10 +39,10 @@ def charts_of(table: NumberTable) -> list[Chart]:
 
 def _dot_plots(table: NumberTable) -> Iterator[Chart]:
     for metrics in _BY_ENCODER:
-        metric = next((name for name in metrics if any(row.key.startswith(f"{name}:") for row in table.rows)), None)
-        rows = [row for row in table.rows if metric is not None and row.key.startswith(f"{metric}:")]
-        rows = sorted(rows, key=lambda row: _GROUP_ORDER.index(row.group))
-        if rows:
+        found = ([row for row in table.rows if row.key.startswith(f"{metric}:")] for metric in metrics)
+        rows = next((rows for rows in found if any(_is_drawn(entry) for row in rows for entry in row.entries)), None)
+        if rows is not None:
+            rows = sorted(rows, key=lambda row: _GROUP_ORDER.index(row.group))
             yield _dot_plot(table, rows, is_ratio=metrics[0].startswith("fdr"))
 
 
@@ -122,6 +122,12 @@ def _logarithmic(axes: Axes, rows: Sequence[NumberRow], confidence: float, aroun
 
 def _value(entry: Entry | None) -> float | None:
     return None if entry is None or entry.result is None else entry.result.value
+
+
+def _is_drawn(entry: Entry | None) -> bool:
+    """True for a value that a logarithmic axis can show."""
+    value = _value(entry)
+    return value is not None and value > 0
 
 
 def _row_words(row: NumberRow, table: NumberTable) -> str:

@@ -13,7 +13,8 @@ from fdr.pages.compared import with_compared
 from fdr.reports import Failure, Report, Result, is_inception, metric_label
 
 FIRST = ("fdr_debiased_k", "fdr_k", "fdr_debiased", "fdr", "fd_debiased", "fd")
-"""The metrics that come first, the best yardstick before the others; the rest keep the order of the reports."""
+"""The metrics that come first, the best yardstick before the others; the rest keep the order of the reports, with all
+rows of a metric together."""
 GROUPS_OF_MEANS = ("held_out", "", "trained")
 """The order of the means of one metric: over held-out encoders, over all, over those that were trained on."""
 
@@ -86,7 +87,9 @@ def number_table(
         rankings = tuple(with_compared(rankings, data, sets))
     by_key = {ranking.key: ranking for ranking in rankings}
     rows = [_row(key, sets, by_key.get(key)) for key in _keys(sets)]
-    return NumberTable(dict(sets), tuple(sorted(rows, key=_place)), rankings, confidence)
+    order = list(dict.fromkeys([*FIRST, *(_base(row) for row in rows)]))
+    rows.sort(key=lambda row: (order.index(_base(row)), _group_place(row)))
+    return NumberTable(dict(sets), tuple(rows), rankings, confidence)
 
 
 def bounds(result: Result, confidence: float) -> tuple[float, float] | None:
@@ -123,12 +126,15 @@ def _all(report: Report) -> list[Result | Failure]:
     return [*report.results, *report.failed]
 
 
-def _place(row: NumberRow) -> tuple[int, int]:
-    """Where a row comes; Python's sort keeps the order of the reports among equals."""
-    base, _, group = row.key.partition(":")
-    if base not in FIRST:
-        return len(FIRST), 0
-    return FIRST.index(base), GROUPS_OF_MEANS.index(group) if group in GROUPS_OF_MEANS else 0
+def _base(row: NumberRow) -> str:
+    """The metric without its variant and encoder."""
+    return row.key.partition(":")[0]
+
+
+def _group_place(row: NumberRow) -> int:
+    """The place of a mean among those of its metric; Python's sort keeps the order of the reports among equals."""
+    group = row.key.partition(":")[2]
+    return GROUPS_OF_MEANS.index(group) if _base(row) in FIRST and group in GROUPS_OF_MEANS else 0
 
 
 def _row(key: str, sets: Mapping[str, Report], ranking: Ranking | None) -> NumberRow:

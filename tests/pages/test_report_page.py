@@ -171,6 +171,13 @@ def test_values_that_a_logarithm_does_not_have_are_named(page: str) -> None:
     assert "not on this axis: dinov2 of a (-0.500)" in render_page({"a": one})
 
 
+def test_without_a_value_above_0_the_other_metric_is_drawn_or_none() -> None:
+    debiased = [number("fd_debiased", -0.5, "dinov2", 0.7), number("fd_debiased", 0.0, stderr=0.1)]
+    assert "by encoder" not in render_page({"a": report(*debiased)})
+    text = render_page({"a": report(*debiased, number("fd", 0.5, "dinov2"))})
+    assert "FD by encoder" in text and "FD (debiased) by encoder" not in text
+
+
 def test_classes_with_the_worst_first_and_small_ones_marked() -> None:
     alone = render_page({"base.npz": SETS["base.npz"]})
     section = alone[alone.index("by class</h2>") :]

@@ -19,6 +19,13 @@ def two(scale: float = 0.8) -> dict[str, Report]:
     return {"base": model("base", 1.0), "new": model("new", scale)}
 
 
+def test_all_rows_of_a_metric_stand_together() -> None:
+    mixed = [number("kid", 1.0), number("precision", 0.5), number("fd", 3.0), number("kid", 2.0, "clip")]
+    mixed.append(number("precision", 0.5, "clip"))
+    keys = [row.key for row in number_table({"a": report(*mixed)}).rows]
+    assert keys == ["fd:inception", "kid:inception", "kid:clip", "precision:inception", "precision:clip"]
+
+
 def test_ratios_come_first_and_debiased_values_before_raw_ones() -> None:
     keys = [one.key for one in number_table({"a": model("a", 1.0)}).rows]
     assert keys[:4] == ["fdr:inception", "fdr:dinov2", "fdr:clip", "fd_debiased:inception"]
