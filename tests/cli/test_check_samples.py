@@ -139,4 +139,4 @@ def test_a_generator_of_the_file_gives_way_to_a_report(fdr_command, tmp_path: Pa
     Path("fdr.toml").write_text('[check]\ngen = "runs/none"\nmax = {fd = 3}\n')
     assert fdr_command("check", write(tmp_path / "r.json", report(row(value=2.0)))).code == 0
     got = fdr_command("check", "-q", "--ref", "demo", "--reps", "random")
-    assert got.code == 2 and "The generator runs/none does not exist" in got.err
+    assert got.code == 2 and "There is no file or folder 'runs/none'" in got.err
