@@ -179,22 +179,27 @@ def _load(text: str, folder: Path, name: str, library: str, class_name: str, opt
     """One part and its digest."""
     place = part_folder(folder, name)
     if library == "transformers":
-        return _load_of_transformers(f"{text}/{name}", place, class_name)
+        return _load_of_transformers(f"{text}/{name}", folder / name, class_name)
     diffusers = load_library("diffusers", text, "Generator")
     kind = getattr(diffusers, class_name, None)
     if isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin):
-        return _scheduler(diffusers, kind, place, f"The scheduler {text + '/' + name!r}")
-    if (place / CONFIG).is_file():
-        _check_weights(place, f"{text}/{name}")
-        found = load_model(f"{text}/{name}", place, options, _ROLES.get(name, NETWORK))
-        return found.model, f"{found.class_name} {found.weights_digest} {found.config_digest}"
-    raise WeightsError(
-        f"The pipeline {text!r} has no {name}/{CONFIG}, the description of its part {name!r}; copy or fetch it again."
-    )
+        return _scheduler(diffusers, kind, place, f"{text}/{name}")
+    _check_files(place, f"{text}/{name}")
+    found = load_model(f"{text}/{name}", place, options, _ROLES.get(name, NETWORK))
+    return found.model, f"{found.class_name} {found.weights_digest} {found.config_digest}"
 
 
-def _check_weights(folder: Path, name: str) -> None:
-    """Raise `WeightsError` for a part whose weights are only in files that are not read."""
+def _check_description(folder: Path, file: str, name: str) -> None:
+    """Raise `WeightsError` for a part without the file that describes it."""
+    if not (folder / file).is_file():
+        raise WeightsError(
+            f"The part {name!r} of a pipeline has no {file}, which describes it; copy or fetch it again."
+        )
+
+
+def _check_files(folder: Path, name: str) -> None:
+    """Raise `WeightsError` for a network without a description, or with weights only in files that are not read."""
+    _check_description(folder, CONFIG, name)
     files = sorted(path.name for path in folder.glob("*"))
     if any(map(_WEIGHTS.fullmatch, files)):
         return
@@ -206,8 +211,9 @@ def _check_weights(folder: Path, name: str) -> None:
     )
 
 
-def _scheduler(diffusers: Any, kind: Any, folder: Path, asked_by: str) -> tuple[Any, str]:
-    path = folder / "scheduler_config.json"
+def _scheduler(diffusers: Any, kind: Any, folder: Path, name: str) -> tuple[Any, str]:
+    path, asked_by = folder / "scheduler_config.json", f"The scheduler {name!r}"
+    _check_description(folder, path.name, name)
     settings = read_json(path, asked_by)
     try:
         with silent(diffusers):
@@ -234,19 +240,20 @@ def _network(transformers: Any, kind: Any, name: str, folder: Path) -> tuple[Any
     import torch
 
     asked_by = f"Network {name!r}"
-    _check_weights(folder, name)
+    _check_files(folder, name)
     place = str(folder.absolute())
     files = find_model(
         lambda file: replace(file_in(place, file), what=NETWORK.what), (WEIGHTS, INDEX), WeightOptions(), name, asked_by
     )
     code = ("auto_map", "attn_implementation", "_attn_implementation", "quantization_config")
     settings = {key: value for key, value in files.config.items() if key not in code}
+    state = files.state_dict()
     try:
         with silent(transformers):
             model, info = kind.from_pretrained(
                 None,
                 config=kind.config_class.from_dict(settings),
-                state_dict=files.state_dict(),
+                state_dict=state,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,  # the error below says so in one sentence
                 output_loading_info=True,
@@ -263,10 +270,22 @@ def _network(transformers: Any, kind: Any, name: str, folder: Path) -> tuple[Any
     return model.eval().requires_grad_(False), f"{files.digest} {config}"
 
 
+def _check_vocabulary(kind: Any, files: Collection[str], name: str) -> None:
+    """Raise `WeightsError` for a tokenizer without its vocabulary, which transformers would make from nothing."""
+    known = dict(kind.vocab_files_names)
+    whole = known.pop("tokenizer_file", None)
+    missing = [file for file in known.values() if file not in files]
+    if whole not in files and (missing or not known):
+        wanted = " and ".join(known.values())
+        raise WeightsError(
+            f"The tokenizer {name!r} has no {' and '.join(missing) or whole}; it needs "
+            f"{' or '.join(filter(None, (whole, wanted)))}. Copy or fetch it again."
+        )
+
+
 def _tokenizer(transformers: Any, kind: Any, name: str, folder: Path) -> tuple[Any, str]:
     files = {path.name: path for path in sorted(folder.glob("*")) if path.suffix in _TEXTS}
-    if not files:
-        raise WeightsError(f"The tokenizer {name!r} has no vocabulary in {str(folder)!r}; copy or fetch it again.")
+    _check_vocabulary(kind, files, name)
     digest = hashlib.sha256()
     for file, path in files.items():
         digest.update(f"{file} {file_digest(path)} ".encode())

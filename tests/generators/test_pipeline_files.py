@@ -119,6 +119,38 @@ def test_no_code_of_a_folder_is_run(
     assert type(made.pipeline.text_encoder).__module__.startswith("transformers.") and not marker.exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        ("text_encoder/config.json", r"part '.*/text_encoder' of a pipeline has no config.json, which describes it"),
+        ("unet/config.json", r"part '.*/unet' of a pipeline has no config.json"),
+        ("scheduler/scheduler_config.json", r"part '.*/scheduler' of a pipeline has no scheduler_config.json"),
+        ("tokenizer", r"tokenizer '.*' has no vocab.json and merges.txt; it needs tokenizer.json or vocab.json and"),
+        ("tokenizer/tokenizer.json", r"tokenizer '.*' has no vocab.json and merges.txt"),
+    ],
+)
+def test_files_that_are_missing(folders: Mapping[str, Path], tmp_path: Path, file: str, sentence: str) -> None:
+    place = edited(folders["sd"], tmp_path / "edited", INDEX)
+    if (place / file).is_dir():
+        shutil.rmtree(place / file)
+    else:
+        (place / file).unlink()
+    with pytest.raises(WeightsError, match=sentence):
+        load_pipeline(place, device="cpu")
+    if file == "tokenizer/tokenizer.json":
+        (place / "tokenizer" / "vocab.json").write_text("{}")
+        with pytest.raises(WeightsError, match=r"has no merges.txt; it needs tokenizer.json or vocab.json and merges"):
+            load_pipeline(place, device="cpu")
+
+
+def test_damaged_weights_are_one_sentence(folders: Mapping[str, Path], tmp_path: Path) -> None:
+    place = edited(folders["sd"], tmp_path / "edited", INDEX)
+    path = place / "text_encoder" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match=r"^Weight file .* is truncated or damaged"):
+        load_pipeline(place, device="cpu")
+
+
 def test_weights_in_pickles_are_not_read(folders: Mapping[str, Path], tmp_path: Path) -> None:
     place = edited(folders["ddpm"], tmp_path / "edited", INDEX)
     (place / "unet" / "diffusion_pytorch_model.safetensors").rename(place / "unet" / "diffusion_pytorch_model.bin")

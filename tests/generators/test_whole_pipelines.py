@@ -20,6 +20,7 @@ from thread_ranks import on_ranks
 import fdr
 from fdr.errors import InputError, RunError
 from fdr.evaluation.prompts import Prompts
+from fdr.features import ExtractionOptions
 from fdr.generators import LoadedPipeline, load_pipeline, sample_set, write_samples
 from fdr.generators import pipelines as module
 from fdr.generators.labels import network_seed
@@ -212,7 +213,7 @@ def test_files_are_called_as_their_prompts(
     ]
     of = source(loaded["sd"], 6, captions)
     assert list(of.ids) == names
-    assert Prompts(captions, []).rows_of(of).tolist() == [0, 1, 2, 3, 0, 1]
+    assert Prompts(captions, [], ExtractionOptions()).rows_of(of).tolist() == [0, 1, 2, 3, 0, 1]
     for name, image in zip(names, images(of), strict=True):
         assert np.array_equal(np.array(Image.open(tmp_path / "a" / f"{name}.png")), image.transpose(1, 2, 0))
     again = read_captions(tmp_path / "a" / "metadata.jsonl")
