@@ -11,6 +11,7 @@ from fdr.encoders import AbstractEncoder
 from fdr.errors import InputError
 from fdr.evaluation.baseline_gain import ClassedFeatures, check_counts
 from fdr.evaluation.class_audit import ClassAudit, audit_classes
+from fdr.evaluation.class_matching import check_logits
 from fdr.evaluation.held_out import encoder_groups
 from fdr.evaluation.measurement import measure, outputs_of
 from fdr.features import Extraction, ExtractionOptions
@@ -68,7 +69,7 @@ class AuditedSets:
         """The report of the audit as JSON holds it; None on ranks other than 0."""
         group = self.options.group
         with propagate_failures(group):
-            sets = self._measured()
+            sets = self._measured(top_n)
             if sets is None:
                 return None
             device = self.encoders[0].device
@@ -85,9 +86,11 @@ class AuditedSets:
             )
             return self._report(found)
 
-    def _measured(self) -> dict[str, ClassedFeatures] | None:
+    def _measured(self, top_n: int) -> dict[str, ClassedFeatures] | None:
         """The samples, the reference and the baseline, if there is one, in this order; None on ranks other than 0."""
         samples = self._features(self.samples)
+        if samples is not None:
+            check_logits([samples[0].logits], top_n)  # before the work for the others
         baseline = None if self.baseline is None else self._features(self.baseline)
         if self.baseline is not None:
             self._check_baseline(self.baseline, samples, baseline)  # before the work for the reference

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.linalg import sqrtm
 
 from fdr.errors import InputError
@@ -15,6 +16,8 @@ from fdr.frechet import (
     lowest_fd_weights,
     weighted_moments,
 )
+from fdr.frechet.weighted import softmax
+from fdr.frechet.weighted_rows import DeviceRows, HostRows
 
 N, D = 60, 5
 
@@ -100,6 +103,18 @@ def test_the_weights_found_in_float32_are_as_good() -> None:
     (quick, _), (slow, _) = (lowest_fd_weights(one, target, steps=8) for one in (rows, rows.astype(np.float64)))
     ends = [exact(np.log(one))[0] for one in (quick, slow)]
     assert ends[0] == pytest.approx(ends[1], rel=1e-3) and ends[0] < 0.5 * start
+
+
+def test_the_rows_of_a_gpu_give_what_those_of_a_processor_give() -> None:
+    """The passes of CUDA, run by torch on the CPU, beside the BLAS of the CPU."""
+    rows, shares = features(1, 300), softmax(log_weights(300))
+    host, device = HostRows(rows, np.float64), DeviceRows(rows, torch.device("cpu"))
+    (mean, sigma), (other_mean, other_sigma) = host.moments(shares), device.moments(shares)
+    assert mean.numpy() == pytest.approx(other_mean.numpy(), rel=1e-9, abs=1e-12)
+    assert sigma.numpy() == pytest.approx(other_sigma.numpy(), rel=1e-10)
+    half_map = torch.from_numpy(features(3, D, 3))
+    found, slopes = (each.slopes(mean, mean + 1, half_map) for each in (host, device))
+    assert found == pytest.approx(slopes, rel=1e-9, abs=1e-9)
 
 
 def test_it_ends_where_the_last_iterations_win_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
