@@ -11,6 +11,7 @@ import click
 from fdr.cli import _export, _options
 from fdr.cli._outputs import Output, check_written, is_stdout, write_text
 from fdr.errors import InputError
+from fdr.runtime import human_bytes
 
 if TYPE_CHECKING:
     from fdr.pages import ExportOptions
@@ -119,6 +120,8 @@ def command(
     else:
         text = _export.text_of(sets if with_paths else without_paths(sets), chosen, exported, compared)
     write_text(Path("-") if out is None else out, text)
+    if out is not None and not is_stdout(out):
+        click.echo(f"wrote {out}: {human_bytes(len(text.encode()))}")
 
 
 def _check_out(out: Path | None, style: str) -> None:

@@ -209,7 +209,7 @@ class Reconstruction:
         context = Context(device=str(device) if device.type == "cuda" else None, stderr=False)
         score = fd_score(samples, reference, context)
         if has_rows(samples) and has_rows(reference) and not (found.bad or originals.bad):
-            error = paired_stderr(samples, reference, pairs.originals.rows, context.device)
+            error = stderr_over_pairs(samples, reference, pairs.originals.rows, context.device)
             score = replace(score, stderr=error, details={**score.details, "noise": "pairs"})
         return Provenance(spec, spec.output, policy, found.count, origin, pairs.settings).row("rfd").result(score)
 
@@ -229,7 +229,7 @@ def _check_first_pair(originals: Originals, made: ImageSource) -> None:
                 check_size(own, image, f"{originals.source.name}: {originals.source.ids[row]}")
 
 
-def paired_stderr(samples: Moments, reference: Moments, rows: np.ndarray, device: str | None) -> float:
+def stderr_over_pairs(samples: Moments, reference: Moments, rows: np.ndarray, device: str | None) -> float:
     """The standard error of rFD over draws of originals, each with its reconstruction.
 
     Both sides of a pair move FD together, so their influences are added before they are squared: to first order the

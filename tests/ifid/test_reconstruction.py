@@ -14,7 +14,7 @@ from worlds import TinyEncoder, images, npz
 import fdr
 from fdr.errors import InputError
 from fdr.frechet import Moments
-from fdr.ifid.reconstruction import paired_stderr
+from fdr.ifid.reconstruction import stderr_over_pairs
 from fdr.images import noisy
 
 ORIGINALS = images(30, side=12)
@@ -107,5 +107,5 @@ def test_the_standard_error_of_pairs_is_the_spread_over_draws() -> None:
         y = 0.8 * x + 0.3 + 0.1 * random.normal(size=x.shape)
         own, made = (replace(Moments.from_features(rows), rows=rows) for rows in (x, y))
         values.append(fdr.frechet_distance(made, own))
-        errors.append(paired_stderr(made, own, np.arange(400), None))
+        errors.append(stderr_over_pairs(made, own, np.arange(400), None))
     assert np.mean(errors) == pytest.approx(np.std(values, ddof=1), rel=0.3)
