@@ -58,7 +58,10 @@ def as_encoder(encoder: Any, options: EncoderOptions) -> AbstractEncoder:
     if isinstance(encoder, AbstractEncoder):
         return encoder
     if isinstance(encoder, str):
-        return _load(*find_encoder(encoder), options)
+        import torch
+
+        with torch.inference_mode(False):  # its weights must serve passes with gradient as well
+            return _load(*find_encoder(encoder), options)
     if callable(encoder):
         from fdr.encoders.callables import CallableEncoder
 

@@ -119,6 +119,14 @@ def test_exact_order_is_exact_for_channels_last_images_too(weights: Path, images
     assert torch.equal(plain, permuted)
 
 
+def test_a_network_that_was_loaded_in_inference_mode_has_gradients(weights: Path, images: Tensor) -> None:
+    with torch.inference_mode():
+        loaded = encoder.__wrapped__(weights)
+    inputs = (images[:1] / 255).requires_grad_()
+    loaded(inputs)["pool"].sum().backward()
+    assert inputs.grad is not None and inputs.grad.abs().max() > 0
+
+
 def test_both_networks_give_the_map_of_the_last_block(weights: Path, images: Tensor) -> None:
     """The pooled features are the mean of the map, so that the gradient is the same at all 8 x 8 positions."""
     maps = {}
