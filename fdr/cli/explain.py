@@ -139,6 +139,9 @@ def _summary(one: EncoderInfluences) -> Iterator[str]:
     from fdr.reports import format_number, format_stderr
 
     error = "" if one.stderr is None else f" ± {format_stderr(one.stderr)}"
+    if one.fd <= 0:
+        yield "The samples have mean and covariance of the reference, so that no image raises FD."
+        return
     images = "1 image" if one.worst_count == 1 else f"{one.worst_count} images"
     yield f"{one.encoder}: FD {format_number(one.fd)}{error}, N = {len(one.rows)}"
     yield (

@@ -24,6 +24,8 @@ from fdr.frechet import (
 )
 from fdr.runtime import Progress
 
+MOST_TOO_FEW = 2
+"""With so many classes or fewer, no N lies between Top-1 and all classes."""
 SEED = 0
 """Of the order that gives the weights to other samples."""
 GOLDEN = 0.6180339887498949
@@ -132,10 +134,14 @@ def check_logits(logits: Sequence[np.ndarray], top_n: int) -> None:
                 f"The samples have logits of {samples.shape[1]} classes and the {name} of {one.shape[1]}; both need "
                 "the same classifier."
             )
+    if samples.shape[1] <= MOST_TOO_FEW:
+        raise InputError(
+            f"The classifier has {samples.shape[1]} classes; an audit of classes needs at least {MOST_TOO_FEW + 1}."
+        )
     if not 1 < top_n < samples.shape[1]:
         raise InputError(
             f"Top-{top_n} classes of a classifier with {samples.shape[1]} classes: N must be between 2 and "
-            f"{samples.shape[1] - 1}."
+            f"{samples.shape[1] - 1} (--top-n, or top_n)."
         )
 
 

@@ -33,6 +33,7 @@ from fdr.references import DEFAULT_REFERENCE
 from fdr.reports import Report, Result
 from fdr.runtime import Progress, as_path, as_progress, memory_for, named_arguments, resolve_device
 
+LEAST_IMAGES = 3
 WORST_SHARE = 0.01
 """The share of the images whose part in FD is stated. Raising it states that of more images."""
 
@@ -156,6 +157,11 @@ def _influences(evaluator: Evaluator, source: ImageSource, measured: Measurement
         raise InputError(
             f"The influence of an image needs the features of all of them, and those of the {measured.count} images of "
             f"{source.name} under {encoder.spec.name} are too large to keep in memory; explain fewer (--count)."
+        )
+    if measured.count < LEAST_IMAGES:
+        raise InputError(
+            f"{source.name} has {measured.count} images; an influence needs at least {LEAST_IMAGES}, since FD without "
+            "an image is that of the others."
         )
     influences = sample_influences(moments, reference, device=device) / (measured.count - 1)
     count, share = _worst(influences)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -50,10 +51,11 @@ def class_shares(
     (keys, theirs), _ = class_keys([own, other])
     large = _large(keys, theirs, own.collected.shape[1])
     values = _debiased(own, other, (keys, theirs), large, evaluator) if large else {}
-    few = len(set(keys)) - len(values)
+    few, dim = len(set(keys)) - len(values), own.collected.shape[1]
+    half = math.ceil(LEAST_RATIO * dim)
     note = (
-        f"{few} of {len(set(keys))} classes have too few images for a debiased FD, which needs {LEAST_COUNT} and half "
-        f"as many as the {own.collected.shape[1]} dimensions on both sides, and as many as the dimensions on one"
+        f"{few} of {len(set(keys))} classes have too few images for a debiased FD. It needs {max(LEAST_COUNT, half)} of "
+        f"each class on both sides, and on one as many as the {dim} dimensions of the encoder"
     )
     return _rows(keys, influences, Counter(theirs), values), (note,) * bool(few)
 

@@ -120,13 +120,8 @@ class Extraction:
                 )
 
     def _open_entry(self, encoder: AbstractEncoder, shard_size: int) -> FeatureCache | None:
-        if self.options.cache is None or not encoder.is_cacheable:
-            return None
-        if not self.source.is_repeatable:
-            raise InputError(
-                f"Features of {self.source.name} cannot be cached, because it can be read only once; "
-                "give a folder, file, list, array or Dataset, or no cache."
-            )
+        if self.options.cache is None or not encoder.is_cacheable or not self.source.is_repeatable:
+            return None  # nothing tells images that can be read only once from other ones
         self.source.find_digest(self.group, self.options.progress)
         return FeatureCache.open(
             self.options.cache,

@@ -213,7 +213,10 @@ def _report_from_dict(data: Any, where: str) -> Report:
     if schema == SCHEMA_MANY:
         raise InputError("This file holds several reports; read it with fdr.reports.load_reports.")
     if schema != SCHEMA:
-        raise InputError(f"Not a report: schema is {quoted(schema)}, expected {SCHEMA!r}{_of_another_version(schema)}.")
+        place = "" if where == "it" else f" in {where}"
+        raise InputError(
+            f"Not a report: schema is {quoted(schema)}{place}, expected {SCHEMA!r}{_of_another_version(schema)}."
+        )
     try:
         check_report(data, where)
         return Report(

@@ -41,7 +41,9 @@ def _in_range(images: Tensor) -> Tensor:
     if not images.numel():
         return images
     low, high = (float(value) for value in images.aminmax())
-    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also for NaN
+    if low != low:
+        raise InputError("This metric takes floats in [0, 1]; these hold NaN, so look at what made them.")
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
         raise InputError(
             f"This metric takes floats in [0, 1]; these reach from {low:.3g} to {high:.3g}: give (x + 1) / 2 where "
             "[-1, 1] is their range, and (x + 1).div(2).clamp(0, 1) for a generator that overshoots."

@@ -215,6 +215,8 @@ def test_objects_in_python(fdr_command: Any, place: Path) -> None:
     assert done.code == 0 and "painted" in done.out, done.err
     kept = fdr_command("sample", "--gen", "my_drawings:net", "-n", 5, "-o", "net.npz", "--device", "cpu", "-q")
     assert kept.code == 0 and np.load(place / "net.npz")["arr_0"].shape == (5, 8, 8, 3), kept.err
+    cached = [one for one in MEASURED if one != "--no-cache"]
+    assert fdr_command("eval", *prompted, *cached).code == 0  # nothing tells two functions apart, so nothing is kept
     for name in ("pictures", "dataset"):
         given = ("eval", "--gen", f"my_drawings:{name}", *MEASURED, "--device", "cpu", "-q")
         for count in (9, 5):

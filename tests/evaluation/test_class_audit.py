@@ -151,8 +151,10 @@ def test_bad_input_is_one_sentence() -> None:
     ):
         with pytest.raises(InputError, match=sentence):
             audit_classes(given, samples, (own, logits), top_n=2)
-    with pytest.raises(InputError, match="N must be between 2 and 5"):
+    with pytest.raises(InputError, match=r"N must be between 2 and 5 \(--top-n"):
         audit_classes(samples, samples, (logits, logits), top_n=6)
+    with pytest.raises(InputError, match="has 2 classes; an audit of classes needs at least 3"):
+        audit_classes(samples, samples, (logits[:, :2], logits[:, :2]), top_n=2)
     apart = np.eye(K)[np.zeros(60, int)], np.eye(K)[np.ones(60, int)]
     with pytest.raises(InputError, match="share no predicted class"):
         audit_classes(samples, samples, apart, top_n=2, steps=1)

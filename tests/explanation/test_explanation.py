@@ -200,6 +200,8 @@ def test_several_encoders(tmp_path: Path) -> None:
 def test_too_few_images_is_one_sentence() -> None:
     with pytest.raises(InputError, match="at least 2"):
         fdr.explain(list(images(1)), list(images(50)), TinyEncoder())
+    with pytest.raises(InputError, match="has 2 images; an influence needs at least 3"):
+        fdr.explain(list(images(2, seed=1)), list(images(50)), TinyEncoder())
 
 
 def test_features_that_were_not_kept_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

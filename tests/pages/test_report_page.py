@@ -169,6 +169,7 @@ def test_without_eigenvalues_there_is_no_chart_of_them(found: object) -> None:
 def test_values_that_a_logarithm_does_not_have_are_named(page: str) -> None:
     one = report(number("fd_debiased", -0.5, "dinov2", 0.7), number("fd_debiased", 0.5))
     assert "not on this axis: dinov2 of a (-0.500)" in render_page({"a": one})
+    assert "FD by encoder" not in render_page({"a": report(number("fd", 0.0))})  # samples that are the reference
 
 
 def test_without_a_value_above_0_the_other_metric_is_drawn_or_none() -> None:

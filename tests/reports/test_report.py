@@ -173,7 +173,7 @@ def test_several_reports_share_one_file(report: Report, tmp_path: Path) -> None:
     [
         ("{", "is not JSON"),
         ("[]", "Not a report"),
-        ('{"schema": "other"}', "schema is 'other', expected 'fdr-report/1'"),
+        ('{"schema": "other"}', "schema is 'other' in '.*r.json', expected 'fdr-report/1'"),
         ('{"schema": "fdr-report/1"}', "Damaged report"),
     ],
 )

@@ -310,7 +310,7 @@ def test_it_is_a_metric_of_torchmetrics() -> None:
         (np.zeros((2, 3, 4, 4)), "got ndarray"),
         (torch.zeros(2, 3, 4, 4, dtype=torch.int64), "got int64"),
         (torch.full((2, 3, 4, 4), -1.0), r"floats in \[0, 1\]; these reach from -1 to -1"),
-        (torch.full((2, 3, 4, 4), float("nan")), "from nan to nan"),
+        (torch.full((2, 3, 4, 4), float("nan")), "these hold NaN"),
     ],
 )
 def test_other_images_are_refused(given: Any, message: str, reference: fdr.Moments) -> None:
