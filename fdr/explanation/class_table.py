@@ -52,10 +52,10 @@ def class_shares(
     large = _large(keys, theirs, own.collected.shape[1])
     values = _debiased(own, other, (keys, theirs), large, evaluator) if large else {}
     few, dim = len(set(keys)) - len(values), own.collected.shape[1]
-    half = math.ceil(LEAST_RATIO * dim)
+    least = max(LEAST_COUNT, math.ceil(LEAST_RATIO * dim))
     note = (
-        f"{few} of {len(set(keys))} classes have too few images for a debiased FD. It needs {max(LEAST_COUNT, half)} of "
-        f"each class on both sides, and on one as many as the {dim} dimensions of the encoder"
+        f"{few} of {len(set(keys))} classes have too few images for a debiased FD. It needs {least} of each "
+        f"class on both sides, and on one as many as the {dim} dimensions of the encoder"
     )
     return _rows(keys, influences, Counter(theirs), values), (note,) * bool(few)
 
