@@ -26,6 +26,7 @@ from .measurement import measurement_of as measurement_of
 from .measurement import outputs_of as outputs_of
 from .paired import MeasuredSet as MeasuredSet
 from .paired import measure_sets as measure_sets
+from .prompts import as_captions as as_captions
 from .protocols import PROTOCOLS as PROTOCOLS
 from .protocols import check_is_free as check_is_free
 from .protocols import find_protocol as find_protocol

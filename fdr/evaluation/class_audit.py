@@ -190,6 +190,9 @@ def audit_classes(
 
 
 def _check(sets: Mapping[str, Mapping[str, np.ndarray]], logits: tuple[np.ndarray, ...]) -> None:
+    for side, found in sets.items():
+        if not isinstance(found, Mapping):
+            raise InputError(f"The {side} must be a dict of features [N, D] by encoder; got {type(found).__name__}.")
     samples = sets["samples"]
     for side, found in sets.items():
         if not samples or set(samples) != set(found):

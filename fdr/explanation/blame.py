@@ -20,15 +20,15 @@ import numpy as np
 
 from fdr.encoders import EncoderOptions
 from fdr.errors import InputError
-from fdr.evaluation import Evaluator, Measurement
+from fdr.evaluation import Evaluator, Measurement, as_captions
 from fdr.explanation.class_table import class_shares, named_labels
 from fdr.explanation.heat_maps import spatial_layers, with_heat_maps
 from fdr.explanation.nearest import check_closest, features_of, good_rows, with_nearest
 from fdr.explanation.results import EncoderInfluences, Explanation
 from fdr.features import ExtractionOptions
 from fdr.frechet import frechet_distance, has_rows, moments_without, sample_influences
-from fdr.generators import GeneratorOptions, Labels, samples_of
-from fdr.images import ImageOptions, ImageSource, open_images
+from fdr.generators import GeneratorOptions, Labels, is_pipeline, samples_of
+from fdr.images import Captions, ImageOptions, ImageSource, open_images
 from fdr.references import DEFAULT_REFERENCE
 from fdr.reports import Report, Result
 from fdr.runtime import Progress, as_path, as_progress, memory_for, named_arguments, resolve_device
@@ -60,19 +60,21 @@ def explain(
     noise_shape: Sequence[int] | int | None = None,
     num_classes: int | None = None,
     value_range: tuple[float, float] | None = None,
+    prompts: Any = None,
 ) -> Explanation:
     """Say which images and which classes of a sample set raise its FD most.
 
     Arguments are those of `fdr.evaluate`. `samples` is anything that `fdr.open_images` reads, or a generator, whose
-    samples `num_images` and the arguments after it describe. A reference of images with labels gives the debiased FD of
-    every class that is large enough. Where the reference is images, the nearest of them is found for each of the `ends`
-    most and least harmful samples. `closest` above 0 compares all samples with all reference images and keeps so many
-    that lie nearest to one: copies, if the reference is the training set. `heat_maps` adds what FD looks at in each of
-    the images at both ends.
+    samples `num_images` and the arguments after it describe; `prompts` are those of a pipeline of texts. A reference of
+    images with labels gives the debiased FD of every class that is large enough. Where the reference is images, the
+    nearest of them is found for each of the `ends` most and least harmful samples. `closest` above 0 compares all
+    samples with all reference images and keeps so many that lie nearest to one: copies, if the reference is the
+    training set. `heat_maps` adds what FD looks at in each of the images at both ends.
 
     Raises `InputError` for anything unusable, such as samples whose features are too large to keep in memory, or
     heat-maps of an encoder without a spatial output.
     """
+    captions = _prompts_of(samples, prompts)
     options = image_options or ImageOptions()
     shown = as_progress(progress)
     folder = None if cache is None else as_path(cache, "the cache")
@@ -80,7 +82,7 @@ def explain(
     encoding = (encoder_options or EncoderOptions()).shown_by(shown)
     drawn = GeneratorOptions(num_images, seed, labels, noise_shape, num_classes, value_range)
     size = extraction.batch_size_on(resolve_device(encoding.device).type)
-    with samples_of(samples, size, options, drawn) as given:
+    with samples_of(samples, size, options, drawn, captions) as given:
         source = open_images(given, options)
         evaluator = Evaluator(
             encoders,
@@ -97,6 +99,14 @@ def explain(
     return found
 
 
+def _prompts_of(samples: Any, prompts: Any) -> Captions | None:
+    if prompts is None:
+        return None
+    if not is_pipeline(samples):
+        raise InputError("Only a pipeline makes images of prompts; leave them out for other samples.")
+    return as_captions(prompts)
+
+
 def explain_with(
     evaluator: Evaluator, source: ImageSource, ends: int, closest: int = 0, *, heat_maps: bool = False
 ) -> Explanation | None:
@@ -106,6 +116,8 @@ def explain_with(
     images. The `closest` images are those that lie nearest to any reference image.
     """
     check_closest(evaluator, closest)
+    if not isinstance(ends, int) or ends < 1:
+        raise InputError(f"ends is {ends!r}; it must be a whole number of at least 1.")
     layers = spatial_layers(evaluator, source) if heat_maps else {}
     caught: list[Measurement] = []
     evaluator.on_measured = caught.append

@@ -30,7 +30,11 @@ def features_of(moments: Moments) -> np.ndarray:
 
 
 def check_closest(evaluator: Evaluator, count: int) -> None:
-    """Raise `InputError` if the samples nearest to a reference image are wanted, and the reference gives no images."""
+    """Raise `InputError` if the samples nearest to a reference image are wanted, and the reference gives no images, or
+    for a number that is none.
+    """
+    if not isinstance(count, int) or count < 0:
+        raise InputError(f"closest is {count!r}; it must be a whole number of at least 0.")
     if count and evaluator.reference.images is None:
         raise InputError(
             "closest compares samples with reference images one by one, and the reference is statistics; give "

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fdr.errors import InputError
+from fdr.errors import InputError, warn
 from fdr.loss import modes_kept
 from fdr.torchmetrics import evaluate_samples
 
@@ -59,12 +59,22 @@ class EvaluationCallback(Callback):
                 f"Images are drawn after 'validation' or 'train', every 1 or more epochs; got after={after!r}, "
                 f"every_n_epochs={every_n_epochs!r}."
             )
+        if not (hasattr(metric, "update") and callable(sample)):
+            raise InputError(
+                "EvaluationCallback takes a metric of fdr.torchmetrics and a function sample(module, count, labels); "
+                f"got {type(metric).__name__} and {type(sample).__name__}."
+            )
         self.metric = metric
         self.sample = sample
         self.num_images = num_images
         self.batch_size, self.seed, self.labels, self.num_classes = batch_size, seed, labels, num_classes
         self.after, self.every_n_epochs = after, every_n_epochs
         self.prefix = {"validation": "val/", "train": "train/"}[after] if prefix is None else prefix
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Warn where no image would ever be drawn."""
+        if self.after == "validation" and not trainer.enable_validation:
+            warn("The trainer runs no validation, so no images are drawn; give it validation data, or after='train'.")
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Lightning calls this after each validation."""

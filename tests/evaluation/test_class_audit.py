@@ -145,6 +145,7 @@ def test_bad_input_is_one_sentence() -> None:
     samples, logits = mixture(WRONG, 60, 1)
     for given, own, sentence in (
         ({"seeing": samples["seeing"]}, logits, "both need the same encoders"),
+        (samples["seeing"], logits, "must be a dict of features"),
         (samples, logits[:-1], "each image needs a row in both"),
         (samples, logits[:, :-1], "both need the same classifier"),
         (samples, np.full_like(logits, np.nan), "must be finite numbers"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.spatial
+import torch
 from generator_worlds import Classes, generator
 from PIL import Image
 from worlds import DIM, TinyEncoder, folder, images, npz
@@ -202,6 +203,23 @@ def test_too_few_images_is_one_sentence() -> None:
         fdr.explain(list(images(1)), list(images(50)), TinyEncoder())
     with pytest.raises(InputError, match="has 2 images; an influence needs at least 3"):
         fdr.explain(list(images(2, seed=1)), list(images(50)), TinyEncoder())
+
+
+def test_numbers_of_images_that_are_none() -> None:
+    for name, value in (("ends", 0), ("ends", "a"), ("closest", -1)):
+        with pytest.raises(InputError, match=f"{name} is {value!r}; it must be a whole number"):
+            fdr.explain(list(images(20, seed=1)), list(images(50)), TinyEncoder(), **{name: value})
+
+
+def test_prompts_are_those_of_a_pipeline() -> None:
+    def painted(prompt: list[str], generator: list[torch.Generator]) -> list[np.ndarray]:
+        return [images(1, seed=len(text))[0] for text in prompt]
+
+    texts = ["a" * length for length in range(1, 31)]
+    found = fdr.explain(painted, list(images(50)), TinyEncoder(), prompts=texts)
+    assert len(found.encoders[0].influences) == 30
+    with pytest.raises(InputError, match="Only a pipeline makes images of prompts"):
+        fdr.explain(list(images(30)), list(images(50)), TinyEncoder(), prompts=texts)
 
 
 def test_features_that_were_not_kept_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from worlds import TinyEncoder, images
 
 import fdr
-from fdr.errors import InputError
+from fdr.errors import FdrWarning, InputError
 from fdr.torchmetrics import Evaluation, FrechetDistance
 
 pytest.importorskip("lightning.pytorch")
@@ -148,7 +148,17 @@ def test_two_ranks_log_the_number_of_one(tmp_path: Path) -> None:
     assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(expected, rel=1e-9)
 
 
+def test_a_training_without_validation_is_warned_of() -> None:
+    trainer = lightning.Trainer(max_epochs=1, limit_val_batches=0, logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(Model(0.1))
+    with pytest.warns(FdrWarning, match="The trainer runs no validation, so no images are drawn"):
+        callback().on_train_start(trainer, trainer.lightning_module)
+    callback(after="train").on_train_start(trainer, trainer.lightning_module)
+
+
 def test_bad_options_are_one_sentence() -> None:
+    with pytest.raises(InputError, match=r"got str and function"):
+        callback("random")
     with pytest.raises(InputError, match="after 'validation' or 'train'"):
         callback(after="test")
     with pytest.raises(InputError, match="every_n_epochs=0"):
