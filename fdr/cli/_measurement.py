@@ -89,7 +89,8 @@ class Measurement:
                 _refuse_two_folders(samples, reference)
             if setup.is_main and any(metric.needs_reference for metric in load_metrics(metrics).values()):
                 _options.announce_default_reference(reference)
-        options = self.images.options() if protocol is None else protocol.options(self.images.options())
+        options = self.images.options()
+        options = options if protocol is None else protocol.options(options, is_chosen=_options.is_typed("crop"))
         sources = [open_samples(item, options) for item in samples]
         setup.check_files(reps, reference, dry_run=dry_run)
         evaluator = Evaluator(

@@ -43,11 +43,13 @@ class Protocol:
     prompts: str = ""
     """The prompts, as they are given to --prompts."""
 
-    def options(self, given: ImageOptions) -> ImageOptions:
-        """The given options with the crop and size of the protocol. Raises `InputError` for options with their own."""
+    def options(self, given: ImageOptions, *, is_chosen: bool = False) -> ImageOptions:
+        """The given options with the crop and size of the protocol. Raises `InputError` for options with their own, or
+        if the user chose the crop, which may be none at all.
+        """
         if self.size is None:
             return given
-        if given.size is not None or given.crop != "none":
+        if is_chosen or given.size is not None or given.crop != "none":
             raise InputError(f"Protocol {self.name!r} sets --size and --crop; leave them out, or the protocol.")
         return replace(given, crop=self.crop, size=self.size)
 

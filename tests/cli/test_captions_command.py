@@ -54,5 +54,6 @@ def test_eval_says_what_a_metric_or_protocol_misses(fdr_command, tmp_path: Path)
     assert got.code == 2 and "needs an encoder with a text tower, and random has none" in got.err
     got = fdr_command("eval", "s", "--protocol", "coco-30k", "--prompts", "p.txt", "--reps", "random")
     assert got.code == 2 and "compares with all 40,504 images of COCO val2014; give these images with --ref" in got.err
-    got = fdr_command("eval", "s", "--protocol", "coco-30k", "--ref", "s", "--reps", "random", "--size", "8")
-    assert got.code == 2 and "sets --size and --crop" in got.err
+    for own in (("--size", "8"), ("--crop", "none")):  # no crop at all is a choice, too
+        got = fdr_command("eval", "s", "--protocol", "coco-30k", "--ref", "s", "--reps", "random", *own)
+        assert got.code == 2 and "sets --size and --crop" in got.err
