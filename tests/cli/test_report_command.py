@@ -160,7 +160,9 @@ def test_reports_of_two_versions_are_one_sentence(fdr_command, tmp_path: Path) -
     (tmp_path / "later.json").write_text(json.dumps(report().to_dict() | {"schema": "fdr-report/2"}))
     got = fdr_command("report", "now.json", "later.json", "-o", "x.html")
     assert got.code == 2 and got.err.count("\n") == 1 and not (tmp_path / "x.html").exists()
-    assert "schema is 'fdr-report/2', expected 'fdr-report/1'; another version of fdr wrote it" in got.err
+    assert (
+        "schema is 'fdr-report/2' in 'later.json', expected 'fdr-report/1'; another version of fdr wrote it" in got.err
+    )
 
 
 @pytest.mark.parametrize("option", ["--images", "--reference-images"])

@@ -152,8 +152,14 @@ class TestWhatIsRefused:
                 {"schema": "fdr-compare/2"},
                 "is a comparison of schema 'fdr-compare/2', expected 'fdr-compare/1'; another",
             ),
-            ({"schema": "fdr-report/2"}, "schema is 'fdr-report/2', expected 'fdr-report/1'; another version of fdr"),
-            ({"schema": "fdr-reports/2"}, "schema is 'fdr-reports/2', expected 'fdr-report/1'; another version of fdr"),
+            (
+                {"schema": "fdr-report/2"},
+                "schema is 'fdr-report/2' in 'e.json', expected 'fdr-report/1'; another version of fdr",
+            ),
+            (
+                {"schema": "fdr-reports/2"},
+                "schema is 'fdr-reports/2' in 'e.json', expected 'fdr-report/1'; another version of fdr",
+            ),
             ({"encoders": [{}]}, "Damaged explanation 'e.json': an encoder has no encoder, which is a text"),
             (
                 {"encoders": [{"heat": {"box": [0, 0, 1, 1], "values": [[0.5], [2.0]]}}]},
