@@ -84,7 +84,7 @@ def _changes() -> Iterator[Any]:
             yield pytest.param(name, field.name, id=f"{name}, {field.name}")
 
 
-@pytest.mark.parametrize(("name", "field"), _changes())
+@pytest.mark.parametrize(("name", "field"), list(_changes()))
 def test_a_field_changes_what_it_identifies(name: str, field: str) -> None:
     identity = IDENTITIES[name]
     others = dict(identity.others)
