@@ -9,10 +9,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from fdr.errors import InputError
-from fdr.images import Captions
-
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-"""What is dropped from a name. Other dots belong to it."""
+from fdr.images import Captions, name_without_ending
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class SamplePrompts:
         """
         captions = self.captions
         if captions.has_names:
-            first = [_stem(name, captions.source) for name in captions.names]
+            first = [_file_stem(name, captions.source) for name in captions.names]
         else:
             first = [f"{row:08d}" for row in range(len(captions))]
         rounds = [divmod(row, len(first)) for row in range(self.count)]
@@ -68,9 +65,8 @@ class SamplePrompts:
         return "".join(f"{line}\n" for line in lines).encode()
 
 
-def _stem(name: str, source: str) -> str:
-    path = PurePosixPath(name.replace("\\", "/"))
-    path = path.with_suffix("") if path.suffix.lower() in ENDINGS else path
+def _file_stem(name: str, source: str) -> str:
+    path = PurePosixPath(name_without_ending(name))
     parts = path.parts
     is_file = parts and not path.is_absolute() and not any(part.startswith(".") or ":" in part for part in parts)
     if not is_file or not name.isprintable():

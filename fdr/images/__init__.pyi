@@ -6,6 +6,7 @@ from .base import select as select
 from .caption_sets import CAPTION_SETS as CAPTION_SETS
 from .caption_sets import select_captions as select_captions
 from .captions import Captions as Captions
+from .captions import name_without_ending as name_without_ending
 from .captions import read_captions as read_captions
 from .files import expand_braces as expand_braces
 from .files import left_out_text as left_out_text

@@ -89,7 +89,7 @@ class Captions:
         found = [_place(name, places) for name in ids]
         if missing := [name for name, row in zip(ids, found, strict=True) if row is None]:
             advice = f"name each image like its prompt, such as {self.names[0]}"
-            if self.images is not None and _stem(missing[0]) in map(_stem, self.images):
+            if self.images is not None and _key(missing[0]) in map(_key, self.images):
                 advice = f"select one caption of each image, with coco-30k:{self.source}"
             raise InputError(
                 f"{len(missing)} of {len(ids)} images of {source} have no prompt in {self.source} ({_listed(missing)})"
@@ -164,7 +164,7 @@ def _is_row(name: str) -> bool:
 
 def _by_name(names: Sequence[str], source: str) -> dict[str, int]:
     """The position of each name without its ending, and of each last part of a path that is unique."""
-    whole = [_stem(name) for name in names]
+    whole = [_key(name) for name in names]
     twice = next((name for name, count in Counter(whole).items() if count > 1), None)
     if twice is not None:
         raise InputError(f"{source} has several names that are {twice!r} but for their ending; keep one of them.")
@@ -188,17 +188,22 @@ def _ranks(ids: Sequence[str]) -> list[int]:
 
 
 def _place(name: str, places: dict[str, int]) -> int | None:
-    whole = _stem(name)
+    whole = _key(name)
     return places.get(whole, places.get(whole.rpartition("/")[2]))
 
 
-def _stem(name: str) -> str:
-    """The name without the ending of an image file and without zeros before a number; other dots belong to it."""
+def _key(name: str) -> str:
+    """The name without its ending and without zeros before a number."""
+    bare = PurePosixPath(name_without_ending(name))
+    return (bare.with_name(str(int(bare.name))) if bare.name.isdecimal() else bare).as_posix()
+
+
+def name_without_ending(name: str) -> str:
+    """The name, with / between its parts, without the ending of an image file; other dots belong to it."""
     from fdr.images.decode import SUFFIXES
 
     path = PurePosixPath(name.replace("\\", "/"))
-    bare = path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
-    return (bare.with_name(str(int(bare.name))) if bare.name.isdecimal() else bare).as_posix()
+    return (path.with_suffix("") if path.suffix.lower() in SUFFIXES else path).as_posix()
 
 
 def _listed(names: Sequence[str]) -> str:
