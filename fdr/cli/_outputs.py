@@ -64,6 +64,8 @@ def check_output(ctx: click.Context, parameter: click.Parameter, path: Path, kin
     if kind != "new":
         check_writable(path)
         check_replaceable(path, path.suffix.lower().removeprefix(".") if kind == "plot" else kind)
+    if kind == "png" and path.suffix.lower() not in ("", ".png"):
+        raise InputError(f"{label} writes a PNG, and {str(path)!r} ends in {path.suffix}; name it {path.stem}.png.")
 
 
 def check_written(name: str, path: Path, kind: str) -> None:

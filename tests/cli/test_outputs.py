@@ -111,6 +111,7 @@ CASES = [
     ("ifid --vae haar --images photos --picture album/grid.png", "would be one of its images"),
     ("ifid --vae haar --images photos --picture photos/0000.png", "would be one of its images"),
     ("ifid --vae haar --images a.npz --picture r.json", f"{OTHER} PNG"),
+    ("ifid --vae haar --images a.npz --picture sheet.jpg", "writes a PNG, and 'sheet.jpg' ends in .jpg"),
     ("ifid --vae haar --images photos --neighbours a.npz --json a.npz", INPUT),
     ("ifid --vae g.safetensors --images photos --csv g.safetensors", INPUT),
     ("demo --out photos", "is not empty and not from an earlier demo"),
