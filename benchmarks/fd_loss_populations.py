@@ -53,7 +53,7 @@ class Cell:
     lr: float
     """Where the walk starts."""
     size: float = 0.0
-    """Of the perturbation that is to be undone."""
+    """The size of the perturbation that is to be undone."""
     betas: tuple[float, ...] = (0.5, 0.8, 0.9, 0.95, 0.98)
     tuning_seeds: int = 2
     seeds: int = 8

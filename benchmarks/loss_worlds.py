@@ -215,7 +215,7 @@ class GanOptions:
     encoders: tuple[str, ...]
     """The first is trained on; the others watch."""
     size: float
-    """Of the perturbation, relative to the weights."""
+    """The size of the perturbation, relative to the weights."""
     reference_count: int
     judged: int
     bfloat16: bool

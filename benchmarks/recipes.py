@@ -38,7 +38,7 @@ SIDE, DRAWN, FLOW_STEPS = 16, 4096, 400
 GAN_RATE, FLOW_RATE = 2e-5, 1e-4
 """At three to five times these the generator moves faster than its population forgets, and gets worse."""
 SIZE = 0.2
-"""Of the perturbation, relative to the root mean square of each weight tensor."""
+"""The size of the perturbation, relative to the root mean square of each weight tensor."""
 REAL, JUDGED = 4000, 2600
 ENCODERS = ("py:recipe_networks:squeezenet", "py:recipe_networks:held_out")
 

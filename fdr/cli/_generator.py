@@ -88,7 +88,7 @@ GEN = (
     "a checkpoint (.pt or .safetensors, with --arch), a TorchScript or torch.export file (.pt2), a run folder of fdr "
     "train, a pipeline of diffusers (its folder, or OWNER/NAME of the hub), or MODULE:NAME, an object in Python"
 )
-"""What --gen may be."""
+"""The help of --gen: the kinds of generators."""
 
 
 def num_images(meaning: str) -> Decorator:

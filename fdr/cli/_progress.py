@@ -1,4 +1,4 @@
-"""What a command shows of its progress on stderr."""
+"""The progress of a command on stderr."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def compute_metrics(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a list of metrics asks for; encoders by the names of fd_evaluator, in its order."""
+    """The numbers that a list of metrics asks for; encoders have the names of fd_evaluator and its order."""
 
     has_fid: bool
     has_score: bool
@@ -152,7 +152,7 @@ class _Asked:
         return found
 
     def needs(self, encoders: Mapping[str, AbstractEncoder]) -> dict[str, list[Need]]:
-        """What is collected of the samples."""
+        """The collected features and moments of the samples that the metrics need, by encoder."""
         found: dict[str, list[Need]] = {}
         for name, encoder in encoders.items():
             has_moments = name in self.ratios or (name == "inception" and self.has_fid)

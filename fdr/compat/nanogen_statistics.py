@@ -41,7 +41,7 @@ def list_references() -> list[str]:
 
 
 def find_statistics(name: str | Path) -> str:
-    """What `fdr` opens for a name or a path: a file, or the name of a reference that `fdr` fetches when it is loaded.
+    """The file for a name or a path, or the name of a reference that `fdr` fetches when it is loaded.
 
     A path is taken as it is. A name is looked for in the folder `NANOGEN_EVALS_STATS_DIR` if that is set, else among
     the downloads of fd_evaluator. Raises `InputError` for another name, and for a file that this folder lacks.

@@ -23,7 +23,7 @@ class AbstractTexts(ABC):
     max_tokens: int
     """Tokens that the tower reads, with those for begin and end. Longer prompts are cut, and keep the token for end."""
     tokenizer: str
-    """What identifies the tokenizer: 8 hex digits of its file, or the name of one that a library brings."""
+    """The identity of the tokenizer: 8 hex digits of its file, or the name of one that a library brings."""
 
     @abstractmethod
     def tokens(self, prompts: Sequence[str]) -> list[list[int]]:

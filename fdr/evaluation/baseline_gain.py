@@ -151,7 +151,7 @@ class ClassedFeatures:
 
 @dataclass(frozen=True)
 class KnownOfSamples:
-    """What the audit of the samples has found."""
+    """The result of the audit of the samples."""
 
     histograms: Histograms
     fd: Mapping[str, float]

@@ -27,7 +27,7 @@ from fdr.runtime import Progress
 MOST_TOO_FEW = 2
 """With so many classes or fewer, no N lies between Top-1 and all classes."""
 SEED = 0
-"""Of the order that gives the weights to other samples."""
+"""The seed of the order that gives the weights to other samples."""
 GOLDEN = 0.6180339887498949
 """Multiples of the golden ratio, modulo 1, are spread evenly in any run of them."""
 

@@ -89,7 +89,7 @@ def kept_outputs(needs: Needs) -> dict[str, tuple[str, ...]]:
 def measurement_of(
     source: ImageSource, needs: Needs, moments: Mapping[Features, Moments], features: Mapping[Features, np.ndarray]
 ) -> Measurement:
-    """What `measure` gives, from what was collected elsewhere of all images of `source`, by (encoder, output).
+    """The measurement of `source`, as `measure` gives it, from what was collected elsewhere by (encoder, output).
 
     `features` [N, D] are those of `kept_outputs` at least; `moments` those of the other outputs. Raises `InputError` if
     no need can be met.

@@ -109,7 +109,7 @@ class Prompts:
 
     @property
     def described(self) -> dict[str, Any]:
-        """What a report says of the samples beside their images."""
+        """The facts about the samples in a report, beside their images."""
         found = {"source": self.captions.source, "count": len(self.captions), "digest": self.captions.digest}
         return {"prompts": found}
 

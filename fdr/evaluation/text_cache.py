@@ -37,7 +37,7 @@ def kept(
 
 
 def _read(path: Path, count: int) -> Embedded | None:
-    """What is kept in a file; None if there is none, or a damaged one."""
+    """The contents of a file; None if there is none, or a damaged one."""
     try:
         with np.load(path, allow_pickle=False) as file:
             embeddings, is_cut = file["embeddings"], file["is_cut"]

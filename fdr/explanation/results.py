@@ -45,7 +45,7 @@ class Near:
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """What FD under one encoder looks at in one image (docs/explain.md)."""
+    """A map of what FD under one encoder looks at in one image (docs/explain.md)."""
 
     values: np.ndarray
     """float32 [h, w] in [0, 1], from the position that matters least to the one that matters most in this image."""
@@ -91,7 +91,7 @@ class EncoderInfluences:
     for."""
     notes: tuple[str, ...] = ()
     heat_maps: Mapping[int, HeatMap] = field(default_factory=dict)
-    """What FD looks at by the position of the sample, for the images at both ends; empty unless it was asked for."""
+    """Maps of what FD looks at, by the position of the sample, for the images at both ends; empty unless asked for."""
     heat_map_layer: str | None = None
     """The layer of the encoder that the heat-maps are of."""
 

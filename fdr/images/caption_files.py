@@ -21,7 +21,7 @@ CATEGORY_KEY = "category"
 
 @dataclass(frozen=True)
 class Records:
-    """What a file of captions says, record by record."""
+    """The records of a file of captions."""
 
     prompts: list[str]
     names: list[str] | None

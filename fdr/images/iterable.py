@@ -55,7 +55,7 @@ class IterableSource(ImageSource):
 
 
 class _Returned(Iterable[Any]):
-    """What a function returns, which is called for every pass."""
+    """The images that a function returns, which is called for every pass."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self._function = function

@@ -1,4 +1,4 @@
-"""What a set of samples that `fdr sample` wrote says about its generator."""
+"""The facts about its generator in a set of samples that `fdr sample` wrote."""
 
 from __future__ import annotations
 

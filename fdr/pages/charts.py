@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BY_ENCODER = (("fdr_debiased", "fdr"), ("fd_debiased", "fd"))
-"""What the dot plots show: the first metric of each pair of which the reports have a value above 0."""
+"""The metrics of the dot plots: the first one of each pair that has a value above 0 in the reports."""
 _GROUP_ORDER = ("held out", "", "trained on")
 
 

@@ -64,7 +64,7 @@ def _record(report: Report, options: ExportOptions) -> dict[str, Any]:
 
 
 def _about(report: Report, options: ExportOptions) -> dict[str, str]:
-    """What the record has no field for: the samples, where the report is, and what could not be computed."""
+    """Facts without a field of their own: the samples, the address of the report, and numbers that failed."""
     samples = report.samples
     return _texts(
         {
@@ -132,7 +132,7 @@ def _metric_config(row: Result) -> dict[str, Any]:
 
 
 def _of_file(row: Result) -> dict[str, Any]:
-    """Where the number of another tool was read."""
+    """The file in which the number of another tool was read."""
     return {name: row.details.get(name) for name in ("tool", "file", "sha256")} if row.metric in OF_OTHER_TOOLS else {}
 
 

@@ -64,7 +64,7 @@ class ExplainedImage:
 
 @dataclass(frozen=True)
 class ExplainedEncoder:
-    """What an explanation says under one encoder."""
+    """An explanation under one encoder."""
 
     encoder: str
     fd: float

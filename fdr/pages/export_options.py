@@ -1,4 +1,4 @@
-"""What the exports to shared formats of results need beside a report, and the checks of it."""
+"""The options of exports to shared formats of results, and their checks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _URL = re.compile(r"https?://\S+")
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What a report does not say of a model and of its evaluation. "" is not stated."""
+    """Facts about a model and its evaluation that a report does not hold. "" is not stated."""
 
     dataset: str = ""
     """ORG/NAME of a dataset on the Hugging Face Hub."""

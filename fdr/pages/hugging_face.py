@@ -46,7 +46,7 @@ def _entry(row: Result, task: str, options: ExportOptions) -> dict[str, Any]:
 
 
 def _notes(row: Result, confidence: float) -> str:
-    """What a reader of the number must know, in one line: what it is, its uncertainty, and its signature."""
+    """The number in one line for its readers: its name, its uncertainty, and its signature."""
     of = f" of {row.encoder or ', '.join(row.encoders or ())}" if row.encoder or row.encoders else ""
     parts = [f"{metric_label(row)}{of}, {'lower' if row.lower_is_better else 'higher'} is better"]
     limits = bounds(row, confidence)

@@ -1,4 +1,4 @@
-"""What `fdr report` is given: reports, run folders, comparisons and explanations, told apart by what they are."""
+"""The inputs of `fdr report`: reports, run folders, comparisons and explanations, told apart by their contents."""
 
 from __future__ import annotations
 

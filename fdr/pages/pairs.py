@@ -36,7 +36,7 @@ class Pair:
 
     sample: Picture | None
     heat_map: Picture | None
-    """What FD looks at in it."""
+    """The map of what FD looks at in it."""
     reference: Picture | None
     title: str
     lines: tuple[str, ...]
@@ -52,7 +52,7 @@ class PairTable:
     headers: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...]
-    """What else could be shown, and what the explanation notes."""
+    """Sentences about what else could be shown, and the notes of the explanation."""
 
     @property
     def right(self) -> list[int]:
@@ -61,7 +61,7 @@ class PairTable:
 
     @property
     def beside(self) -> str:
-        """What stands beside the images, in words; "" if nothing does."""
+        """The images that stand beside these, in words; "" if there are none."""
         shown = [pair for pair in self.pairs if pair.sample is not None]
         found = {
             "a heat-map of what FD looks at in it": any(pair.heat_map for pair in shown),
@@ -211,7 +211,7 @@ class _Writer:
         return embedded(drawn, f"Heat-map of sample {self._kept(image.id)}", self.size)
 
     def _cells(self, image: ExplainedImage, median: float = 0.0) -> dict[str, Cell]:
-        """What is known of an image, by the heading of its column; "" for what is not."""
+        """The facts about an image by the heading of their column; "" for one that is not known."""
         distance = None if image.distance is None else format_number(image.distance, 3)
         return {
             "image": self._text(image.id),
@@ -234,7 +234,7 @@ class _Writer:
 
 
 def _lines(facts: Mapping[str, Cell]) -> Iterator[str]:
-    """What stands below a pair."""
+    """The caption of a pair."""
     for names in (("class",), ("influence", "of FD"), ("nearest reference image",), ("distance", "of the median")):
         first, *more = (facts[name][0] for name in names)
         if first:

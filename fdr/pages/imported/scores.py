@@ -1,4 +1,4 @@
-"""What is read from the result file of another tool, and what its readers share."""
+"""Results from files of other tools, and the parts that their readers share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Scores:
     classes: Mapping[str, Mapping[str, Any]]
     """The score of each category, with its `stderr` and number of images `n` where they are known."""
     settings: Mapping[str, str]
-    """What must agree between comparable numbers, as fields of the signature."""
+    """The fields of the signature that must agree between comparable numbers."""
     stderr: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
