@@ -1,4 +1,4 @@
-"""What the commands of `recipes.py` name: generators as `--arch`, encoders as `--reps py:...`.
+"""The networks that the commands of `recipes.py` name: generators as `--arch`, encoders as `--reps py:...`.
 
 The encoders read their weights from the folder that the environment variable FDR_RECIPE_WEIGHTS names.
 """

@@ -18,7 +18,7 @@ import numpy as np
 from fdr.compat.nanogen_statistics import find_statistics, load_statistics
 from fdr.encoders import AbstractEncoder, EncoderOptions, load_encoders
 from fdr.errors import InputError, unknown
-from fdr.evaluation import Measurement, measure
+from fdr.evaluation import Measurement, measure, outputs_of
 from fdr.features import Extraction, ExtractionOptions
 from fdr.frechet import Moments, frechet_distance
 from fdr.images import ImageSource, open_images
@@ -180,8 +180,7 @@ def _measured(
 ) -> Measurement:
     """One pass over the images for all encoders that are needed."""
     wanted = {encoders[name].spec.name: list(of_one) for name, of_one in needs.items()}
-    outputs = {name: tuple(dict.fromkeys(need.output for need in of_one)) for name, of_one in wanted.items()}
-    measured = measure(Extraction(source, [encoders[name] for name in needs], outputs, options), wanted)
+    measured = measure(Extraction(source, [encoders[name] for name in needs], outputs_of(wanted), options), wanted)
     assert measured is not None
     return measured
 

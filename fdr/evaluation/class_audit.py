@@ -67,7 +67,7 @@ class ClassAudit:
         return self.gain(name) / most if most > 0 and self[OPTIMISED].steps > 0 else None
 
     def sentences(self) -> Iterator[str]:
-        """What a reader must know."""
+        """The result in sentences, the most important first."""
         yield self._on_histograms()
         yield self._on_gain()
         for name in self.held_out:

@@ -306,7 +306,7 @@ class Evaluator:
             return run_on_rank0(group, report)
 
     def needs(self, side: Side = "samples") -> Needs:
-        """What the metrics need of each encoder, for one set of images."""
+        """The needs of the metrics for each encoder, of one set of images."""
         return self.requested.needs(side)
 
     def report_of(self, source: ImageSource, measured: Measurement) -> Report:

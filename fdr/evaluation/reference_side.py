@@ -167,7 +167,7 @@ class ReferenceSide:
 
     @property
     def measured(self) -> Measurement | None:
-        """What was collected of the images, on rank 0 after `prepare`; None for a reference without images."""
+        """The measurement of the images, on rank 0 after `prepare`; None for a reference without images."""
         return self._measured
 
     @property

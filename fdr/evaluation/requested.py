@@ -43,7 +43,7 @@ class Requested:
                 yield name, metric, need
 
     def needs(self, side: Side = "samples") -> Needs:
-        """What the metrics need of each encoder, for one side."""
+        """The needs of the metrics for each encoder, on one side."""
         return {
             encoder.spec.name: list(dict.fromkeys(need for *_, need in self.applied(encoder, side)))
             for encoder in self.encoders

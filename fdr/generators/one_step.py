@@ -42,7 +42,7 @@ PRESET = "diffusers"
 DENOISERS = ("unet", "transformer")
 """The names that pipelines have for the denoiser."""
 GIVEN = {"timestep": int, "vae": str}
-"""What a user may choose, with its type."""
+"""The arguments that a user may choose, with their types."""
 FLOW = "FlowMatchEulerDiscreteScheduler"
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 LEAST_SIGNAL = 1e-4

@@ -10,9 +10,8 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath, PureWindowsPath
 
-from fdr.pages.imported.scores import Scores, mean_stderr, no_result, prompts_field
+from fdr.pages.imported.scores import Scores, last_part, mean_stderr, no_result, prompts_field
 
 NUM_PROMPTS = 1065
 """The prompts of the whole benchmark."""
@@ -75,8 +74,7 @@ def _images(lines: list[str]) -> Iterator[_Image]:
 
 def _stem(path: str) -> str:
     """The name of the prompt, which is the name of its image up to the first dot."""
-    name = PureWindowsPath(path).name if "\\" in path else PurePosixPath(path).name
-    return name.split(".")[0]
+    return last_part(path).split(".")[0]
 
 
 def _categories(lines: list[str], level: str) -> dict[str, float]:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from fdr.errors import InputError
-from fdr.pages.imported.scores import Scores, no_result, prompts_field, stderr_of_means
+from fdr.pages.imported.scores import Scores, last_part, no_result, prompts_field, stderr_of_means
 from fdr.runtime import decode_json, is_count, is_number
 
 NUM_CATEGORIES = 12
@@ -80,7 +79,7 @@ def _stderr(part: Mapping[str, Any]) -> float | None:
 
 def _names(keys: list[str]) -> dict[str, str]:
     """The categories by the last part of their folder, or by all of it where last parts repeat."""
-    last = {key: (PureWindowsPath(key).name if "\\" in key else PurePosixPath(key).name) or key for key in keys}
+    last = {key: last_part(key) or key for key in keys}
     often = Counter(last.values())
     return {key: key if often[name] > 1 else name for key, name in last.items()}
 

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from fdr.errors import InputError
@@ -37,6 +38,11 @@ def prompts_field(prompts: Iterable[str]) -> str:
     """The number of different prompts and a digest of them, which does not depend on their order."""
     found = sorted(set(prompts))
     return f"{len(found)}@{hashlib.sha256(chr(10).join(found).encode()).hexdigest()[:8]}"
+
+
+def last_part(path: str) -> str:
+    """The last part of a path of any system; "" if it has none."""
+    return PureWindowsPath(path).name if "\\" in path else PurePosixPath(path).name
 
 
 def mean_stderr(values: Sequence[float]) -> float | None:
