@@ -141,9 +141,7 @@ class Drawn:
             )
         generator = self.model.load(Path(self.gen) if named is None else named, encoder_options)
         size = extraction.batch_size_on(generator.device.type)
-        return GeneratorSource(
-            generator, 50_000 if self.num_images is None else self.num_images, batch_size=size, **sampling
-        )
+        return GeneratorSource(generator, self.num_images, batch_size=size, **sampling)
 
     def _of_pipeline(
         self, named: Any, encoder_options: EncoderOptions, extraction: ExtractionOptions, sampling: dict[str, Any]

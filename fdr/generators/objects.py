@@ -21,7 +21,7 @@ from fdr.generators.first_images import check_first_images
 from fdr.generators.labels import Labels
 from fdr.generators.loaded_pipeline import LoadedPipeline
 from fdr.generators.pipelines import PipelineSource, is_pipeline
-from fdr.generators.source import DEFAULT_COUNT, GeneratorSource
+from fdr.generators.source import GeneratorSource
 from fdr.images import Captions, ImageOptions, ImageSource, takes_nothing
 from fdr.weights import find_object
 
@@ -182,7 +182,7 @@ def samples_of(
     try:
         generator = as_generator(value, **given)
         generator.eval()
-        yield GeneratorSource(generator, DEFAULT_COUNT if count is None else count, **sampling)
+        yield GeneratorSource(generator, count, **sampling)
     finally:
         for part, mode in zip(parts, modes, strict=True):
             part.training = mode

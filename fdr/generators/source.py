@@ -73,12 +73,12 @@ class SampleSource(MadeSource):
 
 
 class GeneratorSource(SampleSource):
-    """The samples of a `Generator`."""
+    """The samples of a `Generator`: `count` of them, `DEFAULT_COUNT` if it is None."""
 
     def __init__(
         self,
         generator: Generator,
-        count: int = DEFAULT_COUNT,
+        count: int | None = None,
         *,
         seed: int = 0,
         labels: Labels = "random",
@@ -88,7 +88,7 @@ class GeneratorSource(SampleSource):
         super().__init__(
             generator.name,
             generator.num_classes,
-            count,
+            DEFAULT_COUNT if count is None else count,
             seed=seed,
             labels=labels,
             batch_size=batch_size,
